@@ -1,0 +1,1 @@
+"""Adapters from storages to the seam in `accountstore.backends.base`."""

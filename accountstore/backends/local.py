@@ -1,0 +1,95 @@
+"""A folder of the local machine as a storage: `file:///path`, on POSIX systems."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from anyio import to_thread
+
+from accountstore.backends.base import Capabilities, classify_oserror
+from accountstore.backends.posix import Files, filesystem_type
+from accountstore.backends.threads import Pages, Threads
+from accountstore.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping, Sequence
+
+    from accountstore.backends.base import Blob, Stat, Version, Write, WriteMode
+    from accountstore.errors import BackendError
+
+__all__ = ("LocalBackend", "open_backend")
+
+_BATCH = 128
+_THREADS = 32
+
+NETWORK = frozenset(
+    {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "glusterfs", "lustre", "gpfs", "beegfs"}
+)
+"""File systems whose locks and caches do not carry compare-and-swap between machines."""
+
+
+class LocalBackend:
+    """Documents as files, 0600 in folders 0700, through `accountstore.backends.posix.Files`.
+
+    A version is the digest of the content. On a network file system `update` is not declared.
+    """
+
+    def __init__(self, files: Files, /, *, locking: bool = True) -> None:
+        self._files = files
+        self._threads = Threads(_THREADS)
+        self._capabilities = Capabilities(create=True, update=locking, atomic=True, durable=True, batch=_BATCH)
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return self._capabilities
+
+    async def read(self, key: str, /, *, limit: int) -> Blob:
+        return await self._threads.read(partial(self._files.read, key, limit=limit))
+
+    async def read_many(self, keys: Sequence[str], /, *, limit: int) -> Sequence[Blob | Exception]:
+        return await self._threads.read(partial(self._files.read_many, keys, limit=limit))
+
+    async def write(self, key: str, data: bytes, /, *, mode: WriteMode) -> Stat:
+        return await self._threads.write(partial(self._files.write, key, data, mode))
+
+    async def write_many(self, writes: Sequence[Write], /) -> Sequence[Stat | Exception]:
+        return await self._threads.write(partial(self._files.write_many, writes))
+
+    async def stat(self, key: str, /) -> Stat:
+        return await self._threads.read(partial(self._files.stat, key))
+
+    async def delete(self, key: str, /, *, version: Version | None = None) -> None:
+        await self._threads.write(partial(self._files.delete, key, version))
+
+    def scan(self, prefix: str, /, *, recursive: bool) -> AsyncIterator[Sequence[Stat]]:
+        return Pages(self._threads, self._files.scan(prefix, recursive=recursive))
+
+    def classify(self, error: Exception, /) -> type[BackendError]:
+        return classify_oserror(error)
+
+    def filesystem(self) -> tuple[object, str]:
+        from fsspec.implementations.local import LocalFileSystem
+
+        return LocalFileSystem(auto_mkdir=True, skip_instance_cache=True), self._files.root
+
+    async def aclose(self) -> None:
+        pass
+
+
+async def open_backend(url: str, options: Mapping[str, object], /) -> LocalBackend:
+    """Open the folder that `url` names, making it if it is missing. There are no options."""
+    if options:
+        raise ConfigError(f"a local storage has no options, but got {', '.join(sorted(options))}")
+    return await to_thread.run_sync(_open, url)
+
+
+def _open(url: str, /) -> LocalBackend:
+    import os
+
+    root = os.path.realpath(os.path.expanduser(url.removeprefix("file://").removeprefix("local://")))
+    files = Files(root)
+    files.make_root()
+    if filesystem_type(root) in NETWORK:
+        return LocalBackend(Files(root, locking=False), locking=False)
+    return LocalBackend(files)

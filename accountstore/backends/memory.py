@@ -1,0 +1,123 @@
+"""Documents in this process's memory, private to one store: `memory://`. The reference for every other backend."""
+
+from __future__ import annotations
+
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from anyio.lowlevel import checkpoint
+from fsspec.implementations.memory import MemoryFileSystem
+
+from accountstore.backends.base import Blob, Capabilities, Stat, Version, classify_oserror, digest, each
+from accountstore.errors import ConfigError, ConflictError, ExistsError, NotFoundError
+from accountstore.validation import check_size
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+
+    from accountstore.backends.base import Write, WriteMode
+    from accountstore.errors import BackendError
+
+__all__ = ("MemoryBackend", "open_backend")
+
+_PAGE = 1000
+
+
+class MemoryBackend:
+    """An fsspec memory filesystem of its own: by default, fsspec shares one among all of a process.
+
+    Every operation is one step after a checkpoint, so all of them are atomic among tasks. A version is the digest of
+    the content.
+    """
+
+    def __init__(self) -> None:
+        self._fs: Any = MemoryFileSystem(skip_instance_cache=True)
+        self._fs.store = {}
+        self._fs.pseudo_dirs = [""]
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return Capabilities(create=True, update=True, atomic=True, durable=False, batch=_PAGE)
+
+    def _find(self, key: str, /) -> Blob:
+        try:
+            file = self._fs.store[f"/{key}"]
+        except KeyError:
+            raise NotFoundError("there is no such document") from None
+        data = file.getvalue()
+        return Blob(data, Stat(key, len(data), digest(data), file.modified))
+
+    def _compare(self, key: str, version: Version, /) -> None:
+        if self._find(key).stat.version != version:
+            raise ConflictError("the document has changed since it was read")
+
+    async def read(self, key: str, /, *, limit: int) -> Blob:
+        await checkpoint()
+        blob = self._find(key)
+        check_size(blob.stat.size, limit)
+        return blob
+
+    async def read_many(self, keys: Sequence[str], /, *, limit: int) -> Sequence[Blob | Exception]:
+        return await each(self.read(key, limit=limit) for key in keys)
+
+    async def write(self, key: str, data: bytes, /, *, mode: WriteMode) -> Stat:
+        await checkpoint()
+        if mode == "create" and f"/{key}" in self._fs.store:
+            raise ExistsError("there is a document already")
+        if isinstance(mode, Version):
+            self._compare(key, mode)
+        self._fs.pipe_file(f"/{key}", data)
+        return self._find(key).stat
+
+    async def write_many(self, writes: Sequence[Write], /) -> Sequence[Stat | Exception]:
+        return await each(self.write(key, data, mode=mode) for key, data, mode in writes)
+
+    async def stat(self, key: str, /) -> Stat:
+        await checkpoint()
+        return self._find(key).stat
+
+    async def delete(self, key: str, /, *, version: Version | None = None) -> None:
+        await checkpoint()
+        if f"/{key}" in self._fs.store:
+            if version is not None:
+                self._compare(key, version)
+            self._fs.rm_file(f"/{key}")
+
+    def scan(self, prefix: str, /, *, recursive: bool) -> AsyncIterator[Sequence[Stat]]:
+        start = f"/{prefix}/" if prefix else "/"
+        found = (
+            Stat(path[1:], len(file.getbuffer()), None, file.modified)
+            for path, file in list(self._fs.store.items())
+            if path.startswith(start) and (recursive or "/" not in path[len(start) :])
+        )
+        return _Pages(found)
+
+    def classify(self, error: Exception, /) -> type[BackendError]:
+        return classify_oserror(error)
+
+    def filesystem(self) -> tuple[object, str]:
+        return self._fs, "/"
+
+    async def aclose(self) -> None:
+        self._fs.store.clear()
+
+
+class _Pages:
+    def __init__(self, found: Iterator[Stat], /) -> None:
+        self._found = found
+
+    def __aiter__(self) -> _Pages:
+        return self
+
+    async def __anext__(self) -> Sequence[Stat]:
+        await checkpoint()
+        if page := list(islice(self._found, _PAGE)):
+            return page
+        raise StopAsyncIteration
+
+
+async def open_backend(url: str, options: Mapping[str, object], /) -> MemoryBackend:
+    """Open an empty storage. There are no options, and the URL has no path."""
+    if options:
+        raise ConfigError(f"a memory storage has no options, but got {', '.join(sorted(options))}")
+    return MemoryBackend()

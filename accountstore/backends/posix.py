@@ -1,0 +1,437 @@
+"""Documents as files on a POSIX file system: whole, durable, private, inside their root. Blocking functions.
+
+A write goes to a passing file in the document's folder, to the disk, and then in one step to the document's name, so a
+crash leaves the old or the new document. Whoever changes or removes a document holds a lock on the file itself while it
+compares and renames; the lock is checked to be on the file that still has the name, and dies with its holder. A passing
+file is locked by its writer, so one that can be locked was left by a crash and is swept.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import stat
+import sys
+import time
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from random import random
+from typing import TYPE_CHECKING
+
+from accountstore.backends.base import Blob, Stat, Version, digest
+from accountstore.errors import ConflictError, NotRegularError, UnavailableError
+from accountstore.validation import RESERVED_PREFIX, check_size
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterator, Sequence
+    from contextlib import AbstractContextManager
+
+    from accountstore.backends.base import Write, WriteMode
+
+__all__ = ("Files", "SystemCalls", "filesystem_type")
+
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+# Without O_NONBLOCK, opening a named pipe would wait for its other end.
+_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_PASSING = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_TRIES = 100
+_LOCK_SECONDS = 10.0
+_PAGE = 1000
+_CHUNK = 1024 * 1024
+_REMEMBERED_FOLDERS = 10_000
+
+
+def _fsync(fd: int, /) -> None:
+    if sys.platform == "darwin":
+        # fsync() there leaves the data in the drive's cache (Apple's manual page of fsync).
+        fcntl.fcntl(fd, fcntl.F_FULLFSYNC)
+    else:
+        os.fsync(fd)
+
+
+class SystemCalls:
+    """The system calls that `Files` makes, in one place for tests to count, break and model."""
+
+    open = staticmethod(os.open)
+    close = staticmethod(os.close)
+    read = staticmethod(os.read)
+    write = staticmethod(os.write)
+    fsync = staticmethod(_fsync)
+    fstat = staticmethod(os.fstat)
+    fchmod = staticmethod(os.fchmod)
+    flock = staticmethod(fcntl.flock)
+    stat = staticmethod(os.stat)
+    mkdir = staticmethod(os.mkdir)
+    link = staticmethod(os.link)
+    rename = staticmethod(os.rename)
+    unlink = staticmethod(os.unlink)
+    sleep = staticmethod(time.sleep)
+
+    @staticmethod
+    def scandir(fd: int, /) -> AbstractContextManager[Iterator[os.DirEntry[str]]]:
+        """The entries of an open folder."""
+        return os.scandir(fd)
+
+
+class Files:
+    """The documents under one root folder.
+
+    Every call opens the root anew and walks down from it by directory descriptors, never through a symbolic link.
+    Without `locking` (network file systems) there is no compare-and-swap and no sweeping.
+    """
+
+    def __init__(self, root: str, /, *, locking: bool = True, calls: SystemCalls | None = None) -> None:
+        self.root = root
+        self._locking = locking
+        self._os = calls or SystemCalls()
+        self._ready: set[str] = set()
+
+    def make_root(self) -> None:
+        """Create the root, durably and private, with the folders above it, where it is missing."""
+        try:
+            self._os.close(self._os.open(self.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+        except FileNotFoundError:
+            at = self._os.open("/", _FOLDER)
+            for segment in self.root.strip("/").split("/"):
+                at = self._enter_or_make(at, segment, follow=True)
+            self._os.close(at)
+
+    def read(self, key: str, /, *, limit: int) -> Blob:
+        """The document at `key`: bytes and stat of one state."""
+        folder, name = _split(key)
+        at = self._open_folder(folder)
+        try:
+            fd = self._os.open(name, _FILE, dir_fd=at)
+        finally:
+            self._os.close(at)
+        try:
+            status = self._regular(fd)
+            check_size(status.st_size, limit)
+            data = self._read_all(fd, status.st_size)
+        finally:
+            self._os.close(fd)
+        return Blob(data, Stat(key, len(data), digest(data), _time(status)))
+
+    def stat(self, key: str, /) -> Stat:
+        """What `read` tells beside the bytes, at any size."""
+        folder, name = _split(key)
+        at = self._open_folder(folder)
+        try:
+            fd = self._os.open(name, _FILE, dir_fd=at)
+        finally:
+            self._os.close(at)
+        try:
+            status = self._regular(fd)
+            return Stat(key, status.st_size, self._version(fd), _time(status))
+        finally:
+            self._os.close(fd)
+
+    def read_many(self, keys: Sequence[str], /, *, limit: int) -> list[Blob | Exception]:
+        """What `read` returns or raises for each key."""
+        results: list[Blob | Exception] = []
+        for key in keys:
+            try:
+                results.append(self.read(key, limit=limit))
+            except Exception as error:  # noqa: BLE001 -- an error is a result here
+                results.append(error)
+        return results
+
+    def write_many(self, writes: Sequence[Write], /) -> list[Stat | Exception]:
+        """Write documents one after another; each folder goes to the disk once, before anything is acknowledged."""
+        results: list[Stat | Exception] = []
+        folders: dict[str, int] = {}
+        try:
+            for key, data, mode in writes:
+                folder, name = _split(key)
+                try:
+                    if folder not in folders:
+                        folders[folder] = self._prepare(folder)
+                    results.append(self._write(folders[folder], key, name, data, mode))
+                except Exception as error:  # noqa: BLE001 -- an error is a result here
+                    results.append(error)
+            for folder, at in folders.items():
+                try:
+                    self._os.fsync(at)
+                except OSError as error:
+                    for i, write in enumerate(writes):
+                        if _split(write.key)[0] == folder and isinstance(results[i], Stat):
+                            results[i] = error
+        finally:
+            for at in folders.values():
+                self._os.close(at)
+        return results
+
+    def write(self, key: str, data: bytes, mode: WriteMode, /) -> Stat:
+        """Write one document; it is on the disk when this returns."""
+        folder, name = _split(key)
+        at = self._prepare(folder)
+        try:
+            result = self._write(at, key, name, data, mode)
+            self._os.fsync(at)
+        finally:
+            self._os.close(at)
+        return result
+
+    def delete(self, key: str, version: Version | None, /) -> None:
+        """Remove a document, durably. A missing one is no error."""
+        folder, name = _split(key)
+        try:
+            at = self._open_folder(folder)
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        try:
+            with self._lock(at, name) as fd:
+                if version is not None:
+                    self._compare(fd, version)
+                self._os.unlink(name, dir_fd=at)
+            self._os.fsync(at)
+        except FileNotFoundError:
+            pass
+        finally:
+            self._os.close(at)
+
+    def scan(self, prefix: str, /, *, recursive: bool) -> Iterator[list[Stat]]:
+        """The documents in a folder, page by page. Dropping the iterator closes what it has open."""
+        folders = [prefix]
+        page: list[Stat] = []
+        while folders:
+            folder = folders.pop()
+            try:
+                at = self._open_folder(folder)
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+            try:
+                with self._os.scandir(at) as entries:
+                    for entry in entries:
+                        path = f"{folder}/{entry.name}" if folder else entry.name
+                        if entry.is_file(follow_symlinks=False):
+                            if self._sweep(at, entry.name):
+                                continue
+                            with suppress(FileNotFoundError):
+                                status = entry.stat(follow_symlinks=False)
+                                page.append(Stat(path, status.st_size, None, _time(status)))
+                            if len(page) >= _PAGE:
+                                yield page
+                                page = []
+                        elif recursive and entry.is_dir(follow_symlinks=False):
+                            folders.append(path)
+            finally:
+                self._os.close(at)
+        yield page
+
+    # --- folders ------------------------------------------------------------------------------------------------------
+
+    def _open_root(self) -> int:
+        try:
+            return self._os.open(self.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except (FileNotFoundError, NotADirectoryError):
+            raise UnavailableError("the root folder of the storage is gone") from None
+
+    def _open_folder(self, folder: str, /) -> int:
+        at = self._open_root()
+        if folder:
+            for segment in folder.split("/"):
+                try:
+                    below = self._os.open(segment, _FOLDER, dir_fd=at)
+                finally:
+                    self._os.close(at)
+                at = below
+        return at
+
+    def _prepare(self, folder: str, /) -> int:
+        """Open a folder to write in. The first time, make it, make its name durable and sweep it."""
+        if folder in self._ready:
+            with suppress(FileNotFoundError):
+                return self._open_folder(folder)
+        at = self._open_root()
+        for segment in folder.split("/") if folder else ():
+            at = self._enter_or_make(at, segment)
+        try:
+            if self._locking:
+                with self._os.scandir(at) as entries:
+                    for entry in entries:
+                        self._sweep(at, entry.name)
+        except BaseException:
+            self._os.close(at)
+            raise
+        if len(self._ready) >= _REMEMBERED_FOLDERS:
+            self._ready.clear()
+        self._ready.add(folder)
+        return at
+
+    def _enter_or_make(self, at: int, segment: str, /, *, follow: bool = False) -> int:
+        flags = _FOLDER & ~os.O_NOFOLLOW if follow else _FOLDER
+        try:
+            try:
+                below = self._os.open(segment, flags, dir_fd=at)
+            except FileNotFoundError:
+                with suppress(FileExistsError):
+                    self._os.mkdir(segment, 0o700, dir_fd=at)
+                below = self._os.open(segment, flags, dir_fd=at)
+                self._os.fchmod(below, 0o700)
+                self._os.fsync(at)
+            else:
+                if not follow:
+                    # Another process may have made it and not yet have reached its fsync.
+                    self._os.fsync(at)
+        finally:
+            self._os.close(at)
+        return below
+
+    # --- files --------------------------------------------------------------------------------------------------------
+
+    def _regular(self, fd: int, /) -> os.stat_result:
+        status = self._os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode):
+            raise NotRegularError("is not a regular file")
+        return status
+
+    def _read_all(self, fd: int, size: int, /) -> bytes:
+        data = self._os.read(fd, size + 1)
+        while len(data) < size and (more := self._os.read(fd, size - len(data))):
+            data += more
+        return data
+
+    def _version(self, fd: int, /) -> Version:
+        return digest(*iter(lambda: self._os.read(fd, _CHUNK), b""))
+
+    def _write(self, at: int, key: str, name: str, data: bytes, mode: WriteMode, /) -> Stat:
+        if isinstance(mode, Version):
+            self._compare_at(at, name, mode)
+        passing, fd = self._open_passing(at)
+        try:
+            rest = memoryview(data)
+            while rest:
+                rest = rest[self._os.write(fd, rest) :]
+            self._os.fsync(fd)
+            status = self._os.fstat(fd)
+            self._publish(at, passing, name, mode)
+        except BaseException:
+            with suppress(OSError):
+                self._os.unlink(passing, dir_fd=at)
+            raise
+        finally:
+            self._os.close(fd)
+        return Stat(key, len(data), digest(data), _time(status))
+
+    def _open_passing(self, at: int, /) -> tuple[str, int]:
+        """A new file, 0600 whatever the umask, and locked, which tells it from one that a crash left."""
+        for _ in range(_TRIES):
+            name = f"{RESERVED_PREFIX}{os.urandom(8).hex()}.tmp"
+            fd = self._os.open(name, _PASSING, 0o600, dir_fd=at)
+            try:
+                self._os.fchmod(fd, 0o600)
+                if not self._locking:
+                    return name, fd
+                self._os.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if self._os.fstat(fd).st_nlink:
+                    return name, fd
+            except BlockingIOError:
+                pass  # A sweeper was faster than the lock: the file is its to remove.
+            except BaseException:
+                with suppress(OSError):
+                    self._os.unlink(name, dir_fd=at)
+                self._os.close(fd)
+                raise
+            self._os.close(fd)
+        raise UnavailableError("cannot keep a passing file from being swept")
+
+    def _publish(self, at: int, passing: str, name: str, mode: WriteMode, /) -> None:
+        """Give the passing file the document's name, if the mode allows it."""
+        for _ in range(_TRIES):
+            if mode != "create":
+                try:
+                    with self._lock(at, name) as fd:
+                        if isinstance(mode, Version):
+                            self._compare(fd, mode)
+                        self._os.rename(passing, name, src_dir_fd=at, dst_dir_fd=at)
+                        return
+                except FileNotFoundError:
+                    if mode != "overwrite":
+                        raise
+            # rename() would replace a document that another process has just created; link() does not.
+            try:
+                self._os.link(passing, name, src_dir_fd=at, dst_dir_fd=at, follow_symlinks=False)
+            except FileExistsError:
+                if mode == "create":
+                    raise
+            else:
+                self._os.unlink(passing, dir_fd=at)
+                return
+        raise UnavailableError("others keep creating and removing the document")
+
+    @contextmanager
+    def _lock(self, at: int, name: str, /) -> Generator[int]:
+        """Hold the document itself: the file that has the name, and goes on having it while it is held."""
+        deadline = time.monotonic() + _LOCK_SECONDS
+        while True:
+            fd = self._os.open(name, _FILE, dir_fd=at)
+            try:
+                mine = self._regular(fd)
+                if not self._locking or self._try_lock(at, name, fd, mine):
+                    yield fd
+                    return
+            finally:
+                self._os.close(fd)
+            if time.monotonic() > deadline:
+                raise UnavailableError(f"another process has held the document's lock for {_LOCK_SECONDS:.0f} s")
+            self._os.sleep(0.0002 + 0.001 * random())  # noqa: S311 -- jitter
+
+    def _try_lock(self, at: int, name: str, fd: int, mine: os.stat_result, /) -> bool:
+        try:
+            self._os.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        named = self._os.stat(name, dir_fd=at, follow_symlinks=False)
+        return os.path.samestat(named, mine)
+
+    def _compare_at(self, at: int, name: str, version: Version, /) -> None:
+        """Find a conflict early, before the disk has work with the new document."""
+        fd = self._os.open(name, _FILE, dir_fd=at)
+        try:
+            self._compare(fd, version)
+        finally:
+            self._os.close(fd)
+
+    def _compare(self, fd: int, version: Version, /) -> None:
+        self._regular(fd)
+        if self._version(fd) != version:
+            raise ConflictError("the document has changed since it was read")
+
+    def _sweep(self, at: int, name: str, /) -> bool:
+        """Whether a file is a passing one; if a crash has left it, it is removed."""
+        if not name.startswith(RESERVED_PREFIX):
+            return False
+        if self._locking and name.endswith(".tmp"):
+            with suppress(OSError):
+                fd = self._os.open(name, _FILE, dir_fd=at)
+                try:
+                    self._os.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    self._os.unlink(name, dir_fd=at)
+                finally:
+                    self._os.close(fd)
+        return True
+
+
+def _split(key: str, /) -> tuple[str, str]:
+    folder, _, name = key.rpartition("/")
+    return folder, name
+
+
+def _time(status: os.stat_result, /) -> datetime:
+    return datetime.fromtimestamp(status.st_mtime, UTC)
+
+
+def filesystem_type(path: str, /, *, mounts: str = "/proc/self/mountinfo") -> str | None:
+    """The type of the file system that holds `path`, as Linux names it in proc(5); None where it does not say."""
+    device = os.stat(path).st_dev
+    wanted = f"{os.major(device)}:{os.minor(device)}"
+    try:
+        with open(mounts, encoding="utf-8", errors="replace") as lines:
+            for line in lines:
+                fields = line.split()
+                if len(fields) > 2 and fields[2] == wanted:
+                    return fields[fields.index("-") + 1]
+    except OSError:
+        return None
+    return None

@@ -1,0 +1,182 @@
+"""Codecs: documents to bytes and back, by msgspec.
+
+What a codec encodes, it decodes to an equal document: both directions run the same checks. Errors name the field and
+never quote a value.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any, TypeVar, cast, final
+
+import msgspec
+from msgspec import Raw, Struct
+
+from accountstore.errors import DecodeError, EncodeError
+from accountstore.model import Account, MultiAccount
+from accountstore.secrets import Secret
+from accountstore.validation import check_json, check_msgpack
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from types import ModuleType
+
+    from accountstore.model import Document
+
+__all__ = ("CODECS", "JSON", "MSGPACK", "Codec")
+
+D = TypeVar("D", bound=Account | MultiAccount)
+
+
+def _show(value: object, /) -> object:
+    if isinstance(value, Secret):
+        return value.reveal()
+    raise NotImplementedError
+
+
+def _hide(kind: type, value: object, /) -> Secret:
+    if kind is not Secret or not isinstance(value, str):
+        raise ValueError("Expected `str`")
+    if not value:
+        raise ValueError("Expected `str` of length >= 1")
+    return Secret(value)
+
+
+@final
+class Codec:
+    """One wire format: encodes, decodes, and edits documents without losing fields that this release does not know."""
+
+    __slots__ = ("_check", "_decoders", "_encoder", "_fields", "_items", "_tree", "name")
+
+    def __init__(self, name: str, module: ModuleType, check: Callable[[bytes], None], /) -> None:
+        self.name = name
+        self._check = check
+        self._encoder = module.Encoder(enc_hook=_show)
+        self._decoders: dict[type, Any] = {
+            kind: module.Decoder(kind, dec_hook=_hide) for kind in (Account, MultiAccount)
+        }
+        self._fields = module.Decoder(dict[str, Raw])
+        self._items = module.Decoder(list[Raw])
+        self._tree = module.Decoder()
+
+    def encode(self, document: Document, /) -> bytes:
+        """The bytes of a document.
+
+        Raises:
+            EncodeError: the document is not one that `decode` would return equal; `field` says where.
+        """
+        return self._encode(document, type(document))
+
+    def _encode(self, value: object, kind: type, /) -> bytes:
+        try:
+            data = cast("bytes", self._encoder.encode(value))
+            self._decode(data, kind)
+        except DecodeError as error:
+            failure = EncodeError(error.message, field=error.field)
+        except Exception:  # noqa: BLE001 -- whatever the encoder meets in a caller's object; its text may quote a value
+            failure = EncodeError("has a value that the format cannot carry")
+        else:
+            return data
+        raise failure
+
+    def decode(self, data: bytes, kind: type[D], /) -> D:
+        """The document in `data`.
+
+        Raises:
+            DecodeError: the bytes are not such a document; `field` says where.
+        """
+        return cast("D", self._decode(data, kind))
+
+    def _decode(self, data: bytes, kind: type, /) -> object:
+        self._check(data)
+        try:
+            return self._decoders[kind].decode(data)
+        except msgspec.ValidationError as error:
+            reason, field = _explain(str(error))
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            reason, field = f"is not valid {self.name}", "$"
+        raise DecodeError(reason, field=field)
+
+    def merge(self, document: Document, original: bytes, /) -> bytes:
+        """The bytes of `document`, with the fields of `original` that this release does not know.
+
+        In a multi account, an account keeps its unknown fields while it is unchanged, keeps its protocol, host and
+        login, or keeps its place.
+
+        Raises:
+            EncodeError: as `encode`.
+        """
+        if type(document) not in self._decoders:
+            raise EncodeError("is not an account document")
+        self.encode(document)
+        return self._encode(self._overlay(document, original), type(document))
+
+    def transcode(self, data: bytes, codec: Codec, kind: type[Document], /) -> bytes:
+        """The same document, unknown fields included, in another codec's format.
+
+        Raises:
+            DecodeError: the bytes are not such a document.
+            EncodeError: a field cannot be written in the other format.
+        """
+        self.decode(data, kind)
+        return data if codec is self else codec._encode(self._tree.decode(data), kind)
+
+    def _overlay(self, new: Struct, original: bytes | Raw, /) -> dict[str, Any]:
+        """The fields of `new`, plus those of `original` that its class does not know, at every level."""
+        fields: dict[str, Any] = self._fields.decode(self._encoder.encode(new))
+        before: dict[str, Raw] = self._fields.decode(original)
+        tag_field = new.__struct_config__.tag_field
+        if tag_field is not None and self._tree.decode(before[tag_field]) != new.__struct_config__.tag:
+            return fields
+        known = {*new.__struct_encode_fields__, tag_field}
+        for attribute, name in zip(new.__struct_fields__, new.__struct_encode_fields__, strict=True):
+            value = getattr(new, attribute)
+            if name not in before or self._tree.decode(before[name]) is None:
+                continue
+            if isinstance(value, Struct):
+                fields[name] = self._overlay(value, before[name])
+            elif isinstance(value, tuple):
+                fields[name] = self._overlay_accounts(cast("tuple[Account, ...]", value), before[name])
+        return fields | {name: value for name, value in before.items() if name not in known}
+
+    def _overlay_accounts(self, new: tuple[Account, ...], original: Raw, /) -> list[Any]:
+        raw: list[Raw] = self._items.decode(original)
+        old: list[Account] = [self._decoders[Account].decode(item) for item in raw]
+        partner: dict[int, int] = {}
+        for likeness in _LIKENESSES:
+            taken = set(partner.values())
+            places: dict[object, list[int]] = {}
+            for j in reversed(range(len(old))):
+                if j not in taken:
+                    places.setdefault(likeness(j, old[j]), []).append(j)
+            for i, account in enumerate(new):
+                if i not in partner and (free := places.get(likeness(i, account))):
+                    partner[i] = free.pop()
+        return [self._overlay(a, raw[partner[i]]) if i in partner else a for i, a in enumerate(new)]
+
+
+_LIKENESSES: tuple[Callable[[int, Account], object], ...] = (
+    lambda _, account: account,
+    lambda _, account: (account.protocol_type, account.host, account.credentials.login),
+    lambda place, _: place,
+)
+
+_WHERE = re.compile(r" - at `(?:key in )?(\$[^`]*)`\Z")
+# msgspec's own messages that hold nothing but type and field names, and those of Location.
+_HARMLESS = re.compile(r"Expected `|Object missing required field `|storage: |folder|file name: ")
+
+
+def _explain(message: str, /) -> tuple[str, str]:
+    """Msgspec's message without anything that could quote the document, and the field it is about."""
+    where = _WHERE.search(message)
+    reason = message[: where.start()] if where else message
+    if not _HARMLESS.match(reason):
+        reason = "is not one of the known values" if reason.startswith("Invalid") else "is not valid"
+    return reason, where[1] if where else "$"
+
+
+JSON = Codec("JSON", msgspec.json, check_json)
+MSGPACK = Codec("MessagePack", msgspec.msgpack, check_msgpack)
+
+CODECS: Mapping[str, Codec] = {"json": JSON, "msgpack": MSGPACK}
+"""The codecs by their names in the configuration."""

@@ -1,0 +1,155 @@
+"""Every error that the library raises.
+
+    AccountStoreError
+    ├── ConfigError          (ValueError)           the configuration cannot be used
+    ├── LocationError        (ValueError)           a storage, folder or file name is not allowed
+    │   └── ExtensionError                          the file name's extension does not fit the call
+    ├── DocumentError        (ValueError)           not an account document
+    │   ├── EncodeError                             what was given to save
+    │   ├── DecodeError                             what the storage holds
+    │   └── TooLargeError                           more bytes than the store allows
+    ├── UnsupportedError     (NotImplementedError)  the storage cannot promise what was asked
+    ├── ClosedError          (RuntimeError)         the store was used after it was closed
+    └── BackendError                                the storage failed, nothing more precise is known
+        ├── NotFoundError    (FileNotFoundError)
+        ├── ExistsError      (FileExistsError)      mode="create" met a document
+        ├── ConflictError                           the version is no longer the current one
+        ├── DeniedError      (PermissionError)
+        ├── NotRegularError  (OSError)              a folder, link or device where a document belongs
+        ├── FullError        (OSError)              no space or quota left
+        └── UnavailableError (ConnectionError)      may work later: `temporary` is true
+
+Each class is also the standard exception in brackets, so code written for files keeps working. Messages name the
+location and the field, never a value of a document.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar
+
+if TYPE_CHECKING:
+    from accountstore.location import Location
+
+__all__ = (
+    "AccountStoreError",
+    "BackendError",
+    "ClosedError",
+    "ConfigError",
+    "ConflictError",
+    "DecodeError",
+    "DeniedError",
+    "DocumentError",
+    "EncodeError",
+    "ExistsError",
+    "ExtensionError",
+    "FullError",
+    "LocationError",
+    "NotFoundError",
+    "NotRegularError",
+    "TooLargeError",
+    "UnavailableError",
+    "UnsupportedError",
+)
+
+
+class AccountStoreError(Exception):
+    """The root of every error of the library.
+
+    `location` is the document that the call was about, or None. `temporary` says whether the same call may succeed
+    later without anything being repaired.
+    """
+
+    temporary: ClassVar[bool] = False
+
+    def __init__(self, message: str, /, *, location: Location | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.location = location
+
+    def __str__(self) -> str:
+        return self.message if self.location is None else f"{self.location}: {self.message}"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return partial(type(self), location=self.location), (self.message,)
+
+
+class ConfigError(AccountStoreError, ValueError):
+    """The configuration, or an option in it, cannot be used."""
+
+
+class LocationError(AccountStoreError, ValueError):
+    """A storage, folder or file name is not allowed, or the storage is not configured."""
+
+
+class ExtensionError(LocationError):
+    """The file name's extension does not fit the call: raised before any I/O."""
+
+
+class DocumentError(AccountStoreError, ValueError):
+    """Bytes or an object that are not an account document. `field` is a path such as `$.credentials.login`."""
+
+    def __init__(self, message: str, /, *, field: str = "$", location: Location | None = None) -> None:
+        super().__init__(message, location=location)
+        self.field = field
+
+    def __str__(self) -> str:
+        text = self.message if self.field == "$" else f"{self.field}: {self.message}"
+        return text if self.location is None else f"{self.location}: {text}"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return partial(type(self), field=self.field, location=self.location), (self.message,)
+
+
+class EncodeError(DocumentError):
+    """The document given to a save is not one that a get would return; nothing was written."""
+
+
+class DecodeError(DocumentError):
+    """The storage holds bytes that are not the document asked for."""
+
+
+class TooLargeError(DocumentError):
+    """The document is larger than the store's `max_bytes`."""
+
+
+class UnsupportedError(AccountStoreError, NotImplementedError):
+    """The storage does not declare the capability that the call needs; nothing was read or written."""
+
+
+class ClosedError(AccountStoreError, RuntimeError):
+    """The store was used before it was opened or after it was closed."""
+
+
+class BackendError(AccountStoreError):
+    """The storage failed in a way that has no more precise class."""
+
+
+class NotFoundError(BackendError, FileNotFoundError):
+    """There is no such document."""
+
+
+class ExistsError(BackendError, FileExistsError):
+    """`mode="create"` found a document at the location; it was left as it is."""
+
+
+class ConflictError(BackendError):
+    """The document changed since the version that the call gave; it was left as it is."""
+
+
+class DeniedError(BackendError, PermissionError):
+    """The storage refused access."""
+
+
+class NotRegularError(BackendError, OSError):
+    """A folder, a symbolic link or a device stands where a document or folder belongs."""
+
+
+class FullError(BackendError, OSError):
+    """The storage has no space or quota left; the old document is intact."""
+
+
+class UnavailableError(BackendError, ConnectionError):
+    """The storage cannot be reached or is busy; the call may succeed later."""
+
+    temporary: ClassVar[bool] = True

@@ -1,0 +1,111 @@
+"""Events: what happened to which document, for audit and tracing. Never what is in it."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Self, TypeAlias
+
+from msgspec import Struct
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import TracebackType
+
+    from accountstore.backends.base import Version
+    from accountstore.location import Location
+
+__all__ = ("Event", "Observer", "Operation", "Stopwatch")
+
+
+class Event(Struct, frozen=True, kw_only=True):
+    """One operation on one document, folder or storage, finished.
+
+    `outcome` is `"ok"` or the name of the error's class. `version` and `bytes` are those of the document read or
+    written, `attempts` counts the tries of an `update` or `move`, `seconds` the whole operation.
+    """
+
+    operation: str
+    storage: str
+    location: Location | None
+    target: Location | None
+    outcome: str
+    version: Version | None
+    bytes: int | None
+    attempts: int
+    seconds: float
+
+
+Observer: TypeAlias = "Callable[[Event], object]"
+"""Called with each event, on the event loop: it should return soon. What it raises is logged and forgotten."""
+
+
+class Stopwatch:
+    """A `with` block and how long it took, in seconds."""
+
+    seconds: float
+
+    def __enter__(self) -> Self:
+        self._started = time.perf_counter()
+        return self
+
+    def __exit__(self, kind: object, error: object, at: object) -> None:
+        self.seconds = time.perf_counter() - self._started
+
+
+class Operation:
+    """A `with` block that makes one event of what happens in it; or, without the block, one that `finish` makes."""
+
+    __slots__ = ("_location", "_name", "_observer", "_started", "_storage", "_target", "attempts", "bytes", "version")
+
+    def __init__(
+        self,
+        observer: Observer | None,
+        name: str,
+        storage: str,
+        location: Location | None,
+        /,
+        *,
+        target: Location | None = None,
+    ) -> None:
+        self._observer = observer
+        self._name = name
+        self._storage = storage
+        self._location = location
+        self._target = target
+        self.version: Version | None = None
+        self.bytes: int | None = None
+        self.attempts = 1
+
+    def __enter__(self) -> Self:
+        self._started = time.perf_counter()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.finish("ok" if kind is None else kind.__name__, time.perf_counter() - self._started)
+
+    def finish(self, outcome: str, seconds: float, /) -> None:
+        """Hand the event to the observer, or to the standard logger `accountstore` at DEBUG."""
+        from logging import DEBUG, getLogger
+
+        logger = getLogger("accountstore")
+        if self._observer is None and not logger.isEnabledFor(DEBUG):
+            return
+        event = Event(
+            operation=self._name,
+            storage=self._storage,
+            location=self._location,
+            target=self._target,
+            outcome=outcome,
+            version=self.version,
+            bytes=self.bytes,
+            attempts=self.attempts,
+            seconds=seconds,
+        )
+        if self._observer is None:
+            what = self._location or self._storage
+            logger.debug("%s %s: %s (%.1f ms)", self._name, what, outcome, seconds * 1e3)
+            return
+        try:
+            self._observer(event)
+        except Exception as error:  # noqa: BLE001 -- an observer must not break an operation
+            logger.error("the observer raised %s on %s", type(error).__name__, self._name)  # noqa: TRY400 -- its traceback is not ours to print

@@ -1,0 +1,73 @@
+"""Location: where a document is, checked when it is made."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from msgspec import Struct
+from msgspec.structs import force_setattr
+
+from accountstore.validation import check_file_name, check_folder, check_path, check_storage
+
+__all__ = ("Location",)
+
+
+class _FileName(Struct, frozen=True, rename="camel"):
+    """The one field of a location that may be given by position."""
+
+    file_name: str
+
+
+class Location(
+    _FileName, frozen=True, kw_only=True, omit_defaults=True, rename={"file_name": "fileName", "folder": "folderPath"}
+):
+    """A document's place: file name, folder (`""` is the storage's root) and storage name (None: the default storage).
+
+    A location that exists is valid: no segment is empty, `.` or `..`; none has a backslash, a colon, a control or
+    wildcard character or `#`; names are in Unicode normal form C, at most 255 bytes a segment and 1,024 in all; no
+    folder ends in `.account`. The rule is the same on every storage, so any document can move to any other. Locations
+    can be compared and hashed. As JSON it is the seed's StorageFileLocation (SEED.md section 2.1).
+
+    Raises:
+        LocationError: a name is not allowed.
+    """
+
+    storage: str | None = None
+    if TYPE_CHECKING:
+        folder: str = ""
+    else:
+        folder: str | None = ""  # null in JSON means the root, as leaving it out does
+
+    def __post_init__(self) -> None:
+        if not self.folder:
+            force_setattr(self, "folder", "")
+        if self.storage is not None and not self.storage:
+            force_setattr(self, "storage", None)
+        check_file_name(self.file_name)
+        check_folder(self.folder)
+        check_path(self.folder, self.file_name)
+        if self.storage is not None:
+            check_storage(self.storage)
+
+    @property
+    def path(self) -> str:
+        """Folder and file name joined by `/`."""
+        return f"{self.folder}/{self.file_name}" if self.folder else self.file_name
+
+    def __str__(self) -> str:
+        return self.path if self.storage is None else f"{self.storage}:{self.path}"
+
+    @classmethod
+    def parse(cls, text: str, /) -> Location:
+        """The location that `str()` shows as `text`: `storage:folder/file`, storage and folder left out at will.
+
+        Raises:
+            LocationError: a name is not allowed, or a colon stands after an empty storage name.
+        """
+        storage, colon, path = text.rpartition(":")
+        if colon:
+            check_storage(storage)
+        folder, slash, name = path.rpartition("/")
+        if slash and not folder:
+            check_folder("/")
+        return cls(name, folder=folder, storage=storage or None)

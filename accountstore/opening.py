@@ -1,0 +1,98 @@
+"""From a configuration to opened storages, and back."""
+
+from __future__ import annotations
+
+import os
+from functools import partial
+from typing import TYPE_CHECKING
+
+from anyio import CancelScope, to_thread
+
+from accountstore.codecs import CODECS
+from accountstore.config import load_config
+from accountstore.errors import AccountStoreError, ClosedError, ConfigError, LocationError
+from accountstore.registry import find_backend
+from accountstore.storage import Storage
+
+if TYPE_CHECKING:
+    from accountstore.config import StorageConfig, StoreConfig
+
+__all__ = ("Storages", "open_storages")
+
+
+class Storages:
+    """All storages of one store, open until `aclose`."""
+
+    def __init__(self, storages: dict[str, Storage], default: str, /) -> None:
+        self.default = default
+        self._storages = storages
+        self._closed = False
+
+    def find(self, name: str, /) -> Storage:
+        """The storage of this name. Raises `ClosedError`; `LocationError` where there is none."""
+        if self._closed:
+            raise ClosedError("the store is closed")
+        try:
+            return self._storages[name]
+        except KeyError:
+            raise LocationError("the storage is not configured") from None
+
+    def names(self) -> tuple[str, ...]:
+        """The names, in the configuration's order."""
+        return tuple(self._storages)
+
+    async def aclose(self) -> None:
+        """Close every backend, whatever fails in another. A second call does nothing."""
+        if self._closed:
+            return
+        self._closed = True
+        failures: list[Exception] = []
+        with CancelScope(shield=True):
+            for storage in self._storages.values():
+                try:
+                    await storage.backend.aclose()
+                except Exception as error:  # noqa: BLE001 -- the others must be closed first
+                    failures.append(storage.named(error, None))
+        if failures:
+            raise failures[0]
+
+
+async def open_storages(config: StoreConfig | str | os.PathLike[str] | None, /) -> Storages:
+    """Open all storages of a configuration; backends connect as late as they can.
+
+    Raises:
+        ConfigError: with the storage's name, and the line in the file where there is one.
+    """
+    loaded = await to_thread.run_sync(load_config, config)
+    storages: dict[str, Storage] = {}
+    opened = Storages(storages, loaded.default_name())
+    try:
+        for name, storage in loaded.storages.items():
+            storages[name] = await _open(name, storage, loaded.max_bytes)
+    except BaseException:
+        await opened.aclose()
+        raise
+    return opened
+
+
+async def _open(name: str, config: StorageConfig, limit: int, /) -> Storage:
+    try:
+        factory = await to_thread.run_sync(find_backend, config.scheme)
+        backend = await factory(config.url, config.options)
+    except AccountStoreError as error:
+        failure = ConfigError(f"storage {name!r}: {error.message}")
+    except Exception as error:  # noqa: BLE001 -- its frames and text may hold the options
+        reason = f": {os.strerror(error.errno)}" if isinstance(error, OSError) and error.errno else ""
+        failure = ConfigError(f"storage {name!r}: cannot be opened ({type(error).__name__}{reason})")
+    else:
+        where = await to_thread.run_sync(partial(_canonical, config))
+        return Storage(name, backend, CODECS[config.codec], limit, url=where, options=config.options)
+    raise failure
+
+
+def _canonical(config: StorageConfig, /) -> str:
+    """A URL that two storages on the same folder share."""
+    if config.scheme in {"file", "local"}:
+        return os.path.realpath(os.path.expanduser(config.url.partition("://")[2] or config.url))
+    # Two memory storages are never one.
+    return f"memory://{id(config)}" if config.scheme == "memory" else config.url

@@ -1,0 +1,99 @@
+"""Secret: a string that does not show itself; SecretBytes: the same for a whole document."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NoReturn, final
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ("Secret", "SecretBytes")
+
+_MASK = "**********"
+
+
+@final
+class Secret:
+    """A string that shows as asterisks wherever it is printed, formatted, logged or inspected.
+
+    `reveal()` is the only way to the text. Two secrets compare in constant time; a secret never equals a plain string.
+    Secrets cannot be changed or pickled; copying one returns the same object.
+    """
+
+    __slots__ = ("_text",)
+    _text: str
+
+    def __init__(self, text: str | Secret, /) -> None:
+        object.__setattr__(self, "_text", text.reveal() if isinstance(text, Secret) else text)
+
+    def reveal(self) -> str:
+        """The text itself. Keep it out of variables that outlive its use."""
+        return self._text
+
+    def __repr__(self) -> str:
+        return f"Secret({_MASK!r})"
+
+    def __str__(self) -> str:
+        return _MASK
+
+    def __format__(self, spec: str, /) -> str:
+        return format(_MASK, spec)
+
+    def __rich_repr__(self) -> Iterator[str]:
+        yield _MASK
+
+    def __eq__(self, other: object, /) -> bool:
+        if not isinstance(other, Secret):
+            return NotImplemented
+        from hmac import compare_digest
+
+        return compare_digest(
+            self._text.encode("utf-8", "surrogatepass"), other.reveal().encode("utf-8", "surrogatepass")
+        )
+
+    def __hash__(self) -> int:
+        return hash((Secret, self._text))
+
+    def __bool__(self) -> bool:
+        return bool(self._text)
+
+    def __setattr__(self, name: str, value: object, /) -> NoReturn:
+        raise AttributeError("a Secret cannot be changed")
+
+    def __delattr__(self, name: str, /) -> NoReturn:
+        raise AttributeError("a Secret cannot be changed")
+
+    def __copy__(self) -> Secret:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any], /) -> Secret:
+        return self
+
+    def __reduce_ex__(self, protocol: object, /) -> NoReturn:
+        raise TypeError("a Secret cannot be pickled")
+
+    def __getstate__(self) -> NoReturn:
+        raise TypeError("a Secret cannot be pickled")
+
+
+@final
+class SecretBytes(bytes):
+    """A document's bytes on their way: whole for whoever uses them, asterisks in any print, log or traceback."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return f"SecretBytes({_MASK!r})"
+
+    def __str__(self) -> str:
+        return _MASK
+
+    def __format__(self, spec: str, /) -> str:
+        return format(_MASK, spec)
+
+    def __getitem__(self, at: Any, /) -> Any:
+        part = super().__getitem__(at)
+        return SecretBytes(part) if isinstance(part, bytes) else part
+
+    def __reduce_ex__(self, protocol: object, /) -> NoReturn:
+        raise TypeError("secret bytes cannot be pickled")

@@ -1,0 +1,532 @@
+"""AccountStore: the facade over all configured storages."""
+
+from __future__ import annotations
+
+from inspect import isawaitable
+from itertools import islice
+from random import random
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, TypeAlias, TypeVar, cast
+
+from anyio import sleep, to_thread
+from msgspec import Struct
+
+from accountstore.backends.base import Version
+from accountstore.batches import Batches, read_window, write_window
+from accountstore.errors import AccountStoreError, ConflictError, LocationError, NotFoundError, UnsupportedError
+from accountstore.events import Operation, Stopwatch
+from accountstore.location import Location
+from accountstore.model import Account, MultiAccount
+from accountstore.storage import Place, Storage, Stored, known
+from accountstore.validation import check_kind, check_path, kind_of
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterable, Mapping, Sequence
+    from datetime import datetime
+    from types import TracebackType
+
+    from fsspec import AbstractFileSystem
+
+    from accountstore.backends.base import Blob, Capabilities, Stat, WriteMode
+    from accountstore.checks import Check
+    from accountstore.config import StoreConfig
+    from accountstore.events import Observer
+    from accountstore.model import Document
+    from accountstore.opening import Storages
+    from accountstore.validation import Kind
+
+__all__ = ("AccountStore", "Entry")
+
+D = TypeVar("D", bound=Account | MultiAccount)
+Change: TypeAlias = "Callable[[D], D | Awaitable[D]]"
+
+_KINDS: Mapping[type, Kind] = {Account: "account", MultiAccount: "multi"}
+_ATTEMPTS = 64
+_FIRST_PAUSE = 0.002
+_LONGEST_PAUSE = 0.25
+_WINDOW = 8
+
+
+class _Scope(NamedTuple):
+    """The one folder that a narrowed store reaches."""
+
+    storage: str
+    folder: str
+
+
+class Entry(Struct, frozen=True):
+    """A document in a listing, or what `stat` tells of one. In a listing, `version` may be None."""
+
+    location: Location
+    size: int
+    version: Version | None
+    modified: datetime | None
+
+
+class _Opening:
+    """What `AccountStore.open` returns: `async with` it, or await it and close the store yourself."""
+
+    def __init__(self, config: StoreConfig | str | os.PathLike[str] | None, observer: Observer | None, /) -> None:
+        self._config = config
+        self._observer = observer
+        self._store: AccountStore | None = None
+
+    async def _open(self) -> AccountStore:
+        from accountstore.opening import open_storages
+
+        return AccountStore(await open_storages(self._config), observer=self._observer)
+
+    def __await__(self) -> Generator[Any, None, AccountStore]:
+        return self._open().__await__()
+
+    async def __aenter__(self) -> AccountStore:
+        self._store = await self._open()
+        return self._store
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
+        if self._store is not None:
+            await self._store.aclose()
+
+
+class AccountStore:
+    """Reads and writes account documents on configured storages. Open one with `AccountStore.open`.
+
+    A store may be shared by all tasks of one event loop. Every operation may raise, beside what it names itself:
+
+    - `ExtensionError`, `LocationError` (the storage is not configured), `ClosedError`: before any I/O;
+    - `DeniedError`, `FullError`, `NotRegularError`, `UnavailableError`, `BackendError`: what the storage said.
+
+    A cancelled read is dropped. A cancelled write either has not begun or is awaited to its end, so that it cannot land
+    later; the document is then the old or the new one, whole.
+    """
+
+    def __init__(self, storages: Storages, /, *, observer: Observer | None = None, scope: _Scope | None = None) -> None:
+        self._storages = storages
+        self._observer = observer
+        self._scope = scope
+
+    @classmethod
+    def open(
+        cls, config: StoreConfig | str | os.PathLike[str] | None = None, /, *, observer: Observer | None = None
+    ) -> _Opening:
+        """Open all configured storages: `async with AccountStore.open() as store`, or `store = await
+        AccountStore.open()` and `await store.aclose()` later.
+
+        `config` is a `StoreConfig` or a TOML file's path; without one, the file that the environment variable
+        `ACCOUNTSTORE_CONFIG` names, else `accountstore.toml` in the working directory or in the user's configuration
+        folder, else one storage `default` in the user's data folder. `observer` is called with one `Event` for each
+        operation, never with contents; without one, events go to the logger `accountstore` at DEBUG.
+
+        Raises:
+            ConfigError: at opening, for whatever is wrong with the configuration.
+        """
+        return _Opening(config, observer)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close all storages. A second call does nothing; a store made by `scoped` leaves them open."""
+        if self._scope is None:
+            await self._storages.aclose()
+
+    # --- one document -------------------------------------------------------------------------------------------------
+
+    async def get(self, location: Location, /) -> Account:
+        """The account at a `*.account` location (SEED.md: Get). One request.
+
+        Raises:
+            NotFoundError: there is no such document.
+            DecodeError: the file holds something else; the message names the field.
+            TooLargeError: it is larger than the configured `max_bytes`.
+        """
+        return (await self._read("get", location, Account)).document
+
+    async def get_multi(self, location: Location, /) -> MultiAccount:
+        """The accounts at a `*.multi.account` location (SEED.md: GetMulti). As `get`."""
+        return (await self._read("get_multi", location, MultiAccount)).document
+
+    async def read(self, location: Location, /) -> Stored[Account]:
+        """The account with its version, size and time, in one request. As `get`."""
+        return await self._read("read", location, Account)
+
+    async def read_multi(self, location: Location, /) -> Stored[MultiAccount]:
+        """The multi account with its version, size and time, in one request. As `get`."""
+        return await self._read("read_multi", location, MultiAccount)
+
+    async def save(self, location: Location, account: Account, /, *, mode: WriteMode = "overwrite") -> Version:
+        """Write an account to a `*.account` location, with its folder; returns its version (SEED.md: Save). One request.
+
+        `mode` is `"overwrite"`; `"create"`, which has exactly one winner; or a `Version`, which writes only where that
+        is still the current one. An overwrite drops fields that this release does not know: `update` keeps them.
+
+        Raises:
+            EncodeError: the account is not one that `get` would return; the message names the field.
+            TooLargeError: it is larger than the configured `max_bytes`.
+            ExistsError: `"create"` found a document.
+            ConflictError: the version is no longer the current one.
+            NotFoundError: a version was given and the document is gone.
+            UnsupportedError: the storage cannot promise the mode.
+        """
+        return await self._save("save", location, account, Account, mode)
+
+    async def save_multi(
+        self, location: Location, account: MultiAccount, /, *, mode: WriteMode = "overwrite"
+    ) -> Version:
+        """Write a multi account to a `*.multi.account` location (SEED.md: SaveMulti). As `save`."""
+        return await self._save("save_multi", location, account, MultiAccount, mode)
+
+    async def update(self, location: Location, change: Change[Account], /) -> Stored[Account]:
+        """Read, change and write back, so that no other writer's change is lost. Two requests without contention.
+
+        `change` is a function, async or not, from the account to the new one. It runs again on a newer account when
+        another writer was faster, so it should do nothing else; no lock is held meanwhile. Where it changes nothing,
+        nothing is written. Fields that this release does not know stay.
+
+        Raises:
+            NotFoundError: there is no such document.
+            ConflictError: other writers were faster 64 times in a row.
+            UnsupportedError: the storage cannot compare and swap; nothing was read.
+        """
+        return await self._update("update", location, change, Account)
+
+    async def update_multi(self, location: Location, change: Change[MultiAccount], /) -> Stored[MultiAccount]:
+        """As `update`, for a multi account."""
+        return await self._update("update_multi", location, change, MultiAccount)
+
+    # --- either kind --------------------------------------------------------------------------------------------------
+
+    async def stat(self, location: Location, /) -> Entry:
+        """Size, version and time of a document of either kind.
+
+        Raises:
+            NotFoundError: there is no such document.
+        """
+        with self._operation("stat", location) as operation:
+            stat = await self._place(location).stat()
+            operation.version = stat.version
+            return Entry(location, stat.size, stat.version, stat.modified)
+
+    async def exists(self, location: Location, /) -> bool:
+        """Whether there is a document of either kind."""
+        with self._operation("exists", location):
+            try:
+                await self._place(location).stat()
+            except NotFoundError:
+                return False
+            return True
+
+    async def delete(self, location: Location, /, *, version: Version | None = None) -> None:
+        """Remove a document of either kind. A missing one is no error.
+
+        Raises:
+            ConflictError: a version was given and is no longer the current one.
+            UnsupportedError: a version was given and the storage cannot compare and swap.
+        """
+        with self._operation("delete", location) as operation:
+            operation.version = version
+            await self._place(location).delete(version)
+
+    async def copy(self, source: Location, target: Location, /, *, mode: WriteMode = "overwrite") -> Version:
+        """Copy a document of either kind to a location of the same kind, on any storage. Returns the target's version.
+
+        The document is checked and takes the target's codec; fields that this release does not know come along.
+
+        Raises:
+            NotFoundError: there is no document at the source.
+            Others as `save`, about the target.
+        """
+        with self._operation("copy", source, target) as operation:
+            places = self._two_places(source, target)
+            _, stat = await self._copy(*places, mode, operation)
+            return known(stat)
+
+    async def move(self, source: Location, target: Location, /, *, mode: WriteMode = "overwrite") -> Version:
+        """Copy a document and remove the source. Returns the target's version.
+
+        A change of the source meanwhile is moved too, where the source's storage can compare and swap. Between the two
+        steps the document is in both places.
+
+        Raises:
+            As `copy`; ConflictError where the source kept changing, or the target changed meanwhile: both stay.
+        """
+        with self._operation("move", source, target) as operation:
+            place, onto = self._two_places(source, target)
+            conditional = place.storage.backend.capabilities.update
+            for operation.attempts in range(1, _ATTEMPTS + 1):
+                blob, stat = await self._copy(place, onto, mode, operation)
+                try:
+                    await place.delete(known(blob.stat) if conditional else None)
+                except ConflictError:
+                    if operation.attempts == _ATTEMPTS or not onto.storage.backend.capabilities.update:
+                        raise
+                    mode = known(stat)
+                    await _pause(operation.attempts)
+                else:
+                    return known(stat)
+            raise AssertionError("unreachable: the last attempt returns or raises")
+
+    # --- many documents -----------------------------------------------------------------------------------------------
+
+    def list(self, folder: str = "", /, *, storage: str | None = None, recursive: bool = False) -> AsyncIterator[Entry]:
+        """The documents in a folder, and below it if `recursive`, in any order. A missing folder is empty.
+
+        Memory holds a page at a time; each page is one event. Files that are no documents do not show.
+        """
+        within = Location("x.account", folder=folder, storage=storage)
+        place = self._place(within)
+        prefix = place.key.rpartition("/")[0]
+        above = len(place.key) - len(within.path)
+        pages = place.storage.backend.scan(prefix, recursive=recursive)
+
+        async def next_page() -> Iterable[Entry]:
+            entries: Iterable[Entry] = ()
+            while not entries:
+                page = await self._next_page(place.storage, pages)
+                if page is None:
+                    break
+                entries = [entry for stat in page if (entry := _entry(stat, stat.key[above:], storage))]
+            return entries
+
+        return Batches(next_page)
+
+    async def _next_page(self, storage: Storage, pages: AsyncIterator[Sequence[Stat]], /) -> Sequence[Stat] | None:
+        with self._operation("list", None, storage=storage.name):
+            self._storages.find(storage.name)
+            try:
+                return await anext(pages)
+            except StopAsyncIteration:
+                return None
+            except Exception as error:  # noqa: BLE001 -- named here, raised outside its frames
+                failure = storage.named(error, None)
+            raise failure
+
+    def get_many(
+        self, locations: Iterable[Location], /, *, concurrency: int = 8
+    ) -> AsyncIterator[tuple[Location, Stored[Document] | AccountStoreError]]:
+        """Each location with its document, of either kind, or its error; in the order of the locations.
+
+        Results come in windows: a window is read with at most `concurrency` requests under way, and memory holds one
+        window. Storages that gain from it read many documents in one go.
+        """
+        rest = iter(locations)
+
+        async def next_window() -> Iterable[tuple[Location, Stored[Document] | AccountStoreError]]:
+            window = list(islice(rest, self._window(concurrency)))
+            with Stopwatch() as watch:
+                results = await read_window([self._place_or_error(at) for at in window], concurrency)
+            for at, result in zip(window, results, strict=True):
+                operation = self._operation("get_many", at)
+                if isinstance(result, Stored):
+                    operation.version, operation.bytes = result.version, result.size
+                operation.finish(_outcome(result), watch.seconds)
+            return zip(window, results, strict=True)
+
+        return Batches(next_window)
+
+    def save_many(
+        self,
+        documents: Iterable[tuple[Location, Document]],
+        /,
+        *,
+        mode: Literal["overwrite", "create"] = "overwrite",
+        concurrency: int = 8,
+    ) -> AsyncIterator[tuple[Location, Version | AccountStoreError]]:
+        """Save each document; yield its location with its new version or its error, in the order given.
+
+        Nothing is written unless the result is iterated over. Otherwise as `get_many` and `save`.
+        """
+        rest = iter(documents)
+
+        async def next_window() -> Iterable[tuple[Location, Version | AccountStoreError]]:
+            window = list(islice(rest, self._window(concurrency)))
+            places = [self._place_or_error(at) for at, _ in window]
+            with Stopwatch() as watch:
+                results = await write_window(places, [document for _, document in window], mode, concurrency)
+            answers: list[tuple[Location, Version | AccountStoreError]] = []
+            for (at, _), result in zip(window, results, strict=True):
+                operation = self._operation("save_many", at)
+                if not isinstance(result, AccountStoreError):
+                    operation.version, operation.bytes = result
+                operation.finish(_outcome(result), watch.seconds)
+                answers.append((at, result if isinstance(result, AccountStoreError) else result[0]))
+            return answers
+
+        return Batches(next_window)
+
+    def _window(self, concurrency: int, /) -> int:
+        if concurrency < 1:
+            raise ValueError("concurrency must be at least 1")
+        batches = [self._storages.find(name).backend.capabilities.batch for name in self._storages.names()]
+        return concurrency * max(_WINDOW, *batches)
+
+    # --- storages -----------------------------------------------------------------------------------------------------
+
+    @property
+    def storages(self) -> tuple[str, ...]:
+        """The names of the storages that locations may name; the default one first."""
+        default = self._storages.default if self._scope is None else self._scope.storage
+        others = self._storages.names() if self._scope is None else ()
+        return default, *(name for name in others if name != default)
+
+    def capabilities(self, storage: str | None = None, /) -> Capabilities:
+        """What a storage promises, as its backend declares it; `check` proves it."""
+        return self._storage(storage).backend.capabilities
+
+    async def check(self, storage: str | None = None, /) -> Check:
+        """Prove on a storage that it is reachable and honours conditions, with a passing document at its root.
+
+        What the storage refuses is in the result, not raised.
+        """
+        from accountstore.checks import check_storage
+
+        with self._operation("check", None, storage=storage):
+            return await check_storage(self._storage(storage))
+
+    def scoped(self, folder: str, /, *, storage: str | None = None) -> AccountStore:
+        """The same store narrowed to one folder of one storage: for one tenant.
+
+        Locations are then relative to the folder, and name no storage, or that one; any other is as unknown as one that
+        is not configured. The narrowed store lives as long as this one.
+
+        Raises:
+            LocationError: the folder is not allowed, or the storage is not configured.
+        """
+        within = Location("x.account", folder=folder, storage=storage)
+        place = self._place(within)
+        scope = _Scope(place.storage.name, place.key.rpartition("/")[0])
+        return AccountStore(self._storages, observer=self._observer, scope=scope)
+
+    async def filesystem(self, storage: str | None = None, /) -> tuple[AbstractFileSystem, str]:
+        """The fsspec filesystem that reaches the same files, and the storage's root in it: the escape hatch.
+
+        What is done through it is outside every promise of this library.
+
+        Raises:
+            UnsupportedError: the backend has none, or the store is narrowed by `scoped`.
+        """
+        found = self._storage(storage)
+        if self._scope is not None:
+            raise UnsupportedError("a scoped store gives no filesystem: it would reach outside its folder")
+        try:
+            return cast("tuple[AbstractFileSystem, str]", await to_thread.run_sync(found.backend.filesystem))
+        except Exception as error:  # noqa: BLE001 -- named here, raised outside its frames
+            failure = found.named(error, None)
+        raise failure
+
+    def __repr__(self) -> str:
+        return f"<AccountStore {', '.join(self.storages)}>"
+
+    # --- how ----------------------------------------------------------------------------------------------------------
+
+    def _operation(
+        self, name: str, location: Location | None, target: Location | None = None, /, *, storage: str | None = None
+    ) -> Operation:
+        if location is not None:
+            storage = location.storage
+        return Operation(self._observer, name, storage or self.storages[0], location, target=target)
+
+    def _storage(self, name: str | None, /) -> Storage:
+        if self._scope is None:
+            return self._storages.find(name or self._storages.default)
+        # One error for what is not configured and what is out of reach.
+        return self._storages.find(self._scope.storage if name in {None, self._scope.storage} else "")
+
+    def _place(self, location: Location, kind: Kind | None = None, /) -> Place:
+        try:
+            if kind is None:
+                kind_of(location.file_name)
+            else:
+                check_kind(location.file_name, kind)
+            storage = self._storage(location.storage)
+        except AccountStoreError as error:
+            error.location = location
+            raise
+        key = location.path
+        if self._scope is not None and self._scope.folder:
+            key = f"{self._scope.folder}/{key}"
+            check_path("", key)
+        return Place(storage, key, location)
+
+    def _place_or_error(self, location: Location, /) -> Place | AccountStoreError:
+        try:
+            return self._place(location)
+        except AccountStoreError as error:
+            return error
+
+    def _two_places(self, source: Location, target: Location, /) -> tuple[Place, Place]:
+        place, onto = self._place(source), self._place(target)
+        check_kind(target.file_name, kind_of(source.file_name))
+        if place.same_as(onto):
+            raise LocationError("source and target are the same document", location=source)
+        return place, onto
+
+    async def _read(self, name: str, location: Location, kind: type[D], /) -> Stored[D]:
+        with self._operation(name, location) as operation:
+            place = self._place(location, _KINDS[kind])
+            stored = place.decode(await place.read(), kind)
+            operation.version, operation.bytes = stored.version, stored.size
+            return stored
+
+    async def _save(self, name: str, location: Location, document: D, kind: type[D], mode: WriteMode, /) -> Version:
+        with self._operation(name, location) as operation:
+            place = self._place(location, _KINDS[kind])
+            stat = await place.write(place.encode(document, kind), mode)
+            operation.version, operation.bytes = stat.version, stat.size
+            return known(stat)
+
+    async def _update(self, name: str, location: Location, change: Change[D], kind: type[D], /) -> Stored[D]:
+        with self._operation(name, location) as operation:
+            place = self._place(location, _KINDS[kind])
+            place.storage.require(Version(""), location)
+            for operation.attempts in range(1, _ATTEMPTS + 1):
+                blob = await place.read()
+                before = place.decode(blob, kind)
+                operation.version, operation.bytes = before.version, before.size
+                changed = change(before.document)
+                document = await changed if isawaitable(changed) else changed
+                if document == before.document:
+                    return before
+                try:
+                    stat = await place.write(place.merge(document, kind, blob), before.version)
+                except ConflictError:
+                    if operation.attempts == _ATTEMPTS:
+                        raise
+                else:
+                    operation.version, operation.bytes = stat.version, stat.size
+                    return Stored(document, known(stat), stat.size, stat.modified)
+                await _pause(operation.attempts)
+            raise AssertionError("unreachable: the last attempt returns or raises")
+
+    async def _copy(self, place: Place, onto: Place, mode: WriteMode, operation: Operation, /) -> tuple[Blob, Stat]:
+        onto.storage.require(mode, onto.location)
+        blob = await place.read()
+        stat = await onto.write(place.transcode(blob, onto), mode)
+        operation.version, operation.bytes = stat.version, stat.size
+        return blob, stat
+
+
+async def _pause(attempt: int, /) -> None:
+    """Wait with full jitter, longer after each attempt."""
+    await sleep(random() * min(_FIRST_PAUSE * 2 ** min(attempt, 16), _LONGEST_PAUSE))  # noqa: S311 -- jitter
+
+
+def _entry(stat: Stat, path: str, storage: str | None, /) -> Entry | None:
+    folder, _, name = path.rpartition("/")
+    try:
+        kind_of(name)
+        location = Location(name, folder=folder, storage=storage)
+    except LocationError:
+        return None
+    return Entry(location, stat.size, stat.version, stat.modified)
+
+
+def _outcome(result: object, /) -> str:
+    return type(result).__name__ if isinstance(result, AccountStoreError) else "ok"
