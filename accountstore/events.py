@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Self, TypeAlias
 
 from msgspec import Struct
 
+from accountstore.backends.base import Version
+from accountstore.location import Location
+
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
 
-    from accountstore.backends.base import Version
-    from accountstore.location import Location
 
 __all__ = ("Event", "Observer", "Operation", "Stopwatch")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from msgspec import Struct
@@ -26,7 +27,6 @@ from accountstore.validation import check_size, kind_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from datetime import datetime
 
     from accountstore.backends.base import Backend, Blob, Stat, WriteMode
     from accountstore.codecs import Codec

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from inspect import isawaitable
 from itertools import islice
 from random import random
@@ -22,7 +23,6 @@ from accountstore.validation import check_kind, check_path, kind_of
 if TYPE_CHECKING:
     import os
     from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterable, Mapping, Sequence
-    from datetime import datetime
     from types import TracebackType
 
     from fsspec import AbstractFileSystem

@@ -7,6 +7,7 @@ so a backend is small. `accountstore.testing.BackendTests` says whether one is r
 from __future__ import annotations
 
 import errno
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeAlias, TypeVar
 
 from msgspec import Struct
@@ -23,7 +24,6 @@ from accountstore.errors import (
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Iterable, Mapping, Sequence
-    from datetime import datetime
 
 __all__ = (
     "Backend",
