@@ -1,0 +1,47 @@
+"""Event loops, the blocking-call detector, and what the report's header says."""
+
+from __future__ import annotations
+
+import platform
+import sys
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from blockbuster import blockbuster_ctx
+from hypothesis import HealthCheck, settings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+LOOPS = [
+    pytest.param(("asyncio", {"debug": False}), id="asyncio"),
+    pytest.param(("asyncio", {"use_uvloop": True}), id="uvloop"),
+    pytest.param(("trio", {}), id="trio"),
+]
+
+settings.register_profile("tests", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True)
+settings.load_profile("tests")
+
+
+@pytest.fixture(params=LOOPS)
+def anyio_backend(request: pytest.FixtureRequest) -> Any:
+    """Each asynchronous test runs on asyncio, asyncio with uvloop, and trio."""
+    return request.param
+
+
+@pytest.fixture(autouse=True)
+def _no_blocking_calls(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fail a test whose event loop is blocked by a call out of the library."""
+    if "anyio_backend" not in request.fixturenames:
+        yield
+        return
+    with blockbuster_ctx("accountstore", excluded_modules=["accountstore.testing"]):
+        yield
+
+
+def pytest_report_header() -> str:
+    """Name the versions that the results depend on."""
+    names = ("accountstore", "anyio", "fsspec", "msgspec", "trio", "uvloop", "hypothesis")
+    packages = ", ".join(f"{name} {version(name)}" for name in names)
+    return f"Python {platform.python_version()} on {sys.platform}: {packages}"
