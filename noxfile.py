@@ -1,0 +1,108 @@
+"""Everything that CI runs: `nox` alone runs it all, `nox -s NAME` one session, `nox -l` lists them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import nox
+
+nox.needs_version = ">=2025.2.9"
+nox.options.default_venv_backend = "uv|virtualenv"
+nox.options.error_on_missing_interpreters = False
+
+ROOT = Path(__file__).parent
+PYPROJECT = nox.project.load_toml("pyproject.toml")
+
+
+def _interpreters() -> list[str]:
+    """The supported versions that this machine has, those that pyenv keeps included."""
+    found: list[str] = []
+    for version in nox.project.python_versions(PYPROJECT):
+        kept = sorted(Path.home().glob(f".pyenv/versions/{version}.*/bin"))
+        if kept:
+            # Before pyenv's own shims, which refuse a version that is not the chosen one.
+            os.environ["PATH"] = f"{kept[-1]}{os.pathsep}{os.environ['PATH']}"
+        if kept or shutil.which(f"python{version}"):
+            found.append(version)
+    return found or [f"{sys.version_info.major}.{sys.version_info.minor}"]
+
+
+PYTHONS = _interpreters()
+NEWEST = PYTHONS[-1]
+
+
+def _install(session: nox.Session, *groups: str) -> None:
+    """Install the built wheel, never the checkout, with what the groups name."""
+    session.install("hatchling")
+    dist = session.create_tmp()
+    shutil.rmtree(dist)
+    session.run("hatchling", "build", "-t", "wheel", "-d", dist, silent=True)
+    wheel = next(Path(dist).glob("*.whl"))
+    session.install(f"accountstore[cli,testing] @ {wheel.as_uri()}", *_requirements(*groups))
+    session.run(
+        "python", "-Ic", "import accountstore as a; assert 'site-packages' in a.__file__, a.__file__", silent=True
+    )
+
+
+def _requirements(*groups: str) -> list[str]:
+    """The requirements of dependency groups, without the project itself."""
+    names = nox.project.dependency_groups(PYPROJECT, *groups)
+    return [name for name in names if not name.startswith("accountstore")]
+
+
+@nox.session(python=NEWEST)
+def lint(session: nox.Session) -> None:
+    """Style and format, by ruff."""
+    session.install(*_requirements("lint"))
+    session.run("ruff", "check")
+    session.run("ruff", "format", "--check")
+
+
+@nox.session(python=NEWEST)
+def types(session: nox.Session) -> None:
+    """Types, by mypy and pyright, both strict; and that every public name has one."""
+    _install(session, "types", "bench")
+    session.run("mypy")
+    session.run("pyright")
+    session.run("pyright", "--verifytypes", "accountstore", "--ignoreexternal")
+
+
+@nox.session(python=NEWEST)
+def layers(session: nox.Session) -> None:
+    """Arrows between modules point down, by import-linter."""
+    _install(session, "layers")
+    session.run("lint-imports", "--no-cache")
+
+
+@nox.session(python=NEWEST)
+def fuzz(session: nox.Session) -> None:
+    """A million mutated documents, a hundred thousand names."""
+    _install(session, "test")
+    env = {"ACCOUNTSTORE_FUZZ_DOCUMENTS": "1000000", "ACCOUNTSTORE_FUZZ_NAMES": "100000"}
+    session.run("pytest", "tests/test_fuzz.py", "-s", "--timeout=900", env=env)
+
+
+@nox.session(python=NEWEST)
+def crash(session: nox.Session) -> None:
+    """Two thousand processes killed while they write, and every crash point of the local write."""
+    _install(session, "test")
+    env = {"ACCOUNTSTORE_KILLS": "2000"}
+    session.run("pytest", "tests/test_kill.py", "tests/test_crash_points.py", "-s", "--timeout=900", env=env)
+
+
+@nox.session(python=NEWEST)
+def bench(session: nox.Session) -> None:
+    """Every benchmark, briefly here: `nox -s bench -- --blocks 15` measures."""
+    _install(session, "bench")
+    session.run("python", "-m", "benchmarks", *(session.posargs or ["--quick"]))
+
+
+@nox.session(python=PYTHONS)
+def tests(session: nox.Session) -> None:
+    """All tests, each asynchronous one on asyncio, uvloop and trio, on each Python found."""
+    session.log(f"on Python {session.python} of {', '.join(PYTHONS)}")
+    _install(session, "test")
+    session.run("pytest", *session.posargs)
