@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, Generic, TypeAlias, TypeVar
 
-from anyio import CapacityLimiter, create_task_group
+import anyio
 
 from accountstore.backends.base import Write
 from accountstore.errors import AccountStoreError
@@ -51,13 +51,13 @@ async def _spread(places: _Places, work: Callable[[Storage, list[int]], Awaitabl
     for i, place in enumerate(places):
         if not isinstance(place, AccountStoreError):
             by_storage.setdefault(place.storage, []).append(i)
-    turn = CapacityLimiter(concurrency)
+    turn = anyio.CapacityLimiter(concurrency)
 
     async def in_turn(storage: Storage, members: list[int]) -> None:
         async with turn:
             await work(storage, members)
 
-    async with create_task_group() as tasks:
+    async with anyio.create_task_group() as tasks:
         for storage, members in by_storage.items():
             size = storage.backend.capabilities.batch
             for start in range(0, len(members), size):

@@ -1,7 +1,8 @@
 """The account documents: the seed's model as msgspec Structs (SEED.md section 2).
 
 As JSON each is the seed's `value`: camelCase keys, None left out, credentials told apart by `discriminator`.
-Constructing one checks nothing; `save` and `get` do. Plain strings are taken where a `Secret` is expected and become one.
+Constructing one checks nothing; `save` and `get` do. Plain strings are taken where a `Secret` is expected and become
+one.
 """
 
 from __future__ import annotations

@@ -5,10 +5,9 @@ from __future__ import annotations
 from datetime import datetime
 from inspect import isawaitable
 from itertools import islice
-from random import random
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, TypeAlias, TypeVar, cast
 
-from anyio import sleep, to_thread
+import anyio
 from msgspec import Struct
 
 from accountstore.backends.base import Version
@@ -162,10 +161,11 @@ class AccountStore:
         return await self._read("read_multi", location, MultiAccount)
 
     async def save(self, location: Location, account: Account, /, *, mode: WriteMode = "overwrite") -> Version:
-        """Write an account to a `*.account` location, with its folder; returns its version (SEED.md: Save). One request.
+        """Write an account to a `*.account` location, with its folder, in one request (SEED.md: Save).
 
         `mode` is `"overwrite"`; `"create"`, which has exactly one winner; or a `Version`, which writes only where that
-        is still the current one. An overwrite drops fields that this release does not know: `update` keeps them.
+        is still the current one. The result is the new version. An overwrite drops fields that this release does not
+        know: `update` keeps them.
 
         Raises:
             EncodeError: the account is not one that `get` would return; the message names the field.
@@ -415,8 +415,10 @@ class AccountStore:
         found = self._storage(storage)
         if self._scope is not None:
             raise UnsupportedError("a scoped store gives no filesystem: it would reach outside its folder")
+        from anyio.to_thread import run_sync
+
         try:
-            return cast("tuple[AbstractFileSystem, str]", await to_thread.run_sync(found.backend.filesystem))
+            return cast("tuple[AbstractFileSystem, str]", await run_sync(found.backend.filesystem))
         except Exception as error:  # noqa: BLE001 -- named here, raised outside its frames
             failure = found.named(error, None)
         raise failure
@@ -515,7 +517,9 @@ class AccountStore:
 
 async def _pause(attempt: int, /) -> None:
     """Wait with full jitter, longer after each attempt."""
-    await sleep(random() * min(_FIRST_PAUSE * 2 ** min(attempt, 16), _LONGEST_PAUSE))  # noqa: S311 -- jitter
+    from random import random
+
+    await anyio.sleep(random() * min(_FIRST_PAUSE * 2 ** min(attempt, 16), _LONGEST_PAUSE))  # noqa: S311 -- jitter
 
 
 def _entry(stat: Stat, path: str, storage: str | None, /) -> Entry | None:

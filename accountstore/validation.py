@@ -51,7 +51,7 @@ _SINGLE = ".account"
 _MULTI = ".multi.account"
 
 # Separators, drives and schemes, globs, version suffixes; control characters; line separators; lone surrogates.
-_FORBIDDEN = re.compile("[\\\\/:*?\\[\\]{}#\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+_FORBIDDEN = "[\\\\/:*?\\[\\]{}#\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]"
 
 
 def check_storage(name: str, /) -> None:
@@ -84,7 +84,7 @@ def _check_segment(text: str, what: str, /) -> None:
         raise LocationError(f"{what}: a segment is empty")
     if text in {".", ".."}:
         raise LocationError(f"{what}: a segment is '.' or '..'")
-    if _FORBIDDEN.search(text):
+    if re.search(_FORBIDDEN, text):
         raise LocationError(f"{what}: has a separator, control, wildcard, drive or version-suffix character")
     if text.startswith(RESERVED_PREFIX):
         raise LocationError(f"{what}: begins with the reserved {RESERVED_PREFIX!r}")
@@ -143,7 +143,7 @@ def near_miss(word: str, known: Collection[str], /) -> str:
 
 # --- documents as bytes --------------------------------------------------------------------------------------------
 
-_JSON_MARKS = re.compile(r'\\.|["\[\]{}]', re.DOTALL)
+_JSON_MARKS = r'\\.|["\[\]{}]'
 
 
 def check_json(data: bytes, /) -> None:
@@ -166,7 +166,7 @@ def check_json(data: bytes, /) -> None:
 def _check_json_depth(text: str, /) -> None:
     depth = 0
     in_string = False
-    for mark in _JSON_MARKS.finditer(text):
+    for mark in re.finditer(_JSON_MARKS, text, re.DOTALL):
         match mark[0]:
             case '"':
                 in_string = not in_string
