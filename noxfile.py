@@ -40,7 +40,7 @@ def _install(session: nox.Session, *groups: str) -> None:
     dist = session.create_tmp()
     shutil.rmtree(dist)
     session.run("hatchling", "build", "-t", "wheel", "-d", dist, silent=True)
-    wheel = next(Path(dist).glob("*.whl"))
+    wheel = next(Path(dist).resolve().glob("*.whl"))
     session.install(f"accountstore[cli,testing] @ {wheel.as_uri()}", *_requirements(*groups))
     session.run(
         "python", "-Ic", "import accountstore as a; assert 'site-packages' in a.__file__, a.__file__", silent=True

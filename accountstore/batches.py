@@ -9,12 +9,11 @@ import anyio
 
 from accountstore.backends.base import Write
 from accountstore.errors import AccountStoreError
-from accountstore.storage import known
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Sequence
 
-    from accountstore.backends.base import Stat, Version, WriteMode
+    from accountstore.backends.base import Stat, WriteMode
     from accountstore.model import Document
     from accountstore.storage import Place, Storage, Stored
 
@@ -91,9 +90,9 @@ async def read_window(places: _Places, concurrency: int, /) -> list[Stored[Docum
 
 async def write_window(
     places: _Places, documents: Sequence[Document], mode: WriteMode, concurrency: int, /
-) -> list[tuple[Version, int] | AccountStoreError]:
-    """The version and size of each document when it is written, or its error."""
-    results: list[tuple[Version, int] | AccountStoreError | None] = [
+) -> list[Stat | AccountStoreError]:
+    """The stat of each document when it is written, or its error."""
+    results: list[Stat | AccountStoreError | None] = [
         place if isinstance(place, AccountStoreError) else None for place in places
     ]
 
@@ -116,10 +115,7 @@ async def write_window(
         except Exception as error:  # noqa: BLE001 -- one error for all of the batch
             stats = [error] * len(chosen)
         for (i, place), stat in zip(chosen, stats, strict=True):
-            if isinstance(stat, Exception):
-                results[i] = storage.named(stat, place.location)
-            else:
-                results[i] = known(stat), stat.size
+            results[i] = storage.named(stat, place.location) if isinstance(stat, Exception) else stat
 
     await _spread(places, write, concurrency)
     return [result for result in results if result is not None]

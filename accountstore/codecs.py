@@ -88,13 +88,19 @@ class Codec:
         return cast("D", self._decode(data, kind))
 
     def _decode(self, data: bytes, kind: type, /) -> object:
-        self._check(data)
         try:
-            return self._decoders[kind].decode(data)
+            document = self._decoders[kind].decode(data)
+            # What this codec would write itself needs no further check, and is the usual case.
+            if self._encoder.encode(document) != data:
+                self._check(data)
         except msgspec.ValidationError as error:
             reason, field = _explain(str(error))
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        except (msgspec.MsgspecError, UnicodeError, RecursionError):
             reason, field = f"is not valid {self.name}", "$"
+        else:
+            return document
+        # The check may know better what is wrong: bytes that are not UTF-8, a key that stands twice, too deep nesting.
+        self._check(data)
         raise DecodeError(reason, field=field)
 
     def merge(self, document: Document, original: bytes, /) -> bytes:

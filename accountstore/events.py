@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 
-__all__ = ("Event", "Observer", "Operation", "Stopwatch")
+__all__ = ("Event", "Observer", "Operation", "Stopwatch", "listening")
 
 
 class Event(Struct, frozen=True, kw_only=True):
@@ -38,6 +38,13 @@ class Event(Struct, frozen=True, kw_only=True):
 
 Observer: TypeAlias = "Callable[[Event], object]"
 """Called with each event, on the event loop: it should return soon. What it raises is logged and forgotten."""
+
+
+def listening(observer: Observer | None, /) -> bool:
+    """Whether an event would reach anyone."""
+    from logging import DEBUG, getLogger
+
+    return observer is not None or getLogger("accountstore").isEnabledFor(DEBUG)
 
 
 class Stopwatch:
@@ -86,11 +93,11 @@ class Operation:
 
     def finish(self, outcome: str, seconds: float, /) -> None:
         """Hand the event to the observer, or to the standard logger `accountstore` at DEBUG."""
-        from logging import DEBUG, getLogger
+        if not listening(self._observer):
+            return
+        from logging import getLogger
 
         logger = getLogger("accountstore")
-        if self._observer is None and not logger.isEnabledFor(DEBUG):
-            return
         event = Event(
             operation=self._name,
             storage=self._storage,

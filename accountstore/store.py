@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, TypeAlias, Typ
 import anyio
 from msgspec import Struct
 
-from accountstore.backends.base import Version
+from accountstore.backends.base import Stat, Version
 from accountstore.batches import Batches, read_window, write_window
 from accountstore.errors import AccountStoreError, ConflictError, LocationError, NotFoundError, UnsupportedError
-from accountstore.events import Operation, Stopwatch
+from accountstore.events import Operation, Stopwatch, listening
 from accountstore.location import Location
 from accountstore.model import Account, MultiAccount
 from accountstore.storage import Place, Storage, Stored, known
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from fsspec import AbstractFileSystem
 
-    from accountstore.backends.base import Blob, Capabilities, Stat, WriteMode
+    from accountstore.backends.base import Blob, Capabilities, WriteMode
     from accountstore.checks import Check
     from accountstore.config import StoreConfig
     from accountstore.events import Observer
@@ -322,11 +322,7 @@ class AccountStore:
             window = list(islice(rest, self._window(concurrency)))
             with Stopwatch() as watch:
                 results = await read_window([self._place_or_error(at) for at in window], concurrency)
-            for at, result in zip(window, results, strict=True):
-                operation = self._operation("get_many", at)
-                if isinstance(result, Stored):
-                    operation.version, operation.bytes = result.version, result.size
-                operation.finish(_outcome(result), watch.seconds)
+            self._report("get_many", window, results, watch.seconds)
             return zip(window, results, strict=True)
 
         return Batches(next_window)
@@ -350,16 +346,29 @@ class AccountStore:
             places = [self._place_or_error(at) for at, _ in window]
             with Stopwatch() as watch:
                 results = await write_window(places, [document for _, document in window], mode, concurrency)
-            answers: list[tuple[Location, Version | AccountStoreError]] = []
-            for (at, _), result in zip(window, results, strict=True):
-                operation = self._operation("save_many", at)
-                if not isinstance(result, AccountStoreError):
-                    operation.version, operation.bytes = result
-                operation.finish(_outcome(result), watch.seconds)
-                answers.append((at, result if isinstance(result, AccountStoreError) else result[0]))
-            return answers
+            locations = [at for at, _ in window]
+            self._report("save_many", locations, results, watch.seconds)
+            versions = [known(result) if isinstance(result, Stat) else result for result in results]
+            return zip(locations, versions, strict=True)
 
         return Batches(next_window)
+
+    def _report(
+        self,
+        name: str,
+        locations: Sequence[Location],
+        results: Sequence[Stored[Document] | Stat | AccountStoreError],
+        seconds: float,
+        /,
+    ) -> None:
+        """Make an event for each document of a window."""
+        if not listening(self._observer):
+            return
+        for location, result in zip(locations, results, strict=True):
+            operation = self._operation(name, location)
+            if not isinstance(result, AccountStoreError):
+                operation.version, operation.bytes = result.version, result.size
+            operation.finish(type(result).__name__ if isinstance(result, AccountStoreError) else "ok", seconds)
 
     def _window(self, concurrency: int, /) -> int:
         if concurrency < 1:
@@ -530,7 +539,3 @@ def _entry(stat: Stat, path: str, storage: str | None, /) -> Entry | None:
     except LocationError:
         return None
     return Entry(location, stat.size, stat.version, stat.modified)
-
-
-def _outcome(result: object, /) -> str:
-    return type(result).__name__ if isinstance(result, AccountStoreError) else "ok"

@@ -206,12 +206,12 @@ async def each(calls: Iterable[Awaitable[T]], /) -> list[T | Exception]:
 
 def digest(*chunks: bytes) -> Version:
     """The version of a document that is known by its content: SHA-256."""
-    from hashlib import sha256
+    import hashlib
 
-    total = sha256(usedforsecurity=False)
-    for chunk in chunks:
+    total = hashlib.sha256(chunks[0] if chunks else b"")
+    for chunk in chunks[1:]:
         total.update(chunk)
-    return Version("sha256:" + total.hexdigest())
+    return Version(f"sha256:{total.hexdigest()}")
 
 
 _ERRNOS: dict[int, type[BackendError]] = {

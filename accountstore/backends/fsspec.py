@@ -6,28 +6,32 @@ with such abilities deserves a backend of its own.
 
 from __future__ import annotations
 
+from contextlib import contextmanager, nullcontext, suppress
 from datetime import UTC, datetime
 from functools import partial
 from threading import Lock
 from typing import TYPE_CHECKING, Any
+from weakref import finalize, getweakrefs
 
 from anyio import to_thread
 
 from accountstore.backends.base import Blob, Capabilities, Stat, classify_oserror, digest
 from accountstore.backends.threads import Pages, Threads
-from accountstore.errors import ConfigError, NotRegularError
+from accountstore.errors import AccountStoreError, BackendError, ConfigError, NotRegularError, UnavailableError
 from accountstore.validation import check_size
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+    from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping, Sequence
+    from contextlib import AbstractContextManager
 
     from accountstore.backends.base import Version, Write, WriteMode
-    from accountstore.errors import BackendError
 
 __all__ = ("FsspecBackend", "open_backend")
 
 _BATCH = 16
 _THREADS = 16
+# What an error is when nobody knows what it left of the connection.
+_UNCERTAIN = frozenset({BackendError, UnavailableError})
 # The names under which fsspec's filesystems give a modification time.
 _TIMES = ("mtime", "last_modified", "LastModified", "modified", "updated", "modify")
 
@@ -37,6 +41,7 @@ class FsspecBackend:
 
     fsspec does not promise that a blocking filesystem may be used by two threads, so it gets one at a time; an
     asynchronous one runs on fsspec's own event loop and takes many. Only methods that do not expand names are called.
+    After an error that may mean a lost connection, a blocking one is connected anew by the next call.
     """
 
     def __init__(self, connect: Callable[[], Any], root: str, /, *, parallel: bool) -> None:
@@ -44,7 +49,9 @@ class FsspecBackend:
         self._connected: Any = None
         self._connecting = Lock()
         self._root = root.rstrip("/")
-        self._folders: set[str] = set()
+        self._parallel = parallel
+        # A lock of threads: a cancelled read is left behind, still running, when the next call takes its turn.
+        self._turn: AbstractContextManager[object] = nullcontext() if parallel else Lock()
         self._threads = Threads(_THREADS if parallel else 1)
 
     @property
@@ -58,6 +65,20 @@ class FsspecBackend:
                 self._connected.dircache.use_listings_cache = False
             return self._connected
 
+    @contextmanager
+    def _use(self) -> Generator[Any]:
+        """The filesystem, for one thread at a time where it is a blocking one."""
+        with self._turn:
+            fs = self._fs()
+            try:
+                yield fs
+            except Exception as error:
+                own = isinstance(error, AccountStoreError)
+                if not self._parallel and not own and self.classify(error) in _UNCERTAIN:
+                    self._connected = None
+                    _close(fs)
+                raise
+
     def _path(self, key: str, /) -> str:
         return f"{self._root}/{key}" if key else self._root or "/"
 
@@ -65,13 +86,16 @@ class FsspecBackend:
         return await self._threads.read(partial(self._read, key, limit))
 
     def _read(self, key: str, limit: int, /) -> Blob:
-        fs, path = self._fs(), self._path(key)
-        try:
-            data: bytes = fs.cat_file(path, start=0, end=limit + 1)
-        except Exception:
-            if fs.exists(path):
+        path = self._path(key)
+        with self._use() as fs:
+            try:
+                data: bytes = fs.cat_file(path, start=0, end=limit + 1)
+            except Exception:
+                if (kind := _kind(fs, path)) is None:
+                    raise FileNotFoundError(path) from None
+                if kind != "file":
+                    raise NotRegularError("is not a regular file") from None
                 raise
-            raise FileNotFoundError(path) from None
         check_size(len(data), limit)
         return Blob(data, Stat(key, len(data), digest(data), None))
 
@@ -82,16 +106,16 @@ class FsspecBackend:
         return await self._threads.write(partial(self._write, key, data))
 
     def _write(self, key: str, data: bytes, /) -> Stat:
-        fs, path = self._fs(), self._path(key)
+        path = self._path(key)
         folder = path.rpartition("/")[0]
-        if folder not in self._folders:
-            fs.makedirs(folder, exist_ok=True)
-            self._folders.add(folder)
-        try:
-            fs.pipe_file(path, data)
-        except FileNotFoundError:
-            fs.makedirs(folder, exist_ok=True)
-            fs.pipe_file(path, data)
+        with self._use() as fs:
+            try:
+                fs.pipe_file(path, data)
+            except Exception:
+                if _kind(fs, folder) is not None:
+                    raise
+                _make(fs, folder)
+                fs.pipe_file(path, data)
         return Stat(key, len(data), digest(data), None)
 
     async def write_many(self, writes: Sequence[Write], /) -> Sequence[Stat | Exception]:
@@ -101,7 +125,8 @@ class FsspecBackend:
         return await self._threads.read(partial(self._stat, key))
 
     def _stat(self, key: str, /) -> Stat:
-        info = self._fs().info(self._path(key))
+        with self._use() as fs:
+            info = fs.info(self._path(key))
         if info["type"] != "file":
             raise NotRegularError("is not a regular file")
         return Stat(key, int(info["size"]), None, _modified(info))
@@ -110,12 +135,13 @@ class FsspecBackend:
         await self._threads.write(partial(self._delete, key))
 
     def _delete(self, key: str, /) -> None:
-        fs, path = self._fs(), self._path(key)
-        try:
-            fs.rm_file(path)
-        except Exception:
-            if fs.exists(path):
-                raise
+        path = self._path(key)
+        with self._use() as fs:
+            try:
+                fs.rm_file(path)
+            except Exception:
+                if _kind(fs, path) is not None:
+                    raise
 
     def scan(self, prefix: str, /, *, recursive: bool) -> AsyncIterator[Sequence[Stat]]:
         return Pages(self._threads, self._scan(prefix, recursive=recursive))
@@ -125,7 +151,8 @@ class FsspecBackend:
         while folders:
             folder = folders.pop()
             try:
-                entries = self._fs().ls(self._path(folder), detail=True)
+                with self._use() as fs:
+                    entries = fs.ls(self._path(folder), detail=True)
             except (FileNotFoundError, NotADirectoryError):
                 continue
             page: list[Stat] = []
@@ -145,8 +172,14 @@ class FsspecBackend:
         return self._fs(), self._root or "/"
 
     async def aclose(self) -> None:
-        if self._connected is not None:
-            await self._threads.write(partial(_close, self._connected))
+        await self._threads.write(self._close)
+        self._threads.close()
+
+    def _close(self) -> None:
+        with self._turn:
+            fs, self._connected = self._connected, None
+            if fs is not None:
+                _close(fs)
 
 
 def _attempt(call: Callable[..., Any], /, *arguments: object) -> Any:
@@ -156,13 +189,42 @@ def _attempt(call: Callable[..., Any], /, *arguments: object) -> Any:
         return error
 
 
+def _kind(fs: Any, path: str, /) -> str | None:
+    """What stands at a path: "file", "directory" or something else; None: nothing.
+
+    fsspec's own `exists` says False of whatever it cannot find out, as when the connection is gone.
+    """
+    try:
+        return str(fs.info(path)["type"])
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def _make(fs: Any, folder: str, /) -> None:
+    try:
+        fs.makedirs(folder, exist_ok=True)
+    except Exception:
+        # Another client may have been faster.
+        if _kind(fs, folder) is None:
+            raise
+
+
 def _close(fs: Any, /) -> None:
-    """Close what fsspec's filesystems hold open: most have no close() of their own, but clients that do."""
+    """Close what a filesystem holds open: fsspec has no method for that.
+
+    An asynchronous one closes its session in a finalizer, which is called here: left to the garbage collector, it may
+    run on an event loop that is not the session's. Of the blocking ones, those for FTP and SFTP have clients.
+    """
+    if fs.async_impl:
+        for reference in getweakrefs(fs):
+            if isinstance(reference.__callback__, finalize):
+                reference.__callback__()
+        return
     for name in ("ftp", "client"):
         client = getattr(fs, name, None)
         if client is not None and hasattr(client, "close"):
-            client.close()
-            return
+            with suppress(Exception):  # it may be closed or broken already
+                client.close()
 
 
 def _modified(info: Mapping[str, Any], /) -> datetime | None:
@@ -172,6 +234,8 @@ def _modified(info: Mapping[str, Any], /) -> datetime | None:
                 return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
             case float() | int() as seconds:
                 return datetime.fromtimestamp(seconds, UTC)
+            case str() as text if text[:14].isdigit() and len(text) >= 14:  # FTP (RFC 3659 section 2.3)
+                return datetime.strptime(text[:14] + "Z", "%Y%m%d%H%M%S%z")
             case _:
                 pass
     return None

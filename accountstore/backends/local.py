@@ -22,6 +22,7 @@ __all__ = ("LocalBackend", "open_backend")
 
 _BATCH = 128
 _THREADS = 32
+_READERS = 2
 
 NETWORK = frozenset(
     {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "glusterfs", "lustre", "gpfs", "beegfs"}
@@ -38,6 +39,8 @@ class LocalBackend:
     def __init__(self, files: Files, /, *, locking: bool = True) -> None:
         self._files = files
         self._threads = Threads(_THREADS)
+        # Reading many small files keeps the interpreter busy: more threads would only wait for one another.
+        self._readers = Threads(_READERS)
         self._capabilities = Capabilities(create=True, update=locking, atomic=True, durable=True, batch=_BATCH)
 
     @property
@@ -48,7 +51,7 @@ class LocalBackend:
         return await self._threads.read(partial(self._files.read, key, limit=limit))
 
     async def read_many(self, keys: Sequence[str], /, *, limit: int) -> Sequence[Blob | Exception]:
-        return await self._threads.read(partial(self._files.read_many, keys, limit=limit))
+        return await self._readers.read(partial(self._files.read_many, keys, limit=limit))
 
     async def write(self, key: str, data: bytes, /, *, mode: WriteMode) -> Stat:
         return await self._threads.write(partial(self._files.write, key, data, mode))
@@ -74,7 +77,8 @@ class LocalBackend:
         return LocalFileSystem(auto_mkdir=True, skip_instance_cache=True), self._files.root
 
     async def aclose(self) -> None:
-        pass
+        self._threads.close()
+        self._readers.close()
 
 
 async def open_backend(url: str, options: Mapping[str, object], /) -> LocalBackend:

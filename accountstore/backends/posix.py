@@ -15,6 +15,7 @@ import sys
 import time
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from itertools import groupby
 from random import random
 from typing import TYPE_CHECKING
 
@@ -101,16 +102,28 @@ class Files:
         folder, name = _split(key)
         at = self._open_folder(folder)
         try:
-            fd = self._os.open(name, _FILE, dir_fd=at)
+            return self._read(at, key, name, limit)
         finally:
             self._os.close(at)
-        try:
-            status = self._regular(fd)
-            check_size(status.st_size, limit)
-            data = self._read_all(fd, status.st_size)
-        finally:
-            self._os.close(fd)
-        return Blob(data, Stat(key, len(data), digest(data), _time(status)))
+
+    def read_many(self, keys: Sequence[str], /, *, limit: int) -> list[Blob | Exception]:
+        """What `read` returns or raises for each key; neighbours in one folder open it once."""
+        results: list[Blob | Exception] = []
+        for folder, group in groupby(keys, lambda key: _split(key)[0]):
+            try:
+                at = self._open_folder(folder)
+            except Exception as error:  # noqa: BLE001 -- an error is a result here
+                results.extend([error] * len(list(group)))
+                continue
+            try:
+                for key in group:
+                    try:
+                        results.append(self._read(at, key, _split(key)[1], limit))
+                    except Exception as error:  # noqa: BLE001 -- an error is a result here
+                        results.append(error)
+            finally:
+                self._os.close(at)
+        return results
 
     def stat(self, key: str, /) -> Stat:
         """What `read` tells beside the bytes, at any size."""
@@ -125,16 +138,6 @@ class Files:
             return Stat(key, status.st_size, self._version(fd), _time(status))
         finally:
             self._os.close(fd)
-
-    def read_many(self, keys: Sequence[str], /, *, limit: int) -> list[Blob | Exception]:
-        """What `read` returns or raises for each key."""
-        results: list[Blob | Exception] = []
-        for key in keys:
-            try:
-                results.append(self.read(key, limit=limit))
-            except Exception as error:  # noqa: BLE001 -- an error is a result here
-                results.append(error)
-        return results
 
     def write_many(self, writes: Sequence[Write], /) -> list[Stat | Exception]:
         """Write documents one after another; each folder goes to the disk once, before anything is acknowledged."""
@@ -285,6 +288,16 @@ class Files:
         if not stat.S_ISREG(status.st_mode):
             raise NotRegularError("is not a regular file")
         return status
+
+    def _read(self, at: int, key: str, name: str, limit: int, /) -> Blob:
+        fd = self._os.open(name, _FILE, dir_fd=at)
+        try:
+            status = self._regular(fd)
+            check_size(status.st_size, limit)
+            data = self._read_all(fd, status.st_size)
+        finally:
+            self._os.close(fd)
+        return Blob(data, Stat(key, len(data), digest(data), _time(status)))
 
     def _read_all(self, fd: int, size: int, /) -> bytes:
         data = self._os.read(fd, size + 1)

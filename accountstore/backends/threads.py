@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
-from math import inf
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, TypeVar
 
-from anyio import CancelScope, CapacityLimiter, to_thread
+import anyio
+from anyio.lowlevel import checkpoint_if_cancelled
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Callable, Iterator
 
     from accountstore.backends.base import Stat
@@ -27,39 +29,63 @@ class Threads:
     """
 
     def __init__(self, total: int, /) -> None:
-        self._turn = CapacityLimiter(total)
-        self._unlimited = CapacityLimiter(inf)
+        # On asyncio a pool of our own: Task.cancel(), which asyncio.timeout() calls, passes through anyio's shields.
+        self._pool = ThreadPoolExecutor(total, "accountstore")
+        self._turn = anyio.CapacityLimiter(total)
 
     async def read(self, call: Callable[[], T], /) -> T:
         """The result of `call`, in a thread that a cancelled caller leaves behind."""
-        return await to_thread.run_sync(call, abandon_on_cancel=True, limiter=self._turn)
+        loop = _asyncio_loop()
+        if loop is None:
+            return await anyio.to_thread.run_sync(call, abandon_on_cancel=True, limiter=self._turn)
+        await checkpoint_if_cancelled()
+        return await loop.run_in_executor(self._pool, call)
 
     async def write(self, call: Callable[[], T], /) -> T:
         """The result of `call`, in a thread that is always awaited."""
-        async with self._turn:
-            if "asyncio" in sys.modules:
-                from asyncio import CancelledError, current_task, ensure_future, wait
+        loop = _asyncio_loop()
+        if loop is None:
+            return await anyio.to_thread.run_sync(call, limiter=self._turn)
+        await checkpoint_if_cancelled()
+        return await self._to_the_end(loop, call)
 
-                try:
-                    on_asyncio = current_task() is not None
-                except RuntimeError:
-                    on_asyncio = False
-                if on_asyncio:
-                    # Task.cancel(), as asyncio.timeout() calls it, passes through anyio's shields: the thread runs in
-                    # a task of its own, and a cancellation that arrives is raised when the thread has ended.
-                    thread = ensure_future(to_thread.run_sync(call, limiter=self._unlimited))
-                    cancelled: CancelledError | None = None
-                    with CancelScope(shield=True):
-                        while not thread.done():
-                            try:
-                                await wait((thread,))
-                            except CancelledError as error:
-                                cancelled = error
-                    if cancelled is not None:
-                        thread.exception()
-                        raise cancelled
-                    return thread.result()
-            return await to_thread.run_sync(call, limiter=self._unlimited)
+    async def _to_the_end(self, loop: asyncio.AbstractEventLoop, call: Callable[[], T], /) -> T:
+        from asyncio import CancelledError, shield, wait, wrap_future
+
+        thread = self._pool.submit(call)
+        ended = wrap_future(thread, loop=loop)
+        try:
+            return await shield(ended)
+        except CancelledError:
+            if not thread.cancel():
+                # Deferred, not caught: it goes on when the thread has ended.
+                with anyio.CancelScope(shield=True):
+                    while not thread.done():
+                        try:
+                            await wait((ended,))
+                        except CancelledError:
+                            continue
+                if not ended.cancelled():
+                    ended.exception()
+            raise
+
+    def close(self) -> None:
+        """Let the idle threads end."""
+        self._pool.shutdown(wait=False)
+
+
+def _asyncio_loop() -> asyncio.AbstractEventLoop | None:
+    """The event loop of the current asyncio task, or None on trio."""
+    if "asyncio" in sys.modules:
+        from asyncio import current_task
+
+        try:
+            task = current_task()
+        except RuntimeError:
+            return None
+        if task is not None:
+            return task.get_loop()
+    return None
 
 
 class Pages:
