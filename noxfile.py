@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+import tempfile
 from pathlib import Path
 
 import nox
@@ -51,6 +52,19 @@ def _requirements(*groups: str) -> list[str]:
     """The requirements of dependency groups, without the project itself."""
     names = nox.project.dependency_groups(PYPROJECT, *groups)
     return [name for name in names if not name.startswith("accountstore")]
+
+
+@nox.session(python=False)
+def demo(session: nox.Session) -> None:
+    """The README's first command line, in a copy of the checkout, with an empty home."""
+    command = (ROOT / "README.md").read_text(encoding="utf-8").partition("```sh\n")[2].partition("\n```")[0]
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder, "accountstore")
+        shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(".git", ".nox", ".venv", "dist"))
+        home = Path(folder, "home")
+        home.mkdir()
+        with session.chdir(copy):
+            session.run("bash", "-ec", command, env={"HOME": str(home)}, external=True)
 
 
 @nox.session(python=NEWEST)
