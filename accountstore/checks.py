@@ -67,11 +67,12 @@ class _Steps:
         return not problem
 
 
-async def check_storage(storage: Storage, /) -> Check:
-    """Write, read, swap and remove a passing document at the storage's root."""
+async def check_storage(storage: Storage, folder: str, /) -> Check:
+    """Write, read, swap and remove a passing document in a folder."""
     capabilities = storage.backend.capabilities
     name = f"check-{os.urandom(8).hex()}.account"
-    place = Place(storage, name, Location(name, storage=storage.name))
+    location = Location(name, folder=folder, storage=storage.name)
+    place = Place(storage, location.path, location)
     first, second = (
         place.encode(Account(host=host, port=1, credentials=PasswordCredentials(login="check", password=host)), Account)
         for host in ("first.invalid", "second.invalid")

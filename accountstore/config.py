@@ -52,7 +52,7 @@ class StorageConfig(Struct, frozen=True):
     def scheme(self) -> str:
         """The URL's scheme; `file` where it has none."""
         scheme, mark, _ = self.url.partition("://")
-        return scheme if mark else "file"
+        return scheme.lower() if mark else "file"
 
     @property
     def shown_url(self) -> str:
@@ -87,6 +87,7 @@ class StoreConfig(Struct, frozen=True, kw_only=True):
                 check_storage(name)
             except LocationError as error:
                 raise ConfigError(error.message) from None
+            check_url(storage.url, name)
             if storage.codec not in CODECS:
                 raise ConfigError(
                     f"storage {name!r}: unknown codec {storage.codec!r}{near_miss(storage.codec, CODECS)}"
@@ -102,6 +103,12 @@ class StoreConfig(Struct, frozen=True, kw_only=True):
                 f"default: no storage {self.default!r} is configured{near_miss(self.default, self.storages)}"
             )
         return self.default
+
+
+def check_url(url: str, name: str, /) -> None:
+    """Raise `ConfigError` for a URL that would be taken for a folder but was hardly meant so."""
+    if not url or ("://" not in url and ":" in url.partition("/")[0]):
+        raise _FaultError(f"storage {name!r}: the url must be scheme://... or a folder", "storages", name, "url")
 
 
 def load_config(config: StoreConfig | str | os.PathLike[str] | None = None, /) -> StoreConfig:
@@ -175,6 +182,7 @@ def _parse_storage(table: dict[str, Any], name: str, folder: str, /) -> StorageC
     if storage.codec not in CODECS:
         raise _FaultError(f"unknown codec {storage.codec!r}{near_miss(storage.codec, CODECS)}", *keys, "codec")
     url = storage.url
+    check_url(url, name)
     if "://" not in url and not url.startswith("~"):
         url = os.path.join(folder, url)
     return StorageConfig(url, _expand(storage.options, *keys, "options"), storage.codec)

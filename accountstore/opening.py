@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from functools import partial
 from typing import TYPE_CHECKING
 
 from anyio import CancelScope, to_thread
@@ -85,14 +84,14 @@ async def _open(name: str, config: StorageConfig, limit: int, /) -> Storage:
         reason = f": {os.strerror(error.errno)}" if isinstance(error, OSError) and error.errno else ""
         failure = ConfigError(f"storage {name!r}: cannot be opened ({type(error).__name__}{reason})")
     else:
-        where = await to_thread.run_sync(partial(_canonical, config))
+        where = await to_thread.run_sync(_canonical, name, config)
         return Storage(name, backend, CODECS[config.codec], limit, url=where, options=config.options)
     raise failure
 
 
-def _canonical(config: StorageConfig, /) -> str:
+def _canonical(name: str, config: StorageConfig, /) -> str:
     """A URL that two storages on the same folder share."""
     if config.scheme in {"file", "local"}:
         return os.path.realpath(os.path.expanduser(config.url.partition("://")[2] or config.url))
     # Two memory storages are never one.
-    return f"memory://{id(config)}" if config.scheme == "memory" else config.url
+    return f"memory://{name}" if config.scheme == "memory" else config.url

@@ -105,7 +105,9 @@ class Storage:
         return failure
 
     def require(self, mode: WriteMode, location: Location | None, /) -> None:
-        """Raise `UnsupportedError` unless the backend declares what the mode needs."""
+        """Raise `UnsupportedError` unless the backend declares what the mode needs; `ValueError` for no mode at all."""
+        if not isinstance(mode, Version) and mode not in {"overwrite", "create"}:
+            raise ValueError("mode must be 'overwrite', 'create' or a Version")
         capabilities = self.backend.capabilities
         if mode == "create" and not capabilities.create:
             raise UnsupportedError(

@@ -390,14 +390,16 @@ class AccountStore:
         return self._storage(storage).backend.capabilities
 
     async def check(self, storage: str | None = None, /) -> Check:
-        """Prove on a storage that it is reachable and honours conditions, with a passing document at its root.
+        """Prove on a storage that it is reachable and honours conditions.
+
+        It writes and removes a passing document at the storage's root, or in the folder of a scoped store.
 
         What the storage refuses is in the result, not raised.
         """
         from accountstore.checks import check_storage
 
         with self._operation("check", None, storage=storage):
-            return await check_storage(self._storage(storage))
+            return await check_storage(self._storage(storage), self._scope.folder if self._scope is not None else "")
 
     def scoped(self, folder: str, /, *, storage: str | None = None) -> AccountStore:
         """The same store narrowed to one folder of one storage: for one tenant.

@@ -60,7 +60,7 @@ class Threads:
             if not thread.cancel():
                 # Deferred, not caught: it goes on when the thread has ended.
                 with anyio.CancelScope(shield=True):
-                    while not thread.done():
+                    while not ended.done():
                         try:
                             await wait((ended,))
                         except CancelledError:
