@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Generic, TypeAlias, TypeVar
 import anyio
 
 from accountstore.backends.base import Write
-from accountstore.errors import AccountStoreError
+from accountstore.errors import AccountStoreError, BackendError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -82,7 +82,7 @@ async def read_window(places: _Places, concurrency: int, /) -> list[Stored[Docum
             try:
                 results[i] = place.decode(blob, place.kind)
             except AccountStoreError as error:
-                results[i] = error
+                results[i] = error.with_traceback(None)
 
     await _spread(places, read, concurrency)
     return [result for result in results if result is not None]
@@ -108,13 +108,15 @@ async def write_window(
                 writes.append(Write(place.key, place.encode(documents[i], place.kind), mode))
                 chosen.append((i, place))
             except AccountStoreError as error:
-                results[i] = error
+                results[i] = error.with_traceback(None)
         stats: Sequence[Stat | Exception] = ()
         try:
             stats = await storage.backend.write_many(writes) if writes else ()
         except Exception as error:  # noqa: BLE001 -- one error for all of the batch
             stats = [error] * len(chosen)
         for (i, place), stat in zip(chosen, stats, strict=True):
+            if not isinstance(stat, Exception) and stat.version is None:
+                stat = BackendError("the backend told no version")  # noqa: PLW2901 -- its result is an error
             results[i] = storage.named(stat, place.location) if isinstance(stat, Exception) else stat
 
     await _spread(places, write, concurrency)

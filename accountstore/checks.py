@@ -17,6 +17,7 @@ from accountstore.storage import Place, known
 if TYPE_CHECKING:
     from collections.abc import Awaitable
 
+    from accountstore.secrets import SecretBytes
     from accountstore.storage import Storage
 
 __all__ = ("Check", "Step", "check_storage")
@@ -73,9 +74,9 @@ async def check_storage(storage: Storage, folder: str, /) -> Check:
     name = f"check-{os.urandom(8).hex()}.account"
     location = Location(name, folder=folder, storage=storage.name)
     place = Place(storage, location.path, location)
-    first, second = (
+    first, second, third = (
         place.encode(Account(host=host, port=1, credentials=PasswordCredentials(login="check", password=host)), Account)
-        for host in ("first.invalid", "second.invalid")
+        for host in ("first.invalid", "second.invalid", "third.invalid")
     )
     steps = _Steps()
     create = update = None
@@ -83,19 +84,29 @@ async def check_storage(storage: Storage, folder: str, /) -> Check:
         if await steps.succeeds("read", _read_back(place, first)) and capabilities.create:
             create = await steps.refused("create over a document", place.write(second, "create"), ExistsError)
         if capabilities.update:
-            version = known(await place.stat())
-            stale = Version("stale")
-            update = all(
-                [
-                    await steps.refused("swap of a stale version", place.write(second, stale), ConflictError),
-                    await steps.refused("delete of a stale version", place.delete(stale), ConflictError),
-                    await steps.succeeds("swap of the current version", place.write(second, version)),
-                    await steps.refused("swap of the version before", place.write(first, version), ConflictError),
-                ]
-            )
+            update = await _swaps(place, steps, second, third)
         await steps.succeeds("delete", place.delete(None))
         await steps.refused("read after delete", place.read(), NotFoundError)
     return Check(storage.name, create, update, tuple(steps.done))
+
+
+async def _swaps(place: Place, steps: _Steps, second: SecretBytes, third: SecretBytes, /) -> bool:
+    versions: list[Version] = []
+
+    async def ask() -> None:
+        versions.append(known(await place.stat()))
+
+    if not await steps.succeeds("version", ask()):
+        return False
+    stale = Version("stale")
+    return all(
+        [
+            await steps.refused("swap of a stale version", place.write(second, stale), ConflictError),
+            await steps.refused("delete of a stale version", place.delete(stale), ConflictError),
+            await steps.succeeds("swap of the current version", place.write(third, versions[0])),
+            await steps.refused("swap of the version before", place.write(second, versions[0]), ConflictError),
+        ]
+    )
 
 
 async def _read_back(place: Place, data: bytes, /) -> None:

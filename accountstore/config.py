@@ -137,6 +137,15 @@ def load_config(config: StoreConfig | str | os.PathLike[str] | None = None, /) -
 
 
 def _load_file(path: str, /) -> StoreConfig:
+    try:
+        return _read_file(path)
+    except ConfigError as error:
+        # Raised below: the frames that it comes from hold the file's text and the environment's secrets.
+        failure = ConfigError(error.message)
+    raise failure
+
+
+def _read_file(path: str, /) -> StoreConfig:
     from tomllib import TOMLDecodeError, loads
 
     try:

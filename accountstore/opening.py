@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from anyio import CancelScope, to_thread
@@ -69,7 +70,8 @@ async def open_storages(config: StoreConfig | str | os.PathLike[str] | None, /) 
         for name, storage in loaded.storages.items():
             storages[name] = await _open(name, storage, loaded.max_bytes)
     except BaseException:
-        await opened.aclose()
+        with suppress(AccountStoreError):
+            await opened.aclose()
         raise
     return opened
 

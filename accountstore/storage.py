@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from copy import copy
 from datetime import datetime
+from os import strerror
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from msgspec import Struct
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
     from accountstore.codecs import Codec
     from accountstore.location import Location
 
-__all__ = ("Place", "Storage", "Stored", "known")
+__all__ = ("Place", "Storage", "Stored", "check_mode", "known")
 
 D = TypeVar("D", bound=Account | MultiAccount)
 T_co = TypeVar("T_co", covariant=True)
@@ -53,6 +55,12 @@ def known(stat: Stat, /) -> Version:
     if stat.version is None:
         raise BackendError("the backend told no version")
     return stat.version
+
+
+def check_mode(mode: WriteMode, /) -> None:
+    """Raise `ValueError` for what is no mode: a misspelt one must not overwrite."""
+    if not isinstance(mode, Version) and mode not in ("overwrite", "create"):
+        raise ValueError("mode must be 'overwrite', 'create' or a Version")
 
 
 _REASONS: dict[type[BackendError], str] = {
@@ -85,20 +93,18 @@ class Storage:
     def named(self, error: Exception, location: Location | None, /) -> AccountStoreError:
         """The error to raise for one that came from below.
 
-        It carries no traceback from there, whose frames hold documents and credentials; the cause stays where it is one
-        of Python's own operating system errors, which hold a number and a path.
+        It carries no traceback from there, whose frames hold documents and credentials. Nor does it carry a foreign
+        text: the cause is an operating system error's number, where there is one.
         """
+        cause: OSError | None = None
         if isinstance(error, AccountStoreError):
-            failure = error
-            cause = None
+            failure = copy(error)  # one error may stand for many documents
         else:
             kind = self.backend.classify(error)
-            own = type(error).__module__ == "builtins" and isinstance(error, OSError)
-            detail = "" if kind in {NotFoundError, ExistsError} else f" ({_describe(error)})"
+            if isinstance(error, OSError) and error.errno is not None:
+                cause = OSError(error.errno, strerror(error.errno))
+            detail = "" if kind in {NotFoundError, ExistsError} else f" ({cause or type(error).__name__})"
             failure = kind(_REASONS.get(kind, _REASONS[BackendError]) + detail)
-            cause = error if own else None
-        if cause is not None:
-            cause.__traceback__ = cause.__context__ = cause.__cause__ = None
         failure.__traceback__ = failure.__context__ = None
         failure.__cause__ = cause
         failure.location = location
@@ -106,8 +112,7 @@ class Storage:
 
     def require(self, mode: WriteMode, location: Location | None, /) -> None:
         """Raise `UnsupportedError` unless the backend declares what the mode needs; `ValueError` for no mode at all."""
-        if not isinstance(mode, Version) and mode not in {"overwrite", "create"}:
-            raise ValueError("mode must be 'overwrite', 'create' or a Version")
+        check_mode(mode)
         capabilities = self.backend.capabilities
         if mode == "create" and not capabilities.create:
             raise UnsupportedError(
@@ -115,14 +120,6 @@ class Storage:
             )
         if isinstance(mode, Version) and not capabilities.update:
             raise UnsupportedError(f"storage {self.name!r} cannot compare and swap", location=location)
-
-
-def _describe(error: Exception, /) -> str:
-    import os
-
-    if isinstance(error, OSError) and error.errno is not None:
-        return f"{type(error).__name__}: {os.strerror(error.errno)}"
-    return type(error).__name__
 
 
 class Place:

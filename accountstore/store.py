@@ -12,11 +12,18 @@ from msgspec import Struct
 
 from accountstore.backends.base import Stat, Version
 from accountstore.batches import Batches, read_window, write_window
-from accountstore.errors import AccountStoreError, ConflictError, LocationError, NotFoundError, UnsupportedError
+from accountstore.errors import (
+    AccountStoreError,
+    ConflictError,
+    ExtensionError,
+    LocationError,
+    NotFoundError,
+    UnsupportedError,
+)
 from accountstore.events import Operation, Stopwatch, listening
 from accountstore.location import Location
 from accountstore.model import Account, MultiAccount
-from accountstore.storage import Place, Storage, Stored, known
+from accountstore.storage import Place, Storage, Stored, check_mode, known
 from accountstore.validation import check_kind, check_path, kind_of
 
 if TYPE_CHECKING:
@@ -270,6 +277,7 @@ class AccountStore:
                     mode = known(stat)
                     await _pause(operation.attempts)
                 else:
+                    await self._keep(blob, place, onto)
                     return known(stat)
             raise AssertionError("unreachable: the last attempt returns or raises")
 
@@ -340,6 +348,7 @@ class AccountStore:
         Nothing is written unless the result is iterated over. Otherwise as `get_many` and `save`.
         """
         rest = iter(documents)
+        check_mode(mode)
 
         async def next_window() -> Iterable[tuple[Location, Version | AccountStoreError]]:
             window = list(islice(rest, self._window(concurrency)))
@@ -472,11 +481,12 @@ class AccountStore:
         try:
             return self._place(location)
         except AccountStoreError as error:
-            return error
+            return error.with_traceback(None)
 
     def _two_places(self, source: Location, target: Location, /) -> tuple[Place, Place]:
         place, onto = self._place(source), self._place(target)
-        check_kind(target.file_name, kind_of(source.file_name))
+        if place.kind is not onto.kind:
+            raise ExtensionError("source and target must be of one kind: *.account or *.multi.account", location=target)
         if place.same_as(onto):
             raise LocationError("source and target are the same document", location=source)
         return place, onto
@@ -517,6 +527,15 @@ class AccountStore:
                     return Stored(document, known(stat), stat.size, stat.modified)
                 await _pause(operation.attempts)
             raise AssertionError("unreachable: the last attempt returns or raises")
+
+    async def _keep(self, blob: Blob, place: Place, onto: Place, /) -> None:
+        """Put a moved document back if removing it from one storage has removed it from the other: they are one."""
+        if place.storage is not onto.storage:
+            try:
+                await onto.stat()
+            except NotFoundError:
+                await onto.write(place.transcode(blob, onto), "overwrite")
+                raise LocationError("source and target are the same document", location=place.location) from None
 
     async def _copy(self, place: Place, onto: Place, mode: WriteMode, operation: Operation, /) -> tuple[Blob, Stat]:
         onto.storage.require(mode, onto.location)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeAlias, TypeVar, final
 
 from msgspec import Struct
 
@@ -21,6 +21,7 @@ from accountstore.errors import (
     NotRegularError,
     UnavailableError,
 )
+from accountstore.secrets import SecretBytes
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Iterable, Mapping, Sequence
@@ -87,17 +88,24 @@ class Stat(Struct, frozen=True, gc=False):
     modified: datetime | None
 
 
-class Blob(NamedTuple):
-    """A document's bytes and what the storage knows of it. The bytes do not show in `repr`."""
+@final
+class Blob:
+    """A document's bytes and what the storage knows of it. The bytes show nowhere."""
 
-    data: bytes
-    stat: Stat
+    __slots__ = ("data", "stat")
+
+    def __init__(self, data: bytes, stat: Stat, /) -> None:
+        self.data: bytes = SecretBytes(data)
+        self.stat = stat
+
+    def __eq__(self, other: object, /) -> bool:
+        return isinstance(other, Blob) and self.data == other.data and self.stat == other.stat
+
+    def __hash__(self) -> int:
+        return hash((self.data, self.stat))
 
     def __repr__(self) -> str:
         return f"Blob(..., {self.stat!r})"
-
-    def __rich_repr__(self) -> Sequence[Stat]:
-        return (self.stat,)
 
 
 class Write(NamedTuple):

@@ -91,11 +91,10 @@ class FsspecBackend:
             try:
                 data: bytes = fs.cat_file(path, start=0, end=limit + 1)
             except Exception:
-                if (kind := _kind(fs, path)) is None:
-                    raise FileNotFoundError(path) from None
-                if kind != "file":
-                    raise NotRegularError("is not a regular file") from None
+                _check_file(fs, path)
                 raise
+            if not data:
+                _check_file(fs, path)  # FTP's folders read as empty
         check_size(len(data), limit)
         return Blob(data, Stat(key, len(data), digest(data), None))
 
@@ -111,10 +110,9 @@ class FsspecBackend:
         with self._use() as fs:
             try:
                 fs.pipe_file(path, data)
-            except Exception:
-                if _kind(fs, folder) is not None:
-                    raise
-                _make(fs, folder)
+            except Exception:  # noqa: BLE001 -- a missing folder has no error in common; any other comes again
+                if _kind(fs, folder) is None:
+                    _make(fs, folder)
                 fs.pipe_file(path, data)
         return Stat(key, len(data), digest(data), None)
 
@@ -200,13 +198,26 @@ def _kind(fs: Any, path: str, /) -> str | None:
         return None
 
 
+def _check_file(fs: Any, path: str, /) -> None:
+    kind = _kind(fs, path)
+    if kind is None:
+        raise FileNotFoundError(path) from None
+    if kind != "file":
+        raise NotRegularError("is not a regular file") from None
+
+
 def _make(fs: Any, folder: str, /) -> None:
-    try:
-        fs.makedirs(folder, exist_ok=True)
-    except Exception:
-        # Another client may have been faster.
-        if _kind(fs, folder) is None:
-            raise
+    """Make a folder, and those above it. Others may do so too: each time that one is faster, one more is there."""
+    for left in reversed(range(folder.count("/") + 1)):
+        try:
+            fs.makedirs(folder, exist_ok=True)
+        except Exception:
+            if _kind(fs, folder) is not None:
+                return
+            if not left:
+                raise
+        else:
+            return
 
 
 def _close(fs: Any, /) -> None:

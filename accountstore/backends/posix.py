@@ -88,14 +88,27 @@ class Files:
         self._ready: set[str] = set()
 
     def make_root(self) -> None:
-        """Create the root, durably and private, with the folders above it, where it is missing."""
-        try:
-            self._os.close(self._os.open(self.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
-        except FileNotFoundError:
-            at = self._os.open("/", _FOLDER)
-            for segment in self.root.strip("/").split("/"):
-                at = self._enter_or_make(at, segment, follow=True)
-            self._os.close(at)
+        """Create the root, and the folders above it that are missing, private and durably."""
+        above = "/"
+        for segment in self.root.strip("/").split("/"):
+            path = os.path.join(above, segment)
+            with suppress(FileExistsError):
+                self._os.mkdir(path, 0o700)
+                fd = self._os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+                try:
+                    self._os.fchmod(fd, 0o700)
+                finally:
+                    self._close(fd)
+            # Also of what exists: whoever made it may not have reached its fsync. Where this process may not even look
+            # into a folder, it has not made one there.
+            with suppress(PermissionError):
+                fd = self._os.open(above, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+                try:
+                    self._os.fsync(fd)
+                finally:
+                    self._close(fd)
+            above = path
+        self._close(self._open_root())
 
     def read(self, key: str, /, *, limit: int) -> Blob:
         """The document at `key`: bytes and stat of one state."""
@@ -104,7 +117,7 @@ class Files:
         try:
             return self._read(at, key, name, limit)
         finally:
-            self._os.close(at)
+            self._close(at)
 
     def read_many(self, keys: Sequence[str], /, *, limit: int) -> list[Blob | Exception]:
         """What `read` returns or raises for each key; neighbours in one folder open it once."""
@@ -122,7 +135,7 @@ class Files:
                     except Exception as error:  # noqa: BLE001 -- an error is a result here
                         results.append(error)
             finally:
-                self._os.close(at)
+                self._close(at)
         return results
 
     def stat(self, key: str, /) -> Stat:
@@ -132,12 +145,12 @@ class Files:
         try:
             fd = self._os.open(name, _FILE, dir_fd=at)
         finally:
-            self._os.close(at)
+            self._close(at)
         try:
             status = self._regular(fd)
             return Stat(key, status.st_size, self._version(fd), _time(status))
         finally:
-            self._os.close(fd)
+            self._close(fd)
 
     def write_many(self, writes: Sequence[Write], /) -> list[Stat | Exception]:
         """Write documents one after another; each folder goes to the disk once, before anything is acknowledged."""
@@ -161,7 +174,7 @@ class Files:
                             results[i] = error
         finally:
             for at in folders.values():
-                self._os.close(at)
+                self._close(at)
         return results
 
     def write(self, key: str, data: bytes, mode: WriteMode, /) -> Stat:
@@ -172,7 +185,7 @@ class Files:
             result = self._write(at, key, name, data, mode)
             self._os.fsync(at)
         finally:
-            self._os.close(at)
+            self._close(at)
         return result
 
     def delete(self, key: str, version: Version | None, /) -> None:
@@ -183,15 +196,14 @@ class Files:
         except (FileNotFoundError, NotADirectoryError):
             return
         try:
-            with self._lock(at, name) as fd:
+            with suppress(FileNotFoundError), self._lock(at, name) as fd:
                 if version is not None:
                     self._compare(fd, version)
                 self._os.unlink(name, dir_fd=at)
+            # Also of a missing one: whoever removed it may not have reached its fsync.
             self._os.fsync(at)
-        except FileNotFoundError:
-            pass
         finally:
-            self._os.close(at)
+            self._close(at)
 
     def scan(self, prefix: str, /, *, recursive: bool) -> Iterator[list[Stat]]:
         """The documents in a folder, page by page. Dropping the iterator closes what it has open."""
@@ -219,7 +231,7 @@ class Files:
                         elif recursive and entry.is_dir(follow_symlinks=False):
                             folders.append(path)
             finally:
-                self._os.close(at)
+                self._close(at)
         yield page
 
     # --- folders ------------------------------------------------------------------------------------------------------
@@ -237,7 +249,7 @@ class Files:
                 try:
                     below = self._os.open(segment, _FOLDER, dir_fd=at)
                 finally:
-                    self._os.close(at)
+                    self._close(at)
                 at = below
         return at
 
@@ -255,31 +267,40 @@ class Files:
                     for entry in entries:
                         self._sweep(at, entry.name)
         except BaseException:
-            self._os.close(at)
+            self._close(at)
             raise
         if len(self._ready) >= _REMEMBERED_FOLDERS:
             self._ready.clear()
         self._ready.add(folder)
         return at
 
-    def _enter_or_make(self, at: int, segment: str, /, *, follow: bool = False) -> int:
-        flags = _FOLDER & ~os.O_NOFOLLOW if follow else _FOLDER
+    def _enter_or_make(self, at: int, segment: str, /) -> int:
+        """Open a folder below an open one, which is closed; make it first if it is missing."""
         try:
+            made = False
             try:
-                below = self._os.open(segment, flags, dir_fd=at)
+                below = self._os.open(segment, _FOLDER, dir_fd=at)
             except FileNotFoundError:
                 with suppress(FileExistsError):
                     self._os.mkdir(segment, 0o700, dir_fd=at)
-                below = self._os.open(segment, flags, dir_fd=at)
-                self._os.fchmod(below, 0o700)
+                    made = True
+                below = self._os.open(segment, _FOLDER, dir_fd=at)
+            try:
+                if made:
+                    self._os.fchmod(below, 0o700)
+                # Also of one that exists: whoever made it may not have reached its fsync.
                 self._os.fsync(at)
-            else:
-                if not follow:
-                    # Another process may have made it and not yet have reached its fsync.
-                    self._os.fsync(at)
+            except BaseException:
+                self._close(below)
+                raise
         finally:
-            self._os.close(at)
+            self._close(at)
         return below
+
+    def _close(self, fd: int, /) -> None:
+        """Close a descriptor. What an error here could tell of a write, fsync has told."""
+        with suppress(OSError):
+            self._os.close(fd)
 
     # --- files --------------------------------------------------------------------------------------------------------
 
@@ -296,7 +317,7 @@ class Files:
             check_size(status.st_size, limit)
             data = self._read_all(fd, status.st_size)
         finally:
-            self._os.close(fd)
+            self._close(fd)
         return Blob(data, Stat(key, len(data), digest(data), _time(status)))
 
     def _read_all(self, fd: int, size: int, /) -> bytes:
@@ -324,7 +345,7 @@ class Files:
                 self._os.unlink(passing, dir_fd=at)
             raise
         finally:
-            self._os.close(fd)
+            self._close(fd)
         return Stat(key, len(data), digest(data), _time(status))
 
     def _open_passing(self, at: int, /) -> tuple[str, int]:
@@ -344,9 +365,9 @@ class Files:
             except BaseException:
                 with suppress(OSError):
                     self._os.unlink(name, dir_fd=at)
-                self._os.close(fd)
+                self._close(fd)
                 raise
-            self._os.close(fd)
+            self._close(fd)
         raise UnavailableError("cannot keep a passing file from being swept")
 
     def _publish(self, at: int, passing: str, name: str, mode: WriteMode, /) -> None:
@@ -385,7 +406,7 @@ class Files:
                     yield fd
                     return
             finally:
-                self._os.close(fd)
+                self._close(fd)
             if time.monotonic() > deadline:
                 raise UnavailableError(f"another process has held the document's lock for {_LOCK_SECONDS:.0f} s")
             self._os.sleep(0.0002 + 0.001 * random())  # noqa: S311 -- jitter
@@ -404,7 +425,7 @@ class Files:
         try:
             self._compare(fd, version)
         finally:
-            self._os.close(fd)
+            self._close(fd)
 
     def _compare(self, fd: int, version: Version, /) -> None:
         self._regular(fd)
@@ -422,7 +443,7 @@ class Files:
                     self._os.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     self._os.unlink(name, dir_fd=at)
                 finally:
-                    self._os.close(fd)
+                    self._close(fd)
         return True
 
 
