@@ -230,6 +230,7 @@ _ERRNOS: dict[int, type[BackendError]] = {
     errno.ENOTDIR: NotRegularError,
     errno.EISDIR: NotRegularError,
     errno.ENOTEMPTY: NotRegularError,
+    errno.ENXIO: NotRegularError,  # a socket
     errno.ESTALE: UnavailableError,
     errno.EAGAIN: UnavailableError,
     errno.EMFILE: UnavailableError,

@@ -27,7 +27,8 @@ _READERS = 2
 NETWORK = frozenset(
     {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "glusterfs", "lustre", "gpfs", "beegfs"}
 )
-"""File systems whose locks and caches do not carry compare-and-swap between machines."""
+"""File systems whose locks and caches do not carry compare-and-swap between machines; those in user space are taken for
+such."""
 
 
 class LocalBackend:
@@ -94,6 +95,7 @@ def _open(url: str, /) -> LocalBackend:
     root = os.path.realpath(os.path.expanduser(url.removeprefix("file://").removeprefix("local://")))
     files = Files(root)
     files.make_root()
-    if filesystem_type(root) in NETWORK:
+    kind = filesystem_type(root) or ""
+    if kind in NETWORK or kind.startswith("fuse."):
         return LocalBackend(Files(root, locking=False), locking=False)
     return LocalBackend(files)

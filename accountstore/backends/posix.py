@@ -345,7 +345,7 @@ class Files:
                 self._os.unlink(passing, dir_fd=at)
             raise
         finally:
-            self._close(fd)
+            self._unlock(fd)
         return Stat(key, len(data), digest(data), _time(status))
 
     def _open_passing(self, at: int, /) -> tuple[str, int]:
@@ -406,7 +406,7 @@ class Files:
                     yield fd
                     return
             finally:
-                self._close(fd)
+                self._unlock(fd)
             if time.monotonic() > deadline:
                 raise UnavailableError(f"another process has held the document's lock for {_LOCK_SECONDS:.0f} s")
             self._os.sleep(0.0002 + 0.001 * random())  # noqa: S311 -- jitter
@@ -418,6 +418,13 @@ class Files:
             return False
         named = self._os.stat(name, dir_fd=at, follow_symlinks=False)
         return os.path.samestat(named, mine)
+
+    def _unlock(self, fd: int, /) -> None:
+        """Close a descriptor that may hold a lock. Closing alone would leave it to a child forked meanwhile."""
+        if self._locking:
+            with suppress(OSError):
+                self._os.flock(fd, fcntl.LOCK_UN)
+        self._close(fd)
 
     def _compare_at(self, at: int, name: str, version: Version, /) -> None:
         """Find a conflict early, before the disk has work with the new document."""
@@ -443,7 +450,7 @@ class Files:
                     self._os.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     self._os.unlink(name, dir_fd=at)
                 finally:
-                    self._close(fd)
+                    self._unlock(fd)
         return True
 
 
