@@ -57,7 +57,7 @@ class StorageConfig(Struct, frozen=True):
     @property
     def shown_url(self) -> str:
         """The URL without its user part and its query."""
-        return re.sub(r"(?<=://)[^/]*@", "", self.url).partition("?")[0]
+        return re.split("[?#]", re.sub(r"(?<=://).*@", "", self.url), maxsplit=1)[0]
 
     def __repr__(self) -> str:
         return f"StorageConfig({self.shown_url!r}, options={sorted(self.options)}, codec={self.codec!r})"

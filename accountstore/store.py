@@ -24,7 +24,7 @@ from accountstore.events import Operation, Stopwatch, listening
 from accountstore.location import Location
 from accountstore.model import Account, MultiAccount
 from accountstore.storage import Place, Storage, Stored, check_mode, known
-from accountstore.validation import check_kind, check_path, kind_of
+from accountstore.validation import check_folder, check_kind, check_path, kind_of
 
 if TYPE_CHECKING:
     import os
@@ -288,16 +288,14 @@ class AccountStore:
 
         Memory holds a page at a time; each page is one event. Files that are no documents do not show.
         """
-        within = Location("x.account", folder=folder, storage=storage)
-        place = self._place(within)
-        prefix = place.key.rpartition("/")[0]
-        above = len(place.key) - len(within.path)
-        pages = place.storage.backend.scan(prefix, recursive=recursive)
+        found, prefix = self._folder(folder, storage)
+        above = len(prefix) - len(folder) if folder else len(prefix) + bool(prefix)
+        pages = found.backend.scan(prefix, recursive=recursive)
 
         async def next_page() -> Iterable[Entry]:
             entries: Iterable[Entry] = ()
             while not entries:
-                page = await self._next_page(place.storage, pages)
+                page = await self._next_page(found, pages)
                 if page is None:
                     break
                 entries = [entry for stat in page if (entry := _entry(stat, stat.key[above:], storage))]
@@ -419,10 +417,8 @@ class AccountStore:
         Raises:
             LocationError: the folder is not allowed, or the storage is not configured.
         """
-        within = Location("x.account", folder=folder, storage=storage)
-        place = self._place(within)
-        scope = _Scope(place.storage.name, place.key.rpartition("/")[0])
-        return AccountStore(self._storages, observer=self._observer, scope=scope)
+        found, within = self._folder(folder, storage)
+        return AccountStore(self._storages, observer=self._observer, scope=_Scope(found.name, within))
 
     async def filesystem(self, storage: str | None = None, /) -> tuple[AbstractFileSystem, str]:
         """The fsspec filesystem that reaches the same files, and the storage's root in it: the escape hatch.
@@ -460,6 +456,13 @@ class AccountStore:
             return self._storages.find(name or self._storages.default)
         # One error for what is not configured and what is out of reach.
         return self._storages.find(self._scope.storage if name in {None, self._scope.storage} else "")
+
+    def _folder(self, folder: str, storage: str | None, /) -> tuple[Storage, str]:
+        """A folder's storage, and its key there."""
+        check_folder(folder)
+        found = self._storage(storage)
+        above = "" if self._scope is None else self._scope.folder
+        return found, "/".join(part for part in (above, folder) if part)
 
     def _place(self, location: Location, kind: Kind | None = None, /) -> Place:
         try:

@@ -212,12 +212,12 @@ async def each(calls: Iterable[Awaitable[T]], /) -> list[T | Exception]:
     return results
 
 
-def digest(*chunks: bytes) -> Version:
+def digest(data: bytes | Iterable[bytes], /) -> Version:
     """The version of a document that is known by its content: SHA-256."""
     import hashlib
 
-    total = hashlib.sha256(chunks[0] if chunks else b"")
-    for chunk in chunks[1:]:
+    total = hashlib.sha256()
+    for chunk in (data,) if isinstance(data, bytes) else data:
         total.update(chunk)
     return Version(f"sha256:{total.hexdigest()}")
 
@@ -253,6 +253,10 @@ def classify_oserror(error: Exception, /) -> type[BackendError]:
     if isinstance(error, BackendError):
         return type(error)
     if isinstance(error, OSError):
+        from socket import gaierror
+
+        if isinstance(error, gaierror):
+            return UnavailableError
         if error.errno in _ERRNOS:
             return _ERRNOS[error.errno]
         for kind, name in _OSERRORS:

@@ -6,6 +6,7 @@ with such abilities deserves a backend of its own.
 
 from __future__ import annotations
 
+import os
 from contextlib import contextmanager, nullcontext, suppress
 from datetime import UTC, datetime
 from functools import partial
@@ -269,7 +270,9 @@ def _open(url: str, options: Mapping[str, object], /) -> FsspecBackend:
 
     if "::" in url:
         raise ConfigError("chained URLs are not supported: what a cache shows may be older than what was written")
-    protocol = url.partition("://")[0]
+    if "://" not in url:
+        url = f"file://{os.path.abspath(os.path.expanduser(url))}"
+    protocol = url.partition("://")[0].lower()
     try:
         kind: Any = get_filesystem_class(protocol)
     except ImportError:

@@ -96,6 +96,6 @@ def _open(url: str, /) -> LocalBackend:
     files = Files(root)
     files.make_root()
     kind = filesystem_type(root) or ""
-    if kind in NETWORK or kind.startswith("fuse."):
+    if kind in NETWORK or kind.partition(".")[0] == "fuse":
         return LocalBackend(Files(root, locking=False), locking=False)
     return LocalBackend(files)

@@ -33,7 +33,7 @@ __all__ = ("Files", "SystemCalls", "filesystem_type")
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # Without O_NONBLOCK, opening a named pipe would wait for its other end.
-_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _PASSING = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _TRIES = 100
 _LOCK_SECONDS = 10.0
@@ -92,6 +92,7 @@ class Files:
         above = "/"
         for segment in self.root.strip("/").split("/"):
             path = os.path.join(above, segment)
+            made = False
             with suppress(FileExistsError):
                 self._os.mkdir(path, 0o700)
                 fd = self._os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -99,9 +100,10 @@ class Files:
                     self._os.fchmod(fd, 0o700)
                 finally:
                     self._close(fd)
-            # Also of what exists: whoever made it may not have reached its fsync. Where this process may not even look
-            # into a folder, it has not made one there.
-            with suppress(PermissionError):
+                made = True
+            # Also of what exists: whoever made it may not have reached its fsync. But where this process may not look
+            # into a folder, it has not made one there; and not every kind of file system can fsync a folder.
+            with suppress(PermissionError if made else OSError):
                 fd = self._os.open(above, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
                 try:
                     self._os.fsync(fd)
@@ -180,6 +182,8 @@ class Files:
     def write(self, key: str, data: bytes, mode: WriteMode, /) -> Stat:
         """Write one document; it is on the disk when this returns."""
         folder, name = _split(key)
+        if isinstance(mode, Version) and folder not in self._ready:
+            self._close(self._open_folder(folder))  # a swap makes no folder
         at = self._prepare(folder)
         try:
             result = self._write(at, key, name, data, mode)
@@ -327,7 +331,7 @@ class Files:
         return data
 
     def _version(self, fd: int, /) -> Version:
-        return digest(*iter(lambda: self._os.read(fd, _CHUNK), b""))
+        return digest(iter(lambda: self._os.read(fd, _CHUNK), b""))
 
     def _write(self, at: int, key: str, name: str, data: bytes, mode: WriteMode, /) -> Stat:
         if isinstance(mode, Version):
@@ -389,6 +393,8 @@ class Files:
             except FileExistsError:
                 if mode == "create":
                     raise
+            except FileNotFoundError:
+                raise UnavailableError("the folder or the passing file was removed meanwhile") from None
             else:
                 self._os.unlink(passing, dir_fd=at)
                 return
