@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import os
 import re
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import msgspec
@@ -27,7 +28,7 @@ from accountstore.errors import ConfigError, LocationError
 from accountstore.validation import MAX_BYTES, check_storage, near_miss
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 __all__ = ("StorageConfig", "StoreConfig", "load_config")
 
@@ -82,33 +83,55 @@ class StoreConfig(Struct, frozen=True, kw_only=True):
         Raises:
             ConfigError: the configuration as a whole does not hold together.
         """
-        for name, storage in self.storages.items():
-            try:
-                check_storage(name)
-            except LocationError as error:
-                raise ConfigError(error.message) from None
-            check_url(storage.url, name)
-            if storage.codec not in CODECS:
-                raise ConfigError(
-                    f"storage {name!r}: unknown codec {storage.codec!r}{near_miss(storage.codec, CODECS)}"
-                )
-        if self.default is None and len(self.storages) == 1:
-            return next(iter(self.storages))
-        if not self.storages:
-            raise ConfigError("no storage is configured")
-        if self.default is None:
-            raise ConfigError(f"default: say which storage is the default: {', '.join(sorted(self.storages))}")
-        if self.default not in self.storages:
-            raise ConfigError(
-                f"default: no storage {self.default!r} is configured{near_miss(self.default, self.storages)}"
-            )
-        return self.default
+        try:
+            return _default_name(self)
+        except _FaultError as error:
+            raise ConfigError(error.message) from None
 
 
-def check_url(url: str, name: str, /) -> None:
-    """Raise `ConfigError` for a URL that would be taken for a folder but was hardly meant so."""
-    if not url or ("://" not in url and ":" in url.partition("/")[0]):
-        raise _FaultError(f"storage {name!r}: the url must be scheme://... or a folder", "storages", name, "url")
+class _FaultError(ConfigError):
+    """A fault under a path of keys, whose line is looked up for the message."""
+
+    def __init__(self, message: str, /, *keys: str) -> None:
+        super().__init__(message)
+        self.keys = keys
+
+
+def _default_name(config: StoreConfig, /) -> str:
+    for name, storage in config.storages.items():
+        keys = ("storages", name)
+        try:
+            check_storage(name)
+        except LocationError as error:
+            raise _FaultError(error.message, *keys) from None
+        _check_url(storage.url, *keys, "url")
+        if storage.codec not in CODECS:
+            fault = f"storage {name!r}: unknown codec {storage.codec!r}{near_miss(storage.codec, CODECS)}"
+            raise _FaultError(fault, *keys, "codec")
+    if config.max_bytes < 1:
+        raise _FaultError("max_bytes: must be at least 1", "max_bytes")
+    if not config.storages:
+        raise _FaultError("no storage is configured")
+    if config.default is None:
+        if len(config.storages) > 1:
+            raise _FaultError(f"default: say which storage is the default: {', '.join(sorted(config.storages))}")
+        return next(iter(config.storages))
+    if config.default not in config.storages:
+        fault = f"default: no storage {config.default!r} is configured{near_miss(config.default, config.storages)}"
+        raise _FaultError(fault, "default")
+    return config.default
+
+
+def _check_url(url: str, /, *keys: str) -> None:
+    """Refuse a URL that would be taken for a folder but was hardly meant so."""
+    scheme, mark, rest = url.partition("://")
+    folder = rest if mark else url
+    if not folder and scheme != "memory" and not mark:
+        raise _FaultError(f"storage {keys[1]!r}: the url is empty", *keys)
+    if not mark and ":" in url.partition("/")[0]:
+        raise _FaultError(f"storage {keys[1]!r}: the url must be scheme://... or a folder", *keys)
+    if mark and scheme.lower() in {"file", "local"} and folder[:1] not in {"/", "~"}:
+        raise _FaultError(f"storage {keys[1]!r}: the url of a folder begins with {scheme}:///", *keys)
 
 
 def load_config(config: StoreConfig | str | os.PathLike[str] | None = None, /) -> StoreConfig:
@@ -149,7 +172,7 @@ def _read_file(path: str, /) -> StoreConfig:
     from tomllib import TOMLDecodeError, loads
 
     try:
-        with open(path, encoding="utf-8") as file:
+        with open(path, encoding="utf-8-sig") as file:
             text = file.read()
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read ({type(error).__name__})") from None
@@ -158,17 +181,11 @@ def _read_file(path: str, /) -> StoreConfig:
     except TOMLDecodeError as error:
         raise ConfigError(f"{path}: {error}") from None
     try:
-        return _parse(tree, os.path.dirname(os.path.abspath(path)))
+        config = _parse(tree, os.path.dirname(os.path.abspath(path)))
+        _default_name(config)
     except _FaultError as error:
-        raise ConfigError(f"{path}{_line(text, *error.keys)}: {error.message}") from None
-
-
-class _FaultError(ConfigError):
-    """A fault under a path of keys, whose line is looked up for the message."""
-
-    def __init__(self, message: str, /, *keys: str) -> None:
-        super().__init__(message)
-        self.keys = keys
+        raise ConfigError(f"{path}{_line(text, error.keys)}: {error.message}") from None
+    return config
 
 
 def _parse(tree: dict[str, Any], folder: str, /) -> StoreConfig:
@@ -188,10 +205,8 @@ def _parse_storage(table: dict[str, Any], name: str, folder: str, /) -> StorageC
     keys = ("storages", name)
     _check_keys(table, StorageConfig, *keys)
     storage = _convert(table, StorageConfig, *keys)
-    if storage.codec not in CODECS:
-        raise _FaultError(f"unknown codec {storage.codec!r}{near_miss(storage.codec, CODECS)}", *keys, "codec")
     url = storage.url
-    check_url(url, name)
+    _check_url(url, *keys, "url")
     if "://" not in url and not url.startswith("~"):
         url = os.path.join(folder, url)
     return StorageConfig(url, _expand(storage.options, *keys, "options"), storage.codec)
@@ -231,17 +246,30 @@ def _environment(name: str, /, *keys: str) -> str:
         raise _FaultError(f"the environment variable {name} is not set", *keys) from None
 
 
-def _line(text: str, /, *keys: str) -> str:
-    """The line of a key, as `:12`: the deepest of `keys` that a header or an assignment names after those before it."""
-    found, wanted = "", list(keys)
+def _line(text: str, keys: Sequence[str], /) -> str:
+    """The line of the deepest of `keys` that a header or an assignment names, as `:12`."""
+    deepest, found = 0, ""
+    table: list[str] = []
     for number, line in enumerate(text.splitlines(), 1):
-        names = re.findall(r'"([^"]*)"|\'([^\']*)\'|([\w-]+)', line.partition("=")[0] if line[:1] != "[" else line)
-        words = [a or b or c for a, b, c in names]
-        if line.lstrip().startswith("["):
-            wanted = list(keys)
-        while words and wanted and words[0] == wanted[0]:
-            found = f":{number}"
-            del words[0], wanted[0]
-        if not wanted:
-            break
+        left, mark, right = line.strip().partition("=")
+        if left.startswith("#") or not left.strip():
+            continue
+        if left.startswith("["):
+            path = table = _words(line.rpartition("]")[0])
+            right = ""
+        elif mark:
+            path = table + _words(left)
+        else:
+            continue
+        depth = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(path, keys, strict=False)))
+        if depth == len(path):
+            # Keys of an inline table stand after the sign.
+            inside = set(_words(right)) if "{" in right else set()
+            depth += sum(1 for _ in takewhile(inside.__contains__, keys[depth:]))
+        if depth > deepest:
+            deepest, found = depth, f":{number}"
     return found
+
+
+def _words(text: str, /) -> list[str]:
+    return ["".join(quoted) for quoted in re.findall(r'"([^"]*)"|\'([^\']*)\'|([\w-]+)', text)]

@@ -462,7 +462,9 @@ class AccountStore:
         check_folder(folder)
         found = self._storage(storage)
         above = "" if self._scope is None else self._scope.folder
-        return found, "/".join(part for part in (above, folder) if part)
+        within = "/".join(part for part in (above, folder) if part)
+        check_path(within, "x.account")
+        return found, within
 
     def _place(self, location: Location, kind: Kind | None = None, /) -> Place:
         try:
@@ -471,13 +473,13 @@ class AccountStore:
             else:
                 check_kind(location.file_name, kind)
             storage = self._storage(location.storage)
+            key = location.path
+            if self._scope is not None and self._scope.folder:
+                key = f"{self._scope.folder}/{key}"
+                check_path(*key.rsplit("/", 1))
         except AccountStoreError as error:
             error.location = location
             raise
-        key = location.path
-        if self._scope is not None and self._scope.folder:
-            key = f"{self._scope.folder}/{key}"
-            check_path("", key)
         return Place(storage, key, location)
 
     def _place_or_error(self, location: Location, /) -> Place | AccountStoreError:
