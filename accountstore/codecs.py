@@ -70,13 +70,15 @@ class Codec:
     def _encode(self, value: object, kind: type, /) -> bytes:
         try:
             data = cast("bytes", self._encoder.encode(value))
-            self._decode(data, kind)
+            back = self._decode(data, kind)
         except DecodeError as error:
             failure = EncodeError(error.message, field=error.field)
         except Exception:  # noqa: BLE001 -- whatever the encoder meets in a caller's object; its text may quote a value
             failure = EncodeError("has a value that the format cannot carry")
         else:
-            return data
+            if back == value or not isinstance(value, kind):
+                return data
+            failure = EncodeError("has a value of a wrong type, which would not come back equal")
         raise failure
 
     def decode(self, data: bytes, kind: type[D], /) -> D:

@@ -21,6 +21,8 @@ __all__ = ("Event", "Observer", "Operation", "Stopwatch", "listening")
 class Event(Struct, frozen=True, kw_only=True):
     """One operation on one document, folder or storage, finished.
 
+    The locations are those in the whole store, also for a narrowed one.
+
     `outcome` is `"ok"` or the name of the error's class. `version` and `bytes` are those of the document read or
     written, `attempts` counts the tries of an `update` or `move`, `seconds` the whole operation.
     """
@@ -110,7 +112,7 @@ class Operation:
             seconds=seconds,
         )
         if self._observer is None:
-            what = self._location or self._storage
+            what = str(self._location or self._storage) + (f" to {self._target}" if self._target is not None else "")
             logger.debug("%s %s: %s (%.1f ms)", self._name, what, outcome, seconds * 1e3)
             return
         try:

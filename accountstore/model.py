@@ -7,7 +7,7 @@ one.
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, TypeAlias
 
@@ -97,8 +97,8 @@ class OAuthCredentials(
     """Login and OAuth 2.0 refresh token, with the client that may use it.
 
     `client_id` may be missing and `request_url` may be any text, as in documents that the seed's own SDKs save
-    (SEED.md section 2.4). `access_token` and `expires_at` (a time with its zone) go beyond the seed: readers that do
-    not know them ignore them.
+    (SEED.md section 2.4). `access_token` and `expires_at` (a time with a zone, kept as UTC) go beyond the seed: readers
+    that do not know them ignore them.
     """
 
     login: _Text
@@ -125,6 +125,8 @@ class OAuthCredentials(
 
     def __post_init__(self) -> None:
         _conceal(self, "client_secret", "refresh_token", "access_token")
+        if self.expires_at is not None and self.expires_at.tzinfo not in {None, UTC}:
+            force_setattr(self, "expires_at", self.expires_at.astimezone(UTC))
 
 
 Credentials: TypeAlias = PasswordCredentials | OAuthCredentials

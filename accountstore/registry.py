@@ -48,7 +48,8 @@ def find_backend(scheme: str, /) -> BackendFactory:
     if found:
         try:
             return cast("BackendFactory", found[0].load())
-        except ImportError as error:
-            raise ConfigError(f"the backend for {scheme!r} in package {names[0]} cannot be imported: {error}") from None
+        except Exception as error:  # noqa: BLE001 -- whatever a package does when it is imported
+            reason = str(error) if isinstance(error, ImportError) else type(error).__name__
+            raise ConfigError(f"the backend for {scheme!r} of {names[0]} cannot be loaded ({reason})") from None
     module, _, name = _BUILTIN.get(scheme, _GENERIC).partition(":")
     return cast("BackendFactory", getattr(import_module(module), name))

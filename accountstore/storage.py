@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from copy import copy
 from datetime import datetime
+from errno import errorcode
 from os import strerror
 from typing import TYPE_CHECKING, Generic, TypeVar
 
@@ -101,7 +102,7 @@ class Storage:
             failure = copy(error)  # one error may stand for many documents
         else:
             kind = self.backend.classify(error)
-            if isinstance(error, OSError) and error.errno is not None:
+            if isinstance(error, OSError) and isinstance(error.errno, int) and error.errno in errorcode:
                 cause = OSError(error.errno, strerror(error.errno))
             detail = "" if kind in {NotFoundError, ExistsError} else f" ({cause or type(error).__name__})"
             failure = kind(_REASONS.get(kind, _REASONS[BackendError]) + detail)

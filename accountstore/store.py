@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from datetime import datetime
-from inspect import isawaitable
+from inspect import isawaitable, iscoroutinefunction
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, TypeAlias, TypeVar, cast
 
 import anyio
 from msgspec import Struct
+from msgspec.structs import replace
 
 from accountstore.backends.base import Stat, Version
 from accountstore.batches import Batches, read_window, write_window
@@ -126,8 +127,11 @@ class AccountStore:
         operation, never with contents; without one, events go to the logger `accountstore` at DEBUG.
 
         Raises:
+            TypeError: the observer is a coroutine function, whose events nobody would await.
             ConfigError: at opening, for whatever is wrong with the configuration.
         """
+        if iscoroutinefunction(observer):
+            raise TypeError("the observer must be a plain function, not a coroutine function")
         return _Opening(config, observer)
 
     async def __aenter__(self) -> Self:
@@ -449,7 +453,17 @@ class AccountStore:
     ) -> Operation:
         if location is not None:
             storage = location.storage
-        return Operation(self._observer, name, storage or self.storages[0], location, target=target)
+        storage = storage or self.storages[0]
+        return Operation(self._observer, name, storage, self._whole(location), target=self._whole(target))
+
+    def _whole(self, location: Location | None, /) -> Location | None:
+        """A location as the store that this one narrows has it."""
+        if location is None or self._scope is None or not self._scope.folder:
+            return location
+        try:
+            return replace(location, folder=self._scope.folder + (f"/{location.folder}" if location.folder else ""))
+        except LocationError:
+            return location  # too long: the operation is about to say so
 
     def _storage(self, name: str | None, /) -> Storage:
         if self._scope is None:

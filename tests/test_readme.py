@@ -28,7 +28,7 @@ from accountstore.config import load_config
 ROOT = Path(__file__).parent.parent
 BLOCKS = [
     (match[1], match[2])
-    for match in re.finditer(r"^```(\w*)\n(.*?)^```$", (ROOT / "README.md").read_text(), re.M | re.S)
+    for match in re.finditer(r"^```(\w*)\n(.*?)^```$", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
 ]
 MEMORY = StoreConfig(storages={"m": StorageConfig("memory://")})
 
@@ -100,7 +100,7 @@ def test_error_example_tells_missing_from_broken(names: dict[str, Any]) -> None:
 def test_service_example_prints_its_audit_event(names: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
     """The embedding example prints the event of its one operation and the answer."""
     anyio.run(names["serve"])
-    assert re.fullmatch(r"exists email\.account ok \d\.\d{3} s\nFalse\n", capsys.readouterr().out)
+    assert re.fullmatch(r"exists tenants/4711/email\.account ok \d\.\d{3} s\nFalse\n", capsys.readouterr().out)
 
 
 def test_secret_example_masks(names: dict[str, Any]) -> None:

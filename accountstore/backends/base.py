@@ -31,6 +31,7 @@ __all__ = (
     "BackendFactory",
     "Blob",
     "Capabilities",
+    "Pages",
     "Stat",
     "Version",
     "Write",
@@ -80,7 +81,11 @@ class Capabilities(Struct, frozen=True, kw_only=True):
 
 
 class Stat(Struct, frozen=True, gc=False):
-    """What a storage knows of one document. In a `scan`, `version` may be None."""
+    """What a storage knows of one document.
+
+    `version` may be None in a `scan`, and in a `stat` of a backend that does not declare `update`; `modified` where the
+    storage does not tell it.
+    """
 
     key: str
     size: int
@@ -162,7 +167,7 @@ class Backend(Protocol):
         ...
 
     async def stat(self, key: str, /) -> Stat:
-        """What `read` would tell beside the bytes."""
+        """What `read` would tell beside the bytes, as far as it can be known without them."""
         ...
 
     async def delete(self, key: str, /, *, version: Version | None = None) -> None:
@@ -201,6 +206,28 @@ class BackendFactory(Protocol):
     async def __call__(self, url: str, options: Mapping[str, object], /) -> Backend: ...
 
 
+class Pages:
+    """Pages that are at hand, or that an iterator makes without blocking, as what `scan` returns.
+
+    Unlike an async generator it may be dropped before its end on any event loop.
+    """
+
+    def __init__(self, pages: Iterable[Sequence[Stat]], /) -> None:
+        self._pages = iter(pages)
+
+    def __aiter__(self) -> Pages:
+        return self
+
+    async def __anext__(self) -> Sequence[Stat]:
+        from anyio.lowlevel import checkpoint
+
+        await checkpoint()
+        page = next(self._pages, None)
+        if page is None:
+            raise StopAsyncIteration
+        return page
+
+
 async def each(calls: Iterable[Awaitable[T]], /) -> list[T | Exception]:
     """Results or errors of one call after another: a `read_many` for backends that gain nothing from a batch."""
     results: list[T | Exception] = []
@@ -233,9 +260,13 @@ _ERRNOS: dict[int, type[BackendError]] = {
     errno.ENXIO: NotRegularError,  # a socket
     errno.ESTALE: UnavailableError,
     errno.EAGAIN: UnavailableError,
+    errno.EBUSY: UnavailableError,
     errno.EMFILE: UnavailableError,
     errno.ENFILE: UnavailableError,
+    errno.EHOSTDOWN: UnavailableError,
     errno.EHOSTUNREACH: UnavailableError,
+    errno.ENETDOWN: UnavailableError,
+    errno.ENOTCONN: UnavailableError,
     errno.ENETUNREACH: UnavailableError,
 }
 _OSERRORS: tuple[tuple[type[OSError], type[BackendError]], ...] = (
@@ -257,7 +288,7 @@ def classify_oserror(error: Exception, /) -> type[BackendError]:
 
         if isinstance(error, gaierror):
             return UnavailableError
-        if error.errno in _ERRNOS:
+        if isinstance(error.errno, int) and error.errno in _ERRNOS:
             return _ERRNOS[error.errno]
         for kind, name in _OSERRORS:
             if isinstance(error, kind):

@@ -17,7 +17,7 @@ from weakref import finalize, getweakrefs
 from anyio import to_thread
 
 from accountstore.backends.base import Blob, Capabilities, Stat, classify_oserror, digest
-from accountstore.backends.threads import Pages, Threads
+from accountstore.backends.threads import ThreadPages, Threads
 from accountstore.errors import AccountStoreError, BackendError, ConfigError, NotRegularError, UnavailableError
 from accountstore.validation import check_size
 
@@ -143,7 +143,7 @@ class FsspecBackend:
                     raise
 
     def scan(self, prefix: str, /, *, recursive: bool) -> AsyncIterator[Sequence[Stat]]:
-        return Pages(self._threads, self._scan(prefix, recursive=recursive))
+        return ThreadPages(self._threads, self._scan(prefix, recursive=recursive))
 
     def _scan(self, prefix: str, /, *, recursive: bool) -> Iterator[list[Stat]]:
         folders = [prefix]

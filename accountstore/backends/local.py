@@ -9,7 +9,7 @@ from anyio import to_thread
 
 from accountstore.backends.base import Capabilities, classify_oserror
 from accountstore.backends.posix import Files, filesystem_type
-from accountstore.backends.threads import Pages, Threads
+from accountstore.backends.threads import ThreadPages, Threads
 from accountstore.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ class LocalBackend:
         await self._threads.write(partial(self._files.delete, key, version))
 
     def scan(self, prefix: str, /, *, recursive: bool) -> AsyncIterator[Sequence[Stat]]:
-        return Pages(self._threads, self._files.scan(prefix, recursive=recursive))
+        return ThreadPages(self._threads, self._files.scan(prefix, recursive=recursive))
 
     def classify(self, error: Exception, /) -> type[BackendError]:
         return classify_oserror(error)

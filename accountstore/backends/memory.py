@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 from anyio.lowlevel import checkpoint
 from fsspec.implementations.memory import MemoryFileSystem
 
-from accountstore.backends.base import Blob, Capabilities, Stat, Version, classify_oserror, digest, each
+from accountstore.backends.base import Blob, Capabilities, Pages, Stat, Version, classify_oserror, digest, each
 from accountstore.errors import ConfigError, ConflictError, ExistsError, NotFoundError
 from accountstore.validation import check_size
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+    from collections.abc import AsyncIterator, Mapping, Sequence
 
     from accountstore.backends.base import Write, WriteMode
     from accountstore.errors import BackendError
@@ -90,7 +90,7 @@ class MemoryBackend:
             for path, file in list(self._fs.store.items())
             if path.startswith(start) and (recursive or "/" not in path[len(start) :])
         )
-        return _Pages(found)
+        return Pages(iter(lambda: list(islice(found, _PAGE)), []))
 
     def classify(self, error: Exception, /) -> type[BackendError]:
         return classify_oserror(error)
@@ -100,20 +100,6 @@ class MemoryBackend:
 
     async def aclose(self) -> None:
         self._fs.store.clear()
-
-
-class _Pages:
-    def __init__(self, found: Iterator[Stat], /) -> None:
-        self._found = found
-
-    def __aiter__(self) -> _Pages:
-        return self
-
-    async def __anext__(self) -> Sequence[Stat]:
-        await checkpoint()
-        if page := list(islice(self._found, _PAGE)):
-            return page
-        raise StopAsyncIteration
 
 
 async def open_backend(url: str, options: Mapping[str, object], /) -> MemoryBackend:

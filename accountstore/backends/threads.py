@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from accountstore.backends.base import Stat
 
-__all__ = ("Pages", "Threads")
+__all__ = ("ThreadPages", "Threads")
 
 T = TypeVar("T")
 
@@ -88,7 +88,7 @@ def _asyncio_loop() -> asyncio.AbstractEventLoop | None:
     return None
 
 
-class Pages:
+class ThreadPages:
     """A blocking iterator of pages as an async one, one thread hop a page.
 
     Not an async generator: dropped before its end, it lets go of the blocking iterator, whose own clean-up runs at once
@@ -99,7 +99,7 @@ class Pages:
         self._threads = threads
         self._pages = pages
 
-    def __aiter__(self) -> Pages:
+    def __aiter__(self) -> ThreadPages:
         return self
 
     async def __anext__(self) -> list[Stat]:

@@ -1,0 +1,410 @@
+"""The commands: what each takes and says. Every name is a location as `Location.parse` reads it."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
+
+import anyio
+import msgspec
+import typer
+
+from accountstore import (
+    Account,
+    AccountStore,
+    AccountStoreError,
+    DecodeError,
+    DocumentError,
+    ExistsError,
+    Location,
+    LocationError,
+    MultiAccount,
+    NotFoundError,
+    StoreConfig,
+    TooLargeError,
+    __version__,
+)
+from accountstore.cli.documents import fetch, kind_at, parse, put, tree
+from accountstore.cli.endings import complain, ending
+from accountstore.cli.show import (
+    console,
+    on_terminal,
+    printable,
+    show_check,
+    show_document,
+    show_entries,
+    show_json,
+    show_outcomes,
+    show_storages,
+)
+from accountstore.codecs import JSON
+from accountstore.config import load_config
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from accountstore import Check, Entry
+
+__all__ = ("app",)
+
+T = TypeVar("T")
+
+_PAGE = 500
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    # Its tracebacks would show local variables.
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["--help", "-h"]},
+)
+
+_Where = Annotated[
+    str, typer.Argument(metavar="LOCATION", help="Where the document is: [STORAGE:][FOLDER/]FILE.", show_default=False)
+]
+_Create = Annotated[bool, typer.Option("--create", help="Fail if there is a document already.")]
+
+
+def _say_version(asked: bool) -> None:
+    if asked:
+        with ending():
+            sys.stdout.write(f"accountstore {__version__}\n")
+        raise typer.Exit
+
+
+def _examples(*lines: str) -> str:
+    return "\n\n".join(("Examples:", *(f"- `{line}`" for line in lines)))
+
+
+@app.callback()
+def _options(
+    context: typer.Context,
+    config: Annotated[
+        str | None,
+        typer.Option(
+            "--config",
+            metavar="PATH",
+            help="The configuration, a TOML file. Without it: the file that ACCOUNTSTORE_CONFIG names, else "
+            "./accountstore.toml, else the one in your configuration folder, else one local storage 'default'.",
+            show_default=False,
+        ),
+    ] = None,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_say_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Keep e-mail account credentials on any storage.
+
+    A LOCATION names a document as STORAGE:FOLDER/FILE, such as "First Storage:mail/team-a/email.account". Without
+    STORAGE it is the default one; without FOLDER, its root. One account is in *.account, several in *.multi.account.
+
+    Exit codes: 0 done; 1 refused or failed, with the reason on stderr; 2 wrong usage; 130 interrupted.
+    """
+    context.obj = config
+
+
+def _config(context: typer.Context, /) -> StoreConfig:
+    return load_config(context.obj)
+
+
+def _location(text: str, given: str | None = None, /) -> Location:
+    try:
+        return Location.parse(text)
+    except LocationError as error:
+        raise LocationError(f"{given or text!r}: {error.message}") from None
+
+
+def _in_store(config: StoreConfig, work: Callable[[AccountStore], Awaitable[T]], /) -> T:
+    async def run() -> T:
+        async with AccountStore.open(config) as store:
+            return await work(store)
+
+    return anyio.run(run)
+
+
+def _done(what: str, /) -> None:
+    if on_terminal():
+        console().print(printable(what), style="green", soft_wrap=True)
+
+
+def _mode(create: bool, /) -> Literal["create", "overwrite"]:
+    return "create" if create else "overwrite"
+
+
+@app.command(epilog=_examples("accountstore demo"))
+def demo() -> None:
+    """Show on samples, in a temporary folder, what the store promises.
+
+    Saves and reads a single and a multi account, updates one from eight tasks at once, provokes errors. Takes a second,
+    needs no configuration and leaves nothing behind. Exits with 1 if a promise did not hold.
+    """
+    from accountstore.cli.demo import run_demo
+
+    with ending():
+        outcomes = run_demo()
+        show_outcomes(outcomes)
+        if not all(outcome.held for outcome in outcomes):
+            raise typer.Exit(1)
+
+
+@app.command(epilog=_examples("accountstore storages", "accountstore --config accountstore.toml storages"))
+def storages(context: typer.Context) -> None:
+    """List the configured storages and what each promises.
+
+    create: of all who save with --create, one wins. update: no change is lost to another writer. atomic: nobody reads a
+    part of a write. durable: what was written survives a crash. `accountstore check` proves the first two.
+
+    URLs show without credentials.
+    """
+    with ending():
+        config = _config(context)
+
+        async def capabilities(store: AccountStore) -> None:
+            show_storages(config, {name: store.capabilities(name) for name in store.storages})
+
+        _in_store(config, capabilities)
+
+
+def _check_storage(store: AccountStore, name: str | None, /) -> None:
+    if name is not None and name not in store.storages:
+        raise LocationError(f"the storage {name!r} is not configured; known: {', '.join(store.storages)}")
+
+
+@app.command(epilog=_examples("accountstore check", 'accountstore check "First Storage"'))
+def check(
+    context: typer.Context,
+    storage: Annotated[
+        str | None,
+        typer.Argument(metavar="[STORAGE]", help="The storage; without it, the default one.", show_default=False),
+    ] = None,
+) -> None:
+    """Prove that a storage is reachable and keeps its promises.
+
+    Writes, reads, swaps and removes a document of its own at the storage's root. Exits with 1 if a step fails.
+    """
+
+    async def work(store: AccountStore) -> Check:
+        _check_storage(store, storage)
+        return await store.check(storage)
+
+    with ending():
+        result = _in_store(_config(context), work)
+        show_check(result)
+        if not result.ok:
+            raise typer.Exit(1)
+
+
+@app.command(
+    epilog=_examples(
+        "accountstore save mail/team-a/email.account < account.json",
+        'accountstore get --json --reveal a.account | accountstore save "Archive:a.account"',
+        "accountstore save mail/me.account   (asks, secrets hidden)",
+    )
+)
+def save(context: typer.Context, location: _Where, create: _Create = False) -> None:
+    """Write a document.
+
+    It is JSON from standard input or, on a terminal, made from your answers to questions. The JSON is checked before
+    anything is written; fields that this release does not know are kept. It replaces a document that is there, unless
+    --create is given.
+    """
+    with ending():
+        where = _location(location)
+        kind = kind_at(where)
+        config = _config(context)
+        data = _ask(config, where, kind, create) if sys.stdin.isatty() else _read_stdin(config, kind)
+        anyio.run(lambda: put(config, where, data, mode=_mode(create)))
+        _done(f"saved {where}")
+
+
+def _read_stdin(config: StoreConfig, kind: type[Account | MultiAccount], /) -> bytes:
+    data = sys.stdin.buffer.read(config.max_bytes + 1)
+    try:
+        if len(data) > config.max_bytes:
+            raise TooLargeError(f"has more than the {config.max_bytes} bytes allowed")
+        data = data.strip(b" \t\r\n")
+        if not data:
+            raise DecodeError("is empty")
+        parse(data, kind)
+    except DocumentError as error:
+        raise type(error)(f"standard input: {error}") from None
+    return data
+
+
+def _ask(config: StoreConfig, where: Location, kind: type[Account | MultiAccount], create: bool, /) -> bytes:
+    from accountstore.cli.prompts import ask_document
+
+    exists = _in_store(config, lambda store: store.exists(where))
+    if exists and create:
+        raise ExistsError("there is a document already", location=where)
+    console(stderr=True).print(
+        f"{printable(str(where))} {'will be replaced' if exists else 'is new'}. Ctrl-C leaves everything as it is.",
+        soft_wrap=True,
+    )
+    return JSON.encode(ask_document(kind))
+
+
+@app.command(
+    epilog=_examples(
+        "accountstore get mail/team-a/email.account",
+        "accountstore get --json --reveal mail/team-a/email.account > account.json",
+    )
+)
+def get(
+    context: typer.Context,
+    location: _Where,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the document's JSON.")] = False,
+    reveal: Annotated[bool, typer.Option("--reveal", help="Show secrets instead of asterisks.")] = False,
+) -> None:
+    """Show a document, with secrets masked.
+
+    Secrets, and fields that this release does not know, show as asterisks without --reveal. With --json --reveal in a
+    pipe or file, the output is what the document's file holds, and `accountstore save` takes it back. It refuses masked
+    JSON.
+    """
+    with ending():
+        where = _location(location)
+        kind = kind_at(where)
+        data = anyio.run(fetch, _config(context), where)
+        if as_json and reveal and not on_terminal():
+            sys.stdout.buffer.write(data.rstrip(b"\n") + b"\n")
+            return
+        shown = tree(JSON.decode(data, kind), data, reveal=reveal)
+        if as_json:
+            show_json(msgspec.json.encode(shown))
+        else:
+            show_document(str(where), shown, masked=not reveal)
+
+
+@app.command(
+    "ls",
+    epilog=_examples(
+        "accountstore ls",
+        'accountstore ls -r "First Storage:mail"',
+        "accountstore ls -r old | xargs -d '\\n' accountstore rm",
+    ),
+)
+def ls(
+    context: typer.Context,
+    folder: Annotated[
+        str, typer.Argument(metavar="[STORAGE:][FOLDER]", help="The folder; without it, the root.", show_default=False)
+    ] = "",
+    recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Also list the folders below.")] = False,
+) -> None:
+    """List the documents in a folder.
+
+    A table on a terminal, else one location a line. Lines come as the storage gives them, so a large folder begins to
+    show at once. A missing folder is empty.
+    """
+    with ending():
+        path = folder.removesuffix("/")
+        # Any file name will do: this reads and checks the folder.
+        where = _location(f"{path}{'' if path[-1:] in {'', ':'} else '/'}any.account", folder)
+
+        async def work(store: AccountStore) -> int:
+            _check_storage(store, where.storage)
+            total = 0
+            page: list[Entry] = []
+            async for entry in store.list(where.folder, storage=where.storage, recursive=recursive):
+                page.append(entry)
+                if len(page) == _PAGE:
+                    _show_page(page, first=not total)
+                    total += len(page)
+                    page.clear()
+            if page:
+                _show_page(page, first=not total)
+            return total + len(page)
+
+        total = _in_store(_config(context), work)
+        if on_terminal():
+            below = "" if recursive else " (-r also lists the folders below)"
+            console().print(f"{total:,} document{'' if total == 1 else 's'}{below}", style="dim")
+
+
+def _show_page(page: list[Entry], /, *, first: bool) -> None:
+    page.sort(key=lambda entry: entry.location.path)
+    if on_terminal():
+        show_entries(page, first=first)
+    else:
+        sys.stdout.writelines(f"{entry.location}\n" for entry in page)
+        sys.stdout.flush()
+
+
+@app.command(epilog=_examples("accountstore rm mail/team-a/email.account", "accountstore rm -f a.account b.account"))
+def rm(
+    context: typer.Context,
+    locations: Annotated[
+        list[str], typer.Argument(metavar="LOCATION...", help="The documents to remove.", show_default=False)
+    ],
+    force: Annotated[bool, typer.Option("--force", "-f", help="A document that is not there is no error.")] = False,
+) -> None:
+    """Remove documents.
+
+    All names are checked before anything is removed. What can be removed is removed, whatever fails with another.
+    """
+    with ending():
+        places = [_location(location) for location in locations]
+        for where in places:
+            kind_at(where)
+
+        async def work(store: AccountStore) -> bool:
+            held = True
+            for where in places:
+                _check_storage(store, where.storage)
+            for where in places:
+                try:
+                    if not force and not await store.exists(where):
+                        raise NotFoundError("there is no such document", location=where)
+                    await store.delete(where)
+                except AccountStoreError as error:
+                    complain(error)
+                    held = False
+                else:
+                    _done(f"removed {where}")
+            return held
+
+        if not _in_store(_config(context), work):
+            raise typer.Exit(1)
+
+
+_Source = Annotated[str, typer.Argument(metavar="SOURCE", help="The document's location.", show_default=False)]
+_Target = Annotated[
+    str,
+    typer.Argument(
+        metavar="TARGET",
+        help="The new location. A folder, ending in / or :, takes the document under its own name.",
+        show_default=False,
+    ),
+]
+
+
+def _two(source: str, target: str, /) -> tuple[Location, Location]:
+    where = _location(source)
+    onto = f"{target}{where.file_name}" if target[-1:] in {"/", ":"} else target
+    return where, _location(onto, target)
+
+
+@app.command(epilog=_examples("accountstore cp a.account b.account", 'accountstore cp a.account "Archive:2024/"'))
+def cp(context: typer.Context, source: _Source, target: _Target, create: _Create = False) -> None:
+    """Copy a document, also to another storage.
+
+    Fields that this release does not know come along. It replaces a document that is there, unless --create is given.
+    """
+    with ending():
+        where, onto = _two(source, target)
+        _in_store(_config(context), lambda store: store.copy(where, onto, mode=_mode(create)))
+        _done(f"copied {where} to {onto}")
+
+
+@app.command(epilog=_examples("accountstore mv a.account mail/a.account", 'accountstore mv a.account "Archive:"'))
+def mv(context: typer.Context, source: _Source, target: _Target, create: _Create = False) -> None:
+    """Move a document, also to another storage.
+
+    It is copied, then removed at the source. A change of the source meanwhile is moved too, where its storage can tell.
+    It replaces a document that is there, unless --create is given.
+    """
+    with ending():
+        where, onto = _two(source, target)
+        _in_store(_config(context), lambda store: store.move(where, onto, mode=_mode(create)))
+        _done(f"moved {where} to {onto}")

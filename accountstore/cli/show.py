@@ -1,0 +1,217 @@
+"""What a terminal sees: tables and views. Text of documents and names is never read as markup."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING
+
+import msgspec
+from msgspec import Raw
+from rich.box import ROUNDED, SIMPLE_HEAD
+from rich.console import Console
+from rich.highlighter import JSONHighlighter
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterable, Mapping, Sequence
+
+    from accountstore import Capabilities, Check, Entry, StoreConfig
+    from accountstore.cli.demo import Outcome
+    from accountstore.cli.documents import Shown
+
+__all__ = (
+    "console",
+    "on_terminal",
+    "printable",
+    "show_check",
+    "show_document",
+    "show_entries",
+    "show_json",
+    "show_outcomes",
+    "show_storages",
+)
+
+_ENDLESS = 4096
+_LABELS = {
+    "host": "host",
+    "port": "port",
+    "securityOptions": "security",
+    "protocolType": "protocol",
+    "login": "login",
+    "discriminator": "credentials",
+    "password": "password",
+    "clientId": "client id",
+    "clientSecret": "client secret",
+    "refreshToken": "refresh token",
+    "requestUrl": "request URL",
+    "accessToken": "access token",
+    "expiresAt": "expires at",
+}
+_KINDS = {
+    "EmailClientAccountPasswordCredentials": "password",
+    "EmailClientAccountOauthCredentials": "OAuth",
+}
+
+
+class _Console(Console):
+    """A console that leaves a closed pipe to `accountstore.cli.endings`."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
+
+
+def on_terminal() -> bool:
+    """Whether people read the output, and not a program."""
+    return sys.stdout.isatty()
+
+
+def console(*, stderr: bool = False) -> Console:
+    """A console on stdout or stderr. In a pipe, lines are as long as they need to be."""
+    width = None if stderr or on_terminal() else _ENDLESS
+    return _Console(stderr=stderr, width=width, highlight=False, markup=False, emoji=False)
+
+
+def printable(text: str, /) -> str:
+    """The text with escapes for characters that could steer a terminal or hide in it."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def _text(text: str, style: str = "", /) -> Text:
+    return Text(printable(text), style)
+
+
+def _mark(value: bool, /) -> Text:
+    return Text("yes", "green") if value else Text("no", "dim")
+
+
+def show_storages(config: StoreConfig, capabilities: Mapping[str, Capabilities], /) -> None:
+    """One line a storage, the default first."""
+    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    table.add_column("storage", style="bold", overflow="fold")
+    table.add_column("default")
+    table.add_column("url", overflow="fold")
+    for name in ("create", "update", "atomic", "durable"):
+        table.add_column(name)
+    default = config.default_name()
+    for name, can in capabilities.items():
+        table.add_row(
+            _text(name),
+            _mark(True) if name == default else "",
+            _text(config.storages[name].shown_url),
+            *(_mark(promise) for promise in (can.create, can.update, can.atomic, can.durable)),
+        )
+    console().print(table)
+
+
+def show_check(check: Check, /) -> None:
+    """The steps of a check and what they prove."""
+    table = Table(
+        box=SIMPLE_HEAD, show_edge=False, pad_edge=False, title=_text(check.storage, "bold"), title_justify="left"
+    )
+    table.add_column("step")
+    table.add_column("outcome", overflow="fold")
+    table.add_column("time", justify="right")
+    for step in check.steps:
+        outcome = _text(step.problem, "red") if step.problem else Text("ok", "green")
+        table.add_row(step.name, outcome, f"{step.seconds * 1000:.1f} ms")
+    out = console()
+    out.print(table)
+    for name, proven in (("create has one winner", check.create), ("update loses nothing", check.update)):
+        words = {
+            True: Text("proven", "green"),
+            False: Text("NOT KEPT", "bold red"),
+            None: Text("not promised by this storage", "dim"),
+        }
+        out.print(Text.assemble(f"{name}: ", words[proven]))
+
+
+def show_entries(entries: Iterable[Entry], /, *, first: bool) -> None:
+    """A part of a listing. All parts have the same columns; the first one has their names."""
+    out = console()
+    table = Table(
+        box=SIMPLE_HEAD if first else None, show_header=first, show_edge=False, pad_edge=False, width=out.width
+    )
+    table.add_column("location", overflow="fold", ratio=1)
+    table.add_column("bytes", justify="right", width=9)
+    table.add_column("modified", width=16)
+    for entry in entries:
+        time = "" if entry.modified is None else f"{entry.modified.astimezone():%Y-%m-%d %H:%M}"
+        table.add_row(_text(str(entry.location)), f"{entry.size:,}", time)
+    out.print(table)
+
+
+def show_json(data: bytes, /) -> None:
+    """A document's JSON, indented; in colour on a terminal."""
+    text = msgspec.json.format(data, indent=2).decode()
+    # Only strings can hold such characters, and in a string the escape means the same.
+    text = "".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text)
+    if on_terminal():
+        console().print(JSONHighlighter()(text), soft_wrap=True)
+    else:
+        sys.stdout.write(text + "\n")
+
+
+def show_document(title: str, shown: Mapping[str, Shown], /, *, masked: bool) -> None:
+    """A document as tables, one for each account."""
+    out = console()
+    out.print(_text(title, "bold"))
+    others: dict[str, Shown] = {}
+    for name, part in shown.items():
+        if isinstance(part, list):
+            for i, account in enumerate(part, 1):
+                out.print(_account(account, f"receives {i} of {len(part)}"))
+        elif name == "sendAccount" and isinstance(part, dict):
+            out.print(_account(part, "sends"))
+        else:
+            others[name] = part
+    if others:
+        out.print(_account(others, None))
+    if masked and on_terminal():
+        out.print(Text("Secrets are masked; --reveal shows them.", "dim"))
+
+
+def _account(account: Mapping[str, Shown], title: str | None, /) -> Table:
+    table = Table(box=ROUNDED, show_header=False, title=title, title_justify="left", title_style="italic")
+    table.add_column(style="cyan")
+    table.add_column(overflow="fold")
+    for name, value in _rows(account):
+        table.add_row(_text(name), _text(value))
+    return table
+
+
+def _rows(part: Mapping[str, Shown], within: str = "", /) -> Generator[tuple[str, str], None, None]:
+    for name, value in part.items():
+        if isinstance(value, dict):
+            yield from _rows(value, "" if name == "credentials" else f"{within}{name}.")
+        elif value != Raw(b"null"):
+            label = within + name if within else _LABELS.get(name, name)
+            yield label, _value(name, value)
+
+
+def _value(name: str, value: Shown, /) -> str:
+    if not isinstance(value, Raw):
+        return str(value)
+    text = bytes(value).decode()
+    if text.startswith('"'):
+        text = msgspec.json.decode(value, type=str)
+    return _KINDS.get(text, text) if name == "discriminator" else text
+
+
+def show_outcomes(outcomes: Sequence[Outcome], /) -> None:
+    """What a demonstration did, and whether it went as promised."""
+    table = Table(box=ROUNDED, expand=on_terminal())
+    table.add_column("what was done", overflow="fold")
+    table.add_column("outcome")
+    table.add_column("what was seen", overflow="fold", ratio=1)
+    for outcome in outcomes:
+        mark = Text("ok", "bold green") if outcome.held else Text("FAILED", "bold red")
+        table.add_row(_text(outcome.what), mark, _text(outcome.seen))
+    out = console()
+    out.print(table)
+    broken = sum(not outcome.held for outcome in outcomes)
+    if broken:
+        out.print(Text(f"{broken} of {len(outcomes)} did not go as promised.", "bold red"))
+    else:
+        out.print(Text("Everything went as promised.", "green"))

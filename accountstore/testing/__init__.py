@@ -1,0 +1,38 @@
+"""For those who write backends, and for services that test against a storage that fails. Needs the extra `testing`.
+
+- `BackendTests`: the suite that says whether a backend is right, applied by a `Harness`.
+- `backend_machine`, `store_machine`: Hypothesis state machines that compare a backend, or the whole store, with a
+  model.
+- `FaultyBackend`, `Fault`: a backend around another one, whose chosen calls fail or hang.
+- `store_over`: a store on backends that a test has made itself.
+
+Provisional: names and tests here may change in a minor release, and a stricter suite may find faults in a backend that
+passed the one before.
+"""
+
+from __future__ import annotations
+
+try:
+    import hypothesis as hypothesis
+    import pytest
+except ImportError as _error:
+    raise ImportError(
+        f"accountstore.testing needs {_error.name}; install it with: pip install 'accountstore[testing]'"
+    ) from None
+
+# The assertions of a plain module would fail without saying what they compared.
+pytest.register_assert_rewrite("accountstore.testing.conformance")
+
+from accountstore.testing.conformance import BackendTests, Harness  # noqa: E402 -- after the line above
+from accountstore.testing.faults import Fault, FaultyBackend, store_over  # noqa: E402 -- as above
+from accountstore.testing.stateful import backend_machine, store_machine  # noqa: E402 -- as above
+
+__all__ = (
+    "BackendTests",
+    "Fault",
+    "FaultyBackend",
+    "Harness",
+    "backend_machine",
+    "store_machine",
+    "store_over",
+)

@@ -1,0 +1,142 @@
+"""A backend that fails when it is told to, and a store on it.
+
+Together: `store_over({"default": FaultyBackend(MemoryBackend(), [Fault("write", 2, "after")])})`.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal, TypeAlias, TypeVar
+
+from anyio import sleep_forever
+
+from accountstore.codecs import CODECS
+from accountstore.opening import Storages
+from accountstore.storage import Storage
+from accountstore.store import AccountStore
+from accountstore.validation import MAX_BYTES
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+
+    from accountstore.backends.base import Backend, Blob, Capabilities, Stat, Version, Write, WriteMode
+    from accountstore.errors import BackendError
+    from accountstore.events import Observer
+
+__all__ = ("Fault", "FaultyBackend", "store_over")
+
+T = TypeVar("T")
+Operation: TypeAlias = Literal["read", "read_many", "write", "write_many", "stat", "delete", "scan", "aclose"]
+
+
+def _io_error() -> Exception:
+    return OSError(errno.EIO, "Input/output error")
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What goes wrong with the `nth` call, counted from 1, of an operation; for `scan`, with its nth page.
+
+    `"before"`: it raises `error` and does nothing. `"after"`: it does its work and then raises, as when the answer is
+    lost. `"hang"`: it does nothing until it is cancelled.
+    """
+
+    operation: Operation
+    nth: int = 1
+    moment: Literal["before", "after", "hang"] = "before"
+    error: Exception = field(default_factory=_io_error)
+
+
+class FaultyBackend:
+    """Passes every call on to another backend, but for those that its faults name.
+
+    `calls` counts the calls of each operation, so a test can tell how often the store has asked.
+    """
+
+    def __init__(self, backend: Backend, faults: Iterable[Fault] = (), /) -> None:
+        self._backend = backend
+        self._faults = {(fault.operation, fault.nth): fault for fault in faults}
+        self.calls: Counter[str] = Counter()
+
+    async def _call(self, operation: Operation, call: Callable[[], Awaitable[T]], /) -> T:
+        self.calls[operation] += 1
+        fault = self._faults.get((operation, self.calls[operation]))
+        if fault is None:
+            return await call()
+        if fault.moment == "hang":
+            await sleep_forever()
+        if fault.moment == "after":
+            await call()
+        raise fault.error
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return self._backend.capabilities
+
+    async def read(self, key: str, /, *, limit: int) -> Blob:
+        return await self._call("read", lambda: self._backend.read(key, limit=limit))
+
+    async def read_many(self, keys: Sequence[str], /, *, limit: int) -> Sequence[Blob | Exception]:
+        return await self._call("read_many", lambda: self._backend.read_many(keys, limit=limit))
+
+    async def write(self, key: str, data: bytes, /, *, mode: WriteMode) -> Stat:
+        return await self._call("write", lambda: self._backend.write(key, data, mode=mode))
+
+    async def write_many(self, writes: Sequence[Write], /) -> Sequence[Stat | Exception]:
+        return await self._call("write_many", lambda: self._backend.write_many(writes))
+
+    async def stat(self, key: str, /) -> Stat:
+        return await self._call("stat", lambda: self._backend.stat(key))
+
+    async def delete(self, key: str, /, *, version: Version | None = None) -> None:
+        await self._call("delete", lambda: self._backend.delete(key, version=version))
+
+    def scan(self, prefix: str, /, *, recursive: bool) -> AsyncIterator[Sequence[Stat]]:
+        return _Pages(self._call, self._backend.scan(prefix, recursive=recursive))
+
+    def classify(self, error: Exception, /) -> type[BackendError]:
+        return self._backend.classify(error)
+
+    def filesystem(self) -> tuple[object, str]:
+        return self._backend.filesystem()
+
+    async def aclose(self) -> None:
+        await self._call("aclose", self._backend.aclose)
+
+
+class _Pages:
+    def __init__(
+        self,
+        call: Callable[[Operation, Callable[[], Awaitable[Sequence[Stat]]]], Awaitable[Sequence[Stat]]],
+        pages: AsyncIterator[Sequence[Stat]],
+        /,
+    ) -> None:
+        self._call = call
+        self._pages = pages
+
+    def __aiter__(self) -> _Pages:
+        return self
+
+    async def __anext__(self) -> Sequence[Stat]:
+        return await self._call("scan", lambda: anext(self._pages))
+
+
+def store_over(
+    backends: Mapping[str, Backend],
+    /,
+    *,
+    codec: str = "json",
+    max_bytes: int = MAX_BYTES,
+    observer: Observer | None = None,
+) -> AccountStore:
+    """A store on opened backends, by the names of their storages; the first is the default one.
+
+    It is an asynchronous context manager, and closes the backends.
+    """
+    storages = {
+        name: Storage(name, backend, CODECS[codec], max_bytes, url=f"test://{name}", options={})
+        for name, backend in backends.items()
+    }
+    return AccountStore(Storages(storages, next(iter(backends))), observer=observer)

@@ -1,0 +1,77 @@
+"""Run the benchmarks: `python -m benchmarks [case ...]`."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import traceback
+from argparse import ArgumentParser
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Any
+
+import anyio
+
+from accountstore.backends.posix import filesystem_type
+from benchmarks import cases_import, cases_local, cases_memory, cases_peers
+from benchmarks.blocks import Workspace, measure
+from benchmarks.report import describe_machine, json_lines, results, table
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from benchmarks.blocks import Case
+
+CASES = {case.name: case for case in (*cases_local.CASES, *cases_memory.CASES, *cases_peers.CASES, *cases_import.CASES)}
+_BLOCKS = 15
+_NO_DISK = frozenset({"tmpfs", "ramfs"})
+
+
+async def _run(case: Case, work: Workspace, blocks: int, rows: list[dict[str, Any]], /) -> None:
+    async with aclosing(case.rounds(work)) as rounds:
+        async for made in rounds:
+            found = results(case.name, made, await measure(made.contenders, made.effort, blocks))
+            print(f"{table(found)}\n", flush=True)
+            rows += found
+
+
+def _folder() -> str:
+    """The folder for passing files, unless that is no disk; then the working directory."""
+    folder = tempfile.gettempdir()
+    return "." if filesystem_type(folder) in _NO_DISK else folder
+
+
+def main(arguments: Sequence[str] | None = None, /) -> int:
+    """Run the cases that are named, or all. Missed goals are reported; only a case that fails makes the result 1."""
+    parser = ArgumentParser(prog="python -m benchmarks", description="Compare accountstore with the alternatives.")
+    parser.add_argument("case", nargs="*", help=f"{', '.join(CASES)}; all if none is named")
+    parser.add_argument("--blocks", type=int, default=_BLOCKS, help="blocks that the medians are of (%(default)s)")
+    parser.add_argument("--quick", action="store_true", help="little work a block: to see that everything runs")
+    parser.add_argument("--json", metavar="FILE", help="write the results to a file, one JSON object a line")
+    parser.add_argument("--folder", default=_folder(), help="where to write documents (%(default)s)")
+    chosen = parser.parse_args(arguments)
+    if unknown := [name for name in chosen.case if name not in CASES]:
+        parser.error(f"unknown case {unknown[0]!r}; known: {', '.join(CASES)}")
+    if chosen.blocks < 1:
+        parser.error("--blocks must be at least 1")
+    machine = describe_machine(chosen.folder)
+    for name, value in machine.items():
+        print(f"{name}: {value}")
+    print(f"medians of {chosen.blocks} blocks, [bootstrap 95 % interval]\n", flush=True)
+    rows, failed = [machine], 0
+    with tempfile.TemporaryDirectory(prefix="benchmarks-", dir=chosen.folder) as folder:
+        for name in chosen.case or CASES:
+            try:
+                anyio.run(_run, CASES[name], Workspace(folder, chosen.quick), chosen.blocks, rows)
+            except Exception:  # noqa: BLE001 -- the other cases still run
+                failed = 1
+                traceback.print_exc()
+    if chosen.json:
+        with open(chosen.json, "wb") as file:
+            file.write(json_lines(rows))
+    goals = [row for row in rows if row.get("goal")]
+    print(f"{sum(row['met'] for row in goals)} of {len(goals)} goals met")
+    return failed
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,117 @@
+"""The machine, the table, and JSON lines."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from accountstore.backends.posix import filesystem_type
+from benchmarks.blocks import summarise
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from benchmarks.blocks import Round
+
+__all__ = ("describe_machine", "json_lines", "results", "table")
+
+_PACKAGES = ("accountstore", "anyio", "msgspec", "fsspec", "py-key-value-aio")
+
+
+def describe_machine(folder: str, /) -> dict[str, Any]:
+    """What the numbers depend on."""
+    return {
+        "kind": "machine",
+        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "processor": _processor(),
+        "cores": len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count(),
+        "load": round(os.getloadavg()[0], 2),
+        "filesystem": filesystem_type(folder) or "unknown",
+        "python": f"{platform.python_implementation()} {platform.python_version()}",
+        "loop": "asyncio",
+        "packages": {name: _version(name) for name in _PACKAGES},
+    }
+
+
+def _processor() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as lines:
+            for line in lines:
+                if line.startswith("model name"):
+                    return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or "unknown"
+
+
+def _version(name: str, /) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def results(case: str, made: Round, seconds: Mapping[str, Sequence[float]], /) -> list[dict[str, Any]]:
+    """One result for each comparison of a round."""
+    ours, *_ = made.contenders
+    others = {contender.name: contender for contender in made.contenders}
+    found: list[dict[str, Any]] = []
+    for comparison in made.comparisons:
+        other = others[comparison.other]
+        pairs = zip(seconds[ours.name], seconds[other.name], strict=True)
+        summary = summarise([comparison.measure(mine, theirs) for mine, theirs in pairs])
+        found.append(
+            {
+                "kind": "result",
+                "case": case,
+                "title": made.title,
+                "ours": ours.name,
+                "other": other.name,
+                "ours_us": median(seconds[ours.name]) * 1e6,
+                "other_us": median(seconds[other.name]) * 1e6,
+                "other_atomic": other.atomic or None,
+                "other_durable": other.durable or None,
+                "median": summary.median,
+                "low": summary.low,
+                "high": summary.high,
+                "unit": comparison.unit,
+                "goal": str(comparison.goal) if comparison.goal else None,
+                "met": comparison.goal.met(summary.median) if comparison.goal else None,
+                "blocks": summary.values,
+                "operations_a_block": made.effort.turns * made.effort.operations,
+                "notes": made.notes,
+            }
+        )
+    return found
+
+
+def table(found: Sequence[Mapping[str, Any]], /) -> str:
+    """Results of one round, as lines to read."""
+    first = found[0]
+    lines = [first["title"], *(f"  ({note})" for note in first["notes"])]
+    lines.append(f"  {'us an operation':<32} {first['ours_us']:>12,.1f}  {first['ours']}")
+    for result in found:
+        promises = ""
+        if result["other_atomic"]:
+            promises = f"  [atomic: {result['other_atomic']}; durable: {result['other_durable']}]"
+        lines.append(f"  {'':<32} {result['other_us']:>12,.1f}  {result['other']}{promises}")
+    for result in found:
+        goal = "no goal"
+        if result["goal"]:
+            goal = f"goal {result['goal']}: {'met' if result['met'] else 'MISSED'}"
+        lines.append(
+            f"  against {result['other']:<28} {result['median']:>8.2f} {result['unit']}"
+            f"  [{result['low']:.2f}, {result['high']:.2f}]  {goal}"
+        )
+    return "\n".join(lines)
+
+
+def json_lines(rows: Sequence[Mapping[str, Any]], /) -> bytes:
+    """One JSON object a line."""
+    return b"".join(msgspec.json.encode(row) + b"\n" for row in rows)

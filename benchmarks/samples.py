@@ -1,0 +1,152 @@
+"""The seed's two samples (SEED.md section 8): as the library's documents, and as the plain Structs of other sides."""
+
+from __future__ import annotations
+
+import msgspec
+from msgspec import Struct
+
+from accountstore import (
+    Account,
+    MultiAccount,
+    OAuthCredentials,
+    PasswordCredentials,
+    ProtocolType,
+    SecurityOptions,
+    StorageConfig,
+    StoreConfig,
+)
+
+__all__ = (
+    "ACCOUNT",
+    "MULTI",
+    "PLAIN_ACCOUNT",
+    "PLAIN_MULTI",
+    "PlainAccount",
+    "PlainMultiAccount",
+    "one_storage",
+)
+
+ACCOUNT = Account(
+    host="smtp.example.com",
+    port=465,
+    security_options=SecurityOptions.SSL_AUTO,
+    protocol_type=ProtocolType.SMTP,
+    credentials=OAuthCredentials(
+        login="example@example.com",
+        client_id="clientId",
+        client_secret="clientSecret",
+        refresh_token="refreshToken",
+    ),
+)
+MULTI = MultiAccount(
+    receive_accounts=(
+        Account(
+            host="imap.gmail.com",
+            port=993,
+            security_options=SecurityOptions.SSL_AUTO,
+            credentials=PasswordCredentials(login="example@gmail.com", password="password"),
+        ),
+        Account(
+            host="exchange@outlook.com",
+            port=443,
+            protocol_type=ProtocolType.EWS,
+            credentials=OAuthCredentials(
+                login="example@outlook.com",
+                client_id="clientId",
+                client_secret="clientSecret",
+                refresh_token="refreshToken",
+            ),
+        ),
+    ),
+    send_account=Account(
+        host="smtp.gmail.com",
+        port=465,
+        security_options=SecurityOptions.SSL_AUTO,
+        protocol_type=ProtocolType.SMTP,
+        credentials=PasswordCredentials(login="example@gmail.com", password="password"),
+    ),
+)
+
+
+class PlainPassword(
+    Struct,
+    kw_only=True,
+    omit_defaults=True,
+    rename="camel",
+    tag_field="discriminator",
+    tag="EmailClientAccountPasswordCredentials",
+):
+    """What somebody who writes it by hand would have: no secrets, no limits."""
+
+    login: str
+    password: str
+
+
+class PlainOAuth(
+    Struct,
+    kw_only=True,
+    omit_defaults=True,
+    rename="camel",
+    tag_field="discriminator",
+    tag="EmailClientAccountOauthCredentials",
+):
+    """As `PlainPassword`."""
+
+    login: str
+    client_id: str | None = None
+    client_secret: str
+    refresh_token: str
+    request_url: str | None = None
+
+
+class PlainAccount(Struct, kw_only=True, omit_defaults=True, rename="camel"):
+    """As `PlainPassword`."""
+
+    host: str
+    port: int
+    security_options: str | None = None
+    protocol_type: str | None = None
+    credentials: PlainPassword | PlainOAuth
+
+
+class PlainMultiAccount(Struct, kw_only=True, omit_defaults=True, rename="camel"):
+    """As `PlainPassword`."""
+
+    receive_accounts: list[PlainAccount]
+    send_account: PlainAccount | None = None
+
+
+_PLAIN_OAUTH = PlainOAuth(
+    login="example@example.com", client_id="clientId", client_secret="clientSecret", refresh_token="refreshToken"
+)
+PLAIN_ACCOUNT = PlainAccount(
+    host="smtp.example.com", port=465, security_options="SSLAuto", protocol_type="SMTP", credentials=_PLAIN_OAUTH
+)
+PLAIN_MULTI = PlainMultiAccount(
+    receive_accounts=[
+        PlainAccount(
+            host="imap.gmail.com",
+            port=993,
+            security_options="SSLAuto",
+            credentials=PlainPassword(login="example@gmail.com", password="password"),
+        ),
+        PlainAccount(
+            host="exchange@outlook.com",
+            port=443,
+            protocol_type="EWS",
+            credentials=msgspec.structs.replace(_PLAIN_OAUTH, login="example@outlook.com"),
+        ),
+    ],
+    send_account=PlainAccount(
+        host="smtp.gmail.com",
+        port=465,
+        security_options="SSLAuto",
+        protocol_type="SMTP",
+        credentials=PlainPassword(login="example@gmail.com", password="password"),
+    ),
+)
+
+
+def one_storage(url: str, /) -> StoreConfig:
+    """The configuration of a store with one storage."""
+    return StoreConfig(storages={"First Storage": StorageConfig(url)})

@@ -1,0 +1,1106 @@
+"""The command line: what each command does, says and returns, in process and as a program of its own."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import os
+import re
+import select
+import signal
+import subprocess
+import sys
+import time
+import traceback
+import warnings
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from typer.main import get_command
+from typer.testing import CliRunner
+
+from accountstore import Account, AccountStore, BackendError, Entry, Location, MultiAccount, UnsupportedError, Version
+from accountstore.cli.commands import app
+from accountstore.cli.prompts import ask_document
+from accountstore.codecs import JSON
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+    from pathlib import Path
+
+pytest.importorskip("pty", reason="the terminal tests need pseudo terminals")
+
+SINGLE: dict[str, Any] = {
+    "host": "smtp.example.com",
+    "port": 465,
+    "securityOptions": "SSLAuto",
+    "protocolType": "SMTP",
+    "credentials": {
+        "login": "example@example.com",
+        "discriminator": "EmailClientAccountOauthCredentials",
+        "clientId": "clientId",
+        "clientSecret": "CANARY-client-secret",
+        "refreshToken": "CANARY-refresh-token",
+        "accessToken": "CANARY-access-token",
+        "expiresAt": "2026-01-02T03:04:05Z",
+        "requestUrl": "CANARY-a-token-one-argument-late",
+        "ofTomorrow": {"nested": "CANARY-unknown-credential"},
+    },
+    "cacheFile": {"storage": "First Storage", "folderPath": "f", "fileName": "account.cache"},
+    "alsoOfTomorrow": "CANARY-unknown-field",
+}
+MULTI: dict[str, Any] = {
+    "receiveAccounts": [
+        {
+            "host": "imap.example.com",
+            "port": 993,
+            "credentials": {
+                "login": "example@example.com",
+                "discriminator": "EmailClientAccountPasswordCredentials",
+                "password": "CANARY-password",
+            },
+        },
+        SINGLE,
+    ],
+    "sendAccount": SINGLE,
+}
+CANARIES = (
+    "CANARY-client-secret",
+    "CANARY-refresh-token",
+    "CANARY-access-token",
+    "CANARY-a-token-one-argument-late",
+    "CANARY-unknown-credential",
+    "CANARY-unknown-field",
+)
+CONFIG = """\
+default = "First Storage"
+max_bytes = 20_000
+
+[storages."First Storage"]
+url = "first"
+
+[storages.Archive]
+url = "archive"
+codec = "msgpack"
+"""
+
+
+class Answer:
+    """What a command left: exit code, stdout, stderr, and the traceback that it would have shown, if any."""
+
+    def __init__(self, code: int, out: bytes, err: str, crash: str = "") -> None:
+        self.code = code
+        self.raw = out
+        self.out = out.decode()
+        self.err = err
+        self.crash = crash
+
+    @property
+    def everything(self) -> str:
+        return self.out + self.err + self.crash
+
+
+class Commands:
+    """Runs commands in a folder that has a configuration and nothing else."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __call__(self, *arguments: str, stdin: bytes | dict[str, Any] = b"") -> Answer:
+        """In this process."""
+        given = json.dumps(stdin).encode() if isinstance(stdin, dict) else stdin
+        result = CliRunner().invoke(app, arguments, input=given, prog_name="accountstore")
+        crash = ""
+        if result.exception is not None and not isinstance(result.exception, SystemExit):
+            crash = "".join(traceback.format_exception(result.exception))
+        return Answer(result.exit_code, result.stdout_bytes, result.stderr, crash)
+
+    def program(self, *arguments: str, stdin: bytes = b"", env: dict[str, str] | None = None) -> Answer:
+        """As a program of its own."""
+        done = subprocess.run(
+            [sys.executable, "-m", "accountstore.cli", *arguments],
+            input=stdin,
+            capture_output=True,
+            check=False,
+            timeout=30,
+            env=os.environ | (env or {}),
+        )
+        return Answer(done.returncode, done.stdout, done.stderr.decode())
+
+    def configure(self, text: str) -> None:
+        (self.folder / "accountstore.toml").write_text(text, encoding="utf-8")
+
+    def file(self, name: str, storage: str = "first") -> Path:
+        return self.folder / storage / name
+
+    def files(self) -> list[str]:
+        return sorted(
+            str(path.relative_to(self.folder))
+            for path in self.folder.rglob("*")
+            if path.is_file() and path.name != "accountstore.toml"
+        )
+
+
+COMMAND = get_command(app)
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Commands:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    for name in (
+        "ACCOUNTSTORE_CONFIG",
+        "COLUMNS",
+        "FORCE_COLOR",
+        "NO_COLOR",
+        "PYTHONIOENCODING",
+        "PYTHONUNBUFFERED",
+        "XDG_CONFIG_HOME",
+        "XDG_DATA_HOME",
+    ):
+        monkeypatch.delenv(name, raising=False)
+    # The runner would build all commands anew for each call, which takes longer than most of them.
+    monkeypatch.setattr("typer.testing._get_command", lambda _: COMMAND, raising=False)  # pyright: ignore[reportUnknownLambdaType] -- typer's own
+    commands = Commands(tmp_path)
+    commands.configure(CONFIG)
+    return commands
+
+
+# --- names ------------------------------------------------------------------------------------------------------------
+
+EXTENSIONS = [
+    ("x.account", SINGLE),
+    ("x.multi.account", MULTI),
+    (".account", None),
+    (".multi.account", None),
+    ("x.Account", None),
+    ("x.account.txt", None),
+    ("x", None),
+]
+
+
+@pytest.mark.parametrize(("name", "takes"), EXTENSIONS, ids=[name for name, _ in EXTENSIONS])
+@pytest.mark.parametrize("document", [SINGLE, MULTI], ids=["single", "multi"])
+def test_save_takes_a_document_only_under_the_extension_of_its_kind(
+    run: Commands, name: str, takes: dict[str, Any] | None, document: dict[str, Any]
+) -> None:
+    """`save` writes `*.account` and `*.multi.account`, each of its kind, and otherwise makes no file."""
+    answer = run("save", name, stdin=document)
+    if document is takes:
+        assert (answer.code, answer.everything) == (0, "")
+        assert json.loads(run.file(name).read_bytes()) == document
+    else:
+        assert answer.code == 1
+        assert answer.err.startswith("accountstore: ")
+        assert answer.err.count("\n") == 1
+        assert run.files() == []
+    if takes is None:
+        assert not run.folder.joinpath("first").exists(), "refused before any I/O"
+
+
+@pytest.mark.parametrize(("name", "takes"), EXTENSIONS, ids=[name for name, _ in EXTENSIONS])
+@pytest.mark.parametrize("command", ["get {}", "rm {}", "cp {} new/", "mv {} new/", "get --json {}"])
+def test_every_command_refuses_other_extensions_before_any_io(
+    run: Commands, command: str, name: str, takes: dict[str, Any] | None
+) -> None:
+    """A name that ends in neither extension is refused with exit code 1; one that does is looked for."""
+    answer = run(*command.format(name).split())
+    assert answer.code == 1
+    assert answer.out == ""
+    if takes is None:
+        assert answer.err == (
+            f"accountstore: {name}: the file name must end in .account or .multi.account, with a name before it\n"
+        )
+    else:
+        assert answer.err == f"accountstore: {name}: there is no such document\n"
+    assert run.files() == []
+
+
+@pytest.mark.parametrize(
+    "name", ["../x.account", "a//x.account", "/x.account", "a\\x.account", "x*.account", ":x.account"]
+)
+def test_a_location_that_is_not_allowed_is_told_with_the_text_given(run: Commands, name: str) -> None:
+    """What `Location.parse` refuses ends with exit code 1 and one line that shows the argument."""
+    for command in (["save", name], ["get", name], ["rm", name], ["cp", "x.account", name], ["mv", name, "x.account"]):
+        answer = run(*command, stdin=SINGLE)
+        assert answer.code == 1
+        assert answer.err.startswith(f"accountstore: {name!r}: ")
+        assert answer.err.count("\n") == 1
+    assert run.files() == []
+
+
+def test_an_unknown_storage_is_told(run: Commands) -> None:
+    """A storage that is not configured ends with exit code 1, in every command that takes one."""
+    run("save", "x.account", stdin=SINGLE)
+    for command in ("get Nope:x.account", "rm Nope:x.account", "cp x.account Nope:", "ls Nope:", "check Nope"):
+        answer = run(*command.split())
+        assert (answer.code, answer.out) == (1, "")
+        assert "Nope" in answer.err
+        assert "is not configured" in answer.err
+    assert run("save", "Nope:x.account", stdin=SINGLE).code == 1
+    assert run.files() == ["first/x.account"]
+
+
+# --- save and get -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("name", "document"), [("a.account", SINGLE), ("a.multi.account", MULTI)])
+def test_revealed_json_saved_again_is_the_same_document(run: Commands, name: str, document: dict[str, Any]) -> None:
+    """`get --json --reveal A | save B` keeps every byte, fields that this release does not know included."""
+    run("save", name, stdin=document)
+    first = run("get", "--json", "--reveal", name)
+    assert run("save", f"mail/{name}", stdin=first.raw).code == 0
+    assert run.file(name).read_bytes() == run.file(f"mail/{name}").read_bytes() == json.dumps(document).encode()
+    assert first.raw == run.file(name).read_bytes() + b"\n"
+
+
+def test_a_storage_with_another_codec_takes_and_gives_json(run: Commands) -> None:
+    """A MessagePack storage keeps the same document, and `get` shows it as JSON."""
+    assert run("save", "Archive:a.account", stdin=SINGLE).code == 0
+    assert not run.file("a.account", "archive").read_bytes().startswith(b"{")
+    assert json.loads(run("get", "--json", "--reveal", "Archive:a.account").out) == SINGLE
+
+
+def test_a_pipe_of_two_programs_copies_a_document(run: Commands) -> None:
+    """The programs themselves, joined by a pipe, copy a document."""
+    run("save", "a.account", stdin=SINGLE)
+    got = run.program("get", "--json", "--reveal", "a.account")
+    saved = run.program("save", "b.account", stdin=got.raw)
+    assert (got.code, got.err, saved.code, saved.everything) == (0, "", 0, "")
+    assert run.file("b.account").read_bytes() == run.file("a.account").read_bytes()
+
+
+def test_get_masks_secrets_in_both_views(run: Commands) -> None:
+    """Without `--reveal`, secrets, unknown fields and a `requestUrl` that is no address show as asterisks."""
+    run("save", "a.account", stdin=SINGLE)
+    masked = json.loads(run("get", "--json", "a.account").out)
+    stars = "**********"
+    hidden = ("clientSecret", "refreshToken", "accessToken", "requestUrl", "ofTomorrow")
+    assert masked == SINGLE | {
+        "credentials": SINGLE["credentials"] | dict.fromkeys(hidden, stars),
+        "alsoOfTomorrow": stars,
+    }
+    view = run("get", "a.account").out
+    assert view.count(stars) == 6
+    for shown in ("smtp.example.com", "465", "SSLAuto", "SMTP", "example@example.com", "OAuth", "clientId"):
+        assert shown in view
+    revealed = run("get", "--reveal", "a.account").out
+    assert stars not in revealed
+    assert all(canary in revealed for canary in CANARIES)
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("https://login.example.com/token", True),
+        ("http://127.0.0.1:8080/", True),
+        ("refresh_token", False),
+        ("https://user:word@login.example.com/token", False),
+        ("https://login.example.com/token?key=1", False),
+        ("https://login.example.com/token#1", False),
+        ("https:///token", False),
+        ("ftp://login.example.com", False),
+        ("https://[", False),
+        ("", False),
+    ],
+)
+def test_a_request_url_shows_only_as_a_plain_address(run: Commands, url: str, shown: bool) -> None:
+    """Some programs put a token into `requestUrl`, so anything but an address is masked."""
+    run("save", "a.account", stdin=SINGLE | {"credentials": SINGLE["credentials"] | {"requestUrl": url}})
+    masked = json.loads(run("get", "--json", "a.account").out)
+    assert (masked["credentials"]["requestUrl"] == url) is shown
+    assert json.loads(run("get", "--json", "--reveal", "a.account").out)["credentials"]["requestUrl"] == url
+
+
+def test_get_shows_every_account_of_a_multi_account(run: Commands) -> None:
+    """The view of a multi account has one table for each account, unknown fields of the whole included."""
+    run("save", "a.multi.account", stdin=MULTI | {"ofTomorrow": [1, {"x": None}]})
+    view = run("get", "a.multi.account").out
+    for part in ("receives 1 of 2", "receives 2 of 2", "sends", "imap.example.com", "ofTomorrow"):
+        assert part in view
+    assert '[1, {"x": null}]' in run("get", "--reveal", "a.multi.account").out
+
+
+def test_null_fields_do_not_show_in_the_view(run: Commands) -> None:
+    """A field that is null, as other programs write it, is not there for people, and is kept for programs."""
+    run("save", "a.account", stdin=SINGLE | {"cacheFile": None})
+    assert "cacheFile" not in run("get", "a.account").out
+    assert json.loads(run("get", "--json", "a.account").out)["cacheFile"] is None
+
+
+def test_save_refuses_masked_json(run: Commands) -> None:
+    """Masked JSON is not saved over the secrets that it hides."""
+    run("save", "a.account", stdin=SINGLE)
+    masked = run("get", "--json", "a.account").raw
+    answer = run("save", "a.account", stdin=masked)
+    assert answer.code == 1
+    assert answer.err.startswith("accountstore: standard input: a secret in it is masked")
+    assert json.loads(run.file("a.account").read_bytes()) == SINGLE
+    multi = MULTI | {"sendAccount": json.loads(masked)}
+    assert run("save", "a.multi.account", stdin=multi).code == 1
+
+
+def test_save_replaces_unless_told_to_create(run: Commands) -> None:
+    """`save` replaces a document; with `--create` it leaves it alone and ends with exit code 1."""
+    assert run("save", "--create", "a.account", stdin=SINGLE).code == 0
+    other = SINGLE | {"host": "other.example.com"}
+    answer = run("save", "--create", "a.account", stdin=other)
+    assert (answer.code, answer.err) == (1, "accountstore: a.account: there is a document already\n")
+    assert json.loads(run.file("a.account").read_bytes()) == SINGLE
+    assert run("save", "a.account", stdin=other).code == 0
+    assert json.loads(run.file("a.account").read_bytes()) == other
+
+
+def wrong(**fields: object) -> bytes:
+    return json.dumps(SINGLE | fields).encode()
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "is empty"),
+        (b" \n", "is empty"),
+        (b"CANARY", "is not valid JSON"),
+        (b'{"host": "CANARY', "is not valid JSON"),
+        (b"\xff\xfeCANARY", "is not UTF-8"),
+        (b'{"host": "\\ud800CANARY"}', "not"),
+        (b'["CANARY"]', "Expected `object`"),
+        (b"{}", "missing required field `host`"),
+        (wrong(port="CANARY"), "$.port: "),
+        (wrong(port=0), "$.port: "),
+        (wrong(securityOptions="CANARY"), "$.securityOptions: "),
+        (wrong(credentials={"discriminator": "CANARY", "login": "x"}), "$.credentials.discriminator: "),
+        (wrong(credentials={"login": "CANARY"}), "$.credentials: "),
+        (wrong(credentials=SINGLE["credentials"] | {"login": ""}), "$.credentials.login: "),
+        (wrong(credentials=SINGLE["credentials"] | {"clientSecret": 1}), "$.credentials.clientSecret: "),
+        (b'{"host": "CANARY", "host": "CANARY"}', "an object has the same key twice"),
+        (wrong(deep=json.loads("[" * 40 + "]" * 40)), "is nested deeper than 32 levels"),
+        (wrong(long="CANARY" * 5000), "has more than the 20000 bytes allowed"),
+    ],
+)
+def test_save_names_the_field_and_quotes_no_value(run: Commands, data: bytes, reason: str) -> None:
+    """What is not a document is refused with its field, without a value of it, and nothing is written."""
+    answer = run("save", "a.account", stdin=data)
+    assert answer.code == 1
+    assert answer.err.startswith("accountstore: standard input: ")
+    assert reason in answer.err
+    assert answer.err.count("\n") == 1
+    assert "CANARY" not in answer.everything
+    assert run.files() == []
+
+
+def test_characters_that_steer_a_terminal_show_as_escapes(run: Commands) -> None:
+    """A host with control or direction characters shows as escapes; the program's output has it as it is."""
+    host = "a\x1b[31mb\x9bc\u202ed.example.com"
+    run("save", "a.account", stdin=json.dumps(SINGLE | {"host": host}, ensure_ascii=False).encode())
+    for answer in (run("get", "a.account"), run("get", "--json", "a.account"), run("get", "--reveal", "a.account")):
+        assert not any(mark in answer.out for mark in "\x1b\x9b\u202e")
+        assert "\\u202e" in answer.out
+    assert json.loads(run("get", "--json", "a.account").out)["host"] == host
+    assert json.loads(run("get", "--json", "--reveal", "a.account").out)["host"] == host
+
+
+# --- ls ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def tree(run: Commands) -> Commands:
+    data = json.dumps(SINGLE).encode()
+    for name in ("a.account", "b.multi.account", "mail/c.account", "mail/team a/d.account", "note.txt"):
+        run.file(name).parent.mkdir(parents=True, exist_ok=True)
+        run.file(name).write_bytes(data)
+    run("save", "Archive:old/e.account", stdin=SINGLE)
+    return run
+
+
+@pytest.mark.parametrize(
+    ("arguments", "lines"),
+    [
+        ([], ["a.account", "b.multi.account"]),
+        ([""], ["a.account", "b.multi.account"]),
+        (["/"], ["a.account", "b.multi.account"]),
+        (["-r"], ["a.account", "b.multi.account", "mail/c.account", "mail/team a/d.account"]),
+        (["mail"], ["mail/c.account"]),
+        (["mail/"], ["mail/c.account"]),
+        (["--recursive", "mail"], ["mail/c.account", "mail/team a/d.account"]),
+        (["First Storage:"], ["First Storage:a.account", "First Storage:b.multi.account"]),
+        (["First Storage:mail"], ["First Storage:mail/c.account"]),
+        (["-r", "Archive:"], ["Archive:old/e.account"]),
+        (["Archive:"], []),
+        (["nowhere"], []),
+    ],
+)
+def test_ls_prints_one_location_a_line_in_a_pipe(tree: Commands, arguments: list[str], lines: list[str]) -> None:
+    """In a pipe `ls` prints locations that every other command takes, and nothing else."""
+    answer = tree("ls", *arguments)
+    assert (answer.code, answer.err) == (0, "")
+    assert answer.out.splitlines() == lines
+    for line in lines:
+        assert str(Location.parse(line)) == line
+
+
+@pytest.mark.parametrize("folder", [":", "a//b", "../x", "x.account", "a*", "//"])
+def test_ls_refuses_what_is_no_folder(run: Commands, folder: str) -> None:
+    """A folder that is not allowed ends with exit code 1 and shows the argument."""
+    answer = run("ls", folder)
+    assert (answer.code, answer.out) == (1, "")
+    assert answer.err.startswith(f"accountstore: {folder!r}: ")
+
+
+@pytest.mark.parametrize(("before", "printed"), [(1700, 1500), (499, 0)])
+def test_a_large_listing_prints_before_it_ends(
+    run: Commands, monkeypatch: pytest.MonkeyPatch, before: int, printed: int
+) -> None:
+    """`ls` prints pages as they come: what came before a failure is printed but for the page not yet full."""
+
+    async def entries(*_: object, **__: object) -> AsyncIterator[Entry]:
+        for i in range(before):
+            yield Entry(Location(f"{i:05}.account"), 1, Version("v"), None)
+        raise BackendError("the storage failed")
+
+    monkeypatch.setattr(AccountStore, "list", entries)
+    answer = run("ls")
+    assert answer.code == 1
+    assert answer.out.splitlines() == [f"{i:05}.account" for i in range(printed)]
+    assert answer.err == "accountstore: the storage failed\n"
+
+
+# --- rm, cp, mv -------------------------------------------------------------------------------------------------------
+
+
+def test_rm_removes_what_is_there_and_tells_what_is_not(tree: Commands) -> None:
+    """`rm` goes on after a missing document and then ends with exit code 1."""
+    answer = tree("rm", "a.account", "nope.account", "Archive:old/e.account")
+    assert (answer.code, answer.out) == (1, "")
+    assert answer.err == "accountstore: nope.account: there is no such document\n"
+    assert tree.files() == [
+        "first/b.multi.account", "first/mail/c.account", "first/mail/team a/d.account", "first/note.txt"
+    ]  # fmt: skip
+
+
+def test_rm_with_force_takes_a_missing_document_for_removed(tree: Commands) -> None:
+    """With `-f` a missing document is no error."""
+    assert tree("rm", "-f", "nope.account", "a.account").everything == ""
+    assert tree("rm", "--force", "a.account").code == 0
+    assert not tree.file("a.account").exists()
+
+
+@pytest.mark.parametrize("bad", ["x.txt", "../a.account", "Nope:a.account"])
+def test_rm_checks_every_name_before_it_removes_anything(tree: Commands, bad: str) -> None:
+    """One wrong name among several leaves all documents where they are."""
+    assert tree("rm", "a.account", bad).code == 1
+    assert tree.file("a.account").exists()
+
+
+@pytest.mark.parametrize("command", ["cp", "mv"])
+@pytest.mark.parametrize(
+    ("target", "arrives"),
+    [("mail/z.account", "mail/z.account"), ("mail/", "mail/a.account"), ("Archive:", "Archive:a.account"),
+     ("Archive:new/", "Archive:new/a.account"), ("First Storage:z.account", "z.account")],
+)  # fmt: skip
+def test_cp_and_mv_bring_the_whole_document(run: Commands, command: str, target: str, arrives: str) -> None:
+    """`cp` and `mv` bring every field to another name, folder or storage; `mv` removes the source."""
+    run("save", "a.account", stdin=SINGLE)
+    assert run(command, "a.account", target).everything == ""
+    assert json.loads(run("get", "--json", "--reveal", arrives).out) == SINGLE
+    assert run.file("a.account").exists() is (command == "cp")
+
+
+@pytest.mark.parametrize("command", ["cp", "mv"])
+def test_cp_and_mv_replace_unless_told_to_create(run: Commands, command: str) -> None:
+    """With `--create` a document at the target stays, and so does the source; without, the target is replaced."""
+    other = SINGLE | {"host": "other.example.com"}
+    run("save", "a.account", stdin=SINGLE)
+    run("save", "b.account", stdin=other)
+    answer = run(command, "--create", "a.account", "b.account")
+    assert (answer.code, answer.err) == (1, "accountstore: b.account: there is a document already\n")
+    assert json.loads(run.file("a.account").read_bytes()) == SINGLE
+    assert json.loads(run.file("b.account").read_bytes()) == other
+    assert run(command, "a.account", "b.account").code == 0
+    assert json.loads(run.file("b.account").read_bytes()) == SINGLE
+
+
+@pytest.mark.parametrize("command", ["cp", "mv"])
+@pytest.mark.parametrize(
+    ("source", "target"), [("a.account", "a.multi.account"), ("a.account", "First Storage:a.account")]
+)
+def test_cp_and_mv_refuse_another_kind_and_the_same_place(
+    run: Commands, command: str, source: str, target: str
+) -> None:
+    """A document does not change its kind by a copy, and is not copied onto itself."""
+    run("save", source, stdin=SINGLE)
+    answer = run(command, source, target)
+    assert (answer.code, answer.out) == (1, "")
+    assert answer.err.startswith("accountstore: ")
+    assert run.files() == [f"first/{source}"]
+
+
+# --- storages and check -----------------------------------------------------------------------------------------------
+
+
+def test_storages_shows_each_without_credentials(run: Commands) -> None:
+    """`storages` shows name, default, URL and promises; no user, password, query or option."""
+    run.configure(
+        CONFIG + '[storages.Far]\nurl = "ftp://CANARY-user:CANARY-word@127.0.0.1:1/mail?CANARY-query"\n'
+        'options = { password = "CANARY-option" }\n'
+    )
+    answer = run("storages")
+    assert (answer.code, answer.err) == (0, "")
+    rows = [line.split() for line in answer.out.splitlines()[2:]]
+    assert [row[0] for row in rows] == ["First", "Archive", "Far"]
+    assert rows[0][2:] == ["yes", str(run.folder / "first"), *["yes"] * 4]
+    assert rows[1][1:] == [str(run.folder / "archive"), *["yes"] * 4]
+    assert rows[2][1:] == ["ftp://127.0.0.1:1/mail", *["no"] * 4]
+    assert "CANARY" not in answer.everything
+
+
+def test_check_proves_a_storage(run: Commands) -> None:
+    """`check` lists its steps, says what they prove and ends with 0; a storage is chosen by name."""
+    for arguments, name in (([], "First Storage"), (["Archive"], "Archive")):
+        answer = run("check", *arguments)
+        assert (answer.code, answer.err) == (0, "")
+        assert answer.out.startswith(name)
+        assert "create has one winner: proven" in answer.out
+        assert "update loses nothing: proven" in answer.out
+        steps = answer.out.partition("create has one winner")[0].splitlines()[3:]
+        assert len(steps) >= 8
+        assert all(" ok " in step for step in steps)
+    assert run.files() == []
+
+
+def test_check_of_a_storage_that_fails_ends_with_one(run: Commands) -> None:
+    """A step that fails shows its reason, and the exit code is 1."""
+    run.configure(CONFIG + '[storages.Far]\nurl = "ftp://127.0.0.1:1/mail"\n')
+    answer = run("check", "Far")
+    assert answer.code == 1
+    assert "UnavailableError: " in answer.out
+    assert "create has one winner: not promised by this storage" in answer.out
+
+
+def test_check_of_a_storage_that_ignores_conditions_ends_with_one(
+    run: Commands, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A backend that declares more than it keeps is found out."""
+    from accountstore.backends.posix import Files
+
+    def compare(*_: object) -> None:
+        pass
+
+    monkeypatch.setattr(Files, "_compare", compare)
+    answer = run("check")
+    assert answer.code == 1
+    assert "the condition was ignored" in answer.out
+    assert "update loses nothing: NOT KEPT" in answer.out
+    assert "create has one winner: proven" in answer.out
+
+
+# --- configuration ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ('[storages.a]\nurl = "a"\nurll = "b"\n', ":3: unknown key 'urll'; did you mean 'url'?"),
+        ('defualt = "a"\n[storages.a]\nurl = "a"\n', ":1: unknown key 'defualt'; did you mean 'default'?"),
+        ('[storages.a]\nurl = "a"\noptions = { key = "${NO_SUCH}" }\n', "the environment variable NO_SUCH is not set"),
+        ('[storages.a]\nurl = "fiel:///a"\n', "unknown scheme 'fiel'; did you mean"),
+        ('[storages.a]\nurl = "absent://a"\n', "needs a package that is not installed: pip install absentfs"),
+        ('[storages.a]\nurl = "a"\ncodec = "jsn"\n', ":3: unknown codec 'jsn'; did you mean 'json'?"),
+        ("[storages.a]\nurl = 1\n", ":2: url: Expected `str`, got `int`"),
+        ("[storages.a\n", "(at line 1, column 12)"),
+        ("", "no storage is configured"),
+        ('default = "b"\n[storages.a]\nurl = "a"\n', "no storage 'b' is configured"),
+    ],
+)
+def test_a_faulty_configuration_is_told_in_one_line(
+    run: Commands, monkeypatch: pytest.MonkeyPatch, text: str, reason: str
+) -> None:
+    """Whatever is wrong with the configuration ends every command with 1 and one line that says where."""
+    from fsspec.registry import known_implementations
+
+    monkeypatch.setitem(known_implementations, "absent", {"class": "absentfs.Files", "err": "pip install absentfs"})
+    run.configure(text)
+    for command in ("storages", "get a.account", "save a.account"):
+        answer = run(*command.split(), stdin=SINGLE)
+        assert (answer.code, answer.out, answer.crash) == (1, "", "")
+        assert answer.err.startswith("accountstore: ")
+        assert answer.err.count("\n") == 1
+        assert reason in answer.err
+
+
+def test_the_configuration_is_chosen_on_the_command_line_or_by_the_environment(
+    run: Commands, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`--config` goes before the environment variable, and that before the file in the working directory."""
+    for name in ("given", "named"):
+        (run.folder / f"{name}.toml").write_text(f'[storages.{name}]\nurl = "{name}"\n', encoding="utf-8")
+    assert "First Storage" in run("storages").out
+    monkeypatch.setenv("ACCOUNTSTORE_CONFIG", "named.toml")
+    assert run("storages").out.splitlines()[2].startswith("named")
+    assert run("--config", "given.toml", "storages").out.splitlines()[2].startswith("given")
+    answer = run("--config", "missing.toml", "storages")
+    assert (answer.code, answer.err) == (1, "accountstore: missing.toml: cannot be read (FileNotFoundError)\n")
+
+
+# --- usage ------------------------------------------------------------------------------------------------------------
+
+NAMES = ("demo", "storages", "check", "save", "get", "ls", "rm", "cp", "mv")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "nope",
+        "get",
+        "get a.account b.account",
+        "get --nope a.account",
+        "rm",
+        "cp a.account",
+        "--config",
+        "ls -x",
+        "check a b",
+    ],
+)
+def test_wrong_usage_ends_with_two(run: Commands, arguments: str) -> None:
+    """Wrong usage ends with 2, a hint on stderr and no traceback."""
+    answer = run(*arguments.split())
+    assert (answer.code, answer.out, answer.crash) == (2, "", "")
+    assert "Error" in answer.err
+    assert "Traceback" not in answer.err
+
+
+@pytest.mark.parametrize("option", ["--help", "-h"])
+def test_help_lists_every_command(run: Commands, option: str) -> None:
+    """The help of the whole names every command and the exit codes."""
+    answer = run(option)
+    assert answer.code == 0
+    assert all(f" {name} " in answer.out for name in NAMES)
+    assert "Exit codes" in answer.out
+    assert {command.name or command.callback.__name__ for command in app.registered_commands if command.callback} == {
+        *NAMES
+    }
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_help_of_each_command_has_an_example(run: Commands, name: str) -> None:
+    """Each command's help says what it does and gives an example of itself."""
+    answer = run(name, "--help")
+    assert answer.code == 0
+    assert f"Usage: accountstore {name}" in answer.out
+    assert f"accountstore {name}" in answer.out.partition("Examples:")[2].replace("-- ", "") or name == "storages"
+
+
+def test_version_prints_the_version(run: Commands) -> None:
+    """`--version` needs no command and no configuration."""
+    run.configure("broken")
+    assert run("--version").out == "accountstore 0.1.0\n"
+
+
+@pytest.mark.parametrize("missing", ["typer", "rich"])
+def test_without_the_extra_the_program_says_what_to_install(run: Commands, missing: str) -> None:
+    """Where typer or rich is missing, the program says how to get them and ends with 1."""
+    code = f"import sys; sys.modules[{missing!r}] = None; from accountstore.cli import main; main()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False, timeout=30)
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert done.stderr.decode() == (
+        "accountstore: the command line needs typer and rich: pip install 'accountstore[cli]'\n"
+    )
+
+
+def test_another_missing_module_is_not_blamed_on_the_extra(run: Commands) -> None:
+    """A module of our own that cannot be imported is a bug, and shows as one."""
+    code = "import sys; sys.modules['accountstore.codecs'] = None; from accountstore.cli import main; main()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False, timeout=30)
+    assert done.returncode == 1
+    assert b"ModuleNotFoundError" in done.stderr
+    assert b"pip install" not in done.stderr
+
+
+# --- pipes and streams ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", ["get a.account", "get --json a.account"])
+def test_a_reader_that_went_away_is_no_message(run: Commands, command: str) -> None:
+    """Output into a closed pipe ends the program silently, as a broken pipe ends others."""
+    run("save", "a.account", stdin=SINGLE)
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "wb") as pipe:
+        done = subprocess.run(
+            [sys.executable, "-m", "accountstore.cli", *command.split()],
+            stdin=subprocess.DEVNULL,
+            stdout=pipe,
+            stderr=subprocess.PIPE,
+            check=False,
+            timeout=30,
+        )
+    assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, b"")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is always full")
+def test_output_that_cannot_be_written_is_told(run: Commands) -> None:
+    """A full disk under the output ends with 1 and one line."""
+    run("save", "a.account", stdin=SINGLE)
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "accountstore.cli", "ls"],
+            stdin=subprocess.DEVNULL,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            check=False,
+            timeout=30,
+        )
+    assert done.returncode == 1
+    assert done.stderr.decode() == (
+        "accountstore: cannot read the input or write the output (No space left on device)\n"
+    )
+
+
+def test_closed_streams_are_empty_ones(run: Commands) -> None:
+    """A program started without stdin or stdout reads nothing and writes nowhere."""
+    run("save", "a.account", stdin=SINGLE)
+    for line, code in (("ls >&-", 0), ("save b.account <&-", 1)):
+        done = subprocess.run(
+            ["sh", "-c", f'"$0" -m accountstore.cli {line}', sys.executable],
+            capture_output=True,
+            check=False,
+            timeout=30,
+        )
+        assert done.returncode == code
+        assert b"Traceback" not in done.stderr
+    assert run.files() == ["first/a.account"]
+
+
+def test_an_output_that_cannot_show_a_character_gets_its_escape(run: Commands) -> None:
+    """Where the output's encoding lacks a character, its escape shows instead of a traceback."""
+    run("save", "é.account", stdin=SINGLE)
+    answer = run.program("ls", env={"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"})
+    assert (answer.code, answer.out, answer.err) == (0, "\\xe9.account\n", "")
+
+
+# --- at a terminal ----------------------------------------------------------------------------------------------------
+
+
+class Terminal:
+    """A program on a pseudo terminal of 100 columns."""
+
+    def __init__(self, *arguments: str, env: dict[str, str] | None = None) -> None:
+        import fcntl
+        import struct
+        import termios
+
+        self._terminal, inner = os.openpty()
+        fcntl.ioctl(inner, termios.TIOCSWINSZ, struct.pack("HHHH", 50, 100, 0, 0))
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "accountstore.cli", *arguments],
+            stdin=inner,
+            stdout=inner,
+            stderr=inner,
+            start_new_session=True,
+            env=os.environ | {"TERM": "xterm"} | (env or {}),
+        )
+        os.close(inner)
+        self.shown = ""
+        self._read = 0
+
+    def expect(self, text: str) -> None:
+        """Wait until the program shows `text`, after what was expected before."""
+        self._take(lambda: text in self.shown[self._read :])
+        assert text in self.shown[self._read :], self.shown
+        self._read = self.shown.index(text, self._read) + len(text)
+
+    def answer(self, question: str, text: str) -> None:
+        """Wait for a question and type an answer."""
+        self.expect(question)
+        os.write(self._terminal, text.encode() + b"\n")
+
+    def type(self, keys: bytes) -> None:
+        os.write(self._terminal, keys)
+
+    def interrupt(self) -> None:
+        """Do what Ctrl-C does, again where the program was just about to read and missed it."""
+        for _ in range(10):
+            self.process.send_signal(signal.SIGINT)
+            with suppress(subprocess.TimeoutExpired):
+                self.process.wait(2)
+                return
+
+    def end(self) -> int:
+        """Wait for the program's end; its exit code."""
+        self._take(lambda: False)
+        os.close(self._terminal)
+        return self.process.wait(10)
+
+    def _take(self, enough: Callable[[], bool]) -> None:
+        until = time.monotonic() + 20
+        while not enough() and time.monotonic() < until:
+            if not select.select([self._terminal], [], [], 0.1)[0]:
+                continue
+            try:
+                data = os.read(self._terminal, 4096)
+            except OSError:  # Linux's way to say that the other end is closed
+                return
+            if not data:
+                return
+            self.shown += data.decode().replace("\r\n", "\n")
+
+
+def test_save_asks_on_a_terminal_and_hides_secrets(run: Commands) -> None:
+    """On a terminal `save` asks for each field, asks again for what cannot be, and does not echo secrets."""
+    terminal = Terminal("save", "mail/me.account")
+    terminal.expect("mail/me.account is new.")
+    terminal.answer("Host: ", "")
+    terminal.answer("Host: ", "imap.example.com")
+    terminal.answer("Port: ", "70000000000")
+    terminal.answer("Port: ", "993")
+    terminal.answer("[IMAP]: ", "imapp")
+    terminal.answer("[IMAP]: ", "")
+    terminal.answer("[SSLAuto]: ", "sslimplicit")
+    terminal.answer("[password]: ", "OAUTH")
+    terminal.answer("Login: ", "me@example.com")
+    terminal.answer("Client id (may be left empty): ", "")
+    terminal.answer("Client secret (hidden): ", "")
+    terminal.answer("Client secret (hidden): ", "CANARY-typed-1")
+    terminal.answer("Refresh token (hidden): ", "CANARY-typed-2")
+    terminal.answer("Request URL (may be left empty): ", "https://login.example.com/")
+    assert terminal.end() == 0
+    assert "imap.example.com" in terminal.shown, "what is not secret is echoed"
+    assert "CANARY" not in terminal.shown
+    assert "saved mail/me.account" in terminal.shown
+    assert json.loads(run.file("mail/me.account").read_bytes()) == {
+        "host": "imap.example.com",
+        "port": 993,
+        "securityOptions": "SSLImplicit",
+        "protocolType": "IMAP",
+        "credentials": {
+            "discriminator": "EmailClientAccountOauthCredentials",
+            "login": "me@example.com",
+            "clientSecret": "CANARY-typed-1",
+            "refreshToken": "CANARY-typed-2",
+            "requestUrl": "https://login.example.com/",
+        },
+    }
+
+
+def test_save_on_a_terminal_refuses_before_it_asks(run: Commands) -> None:
+    """With `--create` over a document, nobody has to type a document in vain."""
+    run("save", "a.account", stdin=SINGLE)
+    terminal = Terminal("save", "--create", "a.account")
+    assert terminal.end() == 1
+    assert terminal.shown == "accountstore: a.account: there is a document already\n"
+
+
+@pytest.mark.parametrize("question", ["Host: ", "Password (hidden): "])
+def test_ctrl_c_ends_with_130_and_writes_nothing(run: Commands, question: str) -> None:
+    """An interrupt at a question ends the program with 130, without a traceback and without a document."""
+    terminal = Terminal("save", "a.account")
+    if question != "Host: ":
+        for asked, text in (("Host: ", "h"), ("Port: ", "1"), ("]: ", ""), ("]: ", ""), ("]: ", ""), ("Login: ", "l")):
+            terminal.answer(asked, text)
+    terminal.expect(question)
+    terminal.interrupt()
+    assert terminal.end() == 130
+    assert "Traceback" not in terminal.shown
+    assert run.files() == []
+
+
+def test_the_end_of_input_at_a_question_is_told(run: Commands) -> None:
+    """Ctrl-D at a question ends with 1 and writes nothing."""
+    terminal = Terminal("save", "a.account")
+    terminal.expect("Host: ")
+    terminal.type(b"\x04")
+    assert terminal.end() == 1
+    assert terminal.shown.endswith("accountstore: the input ended before the document was complete\n")
+    assert run.files() == []
+
+
+def test_a_terminal_gets_tables_in_its_width(tree: Commands) -> None:
+    """On a terminal `ls` and `get` show tables no wider than it, in colour unless NO_COLOR is set."""
+    listing = Terminal("ls", "-r")
+    coloured, without = Terminal("get", "a.account"), Terminal("get", "a.account", env={"NO_COLOR": "1"})
+    assert listing.end() == 0
+    assert "4 documents" in listing.shown
+    assert "mail/team a/d.account" in listing.shown
+    assert (coloured.end(), without.end()) == (0, 0)
+    assert "--reveal shows them" in coloured.shown
+    assert "\x1b[36m" in coloured.shown
+    assert "\x1b[3" not in without.shown
+    assert plain(coloured.shown) == plain(without.shown)
+    for shown in (listing.shown, coloured.shown):
+        assert max(len(plain(line)) for line in shown.splitlines()) <= 100
+        assert not any(canary in shown for canary in CANARIES)
+
+
+def plain(text: str) -> str:
+    """The text without colours and styles."""
+    return re.sub(r"\x1b\[[0-9;]*m", "", text)
+
+
+def test_json_on_a_terminal_is_indented_and_masked(run: Commands) -> None:
+    """On a terminal `get --json` shows indented JSON that a program can still read."""
+    run("save", "a.account", stdin=SINGLE)
+    terminal = Terminal("get", "--json", "--reveal", "a.account")
+    assert terminal.end() == 0
+    assert json.loads(plain(terminal.shown)) == SINGLE
+    assert terminal.shown.count("\n") > 10
+
+
+# --- questions, in process --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def typed(monkeypatch: pytest.MonkeyPatch) -> Callable[[Iterable[str]], None]:
+    """Answers for the questions to come, secrets among them."""
+
+    def take(answers: Iterable[str]) -> None:
+        rest = iter(answers)
+
+        def answer(*_: str) -> str:
+            return next(rest)
+
+        monkeypatch.setattr("builtins.input", answer)
+        monkeypatch.setattr("accountstore.cli.prompts.getpass", answer)
+
+    return take
+
+
+ONE = ("smtp.example.com", "587", "", "", "", "me", "CANARY-password")
+
+
+def test_questions_make_an_account_that_can_be_saved(typed: Callable[[Iterable[str]], None]) -> None:
+    """Defaults fit the port, and the answers are a document."""
+    typed(ONE)
+    document = ask_document(Account)
+    assert json.loads(JSON.encode(document)) == {
+        "host": "smtp.example.com",
+        "port": 587,
+        "securityOptions": "SSLAuto",
+        "protocolType": "SMTP",
+        "credentials": {
+            "discriminator": "EmailClientAccountPasswordCredentials",
+            "login": "me",
+            "password": "CANARY-password",
+        },
+    }
+
+
+@pytest.mark.parametrize(
+    ("answers", "receives", "sends"),
+    [
+        (("y", *ONE, "yes", *ONE, "n", "y", *ONE), 2, True),
+        (("perhaps", "", "n", "n"), 0, False),
+    ],
+)
+def test_questions_make_a_multi_account(
+    typed: Callable[[Iterable[str]], None], answers: tuple[str, ...], receives: int, sends: bool
+) -> None:
+    """For a multi account `save` asks for receiving accounts until there are no more, then for a sending one."""
+    typed(answers)
+    document = ask_document(MultiAccount)
+    assert isinstance(document, MultiAccount)
+    assert len(document.receive_accounts) == receives
+    assert (document.send_account is not None) is sends
+    assert JSON.decode(JSON.encode(document), MultiAccount) == document
+
+
+def test_a_terminal_that_would_echo_is_refused(
+    typed: Callable[[Iterable[str]], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the echo cannot be turned off, no secret is asked for."""
+    asked: list[str] = []
+
+    def would_echo(prompt: str) -> str:
+        warnings.warn("Can not control echo on the terminal.", getpass.GetPassWarning, stacklevel=2)
+        asked.append(prompt)
+        return "CANARY"
+
+    typed(ONE)
+    monkeypatch.setattr("accountstore.cli.prompts.getpass", would_echo)
+    with pytest.raises(UnsupportedError, match="would show the secret"):
+        ask_document(Account)
+    assert asked == []
+
+
+# --- nothing leaks ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def canaries(run: Commands) -> Iterator[Commands]:
+    """Documents and files full of secrets, sound and broken, and storages that are reached with some."""
+    run.configure(
+        CONFIG
+        + '[storages.Far]\nurl = "ftp://CANARY-user:CANARY-word@127.0.0.1:1/mail"\n'
+        + 'options = { password = "CANARY-option", acct = "${CANARY_VARIABLE}" }\n'
+    )
+    os.environ["CANARY_VARIABLE"] = "CANARY-of-environment"
+    try:
+        run("save", "a.account", stdin=SINGLE)
+        run("save", "a.multi.account", stdin=MULTI)
+        run("save", "Archive:a.account", stdin=SINGLE)
+        run.file("cut.account").write_bytes(json.dumps(SINGLE).encode()[:-3])
+        run.file("field.account").write_bytes(wrong(port="CANARY-port"))
+        run.file("tag.account").write_bytes(wrong(credentials={"discriminator": "CANARY-tag", "login": "CANARY"}))
+        run.file("text.account").write_bytes(b"CANARY \xff")
+        run.file("big.account").write_bytes(wrong(long="CANARY" * 5000))
+        run.file("cut.account", "archive").write_bytes(run.file("a.account", "archive").read_bytes()[:-3])
+        yield run
+    finally:
+        del os.environ["CANARY_VARIABLE"]
+
+
+BROKEN = ("cut.account", "field.account", "tag.account", "text.account", "big.account", "Archive:cut.account")
+
+
+def test_no_command_shows_a_secret_unless_told_to(canaries: Commands) -> None:
+    """Every command, on every path through it, shows no secret of a document or of the configuration."""
+    run = canaries
+    answers = [
+        run(*command.split())
+        for command in (
+            "storages", "check", "check Archive", "check Far", "ls", "ls -r Archive:", "ls Far:", "get Far:a.account",
+            "get a.account", "get --json a.account", "get a.multi.account", "get --json a.multi.account",
+            "get Archive:a.account", "get --json Archive:a.account", "cp a.account Archive:b.account",
+            "cp a.account Far:", "cp --create a.account Archive:b.account", "mv a.account Far:b.account",
+            "rm nope.account Far:a.account", "get nope.account", "save Far:a.account", "demo",
+        )
+    ]  # fmt: skip
+    for name in BROKEN:
+        answers += [run("get", name), run("get", "--json", "--reveal", name), run("cp", name, "x.account")]
+    for data in (wrong(port="CANARY"), b'"CANARY', wrong(long="CANARY" * 9000)):
+        answers += [run("save", "a.account", stdin=data), run("save", "a.multi.account", stdin=data)]
+    answers.append(run("save", "--create", "a.account", stdin=SINGLE))
+    answers.append(run("save", "a.account", stdin=run("get", "--json", "a.account").raw))
+    assert {answer.code for answer in answers} == {0, 1}
+    assert [answer.everything for answer in answers if "CANARY" in answer.everything] == []
+    assert [answer.crash for answer in answers if answer.crash] == []
+
+
+def test_reveal_shows_every_secret(canaries: Commands) -> None:
+    """The control: with `--reveal` the same canaries do show, so the search would find them."""
+    for arguments in (["--reveal"], ["--reveal", "--json"]):
+        for name in ("a.account", "Archive:a.account"):
+            shown = canaries("get", *arguments, name).out
+            assert [canary for canary in CANARIES if canary not in shown] == []
+    assert "CANARY-password" in canaries("get", "--reveal", "a.multi.account").out
+
+
+@pytest.mark.parametrize("protected", [True, False])
+def test_a_crash_shows_no_secret(run: Commands, protected: bool) -> None:
+    """A bug's traceback has no local variables in it. The control: typer's own tracebacks, told to, show them."""
+    control = "commands.app.pretty_exceptions_enable = commands.app.pretty_exceptions_show_locals = True\n"
+    code = (
+        "import accountstore.cli.commands as commands\n"
+        "def crash(*_, **__):\n"
+        "    secret = ''.join(('CAN', 'ARY'))\n"
+        "    raise RuntimeError('a bug')\n"
+        "commands.load_config = crash\n"
+        f"{'' if protected else control}"
+        "from accountstore.cli import main\n"
+        "main()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, "ls"], capture_output=True, check=False, timeout=30)
+    assert done.returncode == 1
+    assert b"RuntimeError: a bug" in done.stderr
+    assert (b"CANARY" in done.stderr) is not protected
+    assert done.stdout == b""

@@ -1,0 +1,541 @@
+"""Configuration: where it is looked for, what is wrong with it and on which line, and that it keeps its secrets."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import fsspec
+import pytest
+from fsspec.config import conf
+from fsspec.implementations.memory import MemoryFileSystem
+
+from accountstore import (
+    Account,
+    AccountStore,
+    AccountStoreError,
+    ConfigError,
+    Location,
+    PasswordCredentials,
+    StorageConfig,
+    StoreConfig,
+)
+from accountstore.config import load_config
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+    from pathlib import Path
+
+CANARY = "canary-1c7e"
+ACCOUNT = Account(host="imap.example.org", port=993, credentials=PasswordCredentials(login="me", password="pw"))
+AT = Location("email.account", folder="mail")
+MEMORY = '[storages.%s]\nurl = "memory://"\n'
+
+
+def _folder(folder: str, name: str, **options: Any) -> str:
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def empty_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A home, user folders and working directory of the test's own, with nothing in them."""
+    home = tmp_path / "home"
+    work = tmp_path / "work"
+    home.mkdir()
+    work.mkdir()
+    monkeypatch.chdir(work)
+    monkeypatch.delenv("ACCOUNTSTORE_CONFIG", raising=False)
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(home / "config"))
+    monkeypatch.setenv("XDG_DATA_HOME", str(home / "data"))
+    if sys.platform != "linux":
+        # platformdirs reads those two on Linux only.
+        for kind in ("config", "data"):
+            folder = str(home / kind / "accountstore")
+            monkeypatch.setattr(f"platformdirs.user_{kind}_dir", partial(_folder, folder))
+    yield home
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Callable[..., Path]:
+    """Writes a configuration, by default to `tmp_path / "c.toml"`."""
+
+    def write(text: str | bytes, path: Path | None = None) -> Path:
+        path = path or tmp_path / "c.toml"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(text.encode() if isinstance(text, str) else text)
+        return path
+
+    return write
+
+
+def failure(config: Any) -> ConfigError:
+    """The error of opening a store with a configuration."""
+
+    async def open_store() -> None:
+        async with AccountStore.open(config):
+            raise AssertionError("it opened")
+
+    with pytest.raises(ConfigError) as caught:
+        anyio.run(open_store)
+    return caught.value
+
+
+def opened(config: Any = None) -> tuple[str, ...]:
+    """The names of the storages of a store that opens."""
+
+    async def open_store() -> tuple[str, ...]:
+        async with AccountStore.open(config) as store:
+            return store.storages
+
+    return anyio.run(open_store)
+
+
+# --- where ------------------------------------------------------------------------------------------------------------
+
+
+def test_the_first_configuration_found_is_taken(
+    tmp_path: Path, write: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The order is: the argument, the environment variable, the working directory, the user's folder, the default."""
+    assert opened() == ("default",)
+    assert (tmp_path / "home" / "data" / "accountstore" / "accounts").is_dir()
+    write(MEMORY % "user", tmp_path / "home" / "config" / "accountstore" / "accountstore.toml")
+    assert opened() == ("user",)
+    write(MEMORY % "here", tmp_path / "work" / "accountstore.toml")
+    assert opened() == ("here",)
+    monkeypatch.setenv("ACCOUNTSTORE_CONFIG", str(write(MEMORY % "named", tmp_path / "named.toml")))
+    assert opened() == ("named",)
+    path = write(MEMORY % "given", tmp_path / "given.toml")
+    assert opened(path) == ("given",)
+    assert opened(str(path)) == ("given",)
+    assert opened(StoreConfig(storages={"python": StorageConfig("memory://")})) == ("python",)
+
+
+@pytest.mark.anyio
+async def test_the_default_storage_is_a_folder_in_the_users_data(tmp_path: Path) -> None:
+    """Without any configuration documents go to a folder `accounts` in the user's data folder."""
+    async with AccountStore.open() as store:
+        await store.save(AT, ACCOUNT)
+    root = tmp_path / "home" / "data" / "accountstore" / "accounts"
+    assert (root / AT.path).is_file()
+    assert root.stat().st_mode & 0o777 == 0o700
+
+
+def test_an_empty_environment_variable_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`ACCOUNTSTORE_CONFIG=` is as if it were not set."""
+    monkeypatch.setenv("ACCOUNTSTORE_CONFIG", "")
+    assert opened() == ("default",)
+
+
+def test_a_file_that_is_asked_for_must_be_there(
+    tmp_path: Path, write: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A named file that is missing, or no file, is a `ConfigError` with its path; nothing else is taken instead."""
+    write(MEMORY % "here", tmp_path / "work" / "accountstore.toml")
+    assert str(tmp_path / "no.toml") in str(failure(tmp_path / "no.toml"))
+    assert str(tmp_path) in str(failure(tmp_path))
+    monkeypatch.setenv("ACCOUNTSTORE_CONFIG", "no-such.toml")
+    assert "no-such.toml" in str(failure(None))
+    (tmp_path / "work" / "accountstore.toml").unlink()
+    (tmp_path / "work" / "accountstore.toml").mkdir()
+    monkeypatch.delenv("ACCOUNTSTORE_CONFIG")
+    assert "accountstore.toml" in str(failure(None))
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="nothing is forbidden to root")
+def test_a_file_that_may_not_be_read_is_an_error(write: Callable[..., Path]) -> None:
+    """A file without permission is a `ConfigError` with its path."""
+    path = write(MEMORY % "a")
+    path.chmod(0)
+    assert str(path) in str(failure(path))
+
+
+def test_a_byte_order_mark_is_passed_over(write: Callable[..., Path]) -> None:
+    """A file that an editor saved with a byte order mark is read; other encodings than UTF-8 are an error."""
+    assert opened(write(b"\xef\xbb\xbf" + (MEMORY % "caf\u00e9").replace("caf\u00e9", '"caf\u00e9"').encode())) == (
+        "caf\u00e9",
+    )
+    for encoding in ("utf-16", "latin-1"):
+        text = (MEMORY % '"caf\u00e9"').encode(encoding)
+        assert "c.toml" in str(failure(write(text)))
+
+
+# --- what it says -----------------------------------------------------------------------------------------------------
+
+
+def test_a_whole_file_is_read(write: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """All keys of the documentation's example are taken."""
+    monkeypatch.setenv("SFTP_PASSWORD", CANARY)
+    path = write(
+        """
+        default = "First Storage"
+        max_bytes = 1000
+
+        [storages."First Storage"]
+        url = "file:///srv/accounts"
+
+        [storages.Archive]
+        url = "sftp://backup.example.org/accounts"
+        options = { username = "mail", password = "${SFTP_PASSWORD}" }
+        codec = "msgpack"
+        """
+    )
+    assert load_config(path) == StoreConfig(
+        default="First Storage",
+        max_bytes=1000,
+        storages={
+            "First Storage": StorageConfig("file:///srv/accounts"),
+            "Archive": StorageConfig(
+                "sftp://backup.example.org/accounts", {"username": "mail", "password": CANARY}, "msgpack"
+            ),
+        },
+    )
+
+
+def test_a_lone_storage_is_the_default(write: Callable[..., Path]) -> None:
+    """`default` may be left out with one storage, and not with two."""
+    assert opened(write(MEMORY % "only")) == ("only",)
+    message = str(failure(write(MEMORY % "one" + MEMORY % "two")))
+    assert "default" in message
+    assert "one, two" in message
+
+
+def test_a_relative_folder_is_in_the_files_own(tmp_path: Path, write: Callable[..., Path]) -> None:
+    """A folder without a scheme is relative to the file that names it; one in Python to the working directory."""
+    path = write('[storages.a]\nurl = "accounts"\n', tmp_path / "etc" / "c.toml")
+    opened(path)
+    assert (tmp_path / "etc" / "accounts").is_dir()
+    os.chdir(tmp_path / "etc")
+    opened(write('[storages.a]\nurl = "./other/deep"\n', tmp_path / "etc" / "c.toml").name)
+    assert (tmp_path / "etc" / "other" / "deep").is_dir()
+    opened(StoreConfig(storages={"a": StorageConfig("third")}))
+    assert (tmp_path / "etc" / "third").is_dir()
+
+
+@pytest.mark.parametrize("url", ["~/accounts", "file://~/accounts"])
+def test_a_tilde_is_the_users_home(tmp_path: Path, write: Callable[..., Path], url: str) -> None:
+    """`~` in a folder is the user's home, in a file and in Python."""
+    opened(write(f'[storages.a]\nurl = "{url}"\n'))
+    assert (tmp_path / "home" / "accounts").is_dir()
+    (tmp_path / "home" / "accounts").rmdir()
+    opened(StoreConfig(storages={"a": StorageConfig(url)}))
+    assert (tmp_path / "home" / "accounts").is_dir()
+    assert not (tmp_path / "~").exists()
+
+
+@pytest.mark.parametrize("url", ["", "file:/srv/accounts", "memory:", "s3:bucket", "local:x", "file://srv/accounts"])
+def test_what_looks_like_a_url_is_no_folder(tmp_path: Path, write: Callable[..., Path], url: str) -> None:
+    """A URL that lost its slashes, an empty one, and one with a host before the folder make no folder: an error."""
+    for config in (StoreConfig(storages={"a": StorageConfig(url)}), write(f'[storages.a]\nurl = "{url}"\n')):
+        assert "'a'" in str(failure(config))
+    assert list((tmp_path / "work").iterdir()) == []
+
+
+def test_options_take_values_from_the_environment(write: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """`${NAME}` is replaced in text, at any depth of tables and lists, more than once; other values stay."""
+    monkeypatch.setenv("USER_NAME", "me")
+    monkeypatch.setenv("PASS", CANARY)
+    monkeypatch.setenv("EMPTY", "")
+    monkeypatch.setenv("TRICK", "${PASS}")
+    path = write(
+        """
+        [storages.a]
+        url = "memory://${PASS}"
+        [storages.a.options]
+        plain = "$PASS {PASS} $ ${"
+        number = 5
+        flag = true
+        whole = "${PASS}"
+        parts = "<${USER_NAME}:${PASS}${EMPTY}>"
+        once = "${TRICK}"
+        list = ["${USER_NAME}", { deep = ["${PASS}"] }, 1]
+        [storages.a.options.table.below]
+        key = "${USER_NAME}"
+        """
+    )
+    storage = load_config(path).storages["a"]
+    assert storage.url == "memory://${PASS}"
+    assert storage.options == {
+        "plain": "$PASS {PASS} $ ${",
+        "number": 5,
+        "flag": True,
+        "whole": CANARY,
+        "parts": f"<me:{CANARY}>",
+        "once": "${PASS}",
+        "list": ["me", {"deep": [CANARY]}, 1],
+        "table": {"below": {"key": "me"}},
+    }
+
+
+# --- what is wrong with it --------------------------------------------------------------------------------------------
+
+FAULTS: Mapping[str, tuple[str, int, tuple[str, ...]]] = {
+    "a key of the file": ('# c\n\ndefualt = "a"\n' + MEMORY % "a", 3, ("defualt", "default")),
+    "the table of storages": ('[storage.a]\nurl = "memory://"\n', 1, ("storage", "storages")),
+    "a key of a storage": (MEMORY % "a" + '\ncdec = "json"\n', 4, ("cdec", "codec")),
+    "a key of the second storage": (MEMORY % "a" + MEMORY % "b" + "optoins = {}\n", 5, ("optoins", "options")),
+    "a key like none": (MEMORY % "a" + "xyzzy = 1\n", 3, ("xyzzy", "codec, options, url")),
+    "a quoted name": ('\n[storages."First Storage"]\nurl = "memory://"\nulr = 1\n', 4, ("ulr", "url")),
+    "a name with a dot": ('[storages."a.b"]\nurl = "memory://"\nulr = 1\n', 3, ("ulr", "url")),
+    "a name with a hash": ('[storages."a#b"]\nurl = "memory://"\nulr = 1\n', 3, ("ulr", "url")),
+    "a name with a bracket": ("[storages.'a]b']\nurl = \"memory://\"\nulr = 1\n", 3, ("ulr", "url")),
+    "a name of a key": ('[storages.url]\ncodec = "json"\nurl = "memory://"\nulr = 1\n', 4, ("ulr", "url")),
+    "an inline table": ('[storages]\n\na = { url = "memory://", ulr = 1 }\n', 3, ("ulr", "url")),
+    "dotted keys": ('storages.a.codec = "json"\nstorages.a.url = "memory://"\nstorages.a.ulr = 1\n', 3, ("ulr", "url")),
+    "spaces and indents": ('  [ storages . a ]\n\turl="memory://"\n  ulr  =  1\n', 3, ("ulr", "url")),
+    "a comment before": (
+        '# [storages.a] ulr = 1\n[storages.a] # ulr\n# ulr = 1\nurl = "memory://"\nulr = 1\n',
+        5,
+        ("ulr",),
+    ),
+    "a comment after": ('ulr = 1 # [storages.a]\n[storages.a]\nurl = "memory://"\n', 1, ("ulr",)),
+    "a type of the file": ("default = 5\n" + MEMORY % "a", 1, ("default", "str", "int")),
+    "a type of a limit": ('max_bytes = "5"\n' + MEMORY % "a", 1, ("max_bytes", "int", "str")),
+    "a limit below one": ("max_bytes = 0\n" + MEMORY % "a", 1, ("max_bytes",)),
+    "a type of a storage": ("[storages.a]\nurl = 5\n", 2, ("url", "str", "int")),
+    "a type of options": (MEMORY % "a" + 'options = "x"\n', 3, ("options", "str")),
+    "storages that are no table": ("\nstorages = 5\n", 2, ("storages", "table")),
+    "a storage that is no table": ('[storages]\na = "memory://"\n', 2, ("'a'", "table")),
+    "a list of storages": ('[[storages.a]]\nurl = "memory://"\n', 1, ("'a'", "table")),
+    "no url": ('[storages.a]\ncodec = "json"\n', 1, ("url",)),
+    "an unknown codec": (MEMORY % "a" + 'codec = "jsn"\n', 3, ("'jsn'", "'json'")),
+    "a codec like none": (MEMORY % "a" + 'codec = "yaml"\n', 3, ("'yaml'", "json, msgpack")),
+    "a missing variable": (MEMORY % "a" + 'options = { p = "${NO_SUCH}" }\n', 3, ("NO_SUCH",)),
+    "a missing variable below": (
+        MEMORY % "a" + '[storages.a.options]\nx = 1\n[storages.a.options.deep]\ny = 1\nlist = ["${NO_SUCH}"]\n',
+        7,
+        ("NO_SUCH",),
+    ),
+    "a storage's name": (MEMORY % "a" + '[storages."a/b"]\nurl = "memory://"\n', 3, ("storage",)),
+    "an empty name": ('default = ""\n[storages.""]\nurl = "memory://"\n', 2, ("storage",)),
+    "an unknown default": ('\ndefault = "mian"\n' + MEMORY % "main", 2, ("'mian'", "'main'")),
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_fault_is_told_with_its_line(write: Callable[..., Path], name: str) -> None:
+    """A wrong key, value or name is a `ConfigError` with file, line and, where there is one, the near miss."""
+    text, line, parts = FAULTS[name]
+    path = write(text)
+    message = str(failure(path))
+    assert message.startswith(f"{path}:{line}: ")
+    assert [part for part in parts if part not in message] == []
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("[storages.a]\nurl = \n", 2),
+        (MEMORY % "a" + MEMORY % "a", 3),
+        (MEMORY % "a" + 'url = "memory://"\n', 3),
+        ("\n\n[storages.a\n", 3),
+        ("\n\n\nnonsense", 4),
+    ],
+    ids=["no value", "a storage twice", "a key twice", "no bracket", "nonsense"],
+)
+def test_a_fault_of_syntax_is_told_with_its_line(write: Callable[..., Path], text: str, line: int) -> None:
+    """What is no TOML is a `ConfigError` with file and line."""
+    path = write(text)
+    message = str(failure(path))
+    assert message.startswith(str(path))
+    assert f"line {line}," in message or f"{path}:{line}" in message or "end of document" in message
+
+
+@pytest.mark.parametrize("text", ["", "[storages]\n", "# nothing\n"])
+def test_no_storage_is_an_error(write: Callable[..., Path], text: str) -> None:
+    """A file that configures no storage is a `ConfigError` that names the file: which one it was may surprise."""
+    path = write(text)
+    assert str(path) in str(failure(path))
+    assert "no storage" in str(failure(StoreConfig(storages={})))
+
+
+@pytest.mark.parametrize(
+    ("config", "parts"),
+    [
+        (StoreConfig(default="mian", storages={"main": StorageConfig("memory://")}), ("'mian'", "'main'")),
+        (StoreConfig(storages={"a": StorageConfig("memory://"), "b": StorageConfig("memory://")}), ("default", "a, b")),
+        (StoreConfig(storages={"a/b": StorageConfig("memory://")}), ("storage",)),
+        (StoreConfig(storages={"": StorageConfig("memory://")}), ("storage",)),
+        (StoreConfig(storages={"a": StorageConfig("memory://", codec="msgpck")}), ("'a'", "'msgpck'", "'msgpack'")),
+        (StoreConfig(storages={"a": StorageConfig("memroy://")}), ("'a'", "'memroy'", "'memory'")),
+        (StoreConfig(storages={"a": StorageConfig("memory://", {CANARY: 1})}), ("'a'", "memory", "no options")),
+        (
+            StoreConfig(storages={"a": StorageConfig("accounts", {"mode": CANARY})}),
+            ("'a'", "local", "no options", "mode"),
+        ),
+        (StoreConfig(storages={"a": StorageConfig("simplecache::file:///tmp")}), ("'a'", "chained")),
+    ],
+    ids=["default", "no default", "name", "empty name", "codec", "scheme", "memory options", "local options", "chain"],
+)
+def test_a_fault_in_python_is_told(config: StoreConfig, parts: tuple[str, ...]) -> None:
+    """The same faults in a `StoreConfig` are a `ConfigError` at open, with the storage's name and the near miss."""
+    error = failure(config)
+    assert [part for part in parts if part not in str(error)] == []
+    assert type(error) is ConfigError
+    assert isinstance(error, ValueError)
+    assert not error.temporary
+
+
+@pytest.mark.parametrize("limit", [0, -1])
+def test_a_limit_below_one_is_refused(limit: int) -> None:
+    """A `max_bytes` that no document could keep is a `ConfigError` at open."""
+    config = StoreConfig(storages={"a": StorageConfig("memory://")}, max_bytes=limit)
+    assert "max_bytes" in str(failure(config))
+
+
+@pytest.mark.parametrize(
+    ("url", "package"), [("s3://bucket", "s3fs"), ("gs://bucket", "gcsfs"), ("abfs://container", "adlfs")]
+)
+def test_a_missing_package_is_told_at_open(url: str, package: str) -> None:
+    """A protocol whose package is not installed fails at open and names the package to install."""
+    try:
+        __import__(package)
+    except ImportError:
+        message = str(failure(StoreConfig(storages={"cloud": StorageConfig(url)})))
+        assert "'cloud'" in message
+        assert package in message
+        assert "nstall" in message
+    else:
+        pytest.skip(f"{package} is installed")
+
+
+@pytest.mark.parametrize("scheme", ["FILE", "Memory", "nonsense", "https+x"])
+def test_an_unknown_scheme_is_told(scheme: str, tmp_path: Path) -> None:
+    """A scheme that nobody provides is a `ConfigError` that names it; letter case is no difference."""
+    config = StoreConfig(storages={"a": StorageConfig(f"{scheme}://{tmp_path}/root")})
+    if scheme.lower() in {"file", "memory"}:
+        assert opened(config) == ("a",)
+    else:
+        assert f"'{scheme}'" in str(failure(config))
+
+
+def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+    """A local storage whose folder cannot be made is a `ConfigError` with the reason, at open."""
+    (tmp_path / "file").write_text("x")
+    error = failure(StoreConfig(storages={"a": StorageConfig(str(tmp_path / "file" / "root"))}))
+    assert "'a'" in str(error)
+    assert "Not a directory" in str(error)
+
+
+def test_a_second_fault_does_not_keep_the_first_storage_open(tmp_path: Path) -> None:
+    """When a later storage fails to open, the error is its own, and names it."""
+    storages = {"good": StorageConfig(str(tmp_path / "root")), "bad": StorageConfig("nonsense://")}
+    assert "'bad'" in str(failure(StoreConfig(default="good", storages=storages)))
+
+
+# --- secrets ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "storage",
+    [
+        StorageConfig("memory://", {"password": CANARY}),
+        StorageConfig("memory://", {"nested": {"list": [CANARY]}}),
+        StorageConfig(f"sftp://me:{CANARY}@example.org/accounts"),
+        StorageConfig(f"sftp://{CANARY}@example.org/accounts"),
+        StorageConfig(f"sftp://me:p@{CANARY}@example.org/accounts"),
+        StorageConfig(f"sftp://me:p/{CANARY}@example.org/accounts"),
+        StorageConfig(f"sftp://me:{CANARY}/x@example.org/accounts"),
+        StorageConfig(f"https://example.org/accounts?token={CANARY}"),
+        StorageConfig(f"https://example.org/accounts#{CANARY}"),
+    ],
+    ids=["option", "deep option", "password", "user", "at sign", "slash", "slash after", "query", "fragment"],
+)
+def test_a_configuration_does_not_show_its_secrets(storage: StorageConfig) -> None:
+    """Options, the user part and the query of a URL are in no `repr`, `str`, format or rich form."""
+    for value in (storage, StoreConfig(storages={"a": storage})):
+        for shown in (repr(value), str(value), f"{value}", f"{[value]}", repr(getattr(value, "__rich_repr__", list)())):
+            assert CANARY not in shown
+    assert CANARY not in storage.shown_url
+
+
+def test_a_configuration_shows_the_rest() -> None:
+    """The control: the rest of the URL, the names of options and the codec are shown."""
+    storage = StorageConfig("sftp://me:pw@example.org/mail/home", {"port": 22, "key": CANARY}, "msgpack")
+    for part in ("sftp://", "example.org/mail/home", "port", "key", "msgpack"):
+        assert part in repr(storage)
+
+
+def shown(error: BaseException) -> str:
+    """Everything that a traceback with local variables shows of an error and those in its chain."""
+    text = traceback.TracebackException.from_exception(error, capture_locals=True)
+    return "".join(text.format(chain=True)) + repr(vars(error)) + repr(error.__context__)
+
+
+SECRET_FAULTS: Mapping[str, str] = {
+    "a wrong key": '[storages.a]\nurl = "memory://"\nulr = 1\noptions = {{ p = "{0}" }}\n',
+    "a wrong type": '[storages.a]\nurl = 5\noptions = {{ p = "{0}" }}\n',
+    "a missing variable": '[storages.a]\nurl = "memory://"\noptions = {{ p = "{0}", q = "${{NO_SUCH}}" }}\n',
+    "a variable and none": '[storages.a]\nurl = "memory://"\noptions = {{ p = "${{SECRET}}", q = "${{NO}}" }}\n',
+    "no TOML": '[storages.a]\nurl = "memory://"\noptions = {{ p = "{0}" }}\n[\n',
+    "no TOML in the secret": "[storages.a]\npassword = {0}\n",
+    "a key twice": '[storages.a]\nurl = "memory://{0}"\nurl = "memory://{0}"\n',
+    "options that the backend refuses": '[storages.a]\nurl = "memory://"\noptions = {{ p = "{0}" }}\n',
+    "an unknown scheme": '[storages.a]\nurl = "nonsense://me:{0}@example.org/"\noptions = {{ p = "{0}" }}\n',
+    "an unknown codec": '[storages.a]\nurl = "memory://"\ncodec = "x"\noptions = {{ p = "{0}" }}\n',
+    "no default": '[storages.a]\nurl = "memory://"\noptions = {{ p = "{0}" }}\n[storages.b]\nurl = "memory://"\n',
+    "an unknown default": 'default = "c"\n[storages.a]\nurl = "memory://"\noptions = {{ p = "{0}" }}\n',
+}
+
+
+@pytest.mark.parametrize("name", SECRET_FAULTS)
+def test_no_error_of_a_configuration_shows_its_secrets(
+    write: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Message, attributes, chain and a traceback with local variables hold nothing of the options."""
+    monkeypatch.setenv("SECRET", CANARY)
+    path = write(SECRET_FAULTS[name].format(CANARY))
+    assert CANARY not in shown(failure(path))
+
+
+def test_a_traceback_with_locals_shows_what_is_in_frames() -> None:
+    """The control: the search above finds a secret in a frame that the error passed."""
+
+    def leak(secret: str) -> None:
+        raise ConfigError("x")
+
+    with pytest.raises(ConfigError) as caught:
+        leak(CANARY)
+    assert CANARY in shown(caught.value)
+
+
+# --- fsspec's own configuration ---------------------------------------------------------------------------------------
+
+
+class Greeting(MemoryFileSystem):  # type: ignore[misc] # fsspec has no types
+    """A filesystem that keeps the options it was made with."""
+
+    protocol = "greeting"
+    made: list[dict[str, Any]] = []  # noqa: RUF012 -- of the class on purpose: the test sees it
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.made.append(options)
+
+
+@pytest.mark.anyio
+async def test_fsspecs_own_configuration_works(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Defaults in fsspec's configuration reach a filesystem; options of the storage go before them."""
+    monkeypatch.setitem(conf, "greeting", {"word": "hello", "tone": "low"})
+    fsspec.register_implementation("greeting", Greeting, clobber=True)
+    Greeting.made.clear()
+    storages = {"a": StorageConfig("greeting://x", {"tone": "high"})}
+    async with AccountStore.open(StoreConfig(storages=storages)) as store:
+        await store.save(AT, ACCOUNT)
+        assert await store.get(AT) == ACCOUNT
+    assert [(options.get("word"), options.get("tone")) for options in Greeting.made] == [("hello", "high")]
+
+
+@pytest.mark.anyio
+async def test_errors_at_open_are_typed_on_every_loop(tmp_path: Path) -> None:
+    """A store that cannot be opened raises `ConfigError`, an `AccountStoreError`, whichever way it is opened."""
+    with pytest.raises(AccountStoreError):
+        await AccountStore.open(tmp_path / "no.toml")
+    with pytest.raises(ConfigError):
+        async with AccountStore.open(tmp_path / "no.toml"):
+            raise AssertionError("it opened")

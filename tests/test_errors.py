@@ -1,0 +1,550 @@
+"""The errors: their tree, what raises each, what they carry and what they leave behind."""
+
+from __future__ import annotations
+
+import builtins
+import copy
+import errno
+import inspect
+import os
+import pickle
+import re
+import traceback
+from typing import TYPE_CHECKING, Any, cast
+
+import pytest
+
+from accountstore import (
+    Account,
+    AccountStore,
+    AccountStoreError,
+    BackendError,
+    ClosedError,
+    ConfigError,
+    ConflictError,
+    DecodeError,
+    DeniedError,
+    DocumentError,
+    EncodeError,
+    ExistsError,
+    ExtensionError,
+    FullError,
+    Location,
+    LocationError,
+    NotFoundError,
+    NotRegularError,
+    PasswordCredentials,
+    StorageConfig,
+    StoreConfig,
+    TooLargeError,
+    UnavailableError,
+    UnsupportedError,
+    Version,
+    errors,
+)
+from accountstore.backends.base import classify_oserror
+from accountstore.backends.memory import MemoryBackend
+from accountstore.testing import store_over
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+
+    from accountstore.backends.base import Blob, Stat, Write, WriteMode
+
+CANARY = "canary-77aa"
+ACCOUNT = Account(host="imap.example.org", port=993, credentials=PasswordCredentials(login="me", password=CANARY))
+AT = Location("email.account", folder="mail", storage="main")
+MISSING = Location("missing.account")
+
+CLASSES: tuple[type[AccountStoreError], ...] = tuple(getattr(errors, name) for name in errors.__all__)
+
+
+class Raising(MemoryBackend):
+    """Raises an error, if it has one, from a frame that holds a document."""
+
+    def __init__(self, error: BaseException | None = None, /) -> None:
+        super().__init__()
+        self.error = error
+
+    def fail(self) -> None:
+        secret = CANARY
+        if self.error is not None:
+            try:
+                raise KeyError(secret)
+            except KeyError:
+                raise self.error from ValueError(secret)
+
+    async def read(self, key: str, /, *, limit: int) -> Blob:
+        self.fail()
+        return await super().read(key, limit=limit)
+
+    async def read_many(self, keys: Sequence[str], /, *, limit: int) -> Sequence[Blob | Exception]:
+        self.fail()
+        return await super().read_many(keys, limit=limit)
+
+    async def write(self, key: str, data: bytes, /, *, mode: WriteMode) -> Stat:
+        self.fail()
+        return await super().write(key, data, mode=mode)
+
+    async def write_many(self, writes: Sequence[Write], /) -> Sequence[Stat | Exception]:
+        self.fail()
+        return await super().write_many(writes)
+
+    async def stat(self, key: str, /) -> Stat:
+        self.fail()
+        return await super().stat(key)
+
+    async def delete(self, key: str, /, *, version: Version | None = None) -> None:
+        self.fail()
+        await super().delete(key, version=version)
+
+    def scan(self, prefix: str, /, *, recursive: bool) -> AsyncIterator[Sequence[Stat]]:
+        return _RaisingPages(self)
+
+    def filesystem(self) -> tuple[object, str]:
+        self.fail()
+        return super().filesystem()
+
+    async def aclose(self) -> None:
+        self.fail()
+        await super().aclose()
+
+
+class _RaisingPages:
+    def __init__(self, backend: Raising, /) -> None:
+        self.backend = backend
+
+    def __aiter__(self) -> _RaisingPages:
+        return self
+
+    async def __anext__(self) -> Sequence[Stat]:
+        self.backend.fail()
+        raise StopAsyncIteration
+
+
+def over(backend: MemoryBackend, /) -> AccountStore:
+    return store_over({"main": backend})
+
+
+# --- the tree ---------------------------------------------------------------------------------------------------------
+
+
+def drawn() -> dict[str, tuple[type, ...]]:
+    """Each class of the tree in the module's docstring, with the bases that it is drawn with."""
+    tree: dict[str, tuple[type, ...]] = {}
+    above: list[type] = [Exception]
+    for line in inspect.cleandoc(errors.__doc__ or "").splitlines():
+        if match := re.match(
+            r" {4}(?P<branches>(?:[│├└ ][─ ]{2} )*)(?P<name>\w+Error)\b *(?:\((?P<twin>\w+)\))?", line
+        ):
+            level = len(match["branches"]) // 4
+            twin = (getattr(builtins, match["twin"]),) if match["twin"] else ()
+            tree[match["name"]] = (above[level], *twin)
+            above[level + 1 :] = [getattr(errors, match["name"])]
+    return tree
+
+
+def test_the_tree_is_as_drawn() -> None:
+    """The classes, their parents and their twins in Python are those that the docstring draws; all are exported."""
+    assert drawn() == {cls.__name__: cls.__bases__ for cls in CLASSES}
+    defined = {
+        name for name, value in vars(errors).items() if inspect.isclass(value) and value.__module__ == errors.__name__
+    }
+    assert defined == set(errors.__all__)
+    import accountstore
+
+    assert defined <= set(accountstore.__all__)
+
+
+@pytest.mark.parametrize("cls", CLASSES)
+def test_each_class_is_ours_and_pythons(cls: type[AccountStoreError]) -> None:
+    """Each class ends in `Error`, and is caught by our root, by its parent and by its standard twin."""
+    assert cls.__name__.endswith("Error")
+    assert issubclass(cls, AccountStoreError)
+    assert cls.__doc__
+    for base in drawn()[cls.__name__]:
+        with pytest.raises(base):
+            raise cls("x")
+
+
+def test_only_unavailable_is_temporary() -> None:
+    """`temporary` is true of `UnavailableError` and false of all others, on the class and on the object."""
+    for cls in CLASSES:
+        assert cls.temporary is cls("x").temporary is (cls is UnavailableError)
+
+
+# --- what raises each -------------------------------------------------------------------------------------------------
+
+
+async def from_storage(error: Exception, /) -> object:
+    return await over(Raising(error)).get(AT)
+
+
+async def saved() -> tuple[AccountStore, Version]:
+    store = over(MemoryBackend())
+    return store, await store.save(AT, ACCOUNT)
+
+
+async def decode_error() -> object:
+    backend = MemoryBackend()
+    await backend.write(AT.path, b"{}", mode="overwrite")
+    return await over(backend).get(AT)
+
+
+async def conflict_error() -> object:
+    store, _ = await saved()
+    return await store.save(AT, ACCOUNT, mode=Version("old"))
+
+
+async def exists_error() -> object:
+    store, _ = await saved()
+    return await store.save(AT, ACCOUNT, mode="create")
+
+
+async def closed_error() -> object:
+    store, _ = await saved()
+    await store.aclose()
+    return await store.get(AT)
+
+
+async def too_large_error() -> object:
+    config = StoreConfig(storages={"main": StorageConfig("memory://")}, max_bytes=10)
+    async with AccountStore.open(config) as store:
+        return await store.save(AT, ACCOUNT)
+
+
+async def config_error() -> object:
+    return await AccountStore.open(StoreConfig(storages={}))
+
+
+RAISED: Mapping[type[AccountStoreError], Callable[[], Awaitable[object]]] = {
+    ConfigError: config_error,
+    LocationError: lambda: over(MemoryBackend()).get(Location("x.account", storage="other")),
+    ExtensionError: lambda: over(MemoryBackend()).get(Location("x")),
+    EncodeError: lambda: over(MemoryBackend()).save(AT, cast("Any", None)),
+    DecodeError: decode_error,
+    TooLargeError: too_large_error,
+    UnsupportedError: lambda: over(MemoryBackend()).scoped("x").filesystem(),
+    ClosedError: closed_error,
+    BackendError: lambda: from_storage(RuntimeError()),
+    NotFoundError: lambda: over(MemoryBackend()).get(AT),
+    ExistsError: exists_error,
+    ConflictError: conflict_error,
+    DeniedError: lambda: from_storage(PermissionError()),
+    NotRegularError: lambda: from_storage(IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))),
+    FullError: lambda: from_storage(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))),
+    UnavailableError: lambda: from_storage(ConnectionResetError()),
+}
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("cls", RAISED)
+async def test_each_class_is_raised(cls: type[AccountStoreError]) -> None:
+    """A public call raises just this class, and standard Python code catches it by its twin."""
+    with pytest.raises(drawn()[cls.__name__][-1]) as caught:
+        await RAISED[cls]()
+    assert type(caught.value) is cls
+
+
+def test_every_class_that_is_no_base_is_raised() -> None:
+    """Each class is in the table above, but for the two that only group others."""
+    assert set(CLASSES) - set(RAISED) == {AccountStoreError, DocumentError}
+
+
+# --- what they carry --------------------------------------------------------------------------------------------------
+
+
+def made(cls: type[AccountStoreError], /) -> AccountStoreError:
+    if issubclass(cls, DocumentError):
+        return cls("is odd", field="$.credentials.login", location=AT)
+    return cls("is odd", location=AT)
+
+
+@pytest.mark.parametrize("cls", CLASSES)
+def test_text_names_location_and_field(cls: type[AccountStoreError]) -> None:
+    """`str` has location, field and message, without errno noise; `repr` has class and message."""
+    error = made(cls)
+    field = "$.credentials.login: " if issubclass(cls, DocumentError) else ""
+    assert str(error) == f"main:mail/email.account: {field}is odd"
+    assert (error.message, error.location, error.args) == ("is odd", AT, ("is odd",))
+    assert repr(error) == f"{cls.__name__}('is odd')"
+    assert str(cls("is odd")) == "is odd"
+    assert cls("x").location is None
+    assert getattr(cls("x"), "field", "$") == "$"
+
+
+@pytest.mark.parametrize("cls", CLASSES)
+def test_pickling_and_copying_keep_everything(cls: type[AccountStoreError]) -> None:
+    """An error that crosses processes keeps class, message, location and field, by every protocol."""
+    error = made(cls)
+    error.add_note("a note")
+    copies = [pickle.loads(pickle.dumps(error, protocol)) for protocol in range(pickle.HIGHEST_PROTOCOL + 1)]
+    copies += [copy.copy(error), copy.deepcopy(error)]
+    for other in copies:
+        assert type(other) is cls
+        assert str(other) == str(error)
+        assert (other.message, other.location, other.args) == ("is odd", AT, ("is odd",))
+        assert getattr(other, "field", None) == getattr(error, "field", None)
+        assert other.temporary == error.temporary
+        with pytest.raises(cls):
+            raise other
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("cls", RAISED)
+async def test_raised_errors_can_be_pickled(cls: type[AccountStoreError]) -> None:
+    """What public calls raise can be pickled as it is: for worker processes and task queues."""
+    with pytest.raises(cls) as caught:
+        await RAISED[cls]()
+    other = pickle.loads(pickle.dumps(caught.value))
+    assert (type(other), str(other), other.location) == (cls, str(caught.value), caught.value.location)
+
+
+# --- errors of storages -----------------------------------------------------------------------------------------------
+
+
+def test_every_errno_has_a_class() -> None:
+    """Each error number of the system is classified, those that Python names by Python's own meaning."""
+    python: dict[type[OSError], type[BackendError]] = {
+        FileNotFoundError: NotFoundError,
+        FileExistsError: ExistsError,
+        PermissionError: DeniedError,
+        IsADirectoryError: NotRegularError,
+        NotADirectoryError: NotRegularError,
+        ConnectionError: UnavailableError,
+        TimeoutError: UnavailableError,
+        BlockingIOError: UnavailableError,
+    }
+    for number in errno.errorcode:
+        error = OSError(number, os.strerror(number))
+        kind = classify_oserror(error)
+        assert issubclass(kind, BackendError)
+        for base, wanted in python.items():
+            if isinstance(error, base):
+                assert kind is wanted, errno.errorcode[number]
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("ENOSPC", FullError),
+        ("EDQUOT", FullError),
+        ("EROFS", DeniedError),
+        ("EACCES", DeniedError),
+        ("EPERM", DeniedError),
+        ("ELOOP", NotRegularError),
+        ("EISDIR", NotRegularError),
+        ("ENOTDIR", NotRegularError),
+        ("ESTALE", UnavailableError),
+        ("EAGAIN", UnavailableError),
+        ("EMFILE", UnavailableError),
+        ("ENFILE", UnavailableError),
+        ("EBUSY", UnavailableError),
+        ("ETIMEDOUT", UnavailableError),
+        ("EPIPE", UnavailableError),
+        ("ECONNREFUSED", UnavailableError),
+        ("EHOSTUNREACH", UnavailableError),
+        ("EHOSTDOWN", UnavailableError),
+        ("ENETUNREACH", UnavailableError),
+        ("ENETDOWN", UnavailableError),
+        ("ENOTCONN", UnavailableError),
+        ("EIO", BackendError),
+        ("EINVAL", BackendError),
+    ],
+)
+def test_error_numbers_mean_what_an_operator_expects(name: str, kind: type[BackendError]) -> None:
+    """Full, forbidden, misplaced and unreachable are told apart, and only what may pass is temporary."""
+    number = getattr(errno, name)
+    assert classify_oserror(OSError(number, os.strerror(number))) is kind
+
+
+ODD: tuple[Exception, ...] = (
+    OSError(),
+    OSError("text"),
+    OSError("text", "other"),
+    OSError(["text"], "other"),
+    OSError(None, None),
+    OSError(0, "none"),
+    OSError(-1, "none"),
+    OSError(2**31, "none"),
+    OSError(2**70, "none"),
+    OSError(True, "none"),
+    FileNotFoundError(),
+    EOFError(),
+    UnicodeDecodeError("utf-8", b"\xff", 0, 1, "text"),
+    RecursionError(),
+    MemoryError(),
+    NotImplementedError(),
+    AttributeError(),
+    ExceptionGroup("text", [OSError(errno.ENOSPC, "text"), ValueError()]),
+    LookupError(),
+    ArithmeticError(object()),
+)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("error", ODD, ids=[f"{i} {type(error).__name__}" for i, error in enumerate(ODD)])
+async def test_whatever_a_storage_raises_is_typed(error: Exception) -> None:
+    """No exception of a storage, however odd its arguments, comes out of a call but as a `BackendError`."""
+    assert issubclass(classify_oserror(error), BackendError)
+    backend = Raising()
+    store = over(backend)
+    await store.save(AT, ACCOUNT)
+    backend.error = error
+    calls: tuple[Callable[[], Awaitable[object]], ...] = (
+        lambda: store.get(AT),
+        lambda: store.save(AT, ACCOUNT),
+        lambda: store.update(AT, lambda account: account),
+        lambda: store.delete(AT),
+        lambda: store.copy(AT, MISSING),
+        store.filesystem,
+        lambda: anext(store.list()),
+        store.aclose,
+    )
+    for call in calls[:2]:
+        with pytest.raises(BackendError) as caught:
+            await call()
+        assert caught.value.location == AT
+    results = [result async for _, result in store.get_many([AT])]
+    results += [cast("Any", result) async for _, result in store.save_many([(AT, ACCOUNT)])]
+    assert all(isinstance(result, BackendError) for result in results)
+    for call in calls[2:]:
+        with pytest.raises(BackendError):
+            await call()
+
+
+class ForeignError(Exception):
+    """An error of a library, with a text that quotes what it was given."""
+
+
+class ForeignOSError(OSError):
+    """The same as an operating system error."""
+
+
+def chain(error: BaseException, /) -> list[BaseException]:
+    """What a traceback would show beside the error."""
+    found: list[BaseException] = []
+    for other in (error.__cause__, error.__context__):
+        if other is not None and other not in found:
+            found += [other, *chain(other)]
+    return found
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("error", "number"),
+    [
+        (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "path"), errno.ENOSPC),
+        (PermissionError(errno.EACCES, os.strerror(errno.EACCES)), errno.EACCES),
+        (OSError(errno.EIO, CANARY), errno.EIO),
+        (ForeignOSError(errno.EIO, CANARY), errno.EIO),
+        (OSError(CANARY), None),
+        (FileNotFoundError(f"https://me:{CANARY}@example.org/"), None),
+        (PermissionError(CANARY), None),
+        (ForeignError(CANARY), None),
+        (ForeignOSError(CANARY), None),
+        (KeyError(CANARY), None),
+        (ExceptionGroup(CANARY, [ValueError(CANARY)]), None),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+async def test_a_cause_is_kept_where_it_cannot_hold_a_secret(error: Exception, number: int | None) -> None:
+    """The cause is the system's number and text, where there is one; foreign texts and classes are dropped."""
+    error.add_note(CANARY)
+    cast("Any", error).request = CANARY
+    with pytest.raises(BackendError) as caught:
+        await from_storage(error)
+    assert CANARY not in str(caught.value)
+    assert CANARY not in repr(caught.value)
+    for other in chain(caught.value):
+        assert type(other).__module__ == "builtins"
+        assert CANARY not in repr((other, vars(other), other.args))
+        assert other.__traceback__ is None
+    cause = caught.value.__cause__
+    assert cause is None or isinstance(cause, OSError)
+    assert (cause.errno if isinstance(cause, OSError) else None) in {number, None}
+    if type(error) in {OSError, PermissionError} and number is not None and error.args[1] != CANARY:
+        assert cause is not None
+
+
+def frames(error: BaseException, /) -> list[str]:
+    """The files of the frames that the error has passed."""
+    return [frame.f_code.co_filename for frame, _ in traceback.walk_tb(error.__traceback__)]
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    "error",
+    [ForeignError(CANARY), OSError(errno.EIO, "text"), ConflictError("x"), NotFoundError("x", location=MISSING)],
+)
+async def test_no_frame_from_below_is_kept(error: Exception) -> None:
+    """The traceback begins in the store: frames of backends and codecs, which hold documents, are not in it."""
+    backend = Raising()
+    store = over(backend)
+    await store.save(AT, ACCOUNT)
+    await backend.write("broken.account", f'{{"host":"{CANARY}"}}'.encode(), mode="overwrite")
+    broken = Location("broken.account")
+    caught: list[AccountStoreError] = []
+
+    async def collect(call: Awaitable[object], /) -> None:
+        with pytest.raises(AccountStoreError) as raised:
+            await call
+        caught.append(raised.value)
+
+    await collect(store.get(broken))
+    await collect(store.update(broken, lambda account: account))
+    await collect(store.copy(broken, MISSING))
+    await collect(store.save(AT, Account(host="", port=1, credentials=ACCOUNT.credentials)))
+    backend.error = error
+    for call in (
+        store.get(AT),
+        store.save(AT, ACCOUNT),
+        store.stat(AT),
+        store.delete(AT),
+        store.update(AT, lambda account: account),
+        store.filesystem(),
+        anext(store.list()),
+    ):
+        await collect(call)
+    results = [result async for _, result in store.get_many([AT, MISSING])]
+    results += [cast("Any", result) async for _, result in store.save_many([(AT, ACCOUNT)])]
+    caught += [result for result in results if isinstance(result, AccountStoreError)]
+    await collect(store.aclose())
+    assert len(caught) == 15
+    for failure in caught:
+        below = [
+            name for name in frames(failure) if "backends" in name or name.endswith(("codecs.py", "validation.py"))
+        ]
+        assert below == []
+        assert failure.__context__ is None
+        shown = traceback.TracebackException.from_exception(failure, capture_locals=True)
+        library = [frame for frame in shown.stack if "accountstore" in frame.filename and "tests" not in frame.filename]
+        assert CANARY not in repr([frame.locals for frame in library])
+
+
+def test_frames_are_found() -> None:
+    """The control: the search above finds the frames that an error of a backend has passed."""
+    with pytest.raises(ForeignError) as caught:
+        Raising(ForeignError(CANARY)).fail()
+    assert __file__ in frames(caught.value)
+    assert [type(error) for error in chain(caught.value)] == [ValueError, KeyError]
+
+
+@pytest.mark.anyio
+async def test_an_error_of_a_backends_own_keeps_its_class_and_message() -> None:
+    """A backend that raises the library's own errors is taken at its word; the location is the caller's."""
+    for cls in CLASSES:
+        if issubclass(cls, BackendError):
+            with pytest.raises(cls, match="own words") as caught:
+                await from_storage(cls("own words", location=MISSING))
+            assert type(caught.value) is cls
+            assert caught.value.location == AT
+
+
+@pytest.mark.anyio
+async def test_cancellation_and_exits_are_not_caught() -> None:
+    """What is no `Exception` passes through as it is."""
+    for error in (KeyboardInterrupt(), SystemExit(3), GeneratorExit()):
+        with pytest.raises(type(error)) as caught:
+            await over(Raising(error)).get(AT)
+        assert caught.value is error

@@ -1,0 +1,380 @@
+"""`list`: what it shows, page by page, and what is left when a loop is broken off."""
+
+from __future__ import annotations
+
+import gc
+import os
+import sys
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import pytest
+from anyio import get_running_tasks
+
+from accountstore import (
+    Account,
+    AccountStore,
+    BackendError,
+    DeniedError,
+    Entry,
+    Location,
+    LocationError,
+    MultiAccount,
+    PasswordCredentials,
+    StorageConfig,
+    StoreConfig,
+    UnavailableError,
+)
+from accountstore.backends.base import Stat
+from accountstore.backends.memory import MemoryBackend
+from accountstore.codecs import JSON
+from accountstore.testing import store_over
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterable, Sequence
+    from pathlib import Path
+
+pytestmark = pytest.mark.anyio
+
+ACCOUNT = Account(host="imap.example.org", port=993, credentials=PasswordCredentials(login="me", password="pw"))
+MULTI = MultiAccount(receive_accounts=[ACCOUNT])
+
+PATHS = (
+    "a.account",
+    "b.multi.account",
+    "mail/a.account",
+    "mail/c.account",
+    "mail/team/d.account",
+    "mail/team/deep/e.multi.account",
+    "mailbox/f.account",
+)
+
+
+@pytest.fixture(params=["memory", "local", "plain"])
+async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[AccountStore]:
+    """An open store with one storage: in memory, in a folder, and in a folder through fsspec."""
+    storage = {
+        "memory": StorageConfig("memory://"),
+        "local": StorageConfig(str(tmp_path)),
+        "plain": StorageConfig("dir://", {"path": str(tmp_path), "target_protocol": "file"}),
+    }[request.param]
+    async with AccountStore.open(StoreConfig(storages={"main": storage})) as opened:
+        yield opened
+
+
+@pytest.fixture
+async def local(tmp_path: Path) -> AsyncIterator[AccountStore]:
+    """An open store over `tmp_path`."""
+    async with AccountStore.open(StoreConfig(storages={"main": StorageConfig(str(tmp_path))})) as opened:
+        yield opened
+
+
+async def fill(store: AccountStore, paths: Iterable[str] = PATHS, /) -> None:
+    for path in paths:
+        at = Location.parse(path)
+        await (store.save_multi(at, MULTI) if ".multi." in path else store.save(at, ACCOUNT))
+
+
+async def paths(entries: AsyncIterator[Entry], /) -> list[str]:
+    return sorted([entry.location.path async for entry in entries])
+
+
+async def test_a_folder_lists_its_documents(store: AccountStore) -> None:
+    """`list` shows the documents of both kinds that are in the folder itself, by default in the root."""
+    await fill(store)
+    assert await paths(store.list()) == ["a.account", "b.multi.account"]
+    assert await paths(store.list("mail")) == ["mail/a.account", "mail/c.account"]
+    assert await paths(store.list("mail/team")) == ["mail/team/d.account"]
+
+
+async def test_recursion_lists_all_below(store: AccountStore) -> None:
+    """With `recursive` the documents below are shown too, and never those of a folder with a longer name."""
+    await fill(store)
+    assert await paths(store.list(recursive=True)) == sorted(PATHS)
+    assert await paths(store.list("mail", recursive=True)) == [path for path in sorted(PATHS) if path[:5] == "mail/"]
+    assert await paths(store.list("mail/team/deep", recursive=True)) == ["mail/team/deep/e.multi.account"]
+
+
+async def test_a_missing_folder_is_empty(store: AccountStore) -> None:
+    """A folder that is not there, and one that holds only folders, list nothing."""
+    await fill(store, ["deep/er/x.account"])
+    for folder in ("no", "no/such/folder", "deep", "dee", "deep/er/x"):
+        assert await paths(store.list(folder)) == []
+    assert await paths(store.list("no", recursive=True)) == []
+
+
+async def test_entries_tell_what_the_storage_knows(store: AccountStore) -> None:
+    """An entry has a location that the store takes, the size, and the time of the document; its version may be None."""
+    await fill(store)
+    async for entry in store.list(recursive=True):
+        stat = await store.stat(entry.location)
+        assert (entry.size, entry.modified) == (stat.size, stat.modified)
+        assert entry.version in {None, stat.version}
+        assert entry.size > 0
+        assert entry.modified is not None
+        assert entry.modified.tzinfo is not None
+
+
+async def test_locations_name_the_storage_as_the_call_did(store: AccountStore) -> None:
+    """Entries name the storage if the call named it, and none otherwise."""
+    await fill(store)
+    assert {entry.location.storage async for entry in store.list()} == {None}
+    assert {entry.location.storage async for entry in store.list(storage="main")} == {"main"}
+
+
+@pytest.mark.parametrize("folder", ["/", "/mail", "mail/", "a//b", "..", "mail/../x", "*", "x.account", "a\\b", "\x00"])
+async def test_a_folder_that_is_not_allowed_is_refused(store: AccountStore, folder: str) -> None:
+    """A folder that no location could name is a `LocationError`."""
+    with pytest.raises(LocationError):
+        await paths(store.list(folder))
+
+
+async def test_a_scoped_listing_is_relative(store: AccountStore) -> None:
+    """A narrowed store lists its folder only, with locations that it takes itself."""
+    await fill(store)
+    tenant = store.scoped("mail")
+    inside = ["a.account", "c.account", "team/d.account", "team/deep/e.multi.account"]
+    assert await paths(tenant.list()) == inside[:2]
+    assert await paths(tenant.list(recursive=True)) == inside
+    assert await paths(tenant.list("team", recursive=True)) == inside[2:]
+    assert await paths(tenant.scoped("team").list(recursive=True)) == ["d.account", "deep/e.multi.account"]
+    async for entry in tenant.list(recursive=True):
+        assert await tenant.exists(entry.location)
+    assert await paths(store.scoped("").list(recursive=True)) == sorted(PATHS)
+
+
+# --- what does not show -----------------------------------------------------------------------------------------------
+
+
+async def test_files_that_are_no_documents_do_not_show(local: AccountStore, tmp_path: Path) -> None:
+    """Other files, passing files, folders, links and devices are not listed, and nothing is listed through them."""
+    await fill(local)
+    outside = tmp_path.with_name(f"{tmp_path.name}-outside")
+    outside.mkdir()
+    (outside / "x.account").write_bytes(JSON.encode(ACCOUNT))
+    for name in ("x", "x.txt", "x.Account", ".account", ".multi.account", ".accountstore-0123456789abcdef.tmp"):
+        (tmp_path / "mail" / name).write_text("foreign")
+    (tmp_path / "mail" / ".accountstore-x.account").write_text("foreign")
+    (tmp_path / "mail" / "folder.account").mkdir()
+    (tmp_path / "mail" / "folder.account" / "x.account").write_text("foreign")
+    (tmp_path / "mail" / "file-link.account").symlink_to(outside / "x.account")
+    (tmp_path / "mail" / "folder-link").symlink_to(outside, target_is_directory=True)
+    (tmp_path / "mail" / "loop").symlink_to(tmp_path, target_is_directory=True)
+    os.mkfifo(tmp_path / "mail" / "pipe.account")
+    assert await paths(local.list(recursive=True)) == sorted(PATHS)
+
+
+async def test_names_that_are_no_locations_do_not_show(local: AccountStore, tmp_path: Path) -> None:
+    """Files whose names no location can have are not listed, and do not stop the listing."""
+    await fill(local)
+    names = [
+        "x:y.account",
+        "x*.account",
+        "x#1.account",
+        "x\\y.account",
+        "x\n.account",
+        "e\u0301.account",
+        "[x].account",
+    ]
+    if sys.platform == "linux":
+        names.append(os.fsdecode(b"\xff.account"))
+    for name in names:
+        (tmp_path / name).write_bytes(JSON.encode(ACCOUNT))
+    for name in ("a:b", "*", "e\u0301"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "x.account").write_bytes(JSON.encode(ACCOUNT))
+    assert await paths(local.list(recursive=True)) == sorted(PATHS)
+
+
+async def test_a_path_that_is_too_long_does_not_show(local: AccountStore, tmp_path: Path) -> None:
+    """A document so deep that no location reaches it is not listed, and does not stop the listing."""
+    await fill(local)
+
+    def make() -> None:
+        at = os.open(tmp_path, os.O_RDONLY)
+        for _ in range(5):
+            os.mkdir("x" * 250, dir_fd=at)
+            below = os.open("x" * 250, os.O_RDONLY, dir_fd=at)
+            os.close(at)
+            at = below
+        os.close(os.open("y.account", os.O_CREAT | os.O_WRONLY, dir_fd=at))
+        os.close(at)
+
+    await anyio.to_thread.run_sync(make)
+    assert await paths(local.list(recursive=True)) == sorted(PATHS)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="nothing is forbidden to root")
+async def test_a_forbidden_folder_is_denied(local: AccountStore, tmp_path: Path) -> None:
+    """A folder that may not be read is a `DeniedError`, and does not look empty."""
+    await fill(local)
+    (tmp_path / "mail").chmod(0)
+    try:
+        with pytest.raises(DeniedError):
+            await paths(local.list("mail"))
+    finally:
+        (tmp_path / "mail").chmod(0o700)
+
+
+# --- pages ------------------------------------------------------------------------------------------------------------
+
+
+class Pages:
+    """Pages for a listing; counts those taken, and may fail instead of giving the last."""
+
+    def __init__(self, pages: Sequence[Sequence[str]], error: Exception | None = None, /) -> None:
+        self.pages = pages
+        self.error = error
+        self.taken = 0
+
+    def __aiter__(self) -> Pages:
+        return self
+
+    async def __anext__(self) -> Sequence[Stat]:
+        await anyio.lowlevel.checkpoint()
+        if self.taken == len(self.pages):
+            if self.error is not None:
+                raise self.error
+            raise StopAsyncIteration
+        self.taken += 1
+        return [Stat(key, 1, None, None) for key in self.pages[self.taken - 1]]
+
+
+class Paging(MemoryBackend):
+    """A memory backend with a listing of its own."""
+
+    def __init__(self, pages: Any, /) -> None:
+        super().__init__()
+        self.pages = pages
+
+    def scan(self, prefix: str, /, *, recursive: bool) -> AsyncIterator[Sequence[Stat]]:
+        pages: AsyncIterator[Sequence[Stat]] = self.pages
+        return pages
+
+
+def over(backend: MemoryBackend, /) -> AccountStore:
+    return store_over({"main": backend})
+
+
+async def test_pages_are_taken_one_at_a_time() -> None:
+    """A page is asked for when the entries of those before it are used up; empty pages are passed over."""
+    pages = Pages([["a.account", "b.account"], [], ["x.txt"], ["c.account"], []])
+    listing = over(Paging(pages)).list()
+    assert pages.taken == 0
+    for name, taken in (("a", 1), ("b", 1), ("c", 4)):
+        assert (await anext(listing)).location.file_name == f"{name}.account"
+        assert pages.taken == taken
+    for _ in range(2):
+        with pytest.raises(StopAsyncIteration):
+            await anext(listing)
+
+
+async def test_an_error_in_a_listing_is_named() -> None:
+    """What the storage raises between two pages is a typed error, after the entries before it."""
+    for error, kind in ((ConnectionResetError(), UnavailableError), (RuntimeError("canary"), BackendError)):
+        listing = over(Paging(Pages([["a.account"]], error))).list()
+        assert (await anext(listing)).location.path == "a.account"
+        with pytest.raises(kind) as caught:
+            await anext(listing)
+        assert "canary" not in str(caught.value)
+
+
+async def test_a_folder_of_several_pages_lists_every_document_once(local: AccountStore, tmp_path: Path) -> None:
+    """A folder with more documents than a page lists each of them once."""
+    names = [f"{number:04}.account" for number in range(2500)]
+
+    def make() -> None:
+        for name in names:
+            (tmp_path / name).touch()
+
+    await anyio.to_thread.run_sync(make)
+    assert await paths(local.list()) == names
+
+
+async def test_documents_that_stay_show_while_others_come_and_go(store: AccountStore) -> None:
+    """A listing during which others are saved and deleted shows each document that was there all the time, once."""
+    stay = [f"stay-{number}.account" for number in range(30)]
+    await fill(store, stay)
+    await fill(store, [f"go-{number}.account" for number in range(30)])
+    seen: list[str] = []
+    async for entry in store.list():
+        seen.append(entry.location.path)
+        if len(seen) < 20:
+            await store.delete(Location(f"go-{len(seen)}.account"))
+            await store.save(Location(f"come-{len(seen)}.account"), ACCOUNT)
+    assert sorted(path for path in seen if path.startswith("stay")) == sorted(stay)
+    assert len(set(seen)) == len(seen)
+
+
+# --- early ends -------------------------------------------------------------------------------------------------------
+
+
+async def test_breaking_off_leaves_nothing_behind(store: AccountStore) -> None:
+    """A listing dropped before its end, at once or after an entry, leaves no task or open file and warns of nothing."""
+    await fill(store)
+
+    def open_files() -> int:
+        return len(os.listdir("/proc/self/fd")) if sys.platform == "linux" else 0
+
+    async for _ in store.list(recursive=True):
+        break
+    gc.collect()
+    tasks, files = {task.id for task in get_running_tasks()}, open_files()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for _ in range(3):
+            store.list(recursive=True)
+            async for _ in store.list(recursive=True):
+                break
+            listing = store.list("mail", recursive=True)
+            await anext(listing)
+            del listing
+            await anyio.sleep(0)
+        gc.collect()
+        await anyio.sleep(0)
+    assert {task.id for task in get_running_tasks()} == tasks
+    assert open_files() == files
+    assert await paths(store.list(recursive=True)) == sorted(PATHS)
+
+
+async def test_breaking_off_in_the_middle_of_a_folder_closes_it(local: AccountStore, tmp_path: Path) -> None:
+    """A listing dropped between two pages of one folder closes the folder."""
+
+    def make() -> None:
+        for number in range(1100):
+            (tmp_path / f"{number}.account").touch()
+
+    def open_here() -> int:
+        links = [f"/proc/self/fd/{fd}" for fd in os.listdir("/proc/self/fd")]
+        return [os.path.realpath(link) for link in links].count(os.path.realpath(tmp_path))
+
+    if not os.path.isdir("/proc/self/fd"):
+        pytest.skip("the system does not tell which files are open")
+    await anyio.to_thread.run_sync(make)
+    listing = local.list()
+    await anext(listing)
+    assert open_here() > 0
+    del listing
+    gc.collect()
+    assert open_here() == 0
+
+
+async def test_an_error_in_the_body_comes_out(store: AccountStore) -> None:
+    """An exception in the loop's body comes out as it is, and the store goes on."""
+    await fill(store)
+    with pytest.raises(KeyError, match="mine"):
+        async for _ in store.list():
+            raise KeyError("mine")
+    assert await paths(store.list()) == ["a.account", "b.multi.account"]
+
+
+async def test_a_cancelled_listing_leaves_nothing_behind(store: AccountStore) -> None:
+    """A listing that is cancelled while it waits for a page ends, and the store goes on."""
+    await fill(store)
+    with anyio.CancelScope() as scope:
+        scope.cancel()
+        await anext(store.list(recursive=True))
+    assert scope.cancelled_caught
+    gc.collect()
+    assert await paths(store.list(recursive=True)) == sorted(PATHS)

@@ -1,0 +1,347 @@
+"""The registry: backends of other packages, found by their entry points and loaded on first use."""
+
+from __future__ import annotations
+
+import importlib
+import subprocess
+import sys
+import textwrap
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from accountstore import (
+    Account,
+    AccountStore,
+    AccountStoreError,
+    ConfigError,
+    ConflictError,
+    ExistsError,
+    Location,
+    NotFoundError,
+    PasswordCredentials,
+    StorageConfig,
+    StoreConfig,
+    UnavailableError,
+)
+from accountstore.backends import fsspec as fsspec_backend
+from accountstore.backends import local, memory
+from accountstore.registry import find_backend
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from contextlib import AbstractAsyncContextManager
+    from pathlib import Path
+
+ACCOUNT = Account(host="imap.example.org", port=993, credentials=PasswordCredentials(login="me", password="pw"))
+AT = Location("email.account", folder="mail")
+
+on_asyncio = pytest.mark.parametrize("anyio_backend", ["asyncio"])
+"""For what does not depend on the event loop."""
+
+BACKEND = '''
+"""A backend over a dict, as another package would have it."""
+
+from accountstore.backends.base import Blob, Capabilities, Stat, Version, each
+from accountstore.errors import BackendError, ConfigError, ConflictError, ExistsError, NotFoundError, UnavailableError
+
+
+class Full(Exception):
+    """An error of the package's own."""
+
+
+class Shelf:
+    capabilities = Capabilities(create=True, update=True, atomic=True, durable=False)
+
+    def __init__(self, url, options):
+        self.url, self.options, self.documents, self.writes, self.closed = url, options, {}, 0, 0
+
+    def _blob(self, key):
+        if key not in self.documents:
+            raise FileNotFoundError(key)
+        number, data = self.documents[key]
+        return Blob(data, Stat(key, len(data), Version(str(number)), None))
+
+    async def read(self, key, /, *, limit):
+        return self._blob(key)
+
+    async def read_many(self, keys, /, *, limit):
+        return await each(self.read(key, limit=limit) for key in keys)
+
+    async def write(self, key, data, /, *, mode):
+        if data.find(b"too much") >= 0:
+            raise Full("too much")
+        if mode == "create" and key in self.documents:
+            raise ExistsError("there is a document already")
+        if isinstance(mode, Version) and self._blob(key).stat.version != mode:
+            raise ConflictError("the document has changed since it was read")
+        self.writes += 1
+        self.documents[key] = self.writes, data
+        return self._blob(key).stat
+
+    async def write_many(self, writes, /):
+        return await each(self.write(key, data, mode=mode) for key, data, mode in writes)
+
+    async def stat(self, key, /):
+        return self._blob(key).stat
+
+    async def delete(self, key, /, *, version=None):
+        if key in self.documents:
+            if version is not None and self._blob(key).stat.version != version:
+                raise ConflictError("the document has changed since it was read")
+            del self.documents[key]
+
+    async def scan(self, prefix, /, *, recursive):
+        start = prefix + "/" if prefix else ""
+        yield [
+            self._blob(key).stat
+            for key in list(self.documents)
+            if key.startswith(start) and (recursive or "/" not in key[len(start):])
+        ]
+
+    def classify(self, error, /):
+        if isinstance(error, FileNotFoundError):
+            return NotFoundError
+        return UnavailableError if isinstance(error, Full) else BackendError
+
+    def filesystem(self):
+        raise NotImplementedError
+
+    async def aclose(self):
+        self.closed += 1
+
+
+opened = []
+
+
+async def open_backend(url, options, /):
+    unknown = set(options) - {"colour"}
+    if unknown:
+        raise ConfigError(f"unknown option {', '.join(sorted(unknown))}")
+    opened.append(Shelf(url, options))
+    return opened[-1]
+
+
+def not_async(url, options, /):
+    return Shelf(url, options)
+
+
+async def explode(url, options, /):
+    raise RuntimeError(options["colour"])
+'''
+
+
+@pytest.fixture
+def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., str]]:
+    """Installs a package with entry points into a folder on `sys.path`; gives the name of its module."""
+    folder = tmp_path / "site"
+    folder.mkdir()
+    modules: list[str] = []
+
+    def install(package: str, code: str = BACKEND, /, **points: str) -> str:
+        module = package.replace("-", "_")
+        (folder / f"{module}.py").write_text(code)
+        info = folder / f"{module}-1.0.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n")
+        lines = "".join(f"{scheme} = {module}:{name}\n" for scheme, name in points.items())
+        (info / "entry_points.txt").write_text(f"[accountstore.backends]\n{lines}")
+        modules.append(module)
+        importlib.invalidate_caches()
+        return module
+
+    monkeypatch.syspath_prepend(str(folder))
+    yield install
+    for module in modules:
+        sys.modules.pop(module, None)
+
+
+def store_on(*urls: str, **options: Any) -> AbstractAsyncContextManager[AccountStore]:
+    """A store to open, with storages `s0`, `s1` and so on."""
+    storages = {f"s{i}": StorageConfig(url, options) for i, url in enumerate(urls)}
+    return AccountStore.open(StoreConfig(default="s0", storages=storages))
+
+
+# --- built in ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_built_in_schemes_have_their_backends() -> None:
+    """`memory`, `file` and `local` have backends of their own; every other scheme goes to fsspec."""
+    assert find_backend("memory") is memory.open_backend
+    assert find_backend("file") is local.open_backend
+    assert find_backend("local") is local.open_backend
+    for scheme in ("sftp", "ftp", "nonsense", "", "s3"):
+        assert find_backend(scheme) is fsspec_backend.open_backend
+
+
+def test_backends_are_imported_on_first_use(tmp_path: Path) -> None:
+    """Opening a store on memory imports neither the local backend nor that of other fsspec protocols."""
+    code = """
+        import sys, anyio
+        from accountstore import AccountStore, StorageConfig, StoreConfig
+        names = {f"accountstore.backends.{name}" for name in ("memory", "local", "posix", "fsspec")}
+        assert not names & set(sys.modules), names & set(sys.modules)
+        async def main(url):
+            async with AccountStore.open(StoreConfig(storages={"a": StorageConfig(url)})):
+                pass
+        anyio.run(main, "memory://")
+        assert names & set(sys.modules) == {"accountstore.backends.memory"}, names & set(sys.modules)
+        anyio.run(main, sys.argv[1])
+        assert "accountstore.backends.local" in sys.modules
+        assert "accountstore.backends.fsspec" not in sys.modules
+        print("well")
+    """
+    command = [sys.executable, "-c", textwrap.dedent(code), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("well\n", "")
+
+
+# --- other packages ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.anyio
+async def test_another_packages_backend_works_from_end_to_end(install: Callable[..., str]) -> None:
+    """A backend that a package adds by an entry point serves every call of the store."""
+    module = install("shelf-backend", shelf="open_backend")
+    other = Location("other.account", folder="mail/deep", storage="s1")
+    async with store_on("shelf://somewhere/x", "memory://") as store:
+        assert store.capabilities("s0").update
+        version = await store.save(AT, ACCOUNT, mode="create")
+        with pytest.raises(ExistsError):
+            await store.save(AT, ACCOUNT, mode="create")
+        stored = await store.read(AT)
+        assert (stored.document, stored.version) == (ACCOUNT, version)
+        updated = await store.update(AT, lambda _: Account(host="new", port=1, credentials=ACCOUNT.credentials))
+        with pytest.raises(ConflictError):
+            await store.save(AT, ACCOUNT, mode=version)
+        assert (await store.get(AT)).host == "new"
+        assert (await store.check()).ok
+        await store.move(AT, other)
+        await store.move(other, AT)
+        assert [entry.location async for entry in store.list(recursive=True)] == [AT]
+        assert len([pair async for pair in store.save_many([(AT, ACCOUNT)])]) == 1
+        assert [type(r).__name__ async for _, r in store.get_many([AT, Location("no.account")])] == [
+            "Stored",
+            "NotFoundError",
+        ]
+        with pytest.raises(NotFoundError):
+            await store.get(Location("no.account"))
+        with pytest.raises(UnavailableError) as caught:
+            await store.save(AT, Account(host="too much", port=1, credentials=ACCOUNT.credentials))
+        assert "too much" not in str(caught.value)
+        with pytest.raises(AccountStoreError):
+            await store.filesystem()
+        await store.delete(AT, version=(await store.stat(AT)).version)
+        assert not await store.exists(AT)
+        assert updated.version != version
+    [backend] = sys.modules[module].opened
+    assert (backend.url, backend.options, backend.closed) == ("shelf://somewhere/x", {}, 1)
+
+
+@pytest.mark.anyio
+@on_asyncio
+async def test_another_package_is_imported_on_first_use(install: Callable[..., str]) -> None:
+    """A package with a backend is not imported before a storage with its scheme is opened."""
+    module = install("lazy-backend", lazy="open_backend")
+    async with store_on("memory://", "ftp://localhost/x"):
+        assert module not in sys.modules
+    async with store_on("lazy://", colour="red"):
+        assert module in sys.modules
+        assert sys.modules[module].opened[0].options == {"colour": "red"}
+
+
+@pytest.mark.anyio
+@on_asyncio
+async def test_each_storage_has_a_backend_of_its_own(install: Callable[..., str]) -> None:
+    """Two storages with one scheme, and two stores, share nothing."""
+    module = install("own-backend", own="open_backend")
+    async with store_on("own://a", "own://b") as one, store_on("own://a") as two:
+        await one.save(AT, ACCOUNT)
+        assert not await one.exists(Location("email.account", folder="mail", storage="s1"))
+        assert not await two.exists(AT)
+    assert [backend.url for backend in sys.modules[module].opened] == ["own://a", "own://b", "own://a"]
+
+
+async def opening(url: str, /, **options: Any) -> str:
+    """The message of the `ConfigError` of opening a store."""
+    with pytest.raises(ConfigError) as caught:
+        async with store_on(url, **options):
+            raise AssertionError("it opened")
+    assert type(caught.value) is ConfigError
+    return str(caught.value)
+
+
+@pytest.mark.anyio
+@on_asyncio
+async def test_two_packages_for_one_scheme_are_refused(install: Callable[..., str]) -> None:
+    """A scheme that two packages provide is a `ConfigError` that names both; neither is imported."""
+    modules = [install(package, twice="open_backend") for package in ("one-backend", "two-backend")]
+    message = await opening("twice://")
+    for part in ("'s0'", "'twice'", "one-backend", "two-backend"):
+        assert part in message
+    assert not set(modules) & set(sys.modules)
+
+
+@pytest.mark.anyio
+@on_asyncio
+@pytest.mark.parametrize("scheme", ["memory", "file", "local"])
+async def test_a_built_in_scheme_is_not_taken_over_in_silence(install: Callable[..., str], scheme: str) -> None:
+    """A package that provides a scheme of ours is a `ConfigError` that names it, and gets no document."""
+    module = install("greedy-backend", **{scheme: "open_backend"})
+    message = await opening(f"{scheme}:///tmp/never")
+    for part in (f"'{scheme}'", "greedy-backend", "accountstore"):
+        assert part in message
+    assert module not in sys.modules
+
+
+@pytest.mark.anyio
+@on_asyncio
+async def test_a_package_may_take_a_scheme_of_fsspec(install: Callable[..., str]) -> None:
+    """A scheme that fsspec knows too belongs to the package that provides it here."""
+    module = install("sftp-backend", sftp="open_backend")
+    async with store_on("sftp://example.org/x"):
+        assert len(sys.modules[module].opened) == 1
+
+
+@pytest.mark.anyio
+@on_asyncio
+@pytest.mark.parametrize(
+    ("code", "name", "part"),
+    [
+        ("import no_such_package_at_all", "open_backend", "no_such_package_at_all"),
+        ("raise ImportError('pip install what-it-needs')", "open_backend", "pip install what-it-needs"),
+        ("x = 1", "open_backend", "cannot be"),
+        ("raise RuntimeError('canary')", "open_backend", "cannot be"),
+        ("x = (", "open_backend", "cannot be"),
+        ("open_backend = None", "open_backend", "cannot be"),
+        (BACKEND, "not_async", "cannot be"),
+        (BACKEND, "explode", "RuntimeError"),
+    ],
+    ids=["missing import", "import error", "no attribute", "error", "syntax", "none", "not async", "explodes"],
+)
+async def test_a_backend_that_cannot_be_loaded_is_told(
+    install: Callable[..., str], code: str, name: str, part: str
+) -> None:
+    """A package that cannot be imported or opened is a `ConfigError` at open, with storage and reason, no values."""
+    install("broken-backend", code, broken=name)
+    message = await opening("broken://", colour="canary")
+    assert "'s0'" in message
+    assert part in message
+    assert "canary" not in message
+
+
+@pytest.mark.anyio
+@on_asyncio
+async def test_a_package_that_cannot_be_imported_is_named(install: Callable[..., str]) -> None:
+    """Whatever goes wrong in importing it, the message names the package: it is what must be repaired."""
+    for number, code in enumerate(("import no_such_package_at_all", "x = 1", "raise RuntimeError", "x = (")):
+        install(f"bad-backend-{number}", code, **{f"bad{number}": "open_backend"})
+        assert f"bad-backend-{number}" in await opening(f"bad{number}://")
+
+
+@pytest.mark.anyio
+@on_asyncio
+async def test_a_backend_refuses_its_own_options(install: Callable[..., str]) -> None:
+    """What a factory says in a `ConfigError` reaches the user, with the storage's name."""
+    install("strict-backend", strict="open_backend")
+    assert await opening("strict://", color="red") == "storage 's0': unknown option color"
