@@ -7,6 +7,7 @@ never quote a value.
 from __future__ import annotations
 
 import re
+from math import inf, isfinite
 from typing import TYPE_CHECKING, Any, TypeVar, cast, final
 
 import msgspec
@@ -46,7 +47,7 @@ def _hide(kind: type, value: object, /) -> Secret:
 class Codec:
     """One wire format: encodes, decodes, and edits documents without losing fields that this release does not know."""
 
-    __slots__ = ("_check", "_decoders", "_encoder", "_fields", "_items", "_tree", "name")
+    __slots__ = ("_check", "_decoders", "_encoder", "_fields", "_items", "_null", "_tree", "name")
 
     def __init__(self, name: str, module: ModuleType, check: Callable[[bytes], None], /) -> None:
         self.name = name
@@ -58,6 +59,7 @@ class Codec:
         self._fields = module.Decoder(dict[str, Raw])
         self._items = module.Decoder(list[Raw])
         self._tree = module.Decoder()
+        self._null: bytes = self._encoder.encode(None)
 
     def encode(self, document: Document, /) -> bytes:
         """The bytes of a document.
@@ -127,7 +129,15 @@ class Codec:
             EncodeError: a field cannot be written in the other format.
         """
         self.decode(data, kind)
-        return data if codec is self else codec._encode(self._tree.decode(data), kind)
+        if codec is self:
+            return data
+        try:
+            tree = self._tree.decode(data)
+        except (msgspec.MsgspecError, UnicodeError, RecursionError):
+            tree = inf  # such as a number that Python does not have
+        if not _is_finite(tree):
+            raise EncodeError("has a value that the other format cannot carry")
+        return codec._encode(tree, kind)
 
     def _overlay(self, new: Struct, original: bytes | Raw, /) -> dict[str, Any]:
         """The fields of `new`, plus those of `original` that its class does not know, at every level."""
@@ -139,7 +149,7 @@ class Codec:
         known = {*new.__struct_encode_fields__, tag_field}
         for attribute, name in zip(new.__struct_fields__, new.__struct_encode_fields__, strict=True):
             value = getattr(new, attribute)
-            if name not in before or self._tree.decode(before[name]) is None:
+            if name not in before or bytes(before[name]) == self._null:
                 continue
             if isinstance(value, Struct):
                 fields[name] = self._overlay(value, before[name])
@@ -163,13 +173,21 @@ class Codec:
         return [self._overlay(a, raw[partner[i]]) if i in partner else a for i, a in enumerate(new)]
 
 
+def _is_finite(tree: object, /) -> bool:
+    """Whether no number in a tree is infinite or none at all: JSON has no such, and msgspec would write null."""
+    if isinstance(tree, float):
+        return isfinite(tree)
+    parts = tree.values() if isinstance(tree, dict) else tree if isinstance(tree, list) else ()
+    return all(map(_is_finite, parts))
+
+
 _LIKENESSES: tuple[Callable[[int, Account], object], ...] = (
     lambda _, account: account,
     lambda _, account: (account.protocol_type, account.host, account.credentials.login),
     lambda place, _: place,
 )
 
-_WHERE = re.compile(r" - at `(?:key in )?(\$[^`]*)`\Z")
+_WHERE = re.compile(r" - at (?:`key` in )?`(\$[^`]*)`\Z")
 # msgspec's own messages that hold nothing but type and field names, and those of Location.
 _HARMLESS = re.compile(r"Expected `|Object missing required field `|storage: |folder|file name: ")
 
@@ -179,7 +197,8 @@ def _explain(message: str, /) -> tuple[str, str]:
     where = _WHERE.search(message)
     reason = message[: where.start()] if where else message
     if not _HARMLESS.match(reason):
-        reason = "is not one of the known values" if reason.startswith("Invalid") else "is not valid"
+        unknown = reason.startswith(("Invalid enum value", "Invalid value"))
+        reason = "is not one of the known values" if unknown else "is not valid"
     return reason, where[1] if where else "$"
 
 

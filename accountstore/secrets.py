@@ -24,7 +24,11 @@ class Secret:
     _text: str
 
     def __init__(self, text: str | Secret, /) -> None:
-        object.__setattr__(self, "_text", text.reveal() if isinstance(text, Secret) else text)
+        if isinstance(text, Secret):
+            text = text.reveal()
+        elif type(text) is not str:
+            raise TypeError("a Secret holds a string")
+        object.__setattr__(self, "_text", text)
 
     def reveal(self) -> str:
         """The text itself. Keep it out of variables that outlive its use."""

@@ -191,6 +191,8 @@ _MSGPACK_SCALARS = {0xC0: 0, 0xC2: 0, 0xC3: 0} | dict(
     zip(range(0xCA, 0xD9), (4, 8, 1, 2, 4, 8, 1, 2, 4, 8, 2, 3, 5, 9, 17), strict=True)
 )
 _MSGPACK_STRINGS = {0xC4: 1, 0xC5: 2, 0xC6: 4, 0xC7: 1, 0xC8: 2, 0xC9: 4, 0xD9: 1, 0xDA: 2, 0xDB: 4}
+
+
 _MSGPACK_EXTENSIONS = frozenset({0xC7, 0xC8, 0xC9})
 
 
@@ -222,10 +224,18 @@ def _msgpack_header(data: bytes, at: int, /) -> tuple[int, int, int]:
 
 
 def check_msgpack(data: bytes, /) -> None:
-    """Raise `DecodeError` when MessagePack data is deeper than `MAX_DEPTH` or has a key twice in a map.
+    """Raise `DecodeError` unless `data` is MessagePack, at most `MAX_DEPTH` deep, with no key twice in a map."""
+    _check_msgpack_shape(data)
+    from msgspec import MsgspecError
+    from msgspec.msgpack import decode
 
-    Other faults are left to the decoder.
-    """
+    try:
+        decode(data)
+    except (MsgspecError, UnicodeDecodeError):
+        raise DecodeError("is not valid MessagePack") from None
+
+
+def _check_msgpack_shape(data: bytes, /) -> None:
     # One entry an open container: objects still to come, and for a map the keys seen.
     stack: list[tuple[int, set[bytes] | None]] = []
     at = 0
@@ -238,14 +248,14 @@ def check_msgpack(data: bytes, /) -> None:
                 if key in keys:
                     raise DecodeError("an object has the same key twice")
                 keys.add(key)
-            if left > 1:
-                stack.append((left - 1, keys))
+            stack.append((left - 1, keys))
         at = start + size
         if count >= 0:
-            members, is_map = count & ~(1 << 30), bool(count >> 30)
             if len(stack) >= MAX_DEPTH:
                 raise DecodeError(f"is nested deeper than {MAX_DEPTH} levels")
-            if members:
-                stack.append((members * 2, set()) if is_map else (members, None))
+            members, is_map = count & ~(1 << 30), bool(count >> 30)
+            stack.append((members * 2, set()) if is_map else (members, None))
+        while stack and not stack[-1][0]:
+            stack.pop()
         if not stack:
             return
