@@ -126,7 +126,10 @@ class OAuthCredentials(
     def __post_init__(self) -> None:
         _conceal(self, "client_secret", "refresh_token", "access_token")
         if self.expires_at is not None and self.expires_at.tzinfo not in {None, UTC}:
-            force_setattr(self, "expires_at", self.expires_at.astimezone(UTC))
+            try:
+                force_setattr(self, "expires_at", self.expires_at.astimezone(UTC))
+            except OverflowError:
+                raise ValueError("Expected `datetime` in the years 1 to 9999 of UTC") from None
 
 
 Credentials: TypeAlias = PasswordCredentials | OAuthCredentials
