@@ -6,6 +6,7 @@ import os
 import time
 from typing import TYPE_CHECKING
 
+import anyio
 from msgspec import Struct
 
 from accountstore.backends.base import Version
@@ -80,12 +81,20 @@ async def check_storage(storage: Storage, folder: str, /) -> Check:
     )
     steps = _Steps()
     create = update = None
-    if await steps.succeeds("write", place.write(first, "overwrite")):
-        if await steps.succeeds("read", _read_back(place, first)) and capabilities.create:
-            create = await steps.refused("create over a document", place.write(second, "create"), ExistsError)
-        if capabilities.update:
-            update = await _swaps(place, steps, second, third)
-        await steps.succeeds("delete", place.delete(None))
+    try:
+        if await steps.succeeds("write", place.write(first, "overwrite")):
+            if await steps.succeeds("read", _read_back(place, first)) and capabilities.create:
+                create = await steps.refused("create over a document", place.write(second, "create"), ExistsError)
+            if capabilities.update:
+                update = await _swaps(place, steps, second, third)
+    finally:
+        with anyio.CancelScope(shield=True):
+            try:
+                removed = await steps.succeeds("delete", place.delete(None))
+            except BaseException:  # Task.cancel() passes through the shield
+                await place.delete(None)
+                raise
+    if removed:
         await steps.refused("read after delete", place.read(), NotFoundError)
     return Check(storage.name, create, update, tuple(steps.done))
 

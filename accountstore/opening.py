@@ -46,15 +46,25 @@ class Storages:
         if self._closed:
             return
         self._closed = True
-        failures: list[Exception] = []
         with CancelScope(shield=True):
-            for storage in self._storages.values():
-                try:
-                    await storage.backend.aclose()
-                except Exception as error:  # noqa: BLE001 -- the others must be closed first
-                    failures.append(storage.named(error, None))
-        if failures:
-            raise failures[0]
+            await _close(*self._storages.values())
+
+
+async def _close(*storages: Storage) -> None:
+    """Close one after another, whatever happens to those before."""
+    if storages:
+        try:
+            await _close_one(storages[0])
+        finally:
+            await _close(*storages[1:])
+
+
+async def _close_one(storage: Storage, /) -> None:
+    try:
+        return await storage.backend.aclose()
+    except Exception as error:  # noqa: BLE001 -- named here, raised outside its frames
+        failure = storage.named(error, None)
+    raise failure
 
 
 async def open_storages(config: StoreConfig | str | os.PathLike[str] | None, /) -> Storages:

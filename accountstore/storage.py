@@ -179,8 +179,10 @@ class Place:
 
     def decode(self, blob: Blob, kind: type[D], /) -> Stored[D]:
         """The document in the bytes. Raises `DecodeError`."""
-        document = self._run(lambda: self.storage.codec.decode(blob.data, kind))
-        return Stored(document, known(blob.stat), blob.stat.size, blob.stat.modified)
+        stat = blob.stat
+        return self._run(
+            lambda: Stored(self.storage.codec.decode(blob.data, kind), known(stat), stat.size, stat.modified)
+        )
 
     async def read(self) -> Blob:
         """The document's bytes and stat."""
@@ -194,9 +196,12 @@ class Place:
         """Write bytes that `encode`, `merge` or `transcode` made."""
         self.storage.require(mode, self.location)
         try:
-            return await self.storage.backend.write(self.key, data, mode=mode)
+            stat = await self.storage.backend.write(self.key, data, mode=mode)
+            known(stat)
         except Exception as error:  # noqa: BLE001 -- as in _run
             failure = self.storage.named(error, self.location)
+        else:
+            return stat
         raise failure
 
     async def stat(self) -> Stat:

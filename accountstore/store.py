@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from accountstore.opening import Storages
     from accountstore.validation import Kind
 
-__all__ = ("AccountStore", "Entry")
+__all__ = ("AccountStore", "Change", "Entry")
 
 D = TypeVar("D", bound=Account | MultiAccount)
 Change: TypeAlias = "Callable[[D], D | Awaitable[D]]"

@@ -155,6 +155,8 @@ REFUSED: list[tuple[object, str]] = [
     (ACCOUNT | {"credentials": OAUTH | {"expiresAt": "tomorrow"}}, "$.credentials.expiresAt"),
     (ACCOUNT | {"credentials": OAUTH | {"expiresAt": "2031-05-06T07:08:09"}}, "$.credentials.expiresAt"),
     (ACCOUNT | {"credentials": OAUTH | {"expiresAt": 1767225600}}, "$.credentials.expiresAt"),
+    (ACCOUNT | {"credentials": OAUTH | {"expiresAt": "9999-12-31T23:59:59-01:00"}}, "$.credentials"),
+    (ACCOUNT | {"credentials": OAUTH | {"expiresAt": "0001-01-01T00:00:00+01:00"}}, "$.credentials"),
     (ACCOUNT | {"cacheFile": "x"}, "$.cacheFile"),
     (ACCOUNT | {"cacheFile": {}}, "$.cacheFile"),
     (ACCOUNT | {"cacheFile": {"fileName": "a/b"}}, "$.cacheFile"),

@@ -389,14 +389,11 @@ def test_only_typed_errors_come_out_of_the_codecs() -> None:
             attempt(messages, twists, (codec, other, data), codec.decode, data, other)
         if document is None:
             continue
-        tree = json.loads(data) if codec is JSON else msgspec.msgpack.decode(data)
+        tree = json.loads(data, parse_int=str) if codec is JSON else msgspec.msgpack.decode(data)
         assert depth(tree) <= MAX_DEPTH, f"too deep: {data!r}"
         merged = attempt(messages, counts, case, codec.merge, document, data)
-        if merged is None:
-            # A time that MessagePack, which counts in UTC, cannot carry: the document, not its unknown fields.
-            assert attempt(messages, counts, case, codec.encode, document) is None, f"merge refused {data!r}"
-        else:
-            assert codec.decode(merged, kind) == document, f"merge changed {data!r}"
+        assert merged is not None, f"merge refused {data!r}"
+        assert codec.decode(merged, kind) == document, f"merge changed {data!r}"
         onto = MSGPACK if codec is JSON else JSON
         turned = attempt(messages, counts, case, codec.transcode, data, onto, kind)
         assert turned is None or onto.decode(turned, kind) == document, f"transcode changed {data!r}"
@@ -405,8 +402,7 @@ def test_only_typed_errors_come_out_of_the_codecs() -> None:
     assert counts["decode accepted"] + counts["decode refused"] == DOCUMENTS
     assert counts["decode accepted"] > DOCUMENTS // 20
     assert counts["decode refused"] > DOCUMENTS // 3
-    assert counts["merge accepted"] > DOCUMENTS // 20
-    assert counts["merge refused"] == counts["encode refused"]
+    assert counts["merge accepted"] == counts["decode accepted"]
     assert counts["transcode accepted"] > DOCUMENTS // 20
     assert counts["transcode refused"] > 0
     assert twists["decode refused"] > 0

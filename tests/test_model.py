@@ -28,6 +28,7 @@ from accountstore.secrets import SecretBytes
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+EAST = timezone(timedelta(hours=1))
 PASSWORD = PasswordCredentials(login="l", password="p")
 ACCOUNT = Account(host="h", port=1, credentials=PASSWORD)
 
@@ -260,6 +261,13 @@ def test_an_expiry_is_a_moment(moment: datetime | None, shown: datetime | None) 
     """An expiry is the moment that was given, in whichever zone."""
     credentials = OAuthCredentials(login="l", client_secret="s", refresh_token="r", expires_at=moment)
     assert credentials.expires_at == shown
+
+
+def test_an_expiry_that_has_no_utc_is_refused() -> None:
+    """A moment before year 1 or after year 9999 of UTC, which one zone's calendar still has, is a ValueError."""
+    for moment in (datetime.max.replace(tzinfo=timezone(-timedelta(hours=1))), datetime.min.replace(tzinfo=EAST)):
+        with pytest.raises(ValueError, match="years 1 to 9999"):
+            OAuthCredentials(login="l", client_secret="s", refresh_token="r", expires_at=moment)
 
 
 # --- enumerations --------------------------------------------------------------------------------------------------

@@ -72,6 +72,7 @@ BACKEND_NAMES = (
     "BackendFactory",
     "Blob",
     "Capabilities",
+    "Pages",
     "Stat",
     "Version",
     "Write",

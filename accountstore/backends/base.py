@@ -284,9 +284,7 @@ def classify_oserror(error: Exception, /) -> type[BackendError]:
     if isinstance(error, BackendError):
         return type(error)
     if isinstance(error, OSError):
-        from socket import gaierror
-
-        if isinstance(error, gaierror):
+        if type(error).__name__ == "gaierror":  # of socket, which this module does not need; its numbers are no errnos
             return UnavailableError
         if isinstance(error.errno, int) and error.errno in _ERRNOS:
             return _ERRNOS[error.errno]

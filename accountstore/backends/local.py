@@ -24,7 +24,7 @@ _BATCH = 128
 _THREADS = 32
 _READERS = 2
 
-NETWORK = frozenset(
+_NETWORK = frozenset(
     {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "glusterfs", "lustre", "gpfs", "beegfs"}
 )
 """File systems whose locks and caches do not carry compare-and-swap between machines; those in user space are taken for
@@ -96,6 +96,6 @@ def _open(url: str, /) -> LocalBackend:
     files = Files(root)
     files.make_root()
     kind = filesystem_type(root) or ""
-    if kind in NETWORK or kind.partition(".")[0] == "fuse":
+    if kind in _NETWORK or kind.partition(".")[0] == "fuse":
         return LocalBackend(Files(root, locking=False), locking=False)
     return LocalBackend(files)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from accountstore.errors import BackendError
     from accountstore.events import Observer
 
-__all__ = ("Fault", "FaultyBackend", "store_over")
+__all__ = ("Fault", "FaultyBackend", "Operation", "store_over")
 
 T = TypeVar("T")
 Operation: TypeAlias = Literal["read", "read_many", "write", "write_many", "stat", "delete", "scan", "aclose"]
