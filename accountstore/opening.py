@@ -51,12 +51,15 @@ class Storages:
 
 
 async def _close(*storages: Storage) -> None:
-    """Close one after another, whatever happens to those before."""
+    """Close one after another, whatever happens to those before; the first error is raised."""
     if storages:
         try:
             await _close_one(storages[0])
-        finally:
-            await _close(*storages[1:])
+        except BaseException:
+            with suppress(AccountStoreError):
+                await _close(*storages[1:])
+            raise
+        await _close(*storages[1:])
 
 
 async def _close_one(storage: Storage, /) -> None:
