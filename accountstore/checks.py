@@ -81,6 +81,7 @@ async def check_storage(storage: Storage, folder: str, /) -> Check:
     )
     steps = _Steps()
     create = update = None
+    removed = False
     try:
         if await steps.succeeds("write", place.write(first, "overwrite")):
             if await steps.succeeds("read", _read_back(place, first)) and capabilities.create:

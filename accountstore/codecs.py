@@ -50,7 +50,7 @@ class Codec:
     __slots__ = ("_check", "_decoders", "_encoder", "_fields", "_items", "_null", "_tree", "name")
 
     def __init__(self, name: str, module: ModuleType, check: Callable[[bytes], None], /) -> None:
-        self.name = name
+        self.name: str = name
         self._check = check
         self._encoder = module.Encoder(enc_hook=_show)
         self._decoders: dict[type, Any] = {

@@ -84,7 +84,7 @@ class Operation:
         self._target = target
         self.version: Version | None = None
         self.bytes: int | None = None
-        self.attempts = 1
+        self.attempts: int = 1
 
     def __enter__(self) -> Self:
         self._started = time.perf_counter()

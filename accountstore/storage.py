@@ -84,12 +84,12 @@ class Storage:
     def __init__(
         self, name: str, backend: Backend, codec: Codec, limit: int, /, *, url: str, options: dict[str, object]
     ) -> None:
-        self.name = name
-        self.backend = backend
-        self.codec = codec
-        self.limit = limit
-        self.url = url
-        self.options = options
+        self.name: str = name
+        self.backend: Backend = backend
+        self.codec: Codec = codec
+        self.limit: int = limit
+        self.url: str = url
+        self.options: dict[str, object] = options
 
     def named(self, error: Exception, location: Location | None, /) -> AccountStoreError:
         """The error to raise for one that came from below.
@@ -129,9 +129,9 @@ class Place:
     __slots__ = ("key", "location", "storage")
 
     def __init__(self, storage: Storage, key: str, location: Location, /) -> None:
-        self.storage = storage
-        self.key = key
-        self.location = location
+        self.storage: Storage = storage
+        self.key: str = key
+        self.location: Location = location
 
     @property
     def kind(self) -> type[Account | MultiAccount]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 
-from accountstore.backends.posix import filesystem_type
+from accountstore.backends.syscalls import filesystem_type
 from benchmarks import cases_import, cases_local, cases_memory, cases_peers
 from benchmarks.blocks import Workspace, measure
 from benchmarks.report import describe_machine, json_lines, results, table

@@ -26,7 +26,8 @@ from accountstore import (
 )
 from accountstore.backends.local import LocalBackend
 from accountstore.backends.memory import MemoryBackend
-from accountstore.backends.posix import Files, SystemCalls
+from accountstore.backends.posix import Files
+from accountstore.backends.syscalls import SystemCalls
 from accountstore.codecs import JSON
 from accountstore.testing import store_over
 

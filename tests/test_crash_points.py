@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 
     from accountstore.backends.base import WriteMode
-    from accountstore.backends.posix import SystemCalls
+    from accountstore.backends.syscalls import SystemCalls
 
 ROOT = "/srv/accounts"
 LIMIT = 1000

@@ -257,9 +257,16 @@ class Mutator:
         )
 
     def documents(self, count: int) -> Iterator[Case]:
-        """`count` documents, with the codec and kind of their seed."""
+        """`count` documents, with the codec and kind of their seed; a few are as deep as a document may be large."""
         random = self._random
-        for _ in range(count):
+        deep: list[Case] = [
+            (JSON, Account, b'{"x":' + b"[" * 250_000),
+            (JSON, MultiAccount, b'{"x":' * 50_000),
+            (MSGPACK, Account, b"\x81\xa1x" + b"\x91" * 250_000),
+            (MSGPACK, MultiAccount, b"\x81\xa1x" * 80_000),
+        ]
+        yield from deep[:count]
+        for _ in range(count - len(deep)):
             codec, kind, tokens, strange = self._seeds[int(random.random() * len(self._seeds))]
             way = random.random()
             if way < 0.02:

@@ -28,7 +28,6 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import anyio
 import msgspec
 import pytest
-import sniffio
 from fsspec import AbstractFileSystem, register_implementation
 from fsspec.registry import _registry  # pyright: ignore[reportPrivateUsage]  # to take out what a test put in
 from msgspec.structs import asdict, astuple
@@ -58,7 +57,8 @@ from accountstore import (
 from accountstore.backends.base import Blob, Stat, Write, classify_oserror, each
 from accountstore.backends.local import LocalBackend
 from accountstore.backends.memory import MemoryBackend
-from accountstore.backends.posix import Files, SystemCalls
+from accountstore.backends.posix import Files
+from accountstore.backends.syscalls import SystemCalls
 from accountstore.codecs import JSON, MSGPACK
 from accountstore.opening import Storages
 from accountstore.secrets import SecretBytes
@@ -445,18 +445,21 @@ class BrokenCalls(SystemCalls):
         raise self.error
 
 
+def _slow_write(fd: int, data: bytes | memoryview, /) -> int:
+    time.sleep(0.05)
+    return os.write(fd, data)
+
+
+def _slow_read(fd: int, size: int, /) -> bytes:
+    time.sleep(0.05)
+    return os.read(fd, size)
+
+
 class SlowCalls(SystemCalls):
-    """System calls that take their time with a write."""
+    """System calls that take their time with a read and a write."""
 
-    @staticmethod
-    def write(fd: int, data: Any, /) -> int:
-        time.sleep(0.05)
-        return os.write(fd, data)
-
-    @staticmethod
-    def read(fd: int, size: int, /) -> bytes:
-        time.sleep(0.05)
-        return os.read(fd, size)
+    write = staticmethod(_slow_write)
+    read = staticmethod(_slow_read)
 
 
 def opened(backend: Any, *, observer: Callable[[Event], object] | None = None) -> AccountStore:
@@ -748,7 +751,9 @@ async def test_bad_documents_show_nothing(kind: str, tmp_path: Path, logs: LogRe
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("kind", ["memory", "local"])
-async def test_a_cancelled_call_shows_nothing(kind: str, tmp_path: Path, logs: LogRecords) -> None:
+async def test_a_cancelled_call_shows_nothing(
+    kind: str, anyio_backend_name: str, tmp_path: Path, logs: LogRecords
+) -> None:
     """Neither a time-out in the midst of a call nor the cancellation behind it shows a secret."""
     leaks = Leaks()
     backend = SlowBackend() if kind == "memory" else LocalBackend(Files(str(tmp_path), calls=SlowCalls()))
@@ -770,7 +775,7 @@ async def test_a_cancelled_call_shows_nothing(kind: str, tmp_path: Path, logs: L
             fs.pipe_file(f"{root.rstrip('/')}/{MAIN.path}", SecretBytes(data.encode()))
             del data
             for limited in (_with_anyio, _with_asyncio, _with_task):
-                if limited is _with_anyio or sniffio.current_async_library() == "asyncio":
+                if limited is _with_anyio or anyio_backend_name == "asyncio":
                     try:
                         await limited(call)
                     except (TimeoutError, asyncio.CancelledError) as error:

@@ -37,7 +37,8 @@ from accountstore import Location as At
 from accountstore.backends import local
 from accountstore.backends.base import Version, Write, classify_oserror, digest
 from accountstore.backends.local import open_backend
-from accountstore.backends.posix import Files, SystemCalls, filesystem_type
+from accountstore.backends.posix import Files
+from accountstore.backends.syscalls import SystemCalls, filesystem_type
 from accountstore.errors import BackendError, DeniedError, ExistsError, FullError, NotFoundError
 from accountstore.validation import RESERVED_PREFIX
 

@@ -101,7 +101,7 @@ class Blob:
 
     def __init__(self, data: bytes, stat: Stat, /) -> None:
         self.data: bytes = SecretBytes(data)
-        self.stat = stat
+        self.stat: Stat = stat
 
     def __eq__(self, other: object, /) -> bool:
         return isinstance(other, Blob) and self.data == other.data and self.stat == other.stat

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from anyio import to_thread
 
 from accountstore.backends.base import Capabilities, classify_oserror
-from accountstore.backends.posix import Files, filesystem_type
+from accountstore.backends.posix import Files
+from accountstore.backends.syscalls import filesystem_type
 from accountstore.backends.threads import ThreadPages, Threads
 from accountstore.errors import ConfigError
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import fcntl
 import os
 import stat
-import sys
 import time
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
@@ -20,16 +19,16 @@ from random import random
 from typing import TYPE_CHECKING
 
 from accountstore.backends.base import Blob, Stat, Version, digest
+from accountstore.backends.syscalls import SystemCalls
 from accountstore.errors import ConflictError, NotRegularError, UnavailableError
 from accountstore.validation import RESERVED_PREFIX, check_size
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator, Sequence
-    from contextlib import AbstractContextManager
 
     from accountstore.backends.base import Write, WriteMode
 
-__all__ = ("Files", "SystemCalls", "filesystem_type")
+__all__ = ("Files",)
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # Without O_NONBLOCK, opening a named pipe would wait for its other end.
@@ -40,38 +39,6 @@ _LOCK_SECONDS = 10.0
 _PAGE = 1000
 _CHUNK = 1024 * 1024
 _REMEMBERED_FOLDERS = 10_000
-
-
-def _fsync(fd: int, /) -> None:
-    if sys.platform == "darwin":
-        # fsync() there leaves the data in the drive's cache (Apple's manual page of fsync).
-        fcntl.fcntl(fd, fcntl.F_FULLFSYNC)
-    else:
-        os.fsync(fd)
-
-
-class SystemCalls:
-    """The system calls that `Files` makes, in one place for tests to count, break and model."""
-
-    open = staticmethod(os.open)
-    close = staticmethod(os.close)
-    read = staticmethod(os.read)
-    write = staticmethod(os.write)
-    fsync = staticmethod(_fsync)
-    fstat = staticmethod(os.fstat)
-    fchmod = staticmethod(os.fchmod)
-    flock = staticmethod(fcntl.flock)
-    stat = staticmethod(os.stat)
-    mkdir = staticmethod(os.mkdir)
-    link = staticmethod(os.link)
-    rename = staticmethod(os.rename)
-    unlink = staticmethod(os.unlink)
-    sleep = staticmethod(time.sleep)
-
-    @staticmethod
-    def scandir(fd: int, /) -> AbstractContextManager[Iterator[os.DirEntry[str]]]:
-        """The entries of an open folder."""
-        return os.scandir(fd)
 
 
 class Files:
@@ -467,18 +434,3 @@ def _split(key: str, /) -> tuple[str, str]:
 
 def _time(status: os.stat_result, /) -> datetime:
     return datetime.fromtimestamp(status.st_mtime, UTC)
-
-
-def filesystem_type(path: str, /, *, mounts: str = "/proc/self/mountinfo") -> str | None:
-    """The type of the file system that holds `path`, as Linux names it in proc(5); None where it does not say."""
-    device = os.stat(path).st_dev
-    wanted = f"{os.major(device)}:{os.minor(device)}"
-    try:
-        with open(mounts, encoding="utf-8", errors="replace") as lines:
-            for line in lines:
-                fields = line.split()
-                if len(fields) > 2 and fields[2] == wanted:
-                    return fields[fields.index("-") + 1]
-    except OSError:
-        return None
-    return None

@@ -51,7 +51,7 @@ T = TypeVar("T")
 
 _PAGE = 500
 
-app = typer.Typer(
+app: typer.Typer = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
     # Its tracebacks would show local variables.

@@ -1,0 +1,62 @@
+"""The system calls of the local backend, and what the machine says of a file system."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sys
+import time
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from contextlib import AbstractContextManager
+
+__all__ = ("SystemCalls", "filesystem_type")
+
+
+def _fsync(fd: int, /) -> None:
+    if sys.platform == "darwin":
+        # fsync() there leaves the data in the drive's cache (Apple's manual page of fsync).
+        fcntl.fcntl(fd, fcntl.F_FULLFSYNC)
+    else:
+        os.fsync(fd)
+
+
+class SystemCalls:
+    """The system calls of `accountstore.backends.posix`, in one place for tests to count, break and model."""
+
+    open: staticmethod[..., int] = staticmethod(os.open)
+    close: staticmethod[[int], None] = staticmethod(os.close)
+    read: staticmethod[[int, int], bytes] = staticmethod(os.read)
+    write: staticmethod[[int, bytes | memoryview], int] = staticmethod(os.write)
+    fsync: staticmethod[[int], None] = staticmethod(_fsync)
+    fstat: staticmethod[[int], os.stat_result] = staticmethod(os.fstat)
+    fchmod: staticmethod[[int, int], None] = staticmethod(os.fchmod)
+    flock: staticmethod[[int, int], None] = staticmethod(fcntl.flock)
+    stat: staticmethod[..., os.stat_result] = staticmethod(os.stat)
+    mkdir: staticmethod[..., None] = staticmethod(os.mkdir)
+    link: staticmethod[..., None] = staticmethod(os.link)
+    rename: staticmethod[..., None] = staticmethod(os.rename)
+    unlink: staticmethod[..., None] = staticmethod(os.unlink)
+    sleep: staticmethod[[float], None] = staticmethod(time.sleep)
+
+    @staticmethod
+    def scandir(fd: int, /) -> AbstractContextManager[Iterator[os.DirEntry[str]]]:
+        """The entries of an open folder."""
+        return os.scandir(fd)
+
+
+def filesystem_type(path: str, /, *, mounts: str = "/proc/self/mountinfo") -> str | None:
+    """The type of the file system that holds `path`, as Linux names it in proc(5); None where it does not say."""
+    device = os.stat(path).st_dev
+    wanted = f"{os.major(device)}:{os.minor(device)}"
+    try:
+        with open(mounts, encoding="utf-8", errors="replace") as lines:
+            for line in lines:
+                fields = line.split()
+                if len(fields) > 2 and fields[2] == wanted:
+                    return fields[fields.index("-") + 1]
+    except OSError:
+        return None
+    return None
