@@ -378,6 +378,32 @@ async def test_cancelled_at_each_system_call(name: str, tmp_path: Path, anyio_ba
         raise AssertionError("the operation does not end")
 
 
+async def test_a_listing_that_was_cancelled_goes_on_where_it_was(tmp_path: Path) -> None:
+    """A wait for a page that is cancelled, at any system call, skips no document when the listing goes on."""
+    calls = Cutting()
+    files = Files(str(tmp_path), calls=cast("SystemCalls", calls))
+    store = over(LocalBackend(files))
+    await fill(store)
+    for at in range(1, STEPS):
+        listing = store.list(recursive=True)
+        seen: list[Location] = []
+        with anyio.CancelScope() as scope:
+            calls.calls, calls.at, calls.cut = 0, at, soon(scope.cancel)
+            while True:
+                try:
+                    entry = await anext(listing)
+                except StopAsyncIteration:
+                    break
+                seen.append(entry.location)
+        with calls.lock:
+            cut, calls.at = calls.calls >= at, 0
+        seen += [entry.location async for entry in listing]
+        assert sorted(seen, key=str) == [AT, OTHER]
+        if not cut:
+            break
+    await store.aclose()
+
+
 class Slow(SystemCalls):
     """System calls of which one waits until it is let go."""
 

@@ -606,7 +606,7 @@ def test_check_of_a_storage_that_ignores_conditions_ends_with_one(
         ('[storages.a]\nurl = "a"\noptions = { key = "${NO_SUCH}" }\n', "the environment variable NO_SUCH is not set"),
         ('[storages.a]\nurl = "fiel:///a"\n', "unknown scheme 'fiel'; did you mean"),
         ('[storages.a]\nurl = "absent://a"\n', "needs a package that is not installed: pip install absentfs"),
-        ('[storages.a]\nurl = "a"\ncodec = "jsn"\n', ":3: unknown codec 'jsn'; did you mean 'json'?"),
+        ('[storages.a]\nurl = "a"\ncodec = "jsn"\n', ":3: storage 'a': unknown codec 'jsn'; did you mean 'json'?"),
         ("[storages.a]\nurl = 1\n", ":2: url: Expected `str`, got `int`"),
         ("[storages.a\n", "(at line 1, column 12)"),
         ("", "no storage is configured"),

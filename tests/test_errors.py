@@ -541,6 +541,26 @@ async def test_an_error_of_a_backends_own_keeps_its_class_and_message() -> None:
             assert caught.value.location == AT
 
 
+class ThrottledError(UnavailableError):
+    """An error of another package's backend, which says more than ours."""
+
+    def __init__(self, status: int, wait: float, /) -> None:
+        super().__init__(f"status {status}")
+        self.wait = wait
+
+
+@pytest.mark.anyio
+async def test_a_backends_own_kind_of_our_errors_comes_out_whole() -> None:
+    """A backend may derive from the library's errors, with a constructor and attributes of its own."""
+    store = over(Raising(ThrottledError(503, 2.5)))
+    with pytest.raises(UnavailableError) as caught:
+        await store.get(AT)
+    results = [result async for _, result in store.get_many([AT, MISSING])]
+    for error, location in ((caught.value, AT), (results[0], AT), (results[1], MISSING)):
+        assert isinstance(error, ThrottledError)
+        assert (error.message, error.wait, error.location, error.temporary) == ("status 503", 2.5, location, True)
+
+
 @pytest.mark.anyio
 async def test_cancellation_and_exits_are_not_caught() -> None:
     """What is no `Exception` passes through as it is."""

@@ -41,6 +41,7 @@ from accountstore import (
     AccountStoreError,
     BackendError,
     Capabilities,
+    ConflictError,
     DecodeError,
     DeniedError,
     EncodeError,
@@ -52,6 +53,7 @@ from accountstore import (
     Secret,
     StorageConfig,
     StoreConfig,
+    TooLargeError,
     Version,
 )
 from accountstore.backends.base import Blob, Stat, Write, classify_oserror, each
@@ -363,6 +365,8 @@ HOSTILE: dict[str, Callable[[], Exception]] = {
     "denied": lambda: PermissionError(canary()),
     "connection": lambda: ConnectionResetError(canary()),
     "time": lambda: TimeoutError(canary()),
+    "ours": lambda: ConflictError("the document has changed"),
+    "ours, of a document": lambda: TooLargeError("the document is too large"),
 }
 
 
@@ -886,6 +890,28 @@ def test_values_show_nothing() -> None:
     assert leaks.hits == []
 
 
+PRINTING = (
+    "repr",
+    "str",
+    "format of repr",
+    "percent",
+    "logging",
+    "pprint",
+    "reprlib",
+    "rich",
+    "rich pretty",
+    "json of repr",
+)
+
+
+def test_versions_show_nothing() -> None:
+    """No print shows a version's token: where it is a digest, guesses of a password could be tested against it."""
+    stat = Stat("key", 1, Version(canary()), None)
+    for value in (Version(canary()), stat, Blob(b"", stat), [Version(canary())]):
+        for name in PRINTING:
+            assert not found(SINKS[name](value)), name
+
+
 @pytest.mark.parametrize("make", [account, oauth_account, multi_account, lambda: SecretBytes(canary().encode())])
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
 def test_secrets_cannot_be_pickled(make: Callable[[], object], protocol: int) -> None:
@@ -931,20 +957,6 @@ def _hostile_protocol() -> Iterator[None]:
     _registry.pop("hostile", None)
 
 
-CONFIG_SINKS = (
-    "repr",
-    "str",
-    "format of repr",
-    "percent",
-    "logging",
-    "pprint",
-    "reprlib",
-    "rich",
-    "rich pretty",
-    "json of repr",
-)
-
-
 def configuration(**more: Any) -> StoreConfig:
     """A configuration with secrets in the options and in the user part of the URL."""
     storage = StorageConfig(
@@ -957,7 +969,7 @@ def configuration(**more: Any) -> StoreConfig:
 def test_configurations_show_nothing() -> None:
     """A configuration shows neither its options nor the user part and query of its URLs."""
     for value in (configuration(), configuration().storages["main"], [configuration()]):
-        for name in CONFIG_SINKS:
+        for name in PRINTING:
             assert not found(SINKS[name](value)), name
 
 

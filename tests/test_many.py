@@ -432,6 +432,24 @@ async def test_a_cancelled_batch_leaves_nothing_running() -> None:
     assert {task.id for task in get_running_tasks()} == before
 
 
+@pytest.mark.parametrize("call", ["get_many", "save_many"])
+async def test_a_result_that_was_waited_for_in_vain_comes_later(call: str) -> None:
+    """A wait that is cancelled, as by a timeout for each result, skips no document: the next one goes on with it."""
+    backend = Busy()
+    store = store_over({"main": backend})
+    await fill(store, range(20))
+    wanted = [at(number) for number in range(20)]
+    run: Any = store.get_many(wanted) if call == "get_many" else store.save_many((w, ACCOUNT) for w in wanted)
+    backend.steps = 10**9
+    with anyio.move_on_after(0.01) as scope:
+        await anext(run)
+    assert scope.cancelled_caught
+    backend.steps = 0
+    results = [pair async for pair in run]
+    assert [location for location, _ in results] == wanted
+    assert not [result for _, result in results if isinstance(result, AccountStoreError)]
+
+
 async def test_an_error_of_the_input_comes_out_as_it_is(store: AccountStore) -> None:
     """What the input raises passes through untouched, after the windows before it."""
     error = KeyError("mine")
