@@ -26,7 +26,7 @@ location and the field, never a value of a document.
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 if TYPE_CHECKING:
     from accountstore.location import Location
@@ -72,6 +72,13 @@ class AccountStoreError(Exception):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return partial(type(self), location=self.location), (self.message,)
+
+    def __copy__(self) -> Self:
+        # Not by the constructor: a class derived by another package may have one of its own.
+        other = type(self).__new__(type(self), *self.args)
+        other.args = self.args
+        other.__dict__.update(self.__dict__)
+        return other
 
 
 class ConfigError(AccountStoreError, ValueError):

@@ -1,8 +1,8 @@
 """The account documents: the seed's model as msgspec Structs (SEED.md section 2).
 
 As JSON each is the seed's `value`: camelCase keys, None left out, credentials told apart by `discriminator`.
-Constructing one checks nothing; `save` and `get` do. Plain strings are taken where a `Secret` is expected and become
-one.
+Constructing one checks nothing but that an expiry exists in UTC; `save` and `get` check all. Plain strings are taken
+where a `Secret` is expected and become one.
 """
 
 from __future__ import annotations
@@ -125,7 +125,8 @@ class OAuthCredentials(
 
     def __post_init__(self) -> None:
         _conceal(self, "client_secret", "refresh_token", "access_token")
-        if self.expires_at is not None and self.expires_at.tzinfo not in {None, UTC}:
+        # Anything else is for the codec to refuse.
+        if isinstance(self.expires_at, datetime) and self.expires_at.tzinfo not in {None, UTC}:
             try:
                 force_setattr(self, "expires_at", self.expires_at.astimezone(UTC))
             except OverflowError:

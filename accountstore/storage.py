@@ -166,8 +166,9 @@ class Place:
 
     def transcode(self, blob: Blob, target: Place, /) -> SecretBytes:
         """The bytes of a document of this place for another one."""
-        data = self._run(lambda: SecretBytes(self.storage.codec.transcode(blob.data, target.storage.codec, self.kind)))
-        return target._sized(lambda: data)
+        codec, kind = self.storage.codec, self.kind
+        self._run(lambda: codec.decode(blob.data, kind))
+        return target._sized(lambda: codec.transcode(blob.data, target.storage.codec, kind))
 
     def _sized(self, make: Callable[[], bytes], /) -> SecretBytes:
         def sized() -> SecretBytes:

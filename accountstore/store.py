@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 from inspect import isawaitable, iscoroutinefunction
-from itertools import islice
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, TypeAlias, TypeVar, cast
 
 import anyio
@@ -29,7 +29,17 @@ from accountstore.validation import check_folder, check_kind, check_path, kind_o
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterable, Mapping, Sequence
+    from collections.abc import (
+        AsyncIterator,
+        Awaitable,
+        Callable,
+        Generator,
+        Iterable,
+        Iterator,
+        Mapping,
+        MutableSequence,
+        Sequence,
+    )
     from types import TracebackType
 
     from fsspec import AbstractFileSystem
@@ -45,6 +55,7 @@ if TYPE_CHECKING:
 __all__ = ("AccountStore", "Change", "Entry")
 
 D = TypeVar("D", bound=Account | MultiAccount)
+T = TypeVar("T")
 Change: TypeAlias = "Callable[[D], D | Awaitable[D]]"
 
 _KINDS: Mapping[type, Kind] = {Account: "account", MultiAccount: "multi"}
@@ -290,7 +301,7 @@ class AccountStore:
     def list(self, folder: str = "", /, *, storage: str | None = None, recursive: bool = False) -> AsyncIterator[Entry]:
         """The documents in a folder, and below it if `recursive`, in any order. A missing folder is empty.
 
-        Memory holds a page at a time; each page is one event. Files that are no documents do not show.
+        Memory holds a page at a time; each request for one is an event. Files that are no documents do not show.
         """
         found, prefix = self._folder(folder, storage)
         above = len(prefix) - len(folder) if folder else len(prefix) + bool(prefix)
@@ -326,12 +337,17 @@ class AccountStore:
         Results come in windows: a window is read with at most `concurrency` requests under way, and memory holds one
         window. Storages that gain from it read many documents in one go.
         """
+        _check_concurrency(concurrency)
         rest = iter(locations)
+        waiting: list[Location] = []
 
         async def next_window() -> Iterable[tuple[Location, Stored[Document] | AccountStoreError]]:
-            window = list(islice(rest, self._window(concurrency)))
+            if not waiting:  # else they are those of a call that was cancelled
+                self._fill(waiting, rest, concurrency, lambda at: at)
+            window = waiting.copy()
             with Stopwatch() as watch:
                 results = await read_window([self._place_or_error(at) for at in window], concurrency)
+            waiting.clear()
             self._report("get_many", window, results, watch.seconds)
             return zip(window, results, strict=True)
 
@@ -347,16 +363,22 @@ class AccountStore:
     ) -> AsyncIterator[tuple[Location, Version | AccountStoreError]]:
         """Save each document; yield its location with its new version or its error, in the order given.
 
-        Nothing is written unless the result is iterated over. Otherwise as `get_many` and `save`.
+        Nothing is written unless the result is iterated over. Of two documents for one location either may come last.
+        Otherwise as `get_many` and `save`.
         """
-        rest = iter(documents)
         check_mode(mode)
+        _check_concurrency(concurrency)
+        rest = iter(documents)
+        waiting: list[tuple[Location, Document]] = []
 
         async def next_window() -> Iterable[tuple[Location, Version | AccountStoreError]]:
-            window = list(islice(rest, self._window(concurrency)))
+            if not waiting:  # else they are those of a call that was cancelled
+                self._fill(waiting, rest, concurrency, itemgetter(0))
+            window = waiting.copy()
             places = [self._place_or_error(at) for at, _ in window]
             with Stopwatch() as watch:
                 results = await write_window(places, [document for _, document in window], mode, concurrency)
+            waiting.clear()
             locations = [at for at, _ in window]
             self._report("save_many", locations, results, watch.seconds)
             versions = [known(result) if isinstance(result, Stat) else result for result in results]
@@ -381,11 +403,18 @@ class AccountStore:
                 operation.version, operation.bytes = result.version, result.size
             operation.finish(type(result).__name__ if isinstance(result, AccountStoreError) else "ok", seconds)
 
-    def _window(self, concurrency: int, /) -> int:
-        if concurrency < 1:
-            raise ValueError("concurrency must be at least 1")
-        batches = [self._storages.find(name).backend.capabilities.batch for name in self._storages.names()]
-        return concurrency * max(_WINDOW, *batches)
+    def _fill(
+        self, window: MutableSequence[T], items: Iterator[T], concurrency: int, place: Callable[[T], Location], /
+    ) -> None:
+        """Take as many items as `concurrency` batches of the last one's storage hold."""
+        for item in items:
+            window.append(item)
+            try:
+                batch = self._storage(place(item).storage).backend.capabilities.batch
+            except LocationError:
+                continue
+            if len(window) >= concurrency * max(_WINDOW, batch):
+                break
 
     # --- storages -----------------------------------------------------------------------------------------------------
 
@@ -562,6 +591,11 @@ class AccountStore:
         stat = await onto.write(place.transcode(blob, onto), mode)
         operation.version, operation.bytes = stat.version, stat.size
         return blob, stat
+
+
+def _check_concurrency(concurrency: int, /) -> None:
+    if concurrency < 1:
+        raise ValueError("concurrency must be at least 1")
 
 
 async def _pause(attempt: int, /) -> None:

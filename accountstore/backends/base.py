@@ -177,7 +177,8 @@ class Backend(Protocol):
     def scan(self, prefix: str, /, *, recursive: bool) -> AsyncIterator[Sequence[Stat]]:
         """Pages of the documents in the folder `prefix` (`""`: the root), and below it if `recursive`.
 
-        In any order, O(n) in all; a folder that is not there is empty. The iterator may be dropped before its end.
+        In any order, O(n) in all; a folder that is not there is empty. The iterator may be dropped before its end: an
+        async generator cannot bear that on every event loop, `Pages` can.
         """
         ...
 
@@ -193,7 +194,7 @@ class Backend(Protocol):
         ...
 
     async def aclose(self) -> None:
-        """Let go of everything; called once, when no other call is under way or will come."""
+        """Let go of everything; called once. No call comes after it; one that is under way may fail."""
         ...
 
 

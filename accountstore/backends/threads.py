@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, TypeVar
+from functools import partial
+from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 import anyio
 from anyio.lowlevel import checkpoint_if_cancelled
@@ -98,12 +99,29 @@ class ThreadPages:
     def __init__(self, threads: Threads, pages: Iterator[list[Stat]], /) -> None:
         self._threads = threads
         self._pages = pages
+        self._fetched: Callable[[], list[Stat] | None] | None = None
 
     def __aiter__(self) -> ThreadPages:
         return self
 
     async def __anext__(self) -> list[Stat]:
-        page = await self._threads.write(lambda: next(self._pages, None))
+        if self._fetched is None:
+            await self._threads.write(self._fetch)
+        fetched, self._fetched = self._fetched, None
+        page = fetched() if fetched is not None else None
         if page is None:
             raise StopAsyncIteration
         return page
+
+    def _fetch(self) -> None:
+        """Fetch a page, or what became of it, and keep it: its caller may have been cancelled."""
+        try:
+            page = next(self._pages, None)
+        except Exception as error:  # noqa: BLE001 -- raised by whoever takes the page
+            self._fetched = partial(_raise, error)
+        else:
+            self._fetched = lambda: page
+
+
+def _raise(error: Exception, /) -> NoReturn:
+    raise error
