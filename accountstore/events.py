@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import cache
 from typing import TYPE_CHECKING, Self, TypeAlias
 
 from msgspec import Struct
@@ -12,10 +13,14 @@ from accountstore.location import Location
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from logging import Logger
     from types import TracebackType
 
 
 __all__ = ("Event", "Observer", "Operation", "Stopwatch", "listening")
+
+
+_DEBUG = 10
 
 
 class Event(Struct, frozen=True, kw_only=True):
@@ -44,9 +49,14 @@ Observer: TypeAlias = "Callable[[Event], object]"
 
 def listening(observer: Observer | None, /) -> bool:
     """Whether an event would reach anyone."""
-    from logging import DEBUG, getLogger
+    return observer is not None or _logger().isEnabledFor(_DEBUG)
 
-    return observer is not None or getLogger("accountstore").isEnabledFor(DEBUG)
+
+@cache
+def _logger() -> Logger:
+    from logging import getLogger
+
+    return getLogger("accountstore")
 
 
 class Stopwatch:
@@ -97,9 +107,6 @@ class Operation:
         """Hand the event to the observer, or to the standard logger `accountstore` at DEBUG."""
         if not listening(self._observer):
             return
-        from logging import getLogger
-
-        logger = getLogger("accountstore")
         event = Event(
             operation=self._name,
             storage=self._storage,
@@ -113,9 +120,9 @@ class Operation:
         )
         if self._observer is None:
             what = str(self._location or self._storage) + (f" to {self._target}" if self._target is not None else "")
-            logger.debug("%s %s: %s (%.1f ms)", self._name, what, outcome, seconds * 1e3)
+            _logger().debug("%s %s: %s (%.1f ms)", self._name, what, outcome, seconds * 1e3)
             return
         try:
             self._observer(event)
         except Exception as error:  # noqa: BLE001 -- an observer must not break an operation
-            logger.error("the observer raised %s on %s", type(error).__name__, self._name)  # noqa: TRY400 -- its traceback is not ours to print
+            _logger().error("the observer raised %s on %s", type(error).__name__, self._name)

@@ -482,7 +482,8 @@ class AccountStore:
     ) -> Operation:
         if location is not None:
             storage = location.storage
-        storage = storage or self.storages[0]
+        if storage is None:
+            storage = self._storages.default if self._scope is None else self._scope.storage
         return Operation(self._observer, name, storage, self._whole(location), target=self._whole(target))
 
     def _whole(self, location: Location | None, /) -> Location | None:

@@ -12,9 +12,8 @@ import fcntl
 import os
 import stat
 import time
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from datetime import UTC, datetime
-from itertools import groupby
 from random import random
 from typing import TYPE_CHECKING
 
@@ -24,7 +23,7 @@ from accountstore.errors import ConflictError, NotRegularError, UnavailableError
 from accountstore.validation import RESERVED_PREFIX, check_size
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
     from accountstore.backends.base import Write, WriteMode
 
@@ -89,21 +88,20 @@ class Files:
             self._close(at)
 
     def read_many(self, keys: Sequence[str], /, *, limit: int) -> list[Blob | Exception]:
-        """What `read` returns or raises for each key; neighbours in one folder open it once."""
+        """What `read` returns or raises for each key; each folder is opened once."""
         results: list[Blob | Exception] = []
-        for folder, group in groupby(keys, lambda key: _split(key)[0]):
-            try:
-                at = self._open_folder(folder)
-            except Exception as error:  # noqa: BLE001 -- an error is a result here
-                results.extend([error] * len(list(group)))
-                continue
-            try:
-                for key in group:
-                    try:
-                        results.append(self._read(at, key, _split(key)[1], limit))
-                    except Exception as error:  # noqa: BLE001 -- an error is a result here
-                        results.append(error)
-            finally:
+        folders: dict[str, int] = {}
+        try:
+            for key in keys:
+                folder, name = _split(key)
+                try:
+                    if folder not in folders:
+                        folders[folder] = self._open_folder(folder)
+                    results.append(self._read(folders[folder], key, name, limit))
+                except Exception as error:  # noqa: BLE001 -- an error is a result here
+                    results.append(error)
+        finally:
+            for at in folders.values():
                 self._close(at)
         return results
 
@@ -167,10 +165,14 @@ class Files:
         except (FileNotFoundError, NotADirectoryError):
             return
         try:
-            with suppress(FileNotFoundError), self._lock(at, name) as fd:
-                if version is not None:
-                    self._compare(fd, version)
-                self._os.unlink(name, dir_fd=at)
+            with suppress(FileNotFoundError):
+                fd = self._lock(at, name)
+                try:
+                    if version is not None:
+                        self._compare(fd, version)
+                    self._os.unlink(name, dir_fd=at)
+                finally:
+                    self._unlock(fd)
             # Also of a missing one: whoever removed it may not have reached its fsync.
             self._os.fsync(at)
         finally:
@@ -227,8 +229,10 @@ class Files:
     def _prepare(self, folder: str, /) -> int:
         """Open a folder to write in. The first time, make it, make its name durable and sweep it."""
         if folder in self._ready:
-            with suppress(FileNotFoundError):
+            try:
                 return self._open_folder(folder)
+            except FileNotFoundError:
+                self._ready.discard(folder)
         at = self._open_root()
         for segment in folder.split("/") if folder else ():
             at = self._enter_or_make(at, segment)
@@ -270,8 +274,10 @@ class Files:
 
     def _close(self, fd: int, /) -> None:
         """Close a descriptor. What an error here could tell of a write, fsync has told."""
-        with suppress(OSError):
+        try:  # noqa: SIM105 -- suppress() costs more, and every call closes several times
             self._os.close(fd)
+        except OSError:
+            pass
 
     # --- files --------------------------------------------------------------------------------------------------------
 
@@ -346,11 +352,14 @@ class Files:
         for _ in range(_TRIES):
             if mode != "create":
                 try:
-                    with self._lock(at, name) as fd:
+                    fd = self._lock(at, name)
+                    try:
                         if isinstance(mode, Version):
                             self._compare(fd, mode)
                         self._os.rename(passing, name, src_dir_fd=at, dst_dir_fd=at)
-                        return
+                    finally:
+                        self._unlock(fd)
+                    return  # noqa: TRY300 -- an else would stand far from its try
                 except FileNotFoundError:
                     if mode != "overwrite":
                         raise
@@ -367,19 +376,19 @@ class Files:
                 return
         raise UnavailableError("others keep creating and removing the document")
 
-    @contextmanager
-    def _lock(self, at: int, name: str, /) -> Generator[int]:
-        """Hold the document itself: the file that has the name, and goes on having it while it is held."""
+    def _lock(self, at: int, name: str, /) -> int:
+        """Hold the document itself: the file that has the name, and goes on having it until `_unlock`."""
         deadline = time.monotonic() + _LOCK_SECONDS
         while True:
             fd = self._os.open(name, _FILE, dir_fd=at)
             try:
                 mine = self._regular(fd)
                 if not self._locking or self._try_lock(at, name, fd, mine):
-                    yield fd
-                    return
-            finally:
+                    return fd
+            except BaseException:
                 self._unlock(fd)
+                raise
+            self._unlock(fd)
             if time.monotonic() > deadline:
                 raise UnavailableError(f"another process has held the document's lock for {_LOCK_SECONDS:.0f} s")
             self._os.sleep(0.0002 + 0.001 * random())  # noqa: S311 -- jitter
@@ -395,8 +404,10 @@ class Files:
     def _unlock(self, fd: int, /) -> None:
         """Close a descriptor that may hold a lock. Closing alone would leave it to a child forked meanwhile."""
         if self._locking:
-            with suppress(OSError):
+            try:  # noqa: SIM105 -- as in _close
                 self._os.flock(fd, fcntl.LOCK_UN)
+            except OSError:
+                pass
         self._close(fd)
 
     def _compare_at(self, at: int, name: str, version: Version, /) -> None:
