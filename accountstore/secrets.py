@@ -51,9 +51,10 @@ class Secret:
             return NotImplemented
         from hmac import compare_digest
 
-        return compare_digest(
-            self._text.encode("utf-8", "surrogatepass"), other.reveal().encode("utf-8", "surrogatepass")
-        )
+        mine, theirs = self._text, other.reveal()
+        if mine.isascii() and theirs.isascii():
+            return compare_digest(mine, theirs)
+        return compare_digest(mine.encode("utf-8", "surrogatepass"), theirs.encode("utf-8", "surrogatepass"))
 
     def __hash__(self) -> int:
         return hash((Secret, self._text))

@@ -1098,7 +1098,7 @@ def test_interleaved_actions_are_as_one_after_the_other(
     for one, two in ((first, second), (second, first)) if first.name != second.name else ((first, second),):
         races = _race(before, one, two, folder)
         print(f"{one.name} + {two.name}: {races.schedules} schedules, {races.outcomes} outcomes")
-        assert races.schedules >= 8
+        assert races.schedules >= 7
         assert races.outcomes >= races.schedules
         assert not races.wrong, races.wrong[:5]
 

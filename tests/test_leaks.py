@@ -704,7 +704,7 @@ async def test_a_hostile_backend_shows_nothing(error: str, logs: LogRecords) -> 
     in_turn(
         ("write", errno.ENOSPC, FullError),
         ("fsync", errno.EIO, BackendError),
-        ("fchmod", errno.EPERM, DeniedError),
+        ("fstat", errno.EPERM, DeniedError),
         ("rename", errno.EROFS, DeniedError),
         ("open", errno.EACCES, DeniedError),
         ("read", errno.EIO, BackendError),

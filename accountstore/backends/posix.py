@@ -309,43 +309,41 @@ class Files:
     def _write(self, at: int, key: str, name: str, data: bytes, mode: WriteMode, /) -> Stat:
         if isinstance(mode, Version):
             self._compare_at(at, name, mode)
-        passing, fd = self._open_passing(at)
-        try:
-            rest = memoryview(data)
-            while rest:
-                rest = rest[self._os.write(fd, rest) :]
-            self._os.fsync(fd)
-            status = self._os.fstat(fd)
-            self._publish(at, passing, name, mode)
-        except BaseException:
-            with suppress(OSError):
-                self._os.unlink(passing, dir_fd=at)
-            raise
-        finally:
-            self._unlock(fd)
-        return Stat(key, len(data), digest(data), _time(status))
-
-    def _open_passing(self, at: int, /) -> tuple[str, int]:
-        """A new file, 0600 whatever the umask, and locked, which tells it from one that a crash left."""
         for _ in range(_TRIES):
-            name = f"{RESERVED_PREFIX}{os.urandom(8).hex()}.tmp"
-            fd = self._os.open(name, _PASSING, 0o600, dir_fd=at)
+            passing = f"{RESERVED_PREFIX}{os.urandom(8).hex()}.tmp"
+            fd = self._os.open(passing, _PASSING, 0o600, dir_fd=at)
             try:
-                self._os.fchmod(fd, 0o600)
-                if not self._locking:
-                    return name, fd
-                self._os.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if self._os.fstat(fd).st_nlink:
-                    return name, fd
-            except BlockingIOError:
-                pass  # A sweeper was faster than the lock: the file is its to remove.
+                status = self._fill(fd, data)
+                if status is not None:
+                    self._publish(at, passing, name, mode)
+                    return Stat(key, len(data), digest(data), _time(status))
             except BaseException:
                 with suppress(OSError):
-                    self._os.unlink(name, dir_fd=at)
-                self._close(fd)
+                    self._os.unlink(passing, dir_fd=at)
                 raise
-            self._close(fd)
+            finally:
+                self._unlock(fd)
         raise UnavailableError("cannot keep a passing file from being swept")
+
+    def _fill(self, fd: int, data: bytes, /) -> os.stat_result | None:
+        """Bring a new passing file to the disk: locked, which tells it from one that a crash left, and 0600.
+
+        None when a sweeper was faster than the lock: the file is its to remove.
+        """
+        if self._locking:
+            try:
+                self._os.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return None
+        rest = memoryview(data)
+        while rest:
+            rest = rest[self._os.write(fd, rest) :]
+        self._os.fsync(fd)
+        status = self._os.fstat(fd)
+        if stat.S_IMODE(status.st_mode) != 0o600:  # the umask takes the owner's own bits
+            self._os.fchmod(fd, 0o600)
+            self._os.fsync(fd)
+        return status if status.st_nlink else None
 
     def _publish(self, at: int, passing: str, name: str, mode: WriteMode, /) -> None:
         """Give the passing file the document's name, if the mode allows it."""

@@ -51,23 +51,22 @@ class Threads:
         return await self._to_the_end(loop, call)
 
     async def _to_the_end(self, loop: asyncio.AbstractEventLoop, call: Callable[[], T], /) -> T:
-        from asyncio import CancelledError, shield, wait, wrap_future
+        from asyncio import CancelledError, wait, wrap_future
 
         thread = self._pool.submit(call)
-        ended = wrap_future(thread, loop=loop)
         try:
-            return await shield(ended)
+            return await wrap_future(thread, loop=loop)
         except CancelledError:
-            if not thread.cancel():
-                # Deferred, not caught: it goes on when the thread has ended.
+            # Deferred, not caught: it goes on when the thread has ended, or at once if it never began.
+            if not thread.cancelled():
+                ended = wrap_future(thread, loop=loop)
                 with anyio.CancelScope(shield=True):
                     while not ended.done():
                         try:
                             await wait((ended,))
                         except CancelledError:
                             continue
-                if not ended.cancelled():
-                    ended.exception()
+                ended.exception()
             raise
 
     def close(self) -> None:
