@@ -248,6 +248,7 @@ class TestLocalWithoutLocks(BackendTests):
         return Harness.on_folder(tmp_path, opened)
 
 
+@pytest.mark.once
 class _OverTheWire(BackendTests):
     # Less of it: each test opens a connection.
     limit = 64 * 1024
@@ -299,6 +300,7 @@ async def _open_ssh(server: Server, name: str) -> FsspecBackend:
 _OPENERS = {"sftp": _open_sftp, "ftp": _open_ftp, "ssh": _open_ssh}
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("kind", ["sftp", "ftp", "ssh"])
 def test_server_does_what_the_model_does(
     anyio_backend: Any, kind: str, sftp_server: Server, ftp_server: Server, name: str
@@ -335,6 +337,7 @@ def remote(request: pytest.FixtureRequest, sftp_server: Server, ftp_server: Serv
     return Remote(server, server.storage(name), partial(_OPENERS[request.param], server, name))
 
 
+@pytest.mark.once
 @pytest.mark.anyio
 async def test_close_ends_the_connections(remote: Remote) -> None:
     """A closed backend has no connection left at the server."""
@@ -346,6 +349,7 @@ async def test_close_ends_the_connections(remote: Remote) -> None:
     await remote.server.wait(before)
 
 
+@pytest.mark.once
 @pytest.mark.anyio
 async def test_opening_connects_at_the_first_call(remote: Remote) -> None:
     """Opening a backend asks the server nothing, and closing an unused one neither."""
@@ -355,6 +359,7 @@ async def test_opening_connects_at_the_first_call(remote: Remote) -> None:
     assert remote.server.seen == before
 
 
+@pytest.mark.once
 @pytest.mark.anyio
 @pytest.mark.parametrize("remote", ["sftp", "ftp"], indirect=True)
 async def test_lost_connection_is_an_error_and_then_made_anew(remote: Remote) -> None:
@@ -381,6 +386,7 @@ async def test_lost_connection_is_an_error_and_then_made_anew(remote: Remote) ->
         await backend.aclose()
 
 
+@pytest.mark.once
 @pytest.mark.anyio
 async def test_folder_removed_by_others_is_made_again(remote: Remote) -> None:
     """A write makes its folder whenever it is missing, not only the first time."""
@@ -392,6 +398,7 @@ async def test_folder_removed_by_others_is_made_again(remote: Remote) -> None:
     await backend.aclose()
 
 
+@pytest.mark.once
 @pytest.mark.anyio
 async def test_folder_in_a_documents_place_is_not_read(remote: Remote) -> None:
     """A folder with a document's name is told from a missing document."""
@@ -404,6 +411,7 @@ async def test_folder_in_a_documents_place_is_not_read(remote: Remote) -> None:
     await backend.aclose()
 
 
+@pytest.mark.once
 @pytest.mark.anyio
 async def test_modification_time_is_told(remote: Remote) -> None:
     """A stat and a listing have the document's modification time, in UTC."""

@@ -39,6 +39,9 @@ def run_benchmarks(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     )
 
 
+pytestmark = pytest.mark.once
+
+
 @pytest.fixture(scope="module")
 def quick_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, list[dict[str, Any]]]:
     """What a run with little work prints, and the JSON lines that it writes."""

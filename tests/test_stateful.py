@@ -331,6 +331,7 @@ _WRONG: dict[type[MemoryBackend], set[str]] = {
 }
 
 
+@pytest.mark.once
 @pytest.mark.anyio
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
 @pytest.mark.parametrize(("kind", "failing"), _WRONG.items(), ids=[kind.__name__ for kind in _WRONG])
@@ -356,6 +357,7 @@ async def test_suite_asks_for_a_harness() -> None:
 # --- controls: the machines -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     "kind",
     [
@@ -380,6 +382,7 @@ def test_backend_machine_finds_wrong_backends(kind: type[MemoryBackend]) -> None
         run_state_machine_as_test(backend_machine(opened), settings=_CONTROL)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     "kind",
     [_CreateOverwrites, _SwapIgnoresVersions, _DeleteRaises, _DeleteIgnoresVersions, _ScansByPrefix, _ScansTwice],
