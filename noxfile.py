@@ -20,9 +20,10 @@ PYPROJECT = nox.project.load_toml("pyproject.toml")
 
 def _interpreters() -> list[str]:
     """The supported versions that this machine has, those that pyenv keeps included."""
+    pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"))
     found: list[str] = []
     for version in nox.project.python_versions(PYPROJECT):
-        kept = sorted(Path.home().glob(f".pyenv/versions/{version}.*/bin"))
+        kept = sorted(pyenv.glob(f"versions/{version}.*/bin"))
         if kept:
             # Before pyenv's own shims, which refuse a version that is not the chosen one.
             os.environ["PATH"] = f"{kept[-1]}{os.pathsep}{os.environ['PATH']}"
