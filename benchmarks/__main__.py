@@ -53,10 +53,11 @@ def main(arguments: Sequence[str] | None = None, /) -> int:
         parser.error(f"unknown case {unknown[0]!r}; known: {', '.join(CASES)}")
     if chosen.blocks < 1:
         parser.error("--blocks must be at least 1")
-    machine = describe_machine(chosen.folder)
+    machine = describe_machine(chosen.folder, quick=chosen.quick)
     for name, value in machine.items():
         print(f"{name}: {value}")
-    print(f"medians of {chosen.blocks} blocks, [bootstrap 95 % interval]\n", flush=True)
+    print(f"medians of {chosen.blocks} blocks, [bootstrap 95 % interval]")
+    print("--quick: too little work to tell anything\n" if chosen.quick else "", flush=True)
     rows, failed = [machine], 0
     with tempfile.TemporaryDirectory(prefix="benchmarks-", dir=chosen.folder) as folder:
         for name in chosen.case or CASES:

@@ -34,6 +34,7 @@ _KINDS = (".account", ".multi.account")
 _FOLDERS = ("mail/team-a", "")
 _OURS = "accountstore"
 _BY_HAND = "by hand"
+_BY_TEMPFILE = "by hand, with tempfile"
 _IN_TURN = "one get after another"
 _MANY = 10_000
 
@@ -65,11 +66,19 @@ async def _save(work: Workspace, /) -> AsyncGenerator[Round]:
                 def by_hand(i: int, places: _Places = places, plain: Any = plain) -> Any:
                     return to_thread.run_sync(handwritten.save, places.folder, places.names[i % _NAMES], plain)
 
+                def by_tempfile(i: int, places: _Places = places, plain: Any = plain) -> Any:
+                    name = places.names[i % _NAMES]
+                    return to_thread.run_sync(handwritten.save_by_tempfile, places.folder, name, plain)
+
                 ours = save if extension == ".account" else save_multi
                 yield Round(
                     f"local save, *{extension}, folder {folder!r}",
-                    (Contender(_OURS, timed(ours)), Contender(_BY_HAND, timed(by_hand))),
-                    (Comparison(_BY_HAND, ratio, Goal("at most", 1.15)),),
+                    (
+                        Contender(_OURS, timed(ours)),
+                        Contender(_BY_HAND, timed(by_hand)),
+                        Contender(_BY_TEMPFILE, timed(by_tempfile)),
+                    ),
+                    (Comparison(_BY_HAND, ratio, Goal("at most", 1.15)), Comparison(_BY_TEMPFILE)),
                     work.effort(6, 10),
                 )
 

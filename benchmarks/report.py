@@ -24,7 +24,7 @@ __all__ = ("describe_machine", "json_lines", "results", "table")
 _PACKAGES = ("accountstore", "anyio", "msgspec", "fsspec", "py-key-value-aio")
 
 
-def describe_machine(folder: str, /) -> dict[str, Any]:
+def describe_machine(folder: str, /, *, quick: bool) -> dict[str, Any]:
     """What the numbers depend on."""
     return {
         "kind": "machine",
@@ -35,6 +35,7 @@ def describe_machine(folder: str, /) -> dict[str, Any]:
         "filesystem": filesystem_type(folder) or "unknown",
         "python": f"{platform.python_implementation()} {platform.python_version()}",
         "loop": "asyncio",
+        "quick": quick,
         "packages": {name: _version(name) for name in _PACKAGES},
     }
 

@@ -84,7 +84,7 @@ def test_goals_are_those_of_the_issue(quick_run: tuple[str, list[dict[str, Any]]
     _, (_, *results) = quick_run
     bound = float(goal.rpartition(" ")[2])
     for result in results:
-        if result["case"] == case:
+        if result["case"] == case and result["other"] != "by hand, with tempfile":
             assert result["goal"] == goal
             assert result["met"] == (result["median"] >= bound if case == "get_many" else result["median"] <= bound)
 
