@@ -5,27 +5,26 @@ from __future__ import annotations
 from datetime import datetime
 from inspect import isawaitable, iscoroutinefunction
 from operator import itemgetter
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, TypeAlias, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias, TypeVar, cast
 
 import anyio
 from msgspec import Struct
-from msgspec.structs import replace
 
 from accountstore.backends.base import Stat, Version
 from accountstore.batches import Batches, read_window, write_window
 from accountstore.errors import (
     AccountStoreError,
     ConflictError,
-    ExtensionError,
     LocationError,
     NotFoundError,
     UnsupportedError,
 )
-from accountstore.events import Operation, Stopwatch, listening
+from accountstore.events import Operation, Stopwatch
 from accountstore.location import Location
 from accountstore.model import Account, MultiAccount
+from accountstore.reach import Reach
 from accountstore.storage import Place, Storage, Stored, check_mode, known
-from accountstore.validation import check_folder, check_kind, check_path, kind_of
+from accountstore.validation import kind_of
 
 if TYPE_CHECKING:
     import os
@@ -49,7 +48,6 @@ if TYPE_CHECKING:
     from accountstore.config import StoreConfig
     from accountstore.events import Observer
     from accountstore.model import Document
-    from accountstore.opening import Storages
     from accountstore.validation import Kind
 
 __all__ = ("AccountStore", "Change", "Entry")
@@ -63,13 +61,6 @@ _ATTEMPTS = 64
 _FIRST_PAUSE = 0.002
 _LONGEST_PAUSE = 0.25
 _WINDOW = 8
-
-
-class _Scope(NamedTuple):
-    """The one folder that a narrowed store reaches."""
-
-    storage: str
-    folder: str
 
 
 class Entry(Struct, frozen=True):
@@ -92,7 +83,7 @@ class _Opening:
     async def _open(self) -> AccountStore:
         from accountstore.opening import open_storages
 
-        return AccountStore(await open_storages(self._config), observer=self._observer)
+        return AccountStore(Reach(await open_storages(self._config), self._observer))
 
     def __await__(self) -> Generator[Any, None, AccountStore]:
         return self._open().__await__()
@@ -120,10 +111,8 @@ class AccountStore:
     later; the document is then the old or the new one, whole.
     """
 
-    def __init__(self, storages: Storages, /, *, observer: Observer | None = None, scope: _Scope | None = None) -> None:
-        self._storages = storages
-        self._observer = observer
-        self._scope = scope
+    def __init__(self, reach: Reach, /) -> None:
+        self._reach = reach
 
     @classmethod
     def open(
@@ -155,8 +144,8 @@ class AccountStore:
 
     async def aclose(self) -> None:
         """Close all storages. A second call does nothing; a store made by `scoped` leaves them open."""
-        if self._scope is None:
-            await self._storages.aclose()
+        if self._reach.scope is None:
+            await self._reach.storages.aclose()
 
     # --- one document -------------------------------------------------------------------------------------------------
 
@@ -231,16 +220,16 @@ class AccountStore:
         Raises:
             NotFoundError: there is no such document.
         """
-        with self._operation("stat", location) as operation:
-            stat = await self._place(location).stat()
+        with self._reach.operation("stat", location) as operation:
+            stat = await self._reach.place(location).stat()
             operation.version = stat.version
             return Entry(location, stat.size, stat.version, stat.modified)
 
     async def exists(self, location: Location, /) -> bool:
         """Whether there is a document of either kind."""
-        with self._operation("exists", location):
+        with self._reach.operation("exists", location):
             try:
-                await self._place(location).stat()
+                await self._reach.place(location).stat()
             except NotFoundError:
                 return False
             return True
@@ -252,9 +241,9 @@ class AccountStore:
             ConflictError: a version was given and is no longer the current one.
             UnsupportedError: a version was given and the storage cannot compare and swap.
         """
-        with self._operation("delete", location) as operation:
+        with self._reach.operation("delete", location) as operation:
             operation.version = version
-            await self._place(location).delete(version)
+            await self._reach.place(location).delete(version)
 
     async def copy(self, source: Location, target: Location, /, *, mode: WriteMode = "overwrite") -> Version:
         """Copy a document of either kind to a location of the same kind, on any storage. Returns the target's version.
@@ -265,8 +254,8 @@ class AccountStore:
             NotFoundError: there is no document at the source.
             Others as `save`, about the target.
         """
-        with self._operation("copy", source, target) as operation:
-            places = self._two_places(source, target)
+        with self._reach.operation("copy", source, target) as operation:
+            places = self._reach.two_places(source, target)
             _, stat = await self._copy(*places, mode, operation)
             return known(stat)
 
@@ -279,8 +268,8 @@ class AccountStore:
         Raises:
             As `copy`; ConflictError where the source kept changing, or the target changed meanwhile: both stay.
         """
-        with self._operation("move", source, target) as operation:
-            place, onto = self._two_places(source, target)
+        with self._reach.operation("move", source, target) as operation:
+            place, onto = self._reach.two_places(source, target)
             conditional = place.storage.backend.capabilities.update
             for operation.attempts in range(1, _ATTEMPTS + 1):
                 blob, stat = await self._copy(place, onto, mode, operation)
@@ -303,7 +292,7 @@ class AccountStore:
 
         Memory holds a page at a time; each request for one is an event. Files that are no documents do not show.
         """
-        found, prefix = self._folder(folder, storage)
+        found, prefix = self._reach.folder(folder, storage)
         above = len(prefix) - len(folder) if folder else len(prefix) + bool(prefix)
         pages = found.backend.scan(prefix, recursive=recursive)
 
@@ -319,8 +308,8 @@ class AccountStore:
         return Batches(next_page)
 
     async def _next_page(self, storage: Storage, pages: AsyncIterator[Sequence[Stat]], /) -> Sequence[Stat] | None:
-        with self._operation("list", None, storage=storage.name):
-            self._storages.find(storage.name)
+        with self._reach.operation("list", None, storage=storage.name):
+            self._reach.storages.find(storage.name)
             try:
                 return await anext(pages)
             except StopAsyncIteration:
@@ -346,9 +335,9 @@ class AccountStore:
                 self._fill(waiting, rest, concurrency, lambda at: at)
             window = waiting.copy()
             with Stopwatch() as watch:
-                results = await read_window([self._place_or_error(at) for at in window], concurrency)
+                results = await read_window([self._reach.place_or_error(at) for at in window], concurrency)
             waiting.clear()
-            self._report("get_many", window, results, watch.seconds)
+            self._reach.report("get_many", window, results, watch.seconds)
             return zip(window, results, strict=True)
 
         return Batches(next_window)
@@ -375,33 +364,16 @@ class AccountStore:
             if not waiting:  # else they are those of a call that was cancelled
                 self._fill(waiting, rest, concurrency, itemgetter(0))
             window = waiting.copy()
-            places = [self._place_or_error(at) for at, _ in window]
+            places = [self._reach.place_or_error(at) for at, _ in window]
             with Stopwatch() as watch:
                 results = await write_window(places, [document for _, document in window], mode, concurrency)
             waiting.clear()
             locations = [at for at, _ in window]
-            self._report("save_many", locations, results, watch.seconds)
+            self._reach.report("save_many", locations, results, watch.seconds)
             versions = [known(result) if isinstance(result, Stat) else result for result in results]
             return zip(locations, versions, strict=True)
 
         return Batches(next_window)
-
-    def _report(
-        self,
-        name: str,
-        locations: Sequence[Location],
-        results: Sequence[Stored[Document] | Stat | AccountStoreError],
-        seconds: float,
-        /,
-    ) -> None:
-        """Make an event for each document of a window."""
-        if not listening(self._observer):
-            return
-        for location, result in zip(locations, results, strict=True):
-            operation = self._operation(name, location)
-            if not isinstance(result, AccountStoreError):
-                operation.version, operation.bytes = result.version, result.size
-            operation.finish(type(result).__name__ if isinstance(result, AccountStoreError) else "ok", seconds)
 
     def _fill(
         self, window: MutableSequence[T], items: Iterator[T], concurrency: int, place: Callable[[T], Location], /
@@ -410,7 +382,7 @@ class AccountStore:
         for item in items:
             window.append(item)
             try:
-                batch = self._storage(place(item).storage).backend.capabilities.batch
+                batch = self._reach.storage(place(item).storage).backend.capabilities.batch
             except LocationError:
                 continue
             if len(window) >= concurrency * max(_WINDOW, batch):
@@ -421,25 +393,22 @@ class AccountStore:
     @property
     def storages(self) -> tuple[str, ...]:
         """The names of the storages that locations may name; the default one first."""
-        default = self._storages.default if self._scope is None else self._scope.storage
-        others = self._storages.names() if self._scope is None else ()
-        return default, *(name for name in others if name != default)
+        return self._reach.names()
 
     def capabilities(self, storage: str | None = None, /) -> Capabilities:
         """What a storage promises, as its backend declares it; `check` proves it."""
-        return self._storage(storage).backend.capabilities
+        return self._reach.storage(storage).backend.capabilities
 
     async def check(self, storage: str | None = None, /) -> Check:
         """Prove on a storage that it is reachable and honours conditions.
 
-        It writes and removes a passing document at the storage's root, or in the folder of a scoped store.
-
-        What the storage refuses is in the result, not raised.
+        It writes and removes a passing document at the storage's root, or in the folder of a scoped store. What it
+        refuses is in the result, not raised.
         """
         from accountstore.checks import check_storage
 
-        with self._operation("check", None, storage=storage):
-            return await check_storage(self._storage(storage), self._scope.folder if self._scope is not None else "")
+        with self._reach.operation("check", None, storage=storage):
+            return await check_storage(*self._reach.folder("", storage))
 
     def scoped(self, folder: str, /, *, storage: str | None = None) -> AccountStore:
         """The same store narrowed to one folder of one storage: for one tenant.
@@ -450,8 +419,7 @@ class AccountStore:
         Raises:
             LocationError: the folder is not allowed, or the storage is not configured.
         """
-        found, within = self._folder(folder, storage)
-        return AccountStore(self._storages, observer=self._observer, scope=_Scope(found.name, within))
+        return AccountStore(self._reach.narrowed(folder, storage))
 
     async def filesystem(self, storage: str | None = None, /) -> tuple[AbstractFileSystem, str]:
         """The fsspec filesystem that reaches the same files, and the storage's root in it: the escape hatch.
@@ -461,8 +429,8 @@ class AccountStore:
         Raises:
             UnsupportedError: the backend has none, or the store is narrowed by `scoped`.
         """
-        found = self._storage(storage)
-        if self._scope is not None:
+        found = self._reach.storage(storage)
+        if self._reach.scope is not None:
             raise UnsupportedError("a scoped store gives no filesystem: it would reach outside its folder")
         from anyio.to_thread import run_sync
 
@@ -477,86 +445,23 @@ class AccountStore:
 
     # --- how ----------------------------------------------------------------------------------------------------------
 
-    def _operation(
-        self, name: str, location: Location | None, target: Location | None = None, /, *, storage: str | None = None
-    ) -> Operation:
-        if location is not None:
-            storage = location.storage
-        if storage is None:
-            storage = self._storages.default if self._scope is None else self._scope.storage
-        return Operation(self._observer, name, storage, self._whole(location), target=self._whole(target))
-
-    def _whole(self, location: Location | None, /) -> Location | None:
-        """A location as the store that this one narrows has it."""
-        if location is None or self._scope is None or not self._scope.folder:
-            return location
-        try:
-            return replace(location, folder=self._scope.folder + (f"/{location.folder}" if location.folder else ""))
-        except LocationError:
-            return location  # too long: the operation is about to say so
-
-    def _storage(self, name: str | None, /) -> Storage:
-        if self._scope is None:
-            return self._storages.find(name or self._storages.default)
-        # One error for what is not configured and what is out of reach.
-        return self._storages.find(self._scope.storage if name in {None, self._scope.storage} else "")
-
-    def _folder(self, folder: str, storage: str | None, /) -> tuple[Storage, str]:
-        """A folder's storage, and its key there."""
-        check_folder(folder)
-        found = self._storage(storage)
-        above = "" if self._scope is None else self._scope.folder
-        within = "/".join(part for part in (above, folder) if part)
-        check_path(within, "x.account")
-        return found, within
-
-    def _place(self, location: Location, kind: Kind | None = None, /) -> Place:
-        try:
-            if kind is None:
-                kind_of(location.file_name)
-            else:
-                check_kind(location.file_name, kind)
-            storage = self._storage(location.storage)
-            key = location.path
-            if self._scope is not None and self._scope.folder:
-                key = f"{self._scope.folder}/{key}"
-                check_path(*key.rsplit("/", 1))
-        except AccountStoreError as error:
-            error.location = location
-            raise
-        return Place(storage, key, location)
-
-    def _place_or_error(self, location: Location, /) -> Place | AccountStoreError:
-        try:
-            return self._place(location)
-        except AccountStoreError as error:
-            return error.with_traceback(None)
-
-    def _two_places(self, source: Location, target: Location, /) -> tuple[Place, Place]:
-        place, onto = self._place(source), self._place(target)
-        if place.kind is not onto.kind:
-            raise ExtensionError("source and target must be of one kind: *.account or *.multi.account", location=target)
-        if place.same_as(onto):
-            raise LocationError("source and target are the same document", location=source)
-        return place, onto
-
     async def _read(self, name: str, location: Location, kind: type[D], /) -> Stored[D]:
-        with self._operation(name, location) as operation:
-            place = self._place(location, _KINDS[kind])
+        with self._reach.operation(name, location) as operation:
+            place = self._reach.place(location, _KINDS[kind])
             stored = place.decode(await place.read(), kind)
             operation.version, operation.bytes = stored.version, stored.size
             return stored
 
     async def _save(self, name: str, location: Location, document: D, kind: type[D], mode: WriteMode, /) -> Version:
-        with self._operation(name, location) as operation:
-            place = self._place(location, _KINDS[kind])
+        with self._reach.operation(name, location) as operation:
+            place = self._reach.place(location, _KINDS[kind])
             stat = await place.write(place.encode(document, kind), mode)
             operation.version, operation.bytes = stat.version, stat.size
             return known(stat)
 
     async def _update(self, name: str, location: Location, change: Change[D], kind: type[D], /) -> Stored[D]:
-        with self._operation(name, location) as operation:
-            place = self._place(location, _KINDS[kind])
+        with self._reach.operation(name, location) as operation:
+            place = self._reach.place(location, _KINDS[kind])
             place.storage.require(Version(""), location)
             for operation.attempts in range(1, _ATTEMPTS + 1):
                 blob = await place.read()

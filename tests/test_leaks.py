@@ -63,6 +63,7 @@ from accountstore.backends.posix import Files
 from accountstore.backends.syscalls import SystemCalls
 from accountstore.codecs import JSON, MSGPACK
 from accountstore.opening import Storages
+from accountstore.reach import Reach
 from accountstore.secrets import SecretBytes
 from accountstore.storage import Storage
 from accountstore.validation import MAX_BYTES
@@ -472,7 +473,7 @@ def opened(backend: Any, *, observer: Callable[[Event], object] | None = None) -
         name: Storage(name, backend, codec, MAX_BYTES, url=f"test://{name}", options={})
         for name, codec in (("main", JSON), ("other", MSGPACK))
     }
-    return AccountStore(Storages(storages, "main"), observer=observer)
+    return AccountStore(Reach(Storages(storages, "main"), observer))
 
 
 MAIN = Location("a.account", folder="folder")

@@ -14,6 +14,7 @@ from anyio import sleep_forever
 
 from accountstore.codecs import CODECS
 from accountstore.opening import Storages
+from accountstore.reach import Reach
 from accountstore.storage import Storage
 from accountstore.store import AccountStore
 from accountstore.validation import MAX_BYTES
@@ -139,4 +140,4 @@ def store_over(
         name: Storage(name, backend, CODECS[codec], max_bytes, url=f"test://{name}", options={})
         for name, backend in backends.items()
     }
-    return AccountStore(Storages(storages, next(iter(backends))), observer=observer)
+    return AccountStore(Reach(Storages(storages, next(iter(backends))), observer))
