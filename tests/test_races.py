@@ -330,13 +330,19 @@ def test_updates_of_many_loops_in_many_threads_all_count(tmp_path: Path) -> None
 
 def test_create_has_one_winner_among_processes(workers: list[Worker], tmp_path: Path) -> None:
     """Of 8 processes that create a document at once exactly one succeeds, and the document is its own."""
-    answers = _answers(workers, "create", tmp_path, ROUNDS)
-    winners = Counter(i for won in answers for i in won)
-    assert winners == dict.fromkeys(range(ROUNDS), 1)
-    assert sum(bool(won) for won in answers) > 1, "one process won all: that was no race"
+    for attempt in range(20):
+        root = tmp_path / str(attempt)
+        root.mkdir()
+        answers = _answers(workers, "create", root, ROUNDS)
+        winners = Counter(i for won in answers for i in won)
+        assert winners == dict.fromkeys(range(ROUNDS), 1)
+        if sum(bool(won) for won in answers) > 1:
+            break
+    else:
+        pytest.fail("one process won all, every time: that was no race")
 
     async def authors() -> list[str]:
-        async with _open(tmp_path) as store:
+        async with _open(root) as store:
             return [(await store.get(Location(f"{i}.account", folder="new"))).credentials.login for i in range(ROUNDS)]
 
     expected = {i: str(number) for number, won in enumerate(answers) for i in won}
