@@ -21,6 +21,7 @@ __all__ = ("Batches", "read_window", "write_window")
 
 T = TypeVar("T")
 _Places: TypeAlias = "Sequence[Place | AccountStoreError]"
+_Members: TypeAlias = "list[tuple[int, Place]]"
 
 
 class Batches(Generic[T]):
@@ -44,15 +45,15 @@ class Batches(Generic[T]):
         return self._items.popleft()
 
 
-async def _spread(places: _Places, work: Callable[[Storage, list[int]], Awaitable[None]], concurrency: int, /) -> None:
-    """Call `work` with the indices of places of one storage, as many as its backend likes, `concurrency` at a time."""
-    by_storage: dict[Storage, list[int]] = {}
+async def _spread(places: _Places, work: Callable[[Storage, _Members], Awaitable[None]], concurrency: int, /) -> None:
+    """Call `work` with places of one storage and their indices: a batch of its backend, `concurrency` at a time."""
+    by_storage: dict[Storage, _Members] = {}
     for i, place in enumerate(places):
         if not isinstance(place, AccountStoreError):
-            by_storage.setdefault(place.storage, []).append(i)
+            by_storage.setdefault(place.storage, []).append((i, place))
     turn = anyio.CapacityLimiter(concurrency)
 
-    async def in_turn(storage: Storage, members: list[int]) -> None:
+    async def in_turn(storage: Storage, members: _Members) -> None:
         async with turn:
             await work(storage, members)
 
@@ -69,13 +70,12 @@ async def read_window(places: _Places, concurrency: int, /) -> list[Stored[Docum
         place if isinstance(place, AccountStoreError) else None for place in places
     ]
 
-    async def read(storage: Storage, members: list[int]) -> None:
-        chosen = [place for i in members if not isinstance(place := places[i], AccountStoreError)]
+    async def read(storage: Storage, members: _Members) -> None:
         try:
-            blobs = await storage.backend.read_many([place.key for place in chosen], limit=storage.limit)
+            blobs = await storage.backend.read_many([place.key for _, place in members], limit=storage.limit)
         except Exception as error:  # noqa: BLE001 -- one error for all of the batch
-            blobs = [error] * len(chosen)
-        for i, place, blob in zip(members, chosen, blobs, strict=True):
+            blobs = [error] * len(members)
+        for (i, place), blob in zip(members, blobs, strict=True):
             if isinstance(blob, Exception):
                 results[i] = storage.named(blob, place.location)
                 continue
@@ -96,13 +96,10 @@ async def write_window(
         place if isinstance(place, AccountStoreError) else None for place in places
     ]
 
-    async def write(storage: Storage, members: list[int]) -> None:
-        chosen: list[tuple[int, Place]] = []
+    async def write(storage: Storage, members: _Members) -> None:
+        chosen: _Members = []
         writes: list[Write] = []
-        for i in members:
-            place = places[i]
-            if isinstance(place, AccountStoreError):
-                continue
+        for i, place in members:
             try:
                 storage.require(mode, place.location)
                 writes.append(Write(place.key, place.encode(documents[i], place.kind), mode))
