@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import sys
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, NoReturn, TypeVar
+from queue import SimpleQueue
+from threading import Thread
+from typing import TYPE_CHECKING, Generic, NoReturn, TypeVar
+from weakref import finalize
 
 import anyio
 from anyio.lowlevel import checkpoint_if_cancelled
+
+from accountstore.errors import ClosedError
 
 if TYPE_CHECKING:
     import asyncio
@@ -30,9 +35,15 @@ class Threads:
     """
 
     def __init__(self, total: int, /) -> None:
-        # On asyncio a pool of our own: Task.cancel(), which asyncio.timeout() calls, passes through anyio's shields.
-        self._pool = ThreadPoolExecutor(total, "accountstore")
+        # On asyncio threads of our own: Task.cancel(), which asyncio.timeout() calls, passes through anyio's shields;
+        # and an executor's bookkeeping beside the event loop costs more than anything else in an operation.
+        self._total = total
+        self._started = 0
+        self._busy = 0
+        self._jobs: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._turn = anyio.CapacityLimiter(total)
+        self._close = finalize(self, self._jobs.put, None)
+        self._close.atexit = False
 
     async def read(self, call: Callable[[], T], /) -> T:
         """The result of `call`, in a thread that a cancelled caller leaves behind."""
@@ -40,7 +51,9 @@ class Threads:
         if loop is None:
             return await anyio.to_thread.run_sync(call, abandon_on_cancel=True, limiter=self._turn)
         await checkpoint_if_cancelled()
-        return await loop.run_in_executor(self._pool, call)
+        job = self._start(loop, call)
+        await job.waiter
+        return job.outcome()
 
     async def write(self, call: Callable[[], T], /) -> T:
         """The result of `call`, in a thread that is always awaited."""
@@ -48,30 +61,90 @@ class Threads:
         if loop is None:
             return await anyio.to_thread.run_sync(call, limiter=self._turn)
         await checkpoint_if_cancelled()
-        return await self._to_the_end(loop, call)
+        from asyncio import CancelledError
 
-    async def _to_the_end(self, loop: asyncio.AbstractEventLoop, call: Callable[[], T], /) -> T:
-        from asyncio import CancelledError, wait, wrap_future
-
-        thread = self._pool.submit(call)
+        job = self._start(loop, call)
         try:
-            return await wrap_future(thread, loop=loop)
+            await job.waiter
         except CancelledError:
-            # Deferred, not caught: it goes on when the thread has ended, or at once if it never began.
-            if not thread.cancelled():
-                ended = wrap_future(thread, loop=loop)
+            # Deferred, not caught: it goes on when the call has ended, or at once if it never began.
+            if not job.withdraw():
                 with anyio.CancelScope(shield=True):
-                    while not ended.done():
+                    while not job.ended:
+                        job.waiter = loop.create_future()
                         try:
-                            await wait((ended,))
+                            await job.waiter
                         except CancelledError:
                             continue
-                ended.exception()
             raise
+        return job.outcome()
+
+    def _start(self, loop: asyncio.AbstractEventLoop, call: Callable[[], T], /) -> _Job[T]:
+        """Hand a call to a thread. Threads start as they are needed; both counts change on the event loop only."""
+        if not self._close.alive:
+            raise ClosedError("the store is closed")
+        job = _Job(loop, call, self._end)
+        self._busy += 1
+        if self._started < min(self._busy, self._total):
+            self._started += 1
+            Thread(target=_work, args=(self._jobs,), name="accountstore", daemon=True).start()
+        self._jobs.put(job.run)
+        return job
+
+    def _end(self) -> None:
+        self._busy -= 1
 
     def close(self) -> None:
-        """Let the idle threads end."""
-        self._pool.shutdown(wait=False)
+        """Let the threads end when they have done what was begun."""
+        self._close()
+
+
+def _work(jobs: SimpleQueue[Callable[[], None] | None], /) -> None:
+    while (run := jobs.get()) is not None:
+        run()
+        del run  # it holds a document
+    jobs.put(None)  # for the next thread
+
+
+class _Job(Generic[T]):
+    """A call in a thread that wakes its event loop once."""
+
+    __slots__ = ("_calls", "_end", "_loop", "ended", "outcome", "waiter")
+
+    outcome: Callable[[], T]
+    """What the call returned or raised, once `ended`."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, call: Callable[[], T], end: Callable[[], None], /) -> None:
+        self._calls = [call]  # whoever pops it has it: the thread that makes it, or the caller who withdraws it
+        self._end = end
+        self._loop = loop
+        self.ended = False
+        self.waiter = loop.create_future()
+
+    def withdraw(self) -> bool:
+        """Keep the call from being made, if it has not begun."""
+        try:
+            self._calls.pop()
+        except IndexError:
+            return False
+        return True
+
+    def run(self) -> None:
+        """Make the call, in the thread."""
+        try:
+            result = self._calls.pop()()
+        except BaseException as error:  # noqa: BLE001 -- raised by whoever waits
+            self.outcome = partial(_raise, error)
+        else:
+            self.outcome = lambda: result
+        with suppress(RuntimeError):  # the loop was closed: nobody waits
+            self._loop.call_soon_threadsafe(self._wake)
+
+    def _wake(self) -> None:
+        self._end()
+        self.ended = True
+        if not self.waiter.done():
+            self.waiter.set_result(None)
 
 
 def _asyncio_loop() -> asyncio.AbstractEventLoop | None:
@@ -122,5 +195,5 @@ class ThreadPages:
             self._fetched = lambda: page
 
 
-def _raise(error: Exception, /) -> NoReturn:
+def _raise(error: BaseException, /) -> NoReturn:
     raise error
