@@ -60,8 +60,14 @@ async def _spread(places: _Places, work: Callable[[Storage, _Members], Awaitable
     async with anyio.create_task_group() as tasks:
         for storage, members in by_storage.items():
             size = storage.backend.capabilities.batch
+            if size > 1:  # a folder's documents together: a batch opens each of its folders
+                members.sort(key=_folder)
             for start in range(0, len(members), size):
                 tasks.start_soon(in_turn, storage, members[start : start + size])
+
+
+def _folder(member: tuple[int, Place], /) -> str:
+    return member[1].key.rpartition("/")[0]
 
 
 async def read_window(places: _Places, concurrency: int, /) -> list[Stored[Document] | AccountStoreError]:
