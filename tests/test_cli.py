@@ -792,6 +792,8 @@ class Terminal:
 
         self._terminal, inner = os.openpty()
         fcntl.ioctl(inner, termios.TIOCSWINSZ, struct.pack("HHHH", 50, 100, 0, 0))
+        # A test run in the background ignores it, and the program would inherit that.
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)
         self.process = subprocess.Popen(
             [sys.executable, "-m", "accountstore.cli", *arguments],
             stdin=inner,
@@ -800,6 +802,7 @@ class Terminal:
             start_new_session=True,
             env=os.environ | {"TERM": "xterm"} | (env or {}),
         )
+        signal.signal(signal.SIGINT, before)
         os.close(inner)
         self.shown = ""
         self._read = 0
