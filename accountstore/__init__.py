@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from accountstore.errors import NotRegularError as NotRegularError
     from accountstore.errors import TooLargeError as TooLargeError
     from accountstore.errors import UnavailableError as UnavailableError
+    from accountstore.errors import UncertainError as UncertainError
     from accountstore.errors import UnsupportedError as UnsupportedError
     from accountstore.events import Event as Event
     from accountstore.location import Location as Location
@@ -81,6 +82,7 @@ __all__ = (
     "Stored",
     "TooLargeError",
     "UnavailableError",
+    "UncertainError",
     "UnsupportedError",
     "Version",
 )

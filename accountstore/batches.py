@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections import deque
+from functools import partial
 from typing import TYPE_CHECKING, Generic, TypeAlias, TypeVar
 
 import anyio
 
-from accountstore.backends.base import Write
-from accountstore.errors import AccountStoreError, BackendError
+from accountstore.attempts import ask, within
+from accountstore.backends.base import Write, each
+from accountstore.errors import AccountStoreError, UnavailableError, UncertainError
+from accountstore.storage import known
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Sequence
 
-    from accountstore.backends.base import Stat, WriteMode
+    from accountstore.backends.base import Blob, Stat, WriteMode
     from accountstore.model import Document
     from accountstore.storage import Place, Storage, Stored
 
@@ -70,6 +73,49 @@ def _folder(member: tuple[int, Place], /) -> str:
     return member[1].key.rpartition("/")[0]
 
 
+async def _blobs(storage: Storage, members: _Members, /) -> Sequence[Blob | Exception]:
+    """What a read of each place gives: all in one call of the backend where that pays."""
+    if storage.backend.capabilities.batch == 1:
+        return await each(place.read() for _, place in members)
+    keys = [place.key for _, place in members]
+    read = partial(storage.backend.read_many, keys, limit=storage.limit)
+    blobs = await ask(read, partial(storage.named, location=None), storage.policy)
+    return [blobs] * len(members) if isinstance(blobs, AccountStoreError) else blobs
+
+
+async def _stats(storage: Storage, members: _Members, writes: Sequence[Write], /) -> Sequence[Stat | Exception]:
+    """What each write gives, likewise."""
+    if storage.backend.capabilities.batch == 1:
+        return await each(place.write(data, mode) for (_, place), (_, data, mode) in zip(members, writes, strict=True))
+
+    async def write() -> Sequence[Stat | Exception]:
+        try:
+            return await storage.backend.write_many(writes) if writes else ()
+        except Exception as error:  # noqa: BLE001 -- one error for all of the batch
+            return [error] * len(writes)
+
+    stats = await within(write, partial(storage.named, location=None), storage.policy)
+    return [stats] * len(writes) if isinstance(stats, AccountStoreError) else stats
+
+
+async def _read_again(place: Place, error: Exception, /) -> Blob:
+    """One document of a batch by itself, where it failed for a while."""
+    failure = place.storage.named(error, place.location)
+    if failure.temporary and place.storage.policy.attempts > 1:
+        return await place.read()
+    raise failure
+
+
+async def _write_again(place: Place, data: bytes, mode: WriteMode, error: Exception, /) -> Stat:
+    failure = place.storage.named(error, place.location)
+    if isinstance(failure, UnavailableError):
+        if mode == "overwrite" and place.storage.policy.attempts > 1:
+            return await place.write(data, mode)
+        if failure.sent:
+            raise UncertainError(f"nobody knows whether it was done ({failure.message})")
+    raise failure
+
+
 async def read_window(places: _Places, concurrency: int, /) -> list[Stored[Document] | AccountStoreError]:
     """The document at each place, or its error."""
     results: list[Stored[Document] | AccountStoreError | None] = [
@@ -77,16 +123,10 @@ async def read_window(places: _Places, concurrency: int, /) -> list[Stored[Docum
     ]
 
     async def read(storage: Storage, members: _Members) -> None:
-        try:
-            blobs = await storage.backend.read_many([place.key for _, place in members], limit=storage.limit)
-        except Exception as error:  # noqa: BLE001 -- one error for all of the batch
-            blobs = [error] * len(members)
-        for (i, place), blob in zip(members, blobs, strict=True):
-            if isinstance(blob, Exception):
-                results[i] = storage.named(blob, place.location)
-                continue
+        for (i, place), blob in zip(members, await _blobs(storage, members), strict=True):
             try:
-                results[i] = place.decode(blob, place.kind)
+                found = await _read_again(place, blob) if isinstance(blob, Exception) else blob
+                results[i] = place.decode(found, place.kind)
             except AccountStoreError as error:
                 results[i] = error.with_traceback(None)
 
@@ -107,20 +147,20 @@ async def write_window(
         writes: list[Write] = []
         for i, place in members:
             try:
-                storage.require(mode, place.location)
+                await place.require(mode)
                 writes.append(Write(place.key, place.encode(documents[i], place.kind), mode))
                 chosen.append((i, place))
             except AccountStoreError as error:
                 results[i] = error.with_traceback(None)
-        stats: Sequence[Stat | Exception] = ()
-        try:
-            stats = await storage.backend.write_many(writes) if writes else ()
-        except Exception as error:  # noqa: BLE001 -- one error for all of the batch
-            stats = [error] * len(chosen)
-        for (i, place), stat in zip(chosen, stats, strict=True):
-            if not isinstance(stat, Exception) and stat.version is None:
-                stat = BackendError("the backend told no version")  # noqa: PLW2901 -- its result is an error
-            results[i] = storage.named(stat, place.location) if isinstance(stat, Exception) else stat
+        stats = await _stats(storage, chosen, writes)
+        for (i, place), (_, data, _), stat in zip(chosen, writes, stats, strict=True):
+            try:
+                written = await _write_again(place, data, mode, stat) if isinstance(stat, Exception) else stat
+                known(written)
+            except AccountStoreError as error:
+                results[i] = storage.named(error, place.location)
+            else:
+                results[i] = written
 
     await _spread(places, write, concurrency)
     return [result for result in results if result is not None]

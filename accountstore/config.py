@@ -18,6 +18,7 @@ from __future__ import annotations
 import os
 import re
 from itertools import takewhile
+from math import inf
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import msgspec
@@ -34,6 +35,8 @@ __all__ = ("StorageConfig", "StoreConfig", "load_config")
 
 T = TypeVar("T")
 
+_ENGINES = ("fsspec", "obstore")
+_CONDITIONS = ("probe", "trust")
 _FILE = "accountstore.toml"
 _VARIABLE = "ACCOUNTSTORE_CONFIG"
 
@@ -43,11 +46,20 @@ class StorageConfig(Struct, frozen=True):
 
     A URL without a scheme is a folder; `~` is the user's home. The options do not show in `repr`, nor does the user
     part of the URL.
+
+    `engine` is the client below: fsspec's own, or `obstore` (extra `fast`) for S3, Google Cloud Storage and Azure.
+    `timeout` bounds an operation, in seconds; `attempts` says how often it is tried while it fails for a while, 1 for
+    never again. `conditions` is `probe` where the store tries whether the server honours them before it relies on them,
+    or `trust` where you vouch for it.
     """
 
     url: str
     options: dict[str, Any] = field(default_factory=dict[str, Any])
     codec: str = "json"
+    engine: str = "fsspec"
+    timeout: float = 30.0
+    attempts: int = 4
+    conditions: str = "probe"
 
     @property
     def scheme(self) -> str:
@@ -58,13 +70,30 @@ class StorageConfig(Struct, frozen=True):
     @property
     def shown_url(self) -> str:
         """The URL without its user part and its query."""
-        return re.split("[?#]", re.sub(r"(?<=://).*@", "", self.url), maxsplit=1)[0]
+        return _shown(self.url)
+
+    @property
+    def shown_place(self) -> str:
+        """The shown URL of a storage elsewhere, with the endpoint that its options name; empty for one in here."""
+        if self.scheme in {"file", "local", "memory"}:
+            return ""
+        client: object = self.options.get("client_kwargs")
+        options = {**client, **self.options} if isinstance(client, dict) else self.options
+        endpoint = next((options[name] for name in ("endpoint_url", "account_host") if options.get(name)), None)
+        if endpoint is None:
+            found = re.search(r"(?i)(?:^|;)BlobEndpoint=([^;]+)", str(options.get("connection_string", "")))
+            endpoint = found[1] if found else None
+        return self.shown_url + (f" at {_shown(str(endpoint))}" if endpoint else "")
 
     def __repr__(self) -> str:
         return f"StorageConfig({self.shown_url!r}, options={sorted(self.options)}, codec={self.codec!r})"
 
     def __rich_repr__(self) -> list[tuple[str, Any]]:
         return [("url", self.shown_url), ("options", sorted(self.options)), ("codec", self.codec)]
+
+
+def _shown(url: str, /) -> str:
+    return re.split("[?#]", re.sub(r"(?<=://).*@", "", url), maxsplit=1)[0]
 
 
 class StoreConfig(Struct, frozen=True, kw_only=True):
@@ -105,9 +134,7 @@ def _default_name(config: StoreConfig, /) -> str:
         except LocationError as error:
             raise _FaultError(error.message, *keys) from None
         _check_url(storage.url, *keys, "url")
-        if storage.codec not in CODECS:
-            fault = f"storage {name!r}: unknown codec {storage.codec!r}{near_miss(storage.codec, CODECS)}"
-            raise _FaultError(fault, *keys, "codec")
+        _check_words(storage, *keys)
     if config.max_bytes < 1:
         raise _FaultError("max_bytes: must be at least 1", "max_bytes")
     if not config.storages:
@@ -120,6 +147,18 @@ def _default_name(config: StoreConfig, /) -> str:
         fault = f"default: no storage {config.default!r} is configured{near_miss(config.default, config.storages)}"
         raise _FaultError(fault, "default")
     return config.default
+
+
+def _check_words(storage: StorageConfig, /, *keys: str) -> None:
+    """Refuse a word that is not known, and a number that cannot be meant."""
+    for key, known in (("codec", CODECS), ("engine", _ENGINES), ("conditions", _CONDITIONS)):
+        word: str = getattr(storage, key)
+        if word not in known:
+            raise _FaultError(f"storage {keys[1]!r}: unknown {key} {word!r}{near_miss(word, known)}", *keys, key)
+    if not 0 < storage.timeout < inf:
+        raise _FaultError(f"storage {keys[1]!r}: timeout: must be more than 0 seconds", *keys, "timeout")
+    if storage.attempts < 1:
+        raise _FaultError(f"storage {keys[1]!r}: attempts: must be at least 1", *keys, "attempts")
 
 
 def _check_url(url: str, /, *keys: str) -> None:
@@ -209,7 +248,7 @@ def _parse_storage(table: dict[str, Any], name: str, folder: str, /) -> StorageC
     _check_url(url, *keys, "url")
     if "://" not in url and not url.startswith("~"):
         url = os.path.join(folder, url)
-    return StorageConfig(url, _expand(storage.options, *keys, "options"), storage.codec)
+    return msgspec.structs.replace(storage, url=url, options=_expand(storage.options, *keys, "options"))
 
 
 def _check_keys(table: Mapping[str, Any], kind: type[Struct], /, *keys: str) -> None:

@@ -9,7 +9,7 @@
     │   ├── DecodeError                             what the storage holds
     │   └── TooLargeError                           more bytes than the store allows
     ├── UnsupportedError     (NotImplementedError)  the storage cannot promise what was asked
-    ├── ClosedError          (RuntimeError)         the store was used after it was closed
+    ├── ClosedError          (RuntimeError)         the store is not open here
     └── BackendError                                the storage failed, nothing more precise is known
         ├── NotFoundError    (FileNotFoundError)
         ├── ExistsError      (FileExistsError)      mode="create" met a document
@@ -18,6 +18,7 @@
         ├── NotRegularError  (OSError)              a folder, link or device where a document belongs
         ├── FullError        (OSError)              no space or quota left
         └── UnavailableError (ConnectionError)      may work later: `temporary` is true
+            └── UncertainError                      and nobody knows whether the write was done
 
 Each class is also the standard exception in brackets, so code written for files keeps working. Messages name the
 location and the field, never a value of a document.
@@ -49,6 +50,7 @@ __all__ = (
     "NotRegularError",
     "TooLargeError",
     "UnavailableError",
+    "UncertainError",
     "UnsupportedError",
 )
 
@@ -125,7 +127,7 @@ class UnsupportedError(AccountStoreError, NotImplementedError):
 
 
 class ClosedError(AccountStoreError, RuntimeError):
-    """The store was used before it was opened or after it was closed."""
+    """The store is not open here: it was closed, or opened in another process or on another event loop."""
 
 
 class BackendError(AccountStoreError):
@@ -157,6 +159,23 @@ class FullError(BackendError, OSError):
 
 
 class UnavailableError(BackendError, ConnectionError):
-    """The storage cannot be reached or is busy; the call may succeed later."""
+    """The storage cannot be reached or is busy; the call may succeed later.
+
+    `sent` is False where the request surely did not reach the storage.
+    """
 
     temporary: ClassVar[bool] = True
+
+    def __init__(self, message: str, /, *, sent: bool = True, location: Location | None = None) -> None:
+        super().__init__(message, location=location)
+        self.sent = sent
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return partial(type(self), sent=self.sent, location=self.location), (self.message,)
+
+
+class UncertainError(UnavailableError):
+    """The storage did not answer in time, or its answer was lost: the document may be the old one or the new one.
+
+    A call that is made again finds out: an overwrite makes it so, a swap or a create meets its own document.
+    """

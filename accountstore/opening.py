@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 from anyio import CancelScope, to_thread
 
+from accountstore.attempts import Policy
+from accountstore.backends.loops import running_loop
 from accountstore.codecs import CODECS
 from accountstore.config import load_config
 from accountstore.errors import AccountStoreError, ClosedError, ConfigError, LocationError
@@ -27,11 +29,20 @@ class Storages:
         self.default = default
         self._storages = storages
         self._closed = False
+        self._process = os.getpid()
+        self._loop = running_loop()
 
     def find(self, name: str, /) -> Storage:
         """The storage of this name. Raises `ClosedError`; `LocationError` where there is none."""
         if self._closed:
             raise ClosedError("the store is closed")
+        if os.getpid() != self._process:
+            raise ClosedError("the store was opened in another process: open one in each, after the fork")
+        loop = running_loop()
+        if self._loop is None:
+            self._loop = loop  # made outside of any
+        elif loop is not None and loop is not self._loop:
+            raise ClosedError("the store was opened on another event loop: open one on each")
         try:
             return self._storages[name]
         except KeyError:
@@ -91,7 +102,7 @@ async def open_storages(config: StoreConfig | str | os.PathLike[str] | None, /) 
 
 async def _open(name: str, config: StorageConfig, limit: int, /) -> Storage:
     try:
-        factory = await to_thread.run_sync(find_backend, config.scheme)
+        factory = await to_thread.run_sync(find_backend, config.scheme, config.engine)
         backend = await factory(config.url, config.options)
     except AccountStoreError as error:
         failure = ConfigError(f"storage {name!r}: {error.message}")
@@ -100,7 +111,17 @@ async def _open(name: str, config: StorageConfig, limit: int, /) -> Storage:
         failure = ConfigError(f"storage {name!r}: cannot be opened ({type(error).__name__}{reason})")
     else:
         where = await to_thread.run_sync(_canonical, name, config)
-        return Storage(name, backend, CODECS[config.codec], limit, url=where, options=config.options)
+        return Storage(
+            name,
+            backend,
+            CODECS[config.codec],
+            limit,
+            url=where,
+            options=config.options,
+            where=config.shown_place,
+            policy=Policy(config.timeout, config.attempts),
+            trusted=config.conditions == "trust",
+        )
     raise failure
 
 

@@ -25,19 +25,34 @@ _GENERIC = "accountstore.backends.fsspec:open_backend"
 # Elsewhere a folder is reached through fsspec, which promises less and whose capabilities say so.
 _LOCAL = "accountstore.backends.local:open_backend" if os.name == "posix" else _GENERIC
 
+_S3, _GCS, _AZURE = (f"accountstore.backends.{name}:open_backend" for name in ("s3", "gcs", "azure"))
 _BUILTIN: Mapping[str, str] = {
     "file": _LOCAL,
     "local": _LOCAL,
     "memory": "accountstore.backends.memory:open_backend",
+    "s3": _S3,
+    "s3a": _S3,
+    "gs": _GCS,
+    "gcs": _GCS,
+    "az": _AZURE,
+    "abfs": _AZURE,
+    "abfss": _AZURE,
 }
+_OBSTORE = "accountstore.backends.obstore:open_backend"
+_EXTRAS: Mapping[str, str] = {_S3: "s3", _GCS: "gcs", _AZURE: "azure", _OBSTORE: "fast"}
 
 
-def find_backend(scheme: str, /) -> BackendFactory:
-    """The factory for a URL scheme. It imports, so call it in a thread.
+def find_backend(scheme: str, engine: str = "fsspec", /) -> BackendFactory:
+    """The factory for a URL scheme and an engine. It imports, so call it in a thread.
 
     Raises:
-        ConfigError: two packages provide the scheme, or the one that does cannot be imported.
+        ConfigError: two packages provide the scheme, the one that does cannot be imported, or the engine does not serve
+            the scheme.
     """
+    if engine == "obstore":
+        if _BUILTIN.get(scheme) not in {_S3, _GCS, _AZURE}:
+            raise ConfigError(f"the engine 'obstore' serves s3, gs and az URLs, not {scheme!r}")
+        return _load(_OBSTORE)
     from importlib.metadata import entry_points
 
     found = list(entry_points(group="accountstore.backends", name=scheme))
@@ -51,5 +66,16 @@ def find_backend(scheme: str, /) -> BackendFactory:
         except Exception as error:  # noqa: BLE001 -- whatever a package does when it is imported
             reason = str(error) if isinstance(error, ImportError) else type(error).__name__
             raise ConfigError(f"the backend for {scheme!r} of {names[0]} cannot be loaded ({reason})") from None
-    module, _, name = _BUILTIN.get(scheme, _GENERIC).partition(":")
-    return cast("BackendFactory", getattr(import_module(module), name))
+    return _load(_BUILTIN.get(scheme, _GENERIC))
+
+
+def _load(target: str, /) -> BackendFactory:
+    module, _, name = target.partition(":")
+    try:
+        return cast("BackendFactory", getattr(import_module(module), name))
+    except ImportError as error:
+        if target not in _EXTRAS:
+            raise
+        missing = f"{error.name} is not installed" if isinstance(error, ModuleNotFoundError) else str(error)
+        extra = _EXTRAS[target]
+        raise ConfigError(f"{missing}; install it with: pip install 'accountstore[{extra}]'") from None

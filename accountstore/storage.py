@@ -5,11 +5,15 @@ from __future__ import annotations
 from copy import copy
 from datetime import datetime
 from errno import errorcode
-from os import strerror
+from functools import partial
+from os import strerror, urandom
 from typing import TYPE_CHECKING, Generic, TypeVar
 
+from anyio import Lock
 from msgspec import Struct
+from msgspec.structs import replace
 
+from accountstore.attempts import Change, Policy, ask, settle, within
 from accountstore.backends.base import Version
 from accountstore.errors import (
     AccountStoreError,
@@ -22,14 +26,16 @@ from accountstore.errors import (
     NotFoundError,
     NotRegularError,
     UnavailableError,
+    UncertainError,
     UnsupportedError,
 )
 from accountstore.model import Account, MultiAccount
+from accountstore.proving import Proof, prove
 from accountstore.secrets import SecretBytes
 from accountstore.validation import check_size, kind_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from accountstore.backends.base import Backend, Blob, Stat, WriteMode
     from accountstore.codecs import Codec
@@ -72,17 +78,31 @@ _REASONS: dict[type[BackendError], str] = {
     NotRegularError: "a folder, link or device stands there",
     FullError: "the storage is full",
     UnavailableError: "the storage cannot be reached or is busy",
+    UncertainError: "nobody knows whether it was done",
     BackendError: "the storage failed",
 }
 
+_OF_THE_DOCUMENT = (NotFoundError, ExistsError, ConflictError, NotRegularError)
+
 
 class Storage:
-    """A backend with its name, codec and limit."""
+    """A backend with its name, codec, limit and policy."""
 
-    __slots__ = ("backend", "codec", "limit", "name", "options", "url")
+    __slots__ = ("_proof", "_proving", "backend", "codec", "limit", "name", "options", "policy", "url", "where")
 
     def __init__(
-        self, name: str, backend: Backend, codec: Codec, limit: int, /, *, url: str, options: dict[str, object]
+        self,
+        name: str,
+        backend: Backend,
+        codec: Codec,
+        limit: int,
+        /,
+        *,
+        url: str,
+        options: dict[str, object],
+        where: str = "",
+        policy: Policy | None = None,
+        trusted: bool = False,
     ) -> None:
         self.name: str = name
         self.backend: Backend = backend
@@ -90,8 +110,13 @@ class Storage:
         self.limit: int = limit
         self.url: str = url
         self.options: dict[str, object] = options
+        self.where: str = where
+        self.policy: Policy = policy or Policy()
+        able = backend.capabilities
+        self._proof: Proof | None = Proof.believed(able) if able.proven or trusted else None
+        self._proving = Lock()
 
-    def named(self, error: Exception, location: Location | None, /) -> AccountStoreError:
+    def named(self, error: Exception, /, location: Location | None) -> AccountStoreError:
         """The error to raise for one that came from below.
 
         It carries no traceback from there, whose frames hold documents and credentials. Nor does it carry a foreign
@@ -106,21 +131,54 @@ class Storage:
                 cause = OSError(error.errno, strerror(error.errno))
             detail = "" if kind in {NotFoundError, ExistsError} else f" ({cause or type(error).__name__})"
             failure = kind(_REASONS.get(kind, _REASONS[BackendError]) + detail)
+            if isinstance(failure, UnavailableError):
+                failure.sent = not isinstance(error, ConnectionRefusedError)
+        about_storage = isinstance(failure, BackendError) and not isinstance(failure, _OF_THE_DOCUMENT)
+        if about_storage and self.where and self.where not in failure.message:
+            failure.message = f"{failure.message} [storage {self.name!r}: {self.where}]"
+            failure.args = (failure.message,)
         failure.__traceback__ = failure.__context__ = None
         failure.__cause__ = cause
         failure.location = location
         return failure
 
-    def require(self, mode: WriteMode, location: Location | None, /) -> None:
-        """Raise `UnsupportedError` unless the backend declares what the mode needs; `ValueError` for no mode at all."""
+    async def proof(self, folder: str, location: Location | None, /) -> Proof:
+        """What the storage honours: as its backend declares; or, where that depends on the server, as it is tried in a
+        folder the first time that it is asked for.
+        """
+        if self._proof is not None:
+            return self._proof
+        async with self._proving:
+            if self._proof is None:
+                name = partial(self.named, location=location)
+                outcome = await within(lambda: self._prove(folder, name), name, self.policy)
+                if isinstance(outcome, AccountStoreError):
+                    raise outcome
+                self._proof = outcome
+        return self._proof
+
+    async def _prove(self, folder: str, name: Callable[[Exception], AccountStoreError], /) -> Proof | AccountStoreError:
+        return await ask(lambda: prove(self.backend, folder), name, self.policy)
+
+    async def require(self, mode: WriteMode, folder: str, location: Location | None, /) -> None:
+        """Raise `UnsupportedError` unless the storage honours what the mode needs; `ValueError` for no mode at all."""
         check_mode(mode)
-        capabilities = self.backend.capabilities
-        if mode == "create" and not capabilities.create:
+        if mode == "overwrite":
+            return
+        able = self.backend.capabilities
+        if not (able.create if mode == "create" else able.update):
             raise UnsupportedError(
-                f"storage {self.name!r} cannot promise that a create has one winner", location=location
+                f"storage {self.name!r} cannot "
+                + ("promise that a create has one winner" if mode == "create" else "compare and swap"),
+                location=location,
             )
-        if isinstance(mode, Version) and not capabilities.update:
-            raise UnsupportedError(f"storage {self.name!r} cannot compare and swap", location=location)
+        proof = await self.proof(folder, location)
+        if not (proof.create if mode == "create" else proof.update):
+            raise UnsupportedError(
+                f"storage {self.name!r} ignores the condition of "
+                + ("a create: a second one was not refused" if mode == "create" else "a swap"),
+                location=location,
+            )
 
 
 class Place:
@@ -187,38 +245,92 @@ class Place:
 
     async def read(self) -> Blob:
         """The document's bytes and stat."""
-        try:
-            return await self.storage.backend.read(self.key, limit=self.storage.limit)
-        except Exception as error:  # noqa: BLE001 -- as in _run
-            failure = self.storage.named(error, self.location)
-        raise failure
-
-    async def write(self, data: SecretBytes, mode: WriteMode, /) -> Stat:
-        """Write bytes that `encode`, `merge` or `transcode` made."""
-        self.storage.require(mode, self.location)
-        try:
-            stat = await self.storage.backend.write(self.key, data, mode=mode)
-            known(stat)
-        except Exception as error:  # noqa: BLE001 -- as in _run
-            failure = self.storage.named(error, self.location)
-        else:
-            return stat
-        raise failure
+        return await self._ask(lambda: self.storage.backend.read(self.key, limit=self.storage.limit))
 
     async def stat(self) -> Stat:
         """Size, version and time."""
-        try:
-            return await self.storage.backend.stat(self.key)
-        except Exception as error:  # noqa: BLE001 -- as in _run
-            failure = self.storage.named(error, self.location)
-        raise failure
+        return await self._ask(lambda: self.storage.backend.stat(self.key))
+
+    async def _ask(self, call: Callable[[], Awaitable[R]], /) -> R:
+        outcome = await ask(call, self._named, self.storage.policy)
+        if isinstance(outcome, AccountStoreError):
+            raise outcome
+        return outcome
+
+    def _named(self, error: Exception, /) -> AccountStoreError:
+        return self.storage.named(error, self.location)
+
+    async def require(self, mode: WriteMode, /) -> None:
+        """As `Storage.require`, tried in this place's folder."""
+        await self.storage.require(mode, self._folder, self.location)
+
+    async def can_delete_version(self) -> bool:
+        """Whether a delete can be conditional."""
+        able = self.storage.backend.capabilities
+        return able.update and (await self.storage.proof(self._folder, self.location)).delete
+
+    @property
+    def _folder(self) -> str:
+        return self.key.rpartition("/")[0]
+
+    async def write(self, data: bytes, mode: WriteMode, /) -> Stat:
+        """Write bytes that `encode`, `merge` or `transcode` made."""
+        await self.require(mode)
+        backend = self.storage.backend
+        marks = backend.capabilities.marks
+        mark = "" if mode == "overwrite" else urandom(8).hex()
+
+        async def write() -> Stat:
+            stat = await backend.write(self.key, data, mode=mode, mark=mark if marks else "")
+            known(stat)
+            return stat
+
+        async def look() -> Stat | None:
+            if marks:
+                return await self._look()
+            try:
+                blob = await backend.read(self.key, limit=self.storage.limit)
+            except Exception as error:
+                if isinstance(self._named(error), NotFoundError):
+                    return None
+                raise
+            return replace(blob.stat, mark=mark if blob.data == data else None)
+
+        change = Change(write, mode, look, lambda now: now is not None and now.mark == mark, certain=not marks)
+        outcome = await self._settle(change)
+        if outcome is None:
+            raise AssertionError("unreachable: a write ends with a document")
+        return outcome
 
     async def delete(self, version: Version | None, /) -> None:
         """Remove the document, if it has this version."""
+        backend = self.storage.backend
         if version is not None:
-            self.storage.require(version, self.location)
+            await self.require(version)
+            if not await self.can_delete_version():
+                raise UnsupportedError(
+                    f"storage {self.storage.name!r} ignores the condition of a delete", location=self.location
+                )
+
+        async def delete() -> None:
+            await backend.delete(self.key, version=version)
+
+        condition: WriteMode = "overwrite" if version is None else version
+        await self._settle(
+            Change(delete, condition, self._look, lambda now: now is None, certain=not backend.capabilities.marks)
+        )
+
+    async def _settle(self, change: Change, /) -> Stat | None:
+        outcome = await settle(change, self._named, self.storage.policy)
+        if isinstance(outcome, AccountStoreError):
+            raise outcome
+        return outcome
+
+    async def _look(self) -> Stat | None:
+        """The document's stat, or None where there is no document."""
         try:
-            return await self.storage.backend.delete(self.key, version=version)
-        except Exception as error:  # noqa: BLE001 -- as in _run
-            failure = self.storage.named(error, self.location)
-        raise failure
+            return await self.storage.backend.stat(self.key)
+        except Exception as error:
+            if isinstance(self._named(error), NotFoundError):
+                return None
+            raise

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from datetime import datetime
+from functools import partial
 from inspect import isawaitable, iscoroutinefunction
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias, TypeVar, cast
 
-import anyio
 from msgspec import Struct
 
+from accountstore.attempts import ask, pause
 from accountstore.backends.base import Stat, Version
 from accountstore.batches import Batches, read_window, write_window
 from accountstore.errors import (
@@ -61,6 +62,7 @@ _ATTEMPTS = 64
 _FIRST_PAUSE = 0.002
 _LONGEST_PAUSE = 0.25
 _WINDOW = 8
+_SWAP = Version("")
 
 
 class Entry(Struct, frozen=True):
@@ -270,7 +272,7 @@ class AccountStore:
         """
         with self._reach.operation("move", source, target) as operation:
             place, onto = self._reach.two_places(source, target)
-            conditional = place.storage.backend.capabilities.update
+            conditional = await place.can_delete_version()
             for operation.attempts in range(1, _ATTEMPTS + 1):
                 blob, stat = await self._copy(place, onto, mode, operation)
                 try:
@@ -279,7 +281,7 @@ class AccountStore:
                     if operation.attempts == _ATTEMPTS or not onto.storage.backend.capabilities.update:
                         raise
                     mode = known(stat)
-                    await _pause(operation.attempts)
+                    await pause(operation.attempts, _FIRST_PAUSE, _LONGEST_PAUSE)
                 else:
                     await self._keep(blob, place, onto)
                     return known(stat)
@@ -310,13 +312,14 @@ class AccountStore:
     async def _next_page(self, storage: Storage, pages: AsyncIterator[Sequence[Stat]], /) -> Sequence[Stat] | None:
         with self._reach.operation("list", None, storage=storage.name):
             self._reach.storages.find(storage.name)
-            try:
-                return await anext(pages)
-            except StopAsyncIteration:
-                return None
-            except Exception as error:  # noqa: BLE001 -- named here, raised outside its frames
-                failure = storage.named(error, None)
-            raise failure
+
+            async def next_page() -> Sequence[Stat] | None:
+                return await anext(pages, None)
+
+            page = await ask(next_page, partial(storage.named, location=None), storage.policy)
+            if isinstance(page, AccountStoreError):
+                raise page
+            return page
 
     def get_many(
         self, locations: Iterable[Location], /, *, concurrency: int = 8
@@ -462,7 +465,7 @@ class AccountStore:
     async def _update(self, name: str, location: Location, change: Change[D], kind: type[D], /) -> Stored[D]:
         with self._reach.operation(name, location) as operation:
             place = self._reach.place(location, _KINDS[kind])
-            place.storage.require(Version(""), location)
+            await place.require(_SWAP)
             for operation.attempts in range(1, _ATTEMPTS + 1):
                 blob = await place.read()
                 before = place.decode(blob, kind)
@@ -479,7 +482,7 @@ class AccountStore:
                 else:
                     operation.version, operation.bytes = stat.version, stat.size
                     return Stored(document, known(stat), stat.size, stat.modified)
-                await _pause(operation.attempts)
+                await pause(operation.attempts, _FIRST_PAUSE, _LONGEST_PAUSE)
             raise AssertionError("unreachable: the last attempt returns or raises")
 
     async def _keep(self, blob: Blob, place: Place, onto: Place, /) -> None:
@@ -492,7 +495,7 @@ class AccountStore:
                 raise LocationError("source and target are the same document", location=place.location) from None
 
     async def _copy(self, place: Place, onto: Place, mode: WriteMode, operation: Operation, /) -> tuple[Blob, Stat]:
-        onto.storage.require(mode, onto.location)
+        await onto.require(mode)
         blob = await place.read()
         stat = await onto.write(place.transcode(blob, onto), mode)
         operation.version, operation.bytes = stat.version, stat.size
@@ -502,13 +505,6 @@ class AccountStore:
 def _check_concurrency(concurrency: int, /) -> None:
     if concurrency < 1:
         raise ValueError("concurrency must be at least 1")
-
-
-async def _pause(attempt: int, /) -> None:
-    """Wait with full jitter, longer after each attempt."""
-    from random import random
-
-    await anyio.sleep(random() * min(_FIRST_PAUSE * 2 ** min(attempt, 16), _LONGEST_PAUSE))  # noqa: S311 -- jitter
 
 
 def _entry(stat: Stat, path: str, storage: str | None, /) -> Entry | None:

@@ -7,12 +7,15 @@ import sys
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
+import cloudservers
 import pytest
 from blockbuster import blockbuster_ctx
 from hypothesis import HealthCheck, settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from cloudservers import Server
 
 LOOPS = [
     pytest.param(("asyncio", {"debug": False}), id="asyncio"),
@@ -36,8 +39,46 @@ def _no_blocking_calls(request: pytest.FixtureRequest) -> Iterator[None]:
     if "anyio_backend" not in request.fixturenames:
         yield
         return
-    with blockbuster_ctx("accountstore", excluded_modules=["accountstore.testing"]):
+    with blockbuster_ctx("accountstore", excluded_modules=["accountstore.testing"]) as detector:
+        for function in detector.functions.values():
+            # An event loop of its own, in a thread.
+            function.can_block_in("accountstore/backends/s3.py", "_open")
         yield
+
+
+@pytest.fixture(scope="session")
+def moto() -> Iterator[Server]:
+    """S3 as moto serves it."""
+    with cloudservers.or_skip(cloudservers.moto) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def seaweedfs() -> Iterator[Server]:
+    """S3 as SeaweedFS serves it."""
+    with cloudservers.or_skip(cloudservers.seaweedfs) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def rclone() -> Iterator[Server]:
+    """S3 as rclone serves it: without conditions."""
+    with cloudservers.or_skip(cloudservers.rclone) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def fake_gcs() -> Iterator[Server]:
+    """Google Cloud Storage as fake-gcs-server serves it."""
+    with cloudservers.or_skip(cloudservers.fake_gcs) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def azurite() -> Iterator[Server]:
+    """Azure Blob Storage as Azurite serves it."""
+    with cloudservers.or_skip(cloudservers.azurite) as server:
+        yield server
 
 
 def pytest_report_header() -> str:

@@ -6,6 +6,7 @@ import asyncio
 import gc
 import threading
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 import anyio
@@ -228,22 +229,40 @@ async def test_cancelled_by_the_task_at_each_step(name: str) -> None:
     assert at > 2
 
 
-async def test_a_backend_that_tears_is_found() -> None:
-    """The control: a backend that writes in two steps is found torn by the same search."""
+class Tearing(Stepping):
+    """Writes in two steps."""
 
-    class Tearing(Stepping):
-        async def write(self, key: str, data: bytes, /, *, mode: Any) -> Any:
-            await self.inner.write(key, data[:-5], mode=mode)
-            await self.step()
-            return await self.inner.write(key, data, mode="overwrite")
+    async def write(self, key: str, data: bytes, /, *, mode: Any, mark: str = "") -> Any:
+        await self.inner.write(key, data[:-5], mode=mode)
+        await self.step()
+        return await self.inner.write(key, data, mode="overwrite")
 
+
+async def _cut_in_a_write() -> AccountStore:
     backend = Tearing()
     store = over(backend)
     await fill(store)
     with anyio.CancelScope() as scope:
         backend.steps, backend.at, backend.cancel = 0, 1, scope.cancel
         await store.save(AT, NEW)
+    assert scope.cancelled_caught
     backend.at = 0
+    return store
+
+
+async def test_a_write_is_awaited_to_its_end() -> None:
+    """The store lets even a backend that writes in two steps end, and only then takes its caller's cancellation."""
+    assert await (await _cut_in_a_write()).get(AT) == NEW
+
+
+async def test_control_without_the_wait_a_write_is_torn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The control: cancelled at the same step without the wait, the same write is found torn."""
+
+    async def at_once(call: Callable[[], Awaitable[object]], _seconds: float) -> object:
+        return await call()
+
+    monkeypatch.setattr("accountstore.attempts.to_the_end", at_once)
+    store = await _cut_in_a_write()
     with pytest.raises(AccountStoreError):
         await assert_whole(store, "save")
 
@@ -582,24 +601,24 @@ async def test_an_error_in_a_cancelled_write_is_no_noise(root: Path, by: str, an
     await store.aclose()
 
 
-async def test_a_write_that_waits_for_its_turn_is_cancelled_before_it_begins(root: Path) -> None:
-    """With all threads busy, a cancelled save ends at once and never writes."""
+async def test_a_call_that_waits_for_its_turn_is_withdrawn(root: Path) -> None:
+    """With all threads busy, a backend's call that is cancelled ends at once and is never made."""
     slow = Slow("fsync")
     files = Watched(str(root), calls=slow)
-    store = over(LocalBackend(files))
+    backend = LocalBackend(files)
     busy = 64
     async with anyio.create_task_group() as tasks:
         for number in range(busy):
-            tasks.start_soon(store.save, Location(f"{number}.account", folder="f"), NEW)
+            tasks.start_soon(partial(backend.write, f"f/{number}.account", b"{}", mode="overwrite"))
         await until(slow.entered)
         while not 0 < files.under_way < busy:
             await anyio.sleep(0.001)
         with anyio.fail_after(5), anyio.move_on_after(0.02) as scope:
-            await store.save(AT, NEW)
+            await backend.write(AT.path, b"{}", mode="overwrite")
         assert scope.cancelled_caught
         slow.release.set()
     assert content(root) == OLD
-    await store.aclose()
+    await backend.aclose()
 
 
 async def test_a_cancelled_read_does_not_wait_for_a_slow_disk(root: Path) -> None:
@@ -671,7 +690,7 @@ async def test_opening_cancelled_at_each_step_leaves_nothing_open(monkeypatch: p
     opened: list[Closing] = []
     state = {"steps": 0}
 
-    def find(scheme: str) -> Any:
+    def find(scheme: str, engine: str) -> Any:
         return factory
 
     async def factory(url: str, options: object) -> Closing:

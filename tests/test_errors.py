@@ -38,6 +38,7 @@ from accountstore import (
     StoreConfig,
     TooLargeError,
     UnavailableError,
+    UncertainError,
     UnsupportedError,
     Version,
     errors,
@@ -82,7 +83,7 @@ class Raising(MemoryBackend):
         self.fail()
         return await super().read_many(keys, limit=limit)
 
-    async def write(self, key: str, data: bytes, /, *, mode: WriteMode) -> Stat:
+    async def write(self, key: str, data: bytes, /, *, mode: WriteMode, mark: str = "") -> Stat:
         self.fail()
         return await super().write(key, data, mode=mode)
 
@@ -168,9 +169,9 @@ def test_each_class_is_ours_and_pythons(cls: type[AccountStoreError]) -> None:
 
 
 def test_only_unavailable_is_temporary() -> None:
-    """`temporary` is true of `UnavailableError` and false of all others, on the class and on the object."""
+    """`temporary` is true of `UnavailableError` and its kinds, false of all others, on the class and on the object."""
     for cls in CLASSES:
-        assert cls.temporary is cls("x").temporary is (cls is UnavailableError)
+        assert cls.temporary is cls("x").temporary is issubclass(cls, UnavailableError)
 
 
 # --- what raises each -------------------------------------------------------------------------------------------------
@@ -234,6 +235,7 @@ RAISED: Mapping[type[AccountStoreError], Callable[[], Awaitable[object]]] = {
     NotRegularError: lambda: from_storage(IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))),
     FullError: lambda: from_storage(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))),
     UnavailableError: lambda: from_storage(ConnectionResetError()),
+    UncertainError: lambda: over(Raising(ConnectionResetError())).save(AT, ACCOUNT),
 }
 
 

@@ -393,7 +393,7 @@ class HostileBackend:
             self._fail()
         return await each(self.read(key, limit=limit) for key in keys)
 
-    async def write(self, key: str, data: bytes, /, *, mode: WriteMode) -> Stat:
+    async def write(self, key: str, data: bytes, /, *, mode: WriteMode, mark: str = "") -> Stat:
         text = data.decode()
         raise self._make() from HostileError(text)
 
@@ -433,7 +433,7 @@ class SlowBackend(MemoryBackend):
         await anyio.sleep(60)
         return blob
 
-    async def write(self, key: str, data: bytes, /, *, mode: WriteMode) -> Stat:
+    async def write(self, key: str, data: bytes, /, *, mode: WriteMode, mark: str = "") -> Stat:
         stat = await super().write(key, data, mode=mode)
         await anyio.sleep(60)
         return stat

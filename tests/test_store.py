@@ -1029,7 +1029,7 @@ async def test_check_of_a_plain_storage_proves_what_it_declares(tmp_path: Path) 
 class Careless(MemoryBackend):
     """Ignores the conditions that it declares."""
 
-    async def write(self, key: str, data: bytes, /, *, mode: WriteMode) -> Stat:
+    async def write(self, key: str, data: bytes, /, *, mode: WriteMode, mark: str = "") -> Stat:
         return await super().write(key, data, mode="overwrite")
 
     async def delete(self, key: str, /, *, version: Version | None = None) -> None:
@@ -1037,12 +1037,12 @@ class Careless(MemoryBackend):
 
 
 class CarelessCreate(MemoryBackend):
-    async def write(self, key: str, data: bytes, /, *, mode: WriteMode) -> Stat:
+    async def write(self, key: str, data: bytes, /, *, mode: WriteMode, mark: str = "") -> Stat:
         return await super().write(key, data, mode="overwrite" if mode == "create" else mode)
 
 
 class CarelessSwap(MemoryBackend):
-    async def write(self, key: str, data: bytes, /, *, mode: WriteMode) -> Stat:
+    async def write(self, key: str, data: bytes, /, *, mode: WriteMode, mark: str = "") -> Stat:
         return await super().write(key, data, mode="create" if mode == "create" else "overwrite")
 
 
@@ -1054,7 +1054,7 @@ class CarelessDelete(MemoryBackend):
 class Stubborn(MemoryBackend):
     """Refuses every swap."""
 
-    async def write(self, key: str, data: bytes, /, *, mode: WriteMode) -> Stat:
+    async def write(self, key: str, data: bytes, /, *, mode: WriteMode, mark: str = "") -> Stat:
         if isinstance(mode, Version):
             raise ConflictError("no")
         return await super().write(key, data, mode=mode)
@@ -1091,7 +1091,7 @@ class Down(MemoryBackend):
         self._fail("read")
         return await super().read(key, limit=limit)
 
-    async def write(self, key: str, data: bytes, /, *, mode: WriteMode) -> Stat:
+    async def write(self, key: str, data: bytes, /, *, mode: WriteMode, mark: str = "") -> Stat:
         self._fail("write")
         return await super().write(key, data, mode=mode)
 

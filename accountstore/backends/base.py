@@ -24,13 +24,14 @@ from accountstore.errors import (
 from accountstore.secrets import SecretBytes
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Iterable, Mapping, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 
 __all__ = (
     "Backend",
     "BackendFactory",
     "Blob",
     "Capabilities",
+    "CursorPages",
     "Pages",
     "Stat",
     "Version",
@@ -76,6 +77,11 @@ class Capabilities(Struct, frozen=True, kw_only=True):
     """No reader ever sees a part of a write."""
     durable: bool
     """What a write has acknowledged survives a crash of the machine."""
+    proven: bool = True
+    """Whether `create` and `update` are the backend's own work. If not, they depend on the server: the store tries them
+    on a passing document before it relies on them."""
+    marks: bool = False
+    """A write's `mark` is stored with the document, and `stat` tells it."""
     batch: int = 1
     """How many documents `read_many` and `write_many` are best given at once: 1 where each is a request of its own."""
 
@@ -84,13 +90,14 @@ class Stat(Struct, frozen=True, gc=False):
     """What a storage knows of one document.
 
     `version` may be None in a `scan`, and in a `stat` of a backend that does not declare `update`; `modified` where the
-    storage does not tell it.
+    storage does not tell it. `mark` is that of the write which made this state; only `stat` tells it.
     """
 
     key: str
     size: int
     version: Version | None
     modified: datetime | None
+    mark: str | None = None
 
 
 @final
@@ -132,8 +139,12 @@ class Backend(Protocol):
 
     Keys are valid: non-empty segments joined by `/`, as `Location` has them. A backend never sees a mode or a
     `version` that its capabilities do not declare. Methods raise what the storage raises, for `classify` to name; or,
-    where the storage has no error of its own, `ConflictError`, `ExistsError`, `NotRegularError` or `TooLargeError`. A
-    write must not go on after its call has ended, cancelled or not.
+    where the storage has no error of its own, `ConflictError`, `ExistsError`, `NotRegularError` or `TooLargeError`.
+
+    Any call may be cancelled at any await: it then lets go at once, and the next call works. The store cancels a write
+    only when its deadline has passed, and says that its outcome is unknown; so a backend need not shield anything. But
+    a write must not go on in the background after its call has returned. A client's own retries must be off: the store
+    repeats what may be repeated.
     """
 
     @property
@@ -153,8 +164,11 @@ class Backend(Protocol):
         """One result for each key, in order: what `read` would return or raise. `each` does it one by one."""
         ...
 
-    async def write(self, key: str, data: bytes, /, *, mode: WriteMode) -> Stat:
+    async def write(self, key: str, data: bytes, /, *, mode: WriteMode, mark: str = "") -> Stat:
         """Store a document, with its folder where the storage has such. The result has the new version.
+
+        `mark`, if not empty, is kept with the document by a backend that declares `marks`: a write whose answer was
+        lost knows its own document by it.
 
         Raises `ExistsError` or an error so classified for `"create"` over a document; `ConflictError` for a version
         that is not current; an error classified as `NotFoundError` or `ConflictError` for a version of a document that
@@ -177,13 +191,18 @@ class Backend(Protocol):
     def scan(self, prefix: str, /, *, recursive: bool) -> AsyncIterator[Sequence[Stat]]:
         """Pages of the documents in the folder `prefix` (`""`: the root), and below it if `recursive`.
 
-        In any order, O(n) in all; a folder that is not there is empty. The iterator may be dropped before its end: an
+        In any order, O(n) in all; a folder that is not there is empty. After an error or a cancellation, the next page
+        asked for is the same one, or the same error: none is skipped. The iterator may be dropped before its end: an
         async generator cannot bear that on every event loop, `Pages` can.
         """
         ...
 
     def classify(self, error: Exception, /) -> type[BackendError]:
         """Name an error that another method raised."""
+        ...
+
+    async def versioned(self) -> bool | None:
+        """Whether the storage keeps what was overwritten or deleted, old secrets too; None where it does not tell."""
         ...
 
     def filesystem(self) -> tuple[object, str]:
@@ -226,6 +245,28 @@ class Pages:
         page = next(self._pages, None)
         if page is None:
             raise StopAsyncIteration
+        return page
+
+
+class CursorPages:
+    """Pages that a service gives one by one, each with the cursor that leads to the next, as what `scan` returns.
+
+    `fetch` takes a cursor, None for the first page, and returns a page and the next cursor, None after the last.
+    """
+
+    def __init__(self, fetch: Callable[[str | None], Awaitable[tuple[Sequence[Stat], str | None]]], /) -> None:
+        self._fetch = fetch
+        self._cursor: str | None = None
+        self._ended = False
+
+    def __aiter__(self) -> CursorPages:
+        return self
+
+    async def __anext__(self) -> Sequence[Stat]:
+        if self._ended:
+            raise StopAsyncIteration
+        page, self._cursor = await self._fetch(self._cursor)
+        self._ended = self._cursor is None
         return page
 
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from accountstore.backends.base import Version, Write, WriteMode
 
-__all__ = ("FsspecBackend", "open_backend")
+__all__ = ("FsspecBackend", "Lent", "finalizers", "open_backend")
 
 _BATCH = 16
 _THREADS = 16
@@ -84,7 +84,7 @@ class FsspecBackend:
         return f"{self._root}/{key}" if key else self._root or "/"
 
     async def read(self, key: str, /, *, limit: int) -> Blob:
-        return await self._threads.read(partial(self._read, key, limit))
+        return await self._threads.run(partial(self._read, key, limit))
 
     def _read(self, key: str, limit: int, /) -> Blob:
         path = self._path(key)
@@ -100,10 +100,10 @@ class FsspecBackend:
         return Blob(data, Stat(key, len(data), digest(data), None))
 
     async def read_many(self, keys: Sequence[str], /, *, limit: int) -> Sequence[Blob | Exception]:
-        return await self._threads.read(lambda: [_attempt(self._read, key, limit) for key in keys])
+        return await self._threads.run(lambda: [_attempt(self._read, key, limit) for key in keys])
 
-    async def write(self, key: str, data: bytes, /, *, mode: WriteMode) -> Stat:
-        return await self._threads.write(partial(self._write, key, data))
+    async def write(self, key: str, data: bytes, /, *, mode: WriteMode, mark: str = "") -> Stat:
+        return await self._threads.run(partial(self._write, key, data))
 
     def _write(self, key: str, data: bytes, /) -> Stat:
         path = self._path(key)
@@ -118,10 +118,10 @@ class FsspecBackend:
         return Stat(key, len(data), digest(data), None)
 
     async def write_many(self, writes: Sequence[Write], /) -> Sequence[Stat | Exception]:
-        return await self._threads.write(lambda: [_attempt(self._write, key, data) for key, data, _ in writes])
+        return await self._threads.run(lambda: [_attempt(self._write, key, data) for key, data, _ in writes])
 
     async def stat(self, key: str, /) -> Stat:
-        return await self._threads.read(partial(self._stat, key))
+        return await self._threads.run(partial(self._stat, key))
 
     def _stat(self, key: str, /) -> Stat:
         with self._use() as fs:
@@ -131,7 +131,7 @@ class FsspecBackend:
         return Stat(key, int(info["size"]), None, _modified(info))
 
     async def delete(self, key: str, /, *, version: Version | None = None) -> None:
-        await self._threads.write(partial(self._delete, key))
+        await self._threads.run(partial(self._delete, key))
 
     def _delete(self, key: str, /) -> None:
         path = self._path(key)
@@ -167,11 +167,14 @@ class FsspecBackend:
     def classify(self, error: Exception, /) -> type[BackendError]:
         return classify_oserror(error)
 
+    async def versioned(self) -> bool | None:
+        return None
+
     def filesystem(self) -> tuple[object, str]:
         return self._fs(), self._root or "/"
 
     async def aclose(self) -> None:
-        await self._threads.write(self._close)
+        await self._threads.run(self._close)
         self._threads.close()
 
     def _close(self) -> None:
@@ -179,6 +182,31 @@ class FsspecBackend:
             fs, self._connected = self._connected, None
             if fs is not None:
                 _close(fs)
+
+
+class Lent:
+    """The blocking fsspec filesystem that a backend with a client of its own hands out: made when it is asked for,
+    never from fsspec's shared cache, closed with the backend.
+    """
+
+    def __init__(self, make: Callable[..., Any], root: str, /) -> None:
+        self._make = make
+        self._root = root
+        self._made: Any = None
+        self._making = Lock()
+
+    def filesystem(self) -> tuple[object, str]:
+        """The filesystem, and the path of the root in it. It blocks."""
+        with self._making:
+            if self._made is None:
+                self._made = self._make(skip_instance_cache=True, use_listings_cache=False)
+        return self._made, self._root
+
+    async def aclose(self) -> None:
+        """Close what was handed out."""
+        made, self._made = self._made, None
+        if made is not None:
+            await to_thread.run_sync(_close, made)
 
 
 def _attempt(call: Callable[..., Any], /, *arguments: object) -> Any:
@@ -228,15 +256,20 @@ def _close(fs: Any, /) -> None:
     run on an event loop that is not the session's. Of the blocking ones, those for FTP and SFTP have clients.
     """
     if fs.async_impl:
-        for reference in getweakrefs(fs):
-            if isinstance(reference.__callback__, finalize):
-                reference.__callback__()
+        for finalizer in finalizers(fs):
+            finalizer()
         return
     for name in ("ftp", "client"):
         client = getattr(fs, name, None)
         if client is not None and hasattr(client, "close"):
             with suppress(Exception):  # it may be closed or broken already
                 client.close()
+
+
+def finalizers(thing: object, /) -> list[finalize[..., Any]]:
+    """What is to be called when an object goes."""
+    callbacks = [reference.__callback__ for reference in getweakrefs(thing)]
+    return [callback for callback in callbacks if isinstance(callback, finalize)]
 
 
 def _modified(info: Mapping[str, Any], /) -> datetime | None:

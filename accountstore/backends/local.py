@@ -50,28 +50,31 @@ class LocalBackend:
         return self._capabilities
 
     async def read(self, key: str, /, *, limit: int) -> Blob:
-        return await self._threads.read(partial(self._files.read, key, limit=limit))
+        return await self._threads.run(partial(self._files.read, key, limit=limit))
 
     async def read_many(self, keys: Sequence[str], /, *, limit: int) -> Sequence[Blob | Exception]:
-        return await self._readers.read(partial(self._files.read_many, keys, limit=limit))
+        return await self._readers.run(partial(self._files.read_many, keys, limit=limit))
 
-    async def write(self, key: str, data: bytes, /, *, mode: WriteMode) -> Stat:
-        return await self._threads.write(partial(self._files.write, key, data, mode))
+    async def write(self, key: str, data: bytes, /, *, mode: WriteMode, mark: str = "") -> Stat:
+        return await self._threads.run(partial(self._files.write, key, data, mode))
 
     async def write_many(self, writes: Sequence[Write], /) -> Sequence[Stat | Exception]:
-        return await self._threads.write(partial(self._files.write_many, writes))
+        return await self._threads.run(partial(self._files.write_many, writes))
 
     async def stat(self, key: str, /) -> Stat:
-        return await self._threads.read(partial(self._files.stat, key))
+        return await self._threads.run(partial(self._files.stat, key))
 
     async def delete(self, key: str, /, *, version: Version | None = None) -> None:
-        await self._threads.write(partial(self._files.delete, key, version))
+        await self._threads.run(partial(self._files.delete, key, version))
 
     def scan(self, prefix: str, /, *, recursive: bool) -> AsyncIterator[Sequence[Stat]]:
         return ThreadPages(self._threads, self._files.scan(prefix, recursive=recursive))
 
     def classify(self, error: Exception, /) -> type[BackendError]:
         return classify_oserror(error)
+
+    async def versioned(self) -> bool | None:
+        return False
 
     def filesystem(self) -> tuple[object, str]:
         from fsspec.implementations.local import LocalFileSystem

@@ -60,7 +60,7 @@ class MemoryBackend:
     async def read_many(self, keys: Sequence[str], /, *, limit: int) -> Sequence[Blob | Exception]:
         return await each(self.read(key, limit=limit) for key in keys)
 
-    async def write(self, key: str, data: bytes, /, *, mode: WriteMode) -> Stat:
+    async def write(self, key: str, data: bytes, /, *, mode: WriteMode, mark: str = "") -> Stat:
         await checkpoint()
         if mode == "create" and f"/{key}" in self._fs.store:
             raise ExistsError("there is a document already")
@@ -94,6 +94,9 @@ class MemoryBackend:
 
     def classify(self, error: Exception, /) -> type[BackendError]:
         return classify_oserror(error)
+
+    async def versioned(self) -> bool | None:
+        return False
 
     def filesystem(self) -> tuple[object, str]:
         return self._fs, "/"

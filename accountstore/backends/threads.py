@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import sys
 from contextlib import suppress
 from functools import partial
+from itertools import islice
 from queue import SimpleQueue
-from threading import Thread
+from threading import Lock, Thread
 from typing import TYPE_CHECKING, Generic, NoReturn, TypeVar
 from weakref import finalize
 
 import anyio
 from anyio.lowlevel import checkpoint_if_cancelled
 
+from accountstore.backends.loops import asyncio_loop
 from accountstore.errors import ClosedError
 
 if TYPE_CHECKING:
@@ -29,14 +30,11 @@ T = TypeVar("T")
 class Threads:
     """Runs a backend's blocking functions, at most `total` at a time.
 
-    A read that is cancelled is abandoned: its thread ends on its own and the result is dropped. A write is cancelled
-    only before it begins; once begun it is awaited to its end, whatever cancels, so that it can never land after the
-    caller has gone on.
+    A thread cannot be stopped: a call that was cancelled ends on its own, and its result is dropped.
     """
 
     def __init__(self, total: int, /) -> None:
-        # On asyncio threads of our own: Task.cancel(), which asyncio.timeout() calls, passes through anyio's shields;
-        # and an executor's bookkeeping beside the event loop costs more than anything else in an operation.
+        # On asyncio threads of our own: an executor's bookkeeping beside the event loop costs more than all else here.
         self._total = total
         self._started = 0
         self._busy = 0
@@ -45,37 +43,17 @@ class Threads:
         self._close = finalize(self, self._jobs.put, None)
         self._close.atexit = False
 
-    async def read(self, call: Callable[[], T], /) -> T:
-        """The result of `call`, in a thread that a cancelled caller leaves behind."""
-        loop = _asyncio_loop()
+    async def run(self, call: Callable[[], T], /) -> T:
+        """The result of `call`, in a thread. A cancelled caller leaves it behind, or withdraws it before it begins."""
+        loop = asyncio_loop()
         if loop is None:
             return await anyio.to_thread.run_sync(call, abandon_on_cancel=True, limiter=self._turn)
         await checkpoint_if_cancelled()
         job = self._start(loop, call)
-        await job.waiter
-        return job.outcome()
-
-    async def write(self, call: Callable[[], T], /) -> T:
-        """The result of `call`, in a thread that is always awaited."""
-        loop = _asyncio_loop()
-        if loop is None:
-            return await anyio.to_thread.run_sync(call, limiter=self._turn)
-        await checkpoint_if_cancelled()
-        from asyncio import CancelledError
-
-        job = self._start(loop, call)
         try:
             await job.waiter
-        except CancelledError:
-            # Deferred, not caught: it goes on when the call has ended, or at once if it never began.
-            if not job.withdraw():
-                with anyio.CancelScope(shield=True):
-                    while not job.ended:
-                        job.waiter = loop.create_future()
-                        try:
-                            await job.waiter
-                        except CancelledError:
-                            continue
+        except BaseException:
+            job.withdraw()
             raise
         return job.outcome()
 
@@ -109,25 +87,20 @@ def _work(jobs: SimpleQueue[Callable[[], None] | None], /) -> None:
 class _Job(Generic[T]):
     """A call in a thread that wakes its event loop once."""
 
-    __slots__ = ("_calls", "_end", "_loop", "ended", "outcome", "waiter")
+    __slots__ = ("_calls", "_end", "_loop", "outcome", "waiter")
 
     outcome: Callable[[], T]
-    """What the call returned or raised, once `ended`."""
+    """What the call returned or raised, once the waiter is done."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, call: Callable[[], T], end: Callable[[], None], /) -> None:
         self._calls = [call]  # whoever pops it has it: the thread that makes it, or the caller who withdraws it
         self._end = end
         self._loop = loop
-        self.ended = False
         self.waiter = loop.create_future()
 
-    def withdraw(self) -> bool:
+    def withdraw(self) -> None:
         """Keep the call from being made, if it has not begun."""
-        try:
-            self._calls.pop()
-        except IndexError:
-            return False
-        return True
+        self._calls.clear()
 
     def run(self) -> None:
         """Make the call, in the thread."""
@@ -142,23 +115,8 @@ class _Job(Generic[T]):
 
     def _wake(self) -> None:
         self._end()
-        self.ended = True
         if not self.waiter.done():
             self.waiter.set_result(None)
-
-
-def _asyncio_loop() -> asyncio.AbstractEventLoop | None:
-    """The event loop of the current asyncio task, or None on trio."""
-    if "asyncio" in sys.modules:
-        from asyncio import current_task
-
-        try:
-            task = current_task()
-        except RuntimeError:
-            return None
-        if task is not None:
-            return task.get_loop()
-    return None
 
 
 class ThreadPages:
@@ -171,28 +129,30 @@ class ThreadPages:
     def __init__(self, threads: Threads, pages: Iterator[list[Stat]], /) -> None:
         self._threads = threads
         self._pages = pages
-        self._fetched: Callable[[], list[Stat] | None] | None = None
+        self._page: list[list[Stat]] | None = None
+        self._error: Exception | None = None
+        self._turn = Lock()
 
     def __aiter__(self) -> ThreadPages:
         return self
 
     async def __anext__(self) -> list[Stat]:
-        if self._fetched is None:
-            await self._threads.write(self._fetch)
-        fetched, self._fetched = self._fetched, None
-        page = fetched() if fetched is not None else None
-        if page is None:
+        await self._threads.run(self._fetch)
+        if self._error is not None:
+            raise self._error
+        page, self._page = self._page, None
+        if not page:
             raise StopAsyncIteration
-        return page
+        return page[0]
 
     def _fetch(self) -> None:
-        """Fetch a page, or what became of it, and keep it: its caller may have been cancelled."""
-        try:
-            page = next(self._pages, None)
-        except Exception as error:  # noqa: BLE001 -- raised by whoever takes the page
-            self._fetched = partial(_raise, error)
-        else:
-            self._fetched = lambda: page
+        """Fetch a page and keep it: its caller may have been cancelled, and the next one finds it here."""
+        with self._turn:
+            if self._page is None and self._error is None:
+                try:
+                    self._page = [*islice(self._pages, 1)]
+                except Exception as error:  # noqa: BLE001 -- raised by whoever takes the page, again and again
+                    self._error = error
 
 
 def _raise(error: BaseException, /) -> NoReturn:

@@ -29,6 +29,7 @@ import pytest
 from anyio.lowlevel import checkpoint
 
 from accountstore.backends.base import Blob, Stat, Version, Write
+from accountstore.backends.loops import to_the_end
 from accountstore.errors import (
     AccountStoreError,
     BackendError,
@@ -44,7 +45,7 @@ from accountstore.location import Location
 from accountstore.validation import MAX_BYTES, MAX_PATH, MAX_SEGMENT
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator, Sequence
+    from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Generator, Sequence
 
     from accountstore.backends.base import Backend, WriteMode
 
@@ -204,6 +205,7 @@ async def _cancelled(call: Callable[[], Awaitable[object]], moment: Callable[[],
 
 
 _KEY = "mail/team-a/email.account"
+_FOREVER = 600.0
 
 _CONTENTS = {
     "one byte": b"{",
@@ -814,11 +816,11 @@ class BackendTests:
         assert await _keys(backend, "", recursive=True) == sorted(contents)
 
     async def test_cancel_of_a_write(self, harness: Harness, backend: Backend) -> None:
-        """A write whose scope is cancelled leaves the old or the new document, and does not land later."""
+        """A write whose scope is cancelled, as the store awaits it, leaves the old or the new document for good."""
         await self._cancel_writes(harness, backend, _cancelled)
 
     async def test_cancel_of_a_task(self, harness: Harness, backend: Backend, anyio_backend_name: str) -> None:
-        """A write in a task that asyncio cancels leaves the old or the new document, and does not land later."""
+        """A write in a task that asyncio cancels leaves, as the store waits, the old or the new document for good."""
         if anyio_backend_name != "asyncio":
             pytest.skip(f"{anyio_backend_name} has no Task.cancel()")
         import asyncio
@@ -846,9 +848,14 @@ class BackendTests:
             one, many, gone = f"one/{i}.account", f"many/{i}.account", f"gone/{i}.account"
             for key in (one, many, gone):
                 await _put(harness, key, b"old")
-            await cancelled(partial(backend.write, one, new, mode="overwrite"), moment)
-            await cancelled(partial(backend.write_many, [Write(many, new, "overwrite")]), moment)
-            await cancelled(partial(backend.delete, gone), moment)
+            calls: list[Callable[[], Coroutine[Any, Any, object]]] = [
+                partial(backend.write, one, new, mode="overwrite"),
+                partial(backend.write_many, [Write(many, new, "overwrite")]),
+                partial(backend.delete, gone),
+            ]
+            for call in calls:
+                # As the store calls it.
+                await cancelled(partial(to_the_end, call, _FOREVER), moment)
             for key, outcome in ((one, new), (many, new), (gone, None)):
                 found = await _get(harness, key)
                 assert found in {b"old", outcome}, f"{key} is neither old nor new after {moment}"

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias, TypeVar
 
 from anyio import sleep_forever
 
+from accountstore.attempts import Policy
 from accountstore.codecs import CODECS
 from accountstore.opening import Storages
 from accountstore.reach import Reach
@@ -82,8 +83,8 @@ class FaultyBackend:
     async def read_many(self, keys: Sequence[str], /, *, limit: int) -> Sequence[Blob | Exception]:
         return await self._call("read_many", lambda: self._backend.read_many(keys, limit=limit))
 
-    async def write(self, key: str, data: bytes, /, *, mode: WriteMode) -> Stat:
-        return await self._call("write", lambda: self._backend.write(key, data, mode=mode))
+    async def write(self, key: str, data: bytes, /, *, mode: WriteMode, mark: str = "") -> Stat:
+        return await self._call("write", lambda: self._backend.write(key, data, mode=mode, mark=mark))
 
     async def write_many(self, writes: Sequence[Write], /) -> Sequence[Stat | Exception]:
         return await self._call("write_many", lambda: self._backend.write_many(writes))
@@ -99,6 +100,9 @@ class FaultyBackend:
 
     def classify(self, error: Exception, /) -> type[BackendError]:
         return self._backend.classify(error)
+
+    async def versioned(self) -> bool | None:
+        return await self._backend.versioned()
 
     def filesystem(self) -> tuple[object, str]:
         return self._backend.filesystem()
@@ -131,13 +135,23 @@ def store_over(
     codec: str = "json",
     max_bytes: int = MAX_BYTES,
     observer: Observer | None = None,
+    timeout: float = 30.0,
+    attempts: int = 1,
 ) -> AccountStore:
     """A store on opened backends, by the names of their storages; the first is the default one.
 
-    It is an asynchronous context manager, and closes the backends.
+    It is an asynchronous context manager, and closes the backends. It tries nothing twice unless `attempts` says so.
     """
     storages = {
-        name: Storage(name, backend, CODECS[codec], max_bytes, url=f"test://{name}", options={})
+        name: Storage(
+            name,
+            backend,
+            CODECS[codec],
+            max_bytes,
+            url=f"test://{name}",
+            options={},
+            policy=Policy(timeout, attempts),
+        )
         for name, backend in backends.items()
     }
     return AccountStore(Reach(Storages(storages, next(iter(backends))), observer))

@@ -1,0 +1,101 @@
+"""What the object stores have in common: URLs of buckets, options, marks, and the meaning of an HTTP status.
+
+Outcomes are decided by the status of the answer, whatever exception a client makes of it.
+"""
+
+from __future__ import annotations
+
+import re
+from inspect import signature
+from typing import TYPE_CHECKING
+
+from accountstore.errors import (
+    BackendError,
+    ConfigError,
+    ConflictError,
+    DeniedError,
+    ExistsError,
+    FullError,
+    NotFoundError,
+    UnavailableError,
+)
+from accountstore.validation import near_miss
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from accountstore.backends.base import WriteMode
+
+__all__ = ("MARK", "check_options", "failure", "split_url", "unsent")
+
+MARK = "accountstore_write"
+"""The metadata field that holds the mark of a conditional write. Azure takes letters, digits and underscores only."""
+
+_OWN = frozenset({"asynchronous", "loop", "skip_instance_cache", "use_listings_cache"})
+_NO_BUCKET = frozenset({"NoSuchBucket", "ContainerNotFound", "ContainerBeingDeleted", "notFoundBucket"})
+_EXISTS = frozenset({"BlobAlreadyExists"})
+_FULL = frozenset({"QuotaExceeded", "AccountLimitExceeded", "XMinioStorageFull"})
+_ELSEWHERE = frozenset({"PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException"})
+
+
+def split_url(url: str, /) -> tuple[str, str]:
+    """The bucket or container of a URL, and the prefix of the keys in it.
+
+    Raises:
+        ConfigError: there is no bucket, or the URL has a query or a fragment.
+    """
+    place = url.partition("://")[2]
+    if re.search("[?#]", place):
+        raise ConfigError("the url of a bucket has no query and no fragment")
+    bucket, _, prefix = place.partition("/")
+    if not bucket:
+        raise ConfigError("the url must name a bucket or container: scheme://bucket/prefix")
+    return bucket, prefix.strip("/")
+
+
+def check_options(options: Mapping[str, object], client: Callable[..., object], /, *more: str) -> None:
+    """Raise `ConfigError` for an option that a client has no parameter for and would drop, or that the store sets."""
+    known = [*list(signature(client).parameters)[1:], *more]
+    for name in options:
+        if name in _OWN:
+            raise ConfigError(f"options: {name!r} is set by the store")
+        if name not in known or name == "kwargs":
+            raise ConfigError(f"options: unknown {name!r}{near_miss(name, known)}")
+
+
+def failure(status: int, code: str = "", mode: WriteMode | None = None, /) -> BackendError:
+    """The error for an answer with this status and the service's own error code, to a write with this mode or to
+    another request.
+
+    A code is shown only where it is a plain word.
+    """
+    shown = f" ({status} {code})" if re.fullmatch(r"\w{1,64}", code, re.ASCII) else f" ({status})"
+    if code in _NO_BUCKET:
+        return BackendError(f"the bucket or container does not exist{shown}")
+    if status in {301, 307, 308} or code in _ELSEWHERE:
+        return BackendError(f"the bucket is in another region{shown}")
+    if status == 412 or code in _EXISTS:
+        if mode == "create":
+            return ExistsError("there is a document already")
+        return ConflictError("the document has changed since it was read")
+    if status in {404, 410}:
+        return NotFoundError("there is no such document")
+    if status in {401, 403}:
+        return DeniedError(f"access is denied{shown}")
+    if code in _FULL or status == 507:
+        return FullError(f"the storage is full{shown}")
+    if status in {408, 409, 425, 429} or status >= 500:
+        return UnavailableError(f"the storage is busy{shown}")
+    return BackendError(f"the storage refused the request{shown}")
+
+
+def unsent(error: BaseException | None, /) -> bool:
+    """Whether an error says that no connection was made, so that no request was sent."""
+    for _ in range(10):  # causes, which could go round in a circle
+        if error is None:
+            return False
+        names = {kind.__name__ for kind in type(error).__mro__}
+        if names & {"ConnectionRefusedError", "gaierror", "ClientConnectorError", "ConnectTimeoutError"}:
+            return True
+        error = error.__cause__ or error.__context__
+    return False

@@ -1,0 +1,186 @@
+"""Event loops: which one runs, and asyncio clients on trio."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import suppress
+from threading import Thread
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+import anyio
+from anyio.lowlevel import checkpoint_if_cancelled
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable, Coroutine
+
+__all__ = ("AsyncioThread", "asyncio_loop", "running_loop", "to_the_end")
+
+T = TypeVar("T")
+
+
+def asyncio_loop() -> asyncio.AbstractEventLoop | None:
+    """The asyncio event loop that runs in this thread, or None: on trio, or outside of any."""
+    if "asyncio" in sys.modules:
+        from asyncio import get_running_loop
+
+        with suppress(RuntimeError):
+            return get_running_loop()
+    return None
+
+
+def running_loop() -> object | None:
+    """What tells the event loop that runs in this thread from any other; None outside of any."""
+    loop = asyncio_loop()
+    if loop is None and "trio" in sys.modules:
+        from trio.lowlevel import current_trio_token
+
+        with suppress(RuntimeError):
+            return current_trio_token()
+    return loop
+
+
+async def to_the_end(call: Callable[[], Coroutine[Any, Any, T]], seconds: float, /) -> T:
+    """The result of `call`, which goes on whatever cancels the caller: only after so many seconds it is given up.
+
+    A cancellation of the caller takes effect before the call begins, or when it has ended.
+
+    Raises:
+        TimeoutError: the time is up; the call was cancelled.
+    """
+    await checkpoint_if_cancelled()
+    loop = asyncio_loop()
+    if loop is not None:
+        return await _in_a_task(loop, call, seconds)
+    with anyio.CancelScope(shield=True, deadline=anyio.current_time() + seconds) as scope:
+        result = await call()
+    await checkpoint_if_cancelled()
+    if scope.cancelled_caught:
+        raise TimeoutError
+    return result
+
+
+async def _in_a_task(
+    loop: asyncio.AbstractEventLoop, call: Callable[[], Coroutine[Any, Any, T]], seconds: float, /
+) -> T:
+    """In a task of its own: `Task.cancel()`, which asyncio.timeout() calls, passes through anyio's shields."""
+    from asyncio import CancelledError
+
+    task = loop.create_task(call())
+    timer = loop.call_later(seconds, task.cancel)
+    waiter = loop.create_future()
+
+    def wake(_: object) -> None:
+        if not waiter.done():
+            waiter.set_result(None)
+
+    task.add_done_callback(wake)
+    try:
+        await waiter
+    except CancelledError:
+        # Deferred, not caught: it goes on when the task has ended.
+        with anyio.CancelScope(shield=True):
+            while not task.done():
+                waiter = loop.create_future()
+                try:
+                    await waiter
+                except CancelledError:
+                    continue
+        if not task.cancelled():
+            task.exception()
+        raise
+    finally:
+        timer.cancel()
+    if task.cancelled():
+        raise TimeoutError
+    return task.result()
+
+
+class AsyncioThread:
+    """Runs the coroutines of an asyncio client: on asyncio where they are awaited; on trio on an asyncio event loop in
+    a thread of its own, which starts with the first call, without a further thread for each.
+
+    Cancellation reaches them there too, and the caller goes on when they have ended.
+    """
+
+    def __init__(self) -> None:
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: Thread | None = None
+
+    async def run(self, call: Callable[[], Coroutine[Any, Any, T]], /) -> T:
+        """The result of `call`."""
+        if asyncio_loop() is not None:
+            return await call()
+        await checkpoint_if_cancelled()
+        loop = self._loop or self._start()
+        job = _Job(loop, call)
+        loop.call_soon_threadsafe(job.start)
+        try:
+            await job.ended.wait()
+        except BaseException:
+            loop.call_soon_threadsafe(job.cancel)
+            with anyio.CancelScope(shield=True):
+                await job.ended.wait()
+            raise
+        return job.outcome()
+
+    def _start(self) -> asyncio.AbstractEventLoop:
+        from asyncio import new_event_loop
+
+        loop = self._loop = new_event_loop()
+        self._thread = Thread(target=_serve, args=(loop,), name="accountstore asyncio", daemon=True)
+        self._thread.start()
+        return loop
+
+    async def aclose(self) -> None:
+        """End the thread, if there is one. Its coroutines must have ended."""
+        loop, self._loop = self._loop, None
+        if loop is not None and self._thread is not None:
+            loop.call_soon_threadsafe(loop.stop)
+            await anyio.to_thread.run_sync(self._thread.join)
+
+
+def _serve(loop: asyncio.AbstractEventLoop, /) -> None:
+    from asyncio import set_event_loop
+
+    set_event_loop(loop)  # some clients ask for it where they should ask for the running one
+    try:
+        loop.run_forever()
+    finally:
+        loop.run_until_complete(loop.shutdown_asyncgens())
+        loop.close()
+        set_event_loop(None)
+
+
+class _Job(Generic[T]):
+    """A coroutine on an asyncio loop, awaited from trio."""
+
+    outcome: Callable[[], T]
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, call: Callable[[], Coroutine[Any, Any, T]], /) -> None:
+        import trio
+
+        self._loop = loop
+        self._call = call
+        self._token = trio.lowlevel.current_trio_token()
+        self._task: asyncio.Task[T] | None = None
+        self.ended = trio.Event()
+
+    def start(self) -> None:
+        """Begin, on the asyncio loop."""
+        self._task = self._loop.create_task(self._call())
+        self._task.add_done_callback(self._end)
+
+    def cancel(self) -> None:
+        """Cancel, on the asyncio loop."""
+        if self._task is not None:
+            self._task.cancel()
+
+    def _end(self, task: asyncio.Task[T], /) -> None:
+        from trio import RunFinishedError
+
+        if not task.cancelled():
+            task.exception()  # it is raised by whoever asks for the outcome, if anyone does
+        self.outcome = task.result
+        with suppress(RunFinishedError):
+            self._token.run_sync_soon(self.ended.set)

@@ -1,0 +1,222 @@
+"""The control part of the cloud stub: which service a request is for, its log, and the faults that a test asks for."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from cloudstub_azure import ACCOUNT, Azure
+from cloudstub_gcs import JSON_PATHS, Gcs
+from cloudstub_objects import Service, World, text
+from cloudstub_s3 import S3, is_s3
+from cloudstub_wire import Answer, Clock, Connection, Connections, Request, encode
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_CONTROL = b"/_control/"
+_REFUSED = {str(status): status for status in (403, 409, 412, 429, 500, 503)}
+_REFUSED_AFTER = {f"{status}-after": status for status in (409, 412, 500, 503)}
+_UNAPPLIED = {"drop-before", "hang", "late", *_REFUSED}
+_KINDS = {"drop-after", "hang-after", "slow", "trickle", "truncate", *_UNAPPLIED, *_REFUSED_AFTER}
+_SILENT = {"hang", "hang-after", "late"}
+_JSON = b"Content-Type: application/json\r\n"
+
+
+class Fault(NamedTuple):
+    """What the requests from the first to the last meet, numbered since the faults were asked for."""
+
+    kind: str
+    first: int
+    last: int
+    seconds: float
+
+
+class Record(NamedTuple):
+    """One request in the log; status None: the client saw none."""
+
+    method: bytes
+    service: str
+    op: str
+    bucket: bytes
+    key: bytes
+    status: int | None
+    fault: str | None
+
+
+def _fault(said: dict[str, Any]) -> Fault:
+    if said["kind"] not in _KINDS:
+        raise ValueError(f"there is no fault {said['kind']!r}; there are {', '.join(sorted(_KINDS))}")
+    return Fault(said["kind"], said["nth"], said["nth"] + said.get("times", 1) - 1, said.get("seconds", 0))
+
+
+class Hub:
+    """Serves every request: hands it to its service, logs it, and misbehaves as it was told."""
+
+    def __init__(self) -> None:
+        self.connections = Connections()
+        self._clock = Clock()
+        self._world = World()
+        self._s3, self._gcs = S3(self._world, self._clock), Gcs(self._world, self._clock)
+        self._azure = Azure(self._world, self._clock)
+        self._services: dict[str, Service] = {"s3": self._s3, "gcs": self._gcs, "azure": self._azure}
+        self._late: list[asyncio.TimerHandle] = []
+        self._log: list[Record] = []
+        self._logging = True
+        self._count = 0
+        self._delay = 0.0
+        self._faults: list[Fault] = []
+        self._faults_since = 0
+        self._plain = True
+        self._commands: dict[str, Callable[[Any], Any]] = {
+            "faults": self._set_faults,
+            "mode": self._mode,
+            "reset": self._reset,
+        }
+        self._questions: dict[str, Callable[[], Any]] = {
+            "connections": self._show_connections,
+            "count": self._show_count,
+            "log": self._show_log,
+        }
+
+    def serve(self, request: Request, connection: Connection) -> None:
+        """Answer a request; the plain path, without faults and delay, is the short one."""
+        if request.path.startswith(_CONTROL):
+            connection.write(b"".join(encode(self._command(request), request.method, self._clock.date())))
+            return
+        service = self._service(request)
+        call = service.route(request)
+        self._count += 1
+        if self._plain:
+            answer = call(request)
+            self._note(request, answer.status, None)
+            connection.write(b"".join(encode(answer, request.method, self._clock.date())))
+            return
+        fault = self._due()
+        status = self._misbehave(request, service, call, fault, connection)
+        self._note(request, status, fault.kind)
+
+    def _service(self, request: Request) -> Service:
+        if request.path.startswith(ACCOUNT):
+            return self._azure
+        if request.path.startswith(JSON_PATHS):
+            return self._gcs
+        return self._s3 if is_s3(request) else self._gcs
+
+    def _note(self, request: Request, status: int | None, fault: str | None) -> None:
+        if self._logging:
+            self._log.append(
+                Record(request.method, request.service, request.op, request.bucket, request.key, status, fault or None)
+            )
+
+    def _due(self) -> Fault:
+        """The fault of this request; one without a kind where none is due."""
+        number = self._count - self._faults_since
+        return next((f for f in self._faults if f.first <= number <= f.last), Fault("", 0, 0, 0))
+
+    def _misbehave(
+        self,
+        request: Request,
+        service: Service,
+        call: Callable[[Request], Answer],
+        fault: Fault,
+        connection: Connection,
+    ) -> int | None:
+        """Serve a request with its fault and the delay; the status that the client sees, None: none."""
+        kind, loop = fault.kind, asyncio.get_running_loop()
+        connection.hold()
+        answer = Answer(500) if kind in _UNAPPLIED else call(request)
+        refused = _REFUSED.get(kind) or _REFUSED_AFTER.get(kind)
+        if refused is not None:
+            answer = service.fault(request, refused)
+        if kind == "late":
+            self._late.append(loop.call_later(fault.seconds, call, request))
+        if kind in _SILENT:
+            return None
+        if kind in {"drop-before", "drop-after"}:
+            loop.call_later(self._delay, connection.cut, b"")
+            return None
+        head, body = encode(answer, request.method, self._clock.date())
+        if kind == "truncate":
+            half = head + body[: len(body) // 2] if body else head[: len(head) // 2]
+            loop.call_later(self._delay, connection.cut, half)
+        elif kind == "trickle":
+            connection.trickle(head + body, self._delay + fault.seconds)
+        else:
+            loop.call_later(self._delay + (fault.seconds if kind == "slow" else 0), connection.release, head + body)
+        return answer.status
+
+    def _command(self, request: Request) -> Answer:
+        """Obey a control request; what it cannot read is a 400 that says why."""
+        name = text(request.path[len(_CONTROL) :])
+        if name == "object":
+            return self._object(request)
+        try:
+            if request.method == b"POST":
+                said = self._commands[name](json.loads(request.body or b"{}"))
+            else:
+                said = self._questions[name]()
+        except (KeyError, TypeError, ValueError) as error:
+            return Answer(400, _JSON, json.dumps({"error": repr(error)}).encode())
+        return Answer(200, _JSON, json.dumps(said).encode())
+
+    def _reset(self, said: dict[str, Any]) -> dict[str, Any]:
+        """Forget all but, where told so, the objects; what was to be applied late never will be."""
+        for timer in self._late:
+            timer.cancel()
+        self._late.clear()
+        if not said.get("keep", False):
+            self._world.buckets.clear()
+        self._log = []
+        self._count = 0
+        self._mode({"delay": 0, "log": True, "ignore_conditions": False, "drop_metadata": False})
+        return self._set_faults([])
+
+    def _set_faults(self, said: list[dict[str, Any]]) -> dict[str, Any]:
+        self._faults = [_fault(one) for one in said]
+        self._faults_since = self._count
+        self._plain = not self._faults and not self._delay
+        return {}
+
+    def _mode(self, said: dict[str, Any]) -> dict[str, Any]:
+        if unknown := said.keys() - {"delay", "log", "ignore_conditions", "drop_metadata"}:
+            raise ValueError(f"there is no mode {unknown}")
+        self._delay = float(said.get("delay", self._delay))
+        self._logging = bool(said.get("log", self._logging))
+        self._world.ignore_conditions = bool(said.get("ignore_conditions", self._world.ignore_conditions))
+        self._world.drop_metadata = bool(said.get("drop_metadata", self._world.drop_metadata))
+        self._plain = not self._faults and not self._delay
+        return {}
+
+    def _show_log(self) -> list[dict[str, Any]]:
+        return [
+            {
+                "n": number,
+                "method": text(one.method),
+                "service": one.service,
+                "op": one.op,
+                "bucket": text(one.bucket),
+                "key": text(one.key),
+                "status": one.status,
+                "fault": one.fault,
+            }
+            for number, one in enumerate(self._log, 1)
+        ]
+
+    def _show_count(self) -> dict[str, Any]:
+        return {"requests": self._count}
+
+    def _show_connections(self) -> dict[str, Any]:
+        return {"open": self.connections.open, "accepted": self.connections.accepted}
+
+    def _object(self, request: Request) -> Answer:
+        """Read or write an object around the service's API."""
+        service, bucket, key = (request.query.get(name, "") for name in ("service", "bucket", "key"))
+        if service not in self._services:
+            return Answer(400, _JSON, b'{"error": "no such service"}')
+        if request.method == b"PUT":
+            self._services[service].store(bucket.encode(), key.encode(), request.body)
+            return Answer(200)
+        entry = self._world.bucket(service, bucket.encode()).entries.get(key.encode())
+        return Answer(404) if entry is None else Answer(200, b"Content-Type: application/octet-stream\r\n", entry.data)

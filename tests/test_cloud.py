@@ -1,0 +1,59 @@
+"""The public suite on the object stores, against real servers on loopback."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+import pytest
+
+from accountstore.registry import find_backend
+from accountstore.testing import BackendTests, Harness
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from cloudservers import Server
+
+    from accountstore.backends.base import Backend
+
+pytestmark = [pytest.mark.once]
+
+
+def bucket_of(path: Path) -> str:
+    """A bucket name for one test."""
+    return f"t{abs(hash(path)):x}"[:40]
+
+
+def harness_on(server: Server, bucket: str, engine: str) -> Harness:
+    """Open backends on a prefix of a bucket; look into it around them."""
+    server.bucket(bucket)
+    factory = find_backend(server.scheme, engine)
+
+    async def opened() -> Backend:
+        return await factory(f"{server.scheme}://{bucket}/some/prefix", server.options)
+
+    return Harness(
+        open=opened,
+        put=lambda key, data: server.put(bucket, f"some/prefix/{key}", data),
+        get=lambda key: server.get(bucket, f"some/prefix/{key}"),
+    )
+
+
+class _Cloud(BackendTests):
+    # Less of it: each call is a request.
+    limit = 64 * 1024
+    rounds = 4
+    tasks = 6
+    documents = 1200
+    steps = 6
+
+
+@pytest.mark.xdist_group("moto")
+class TestMoto(_Cloud):
+    """S3 through s3fs, against moto."""
+
+    @pytest.fixture
+    def harness(self, moto: Server, tmp_path: Path) -> Harness:
+        return harness_on(moto, bucket_of(tmp_path), "fsspec")
