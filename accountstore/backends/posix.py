@@ -213,7 +213,7 @@ class Files:
         try:
             return self._os.open(self.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except (FileNotFoundError, NotADirectoryError):
-            raise UnavailableError("the root folder of the storage is gone") from None
+            raise UnavailableError("the root folder of the storage is gone", sent=False) from None
 
     def _open_folder(self, folder: str, /) -> int:
         at = self._open_root()
@@ -323,7 +323,7 @@ class Files:
                 raise
             finally:
                 self._unlock(fd)
-        raise UnavailableError("cannot keep a passing file from being swept")
+        raise UnavailableError("cannot keep a passing file from being swept", sent=False)
 
     def _fill(self, fd: int, data: bytes, /) -> os.stat_result | None:
         """Bring a new passing file to the disk: locked, which tells it from one that a crash left, and 0600.
@@ -368,11 +368,11 @@ class Files:
                 if mode == "create":
                     raise
             except FileNotFoundError:
-                raise UnavailableError("the folder or the passing file was removed meanwhile") from None
+                raise UnavailableError("the folder or the passing file was removed meanwhile", sent=False) from None
             else:
                 self._os.unlink(passing, dir_fd=at)
                 return
-        raise UnavailableError("others keep creating and removing the document")
+        raise UnavailableError("others keep creating and removing the document", sent=False)
 
     def _lock(self, at: int, name: str, /) -> int:
         """Hold the document itself: the file that has the name, and goes on having it until `_unlock`."""
@@ -388,7 +388,7 @@ class Files:
                 raise
             self._unlock(fd)
             if time.monotonic() > deadline:
-                raise UnavailableError(f"another process has held the document's lock for {_LOCK_SECONDS:.0f} s")
+                raise UnavailableError(f"another process has held the document's lock for {_LOCK_SECONDS:.0f} s", sent=False)
             self._os.sleep(0.0002 + 0.001 * random())  # noqa: S311 -- jitter
 
     def _try_lock(self, at: int, name: str, fd: int, mine: os.stat_result, /) -> bool:
