@@ -57,3 +57,32 @@ class TestMoto(_Cloud):
     @pytest.fixture
     def harness(self, moto: Server, tmp_path: Path) -> Harness:
         return harness_on(moto, bucket_of(tmp_path), "fsspec")
+
+
+@pytest.mark.xdist_group("seaweedfs")
+class TestSeaweedFS(_Cloud):
+    """S3 through s3fs, against SeaweedFS."""
+
+    tasks = 2  # it stalls where three race
+
+    @pytest.fixture
+    def harness(self, seaweedfs: Server, tmp_path: Path) -> Harness:
+        return harness_on(seaweedfs, bucket_of(tmp_path), "fsspec")
+
+
+@pytest.mark.xdist_group("fake_gcs")
+class TestFakeGCS(_Cloud):
+    """Google Cloud Storage through gcsfs, against fake-gcs-server."""
+
+    @pytest.fixture
+    def harness(self, fake_gcs: Server, tmp_path: Path) -> Harness:
+        return harness_on(fake_gcs, bucket_of(tmp_path), "fsspec")
+
+
+@pytest.mark.xdist_group("azurite")
+class TestAzurite(_Cloud):
+    """Azure Blob Storage through adlfs, against Azurite."""
+
+    @pytest.fixture
+    def harness(self, azurite: Server, tmp_path: Path) -> Harness:
+        return harness_on(azurite, bucket_of(tmp_path), "fsspec")

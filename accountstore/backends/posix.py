@@ -388,7 +388,8 @@ class Files:
                 raise
             self._unlock(fd)
             if time.monotonic() > deadline:
-                raise UnavailableError(f"another process has held the document's lock for {_LOCK_SECONDS:.0f} s", sent=False)
+                held = f"another process has held the document's lock for {_LOCK_SECONDS:.0f} s"
+                raise UnavailableError(held, sent=False)
             self._os.sleep(0.0002 + 0.001 * random())  # noqa: S311 -- jitter
 
     def _try_lock(self, at: int, name: str, fd: int, mine: os.stat_result, /) -> bool:

@@ -1,0 +1,257 @@
+"""Google Cloud Storage, through the session and the credentials of gcsfs: `gs://bucket/prefix` (extra `gcs`).
+
+gcsfs itself has no compare-and-swap, repeats requests on its own, and its default class asks a gRPC interface about the
+bucket before every call; so requests are made here, in its session, with its headers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
+from functools import partial
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+import aiohttp
+from gcsfs.core import GCSFileSystem
+from google.auth.exceptions import GoogleAuthError
+from yarl import URL
+
+from accountstore.backends.base import Blob, Capabilities, CursorPages, Stat, Version, classify_oserror, each
+from accountstore.backends.buckets import MARK, check_options, failure, split_url, unsent
+from accountstore.backends.fsspec import Lent
+from accountstore.backends.loops import AsyncioThread
+from accountstore.errors import BackendError, ConflictError, DeniedError, NotFoundError, UnavailableError
+from accountstore.validation import check_size
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping, Sequence
+
+    from accountstore.backends.base import Write, WriteMode
+
+__all__ = ("GCSBackend", "open_backend")
+
+_POOL = 128
+_PAGE = "1000"
+_FIELDS = "items(name,size,generation,updated),nextPageToken"
+_FRESH = timedelta(minutes=10)
+
+
+class GCSBackend:
+    """One session of its own, opened at the first call and closed with the store. A version is the generation.
+
+    Reads, writes and deletes are one request each, of the JSON API; conditions stand in `ifGenerationMatch`.
+    """
+
+    def __init__(self, options: Mapping[str, Any], bucket: str, prefix: str, /) -> None:
+        self._options = options
+        self._bucket = bucket
+        self._prefix = prefix
+        self._loop = AsyncioThread()
+        self._opening = asyncio.Lock()
+        self._fs: Any = None
+        self._lent = Lent(partial(GCSFileSystem, **options), f"{bucket}/{prefix}".rstrip("/"))
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return Capabilities(create=True, update=True, atomic=True, durable=True, proven=False, marks=True)
+
+    # --- the client ---------------------------------------------------------------------------------------------------
+
+    async def _opened(self) -> Any:
+        """The filesystem with its session, and with credentials that are valid."""
+        if self._fs is None:
+            async with self._opening:
+                if self._fs is None:
+                    fs = await asyncio.to_thread(self._open)
+                    await fs._set_session()  # noqa: SLF001 -- what gcsfs tells its asynchronous users to await
+                    self._fs = fs
+        keys = self._fs.credentials.credentials
+        if keys is not None and (not keys.valid or _ends_soon(keys.expiry)):
+            # It would block the event loop with a request.
+            await asyncio.to_thread(self._fs.credentials.maybe_refresh)
+        return self._fs
+
+    def _open(self) -> Any:
+        """Make the filesystem, in a thread: finding credentials reads files and asks servers."""
+        return GCSFileSystem(**self._options, asynchronous=True, skip_instance_cache=True, use_listings_cache=False)
+
+    async def _request(
+        self,
+        method: str,
+        path: str,
+        /,
+        mode: WriteMode | None = None,
+        limit: int | None = None,
+        data: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+        **parameters: str,
+    ) -> tuple[Mapping[str, str], bytes]:
+        """The headers and the body of the answer to a request that succeeds; or an error of ours."""
+        try:
+            fs = await self._opened()
+            url = URL(f"{fs.base.removesuffix('/storage/v1/')}/{path}", encoded=True)
+            call = fs.session.request(
+                method,
+                url.update_query(fs._get_params(parameters)),  # noqa: SLF001 -- it adds who pays
+                data=data,
+                headers=fs._get_headers(headers),  # noqa: SLF001 -- it adds the credentials
+                timeout=fs.requests_timeout or _NO_TIMEOUT,
+            )
+            async with call as answer:
+                if answer.status >= 400:
+                    refusal = _failure(answer.status, (await answer.read())[:4096], mode)
+                else:
+                    if limit is not None and answer.content_length is not None:
+                        check_size(answer.content_length, limit)
+                    return answer.headers, await answer.read()
+        except GoogleAuthError as error:
+            refusal = DeniedError(f"no valid credentials were found ({type(error).__name__})")
+        except aiohttp.ClientError as error:
+            # aiohttp repeats no POST, and a write here is one.
+            refusal = UnavailableError(
+                f"the storage cannot be reached ({type(error).__name__})", sent=not unsent(error)
+            )
+        raise refusal
+
+    def _object(self, key: str, /) -> str:
+        return f"b/{quote(self._bucket, safe='')}/o/{quote(self._name(key), safe='')}"
+
+    def _name(self, key: str, /) -> str:
+        return f"{self._prefix}/{key}" if self._prefix else key
+
+    # --- documents ----------------------------------------------------------------------------------------------------
+
+    async def read(self, key: str, /, *, limit: int) -> Blob:
+        path = f"download/storage/v1/{self._object(key)}"
+        headers, data = await self._loop.run(lambda: self._request("GET", path, limit=limit, alt="media"))
+        check_size(len(data), limit)
+        modified = headers.get("Last-Modified")
+        version = Version(headers["X-Goog-Generation"])
+        return Blob(data, Stat(key, len(data), version, parsedate_to_datetime(modified) if modified else None))
+
+    async def read_many(self, keys: Sequence[str], /, *, limit: int) -> Sequence[Blob | Exception]:
+        return await each(self.read(key, limit=limit) for key in keys)
+
+    async def write(self, key: str, data: bytes, /, *, mode: WriteMode, mark: str = "") -> Stat:
+        about = {"name": self._name(key), "metadata": {MARK: mark} if mark else {}}
+        parameters = {"uploadType": "multipart", **_condition(mode)}
+        path = f"upload/storage/v1/b/{quote(self._bucket, safe='')}/o"
+        boundary = os.urandom(16).hex()
+        body = _multipart(about, data, boundary)
+        headers = {"Content-Type": f'multipart/related; boundary="{boundary}"'}
+        post = partial(self._request, "POST", path, mode=mode, data=body, headers=headers, **parameters)
+        _, answer = await self._loop.run(post)
+        return _stat(key, json.loads(answer))
+
+    async def write_many(self, writes: Sequence[Write], /) -> Sequence[Stat | Exception]:
+        return await each(self.write(key, data, mode=mode) for key, data, mode in writes)
+
+    async def stat(self, key: str, /) -> Stat:
+        _, answer = await self._loop.run(lambda: self._request("GET", f"storage/v1/{self._object(key)}"))
+        return _stat(key, json.loads(answer))
+
+    async def delete(self, key: str, /, *, version: Version | None = None) -> None:
+        parameters = {} if version is None else _condition(version)
+        try:
+            await self._loop.run(lambda: self._request("DELETE", f"storage/v1/{self._object(key)}", **parameters))
+        except NotFoundError:
+            return
+
+    def scan(self, prefix: str, /, *, recursive: bool) -> AsyncIterator[Sequence[Stat]]:
+        return CursorPages(partial(self._page, prefix, recursive))
+
+    async def _page(self, prefix: str, recursive: bool, cursor: str | None, /) -> tuple[list[Stat], str | None]:
+        where = {"prefix": self._name(f"{prefix}/" if prefix else ""), "maxResults": _PAGE, "fields": _FIELDS}
+        where |= {} if recursive else {"delimiter": "/"}
+        where |= {"pageToken": cursor} if cursor else {}
+        path = f"storage/v1/b/{quote(self._bucket, safe='')}/o"
+        _, answer = await self._loop.run(lambda: self._request("GET", path, **where))
+        page = json.loads(answer)
+        above = len(self._prefix) + 1 if self._prefix else 0
+        return [_stat(item["name"][above:], item) for item in page.get("items", ())], page.get("nextPageToken")
+
+    def classify(self, error: Exception, /) -> type[BackendError]:
+        return classify_oserror(error)
+
+    async def versioned(self) -> bool | None:
+        try:
+            _, answer = await self._loop.run(
+                lambda: self._request("GET", f"storage/v1/b/{quote(self._bucket, safe='')}")
+            )
+        except BackendError:
+            return None
+        bucket = json.loads(answer)
+        kept = int(bucket.get("softDeletePolicy", {}).get("retentionDurationSeconds", 0))
+        return bool(bucket.get("versioning", {}).get("enabled")) or kept > 0
+
+    def filesystem(self) -> tuple[object, str]:
+        return self._lent.filesystem()
+
+    async def aclose(self) -> None:
+        await self._loop.run(self._close)
+        await self._loop.aclose()
+        await self._lent.aclose()
+
+    async def _close(self) -> None:
+        fs, self._fs = self._fs, None
+        if fs is not None:
+            await fs.session.close()
+
+
+_NO_TIMEOUT = aiohttp.ClientTimeout(total=None)  # the store has its own deadline
+
+
+def _multipart(about: Mapping[str, object], data: bytes, boundary: str, /) -> bytes:
+    """Metadata and content in one body (RFC 2387)."""
+    head = f"--{boundary}\r\nContent-Type: application/json; charset=UTF-8\r\n\r\n{json.dumps(about)}\r\n"
+    middle = f"--{boundary}\r\nContent-Type: application/octet-stream\r\n\r\n"
+    return b"".join((head.encode(), middle.encode(), data, f"\r\n--{boundary}--".encode()))
+
+
+def _condition(mode: WriteMode, /) -> dict[str, str]:
+    """What makes a request conditional. A version that this storage cannot have given is a conflict without asking."""
+    if isinstance(mode, Version):
+        if not mode.token.isdecimal() or not mode.token.isascii():
+            raise ConflictError("the document has changed since it was read")
+        return {"ifGenerationMatch": mode.token}
+    return {"ifGenerationMatch": "0"} if mode == "create" else {}
+
+
+def _stat(key: str, about: Mapping[str, Any], /) -> Stat:
+    modified = about.get("updated")
+    return Stat(
+        key,
+        int(about["size"]),
+        Version(str(about["generation"])),
+        datetime.fromisoformat(modified) if modified else None,
+        about.get("metadata", {}).get(MARK),
+    )
+
+
+def _failure(status: int, body: bytes, mode: WriteMode | None, /) -> BackendError:
+    # The JSON interface has one code for a missing object and a missing bucket, and a sentence for each.
+    if status == 404 and b"bucket" in body and b"not exist" in body:
+        return failure(status, "NoSuchBucket", mode)
+    try:
+        code = str(json.loads(body)["error"]["errors"][0]["reason"])
+    except (ValueError, LookupError, TypeError):
+        code = ""
+    return failure(status, code, mode)
+
+
+def _ends_soon(expiry: datetime | None, /) -> bool:
+    return expiry is not None and expiry.replace(tzinfo=UTC) - datetime.now(UTC) < _FRESH
+
+
+async def open_backend(url: str, options: Mapping[str, object], /) -> GCSBackend:
+    """A storage in a bucket. Options are those of `gcsfs.GCSFileSystem`; its client connects at the first call.
+
+    Raises:
+        ConfigError: an option is not known, or the URL names no bucket.
+    """
+    check_options(options, GCSFileSystem.__init__)
+    return GCSBackend(options, *split_url(url))
