@@ -105,7 +105,7 @@ async def _settle(
         if not (refused or failure.temporary) or (refused and change.certain and not unknown):
             return failure
         unknown = unknown or (isinstance(failure, UnavailableError) and failure.sent)
-        if change.condition != "overwrite":
+        if change.condition != "overwrite" and (refused or unknown):
             seen = await _look(change, name)
             if seen.done:
                 return seen.now

@@ -80,7 +80,9 @@ async def _blobs(storage: Storage, members: _Members, /) -> Sequence[Blob | Exce
     keys = [place.key for _, place in members]
     read = partial(storage.backend.read_many, keys, limit=storage.limit)
     blobs = await ask(read, partial(storage.named, location=None), storage.policy)
-    return [blobs] * len(members) if isinstance(blobs, AccountStoreError) else blobs
+    if isinstance(blobs, AccountStoreError):
+        return [blobs] * len(members)
+    return await each(_read_again(place, blob) for (_, place), blob in zip(members, blobs, strict=True))
 
 
 async def _stats(storage: Storage, members: _Members, writes: Sequence[Write], /) -> Sequence[Stat | Exception]:
@@ -95,19 +97,29 @@ async def _stats(storage: Storage, members: _Members, writes: Sequence[Write], /
             return [error] * len(writes)
 
     stats = await within(write, partial(storage.named, location=None), storage.policy)
-    return [stats] * len(writes) if isinstance(stats, AccountStoreError) else stats
+    if isinstance(stats, AccountStoreError):
+        return [stats] * len(writes)
+    return await each(
+        _write_again(place, data, mode, stat)
+        for (_, place), (_, data, mode), stat in zip(members, writes, stats, strict=True)
+    )
 
 
-async def _read_again(place: Place, error: Exception, /) -> Blob:
-    """One document of a batch by itself, where it failed for a while."""
-    failure = place.storage.named(error, place.location)
+async def _read_again(place: Place, blob: Blob | Exception, /) -> Blob:
+    """One document of a batch: by itself, where it failed for a while."""
+    if not isinstance(blob, Exception):
+        return blob
+    failure = place.storage.named(blob, place.location)
     if failure.temporary and place.storage.policy.attempts > 1:
         return await place.read()
     raise failure
 
 
-async def _write_again(place: Place, data: bytes, mode: WriteMode, error: Exception, /) -> Stat:
-    failure = place.storage.named(error, place.location)
+async def _write_again(place: Place, data: bytes, mode: WriteMode, stat: Stat | Exception, /) -> Stat:
+    if not isinstance(stat, Exception):
+        known(stat)
+        return stat
+    failure = place.storage.named(stat, place.location)
     if isinstance(failure, UnavailableError):
         if mode == "overwrite" and place.storage.policy.attempts > 1:
             return await place.write(data, mode)
@@ -124,9 +136,11 @@ async def read_window(places: _Places, concurrency: int, /) -> list[Stored[Docum
 
     async def read(storage: Storage, members: _Members) -> None:
         for (i, place), blob in zip(members, await _blobs(storage, members), strict=True):
+            if isinstance(blob, Exception):
+                results[i] = storage.named(blob, place.location)
+                continue
             try:
-                found = await _read_again(place, blob) if isinstance(blob, Exception) else blob
-                results[i] = place.decode(found, place.kind)
+                results[i] = place.decode(blob, place.kind)
             except AccountStoreError as error:
                 results[i] = error.with_traceback(None)
 
@@ -153,14 +167,8 @@ async def write_window(
             except AccountStoreError as error:
                 results[i] = error.with_traceback(None)
         stats = await _stats(storage, chosen, writes)
-        for (i, place), (_, data, _), stat in zip(chosen, writes, stats, strict=True):
-            try:
-                written = await _write_again(place, data, mode, stat) if isinstance(stat, Exception) else stat
-                known(written)
-            except AccountStoreError as error:
-                results[i] = storage.named(error, place.location)
-            else:
-                results[i] = written
+        for (i, place), stat in zip(chosen, stats, strict=True):
+            results[i] = storage.named(stat, place.location) if isinstance(stat, Exception) else stat
 
     await _spread(places, write, concurrency)
     return [result for result in results if result is not None]

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from accountstore.backends.base import Write, WriteMode
 
-__all__ = ("GCSBackend", "open_backend")
+__all__ = ("GCSBackend", "make", "open_backend")
 
 _POOL = 128
 _PAGE = "1000"
@@ -88,7 +88,7 @@ class GCSBackend:
         limit: int | None = None,
         data: bytes | None = None,
         headers: Mapping[str, str] | None = None,
-        **parameters: str,
+        query: Mapping[str, str] | None = None,
     ) -> tuple[Mapping[str, str], bytes]:
         """The headers and the body of the answer to a request that succeeds; or an error of ours."""
         try:
@@ -96,7 +96,7 @@ class GCSBackend:
             url = URL(f"{fs.base.removesuffix('/storage/v1/')}/{path}", encoded=True)
             call = fs.session.request(
                 method,
-                url.update_query(fs._get_params(parameters)),  # noqa: SLF001 -- it adds who pays
+                url.update_query(fs._get_params(query or {})),  # noqa: SLF001 -- it adds who pays
                 data=data,
                 headers=fs._get_headers(headers),  # noqa: SLF001 -- it adds the credentials
                 timeout=fs.requests_timeout or _NO_TIMEOUT,
@@ -127,7 +127,7 @@ class GCSBackend:
 
     async def read(self, key: str, /, *, limit: int) -> Blob:
         path = f"download/storage/v1/{self._object(key)}"
-        headers, data = await self._loop.run(lambda: self._request("GET", path, limit=limit, alt="media"))
+        headers, data = await self._loop.run(lambda: self._request("GET", path, limit=limit, query={"alt": "media"}))
         check_size(len(data), limit)
         modified = headers.get("Last-Modified")
         version = Version(headers["X-Goog-Generation"])
@@ -138,12 +138,12 @@ class GCSBackend:
 
     async def write(self, key: str, data: bytes, /, *, mode: WriteMode, mark: str = "") -> Stat:
         about = {"name": self._name(key), "metadata": {MARK: mark} if mark else {}}
-        parameters = {"uploadType": "multipart", **_condition(mode)}
+        query = {"uploadType": "multipart", **_condition(mode)}
         path = f"upload/storage/v1/b/{quote(self._bucket, safe='')}/o"
         boundary = os.urandom(16).hex()
         body = _multipart(about, data, boundary)
         headers = {"Content-Type": f'multipart/related; boundary="{boundary}"'}
-        post = partial(self._request, "POST", path, mode=mode, data=body, headers=headers, **parameters)
+        post = partial(self._request, "POST", path, mode=mode, data=body, headers=headers, query=query)
         _, answer = await self._loop.run(post)
         return _stat(key, json.loads(answer))
 
@@ -155,9 +155,9 @@ class GCSBackend:
         return _stat(key, json.loads(answer))
 
     async def delete(self, key: str, /, *, version: Version | None = None) -> None:
-        parameters = {} if version is None else _condition(version)
+        query = {} if version is None else _condition(version)
         try:
-            await self._loop.run(lambda: self._request("DELETE", f"storage/v1/{self._object(key)}", **parameters))
+            await self._loop.run(lambda: self._request("DELETE", f"storage/v1/{self._object(key)}", query=query))
         except NotFoundError:
             return
 
@@ -169,7 +169,7 @@ class GCSBackend:
         where |= {} if recursive else {"delimiter": "/"}
         where |= {"pageToken": cursor} if cursor else {}
         path = f"storage/v1/b/{quote(self._bucket, safe='')}/o"
-        _, answer = await self._loop.run(lambda: self._request("GET", path, **where))
+        _, answer = await self._loop.run(lambda: self._request("GET", path, query=where))
         page = json.loads(answer)
         above = len(self._prefix) + 1 if self._prefix else 0
         return [_stat(item["name"][above:], item) for item in page.get("items", ())], page.get("nextPageToken")
@@ -247,7 +247,7 @@ def _ends_soon(expiry: datetime | None, /) -> bool:
     return expiry is not None and expiry.replace(tzinfo=UTC) - datetime.now(UTC) < _FRESH
 
 
-async def open_backend(url: str, options: Mapping[str, object], /) -> GCSBackend:
+def make(url: str, options: Mapping[str, object], /) -> GCSBackend:
     """A storage in a bucket. Options are those of `gcsfs.GCSFileSystem`; its client connects at the first call.
 
     Raises:
@@ -255,3 +255,8 @@ async def open_backend(url: str, options: Mapping[str, object], /) -> GCSBackend
     """
     check_options(options, GCSFileSystem.__init__)
     return GCSBackend(options, *split_url(url))
+
+
+async def open_backend(url: str, options: Mapping[str, object], /) -> GCSBackend:
+    """As `make`: for the registry."""
+    return make(url, options)

@@ -7,6 +7,7 @@ read; and repeats requests on its own. Its client does none of that.
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +28,7 @@ from accountstore.backends.base import Blob, Capabilities, CursorPages, Stat, Ve
 from accountstore.backends.buckets import MARK, check_options, failure, split_url, unsent
 from accountstore.backends.fsspec import Lent
 from accountstore.backends.loops import AsyncioThread
-from accountstore.errors import BackendError, DeniedError, NotFoundError, UnavailableError
+from accountstore.errors import BackendError, ConflictError, DeniedError, NotFoundError, UnavailableError
 from accountstore.validation import check_size
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 
     from accountstore.backends.base import Write, WriteMode
 
-__all__ = ("S3Backend", "open_backend")
+__all__ = ("S3Backend", "make", "open_backend")
 
 _POOL = 128
 _UNREACHED = (HTTPClientError, ConnectionError, aiohttp.ClientError)
@@ -178,10 +179,12 @@ class S3Backend:
             condition = {} if version is None else {"IfMatch": version.token}
             await client.delete_object(**self._at(key), **condition, **extra)
 
-        try:
-            await self._loop.run(lambda: self._request("DeleteObject", delete))
-        except NotFoundError:
-            return
+        with suppress(NotFoundError):
+            try:
+                await self._loop.run(lambda: self._request("DeleteObject", delete))
+            except ConflictError:
+                await self.stat(key)  # some servers say so of a missing document
+                raise
 
     def scan(self, prefix: str, /, *, recursive: bool) -> AsyncIterator[Sequence[Stat]]:
         return CursorPages(partial(self._page, prefix, recursive))
@@ -235,7 +238,7 @@ def _stat(key: str, answer: Mapping[str, Any], size: int, /) -> Stat:
     return Stat(key, size, Version(answer["ETag"]), answer.get("LastModified"), mark)
 
 
-async def open_backend(url: str, options: Mapping[str, object], /) -> S3Backend:
+def make(url: str, options: Mapping[str, object], /) -> S3Backend:
     """A storage in a bucket. Options are those of `s3fs.S3FileSystem`; its client connects at the first call.
 
     Raises:
@@ -243,3 +246,8 @@ async def open_backend(url: str, options: Mapping[str, object], /) -> S3Backend:
     """
     check_options(options, S3FileSystem.__init__, "profile")
     return S3Backend(options, *split_url(url))
+
+
+async def open_backend(url: str, options: Mapping[str, object], /) -> S3Backend:
+    """As `make`: for the registry."""
+    return make(url, options)

@@ -1,0 +1,268 @@
+"""S3, Google Cloud Storage and Azure through the Rust client obstore: `engine = "obstore"` (extra `fast`).
+
+It is used raw: its own fsspec layer overwrites where it was asked to create. It has no conditional delete and is no
+fsspec filesystem; for these two the backend of the same URL on fsspec is asked, where its package is installed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from functools import partial
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, cast
+
+import obstore
+from anyio import to_thread
+from obstore.exceptions import (
+    AlreadyExistsError,
+    BaseError,
+    PermissionDeniedError,
+    PreconditionError,
+    UnauthenticatedError,
+)
+
+from accountstore.backends.base import Blob, Capabilities, CursorPages, Stat, Version, classify_oserror, each
+from accountstore.backends.buckets import MARK, failure, split_url
+from accountstore.backends.loops import AsyncioThread
+from accountstore.backends.obstore_options import Service, open_store, service_of, settings_of
+from accountstore.errors import BackendError, ConflictError, NotFoundError, UnavailableError, UnsupportedError
+from accountstore.validation import check_size
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+
+    from accountstore.backends.base import Backend, Write, WriteMode
+
+__all__ = ("ObstoreBackend", "open_backend")
+
+_PAGE = 1000
+_UPDATE = {"s3": "e_tag", "gcs": "version", "azure": "e_tag"}
+
+
+class ObstoreBackend:
+    """One client of its own, opened with the first call. Versions are those that the fsspec engine tells.
+
+    Reads, writes and deletes are one request each. A listing of one folder is held in memory as a whole.
+    """
+
+    def __init__(self, service: Service, url: str, options: Mapping[str, object], /) -> None:
+        self._service: Service = service
+        self._url = url
+        self._options = options
+        self._bucket, self._prefix = split_url(url)
+        self._loop = AsyncioThread()
+        self._opening = asyncio.Lock()
+        self._store: Any = None
+        self._sibling: Backend | None = None
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return Capabilities(create=True, update=True, atomic=True, durable=True, proven=False, marks=True)
+
+    # --- the client ---------------------------------------------------------------------------------------------------
+
+    async def _request(self, call: Callable[[Any], Awaitable[Any]], mode: WriteMode | None = None, /) -> Any:
+        """What `call` returns, given the client; or an error of ours."""
+        try:
+            if self._store is None:
+                async with self._opening:
+                    if self._store is None:
+                        self._store = await asyncio.to_thread(open_store, self._service, self._bucket, self._options)
+            return await call(self._store)
+        except (BaseError, FileNotFoundError) as error:
+            refusal = _failure(error, mode)
+        raise refusal
+
+    async def run(self, call: Callable[[Any], Awaitable[Any]], mode: WriteMode | None = None, /) -> Any:
+        """What `call` returns, given the client, on asyncio or trio; or an error of ours."""
+        return await self._loop.run(lambda: self._request(call, mode))
+
+    def _key(self, key: str, /) -> str:
+        return f"{self._prefix}/{key}" if self._prefix else key
+
+    def _stat(self, key: str, meta: Mapping[str, Any], mark: str | None = None, /) -> Stat:
+        return Stat(key, int(meta["size"]), self._version(meta), meta["last_modified"], mark)
+
+    def _version(self, meta: Mapping[str, Any], /) -> Version | None:
+        token = meta.get(_UPDATE[self._service])
+        if token is None:
+            return None
+        # A listing of Azure's gives tags without their quotes.
+        return Version(str(token) if self._service != "azure" else f'"{token.strip(chr(34))}"')
+
+    # --- documents ----------------------------------------------------------------------------------------------------
+
+    async def read(self, key: str, /, *, limit: int) -> Blob:
+        async def read(store: Any) -> Blob:
+            found = await obstore.get_async(store, self._key(key))
+            size = int(found.meta["size"])
+            check_size(size, limit)
+            data = await found.bytes_async()
+            if len(data) != size:
+                raise UnavailableError("the answer was cut short")
+            return Blob(cast("bytes", data), self._stat(key, found.meta))
+
+        return cast("Blob", await self.run(read))
+
+    async def read_many(self, keys: Sequence[str], /, *, limit: int) -> Sequence[Blob | Exception]:
+        return await each(self.read(key, limit=limit) for key in keys)
+
+    async def write(self, key: str, data: bytes, /, *, mode: WriteMode, mark: str = "") -> Stat:
+        async def write(store: Any) -> Stat:
+            answer = await obstore.put_async(
+                store,
+                self._key(key),
+                data,
+                mode=cast("Any", {_UPDATE[self._service]: mode.token} if isinstance(mode, Version) else mode),
+                attributes={MARK: mark} if mark else None,
+                use_multipart=False,
+            )
+            return Stat(key, len(data), self._version(answer), None)
+
+        self._check(mode)
+        return cast("Stat", await self.run(write, mode))
+
+    def _check(self, version: object, /) -> None:
+        """A version that this storage cannot have given is a conflict without asking."""
+        if isinstance(version, Version) and self._service == "gcs" and not re.fullmatch("[0-9]+", version.token):
+            raise ConflictError("the document has changed since it was read")
+
+    async def write_many(self, writes: Sequence[Write], /) -> Sequence[Stat | Exception]:
+        return await each(self.write(key, data, mode=mode) for key, data, mode in writes)
+
+    async def stat(self, key: str, /) -> Stat:
+        async def stat(store: Any) -> Stat:
+            # obstore's own head() does not tell the mark.
+            found = await obstore.get_async(store, self._key(key), options={"head": True})
+            return self._stat(key, found.meta, cast("Mapping[str, str]", found.attributes).get(MARK))
+
+        return cast("Stat", await self.run(stat))
+
+    async def delete(self, key: str, /, *, version: Version | None = None) -> None:
+        if version is not None:
+            self._check(version)
+            return await (await to_thread.run_sync(self._fsspec)).delete(key, version=version)
+
+        async def delete(store: Any) -> None:
+            await obstore.delete_async(store, self._key(key))
+
+        try:
+            await self.run(delete)
+        except NotFoundError:
+            return None
+
+    def scan(self, prefix: str, /, *, recursive: bool) -> AsyncIterator[Sequence[Stat]]:
+        where = self._key(prefix).rstrip("/") or None
+        return CursorPages(_Listing(self, where).page if recursive else partial(self._folder, where))
+
+    async def _folder(self, where: str | None, _: str | None, /) -> tuple[list[Stat], str | None]:
+        async def folder(store: Any) -> Any:
+            return await obstore.list_with_delimiter_async(store, where)
+
+        return self.stats((await self.run(folder))["objects"]), None
+
+    def stats(self, found: Sequence[Mapping[str, Any]], /) -> list[Stat]:
+        """What a listing tells of each document."""
+        above = len(self._prefix) + 1 if self._prefix else 0
+        return [self._stat(meta["path"][above:], meta) for meta in found]
+
+    def classify(self, error: Exception, /) -> type[BackendError]:
+        return classify_oserror(error)
+
+    # --- what obstore cannot do ---------------------------------------------------------------------------------------
+
+    def _fsspec(self) -> Backend:
+        """The backend of the same storage on fsspec. It imports, so it blocks.
+
+        Raises:
+            UnsupportedError: its package is not installed.
+        """
+        if self._sibling is None:
+            try:
+                module = import_module(f"accountstore.backends.{self._service}")
+            except ImportError:
+                raise UnsupportedError(
+                    f"obstore alone cannot do this; install: pip install 'accountstore[{self._service}]'"
+                ) from None
+            self._sibling = cast("Backend", module.make(self._url, self._options))
+        return self._sibling
+
+    async def versioned(self) -> bool | None:
+        try:
+            return await (await to_thread.run_sync(self._fsspec)).versioned()
+        except UnsupportedError:
+            return None
+
+    def filesystem(self) -> tuple[object, str]:
+        return self._fsspec().filesystem()
+
+    async def aclose(self) -> None:
+        self._store = None
+        if self._sibling is not None:
+            await self._sibling.aclose()
+        await self._loop.aclose()
+
+
+class _Listing:
+    """All documents below a folder, from one stream of the client; after an error, from a new one where it was."""
+
+    def __init__(self, backend: ObstoreBackend, where: str | None, /) -> None:
+        self._backend = backend
+        self._where = where
+        self._stream: Any = None
+
+    async def page(self, last: str | None, /) -> tuple[list[Stat], str | None]:
+        """The page after the document `last`, and the last document in it."""
+
+        async def page(store: Any) -> Sequence[Mapping[str, Any]]:
+            # Nobody knows what a stream has lost that was cancelled or has failed: it is put back if neither happened.
+            stream, self._stream = self._stream, None
+            if stream is None:
+                stream = obstore.list(store, self._where, offset=last, chunk_size=_PAGE)
+            try:
+                found: Sequence[Mapping[str, Any]] = await anext(stream)
+            except StopAsyncIteration:
+                return ()
+            self._stream = stream
+            return found
+
+        found = await self._backend.run(page)
+        return self._backend.stats(found), found[-1]["path"] if found else None
+
+
+_STATUS = re.compile(r"status code: (\d{3})|\b(\d{3}) (?:[A-Z][a-z]+ ?)+:|Server error: (\d{3})")
+_CODE = re.compile(r"<Code>(\w+)</Code>|\"reason\": ?\"(\w+)\"|(NoSuchBucket|ContainerNotFound)")
+
+
+def _failure(error: Exception, mode: WriteMode | None, /) -> Exception:
+    """The error of ours for one of obstore's: by the HTTP status where it tells one, else by its class."""
+    text = str(error)
+    word = _CODE.search(text)
+    code = str(word[word.lastindex or 0]) if word else ""
+    if isinstance(error, FileNotFoundError):
+        missing_bucket = "bucket" in text and "not exist" in text
+        return failure(404, "NoSuchBucket" if missing_bucket or "NoSuchBucket" in text else code)
+    if isinstance(error, (AlreadyExistsError, PreconditionError)):
+        return failure(412, "", mode)
+    if isinstance(error, (PermissionDeniedError, UnauthenticatedError)):
+        return failure(403, code)
+    status = _STATUS.search(text)
+    if status:
+        return failure(int(status[status.lastindex or 0]), code, mode)
+    if "error sending request" in text or "HTTP error" in text or "decod" in text:
+        unsent = "client error (Connect)" in text or "ConnectError" in text
+        return UnavailableError("the storage cannot be reached", sent=not unsent)
+    return BackendError(f"the request could not be made ({type(error).__name__})")
+
+
+async def open_backend(url: str, options: Mapping[str, object], /) -> ObstoreBackend:
+    """A storage in a bucket. Options are those of the fsspec filesystem of the URL, translated.
+
+    Raises:
+        ConfigError: an option has no counterpart in obstore, or the URL names no bucket.
+    """
+    service = service_of(url)
+    bucket, _ = split_url(url)
+    await to_thread.run_sync(settings_of, service, bucket, options)
+    return ObstoreBackend(service, url, options)
