@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import anyio
 from msgspec import Struct
 
-from accountstore.errors import ConflictError, ExistsError
+from accountstore.errors import ConflictError, ExistsError, UnsupportedError
 from accountstore.validation import RESERVED_PREFIX
 
 if TYPE_CHECKING:
@@ -59,9 +59,11 @@ async def prove(backend: Backend, folder: str, /) -> Proof:
 
 
 async def _is_refused(backend: Backend, call: Awaitable[object], kind: type[BackendError], /) -> bool:
-    """Whether a call fails for its condition; any other failure is raised."""
+    """Whether a call fails for its condition; any other failure is raised, but for a refusal to try."""
     try:
         await call
+    except UnsupportedError:
+        return False
     except Exception as error:
         if not issubclass(backend.classify(error), kind):
             raise

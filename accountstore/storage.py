@@ -88,7 +88,19 @@ _OF_THE_DOCUMENT = (NotFoundError, ExistsError, ConflictError, NotRegularError)
 class Storage:
     """A backend with its name, codec, limit and policy."""
 
-    __slots__ = ("_proof", "_proving", "backend", "codec", "limit", "name", "options", "policy", "url", "where")
+    __slots__ = (
+        "_proof",
+        "_proving",
+        "_trusted",
+        "backend",
+        "codec",
+        "limit",
+        "name",
+        "options",
+        "policy",
+        "url",
+        "where",
+    )
 
     def __init__(
         self,
@@ -113,6 +125,7 @@ class Storage:
         self.where: str = where
         self.policy: Policy = policy or Policy()
         able = backend.capabilities
+        self._trusted = trusted
         self._proof: Proof | None = Proof.believed(able) if able.proven or trusted else None
         self._proving = Lock()
 
@@ -156,6 +169,11 @@ class Storage:
                     raise outcome
                 self._proof = outcome
         return self._proof
+
+    def learn(self, proof: Proof, /) -> None:
+        """Take over what was seen, unless the backend or the configuration vouches for the storage."""
+        if not self.backend.capabilities.proven and not self._trusted:
+            self._proof = proof
 
     async def _prove(self, folder: str, name: Callable[[Exception], AccountStoreError], /) -> Proof | AccountStoreError:
         return await ask(lambda: prove(self.backend, folder), name, self.policy)

@@ -118,13 +118,25 @@ def show_check(check: Check, /) -> None:
         table.add_row(step.name, outcome, f"{step.seconds * 1000:.1f} ms")
     out = console()
     out.print(table)
-    for name, proven in (("create has one winner", check.create), ("update loses nothing", check.update)):
+    found = (
+        ("create has one winner", check.create),
+        ("update loses nothing", check.update),
+        ("delete of a version is conditional", check.delete),
+    )
+    for name, proven in found:
         words = {
             True: Text("proven", "green"),
-            False: Text("NOT KEPT", "bold red"),
+            False: Text("NOT KEPT, and refused", "bold red"),
             None: Text("not promised by this storage", "dim"),
         }
         out.print(Text.assemble(f"{name}: ", words[proven]))
+    versions = {
+        True: Text("yes: old secrets stay there", "yellow"),
+        False: Text("no"),
+        None: Text("it does not tell", "dim"),
+    }
+    out.print(Text.assemble("keeps what was overwritten: ", versions[check.versioned]))
+    out.print(f"median time of a request: {check.latency * 1000:.1f} ms")
 
 
 def show_entries(entries: Iterable[Entry], /, *, first: bool) -> None:
