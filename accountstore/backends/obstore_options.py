@@ -80,6 +80,13 @@ def settings_of(service: Service, bucket: str, options: Mapping[str, Any], /) ->
         given["connection_string"] = text
     for name, value in given.items():
         _translate(_WORDS[service], name, value, settings, _WITHOUT_EFFECT[service])
+    if service == "gcs" and settings.store.pop("skip_signature", False):
+        # The client signs writes all the same, unless it holds a key that says not to.
+        base = settings.store.pop("base_url", "https://storage.googleapis.com")
+        key = {"gcs_base_url": base, "disable_oauth": True, "client_email": "", "private_key": "", "private_key_id": ""}
+        settings.store["service_account_key"] = json.dumps(key)
+        if base.startswith("http://"):
+            settings.client["allow_http"] = True
     endpoint = str(settings.store.get("endpoint") or settings.store.get("base_url") or "")
     if endpoint.startswith("http://"):
         settings.client.setdefault("allow_http", True)
