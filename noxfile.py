@@ -34,16 +34,17 @@ def _interpreters() -> list[str]:
 
 PYTHONS = _interpreters()
 NEWEST = PYTHONS[-1]
+EVERYTHING = "cli,testing,s3,gcs,azure,fast"
 
 
-def _install(session: nox.Session, *groups: str) -> None:
+def _install(session: nox.Session, *groups: str, extras: str = "cli,testing") -> None:
     """Install the built wheel, never the checkout, with what the groups name."""
     session.install("hatchling")
     dist = session.create_tmp()
     shutil.rmtree(dist)
     session.run("hatchling", "build", "-t", "wheel", "-d", dist, silent=True)
     wheel = next(Path(dist).resolve().glob("*.whl"))
-    session.install(f"accountstore[cli,testing] @ {wheel.as_uri()}", *_requirements(*groups))
+    session.install(f"accountstore[{extras}] @ {wheel.as_uri()}", *_requirements(*groups))
     session.run(
         "python", "-Ic", "import accountstore as a; assert 'site-packages' in a.__file__, a.__file__", silent=True
     )
@@ -79,7 +80,7 @@ def lint(session: nox.Session) -> None:
 @nox.session(python=NEWEST)
 def types(session: nox.Session) -> None:
     """Types, by mypy and pyright, both strict; and that every public name has one."""
-    _install(session, "types", "bench")
+    _install(session, "types", "bench", extras=EVERYTHING)
     session.run("mypy")
     session.run("pyright")
     session.run("pyright", "--verifytypes", "accountstore", "--ignoreexternal")
@@ -111,14 +112,30 @@ def crash(session: nox.Session) -> None:
 @nox.session(python=NEWEST)
 def bench(session: nox.Session) -> None:
     """Every benchmark, briefly here: `nox -s bench -- --blocks 15` measures."""
-    _install(session, "bench")
+    _install(session, "bench", extras=EVERYTHING)
     session.run("python", "-m", "benchmarks", *(session.posargs or ["--quick"]))
+
+
+@nox.session(python=NEWEST, default=False)
+def cloud(session: nox.Session) -> None:
+    """The public suite on real buckets, by hand: tests/test_real_clouds.py says which variables name them."""
+    _install(session, "test", extras=EVERYTHING)
+    session.run("pytest", "tests/test_real_clouds.py", "--timeout=600", *session.posargs)
 
 
 @nox.session(python=PYTHONS)
 def tests(session: nox.Session) -> None:
-    """All tests, each asynchronous one on asyncio, uvloop and trio, on each Python found."""
+    """All tests, each asynchronous one on asyncio, uvloop and trio, on each Python found; on the newest one with the
+    object stores' servers.
+    """
     session.log(f"on Python {session.python} of {', '.join(PYTHONS)}")
-    _install(session, "test")
-    chosen = [] if session.python == NEWEST else ["-m", "not once"]
-    session.run("pytest", "-n", "4", *chosen, *session.posargs)
+    if session.python != NEWEST:
+        _install(session, "test")
+        session.run("pytest", "-n", "4", "-m", "not once", *session.posargs)
+        return
+    _install(session, "test", "servers", extras=EVERYTHING)
+    azurite = ROOT / ".nox" / "azurite"
+    session.run("python", "tests/install_azurite.py", str(azurite))
+    # In CI a server that is missing is a failure, not a skip.
+    env = {"ACCOUNTSTORE_AZURITE": str(azurite), "ACCOUNTSTORE_SERVERS": "required"}
+    session.run("pytest", "-n", "4", *session.posargs, env=env)

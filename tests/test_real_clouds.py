@@ -1,0 +1,104 @@
+"""The public suite on real buckets: `nox -s cloud`, by hand.
+
+`ACCOUNTSTORE_S3`, `ACCOUNTSTORE_GCS` and `ACCOUNTSTORE_AZURE` name a storage each as JSON:
+`{"url": "s3://bucket/prefix", "options": {...}}`. What is below the prefix is overwritten and removed. A service that is
+not named is skipped.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar
+from uuid import uuid4
+
+import pytest
+from anyio import to_thread
+from fsspec import filesystem
+
+from accountstore.registry import find_backend
+from accountstore.testing import BackendTests, Harness
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from accountstore.backends.base import Backend
+
+pytestmark = [pytest.mark.once]
+
+
+class _RealCloud(BackendTests):
+    # Each call takes tens of milliseconds.
+    limit = 64 * 1024
+    rounds = 3
+    tasks = 4
+    documents = 50
+    steps = 4
+
+    variable: ClassVar[str]
+    engine: ClassVar[str]
+
+    @pytest.fixture
+    def harness(self) -> Iterator[Harness]:
+        text = os.environ.get(self.variable)
+        if text is None:
+            pytest.skip(f"{self.variable} names no bucket")
+        storage: dict[str, Any] = json.loads(text)
+        url, options = f"{storage['url'].rstrip('/')}/{uuid4().hex}", storage.get("options", {})
+        scheme, _, root = url.partition("://")
+        fs: Any = filesystem(scheme, **options, skip_instance_cache=True, use_listings_cache=False)
+        factory = find_backend(scheme, self.engine)
+
+        async def opened() -> Backend:
+            return await factory(url, options)
+
+        def read(key: str) -> bytes | None:
+            try:
+                return bytes(fs.cat_file(f"{root}/{key}"))
+            except FileNotFoundError:
+                return None
+
+        yield Harness(
+            open=opened,
+            put=lambda key, data: to_thread.run_sync(partial(fs.pipe_file, f"{root}/{key}", data)),
+            get=lambda key: to_thread.run_sync(read, key),
+        )
+        if fs.exists(root):
+            fs.rm(root, recursive=True)
+
+
+class TestS3(_RealCloud):
+    """S3 through s3fs."""
+
+    variable, engine = "ACCOUNTSTORE_S3", "fsspec"
+
+
+class TestS3ByObstore(_RealCloud):
+    """S3 through obstore."""
+
+    variable, engine = "ACCOUNTSTORE_S3", "obstore"
+
+
+class TestGoogle(_RealCloud):
+    """Google Cloud Storage through gcsfs."""
+
+    variable, engine = "ACCOUNTSTORE_GCS", "fsspec"
+
+
+class TestGoogleByObstore(_RealCloud):
+    """Google Cloud Storage through obstore."""
+
+    variable, engine = "ACCOUNTSTORE_GCS", "obstore"
+
+
+class TestAzure(_RealCloud):
+    """Azure Blob Storage through adlfs."""
+
+    variable, engine = "ACCOUNTSTORE_AZURE", "fsspec"
+
+
+class TestAzureByObstore(_RealCloud):
+    """Azure Blob Storage through obstore."""
+
+    variable, engine = "ACCOUNTSTORE_AZURE", "obstore"
