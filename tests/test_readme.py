@@ -55,7 +55,7 @@ def names(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, Any]:
 def test_each_block_is_of_a_language_that_is_run_here() -> None:
     """The README has shell, Python and TOML blocks, as many as the tests below run."""
     assert [name for name, _ in BLOCKS].count("sh") == 3
-    assert [name for name, _ in BLOCKS].count("toml") == 2
+    assert [name for name, _ in BLOCKS].count("toml") == 3
     assert {name for name, _ in BLOCKS} == {"sh", "python", "toml"}
 
 
@@ -128,18 +128,34 @@ def test_configuration_example_loads(tmp_path: Path, monkeypatch: pytest.MonkeyP
     """The configuration example is one, with its option from the environment."""
     monkeypatch.setenv("SFTP_PASSWORD", "hidden")
     path = tmp_path / "accountstore.toml"
-    path.write_text(_blocks("toml")[0])
+    path.write_text(_blocks("toml")[1])
     config = load_config(path)
     assert config.default_name() == "First Storage"
     assert config.storages["Archive"].options["password"] == "hidden"
     assert "hidden" not in repr(config)
 
 
+@pytest.mark.once
+@pytest.mark.anyio
+async def test_object_store_example_opens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The example of an object store opens, with all its options known to either engine."""
+    pytest.importorskip("obstore")
+    pytest.importorskip("s3fs")
+    monkeypatch.setenv("AWS_KEY", "canary")
+    monkeypatch.setenv("AWS_SECRET", "canary")
+    for engine in ("obstore", "fsspec"):
+        path = tmp_path / f"{engine}.toml"
+        path.write_text(_blocks("toml")[0].replace('"obstore"', f'"{engine}"'))
+        async with AccountStore.open(path) as store:
+            assert store.storages == ("Cloud",)
+            assert store.capabilities().update
+
+
 def test_entry_point_example_is_in_the_group_that_the_registry_reads() -> None:
     """The entry point example names the group of the registry's own text."""
     from accountstore import registry
 
-    groups = tomllib.loads(_blocks("toml")[1])["project"]["entry-points"]
+    groups = tomllib.loads(_blocks("toml")[2])["project"]["entry-points"]
     assert groups == {"accountstore.backends": {"shelf": "accountstore_shelf:open_backend"}}
     assert "accountstore.backends" in str(registry.__doc__)
 
