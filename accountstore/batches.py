@@ -121,7 +121,7 @@ async def _write_again(place: Place, data: bytes, mode: WriteMode, stat: Stat | 
         return stat
     failure = place.storage.named(stat, place.location)
     if isinstance(failure, UnavailableError):
-        if mode == "overwrite" and place.storage.policy.attempts > 1:
+        if (mode == "overwrite" or not failure.sent) and place.storage.policy.attempts > 1:
             return await place.write(data, mode)
         if failure.sent:
             raise UncertainError(f"nobody knows whether it was done ({failure.message})")

@@ -12,16 +12,18 @@ from typing import TYPE_CHECKING, Any
 import anyio
 
 from accountstore.backends.syscalls import filesystem_type
-from benchmarks import cases_import, cases_local, cases_memory, cases_peers
-from benchmarks.blocks import Workspace, measure
-from benchmarks.report import describe_machine, json_lines, results, table
+from benchmarks import cases_cloud, cases_cloud_peers, cases_import, cases_local, cases_memory, cases_peers
+from benchmarks.blocks import LeftOut, Tally, Workspace, measure
+from benchmarks.chart import chart
+from benchmarks.report import counts, describe_machine, json_lines, left_out, results, table, tally
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from benchmarks.blocks import Case
 
-CASES = {case.name: case for case in (*cases_local.CASES, *cases_memory.CASES, *cases_peers.CASES, *cases_import.CASES)}
+_MODULES = (cases_local, cases_memory, cases_peers, cases_import, cases_cloud, cases_cloud_peers)
+CASES = {case.name: case for module in _MODULES for case in module.CASES}
 _BLOCKS = 15
 _NO_DISK = frozenset({"tmpfs", "ramfs"})
 
@@ -29,8 +31,16 @@ _NO_DISK = frozenset({"tmpfs", "ramfs"})
 async def _run(case: Case, work: Workspace, blocks: int, rows: list[dict[str, Any]], /) -> None:
     async with aclosing(case.rounds(work)) as rounds:
         async for made in rounds:
-            found = results(case.name, made, await measure(made.contenders, made.effort, blocks))
-            print(f"{table(found)}\n", flush=True)
+            if isinstance(made, LeftOut):
+                found = [left_out(case.name, made)]
+                shown = f"{made.title}: left out, {made.reason}"
+            elif isinstance(made, Tally):
+                found = counts(case.name, made)
+                shown = tally(found)
+            else:
+                found = results(case.name, made, await measure(made.contenders, made.effort, blocks))
+                shown = table(found)
+            print(f"{shown}\n", flush=True)
             rows += found
 
 

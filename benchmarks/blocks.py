@@ -7,6 +7,8 @@ from statistics import median, quantiles
 from time import perf_counter
 from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 
+import anyio
+
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 
@@ -14,15 +16,20 @@ __all__ = (
     "Case",
     "Comparison",
     "Contender",
+    "Count",
     "Effort",
     "Goal",
+    "LeftOut",
     "Measure",
     "Round",
     "Run",
     "Summary",
+    "Tally",
     "Workspace",
     "added",
+    "in_flight",
     "measure",
+    "rate",
     "ratio",
     "speedup",
     "summarise",
@@ -31,6 +38,7 @@ __all__ = (
 )
 
 _RESAMPLES = 2000
+_TASKS = 64
 
 Run: TypeAlias = "Callable[[int], Awaitable[float]]"
 """Does the operation so many times and says how many seconds it took."""
@@ -38,16 +46,36 @@ Measure: TypeAlias = "Callable[[float, float], float]"
 """One number from a block's seconds of the library and of the other side."""
 
 
-def timed(operation: Callable[[int], Awaitable[object]], /) -> Run:
+def timed(operation: Callable[[int], Awaitable[object]], clock: Callable[[], float] = perf_counter, /) -> Run:
     """Run an asynchronous operation again and again; it is given a counter that goes on from slice to slice."""
     done = 0
 
     async def run(count: int) -> float:
         nonlocal done
         first, done = done, done + count
-        started = perf_counter()
+        started = clock()
         for i in range(first, first + count):
             await operation(i)
+        return clock() - started
+
+    return run
+
+
+def in_flight(operation: Callable[[int], Awaitable[object]], tasks: int = _TASKS, /) -> Run:
+    """As `timed`, by so many tasks at once: each does its share, one operation after another."""
+    done = 0
+
+    async def share(numbers: range) -> None:
+        for i in numbers:
+            await operation(i)
+
+    async def run(count: int) -> float:
+        nonlocal done
+        first, done = done, done + count
+        started = perf_counter()
+        async with anyio.create_task_group() as group:
+            for task in range(min(tasks, count)):
+                group.start_soon(share, range(first + task, first + count, tasks))
         return perf_counter() - started
 
     return run
@@ -108,20 +136,31 @@ def speedup(ours: float, theirs: float, /) -> float:
     return theirs / ours
 
 
+def rate(ours: float, theirs: float, /) -> float:
+    """The library's operations a second over the other's."""
+    return theirs / ours
+
+
 def added(ours: float, theirs: float, /) -> float:
     """Microseconds an operation that the library takes more than the other."""
     return (ours - theirs) * 1e6
 
 
-_UNITS: Mapping[Measure, str] = {ratio: "x the time", speedup: "times as fast", added: "us added"}
+_UNITS: Mapping[Measure, str] = {
+    ratio: "x the time",
+    speedup: "times as fast",
+    rate: "x the rate",
+    added: "us added",
+}
 
 
 class Comparison(NamedTuple):
-    """The first contender against the contender `other`."""
+    """The first contender, or the contender `ours`, against the contender `other`."""
 
     other: str
     measure: Measure = ratio
     goal: Goal | None = None
+    ours: str = ""
 
     @property
     def unit(self) -> str:
@@ -139,11 +178,34 @@ class Round(NamedTuple):
     notes: Sequence[str] = ()
 
 
+class Count(NamedTuple):
+    """How many requests an operation sent to a storage."""
+
+    storage: str
+    operation: str
+    requests: int
+    goal: Goal | None = None
+
+
+class Tally(NamedTuple):
+    """What is counted, not timed."""
+
+    title: str
+    counts: Sequence[Count]
+
+
+class LeftOut(NamedTuple):
+    """What cannot be measured here, and why."""
+
+    title: str
+    reason: str
+
+
 class Case(NamedTuple):
     """A named group of rounds. `rounds` prepares one, yields it, and clears up when the next is asked for."""
 
     name: str
-    rounds: Callable[[Workspace], AsyncGenerator[Round]]
+    rounds: Callable[[Workspace], AsyncGenerator[Round | Tally | LeftOut]]
 
 
 class Workspace(NamedTuple):

@@ -17,11 +17,26 @@ from benchmarks.blocks import summarise
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from benchmarks.blocks import Round
+    from benchmarks.blocks import LeftOut, Round, Tally
 
-__all__ = ("describe_machine", "json_lines", "results", "table")
+__all__ = ("counts", "describe_machine", "json_lines", "left_out", "results", "table", "tally")
 
-_PACKAGES = ("accountstore", "anyio", "msgspec", "fsspec", "py-key-value-aio")
+_PACKAGES = (
+    "accountstore",
+    "anyio",
+    "trio",
+    "msgspec",
+    "fsspec",
+    "s3fs",
+    "gcsfs",
+    "adlfs",
+    "obstore",
+    "aiobotocore",
+    "aioboto3",
+    "pydantic",
+    "cloudpathlib",
+    "py-key-value-aio",
+)
 
 
 def describe_machine(folder: str, /, *, quick: bool) -> dict[str, Any]:
@@ -60,11 +75,10 @@ def _version(name: str, /) -> str | None:
 
 def results(case: str, made: Round, seconds: Mapping[str, Sequence[float]], /) -> list[dict[str, Any]]:
     """One result for each comparison of a round."""
-    ours, *_ = made.contenders
-    others = {contender.name: contender for contender in made.contenders}
+    contenders = {contender.name: contender for contender in made.contenders}
     found: list[dict[str, Any]] = []
     for comparison in made.comparisons:
-        other = others[comparison.other]
+        ours, other = contenders[comparison.ours or made.contenders[0].name], contenders[comparison.other]
         pairs = zip(seconds[ours.name], seconds[other.name], strict=True)
         summary = summarise([comparison.measure(mine, theirs) for mine, theirs in pairs])
         found.append(
@@ -96,13 +110,19 @@ def table(found: Sequence[Mapping[str, Any]], /) -> str:
     """Results of one round, as lines to read."""
     first = found[0]
     lines = [first["title"], *(f"  ({note})" for note in first["notes"])]
-    lines.append(f"  {'us an operation':<32} {first['ours_us']:>12,.1f}  {first['ours']}")
+    sides = {result["ours"]: (result["ours_us"], "") for result in found}
     for result in found:
         promises = ""
         if result["other_atomic"]:
             promises = f"  [atomic: {result['other_atomic']}; durable: {result['other_durable']}]"
-        lines.append(f"  {'':<32} {result['other_us']:>12,.1f}  {result['other']}{promises}")
+        sides.setdefault(result["other"], (result["other_us"], promises))
+    for i, (name, (microseconds, promises)) in enumerate(sides.items()):
+        lines.append(f"  {'' if i else 'us an operation':<32} {microseconds:>12,.1f}  {name}{promises}")
+    of = ""
     for result in found:
+        if result["ours"] != (of or first["ours"]):
+            of = result["ours"]
+            lines.append(f"  {of}")
         goal = "no goal"
         if result["goal"]:
             goal = f"goal {result['goal']}: {'met' if result['met'] else 'MISSED'}"
@@ -111,6 +131,41 @@ def table(found: Sequence[Mapping[str, Any]], /) -> str:
             f"  [{result['low']:.2f}, {result['high']:.2f}]  {goal}"
         )
     return "\n".join(lines)
+
+
+def counts(case: str, made: Tally, /) -> list[dict[str, Any]]:
+    """One row for each number that was counted."""
+    return [
+        {
+            "kind": "count",
+            "case": case,
+            "title": made.title,
+            "storage": count.storage,
+            "operation": count.operation,
+            "requests": count.requests,
+            "goal": str(count.goal) if count.goal else None,
+            "met": count.goal.met(count.requests) if count.goal else None,
+        }
+        for count in made.counts
+    ]
+
+
+def tally(found: Sequence[Mapping[str, Any]], /) -> str:
+    """Counted numbers, as lines to read: a line for an operation, a column for a storage."""
+    storages = list(dict.fromkeys(row["storage"] for row in found))
+    lines = [found[0]["title"], f"  {'':<28}" + "".join(f"{storage:>16}" for storage in storages) + "  goal"]
+    for operation in dict.fromkeys(row["operation"] for row in found):
+        cells = {row["storage"]: row for row in found if row["operation"] == operation}
+        line = "".join(f"{cells[storage]['requests'] if storage in cells else '-':>16}" for storage in storages)
+        goals = list(dict.fromkeys(row["goal"] or "no goal" for row in cells.values()))
+        missed = [storage for storage, row in cells.items() if row["met"] is False]
+        lines.append(f"  {operation:<28}{line}  {'; '.join(goals)}" + (f": MISSED by {missed}" if missed else ""))
+    return "\n".join(lines)
+
+
+def left_out(case: str, made: LeftOut, /) -> dict[str, Any]:
+    """The row of what could not be measured."""
+    return {"kind": "left out", "case": case, "title": made.title, "reason": made.reason}
 
 
 def json_lines(rows: Sequence[Mapping[str, Any]], /) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from collections import Counter
 from itertools import count
 from typing import TYPE_CHECKING, Any, cast
 
@@ -29,18 +30,20 @@ from accountstore import (
     StoreConfig,
     Stored,
     UnavailableError,
+    UncertainError,
     Version,
 )
 from accountstore.backends.base import Blob, Capabilities, Stat
 from accountstore.backends.memory import MemoryBackend
+from accountstore.backends.threads import Threads
 from accountstore.codecs import CODECS
 from accountstore.testing import store_over
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+    from collections.abc import AsyncIterator, Iterator, Sequence
     from pathlib import Path
 
-    from accountstore.backends.base import Write
+    from accountstore.backends.base import Write, WriteMode
     from accountstore.model import Document
 
 pytestmark = pytest.mark.anyio
@@ -58,22 +61,29 @@ def numbered(number: int, /) -> Account:
 
 
 class Busy(MemoryBackend):
-    """A memory backend that counts its batches, what is under way, and may take or fail a batch as a whole."""
+    """A memory backend that counts its batches, what is under way, and may take or fail a batch as a whole.
+
+    Where a batch is one document, `read` and `write` are what counts, and the others are not to be called.
+    """
 
     def __init__(self, *, batch: int = 1, error: Exception | None = None, steps: int = 3) -> None:
         super().__init__()
         self.batch = batch
         self.error = error
         self.steps = steps
-        self.batches: list[int] = []
+        self.keys: list[list[str]] = []
         self.under_way = self.most = 0
 
     @property
     def capabilities(self) -> Capabilities:
         return Capabilities(create=True, update=True, atomic=True, durable=False, batch=self.batch)
 
-    async def _take(self, size: int, /) -> None:
-        self.batches.append(size)
+    @property
+    def batches(self) -> list[int]:
+        return list(map(len, self.keys))
+
+    async def _take(self, keys: list[str], /) -> None:
+        self.keys.append(keys)
         self.under_way += 1
         self.most = max(self.most, self.under_way)
         try:
@@ -84,12 +94,24 @@ class Busy(MemoryBackend):
         if self.error is not None:
             raise self.error
 
+    async def read(self, key: str, /, *, limit: int) -> Blob:
+        if self.batch == 1:
+            await self._take([key])
+        return await super().read(key, limit=limit)
+
     async def read_many(self, keys: Sequence[str], /, *, limit: int) -> Sequence[Blob | Exception]:
-        await self._take(len(keys))
+        assert self.batch > 1
+        await self._take(list(keys))
         return await super().read_many(keys, limit=limit)
 
+    async def write(self, key: str, data: bytes, /, *, mode: WriteMode, mark: str = "") -> Stat:
+        if self.batch == 1:
+            await self._take([key])
+        return await super().write(key, data, mode=mode)
+
     async def write_many(self, writes: Sequence[Write], /) -> Sequence[Stat | Exception]:
-        await self._take(len(writes))
+        assert self.batch > 1
+        await self._take([write.key for write in writes])
         return await super().write_many(writes)
 
 
@@ -192,35 +214,150 @@ async def test_storages_codecs_and_kinds_may_be_mixed(tmp_path: Path) -> None:
             assert (stored.document, stored.version) == (document, version)
 
 
+@pytest.mark.parametrize("batch", [1, 4])
 @pytest.mark.parametrize(
-    ("error", "kind"),
+    ("error", "read_as", "saved_as"),
     [
-        (ConnectionResetError(), UnavailableError),
-        (UnavailableError("the folder is gone"), UnavailableError),
-        (NotFoundError("there is no such bucket"), NotFoundError),
-        (RuntimeError("canary"), BackendError),
-        (ExceptionGroup("canary", [ValueError("canary")]), BackendError),
+        (ConnectionResetError(), UnavailableError, UncertainError),
+        (ConnectionRefusedError(), UnavailableError, UnavailableError),
+        (UnavailableError("the folder is gone"), UnavailableError, UncertainError),
+        (UnavailableError("the folder is gone", sent=False), UnavailableError, UnavailableError),
+        (NotFoundError("there is no such bucket"), NotFoundError, NotFoundError),
+        (RuntimeError("canary"), BackendError, BackendError),
+        (ExceptionGroup("canary", [ValueError("canary")]), BackendError, BackendError),
     ],
-    ids=["oserror", "ours", "not found", "other", "group"],
+    ids=["oserror", "oserror, not sent", "ours", "ours, not sent", "not found", "other", "group"],
 )
 async def test_a_batch_that_fails_as_a_whole_is_an_error_of_each_document(
-    error: Exception, kind: type[BackendError]
+    error: Exception, read_as: type[BackendError], saved_as: type[BackendError], batch: int
 ) -> None:
-    """When a whole batch fails, each of its documents has an error of its own, with its own location."""
-    good, bad = Busy(), Busy(batch=4, error=error)
+    """When a whole batch fails, each of its documents has an error of its own, with its own location; of a write that
+    may have been made, that nobody knows.
+    """
+    good, bad = Busy(), Busy(batch=batch, error=error)
     store = store_over({"good": good, "bad": bad})
     locations = [at(number, "bad" if number % 2 else "good") for number in range(20)]
     saved = [pair async for pair in store.save_many((location, ACCOUNT) for location in locations)]
     read = [pair async for pair in store.get_many(locations)]
-    for pairs in (saved, read):
+    for pairs, kind in ((saved, saved_as), (read, read_as)):
         for wanted, (location, result) in zip(locations, pairs, strict=True):
             assert location == wanted
             if location.storage == "bad":
                 assert isinstance(result, kind)
                 assert (type(result), result.location) == (kind, location)
                 assert "canary" not in str(result)
+                assert str(result).count("nobody knows") == (kind is UncertainError)
             else:
                 assert isinstance(result, Version | Stored)
+    assert sorted(bad.batches) == ([1] * 20 if batch == 1 else [2, 2, 4, 4, 4, 4])
+
+
+# --- attempts ---------------------------------------------------------------------------------------------------------
+
+
+class Flaky(MemoryBackend):
+    """Fails for a while with each document, whether in a batch or by itself."""
+
+    def __init__(self, batch: int, failures: int, error: type[ConnectionError] = ConnectionResetError, /) -> None:
+        super().__init__()
+        self.batch = batch
+        self.failures = failures
+        self.error = error
+        self.asked = Counter[str]()
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return Capabilities(create=True, update=True, atomic=True, durable=False, batch=self.batch)
+
+    def _fail(self, key: str, /) -> None:
+        self.asked[key] += 1
+        if self.asked[key] <= self.failures:
+            raise self.error
+
+    async def read(self, key: str, /, *, limit: int) -> Blob:
+        self._fail(key)
+        return await super().read(key, limit=limit)
+
+    async def write(self, key: str, data: bytes, /, *, mode: WriteMode, mark: str = "") -> Stat:
+        self._fail(key)
+        return await super().write(key, data, mode=mode)
+
+
+@pytest.fixture
+def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def pause(attempt: int, /) -> None:
+        await anyio.lowlevel.checkpoint()
+
+    monkeypatch.setattr("accountstore.attempts.pause", pause)
+
+
+@pytest.mark.usefixtures("_no_pauses")
+@pytest.mark.parametrize("batch", [1, 4])
+async def test_what_fails_for_a_while_is_tried_again(batch: int) -> None:
+    """With four attempts each document that fails for a while is read and saved in the end, in its place."""
+    wanted = [at(number) for number in range(10)]
+    backend = Flaky(batch, 3)
+    store = store_over({"main": backend}, attempts=4)
+    saved = [pair async for pair in store.save_many((w, ACCOUNT) for w in wanted)]
+    assert [(location, type(result)) for location, result in saved] == [(w, Version) for w in wanted]
+    assert backend.asked == {w.path: 4 for w in wanted}
+    backend.asked.clear()
+    read = [pair async for pair in store.get_many(wanted)]
+    assert [(location, type(result)) for location, result in read] == [(w, Stored) for w in wanted]
+    assert backend.asked == {w.path: 4 for w in wanted}
+
+
+@pytest.mark.usefixtures("_no_pauses")
+@pytest.mark.parametrize("batch", [1, 4])
+@pytest.mark.parametrize("attempts", [1, 4])
+async def test_attempts_are_bounded(batch: int, attempts: int) -> None:
+    """A document that keeps failing is tried as often as the policy says: by itself where each is a request of its own;
+    in a batch once more than that, and with one attempt never again.
+    """
+    wanted = [at(number) for number in range(10)]
+    backend = Flaky(batch, 1000)
+    store = store_over({"main": backend}, attempts=attempts)
+    expected = {w.path: attempts + (batch > 1 and attempts > 1) for w in wanted}
+    saved = [result async for _, result in store.save_many((w, ACCOUNT) for w in wanted)]
+    assert {type(result) for result in saved} == {UncertainError}
+    assert backend.asked == expected
+    backend.asked.clear()
+    read = [result async for _, result in store.get_many(wanted)]
+    assert {type(result) for result in read} == {UnavailableError}
+    assert backend.asked == expected
+    assert [result.location for result in (*saved, *read) if isinstance(result, AccountStoreError)] == wanted * 2
+
+
+@pytest.mark.usefixtures("_no_pauses")
+@pytest.mark.parametrize("error", [ConnectionResetError, ConnectionRefusedError])
+async def test_a_create_of_a_batch_is_not_tried_blindly(error: type[ConnectionError]) -> None:
+    """A create in a batch is tried again where it surely was not made. Else it is uncertain: made again, it would meet
+    its own document.
+    """
+    backend = Flaky(4, 1, error)
+    store = store_over({"main": backend}, attempts=4)
+    results = [r async for _, r in store.save_many([(at(0), ACCOUNT), (at(1), ACCOUNT)], mode="create")]
+    unknown = error is ConnectionResetError
+    assert {type(result) for result in results} == {UncertainError if unknown else Version}
+    assert backend.asked == dict.fromkeys((at(0).path, at(1).path), 1 if unknown else 2)
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+async def test_the_deadline_ends_a_batch_that_hangs(batch: int) -> None:
+    """The time of a batch is the policy's for one operation, and when it is up no document of it is tried again."""
+    backend = Busy(batch=batch, steps=10**9)
+    store = store_over({"main": backend}, timeout=0.1, attempts=4)
+    wanted = [at(number) for number in range(4)]
+    with anyio.fail_after(5):
+        saved = [result async for _, result in store.save_many((w, ACCOUNT) for w in wanted)]
+        read = [result async for _, result in store.get_many(wanted)]
+    assert [type(result) for result in (*saved, *read)] == [UncertainError] * 4 + [UnavailableError] * 4
+    for location, result in zip(wanted * 2, (*saved, *read), strict=True):
+        assert isinstance(result, AccountStoreError)
+        assert result.location == location
+        assert "no answer within 0.1 s" in str(result)
+    assert backend.batches == [batch] * (4 // batch) * 2
+    assert backend.under_way == 0
 
 
 class Unversioned(MemoryBackend):
@@ -270,9 +407,9 @@ async def test_concurrency_bounds_what_is_under_way(concurrency: int) -> None:
     shared = {"most": 0}
 
     class Both(Busy):
-        async def _take(self, size: int, /) -> None:
+        async def _take(self, keys: list[str], /) -> None:
             shared["most"] = max(shared["most"], one.under_way + other.under_way + 1)
-            await super()._take(size)
+            await super()._take(keys)
 
     one, other = Both(), Both()
     store = store_over({"one": one, "other": other})
@@ -309,30 +446,35 @@ async def test_batches_are_of_the_size_that_the_backend_likes(batch: int) -> Non
     assert sorted(backend.batches[written:]) == sorted(backend.batches[:written])
 
 
+async def test_a_batch_holds_a_folders_documents_together() -> None:
+    """Of a window, documents of one folder stand together in the batches, whatever the order that they are given in."""
+    backend = Busy(batch=10)
+    store = store_over({"main": backend})
+    wanted = [at(number) for number in range(60)]
+    for results in (store.save_many((w, ACCOUNT) for w in wanted), store.get_many(wanted)):
+        backend.keys.clear()
+        assert [location async for location, _ in cast("AsyncIterator[tuple[Location, object]]", results)] == wanted
+        folders = [{key.partition("/")[0] for key in keys} for keys in backend.keys]
+        assert sorted(map(sorted, folders)) == [["folder-0"]] * 2 + [["folder-1"]] * 2 + [["folder-2"]] * 2
+
+
 @pytest.mark.parametrize("calls", [10, 300])
 async def test_local_documents_share_thread_hops(calls: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a local storage up to 128 documents go in one thread hop; one by one each takes its own."""
     hops: list[str] = []
+    run = Threads.run
 
-    def counted(name: str) -> Callable[..., Awaitable[object]]:
-        from accountstore.backends.threads import Threads
+    async def count_and_run(self: Threads, call: Any) -> object:
+        hops.append(call.func.__name__)
+        return cast("object", await run(self, call))
 
-        run = getattr(Threads, name)
-
-        async def count_and_run(self: Threads, call: Callable[[], object]) -> object:
-            hops.append(name)
-            return cast("object", await run(self, call))
-
-        return count_and_run
-
-    monkeypatch.setattr("accountstore.backends.threads.Threads.read", counted("read"))
-    monkeypatch.setattr("accountstore.backends.threads.Threads.write", counted("write"))
+    monkeypatch.setattr(Threads, "run", count_and_run)
     async with AccountStore.open(StoreConfig(storages={"main": StorageConfig(str(tmp_path))})) as store:
         await fill(store, range(calls))
-        assert hops == ["write"] * -(-calls // 128)
+        assert hops == ["write_many"] * -(-calls // 128)
         hops.clear()
         assert len([p async for p in store.get_many(map(at, range(calls)))]) == calls
-        assert hops == ["read"] * -(-calls // 128)
+        assert hops == ["read_many"] * -(-calls // 128)
         hops.clear()
         for number in range(10):
             await store.get(at(number))
@@ -434,16 +576,21 @@ async def test_a_cancelled_batch_leaves_nothing_running() -> None:
 
 @pytest.mark.parametrize("call", ["get_many", "save_many"])
 async def test_a_result_that_was_waited_for_in_vain_comes_later(call: str) -> None:
-    """A wait that is cancelled, as by a timeout for each result, skips no document: the next one goes on with it."""
+    """A wait that is cancelled, as by a timeout for each result, skips no document: the next one goes on with it. It
+    ends at once for reads, and for writes when they have ended, here at their deadline.
+    """
     backend = Busy()
-    store = store_over({"main": backend})
+    store = store_over({"main": backend}, timeout=0.3)
     await fill(store, range(20))
     wanted = [at(number) for number in range(20)]
     run: Any = store.get_many(wanted) if call == "get_many" else store.save_many((w, ACCOUNT) for w in wanted)
     backend.steps = 10**9
+    started = anyio.current_time()
     with anyio.move_on_after(0.01) as scope:
         await anext(run)
     assert scope.cancelled_caught
+    assert (anyio.current_time() - started >= 0.29) is (call == "save_many")
+    assert backend.under_way == 0
     backend.steps = 0
     results = [pair async for pair in run]
     assert [location for location, _ in results] == wanted

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from functools import partial
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import anyio
 import msgspec
@@ -20,6 +23,7 @@ from accountstore import (
     ConfigError,
     ConflictError,
     DecodeError,
+    DeniedError,
     EncodeError,
     ExistsError,
     Location,
@@ -34,13 +38,14 @@ from accountstore import (
     StoreConfig,
     TooLargeError,
     UnavailableError,
+    UncertainError,
     UnsupportedError,
     Version,
 )
 from accountstore.backends.base import Blob, Capabilities, Stat, Write
 from accountstore.backends.memory import MemoryBackend
 from accountstore.codecs import JSON, MSGPACK
-from accountstore.testing import store_over
+from accountstore.testing import Fault, FaultyBackend, store_over
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
@@ -48,6 +53,7 @@ if TYPE_CHECKING:
 
     from accountstore.backends.base import Backend, WriteMode
     from accountstore.model import Document
+    from accountstore.testing.faults import Operation as FaultOperation
 
 pytestmark = pytest.mark.anyio
 
@@ -450,22 +456,223 @@ async def test_requests_of_each_call(name: str) -> None:
     assert backend.calls == requests
 
 
-@pytest.mark.parametrize("name", ["create", "swap", "update", "copy", "move", "delete of a version", "get", "read"])
-async def test_a_failing_call_is_not_repeated(name: str) -> None:
-    """A storage that is down is asked once by each call."""
+DOWN: Mapping[str, tuple[list[str], list[str]]] = {
+    "get": (["read"], ["read"]),
+    "read": (["read"], ["read"]),
+    "stat": (["stat"], ["stat"]),
+    "exists": (["stat"], ["stat"]),
+    "update": (["read"], ["read"]),
+    "copy": (["read"], ["read"]),
+    "move": (["read"], ["read"]),
+    "save": (["write"], ["write"]),
+    "delete": (["delete"], ["delete"]),
+    "create": (["write"], ["write", "read"]),
+    "swap": (["write"], ["write", "read"]),
+    "delete of a version": (["delete"], ["delete", "stat"]),
+}
+"""The requests of a call on a storage that is down: where none of them reaches it, and where each may have."""
+
+
+@pytest.mark.parametrize("name", DOWN)
+@pytest.mark.parametrize("sent", [False, True])
+async def test_a_call_that_may_not_try_again_asks_once(name: str, sent: bool) -> None:
+    """With one attempt, a storage that is down is asked once by each call, and once more for what became of a change
+    under a condition, if it may have been made: then nobody knows, and else it is an `UnavailableError`.
+    """
     backend = Recording()
 
     async def fail(_: str) -> None:
-        raise ConnectionResetError
+        raise ConnectionResetError if sent else ConnectionRefusedError
 
     store = over(main=backend)
     version = await store.save(AT, ACCOUNT)
     backend.calls.clear()
     backend.before = fail
-    run, requests = REQUESTS[name]
-    with pytest.raises(UnavailableError):
+    run, _ = REQUESTS[name]
+    with pytest.raises(UnavailableError) as caught:
         await run(store, version)
-    assert backend.calls == requests[:1]
+    assert backend.calls == DOWN[name][sent]
+    change = backend.calls[0] in {"write", "delete"}
+    assert type(caught.value) is (UncertainError if change and sent else UnavailableError)
+    assert (await backend.raw(AT))["port"] == ACCOUNT.port
+
+
+# --- attempts and the deadline ----------------------------------------------------------------------------------------
+
+RETRIED: Mapping[str, tuple[FaultOperation, Callable[[AccountStore], Awaitable[object]]]] = {
+    "get": ("read", lambda store: store.get(AT)),
+    "exists": ("stat", lambda store: store.exists(AT)),
+    "save": ("write", lambda store: store.save(AT, OAUTH)),
+    "create": ("write", lambda store: store.save(ELSEWHERE, ACCOUNT, mode="create")),
+    "update": ("write", lambda store: store.update(AT, next_port)),
+    "delete": ("delete", lambda store: store.delete(AT)),
+    "list": ("scan", lambda store: drained(store.list(recursive=True))),
+    "copy": ("read", lambda store: store.copy(AT, ELSEWHERE)),
+}
+
+
+def faulty(operation: FaultOperation, count: int, moment: Literal["before", "after", "hang"], /) -> FaultyBackend:
+    """A backend whose first calls of an operation fail, or whose answers are lost."""
+    return FaultyBackend(
+        MemoryBackend(), [Fault(operation, nth, moment, ConnectionResetError()) for nth in range(1, count + 1)]
+    )
+
+
+async def filled(backend: FaultyBackend, /, **policy: Any) -> AccountStore:
+    """A store over a backend with one document in it, that does not count."""
+    await backend._backend.write(AT.path, JSON.encode(ACCOUNT), mode="overwrite")
+    return store_over({"main": backend}, **policy)
+
+
+@pytest.mark.parametrize("call", RETRIED)
+async def test_what_fails_for_a_while_is_tried_again(call: str, pauses: list[float]) -> None:
+    """With four attempts a call succeeds at the fourth, with a pause after each that failed."""
+    operation, run = RETRIED[call]
+    backend = faulty(operation, 3, "before")
+    await run(await filled(backend, attempts=4))
+    assert backend.calls[operation] == 4 + (call == "list")  # the page after the last
+    assert len(pauses) == 3
+    for attempt, seconds in enumerate(pauses, 1):
+        assert 0 <= seconds <= 0.1 * 2**attempt
+
+
+@pytest.mark.parametrize("call", RETRIED)
+async def test_attempts_are_bounded(call: str, pauses: list[float]) -> None:
+    """A call that still fails at the last attempt is an error; with one attempt there is no pause, and no other."""
+    operation, run = RETRIED[call]
+    for attempts in (1, 4):
+        backend = faulty(operation, 4, "before")
+        store = await filled(backend, attempts=attempts)
+        with pytest.raises(UnavailableError) as caught:
+            await run(store)
+        unknown = operation in {"write", "delete"}
+        assert type(caught.value) is (UncertainError if unknown else UnavailableError)
+        assert backend.calls[operation] == attempts
+        assert len(pauses) == attempts - 1
+
+
+async def test_what_will_not_pass_is_not_tried_again(pauses: list[float]) -> None:
+    """An error that is not temporary is raised at the first attempt."""
+    for error, kind in (
+        (PermissionError(), DeniedError),
+        (OSError(), BackendError),
+        (NotFoundError("no"), NotFoundError),
+    ):
+        backend = FaultyBackend(
+            MemoryBackend(), [Fault("read", 1, "before", error), Fault("write", 1, "before", error)]
+        )
+        store = await filled(backend, attempts=4)
+        with pytest.raises(kind):
+            await store.get(AT)
+        with pytest.raises(kind):
+            await store.save(AT, ACCOUNT)
+        assert backend.calls == {"read": 1, "write": 1}
+    assert pauses == []
+
+
+@pytest.mark.parametrize("call", ["save", "create", "update", "delete"])
+async def test_a_change_whose_answers_are_lost_is_made_once(call: str, pauses: list[float]) -> None:
+    """A change that was made though its answers were lost succeeds; one under a condition asks no second time."""
+    operation, run = RETRIED[call]
+    backend = faulty(operation, 3, "after")
+    store = await filled(backend, attempts=4)
+    await run(store)
+    blind = call in {"save", "delete"}
+    assert backend.calls[operation] == (4 if blind else 1)
+    assert len(pauses) == (3 if blind else 0)
+    ports = {entry.location: (await store.get(entry.location)).port async for entry in store.list(recursive=True)}
+    assert (
+        ports
+        == {
+            "save": {AT: OAUTH.port},
+            "create": {AT: ACCOUNT.port, ELSEWHERE: ACCOUNT.port},
+            "update": {AT: ACCOUNT.port + 1},
+            "delete": {},
+        }[call]
+    )
+
+
+class Overtaking(MemoryBackend):
+    """A write whose answer is lost, whereupon another writer is faster than whoever looks."""
+
+    async def write(self, key: str, data: bytes, /, *, mode: WriteMode, mark: str = "") -> Stat:
+        await super().write(key, data, mode=mode)
+        await super().write(key, JSON.encode(OAUTH), mode="overwrite")
+        raise ConnectionResetError
+
+
+@pytest.mark.parametrize("call", ["create", "swap"])
+async def test_a_lost_answer_and_another_writer_are_uncertain(call: str) -> None:
+    """Where another's document stands after a lost answer, nobody knows who was first: no conflict, no success."""
+    backend = Overtaking()
+    stat = await MemoryBackend.write(backend, AT.path, JSON.encode(ACCOUNT), mode="overwrite")
+    store = store_over({"main": backend}, attempts=4)
+    with pytest.raises(UncertainError, match="another document") as caught:
+        if call == "create":
+            await store.save(ELSEWHERE, ACCOUNT, mode="create")
+        else:
+            await store.save(AT, replace(ACCOUNT, port=1), mode=known_version(stat))
+    assert caught.value.temporary
+
+
+def known_version(stat: Stat, /) -> Version:
+    assert stat.version is not None
+    return stat.version
+
+
+HANGING: Mapping[str, tuple[FaultOperation, Callable[[AccountStore], Awaitable[object]]]] = {
+    **RETRIED,
+    "get_many": ("read_many", lambda store: raised(store.get_many([AT]))),
+    "save_many": ("write_many", lambda store: raised(store.save_many([(AT, ACCOUNT)]))),
+    "create many": ("write_many", lambda store: raised(store.save_many([(ELSEWHERE, ACCOUNT)], mode="create"))),
+    "move": ("delete", lambda store: store.move(AT, ELSEWHERE)),
+}
+
+
+async def raised(results: AsyncIterator[tuple[Location, object]], /) -> None:
+    """Raise the first error among results."""
+    async for location, result in results:
+        if isinstance(result, AccountStoreError):
+            assert result.location == location
+            raise result
+
+
+@pytest.mark.parametrize("call", HANGING)
+@pytest.mark.parametrize("attempts", [1, 4])
+async def test_the_deadline_ends_a_call_that_hangs(call: str, attempts: int) -> None:
+    """A storage that does not answer in time is an `UnavailableError` of a read, and of a change, which may have been
+    made, an `UncertainError`. There is no attempt after the deadline, and the store goes on.
+    """
+    operation, run = HANGING[call]
+    backend = faulty(operation, 1, "hang")
+    store = await filled(backend, timeout=0.1, attempts=attempts)
+    started = anyio.current_time()
+    with anyio.fail_after(5), pytest.raises(UnavailableError, match=r"no answer within 0\.1 s") as caught:
+        await run(store)
+    assert anyio.current_time() - started >= 0.09
+    unknown = operation in {"write", "write_many", "delete"}
+    assert type(caught.value) is (UncertainError if unknown else UnavailableError)
+    assert backend.calls[operation] == 1
+    assert (await backend._backend.read(AT.path, limit=10_000)).data == JSON.encode(ACCOUNT)
+    with anyio.fail_after(5):
+        await run(store)
+
+
+async def test_the_deadline_is_that_of_all_attempts() -> None:
+    """Failures and pauses take their time from the same deadline: attempts end with it, however many are left."""
+    backend = faulty("read", 1000, "before")
+    store = await filled(backend, timeout=0.2, attempts=1000)
+    with anyio.fail_after(5), pytest.raises(UnavailableError, match=r"no answer within 0\.2 s"):
+        await store.get(AT)
+    assert 1 < backend.calls["read"] < 1000
+
+
+async def test_control_without_a_deadline_a_call_hangs_on() -> None:
+    """The control: the same call under a long deadline still hangs when the short one would have ended it."""
+    store = await filled(faulty("read", 1, "hang"))
+    with anyio.move_on_after(0.3) as scope:
+        await store.get(AT)
+    assert scope.cancelled_caught
 
 
 # --- update -----------------------------------------------------------------------------------------------------------
@@ -1240,7 +1447,7 @@ async def test_a_failed_opening_closes_what_it_opened(monkeypatch: pytest.Monkey
     """Where one storage cannot be opened, those before it are closed, and its error comes out, also if they fail to."""
     opened = Closing(OSError())
 
-    def find(scheme: str) -> Any:
+    def find(scheme: str, engine: str) -> Any:
         async def factory(url: str, options: object) -> Any:
             if scheme == "good":
                 return opened
@@ -1253,6 +1460,130 @@ async def test_a_failed_opening_closes_what_it_opened(monkeypatch: pytest.Monkey
     with pytest.raises(ConfigError, match="'b': cannot"):
         await AccountStore.open(StoreConfig(default="a", storages=storages))
     assert opened.closed == 1
+
+
+FORKED = """
+import os, sys
+from concurrent.futures import ThreadPoolExecutor
+import anyio
+from accountstore import Account, AccountStore, ClosedError, Location, PasswordCredentials, StorageConfig, StoreConfig
+
+ACCOUNT = Account(host="h", port=1, credentials=PasswordCredentials(login="l", password="p"))
+AT = Location("x.account")
+config = StoreConfig(storages={"main": StorageConfig("memory://")})
+
+
+def refused(call):
+    try:
+        call()
+    except ClosedError as error:
+        return "another process" in str(error)
+
+
+def begin(coroutine):
+    try:
+        coroutine.send(None)
+    finally:
+        coroutine.close()
+
+
+async def elsewhere(store):
+    async with AccountStore.open(config) as own:
+        await own.save(AT, ACCOUNT)
+    try:
+        return await store.get(AT) == ACCOUNT and "it answers"
+    except ClosedError as error:
+        return "another process" in str(error)
+
+
+def in_the_child(store, tenant, kind, control):
+    results = []
+    if control:
+        storages = store._reach.storages
+        storages._process, storages._loop = os.getpid(), None
+    else:  # on the event loop that the fork copied
+        calls = (
+            lambda: begin(store.get(AT)),
+            lambda: begin(store.save(AT, ACCOUNT)),
+            lambda: begin(store.delete(AT)),
+            lambda: begin(tenant.get(AT)),
+            store.list,
+            store.capabilities,
+        )
+        results = [refused(call) for call in calls]
+    # On one of its own, in a thread that has none yet.
+    return [*results, ThreadPoolExecutor(1).submit(anyio.run, elsewhere, store, backend=kind).result()]
+
+
+async def main(kind, control):
+    store = await AccountStore.open(config)
+    await store.save(AT, ACCOUNT)
+    tenant = store.scoped("folder")
+    pid = os.fork()
+    if pid == 0:
+        try:
+            print(in_the_child(store, tenant, kind, control), flush=True)
+        finally:
+            os._exit(0)
+    assert os.waitpid(pid, 0)[1] == 0
+    assert await store.get(AT) == ACCOUNT
+    await store.aclose()
+    print("well")
+
+
+anyio.run(main, sys.argv[1], sys.argv[2] == "control", backend=sys.argv[1])
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
+@pytest.mark.parametrize("kind", ["asyncio", "trio"])
+@pytest.mark.parametrize("control", [False, True])
+def test_a_store_is_of_no_use_in_a_forked_child(kind: str, control: bool) -> None:
+    """In a forked child every call on the parent's store is a `ClosedError`, before any I/O; a store of its own works
+    there, and the parent's in the parent. The control: with the check undone, the child's copy answers.
+    """
+    command = [sys.executable, "-W", "ignore", "-c", FORKED, kind, "control" if control else ""]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
+    assert (done.stderr, done.returncode) == ("", 0)
+    assert done.stdout.splitlines() == [repr(["it answers"] if control else [True] * 7), "well"]
+
+
+@pytest.mark.parametrize("kind", ["asyncio", "trio"])
+@pytest.mark.parametrize("moment", ["opened", "made outside of any"])
+def test_a_store_is_of_no_use_on_a_second_event_loop(kind: str, moment: str) -> None:
+    """A store belongs to the event loop that opened it, or that first used it; on another, of either kind, every call
+    is a `ClosedError`, and no backend is asked. What needs no event loop works outside of any.
+    """
+    backend = Recording()
+    stores: list[AccountStore] = []
+
+    async def first() -> None:
+        stores.append(over(main=backend))
+        await stores[0].save(AT, ACCOUNT)
+
+    async def use() -> None:
+        await stores[0].save(AT, ACCOUNT)
+        assert await stores[0].get(AT) == ACCOUNT
+
+    async def every_call() -> None:
+        for call in CLOSED.values():
+            with pytest.raises(ClosedError, match="another event loop"):
+                await call(stores[0])
+
+    if moment == "opened":
+        anyio.run(first, backend=kind)
+    else:
+        stores.append(over(main=backend))
+        anyio.run(use, backend=kind)
+    backend.calls.clear()
+    for other in ("asyncio", "trio"):
+        anyio.run(every_call, backend=other)
+    assert backend.calls == []
+    assert stores[0].capabilities().create
+    # The control: with the check undone the same calls are made.
+    stores[0]._reach.storages._loop = None
+    anyio.run(use, backend=kind)
+    assert backend.calls == ["write", "read"]
 
 
 async def drained(items: AsyncIterator[object], /) -> list[object]:
