@@ -682,7 +682,9 @@ def test_vanished_root_is_unavailable_and_not_made_again(root: Path, name: str, 
 
 @pytest.mark.anyio
 async def test_store_without_its_root_is_unavailable(root: Path) -> None:
-    """Through the store every call on a vanished root is an UnavailableError, which is temporary; also a listing."""
+    """Through the store every call on a vanished root is an UnavailableError, which is temporary; also a listing. None
+    is uncertain, of a write neither: it surely was not made.
+    """
     location = At("a.account", folder="mail")
     async with _store(root) as store:
         root.rename(root.with_name("moved"))
@@ -698,6 +700,8 @@ async def test_store_without_its_root_is_unavailable(root: Path) -> None:
         for call in calls:
             with pytest.raises(UnavailableError) as caught:
                 await call(location)
+            assert type(caught.value) is UnavailableError
+            assert not caught.value.sent
             assert caught.value.temporary
             assert caught.value.location == location
         with pytest.raises(UnavailableError):

@@ -62,6 +62,7 @@ NAMES = (
     "Stored",
     "TooLargeError",
     "UnavailableError",
+    "UncertainError",
     "UnsupportedError",
     "Version",
 )
@@ -72,6 +73,7 @@ BACKEND_NAMES = (
     "BackendFactory",
     "Blob",
     "Capabilities",
+    "CursorPages",
     "Pages",
     "Stat",
     "Version",

@@ -1,8 +1,8 @@
 """The public suite on real buckets: `nox -s cloud`, by hand.
 
 `ACCOUNTSTORE_S3`, `ACCOUNTSTORE_GCS` and `ACCOUNTSTORE_AZURE` name a storage each as JSON:
-`{"url": "s3://bucket/prefix", "options": {...}}`. Documents are written below the prefix and removed again. A service that
-is not named is skipped.
+`{"url": "s3://bucket/prefix", "options": {...}}`. Documents are written below the prefix, and removed again. A service
+that is not named is skipped.
 """
 
 from __future__ import annotations

@@ -6,6 +6,9 @@ import importlib
 import subprocess
 import sys
 import textwrap
+from importlib.util import find_spec
+from itertools import chain
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -22,7 +25,7 @@ from accountstore import (
     PasswordCredentials,
     StorageConfig,
     StoreConfig,
-    UnavailableError,
+    UncertainError,
 )
 from accountstore.backends import fsspec as fsspec_backend
 from accountstore.backends import local, memory
@@ -68,7 +71,7 @@ class Shelf:
     async def read_many(self, keys, /, *, limit):
         return await each(self.read(key, limit=limit) for key in keys)
 
-    async def write(self, key, data, /, *, mode):
+    async def write(self, key, data, /, *, mode, mark=""):
         if data.find(b"too much") >= 0:
             raise Full("too much")
         if mode == "create" and key in self.documents:
@@ -103,6 +106,9 @@ class Shelf:
         if isinstance(error, FileNotFoundError):
             return NotFoundError
         return UnavailableError if isinstance(error, Full) else BackendError
+
+    async def versioned(self):
+        return None
 
     def filesystem(self):
         raise NotImplementedError
@@ -166,12 +172,79 @@ def store_on(*urls: str, **options: Any) -> AbstractAsyncContextManager[AccountS
 
 
 def test_the_built_in_schemes_have_their_backends() -> None:
-    """`memory`, `file` and `local` have backends of their own; every other scheme goes to fsspec."""
+    """`memory`, `file` and `local` have backends of their own; a scheme that is not built in goes to fsspec."""
     assert find_backend("memory") is memory.open_backend
     assert find_backend("file") is local.open_backend
     assert find_backend("local") is local.open_backend
-    for scheme in ("sftp", "ftp", "nonsense", "", "s3"):
+    for scheme in ("sftp", "ftp", "nonsense", "", "s3x", "S3"):
         assert find_backend(scheme) is fsspec_backend.open_backend
+
+
+CLOUDS = {
+    "s3": ("s3", "s3a"),
+    "gcs": ("gs", "gcs"),
+    "azure": ("az", "abfs", "abfss"),
+}
+"""Modules of backends, with their schemes."""
+
+
+def test_the_schemes_of_clouds_have_their_backends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The schemes of S3, Google Cloud Storage and Azure have a backend each, and with the engine `obstore` one for all;
+    the packages below are not looked for.
+    """
+
+    def load(module: str) -> SimpleNamespace:
+        return SimpleNamespace(open_backend=module)
+
+    monkeypatch.setattr("accountstore.registry.import_module", load)
+    for name, schemes in CLOUDS.items():
+        for scheme in schemes:
+            assert find_backend(scheme) == find_backend(scheme, "fsspec") == f"accountstore.backends.{name}"
+            assert find_backend(scheme, "obstore") == "accountstore.backends.obstore"
+
+
+@pytest.mark.parametrize("scheme", ["memory", "file", "local", "sftp", "nonsense", "s3x"])
+@pytest.mark.anyio
+@on_asyncio
+async def test_the_engine_of_clouds_serves_no_other_scheme(install: Callable[..., str], scheme: str) -> None:
+    """The engine `obstore` for a scheme that it does not serve is a `ConfigError` that names both, and imports nothing:
+    neither its own package nor another one that provides the scheme.
+    """
+    module = install("other-backend", **({} if scheme in {"memory", "file", "local"} else {scheme: "open_backend"}))
+    config = StoreConfig(storages={"s0": StorageConfig(f"{scheme}:///tmp/never", engine="obstore")})
+    with pytest.raises(ConfigError) as caught:
+        await AccountStore.open(config)
+    assert str(caught.value) == f"storage 's0': the engine 'obstore' serves s3, gs and az URLs, not {scheme!r}"
+    assert module not in sys.modules
+
+
+MISSING = {
+    "s3": ("s3://bucket", "fsspec", "s3fs", "s3"),
+    "gcs": ("gs://bucket", "fsspec", "gcsfs", "gcs"),
+    "azure": ("abfs://container", "fsspec", "adlfs", "azure"),
+    "obstore": ("s3://bucket", "obstore", "obstore", "fast"),
+}
+"""By module: a URL, an engine, the package that they need, and the extra that brings it."""
+
+
+@pytest.mark.parametrize("module", MISSING)
+@pytest.mark.anyio
+@on_asyncio
+async def test_a_missing_package_is_told_with_its_extra(module: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A storage whose package is not installed is a `ConfigError` at open with the command that installs it."""
+    url, engine, package, extra = MISSING[module]
+    for name in [name for name in sys.modules if name.partition(".")[0] == package]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, package, None)
+    # What is imported for a storage before its package may be missing too: that is told in the same way.
+    for name in ("aiohttp", "botocore", "google.auth", "azure.core"):
+        if find_spec(name.partition(".")[0]) is None:
+            pytest.skip(f"{name} is not installed")
+    monkeypatch.delitem(sys.modules, f"accountstore.backends.{module}", raising=False)
+    with pytest.raises(ConfigError) as caught:
+        await AccountStore.open(StoreConfig(storages={"s0": StorageConfig(url, engine=engine)}))
+    told = f"storage 's0': {package} is not installed; install it with: pip install 'accountstore[{extra}]'"
+    assert str(caught.value) == told
 
 
 def test_backends_are_imported_on_first_use(tmp_path: Path) -> None:
@@ -226,9 +299,10 @@ async def test_another_packages_backend_works_from_end_to_end(install: Callable[
         ]
         with pytest.raises(NotFoundError):
             await store.get(Location("no.account"))
-        with pytest.raises(UnavailableError) as caught:
+        with pytest.raises(UncertainError) as caught:
             await store.save(AT, Account(host="too much", port=1, credentials=ACCOUNT.credentials))
         assert "too much" not in str(caught.value)
+        assert str(caught.value).endswith(" [storage 's0': shelf://somewhere/x]")
         with pytest.raises(AccountStoreError):
             await store.filesystem()
         await store.delete(AT, version=(await store.stat(AT)).version)
@@ -284,7 +358,7 @@ async def test_two_packages_for_one_scheme_are_refused(install: Callable[..., st
 
 @pytest.mark.anyio
 @on_asyncio
-@pytest.mark.parametrize("scheme", ["memory", "file", "local"])
+@pytest.mark.parametrize("scheme", ["memory", "file", "local", *chain(*CLOUDS.values())])
 async def test_a_built_in_scheme_is_not_taken_over_in_silence(install: Callable[..., str], scheme: str) -> None:
     """A package that provides a scheme of ours is a `ConfigError` that names it, and gets no document."""
     module = install("greedy-backend", **{scheme: "open_backend"})

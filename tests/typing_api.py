@@ -29,6 +29,8 @@ from accountstore import (
     StorageConfig,
     StoreConfig,
     Stored,
+    UnavailableError,
+    UncertainError,
     Version,
 )
 
@@ -85,8 +87,22 @@ assert_type(location.path, str)
 
 config = StoreConfig(default="First Storage", storages={"First Storage": StorageConfig(url="memory://")})
 full_config = StoreConfig(
-    default="a", storages={"a": StorageConfig(url="s3://b", options={"key": 1}, codec="msgpack")}, max_bytes=1000
+    default="a",
+    storages={
+        "a": StorageConfig(
+            url="s3://b",
+            options={"key": 1},
+            codec="msgpack",
+            engine="obstore",
+            timeout=5,
+            attempts=2,
+            conditions="trust",
+        )
+    },
+    max_bytes=1000,
 )
+assert_type(full_config.storages["a"].timeout, float)
+assert_type(full_config.storages["a"].attempts, int)
 
 
 # --- the store -----------------------------------------------------------------------------------------------------
@@ -196,6 +212,7 @@ async def storages(store: AccountStore) -> None:
     assert_type(store.storages, tuple[str, ...])
     assert_type(store.capabilities(), Capabilities)
     assert_type(store.capabilities("s").create, bool)
+    assert_type(store.capabilities("s").proven, bool)
     check = await store.check("s")
     assert_type(check, Check)
     assert_type(check.ok, bool)
@@ -216,6 +233,11 @@ async def errors(store: AccountStore) -> None:
         assert_type(str(value_error), str)
     except ConflictError as error:
         assert_type(error.message, str)
+    except UncertainError as error:
+        unavailable: UnavailableError = error
+        assert_type(unavailable.sent, bool)
+        broken: ConnectionError = error
+        assert_type(broken.errno, int | None)
 
 
 # --- mistakes that a type checker finds: each suppression below is an error when it suppresses nothing --------------
