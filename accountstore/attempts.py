@@ -112,6 +112,8 @@ async def _settle(
             if seen.lost:
                 return _uncertain(name, seen.reason) if unknown else failure
             unknown = unknown or bool(seen.reason)
+            if refused and not unknown:  # whoever stood in the way is gone
+                failure = name(UnavailableError("the storage refused it, but nothing is in its way"))
         if attempt >= policy.attempts:
             return _uncertain(name, failure.message) if unknown else failure
         await pause(attempt)

@@ -15,10 +15,10 @@ from accountstore.backends.syscalls import filesystem_type
 from benchmarks import cases_cloud, cases_cloud_peers, cases_import, cases_local, cases_memory, cases_peers
 from benchmarks.blocks import LeftOut, Tally, Workspace, measure
 from benchmarks.chart import chart
-from benchmarks.report import counts, describe_machine, json_lines, left_out, results, table, tally
+from benchmarks.report import counts, describe_machine, json_lines, left_out, read_json_lines, results, table, tally
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from benchmarks.blocks import Case
 
@@ -50,6 +50,18 @@ def _folder() -> str:
     return "." if filesystem_type(folder) in _NO_DISK else folder
 
 
+def _draw(path: str, rows: Sequence[Mapping[str, Any]], /) -> int:
+    """Draw the chart. 1 if there is nothing to draw."""
+    try:
+        drawn = chart(rows)
+    except ValueError as error:
+        print(f"no chart: {error}", file=sys.stderr)
+        return 1
+    with open(path, "w", encoding="utf-8") as file:
+        file.write(drawn)
+    return 0
+
+
 def main(arguments: Sequence[str] | None = None, /) -> int:
     """Run the cases that are named, or all. Missed goals are reported; only a case that fails makes the result 1."""
     parser = ArgumentParser(prog="python -m benchmarks", description="Compare accountstore with the alternatives.")
@@ -57,12 +69,18 @@ def main(arguments: Sequence[str] | None = None, /) -> int:
     parser.add_argument("--blocks", type=int, default=_BLOCKS, help="blocks that the medians are of (%(default)s)")
     parser.add_argument("--quick", action="store_true", help="little work a block: to see that everything runs")
     parser.add_argument("--json", metavar="FILE", help="write the results to a file, one JSON object a line")
+    parser.add_argument("--chart", metavar="FILE", help="draw the results of cloud-peers, as SVG")
+    parser.add_argument("--from", metavar="FILE", dest="source", help="draw from what --json wrote; nothing is run")
     parser.add_argument("--folder", default=_folder(), help="where to write documents (%(default)s)")
     chosen = parser.parse_args(arguments)
     if unknown := [name for name in chosen.case if name not in CASES]:
         parser.error(f"unknown case {unknown[0]!r}; known: {', '.join(CASES)}")
     if chosen.blocks < 1:
         parser.error("--blocks must be at least 1")
+    if chosen.source:
+        if chosen.case or chosen.json or not chosen.chart:
+            parser.error("--from goes with --chart alone")
+        return _draw(chosen.chart, read_json_lines(chosen.source))
     machine = describe_machine(chosen.folder, quick=chosen.quick)
     for name, value in machine.items():
         print(f"{name}: {value}")
@@ -79,6 +97,8 @@ def main(arguments: Sequence[str] | None = None, /) -> int:
     if chosen.json:
         with open(chosen.json, "wb") as file:
             file.write(json_lines(rows))
+    if chosen.chart:
+        failed = max(failed, _draw(chosen.chart, rows))
     goals = [row for row in rows if row.get("goal")]
     print(f"{sum(row['met'] for row in goals)} of {len(goals)} goals met")
     return failed

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from benchmarks.blocks import LeftOut, Round, Tally
 
-__all__ = ("counts", "describe_machine", "json_lines", "left_out", "results", "table", "tally")
+__all__ = ("counts", "describe_machine", "json_lines", "left_out", "read_json_lines", "results", "table", "tally")
 
 _PACKAGES = (
     "accountstore",
@@ -171,3 +171,9 @@ def left_out(case: str, made: LeftOut, /) -> dict[str, Any]:
 def json_lines(rows: Sequence[Mapping[str, Any]], /) -> bytes:
     """One JSON object a line."""
     return b"".join(msgspec.json.encode(row) + b"\n" for row in rows)
+
+
+def read_json_lines(path: str, /) -> list[dict[str, Any]]:
+    """The rows that `json_lines` wrote."""
+    with open(path, "rb") as lines:
+        return [msgspec.json.decode(line, type=dict[str, Any]) for line in lines]

@@ -116,6 +116,8 @@ def seaweedfs() -> AbstractContextManager[Server]:
     command += ["-filer.localSocket={folder}/filer.sock", "-s3.localSocket={folder}/s3.sock"]
     # Without these it reports its use to its makers, makes a bucket that a PUT misses, and waits a second at its end.
     command += ["-master.telemetry=false", "-s3.autoCreateBucket=false", "-volume.preStopSeconds=0"]
+    # Each bucket takes some volumes, which are empty files to begin with; by default there are as many as fit the disk.
+    command += ["-volume.max=20000"]
     sockets: list[str] = []
     for index, part in enumerate(("s3", "master", "volume", "filer", "admin")):
         command += [f"-{part}.port={{{2 * index}}}", f"-{part}.port.grpc={{{2 * index + 1}}}"]

@@ -578,6 +578,20 @@ def test_check_of_a_storage_that_fails_ends_with_one(run: Commands) -> None:
     assert "create has one winner: not promised by this storage" in answer.out
 
 
+def test_a_storage_that_cannot_be_reached_is_named_in_one_line(run: Commands) -> None:
+    """A storage that is down ends a read and a write with 1, and one line that names it and its place; of a write that
+    did not reach it nothing is uncertain.
+    """
+    run.configure(CONFIG + '[storages.Far]\nurl = "ftp://me:CANARY@127.0.0.1:1/mail"\nattempts = 1\n')
+    for command in ("get Far:a.account", "save Far:a.account"):
+        answer = run(*command.split(), stdin=SINGLE)
+        assert (answer.code, answer.out, answer.crash) == (1, "", "")
+        assert answer.err.startswith("accountstore: Far:a.account: the storage cannot be reached or is busy (")
+        assert answer.err.endswith(" [storage 'Far': ftp://127.0.0.1:1/mail]\n")
+        assert answer.err.count("\n") == 1
+        assert "CANARY" not in answer.everything
+
+
 def test_check_of_a_storage_that_ignores_conditions_ends_with_one(
     run: Commands, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -607,6 +621,13 @@ def test_check_of_a_storage_that_ignores_conditions_ends_with_one(
         ('[storages.a]\nurl = "fiel:///a"\n', "unknown scheme 'fiel'; did you mean"),
         ('[storages.a]\nurl = "absent://a"\n', "needs a package that is not installed: pip install absentfs"),
         ('[storages.a]\nurl = "a"\ncodec = "jsn"\n', ":3: storage 'a': unknown codec 'jsn'; did you mean 'json'?"),
+        (
+            '[storages.a]\nurl = "a"\nengine = "obstor"\n',
+            ":3: storage 'a': unknown engine 'obstor'; did you mean 'obstore'?",
+        ),
+        ('[storages.a]\nurl = "a"\nengine = "obstore"\n', "the engine 'obstore' serves s3, gs and az URLs, not 'file'"),
+        ('[storages.a]\nurl = "a"\ntimeout = 0\n', ":3: storage 'a': timeout: must be more than 0 seconds"),
+        ('[storages.a]\nurl = "a"\nattempts = 0\n', ":3: storage 'a': attempts: must be at least 1"),
         ("[storages.a]\nurl = 1\n", ":2: url: Expected `str`, got `int`"),
         ("[storages.a\n", "(at line 1, column 12)"),
         ("", "no storage is configured"),

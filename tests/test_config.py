@@ -26,7 +26,6 @@ from accountstore import (
     StoreConfig,
 )
 from accountstore.attempts import Policy
-from accountstore.backends.base import Capabilities
 from accountstore.backends.memory import MemoryBackend
 from accountstore.config import load_config
 from accountstore.opening import open_storages
@@ -36,6 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
+    from accountstore.backends.base import Capabilities
     from accountstore.storage import Storage
 
 CANARY = "canary-1c7e"
@@ -435,8 +435,8 @@ async def _open_unproven(url: str, options: Mapping[str, object], /) -> MemoryBa
 
 
 def test_a_policy_is_that_of_its_storage(write: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    """`timeout`, `attempts` and `conditions` reach the storage that they stand at; any other has 30 s and four attempts,
-    and its conditions are tried before they are relied on.
+    """What a storage says of its engine, time, attempts and conditions is that storage's; any other has fsspec, 30 s
+    and four attempts, and its conditions are tried before they are relied on.
     """
     own = 'engine = "obstore"\ntimeout = 5\nattempts = 1\nconditions = "trust"\n'
     config = load_config(write('default = "a"\n' + MEMORY % "a" + MEMORY % "b" + own))

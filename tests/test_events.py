@@ -22,17 +22,20 @@ from accountstore import (
     PasswordCredentials,
     StorageConfig,
     StoreConfig,
+    UnavailableError,
+    UncertainError,
     Version,
 )
 from accountstore.backends.memory import MemoryBackend
 from accountstore.codecs import JSON
-from accountstore.testing import store_over
+from accountstore.testing import Fault, FaultyBackend, store_over
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
     from pathlib import Path
 
     from accountstore.backends.base import Stat
+    from accountstore.testing.faults import Operation as FaultOperation
 
 pytestmark = pytest.mark.anyio
 
@@ -468,6 +471,29 @@ async def test_a_retry_of_move_counts() -> None:
     await store.save(AT, ACCOUNT)
     await store.move(AT, NEW)
     assert [(event.operation, event.attempts, event.outcome) for event in events][1:] == [("move", 2, "ok")]
+
+
+async def test_a_call_that_is_tried_again_makes_one_event() -> None:
+    """Whatever fails for a while below is one event, with the outcome of the last attempt; it counts as one attempt,
+    for those of `update` and `move` are what an event counts.
+    """
+    events: list[Event] = []
+    operations: tuple[FaultOperation, ...] = ("write", "read")
+    faults = [Fault(operation, nth, "before", ConnectionResetError()) for operation in operations for nth in (1, 2)]
+    backend = FaultyBackend(MemoryBackend(), faults)
+    store = store_over({"main": backend}, observer=events.append, attempts=3)
+    await store.save(AT, ACCOUNT)
+    await store.get(AT)
+    once = store_over({"main": FaultyBackend(MemoryBackend(), faults)}, observer=events.append)
+    with pytest.raises(UncertainError):
+        await once.save(AT, ACCOUNT)
+    with pytest.raises(UnavailableError):
+        await once.get(AT)
+    assert backend.calls == {"write": 3, "read": 3}
+    assert [(event.operation, event.attempts, event.outcome) for event in events] == [
+        *(("save", 1, "ok"), ("get", 1, "ok")),
+        *(("save", 1, "UncertainError"), ("get", 1, "UnavailableError")),
+    ]
 
 
 class Changing(MemoryBackend):

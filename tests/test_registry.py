@@ -8,7 +8,7 @@ import sys
 import textwrap
 from importlib.util import find_spec
 from itertools import chain
-from types import SimpleNamespace
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -45,7 +45,7 @@ on_asyncio = pytest.mark.parametrize("anyio_backend", ["asyncio"])
 BACKEND = '''
 """A backend over a dict, as another package would have it."""
 
-from accountstore.backends.base import Blob, Capabilities, Stat, Version, each
+from accountstore.backends.base import Blob, Capabilities, Pages, Stat, Version, each
 from accountstore.errors import BackendError, ConfigError, ConflictError, ExistsError, NotFoundError, UnavailableError
 
 
@@ -94,13 +94,14 @@ class Shelf:
                 raise ConflictError("the document has changed since it was read")
             del self.documents[key]
 
-    async def scan(self, prefix, /, *, recursive):
+    def scan(self, prefix, /, *, recursive):
         start = prefix + "/" if prefix else ""
-        yield [
+        found = [
             self._blob(key).stat
             for key in list(self.documents)
             if key.startswith(start) and (recursive or "/" not in key[len(start):])
         ]
+        return Pages([found])
 
     def classify(self, error, /):
         if isinstance(error, FileNotFoundError):
@@ -193,14 +194,22 @@ def test_the_schemes_of_clouds_have_their_backends(monkeypatch: pytest.MonkeyPat
     the packages below are not looked for.
     """
 
-    def load(module: str) -> SimpleNamespace:
-        return SimpleNamespace(open_backend=module)
+    modules: dict[str, ModuleType] = {}
+
+    def load(name: str) -> ModuleType:
+        modules[name] = ModuleType(name)
+        modules[name].__dict__["open_backend"] = object()
+        return modules[name]
 
     monkeypatch.setattr("accountstore.registry.import_module", load)
     for name, schemes in CLOUDS.items():
         for scheme in schemes:
-            assert find_backend(scheme) == find_backend(scheme, "fsspec") == f"accountstore.backends.{name}"
-            assert find_backend(scheme, "obstore") == "accountstore.backends.obstore"
+            for engine, module in (("fsspec", name), ("obstore", "obstore")):
+                modules.clear()
+                factory = find_backend(scheme, engine)
+                assert [(name, module.open_backend) for name, module in modules.items()] == [
+                    (f"accountstore.backends.{module}", factory)
+                ]
 
 
 @pytest.mark.parametrize("scheme", ["memory", "file", "local", "sftp", "nonsense", "s3x"])
@@ -227,6 +236,17 @@ MISSING = {
 """By module: a URL, an engine, the package that they need, and the extra that brings it."""
 
 
+class Missing:
+    """Finds no module of a package, as where it is not installed."""
+
+    def __init__(self, package: str, /) -> None:
+        self.package = package
+
+    def find_spec(self, name: str, path: object = None, target: object = None, /) -> None:
+        if name.partition(".")[0] == self.package:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+
 @pytest.mark.parametrize("module", MISSING)
 @pytest.mark.anyio
 @on_asyncio
@@ -235,11 +255,9 @@ async def test_a_missing_package_is_told_with_its_extra(module: str, monkeypatch
     url, engine, package, extra = MISSING[module]
     for name in [name for name in sys.modules if name.partition(".")[0] == package]:
         monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, package, None)
-    # What is imported for a storage before its package may be missing too: that is told in the same way.
-    for name in ("aiohttp", "botocore", "google.auth", "azure.core"):
-        if find_spec(name.partition(".")[0]) is None:
-            pytest.skip(f"{name} is not installed")
+    monkeypatch.setattr(sys, "meta_path", [Missing(package), *sys.meta_path])
+    if module in {"s3", "gcs"} and find_spec("aiohttp") is None:
+        pytest.skip("aiohttp, which is looked for first, is not installed")
     monkeypatch.delitem(sys.modules, f"accountstore.backends.{module}", raising=False)
     with pytest.raises(ConfigError) as caught:
         await AccountStore.open(StoreConfig(storages={"s0": StorageConfig(url, engine=engine)}))
@@ -302,7 +320,7 @@ async def test_another_packages_backend_works_from_end_to_end(install: Callable[
         with pytest.raises(UncertainError) as caught:
             await store.save(AT, Account(host="too much", port=1, credentials=ACCOUNT.credentials))
         assert "too much" not in str(caught.value)
-        assert str(caught.value).endswith(" [storage 's0': shelf://somewhere/x]")
+        assert str(caught.value).count(" [storage 's0': shelf://somewhere/x]") == 1
         with pytest.raises(AccountStoreError):
             await store.filesystem()
         await store.delete(AT, version=(await store.stat(AT)).version)

@@ -667,6 +667,70 @@ async def test_the_deadline_is_that_of_all_attempts() -> None:
     assert 1 < backend.calls["read"] < 1000
 
 
+class Server(MemoryBackend):
+    """A backend whose conditions depend on a server, which honours those that are named."""
+
+    def __init__(self, *honoured: str) -> None:
+        super().__init__()
+        self.honoured = honoured
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return replace(super().capabilities, proven=False)
+
+    async def write(self, key: str, data: bytes, /, *, mode: WriteMode, mark: str = "") -> Stat:
+        kind = mode if isinstance(mode, str) else "swap"
+        return await super().write(key, data, mode=mode if kind in self.honoured else "overwrite")
+
+    async def delete(self, key: str, /, *, version: Version | None = None) -> None:
+        await super().delete(key, version=version if "delete" in self.honoured else None)
+
+
+CONDITIONAL: Mapping[str, Callable[[AccountStore, Version], Awaitable[object]]] = {
+    "create": lambda store, _: store.save(ELSEWHERE, ACCOUNT, mode="create"),
+    "swap": lambda store, version: store.save(AT, OAUTH, mode=version),
+    "delete": lambda store, version: store.delete(AT, version=version),
+}
+
+
+@pytest.mark.parametrize(
+    ("honoured", "requests"), [((), 3), (("create",), 5), (("create", "swap"), 6), (("create", "swap", "delete"), 6)]
+)
+async def test_conditions_are_tried_before_they_are_relied_on(honoured: tuple[str, ...], requests: int) -> None:
+    """Where they depend on the server, the first conditional call tries them, once and leaving nothing; what the server
+    ignores is an `UnsupportedError`, and the document is as it was. A plain call asks nothing of this.
+    """
+    backend = Recording(Server(*honoured))
+    store = over(main=backend)
+    await store.save(AT, ACCOUNT)
+    assert backend.calls == ["write"]
+    for name, call in CONDITIONAL.items():
+        version = (await store.read(AT)).version
+        backend.calls.clear()
+        if name in honoured:
+            await call(store, version)
+        else:
+            with pytest.raises(UnsupportedError, match="'main' ignores the condition"):
+                await call(store, version)
+        assert len(backend.calls) == (name in honoured) + requests
+        requests = 0
+    left = {entry.location: await store.get(entry.location) async for entry in store.list(recursive=True)}
+    assert left == {
+        **({ELSEWHERE: ACCOUNT} if "create" in honoured else {}),
+        **({} if "delete" in honoured else {AT: OAUTH if "swap" in honoured else ACCOUNT}),
+    }
+
+
+async def test_control_without_the_trial_a_careless_server_overwrites() -> None:
+    """The control: where the same server is believed, a create and a stale swap overwrite what is there."""
+    store = over(main=Recording(Server(), capabilities=limited()))
+    await store.save(AT, ACCOUNT)
+    await store.save(AT, OAUTH, mode="create")
+    assert await store.get(AT) == OAUTH
+    await store.save(AT, ACCOUNT, mode=Version("stale"))
+    assert await store.get(AT) == ACCOUNT
+
+
 async def test_control_without_a_deadline_a_call_hangs_on() -> None:
     """The control: the same call under a long deadline still hangs when the short one would have ended it."""
     store = await filled(faulty("read", 1, "hang"))

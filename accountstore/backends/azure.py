@@ -171,9 +171,9 @@ class AzureBackend:
 
         with suppress(NotFoundError):
             try:
-                await self._run(delete)
+                await self._run(delete, version)
             except ConflictError:
-                await self.stat(key)  # some servers say so of a missing document
+                await self.stat(key)  # of a missing document it is none, whatever the server says
                 raise
 
     def scan(self, prefix: str, /, *, recursive: bool) -> AsyncIterator[Sequence[Stat]]:

@@ -9,6 +9,7 @@ import re
 from inspect import signature
 from typing import TYPE_CHECKING
 
+from accountstore.backends.base import Version
 from accountstore.errors import (
     BackendError,
     ConfigError,
@@ -64,8 +65,8 @@ def check_options(options: Mapping[str, object], client: Callable[..., object], 
 
 
 def failure(status: int, code: str = "", mode: WriteMode | None = None, /) -> BackendError:
-    """The error for an answer with this status and the service's own error code, to a write with this mode or to
-    another request.
+    """The error for an answer with this status and the service's own error code, to a request with this condition or
+    to one without any.
 
     A code is shown only where it is a plain word.
     """
@@ -77,7 +78,8 @@ def failure(status: int, code: str = "", mode: WriteMode | None = None, /) -> Ba
     if status == 412 or code in _EXISTS:
         if mode == "create":
             return ExistsError("there is a document already")
-        return ConflictError("the document has changed since it was read")
+        if isinstance(mode, Version):
+            return ConflictError("the document has changed since it was read")
     if status in {404, 410}:
         return NotFoundError("there is no such document")
     if status in {401, 403}:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from functools import partial
@@ -155,11 +156,16 @@ class GCSBackend:
         return _stat(key, json.loads(answer))
 
     async def delete(self, key: str, /, *, version: Version | None = None) -> None:
-        query = {} if version is None else _condition(version)
-        try:
-            await self._loop.run(lambda: self._request("DELETE", f"storage/v1/{self._object(key)}", query=query))
-        except NotFoundError:
-            return
+        async def delete() -> None:
+            query = {} if version is None else _condition(version)
+            await self._request("DELETE", f"storage/v1/{self._object(key)}", mode=version, query=query)
+
+        with suppress(NotFoundError):
+            try:
+                await self._loop.run(delete)
+            except ConflictError:
+                await self.stat(key)  # of a missing document it is none
+                raise
 
     def scan(self, prefix: str, /, *, recursive: bool) -> AsyncIterator[Sequence[Stat]]:
         return CursorPages(partial(self._page, prefix, recursive))

@@ -13,7 +13,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, cast
 
 import obstore
-from anyio import to_thread
+from anyio import sleep, to_thread
 from obstore.exceptions import (
     AlreadyExistsError,
     BaseError,
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 __all__ = ("ObstoreBackend", "open_backend")
 
 _PAGE = 1000
+_SETTLING = 0.02
 _UPDATE = {"s3": "e_tag", "gcs": "version", "azure": "e_tag"}
 
 
@@ -141,7 +142,6 @@ class ObstoreBackend:
 
     async def delete(self, key: str, /, *, version: Version | None = None) -> None:
         if version is not None:
-            self._check(version)
             return await (await to_thread.run_sync(self._fsspec)).delete(key, version=version)
 
         async def delete(store: Any) -> None:
@@ -198,7 +198,11 @@ class ObstoreBackend:
         return self._fsspec().filesystem()
 
     async def aclose(self) -> None:
-        self._store = None
+        store, self._store = self._store, None
+        if store is not None:
+            # A connection is put back a moment after the answer to a HEAD; one whose client is gone by then stays open.
+            await sleep(_SETTLING)
+            del store
         if self._sibling is not None:
             await self._sibling.aclose()
         await self._loop.aclose()
@@ -232,24 +236,31 @@ class _Listing:
 
 
 _STATUS = re.compile(r"status code: (\d{3})|\b(\d{3}) (?:[A-Z][a-z]+ ?)+:|Server error: (\d{3})")
-_CODE = re.compile(r"<Code>(\w+)</Code>|\"reason\": ?\"(\w+)\"|(NoSuchBucket|ContainerNotFound)")
+_CODE = re.compile(r"<Code>(\w+)</Code>|\"reason\": ?\"(\w+)\"")
+_NO_BUCKET = re.compile(r"NoSuchBucket|ContainerNotFound|bucket does not exist")
 
 
 def _failure(error: Exception, mode: WriteMode | None, /) -> Exception:
-    """The error of ours for one of obstore's: by the HTTP status where it tells one, else by its class."""
+    """The error of ours for one of obstore's: by the HTTP status where it tells one, else by its class.
+
+    Its class alone calls each 409 a document that is there, and some 404 a condition that does not hold.
+    """
     text = str(error)
-    word = _CODE.search(text)
+    status = _STATUS.search(text)
+    answer = text[status.end() :] if status else ""  # what is before it names the key and the bucket
+    word = _CODE.search(answer)
     code = str(word[word.lastindex or 0]) if word else ""
+    if status:
+        number = int(status[status.lastindex or 0])
+        if number == 404 and not word and _NO_BUCKET.search(answer):
+            code = "NoSuchBucket"
+        return failure(number, code, mode)
     if isinstance(error, FileNotFoundError):
-        missing_bucket = "bucket" in text and "not exist" in text
-        return failure(404, "NoSuchBucket" if missing_bucket or "NoSuchBucket" in text else code)
+        return failure(404)
     if isinstance(error, (AlreadyExistsError, PreconditionError)):
         return failure(412, "", mode)
     if isinstance(error, (PermissionDeniedError, UnauthenticatedError)):
-        return failure(403, code)
-    status = _STATUS.search(text)
-    if status:
-        return failure(int(status[status.lastindex or 0]), code, mode)
+        return failure(403)
     if "error sending request" in text or "HTTP error" in text or "decod" in text:
         unsent = "client error (Connect)" in text or "ConnectError" in text
         return UnavailableError("the storage cannot be reached", sent=not unsent)

@@ -181,9 +181,9 @@ class S3Backend:
 
         with suppress(NotFoundError):
             try:
-                await self._loop.run(lambda: self._request("DeleteObject", delete))
+                await self._loop.run(lambda: self._request("DeleteObject", delete, version))
             except ConflictError:
-                await self.stat(key)  # some servers say so of a missing document
+                await self.stat(key)  # of a missing document it is none, whatever the server says
                 raise
 
     def scan(self, prefix: str, /, *, recursive: bool) -> AsyncIterator[Sequence[Stat]]:
