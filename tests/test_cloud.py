@@ -5,7 +5,10 @@ Google Cloud Storage by obstore runs on the project's own stub server: fake-gcs-
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
+import sys
 from contextlib import asynccontextmanager
 from hashlib import sha256
 from itertools import count
@@ -343,3 +346,60 @@ def test_storage_does_what_the_model_does(anyio_backend: Any, target: Target) ->
 
     examples = settings(max_examples=int(os.environ.get("ACCOUNTSTORE_EXAMPLES", "2")), stateful_step_count=15)
     run_state_machine_as_test(backend_machine(opened, loop=loop, loop_options=options), settings=examples)
+
+
+# --- processes --------------------------------------------------------------------------------------------------------
+
+_USE = """
+import json, sys, anyio
+from accountstore import Account, AccountStore, Location, PasswordCredentials, StorageConfig, StoreConfig
+
+async def main():
+    url, options, engine = json.loads(sys.argv[1])
+    at = Location("a.account", folder="m")
+    account = Account(host="h", port=1, credentials=PasswordCredentials(login="l", password="p"))
+    async with AccountStore.open(StoreConfig(storages={"c": StorageConfig(url, options, engine=engine)})) as store:
+        version = await store.save(at, account, mode="create")
+        assert await store.get(at) == account
+        assert [entry.location async for entry in store.list(recursive=True)] == [at]
+        fs, root = await store.filesystem()
+        assert await anyio.to_thread.run_sync(fs.exists, f"{root.rstrip('/')}/m/a.account")
+        await store.delete(at)
+    # And one that nobody uses.
+    async with AccountStore.open(StoreConfig(storages={"c": StorageConfig(url, options, engine=engine)})):
+        pass
+
+anyio.run(main, backend=sys.argv[2])
+"""
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "trio"])
+def test_a_process_ends_in_silence(target: Target, loop: str) -> None:
+    """A process that has used and closed a store prints nothing, warns of nothing that is open, and ends with 0."""
+    storage = json.dumps([target.url, dict(target.options), target.engine])
+    done = subprocess.run(
+        [sys.executable, "-W", "error::ResourceWarning", "-c", _USE, storage, loop],
+        capture_output=True,
+        check=False,
+        timeout=60,
+        text=True,
+    )
+    assert (done.stdout, done.stderr, done.returncode) == ("", "", 0)
+
+
+def test_nothing_of_the_object_stores_is_imported_for_a_folder() -> None:
+    """With all extras installed, the package, all its public names and a local store import none of them."""
+    script = """
+import sys, anyio
+import accountstore
+from accountstore import *
+async def main():
+    async with AccountStore.open(StoreConfig(storages={"m": StorageConfig("memory://")})) as store:
+        assert not await store.exists(Location("a.account"))
+anyio.run(main)
+print(sorted({"s3fs", "gcsfs", "adlfs", "obstore", "aiohttp", "botocore", "azure", "google"} & set(sys.modules)))
+"""
+    for package in ("s3fs", "gcsfs", "adlfs", "obstore"):
+        pytest.importorskip(package)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True, timeout=60, text=True)
+    assert done.stdout == "[]\n"
