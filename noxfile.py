@@ -130,7 +130,7 @@ def tests(session: nox.Session) -> None:
     """
     session.log(f"on Python {session.python} of {', '.join(PYTHONS)}")
     if session.python != NEWEST:
-        _install(session, "test")
+        _install(session, "test", extras=EVERYTHING)
         session.run("pytest", "-n", "4", "-m", "not once", *session.posargs)
         return
     _install(session, "test", "servers", extras=EVERYTHING)

@@ -102,7 +102,8 @@ async def _settle(
         except Exception as error:  # noqa: BLE001 -- as in ask
             failure = name(error)
         refused = _is_refusal(failure, change.condition)
-        if not (refused or failure.temporary) or (refused and change.certain and not unknown):
+        final = not (refused or failure.temporary)
+        if not unknown and (final or (refused and change.certain)):
             return failure
         unknown = unknown or (isinstance(failure, UnavailableError) and failure.sent)
         if change.condition != "overwrite" and (refused or unknown):
@@ -114,7 +115,7 @@ async def _settle(
             unknown = unknown or bool(seen.reason)
             if refused and not unknown:  # whoever stood in the way is gone
                 failure = name(UnavailableError("the storage refused it, but nothing is in its way"))
-        if attempt >= policy.attempts:
+        if final or attempt >= policy.attempts:
             return _uncertain(name, failure.message) if unknown else failure
         await pause(attempt)
 

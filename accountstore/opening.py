@@ -6,7 +6,7 @@ import os
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from anyio import CancelScope, to_thread
+from anyio import CancelScope, fail_after, to_thread
 
 from accountstore.attempts import Policy
 from accountstore.backends.loops import running_loop
@@ -75,7 +75,8 @@ async def _close(*storages: Storage) -> None:
 
 async def _close_one(storage: Storage, /) -> None:
     try:
-        return await storage.backend.aclose()
+        with fail_after(storage.policy.timeout, shield=True):
+            return await storage.backend.aclose()
     except Exception as error:  # noqa: BLE001 -- named here, raised outside its frames
         failure = storage.named(error, None)
     raise failure

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 __all__ = ("Proof", "prove")
 
+_TIDYING = 1.0
+"""Seconds that may go into removing the passing document when the deadline has passed."""
+
 
 class Proof(Struct, frozen=True):
     """What a storage was seen to honour: a create, a swap, a conditional delete."""
@@ -54,7 +57,7 @@ async def prove(backend: Backend, folder: str, /) -> Proof:
         delete = update and await _is_refused(backend, backend.delete(key, version=first), ConflictError)
         return Proof(create, update, delete)
     finally:
-        with anyio.CancelScope(shield=True), suppress(Exception):  # who may not delete may still write
+        with anyio.move_on_after(_TIDYING, shield=True), suppress(Exception):  # who may not delete may still write
             await backend.delete(key)
 
 

@@ -356,6 +356,7 @@ class AccountStore:
         """Save each document; yield its location with its new version or its error, in the order given.
 
         Nothing is written unless the result is iterated over. Of two documents for one location either may come last.
+        Iterated on after a cancellation, a window is saved again, so that a `"create"` may meet its own document.
         Otherwise as `get_many` and `save`.
         """
         check_mode(mode)

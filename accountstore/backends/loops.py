@@ -24,8 +24,10 @@ def asyncio_loop() -> asyncio.AbstractEventLoop | None:
     if "asyncio" in sys.modules:
         from asyncio import get_running_loop
 
-        with suppress(RuntimeError):
+        try:  # not suppress(): this is on the way of every operation
             return get_running_loop()
+        except RuntimeError:
+            return None
     return None
 
 
