@@ -1,0 +1,54 @@
+"""The plain account of samples.py as pydantic models, for sides that use pydantic."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.alias_generators import to_camel
+
+__all__ = ("PYDANTIC_ACCOUNT", "PydanticAccount")
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True)
+
+
+class PydanticPassword(_Model):
+    """As `PlainPassword`."""
+
+    discriminator: Literal["EmailClientAccountPasswordCredentials"] = "EmailClientAccountPasswordCredentials"
+    login: str
+    password: str
+
+
+class PydanticOAuth(_Model):
+    """As `PlainOAuth`."""
+
+    discriminator: Literal["EmailClientAccountOauthCredentials"] = "EmailClientAccountOauthCredentials"
+    login: str
+    client_id: str | None = None
+    client_secret: str
+    refresh_token: str
+    request_url: str | None = None
+
+
+class PydanticAccount(_Model):
+    """As `PlainAccount`."""
+
+    host: str
+    port: int
+    security_options: str | None = None
+    protocol_type: str | None = None
+    credentials: Annotated[PydanticPassword | PydanticOAuth, Field(discriminator="discriminator")]
+
+
+PYDANTIC_ACCOUNT = PydanticAccount(
+    host="smtp.example.com",
+    port=465,
+    security_options="SSLAuto",
+    protocol_type="SMTP",
+    credentials=PydanticOAuth(
+        login="example@example.com", client_id="clientId", client_secret="clientSecret", refresh_token="refreshToken"
+    ),
+)
