@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import anyio
-from msgspec import Struct
 
 from accountstore.backends.base import Version
-from accountstore.backends.loops import to_the_end
+from accountstore.backends.loops import Deadline, in_time, to_the_end
 from accountstore.errors import (
     AccountStoreError,
     ConflictError,
@@ -31,11 +30,19 @@ _FIRST_PAUSE = 0.1
 _LONGEST_PAUSE = 5.0
 
 
-class Policy(Struct, frozen=True):
+class Policy:
     """How long an operation may take in all, in seconds, and how often it is tried while it fails for a while."""
 
-    timeout: float = 30.0
-    attempts: int = 4
+    __slots__ = ("attempts", "deadline")
+
+    def __init__(self, timeout: float = 30.0, attempts: int = 4) -> None:
+        self.deadline: Deadline = Deadline(timeout)
+        self.attempts: int = attempts
+
+    @property
+    def timeout(self) -> float:
+        """Seconds."""
+        return self.deadline.seconds
 
 
 class Change(NamedTuple):
@@ -63,8 +70,9 @@ async def ask(
     call: Callable[[], Awaitable[T]], name: Callable[[Exception], AccountStoreError], policy: Policy, /
 ) -> T | AccountStoreError:
     """The result of a call that changes nothing, or its error: tried again while that is temporary."""
-    attempt = 0
-    with anyio.CancelScope(deadline=anyio.current_time() + policy.timeout):
+
+    async def tries() -> T | AccountStoreError:
+        attempt = 0
         while True:
             attempt += 1
             try:
@@ -74,7 +82,11 @@ async def ask(
             if not failure.temporary or attempt >= policy.attempts:
                 return failure
             await pause(attempt)
-    return name(UnavailableError(f"no answer within {policy.timeout:g} s"))
+
+    try:
+        return await in_time(tries, policy.deadline)
+    except TimeoutError:
+        return name(UnavailableError(f"no answer within {policy.timeout:g} s"))
 
 
 async def settle(
@@ -149,7 +161,7 @@ async def within(
 ) -> T | AccountStoreError:
     """The result of a call that changes something, awaited to its end within the deadline."""
     try:
-        return await to_the_end(call, policy.timeout)
+        return await to_the_end(call, policy.deadline)
     except TimeoutError:
         return _uncertain(name, f"no answer within {policy.timeout:g} s")
 

@@ -258,7 +258,7 @@ async def test_a_write_is_awaited_to_its_end() -> None:
 async def test_control_without_the_wait_a_write_is_torn(monkeypatch: pytest.MonkeyPatch) -> None:
     """The control: cancelled at the same step without the wait, the same write is found torn."""
 
-    async def at_once(call: Callable[[], Awaitable[object]], _seconds: float) -> object:
+    async def at_once(call: Callable[[], Awaitable[object]], _deadline: object) -> object:
         return await call()
 
     monkeypatch.setattr("accountstore.attempts.to_the_end", at_once)

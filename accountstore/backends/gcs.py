@@ -240,12 +240,13 @@ def _stat(key: str, about: Mapping[str, Any], /) -> Stat:
 
 def _failure(status: int, body: bytes, mode: WriteMode | None, /) -> BackendError:
     # The JSON interface has one code for a missing object and a missing bucket, and a sentence for each.
-    if status == 404 and b"bucket" in body and b"not exist" in body:
-        return failure(status, "NoSuchBucket", mode)
     try:
-        code = str(json.loads(body)["error"]["errors"][0]["reason"])
+        error = json.loads(body)["error"]
+        code, said = str(error["errors"][0]["reason"]), str(error["message"])
     except (ValueError, LookupError, TypeError):
-        code = ""
+        code, said = "", body.decode(errors="replace")
+    if status == 404 and "bucket" in said and "not exist" in said and not said.startswith("No such object"):
+        code = "NoSuchBucket"
     return failure(status, code, mode)
 
 

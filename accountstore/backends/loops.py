@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import deque
 from contextlib import suppress
 from threading import Thread
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable, Coroutine
 
-__all__ = ("AsyncioThread", "asyncio_loop", "running_loop", "to_the_end")
+__all__ = ("AsyncioThread", "Deadline", "asyncio_loop", "in_time", "running_loop", "to_the_end")
 
 T = TypeVar("T")
 
@@ -42,8 +43,85 @@ def running_loop() -> object | None:
     return loop
 
 
-async def to_the_end(call: Callable[[], Coroutine[Any, Any, T]], seconds: float, /) -> T:
-    """The result of `call`, which goes on whatever cancels the caller: only after so many seconds it is given up.
+class Deadline:
+    """A number of seconds that each of many calls may take, at the cost of one timer for all of them (on asyncio)."""
+
+    def __init__(self, seconds: float, /) -> None:
+        self.seconds: float = seconds
+        self._waiting: deque[_Bound] = deque()
+        self._timer: asyncio.TimerHandle | None = None
+
+    def begin(self, loop: asyncio.AbstractEventLoop, expire: Callable[[], object], /) -> _Bound:
+        """Call `expire` when the time is up, unless `end` is called on what this returns."""
+        waiting = self._waiting
+        while waiting and waiting[0].expire is None:
+            waiting.popleft()
+        bound = _Bound(loop.time() + self.seconds, expire)
+        waiting.append(bound)
+        if self._timer is None:
+            self._timer = loop.call_at(bound.when, self._sweep, loop)
+        return bound
+
+    def _sweep(self, loop: asyncio.AbstractEventLoop, /) -> None:
+        waiting, now = self._waiting, loop.time()
+        while waiting and (waiting[0].expire is None or waiting[0].when <= now):
+            expire = waiting.popleft().expire
+            if expire is not None:
+                expire()
+        self._timer = loop.call_at(waiting[0].when, self._sweep, loop) if waiting else None
+
+
+class _Bound:
+    """When one call's time is up, and what then."""
+
+    __slots__ = ("expire", "when")
+
+    def __init__(self, when: float, expire: Callable[[], object], /) -> None:
+        self.when = when
+        self.expire: Callable[[], object] | None = expire
+
+    def end(self) -> None:
+        """The call has ended."""
+        self.expire = None
+
+
+async def in_time(call: Callable[[], Coroutine[Any, Any, T]], deadline: Deadline, /) -> T:
+    """The result of `call`, which is cancelled when the time is up.
+
+    Raises:
+        TimeoutError: so it was.
+    """
+    loop = asyncio_loop()
+    if loop is None:
+        with anyio.fail_after(deadline.seconds):
+            return await call()
+    from asyncio import CancelledError, current_task
+
+    task = current_task(loop)
+    if task is None:
+        raise RuntimeError("not in a task")
+    expired = False
+
+    def expire() -> None:
+        nonlocal expired
+        expired = True
+        task.cancel()
+
+    before = task.cancelling()
+    bound = deadline.begin(loop, expire)
+    try:
+        return await call()
+    except CancelledError:
+        # Only the cancellation made here ends here.
+        if expired and task.uncancel() <= before:
+            raise TimeoutError from None
+        raise
+    finally:
+        bound.end()
+
+
+async def to_the_end(call: Callable[[], Coroutine[Any, Any, T]], deadline: Deadline, /) -> T:
+    """The result of `call`, which goes on whatever cancels the caller: only when the time is up it is given up.
 
     A cancellation of the caller takes effect before the call begins, or when it has ended.
 
@@ -53,23 +131,25 @@ async def to_the_end(call: Callable[[], Coroutine[Any, Any, T]], seconds: float,
     await checkpoint_if_cancelled()
     loop = asyncio_loop()
     if loop is not None:
-        return await _in_a_task(loop, call, seconds)
-    with anyio.CancelScope(shield=True, deadline=anyio.current_time() + seconds) as scope:
-        result = await call()
+        return await _in_a_task(loop, call, deadline)
+    try:
+        with anyio.fail_after(deadline.seconds, shield=True):
+            result = await call()
+    except TimeoutError:
+        await checkpoint_if_cancelled()
+        raise
     await checkpoint_if_cancelled()
-    if scope.cancelled_caught:
-        raise TimeoutError
     return result
 
 
 async def _in_a_task(
-    loop: asyncio.AbstractEventLoop, call: Callable[[], Coroutine[Any, Any, T]], seconds: float, /
+    loop: asyncio.AbstractEventLoop, call: Callable[[], Coroutine[Any, Any, T]], deadline: Deadline, /
 ) -> T:
     """In a task of its own: `Task.cancel()`, which asyncio.timeout() calls, passes through anyio's shields."""
     from asyncio import CancelledError
 
     task = loop.create_task(call())
-    timer = loop.call_later(seconds, task.cancel)
+    bound = deadline.begin(loop, task.cancel)
     waiter = loop.create_future()
 
     def wake(_: object) -> None:
@@ -92,7 +172,7 @@ async def _in_a_task(
             task.exception()
         raise
     finally:
-        timer.cancel()
+        bound.end()
     if task.cancelled():
         raise TimeoutError
     return task.result()
@@ -109,10 +189,11 @@ class AsyncioThread:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: Thread | None = None
 
-    async def run(self, call: Callable[[], Coroutine[Any, Any, T]], /) -> T:
-        """The result of `call`."""
-        if asyncio_loop() is not None:
-            return await call()
+    def run(self, call: Callable[[], Coroutine[Any, Any, T]], /) -> Coroutine[Any, Any, T]:
+        """To be awaited: the result of `call`."""
+        return call() if asyncio_loop() is not None else self._from_trio(call)
+
+    async def _from_trio(self, call: Callable[[], Coroutine[Any, Any, T]], /) -> T:
         await checkpoint_if_cancelled()
         loop = self._loop or self._start()
         job = _Job(loop, call)

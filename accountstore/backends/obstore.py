@@ -247,7 +247,8 @@ def _failure(error: Exception, mode: WriteMode | None, /) -> Exception:
     """
     text = str(error)
     status = _STATUS.search(text)
-    answer = text[status.end() :] if status else ""  # what is before it names the key and the bucket
+    # What is before the answer, and what is behind it, names the key and the bucket.
+    answer = text[status.end() :].partition("\n\nDebug source:")[0] if status else ""
     word = _CODE.search(answer)
     code = str(word[word.lastindex or 0]) if word else ""
     if status:
@@ -255,6 +256,8 @@ def _failure(error: Exception, mode: WriteMode | None, /) -> Exception:
         if number == 404 and not word and _NO_BUCKET.search(answer):
             code = "NoSuchBucket"
         return failure(number, code, mode)
+    if "redirect without LOCATION" in text:
+        return failure(301)
     if isinstance(error, FileNotFoundError):
         return failure(404)
     if isinstance(error, (AlreadyExistsError, PreconditionError)):

@@ -29,7 +29,7 @@ import pytest
 from anyio.lowlevel import checkpoint
 
 from accountstore.backends.base import Blob, Stat, Version, Write
-from accountstore.backends.loops import to_the_end
+from accountstore.backends.loops import Deadline, to_the_end
 from accountstore.errors import (
     AccountStoreError,
     BackendError,
@@ -856,7 +856,7 @@ class BackendTests:
             ]
             for call in calls:
                 # As the store calls it.
-                await cancelled(partial(to_the_end, call, _FOREVER), moment)
+                await cancelled(partial(to_the_end, call, Deadline(_FOREVER)), moment)
             for key, outcome in ((one, new), (many, new), (gone, None)):
                 found = await _get(harness, key)
                 assert found in {b"old", outcome}, f"{key} is neither old nor new after {moment}"
