@@ -314,8 +314,10 @@ class Place:
                 raise
             return replace(blob.stat, mark=mark if blob.data == data else None)
 
-        change = Change(write, mode, look, lambda now: now is not None and now.mark == mark, certain=not marks)
-        outcome = await self._settle(change)
+        def done(now: Stat | None) -> bool:
+            return now is not None and now.mark == mark
+
+        outcome = await self._settle(Change(write, mode, look, done, certain=not marks))
         if outcome is None:
             raise AssertionError("unreachable: a write ends with a document")
         return outcome
@@ -333,10 +335,11 @@ class Place:
         async def delete() -> None:
             await backend.delete(self.key, version=version)
 
+        def done(now: Stat | None) -> bool:
+            return now is None
+
         condition: WriteMode = "overwrite" if version is None else version
-        await self._settle(
-            Change(delete, condition, self._look, lambda now: now is None, certain=not backend.capabilities.marks)
-        )
+        await self._settle(Change(delete, condition, self._look, done, certain=not backend.capabilities.marks))
 
     async def _settle(self, change: Change, /) -> Stat | None:
         outcome = await settle(change, self._named, self.storage.policy)

@@ -72,13 +72,14 @@ def target_on(server: Server, path: Path, engine: str, prefix: str = "some/prefi
     """A bucket of this test's own. Where a server counts the prefix among a key's 1,024 bytes, there is none."""
     bucket = f"t{sha256(str(path).encode()).hexdigest()[:24]}"
     server.bucket(bucket)
-    return Target(
-        f"{server.scheme}://{bucket}/{prefix}",
-        server.options,
-        engine,
-        lambda key, data: server.put(bucket, f"{prefix}{key}", data),
-        lambda key: server.get(bucket, f"{prefix}{key}"),
-    )
+
+    def put(key: str, data: bytes) -> None:
+        server.put(bucket, f"{prefix}{key}", data)
+
+    def get(key: str) -> bytes | None:
+        return server.get(bucket, f"{prefix}{key}")
+
+    return Target(f"{server.scheme}://{bucket}/{prefix}", server.options, engine, put, get)
 
 
 @pytest.fixture(scope="session")
@@ -92,13 +93,15 @@ def stub() -> Iterator[Stub]:
 def google_on(stub: Stub, path: Path, engine: str) -> Target:
     """A bucket of Google Cloud Storage on the project's own server."""
     bucket = f"t{sha256(str(path).encode()).hexdigest()[:24]}"
-    return Target(
-        f"gs://{bucket}",
-        {"project": "p", "token": "anon", "endpoint_url": stub.url},
-        engine,
-        lambda key, data: stub.put("gcs", bucket, key, data),
-        lambda key: stub.get("gcs", bucket, key),
-    )
+    options = {"project": "p", "token": "anon", "endpoint_url": stub.url}
+
+    def put(key: str, data: bytes) -> None:
+        stub.put("gcs", bucket, key, data)
+
+    def get(key: str) -> bytes | None:
+        return stub.get("gcs", bucket, key)
+
+    return Target(f"gs://{bucket}", options, engine, put, get)
 
 
 # --- the suite --------------------------------------------------------------------------------------------------------

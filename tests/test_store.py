@@ -520,7 +520,7 @@ def faulty(operation: FaultOperation, count: int, moment: Literal["before", "aft
 
 async def filled(backend: FaultyBackend, /, **policy: Any) -> AccountStore:
     """A store over a backend with one document in it, that does not count."""
-    await backend._backend.write(AT.path, JSON.encode(ACCOUNT), mode="overwrite")
+    await cast("Any", backend)._backend.write(AT.path, JSON.encode(ACCOUNT), mode="overwrite")
     return store_over({"main": backend}, **policy)
 
 
@@ -653,7 +653,7 @@ async def test_the_deadline_ends_a_call_that_hangs(call: str, attempts: int) -> 
     unknown = operation in {"write", "write_many", "delete"}
     assert type(caught.value) is (UncertainError if unknown else UnavailableError)
     assert backend.calls[operation] == 1
-    assert (await backend._backend.read(AT.path, limit=10_000)).data == JSON.encode(ACCOUNT)
+    assert (await cast("Any", backend)._backend.read(AT.path, limit=10_000)).data == JSON.encode(ACCOUNT)
     with anyio.fail_after(5):
         await run(store)
 
@@ -1645,7 +1645,7 @@ def test_a_store_is_of_no_use_on_a_second_event_loop(kind: str, moment: str) -> 
     assert backend.calls == []
     assert stores[0].capabilities().create
     # The control: with the check undone the same calls are made.
-    stores[0]._reach.storages._loop = None
+    cast("Any", stores[0])._reach.storages._loop = None
     anyio.run(use, backend=kind)
     assert backend.calls == ["write", "read"]
 

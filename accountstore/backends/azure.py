@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import suppress
 from functools import partial
+from inspect import iscoroutinefunction
 from typing import TYPE_CHECKING, Any, cast
 
 from adlfs import AzureBlobFileSystem
@@ -224,7 +225,7 @@ class AzureBackend:
         if fs is not None:
             await fs.service_client.close()
             close = getattr(fs.credential, "close", None)
-            if close is not None and asyncio.iscoroutinefunction(close):
+            if close is not None and iscoroutinefunction(close):
                 await close()
 
 

@@ -166,6 +166,10 @@ def _google(access: Any, settings: Settings, /) -> None:
         settings.store["bearer_token"] = access
 
 
+def _nothing(_value: Any, _settings: Settings, /) -> None:
+    """Take an option that has nothing to say."""
+
+
 def _only(*allowed: object) -> _Translation:
     """An option that may be given if it says what obstore does anyway."""
 
@@ -177,7 +181,10 @@ def _only(*allowed: object) -> _Translation:
 
 
 def _connection_string(text: Any, settings: Settings, /) -> None:
-    parts = dict(part.partition("=")[::2] for part in str(text).split(";") if part)
+    parts: dict[str, str] = {}
+    for part in filter(None, str(text).split(";")):
+        name, _, value = part.partition("=")
+        parts[name] = value
     protocol, suffix = parts.pop("DefaultEndpointsProtocol", "https"), parts.pop("EndpointSuffix", "core.windows.net")
     account = parts.pop("AccountName", None)
     blob = parts.pop("BlobEndpoint", None)
@@ -226,7 +233,7 @@ _WORDS: Mapping[Service, _Words] = {
                 "read_timeout": _client("read_timeout", _seconds),
                 "max_pool_connections": _client("pool_max_idle_per_host", str),
                 "user_agent": _client("user_agent", str),
-                "retries": lambda *_: None,  # the store's own on either engine
+                "retries": _nothing,  # the store's own on either engine
             },
             "config_kwargs",
         ),

@@ -87,12 +87,14 @@ class S3Backend:
     def _open(self) -> tuple[Any, dict[str, dict[str, Any]]]:
         """Open the client, in a thread: botocore reads its models from the disk."""
         config = {"max_pool_connections": _POOL, **self._options.get("config_kwargs", {})}
-        fs = S3FileSystem(
-            **{**self._options, "config_kwargs": {**config, "retries": {"total_max_attempts": 1}}},
-            asynchronous=True,
-            skip_instance_cache=True,
-            use_listings_cache=False,
-        )
+        options: dict[str, Any] = {
+            **self._options,
+            "config_kwargs": {**config, "retries": {"total_max_attempts": 1}},
+            "asynchronous": True,
+            "skip_instance_cache": True,
+            "use_listings_cache": False,
+        }
+        fs: Any = S3FileSystem(**options)
         client = asyncio.run(fs.set_session())
         given = {**fs.s3_additional_kwargs, **fs.req_kw}
         taken = {name: client.meta.service_model.operation_model(name).input_shape.members for name in _OPERATIONS}
