@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable, Coroutine
 
+    import trio
+
 __all__ = ("AsyncioThread", "Deadline", "asyncio_loop", "in_time", "running_loop", "to_the_end")
 
 T = TypeVar("T")
@@ -188,20 +190,28 @@ class AsyncioThread:
     def __init__(self) -> None:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: Thread | None = None
+        self._run: trio.lowlevel.TrioToken | None = None
+        self._to_asyncio = _Mailbox(None)
+        self._to_trio = _Mailbox(None)
 
     def run(self, call: Callable[[], Coroutine[Any, Any, T]], /) -> Coroutine[Any, Any, T]:
         """To be awaited: the result of `call`."""
         return call() if asyncio_loop() is not None else self._from_trio(call)
 
     async def _from_trio(self, call: Callable[[], Coroutine[Any, Any, T]], /) -> T:
+        from trio.lowlevel import current_trio_token
+
         await checkpoint_if_cancelled()
         loop = self._loop or self._start()
-        job = _Job(loop, call)
-        loop.call_soon_threadsafe(job.start)
+        if self._run is not current_trio_token():
+            self._run = current_trio_token()
+            self._to_trio = _Mailbox(self._run.run_sync_soon)
+        job = _Job(loop, call, self._to_trio)
+        self._to_asyncio.put(job.start)
         try:
             await job.ended.wait()
         except BaseException:
-            loop.call_soon_threadsafe(job.cancel)
+            self._to_asyncio.put(job.cancel)
             with anyio.CancelScope(shield=True):
                 await job.ended.wait()
             raise
@@ -211,6 +221,7 @@ class AsyncioThread:
         from asyncio import new_event_loop
 
         loop = self._loop = new_event_loop()
+        self._to_asyncio = _Mailbox(loop.call_soon_threadsafe)
         self._thread = Thread(target=_serve, args=(loop,), name="accountstore asyncio", daemon=True)
         self._thread.start()
         return loop
@@ -235,19 +246,40 @@ def _serve(loop: asyncio.AbstractEventLoop, /) -> None:
         set_event_loop(None)
 
 
+class _Mailbox:
+    """Calls from one thread to the event loop of another, as many as there are by one wake-up of it."""
+
+    def __init__(self, wake: Callable[[Callable[[], None]], object] | None, /) -> None:
+        self._wake = wake
+        self._calls: deque[Callable[[], object]] = deque()
+
+    def put(self, call: Callable[[], object], /) -> None:
+        """Have `call` called there, after those before it."""
+        self._calls.append(call)
+        # With more in it the wake-up is on its way, or the loop is just emptying it.
+        if len(self._calls) == 1 and self._wake is not None:
+            self._wake(self._deliver)
+
+    def _deliver(self) -> None:
+        while self._calls:
+            self._calls.popleft()()
+
+
 class _Job(Generic[T]):
     """A coroutine on an asyncio loop, awaited from trio."""
 
     outcome: Callable[[], T]
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, call: Callable[[], Coroutine[Any, Any, T]], /) -> None:
-        import trio
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, call: Callable[[], Coroutine[Any, Any, T]], back: _Mailbox, /
+    ) -> None:
+        from trio import Event
 
         self._loop = loop
         self._call = call
-        self._token = trio.lowlevel.current_trio_token()
+        self._back = back
         self._task: asyncio.Task[T] | None = None
-        self.ended = trio.Event()
+        self.ended = Event()
 
     def start(self) -> None:
         """Begin, on the asyncio loop."""
@@ -266,4 +298,4 @@ class _Job(Generic[T]):
             task.exception()  # it is raised by whoever asks for the outcome, if anyone does
         self.outcome = task.result
         with suppress(RunFinishedError):
-            self._token.run_sync_soon(self.ended.set)
+            self._back.put(self.ended.set)
