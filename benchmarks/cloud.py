@@ -175,7 +175,8 @@ def s3_client(url: str, /) -> Any:
     """The context of a bare aiobotocore client on the server."""
     from aiobotocore.session import get_session
 
-    return get_session().create_client("s3", **S3_ACCESS, endpoint_url=url, config=s3_config())
+    session: Any = get_session()
+    return session.create_client("s3", **S3_ACCESS, endpoint_url=url, config=s3_config())
 
 
 def _options(service: Service, url: str, /) -> dict[str, Any]:

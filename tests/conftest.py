@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import cloudservers
 import pytest
 from blockbuster import blockbuster_ctx
+from cloudstub import Stub
 from hypothesis import HealthCheck, settings
 
 if TYPE_CHECKING:
@@ -80,6 +81,20 @@ def azurite() -> Iterator[Server]:
     """Azure Blob Storage as Azurite serves it."""
     with cloudservers.or_skip(cloudservers.azurite) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def stub_server() -> Iterator[Stub]:
+    """The project's own server of the object stores."""
+    with Stub() as server:
+        yield server
+
+
+@pytest.fixture
+def stub(stub_server: Stub) -> Stub:
+    """That server as after its start."""
+    stub_server.reset()
+    return stub_server
 
 
 def pytest_report_header() -> str:

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import pytest
 from anyio import create_task_group, to_thread
-from cloudstub import Stub
 from hypothesis import settings
 from hypothesis.stateful import run_state_machine_as_test
 from msgspec.structs import replace
@@ -35,10 +34,11 @@ from accountstore.registry import find_backend
 from accountstore.testing import BackendTests, Harness, backend_machine
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+    from collections.abc import AsyncGenerator, Callable, Mapping
     from pathlib import Path
 
     from cloudservers import Server
+    from cloudstub import Stub
 
     from accountstore.backends.base import Backend
 
@@ -80,14 +80,6 @@ def target_on(server: Server, path: Path, engine: str, prefix: str = "some/prefi
         return server.get(bucket, f"{prefix}{key}")
 
     return Target(f"{server.scheme}://{bucket}/{prefix}", server.options, engine, put, get)
-
-
-@pytest.fixture(scope="session")
-def stub() -> Iterator[Stub]:
-    """The project's own server."""
-    with Stub() as server:
-        server.mode(log=False)
-        yield server
 
 
 def google_on(stub: Stub, path: Path, engine: str) -> Target:

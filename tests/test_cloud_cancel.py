@@ -10,19 +10,20 @@ import sys
 import time
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import anyio
 import anyio.lowlevel
 import pytest
 from anyio import get_running_tasks
-from cloudstub import Stub
-from test_cloud_requests import NEW, OLD, TARGETS, Target, assert_closed, on_each_target
+from cloudtargets import NEW, OLD, TARGETS, Target, assert_closed, on_each_target
 
 from accountstore import Account, AccountStore, AccountStoreError, Location, UncertainError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+
+    from cloudstub import Stub
 
 pytestmark = [pytest.mark.anyio, pytest.mark.once]
 
@@ -54,23 +55,9 @@ OPERATIONS: Mapping[str, tuple[Callable[[AccountStore, Location], Awaitable[obje
 READS = ("get", "list")
 
 
-@pytest.fixture(scope="session")
-def server() -> Iterator[Stub]:
-    """One server for all tests of this module."""
-    with Stub() as stub:
-        yield stub
-
-
-@pytest.fixture
-def stub(server: Stub) -> Stub:
-    """The server as after its start."""
-    server.reset()
-    return server
-
-
 def tasks_of(store: AccountStore) -> int:
     """How many tasks run on the event loop that the store keeps in a thread for trio."""
-    backend: Any = store._reach.storages.find("cloud").backend
+    backend: Any = cast("Any", store)._reach.storages.find("cloud").backend
     count = 0
     for one in (backend, getattr(backend, "_sibling", None)):
         loop = getattr(getattr(one, "_loop", None), "_loop", None)
@@ -153,8 +140,9 @@ async def test_cancelled_by_a_scope(stub: Stub, target: Target, name: str) -> No
         for cancel, values in ((after_steps, STEPS), (at_moment, MOMENTS)):
             for value in values:
                 at = cut.place()
+                scope = anyio.CancelScope()
                 async with anyio.create_task_group() as group:
-                    with anyio.CancelScope() as scope:
+                    with scope:
                         group.start_soon(cancel, scope, value)  # type: ignore[arg-type]
                         await cut.call(store, at)
                     group.cancel_scope.cancel()
@@ -241,7 +229,7 @@ HERE = str(Path(__file__).parent)
 def python(script: str, *arguments: str, flags: tuple[str, ...] = ("-X", "dev")) -> subprocess.CompletedProcess[str]:
     """Run a script that finds what these tests share; it ends within 30 s."""
     head = f"import sys; sys.path.insert(0, {HERE!r})\nimport asyncio, json, os, time, anyio\n"
-    head += "from accountstore import *\nfrom test_cloud_requests import *\ntargets = [Target(*one) for one in "
+    head += "from accountstore import *\nfrom cloudtargets import *\ntargets = [Target(*one) for one in "
     head += "json.loads(sys.argv[2])]\nurl = sys.argv[1]\nat = Location('a.account', folder='f')\n"
     command = [sys.executable, *flags, "-c", head + script, *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)

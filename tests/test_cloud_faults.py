@@ -10,13 +10,14 @@ import time
 import traceback
 from collections import Counter
 from contextlib import AsyncExitStack, suppress
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import anyio
 import pytest
 from cloudstub import Stub
-from test_cloud_requests import BUCKET, NEW, OLD, Target, on_each_target
+from cloudtargets import BUCKET, NEW, OLD, Target, on_each_target
 
 from accountstore import (
     Account,
@@ -43,8 +44,8 @@ pytestmark = [pytest.mark.anyio, pytest.mark.once]
 T = TypeVar("T")
 
 TIMEOUT = 0.25
-MARGIN = 1.5
-"""Seconds beyond the deadline, for a loaded machine."""
+MARGIN = 10
+"""Seconds beyond the deadline, for a loaded machine: far less than for ever, which is what a hanging server takes."""
 RIVAL = Account(host="rival.example.org", port=1, credentials=OLD.credentials)
 
 SILENT = ("hang", "hang-after", "late")
@@ -55,7 +56,8 @@ FAULTS = (
 SECONDS = {"slow": 0.1, "late": TIMEOUT + 0.1}
 
 
-class Operation(NamedTuple):
+@dataclass(frozen=True)
+class Operation:
     """A call on a document, and what it makes of it."""
 
     call: Callable[[AccountStore, Location, Version], Awaitable[object]]

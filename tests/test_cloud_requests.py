@@ -3,94 +3,22 @@
 from __future__ import annotations
 
 import http.client
-import time
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import anyio
 import pytest
 from cloudstub import Stub
-from msgspec.structs import replace
+from cloudtargets import ABSENT, AT, BUCKET, NEW, OLD, OTHER, Target, assert_closed, on_each_target
 
-from accountstore import Account, AccountStore, Location, PasswordCredentials, StorageConfig, StoreConfig
+from accountstore import AccountStore, Location
 from accountstore.backends.buckets import MARK
-from accountstore.codecs import JSON
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
 
 pytestmark = [pytest.mark.anyio, pytest.mark.once]
-
-AZURE_KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoMGGw=="
-"""Azurite's published key: the stub verifies no signature, the clients want one to sign with."""
-BUCKET = "acct"
-OLD = Account(host="old.example.org", port=993, credentials=PasswordCredentials(login="me", password="pw"))
-NEW = replace(OLD, host="new.example.org")
-AT, OTHER, ABSENT = (Location(f"{name}.account", folder="f") for name in ("a", "b", "c"))
-
-
-class Target(NamedTuple):
-    """A service and the client that it is reached through."""
-
-    service: Literal["s3", "gcs", "azure"]
-    engine: Literal["fsspec", "obstore"]
-
-    @property
-    def name(self) -> str:
-        """As the report shows it."""
-        return f"{self.service}-{self.engine}"
-
-    def options(self, endpoint: str, secret: str = "") -> dict[str, Any]:
-        """What the client is told; `secret`, if not empty, is its secret where the service has one."""
-        if self.service == "s3":
-            return {
-                "key": "test",
-                "secret": secret or "testtest",
-                "endpoint_url": endpoint,
-                "client_kwargs": {"region_name": "us-east-1"},
-                "config_kwargs": {"s3": {"addressing_style": "path"}},
-            }
-        if self.service == "gcs":
-            return {"project": "p", "token": "anon", "endpoint_url": endpoint}
-        parts = ("DefaultEndpointsProtocol=http", "AccountName=devstoreaccount1", f"AccountKey={secret or AZURE_KEY}")
-        return {"connection_string": ";".join((*parts, f"BlobEndpoint={endpoint}/devstoreaccount1;"))}
-
-    def config(
-        self, endpoint: str, bucket: str = BUCKET, *, secret: str = "", conditions: str = "trust", **policy: Any
-    ) -> StoreConfig:
-        """One storage named `cloud` on the prefix `p` of a bucket."""
-        scheme = {"s3": "s3", "gcs": "gs", "azure": "az"}[self.service]
-        storage = StorageConfig(
-            f"{scheme}://{bucket}/p",
-            options=self.options(endpoint, secret),
-            engine=self.engine,
-            conditions=conditions,
-            **policy,
-        )
-        return StoreConfig(storages={"cloud": storage})
-
-    def put(self, stub: Stub, at: Location, account: Account) -> None:
-        """Store a document around every client."""
-        stub.put(self.service, BUCKET, f"p/{at.path}", JSON.encode(account))
-
-    def found(self, stub: Stub, at: Location) -> Account | None:
-        """The document that the server holds."""
-        data = stub.get(self.service, BUCKET, f"p/{at.path}")
-        return None if data is None else JSON.decode(data, Account)
-
-
-TARGETS = [Target(service, engine) for engine in ("fsspec", "obstore") for service in ("s3", "gcs", "azure")]
-
-on_each_target = pytest.mark.parametrize("target", TARGETS, ids=[target.name for target in TARGETS])
-
-
-async def assert_closed(stub: Stub, left: int = 1, seconds: float = 3) -> None:
-    """No more connections are open at the server than are left: the one that asks."""
-    deadline = time.monotonic() + seconds
-    while (count := stub.connections()["open"]) > left:
-        assert time.monotonic() < deadline, f"{count - left} connections are still open"
-        await anyio.sleep(0.005)
 
 
 @asynccontextmanager
@@ -100,20 +28,6 @@ async def opened(target: Target, stub: Stub, **settings: Any) -> AsyncGenerator[
     async with AccountStore.open(target.config(stub.url, **settings)) as store:
         yield store
     await assert_closed(stub, before)
-
-
-@pytest.fixture(scope="session")
-def server() -> Iterator[Stub]:
-    """One server for all tests of this module."""
-    with Stub() as stub:
-        yield stub
-
-
-@pytest.fixture
-def stub(server: Stub) -> Stub:
-    """The server as after its start."""
-    server.reset()
-    return server
 
 
 @pytest.fixture(scope="session")

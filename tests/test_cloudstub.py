@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import pytest
-from cloudstub import Stub
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Iterator
+    from collections.abc import AsyncGenerator, Callable
+
+    from cloudstub import Stub
 
 pytestmark = pytest.mark.once
 
@@ -32,20 +33,6 @@ ODD_NAMES = [
     "x=1;y?z#w,v@u:t",
     "tilde~(1)[2]{3}!$*|^`",
 ]
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Stub]:
-    """One server for all tests of this module."""
-    with Stub() as stub:
-        yield stub
-
-
-@pytest.fixture
-def stub(server: Stub) -> Stub:
-    """The server as after its start."""
-    server.reset()
-    return server
 
 
 class BotocoreClient:
