@@ -15,7 +15,19 @@ from accountstore.codecs import JSON
 if TYPE_CHECKING:
     from cloudstub import Stub
 
-__all__ = ("ABSENT", "AT", "BUCKET", "NEW", "OLD", "OTHER", "TARGETS", "Target", "assert_closed", "on_each_target")
+__all__ = (
+    "ABSENT",
+    "AT",
+    "BUCKET",
+    "NEW",
+    "OLD",
+    "OTHER",
+    "TARGETS",
+    "Target",
+    "assert_closed",
+    "need_packages",
+    "on_each_target",
+)
 
 AZURE_KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoMGGw=="
 """Azurite's published key: the stub verifies no signature, the clients want one to sign with."""
@@ -23,6 +35,16 @@ BUCKET = "acct"
 OLD = Account(host="old.example.org", port=993, credentials=PasswordCredentials(login="me", password="pw"))
 NEW = replace(OLD, host="new.example.org")
 AT, OTHER, ABSENT = (Location(f"{name}.account", folder="f") for name in ("a", "b", "c"))
+
+
+PACKAGES = {"s3": "s3fs", "gcs": "gcsfs", "azure": "adlfs", "obstore": "obstore"}
+
+
+def need_packages(*names: str) -> None:
+    """Skip the test unless the packages of these services and engines are installed."""
+    for name in names:
+        if name in PACKAGES:
+            pytest.importorskip(PACKAGES[name])
 
 
 class Target(NamedTuple):
@@ -54,7 +76,8 @@ class Target(NamedTuple):
     def config(
         self, endpoint: str, bucket: str = BUCKET, *, secret: str = "", conditions: str = "trust", **policy: Any
     ) -> StoreConfig:
-        """One storage named `cloud` on the prefix `p` of a bucket."""
+        """One storage named `cloud` on the prefix `p` of a bucket. Skips the test where a package is missing."""
+        need_packages(self.service, self.engine)
         scheme = {"s3": "s3", "gcs": "gs", "azure": "az"}[self.service]
         storage = StorageConfig(
             f"{scheme}://{bucket}/p",

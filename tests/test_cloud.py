@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import pytest
 from anyio import create_task_group, to_thread
+from cloudtargets import need_packages
 from hypothesis import settings
 from hypothesis.stateful import run_state_machine_as_test
 from msgspec.structs import replace
@@ -70,6 +71,7 @@ class Target(NamedTuple):
 
 def target_on(server: Server, path: Path, engine: str, prefix: str = "some/prefix/") -> Target:
     """A bucket of this test's own. Where a server counts the prefix among a key's 1,024 bytes, there is none."""
+    need_packages({"gs": "gcs", "az": "azure"}.get(server.scheme, server.scheme), engine)
     bucket = f"t{sha256(str(path).encode()).hexdigest()[:24]}"
     server.bucket(bucket)
 
@@ -84,6 +86,7 @@ def target_on(server: Server, path: Path, engine: str, prefix: str = "some/prefi
 
 def google_on(stub: Stub, path: Path, engine: str) -> Target:
     """A bucket of Google Cloud Storage on the project's own server."""
+    need_packages("gcs", engine)
     bucket = f"t{sha256(str(path).encode()).hexdigest()[:24]}"
     options = {"project": "p", "token": "anon", "endpoint_url": stub.url}
 

@@ -70,6 +70,7 @@ class AzureBackend:
             async with self._opening:
                 if self._container is None:
                     self._fs = await asyncio.to_thread(lambda: asyncio.run(self._open()))
+                    await _repeat_nothing(self._fs.service_client)
                     self._container = self._fs.service_client.get_container_client(self._name)
         return self._container
 
@@ -99,9 +100,8 @@ class AzureBackend:
         what = type(error).__name__
         if isinstance(error, ClientAuthenticationError):
             return DeniedError(f"no valid credentials were found ({what})")
-        # aiohttp repeats a request whose connection was closed, so only the first ever is known not to be sent.
         never = isinstance(error, ServiceRequestError) and unsent(error)
-        return UnavailableError(f"the storage cannot be reached ({what})", sent=self._answered or not never)
+        return UnavailableError(f"the storage cannot be reached ({what})", sent=not never)
 
     def _blob(self, container: Any, key: str, /) -> Any:
         return container.get_blob_client(self._key(key))
@@ -227,6 +227,15 @@ class AzureBackend:
             close = getattr(fs.credential, "close", None)
             if close is not None and iscoroutinefunction(close):
                 await close()
+
+
+async def _repeat_nothing(client: Any, /) -> None:
+    """Turn off aiohttp's own repetition of a request whose connection was closed: a write that had landed would meet
+    itself in it, and a rival's document could pass for the cause.
+    """
+    transport = client._pipeline._transport  # noqa: SLF001 -- neither the client nor aiohttp has another way
+    await transport.open()
+    transport.session._retry_connection = False  # noqa: SLF001
 
 
 def _if_match(version: Version, /) -> dict[str, Any]:

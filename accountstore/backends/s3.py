@@ -12,6 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
+from aiobotocore.httpsession import AIOHTTPSession
 from botocore.exceptions import (
     BotoCoreError,
     ClientError,
@@ -42,6 +43,21 @@ _POOL = 128
 _UNREACHED = (HTTPClientError, ConnectionError, aiohttp.ClientError)
 _CONDITIONS: Mapping[str, Mapping[str, str]] = {"overwrite": {}, "create": {"IfNoneMatch": "*"}}
 _OPERATIONS = ("GetObject", "PutObject", "HeadObject", "DeleteObject", "ListObjectsV2")
+
+
+_Session: Any = AIOHTTPSession  # which has types in some installations only
+
+
+class _OneRequest(_Session):  # type: ignore[misc]  # see the line before
+    """aiobotocore's session without aiohttp's own repetition of a request whose connection was closed.
+
+    A write that had landed would meet itself in it, and a rival's document could pass for the cause.
+    """
+
+    async def _get_session(self, proxy_url: str | None) -> Any:
+        session: Any = await super()._get_session(proxy_url)
+        session._retry_connection = False  # noqa: SLF001 -- aiohttp has no other way
+        return session
 
 
 class S3Backend:
@@ -89,7 +105,7 @@ class S3Backend:
         config = {"max_pool_connections": _POOL, **self._options.get("config_kwargs", {})}
         options: dict[str, Any] = {
             **self._options,
-            "config_kwargs": {**config, "retries": {"total_max_attempts": 1}},
+            "config_kwargs": {**config, "retries": {"total_max_attempts": 1}, "http_session_cls": _OneRequest},
             "asynchronous": True,
             "skip_instance_cache": True,
             "use_listings_cache": False,
@@ -113,8 +129,7 @@ class S3Backend:
             error, (HTTPClientError, ConnectionError, aiohttp.ClientError)
         ):
             return BackendError(f"the request could not be made ({what})")
-        # aiohttp repeats a request whose connection was closed, so only the first ever is known not to be sent.
-        return UnavailableError(f"the storage cannot be reached ({what})", sent=self._answered or not unsent(error))
+        return UnavailableError(f"the storage cannot be reached ({what})", sent=not unsent(error))
 
     def _key(self, key: str, /) -> str:
         return f"{self._prefix}/{key}" if self._prefix else key
