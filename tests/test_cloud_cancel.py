@@ -16,7 +16,7 @@ import anyio
 import anyio.lowlevel
 import pytest
 from anyio import get_running_tasks
-from cloudtargets import NEW, OLD, TARGETS, Target, assert_closed, on_each_target
+from cloudtargets import NEW, OLD, TARGETS, Target, assert_closed, need_packages, on_each_target
 
 from accountstore import Account, AccountStore, AccountStoreError, Location, UncertainError
 
@@ -282,6 +282,7 @@ print("done")
 @pytest.mark.parametrize("target", [TARGETS[0], TARGETS[3]], ids=[TARGETS[0].name, TARGETS[3].name])
 async def test_after_a_fork_and_on_another_loop_a_store_is_closed(stub: Stub, target: Target) -> None:
     """In a child and on a second event loop a store says `ClosedError` at once; where it was opened it goes on."""
+    need_packages(target.service, target.engine)
     run = python(FORKED, stub.url, json.dumps([target]))
     assert (run.stdout, run.stderr, run.returncode) == ("done\n", "", 0)
 
@@ -309,6 +310,7 @@ async def test_stores_on_loops_one_after_another_leave_nothing(stub: Stub, targe
 
     Warnings are errors in the second run.
     """
+    need_packages(target.service, target.engine)
     run = python(TWICE, stub.url, json.dumps([target]), "asyncio", "asyncio", "trio")
     assert (run.stdout, run.stderr, run.returncode) == ("", "", 0)
     # What the clients themselves do at import is not ours.

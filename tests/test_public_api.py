@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import builtins
 import importlib
+import importlib.util
 import inspect
 import json
 import os
@@ -85,10 +86,13 @@ BACKEND_NAMES = (
 )
 """The public names for authors of backends, in `accountstore.backends.base`."""
 
+EXTRAS = {"s3": "s3fs", "gcs": "gcsfs", "azure": "adlfs", "obstore": "obstore", "obstore_options": "obstore"}
+"""Backends that are left out here where their package is not installed."""
 MODULES = sorted(
     module.name
     for module in pkgutil.walk_packages(accountstore.__path__, "accountstore.")
     if not module.name.endswith("__main__")
+    and importlib.util.find_spec(EXTRAS.get(module.name.removeprefix("accountstore.backends."), "pytest"))
 )
 
 
