@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 from contextlib import asynccontextmanager
+from functools import partial
 from hashlib import sha256
 from itertools import count
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
@@ -24,6 +25,7 @@ from msgspec.structs import replace
 from accountstore import (
     Account,
     AccountStore,
+    BackendError,
     Location,
     PasswordCredentials,
     StorageConfig,
@@ -329,6 +331,36 @@ async def test_control_a_trusted_storage_that_ignores_conditions_loses(careless:
         await store.save(_AT, replace(_MASTER, port=9))
         await store.save(_AT, replace(_MASTER, port=2), mode=version)
         assert (await store.get(_AT)).port == 2
+
+
+@pytest.fixture
+def misspelt(moto: Server, tmp_path: Path) -> tuple[Target, Harness]:
+    """S3 by s3fs; its module is imported here, outside of the event loop."""
+    target = target_on(moto, tmp_path, "fsspec")
+    return target, target.harness()
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_a_misspelt_condition_writes_nothing(misspelt: tuple[Target, Harness]) -> None:
+    """A keyword that S3 does not know is refused by the client that the backend uses. The control: s3fs's own write
+    drops it and overwrites.
+    """
+    target, harness = misspelt
+    backend: Any = await harness.open()
+    await backend.write("a.account", b"theirs", mode="overwrite")
+    at = backend._at("a.account")
+
+    async def write(client: Any, _extra: object) -> None:
+        await client.put_object(**at, Body=b"mine", IfMtach="stale")
+
+    with pytest.raises(BackendError, match="ParamValidationError"):
+        await backend._request("PutObject", write)
+    assert await found(target, Location("a.account")) == b"theirs"
+    fs, _ = await to_thread.run_sync(backend.filesystem)
+    await to_thread.run_sync(partial(fs.pipe_file, f"{at['Bucket']}/{at['Key']}", b"mine", IfMtach="stale"))
+    assert await found(target, Location("a.account")) == b"mine"
+    await backend.aclose()
 
 
 def test_storage_does_what_the_model_does(anyio_backend: Any, target: Target) -> None:
