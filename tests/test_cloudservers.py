@@ -86,10 +86,14 @@ def test_the_process_ends_with_the_block(name: str) -> None:
 
 def test_what_is_not_installed_is_skipped_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("ACCOUNTSTORE_AZURITE", raising=False)
+    monkeypatch.delenv("ACCOUNTSTORE_SERVERS", raising=False)
     monkeypatch.setenv("PATH", "")
     with pytest.raises(cloudservers.Missing, match=r"install_azurite\.py"):
         cloudservers.azurite()
     with pytest.raises(pytest.skip.Exception, match=r"install_azurite\.py"), cloudservers.or_skip(cloudservers.azurite):
+        pytest.fail("a server that is not installed was started")
+    monkeypatch.setenv("ACCOUNTSTORE_SERVERS", "required")
+    with pytest.raises(cloudservers.Missing), cloudservers.or_skip(cloudservers.azurite):
         pytest.fail("a server that is not installed was started")
 
 

@@ -38,8 +38,8 @@ if TYPE_CHECKING:
 __all__ = ("ObstoreBackend", "open_backend")
 
 _PAGE = 1000
-_WAKES = 4
-_APART = 0.005
+_WAKES = 5
+_APART = 0.01
 _UPDATE = {"s3": "e_tag", "gcs": "version", "azure": "e_tag"}
 
 
