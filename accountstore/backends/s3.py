@@ -120,8 +120,9 @@ class S3Backend:
     def _failure(self, error: Exception, mode: WriteMode | None, /) -> BackendError:
         if isinstance(error, ClientError):
             self._answered = True
-            code = str(error.response.get("Error", {}).get("Code", ""))
-            return failure(int(error.response["ResponseMetadata"]["HTTPStatusCode"]), code, mode)
+            answer: Any = error.response
+            code = str(answer.get("Error", {}).get("Code", ""))
+            return failure(int(answer["ResponseMetadata"]["HTTPStatusCode"]), code, mode)
         what = type(error).__name__
         if isinstance(error, (NoCredentialsError, PartialCredentialsError, CredentialRetrievalError)):
             return DeniedError(f"no credentials were found ({what})")
@@ -188,7 +189,8 @@ class S3Backend:
         try:
             await client.head_bucket(Bucket=self._bucket)
         except ClientError as error:
-            if error.response["ResponseMetadata"]["HTTPStatusCode"] == 404:
+            answer: Any = error.response
+            if answer["ResponseMetadata"]["HTTPStatusCode"] == 404:
                 raise failure(404, "NoSuchBucket") from None
 
     async def delete(self, key: str, /, *, version: Version | None = None) -> None:
