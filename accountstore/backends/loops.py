@@ -79,7 +79,7 @@ class _Bound:
     __slots__ = ("expire", "when")
 
     def __init__(self, when: float, expire: Callable[[], object], /) -> None:
-        self.when = when
+        self.when: float = when
         self.expire: Callable[[], object] | None = expire
 
     def end(self) -> None:
