@@ -33,7 +33,7 @@ MARK = "accountstore_write"
 """The metadata field that holds the mark of a conditional write. Azure takes letters, digits and underscores only."""
 
 _OWN = frozenset({"asynchronous", "loop", "skip_instance_cache", "use_listings_cache"})
-_NO_BUCKET = frozenset({"NoSuchBucket", "ContainerNotFound", "ContainerBeingDeleted", "notFoundBucket"})
+_NO_BUCKET = frozenset({"NoSuchBucket", "ContainerNotFound", "ContainerBeingDeleted"})
 _EXISTS = frozenset({"BlobAlreadyExists"})
 _FULL = frozenset({"QuotaExceeded", "AccountLimitExceeded", "XMinioStorageFull"})
 _ELSEWHERE = frozenset({"PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException"})
