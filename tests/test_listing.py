@@ -314,8 +314,8 @@ async def test_breaking_off_leaves_nothing_behind(store: AccountStore) -> None:
     """A listing dropped before its end, at once or after an entry, leaves no task or open file and warns of nothing."""
     await fill(store)
 
-    def open_files() -> int:
-        return len(os.listdir("/proc/self/fd")) if sys.platform == "linux" else 0
+    def open_files() -> set[str]:
+        return set(os.listdir("/proc/self/fd")) if sys.platform == "linux" else set()
 
     async for _ in store.list(recursive=True):
         break
@@ -334,7 +334,8 @@ async def test_breaking_off_leaves_nothing_behind(store: AccountStore) -> None:
         gc.collect()
         await anyio.sleep(0)
     assert {task.id for task in get_running_tasks()} == tasks
-    assert open_files() == files
+    # What other tests have left may close meanwhile: files may be gone, but none may be new.
+    assert open_files() <= files
     assert await paths(store.list(recursive=True)) == sorted(PATHS)
 
 
