@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 import anyio
 
 from accountstore.backends.base import Version
-from accountstore.backends.loops import Deadline, in_time, to_the_end
+from accountstore.backends.loops import Deadline, to_the_end
 from accountstore.errors import (
     AccountStoreError,
     ConflictError,
@@ -45,18 +45,30 @@ class Policy:
         return self.deadline.seconds
 
 
-class Change(NamedTuple):
+class Change(Protocol):
     """A write or a delete: what it does, on which condition, and how to see what became of it."""
 
-    call: Callable[[], Awaitable[Stat | None]]
-    condition: WriteMode
-    """`"overwrite"` for an unconditional write or delete."""
-    look: Callable[[], Awaitable[Stat | None]]
-    """The document as it is now, or None where there is none."""
-    done: Callable[[Stat | None], bool]
-    """Whether the document as it is now is this change's own doing."""
-    certain: bool
-    """Whether a refusal at the first attempt is the storage's last word, as no client below repeats a request."""
+    @property
+    def condition(self) -> WriteMode:
+        """`"overwrite"` for an unconditional write or delete."""
+        ...
+
+    @property
+    def certain(self) -> bool:
+        """Whether a refusal at the first attempt is the storage's last word, as no client below repeats a request."""
+        ...
+
+    def call(self) -> Awaitable[Stat | None]:
+        """Make the change."""
+        ...
+
+    def look(self) -> Awaitable[Stat | None]:
+        """The document as it is now, or None where there is none."""
+        ...
+
+    def done(self, now: Stat | None, /) -> bool:
+        """Whether the document as it is now is this change's own doing."""
+        ...
 
 
 async def pause(attempt: int, first: float = _FIRST_PAUSE, longest: float = _LONGEST_PAUSE, /) -> None:
@@ -70,36 +82,33 @@ async def ask(
     call: Callable[[], Awaitable[T]], name: Callable[[Exception], AccountStoreError], policy: Policy, /
 ) -> T | AccountStoreError:
     """The result of a call that changes nothing, or its error: tried again while that is temporary."""
-
-    async def tries() -> T | AccountStoreError:
-        attempt = 0
-        while True:
-            attempt += 1
-            try:
-                return await call()
-            except Exception as error:  # noqa: BLE001 -- named here, raised outside its frames
-                failure = name(error)
-            if not failure.temporary or attempt >= policy.attempts:
-                return failure
-            await pause(attempt)
-
+    attempt = 0
     try:
-        return await in_time(tries, policy.deadline)
+        with policy.deadline.limit():
+            while True:
+                attempt += 1
+                try:
+                    return await call()
+                except Exception as error:  # noqa: BLE001 -- named here, raised outside its frames
+                    failure = name(error)
+                if not failure.temporary or attempt >= policy.attempts:
+                    return failure
+                await pause(attempt)
     except TimeoutError:
         return name(UnavailableError(f"no answer within {policy.timeout:g} s"))
 
 
-async def settle(
+def settle(
     change: Change, name: Callable[[Exception], AccountStoreError], policy: Policy, /
-) -> Stat | AccountStoreError | None:
-    """The result of a change, or its error, awaited to its end within the deadline whatever cancels the caller.
+) -> Coroutine[Any, Any, Stat | AccountStoreError | None]:
+    """To be awaited: the result of a change, or its error, within the deadline, whatever cancels the caller.
 
     After a temporary failure nobody knows whether the change was made; after a refusal, whether it was an earlier
     request of the same change that stood in its way. Then the document itself is looked at: a change that finds its own
     doing has succeeded, one whose condition still holds is tried again, and one that finds another's document has lost
     - or cannot know it, if it may have been made and then overwritten.
     """
-    return await within(lambda: _settle(change, name, policy), name, policy)
+    return within(lambda: _settle(change, name, policy), name, policy)
 
 
 async def _settle(

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 
-__all__ = ("Event", "Observer", "Operation", "Stopwatch", "listening")
+__all__ = ("Event", "Observer", "Operation", "Stopwatch", "listening", "tell")
 
 
 _DEBUG = 10
@@ -73,25 +73,24 @@ class Stopwatch:
 
 
 class Operation:
-    """A `with` block that makes one event of what happens in it; or, without the block, one that `finish` makes."""
+    """A `with` block that tells of what happens in it; or, without the block, `finish` does."""
 
-    __slots__ = ("_location", "_name", "_observer", "_started", "_storage", "_target", "attempts", "bytes", "version")
+    __slots__ = ("_report", "_started", "attempts", "bytes", "location", "name", "storage", "target", "version")
 
     def __init__(
         self,
-        observer: Observer | None,
+        report: Callable[[Operation, str, float], None],
         name: str,
-        storage: str,
         location: Location | None,
+        target: Location | None,
+        storage: str | None,
         /,
-        *,
-        target: Location | None = None,
     ) -> None:
-        self._observer = observer
-        self._name = name
-        self._storage = storage
-        self._location = location
-        self._target = target
+        self._report = report
+        self.name: str = name
+        self.location: Location | None = location
+        self.target: Location | None = target
+        self.storage: str | None = storage
         self.version: Version | None = None
         self.bytes: int | None = None
         self.attempts: int = 1
@@ -104,25 +103,17 @@ class Operation:
         self.finish("ok" if kind is None else kind.__name__, time.perf_counter() - self._started)
 
     def finish(self, outcome: str, seconds: float, /) -> None:
-        """Hand the event to the observer, or to the standard logger `accountstore` at DEBUG."""
-        if not listening(self._observer):
-            return
-        event = Event(
-            operation=self._name,
-            storage=self._storage,
-            location=self._location,
-            target=self._target,
-            outcome=outcome,
-            version=self.version,
-            bytes=self.bytes,
-            attempts=self.attempts,
-            seconds=seconds,
-        )
-        if self._observer is None:
-            what = str(self._location or self._storage) + (f" to {self._target}" if self._target is not None else "")
-            _logger().debug("%s %s: %s (%.1f ms)", self._name, what, outcome, seconds * 1e3)
-            return
-        try:
-            self._observer(event)
-        except Exception as error:  # noqa: BLE001 -- an observer must not break an operation
-            _logger().error("the observer raised %s on %s", type(error).__name__, self._name)
+        """Tell of it."""
+        self._report(self, outcome, seconds)
+
+
+def tell(observer: Observer | None, event: Event, /) -> None:
+    """Hand an event to the observer, or to the standard logger `accountstore` at DEBUG."""
+    if observer is None:
+        what = str(event.location or event.storage) + (f" to {event.target}" if event.target is not None else "")
+        _logger().debug("%s %s: %s (%.1f ms)", event.operation, what, event.outcome, event.seconds * 1e3)
+        return
+    try:
+        observer(event)
+    except Exception as error:  # noqa: BLE001 -- an observer must not break an operation
+        _logger().error("the observer raised %s on %s", type(error).__name__, event.operation)

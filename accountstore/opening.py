@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from anyio import CancelScope, fail_after, to_thread
 
 from accountstore.attempts import Policy
-from accountstore.backends.loops import running_loop
+from accountstore.backends.loops import asyncio_loop, running_loop
 from accountstore.codecs import CODECS
 from accountstore.config import load_config
 from accountstore.errors import AccountStoreError, ClosedError, ConfigError, LocationError
@@ -36,6 +36,15 @@ class Storages:
         """The storage of this name. Raises `ClosedError`; `LocationError` where there is none."""
         if self._closed:
             raise ClosedError("the store is closed")
+        loop = asyncio_loop()
+        if loop is None or loop is not self._loop:  # asyncio itself sees to it that a fork is on none
+            self._check_process_and_loop()
+        try:
+            return self._storages[name]
+        except KeyError:
+            raise LocationError("the storage is not configured") from None
+
+    def _check_process_and_loop(self) -> None:
         if os.getpid() != self._process:
             raise ClosedError("the store was opened in another process: open one in each, after the fork")
         loop = running_loop()
@@ -43,10 +52,6 @@ class Storages:
             self._loop = loop  # made outside of any
         elif loop is not None and loop is not self._loop:
             raise ClosedError("the store was opened on another event loop: open one on each")
-        try:
-            return self._storages[name]
-        except KeyError:
-            raise LocationError("the storage is not configured") from None
 
     def names(self) -> tuple[str, ...]:
         """The names, in the configuration's order."""

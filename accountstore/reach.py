@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from msgspec.structs import replace
 
 from accountstore.errors import AccountStoreError, ExtensionError, LocationError
-from accountstore.events import Operation, listening
+from accountstore.events import Event, Operation, listening, tell
 from accountstore.storage import Place
 from accountstore.validation import check_folder, check_kind, check_path, kind_of
 
@@ -55,12 +55,27 @@ class Reach:
     def operation(
         self, name: str, location: Location | None, target: Location | None = None, /, *, storage: str | None = None
     ) -> Operation:
-        """The event of a call, to be."""
-        if location is not None:
-            storage = location.storage
+        """A call, to be told of as an event when it has ended."""
+        return Operation(self._tell, name, location, target, storage)
+
+    def _tell(self, operation: Operation, outcome: str, seconds: float, /) -> None:
+        if not listening(self.observer):
+            return
+        storage = operation.storage if operation.location is None else operation.location.storage
         if storage is None:
             storage = self.storages.default if self.scope is None else self.scope.storage
-        return Operation(self.observer, name, storage, self._whole(location), target=self._whole(target))
+        event = Event(
+            operation=operation.name,
+            storage=storage,
+            location=self._whole(operation.location),
+            target=self._whole(operation.target),
+            outcome=outcome,
+            version=operation.version,
+            bytes=operation.bytes,
+            attempts=operation.attempts,
+            seconds=seconds,
+        )
+        tell(self.observer, event)
 
     def _whole(self, location: Location | None, /) -> Location | None:
         """A location as the store that this one narrows has it."""

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TYPE_CHECKING, Any, NoReturn, final
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 __all__ = ("Secret", "SecretBytes")
 
 _MASK = "**********"
+
+
+@cache
+def _compare_digest() -> Callable[[bytes, bytes], bool]:
+    from hmac import compare_digest  # on first use: it takes a millisecond
+
+    return compare_digest
 
 
 @final
@@ -24,10 +32,10 @@ class Secret:
     _text: str
 
     def __init__(self, text: str | Secret, /) -> None:
-        if isinstance(text, Secret):
+        if type(text) is not str:
+            if not isinstance(text, Secret):
+                raise TypeError("a Secret holds a string")
             text = text.reveal()
-        elif type(text) is not str:
-            raise TypeError("a Secret holds a string")
         object.__setattr__(self, "_text", text)
 
     def reveal(self) -> str:
@@ -49,12 +57,8 @@ class Secret:
     def __eq__(self, other: object, /) -> bool:
         if not isinstance(other, Secret):
             return NotImplemented
-        from hmac import compare_digest
-
-        mine, theirs = self._text, other.reveal()
-        if mine.isascii() and theirs.isascii():
-            return compare_digest(mine, theirs)
-        return compare_digest(mine.encode("utf-8", "surrogatepass"), theirs.encode("utf-8", "surrogatepass"))
+        theirs = other.reveal().encode("utf-8", "surrogatepass")
+        return _compare_digest()(self._text.encode("utf-8", "surrogatepass"), theirs)
 
     def __hash__(self) -> int:
         return hash((Secret, self._text))

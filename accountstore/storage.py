@@ -7,13 +7,13 @@ from datetime import datetime
 from errno import errorcode
 from functools import partial
 from os import strerror, urandom
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, TypeVarTuple, Unpack
 
 from anyio import Lock
 from msgspec import Struct
 from msgspec.structs import replace
 
-from accountstore.attempts import Change, Policy, ask, settle, within
+from accountstore.attempts import Policy, ask, settle, within
 from accountstore.backends.base import Version
 from accountstore.errors import (
     AccountStoreError,
@@ -35,7 +35,7 @@ from accountstore.secrets import SecretBytes
 from accountstore.validation import check_size, kind_of
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Coroutine
 
     from accountstore.backends.base import Backend, Blob, Stat, WriteMode
     from accountstore.codecs import Codec
@@ -46,6 +46,7 @@ __all__ = ("Place", "Storage", "Stored", "check_mode", "known")
 D = TypeVar("D", bound=Account | MultiAccount)
 T_co = TypeVar("T_co", covariant=True)
 R = TypeVar("R")
+Ts = TypeVarTuple("Ts")
 
 
 class Stored(Struct, Generic[T_co], frozen=True):
@@ -221,53 +222,53 @@ class Place:
     def _url(self) -> str:
         return f"{self.storage.url.rstrip('/')}/{self.key}"
 
-    def _run(self, call: Callable[[], R], /) -> R:
+    def _run(self, call: Callable[[Unpack[Ts]], R], /, *data: *Ts) -> R:
         try:
-            return call()
+            return call(*data)
         except Exception as error:  # noqa: BLE001 -- named and raised below, outside the frames that held the document
             failure = self.storage.named(error, self.location)
         raise failure
 
     def encode(self, document: D, kind: type[D], /) -> SecretBytes:
         """The document's bytes. Raises `EncodeError`, `TooLargeError`."""
-        if type(document) is not kind:
-            raise EncodeError(f"is not of type {kind.__name__}", location=self.location)
-        return self._sized(lambda: self.storage.codec.encode(document))
+        self._check_type(document, kind)
+        return self._run(self._sized, self.storage.codec.encode, document)
 
     def merge(self, document: D, kind: type[D], original: Blob, /) -> SecretBytes:
         """The document's bytes, with fields of the original that the model does not know."""
-        if type(document) is not kind:
-            raise EncodeError(f"is not of type {kind.__name__}", location=self.location)
-        return self._sized(lambda: self.storage.codec.merge(document, original.data))
+        self._check_type(document, kind)
+        return self._run(self._sized, self.storage.codec.merge, document, original.data)
 
     def transcode(self, blob: Blob, target: Place, /) -> SecretBytes:
         """The bytes of a document of this place for another one."""
         codec, kind = self.storage.codec, self.kind
-        self._run(lambda: codec.decode(blob.data, kind))
-        return target._sized(lambda: codec.transcode(blob.data, target.storage.codec, kind))
+        self._run(codec.decode, blob.data, kind)
+        return target._run(target._sized, codec.transcode, blob.data, target.storage.codec, kind)
 
-    def _sized(self, make: Callable[[], bytes], /) -> SecretBytes:
-        def sized() -> SecretBytes:
-            data = SecretBytes(make())
-            check_size(len(data), self.storage.limit)
-            return data
+    def _check_type(self, document: object, kind: type, /) -> None:
+        if type(document) is not kind:
+            raise EncodeError(f"is not of type {kind.__name__}", location=self.location)
 
-        return self._run(sized)
+    def _sized(self, make: Callable[[Unpack[Ts]], bytes], /, *data: *Ts) -> SecretBytes:
+        made = SecretBytes(make(*data))
+        check_size(len(made), self.storage.limit)
+        return made
 
     def decode(self, blob: Blob, kind: type[D], /) -> Stored[D]:
         """The document in the bytes. Raises `DecodeError`."""
+        return self._run(self._stored, blob, kind)
+
+    def _stored(self, blob: Blob, kind: type[D], /) -> Stored[D]:
         stat = blob.stat
-        return self._run(
-            lambda: Stored(self.storage.codec.decode(blob.data, kind), known(stat), stat.size, stat.modified)
-        )
+        return Stored(self.storage.codec.decode(blob.data, kind), known(stat), stat.size, stat.modified)
 
-    async def read(self) -> Blob:
-        """The document's bytes and stat."""
-        return await self._ask(lambda: self.storage.backend.read(self.key, limit=self.storage.limit))
+    def read(self) -> Coroutine[Any, Any, Blob]:
+        """To be awaited: the document's bytes and stat."""
+        return self._ask(lambda: self.storage.backend.read(self.key, limit=self.storage.limit))
 
-    async def stat(self) -> Stat:
-        """Size, version and time."""
-        return await self._ask(lambda: self.storage.backend.stat(self.key))
+    def stat(self) -> Coroutine[Any, Any, Stat]:
+        """To be awaited: size, version and time."""
+        return self._ask(lambda: self.storage.backend.stat(self.key))
 
     async def _ask(self, call: Callable[[], Awaitable[R]], /) -> R:
         outcome = await ask(call, self._named, self.storage.policy)
@@ -293,65 +294,92 @@ class Place:
 
     async def write(self, data: bytes, mode: WriteMode, /) -> Stat:
         """Write bytes that `encode`, `merge` or `transcode` made."""
-        await self.require(mode)
-        backend = self.storage.backend
-        marks = backend.capabilities.marks
-        mark = "" if mode == "overwrite" else urandom(8).hex()
-
-        async def write() -> Stat:
-            stat = await backend.write(self.key, data, mode=mode, mark=mark if marks else "")
-            known(stat)
-            return stat
-
-        async def look() -> Stat | None:
-            if marks:
-                return await self._look()
-            try:
-                blob = await backend.read(self.key, limit=self.storage.limit)
-            except Exception as error:
-                if isinstance(self._named(error), NotFoundError):
-                    return None
-                raise
-            return replace(blob.stat, mark=mark if blob.data == data else None)
-
-        def done(now: Stat | None) -> bool:
-            return now is not None and now.mark == mark
-
-        outcome = await self._settle(Change(write, mode, look, done, certain=not marks))
-        if outcome is None:
-            raise AssertionError("unreachable: a write ends with a document")
-        return outcome
+        if mode != "overwrite":
+            await self.require(mode)
+        stat = await settle(_Write(self, data, mode), self._named, self.storage.policy)
+        if isinstance(stat, AccountStoreError):
+            raise stat
+        if stat is None or stat.version is None:
+            raise self._named(BackendError("the backend told no version"))
+        return stat
 
     async def delete(self, version: Version | None, /) -> None:
         """Remove the document, if it has this version."""
-        backend = self.storage.backend
         if version is not None:
             await self.require(version)
             if not await self.can_delete_version():
                 raise UnsupportedError(
                     f"storage {self.storage.name!r} ignores the condition of a delete", location=self.location
                 )
-
-        async def delete() -> None:
-            await backend.delete(self.key, version=version)
-
-        def done(now: Stat | None) -> bool:
-            return now is None
-
-        condition: WriteMode = "overwrite" if version is None else version
-        await self._settle(Change(delete, condition, self._look, done, certain=not backend.capabilities.marks))
-
-    async def _settle(self, change: Change, /) -> Stat | None:
-        outcome = await settle(change, self._named, self.storage.policy)
+        outcome = await settle(_Delete(self, version), self._named, self.storage.policy)
         if isinstance(outcome, AccountStoreError):
             raise outcome
-        return outcome
 
-    async def _look(self) -> Stat | None:
-        """The document's stat, or None where there is no document."""
+    async def look(self) -> Stat | None:
+        """The document's stat, or None where there is no document; or what the backend raises."""
         try:
             return await self.storage.backend.stat(self.key)
         except Exception as error:
             if isinstance(self._named(error), NotFoundError):
                 return None
             raise
+
+    async def compare(self, data: bytes, mark: str, /) -> Stat | None:
+        """As `look`, on a backend that keeps no marks: the mark tells whether the document has these bytes."""
+        try:
+            blob = await self.storage.backend.read(self.key, limit=self.storage.limit)
+        except Exception as error:
+            if isinstance(self._named(error), NotFoundError):
+                return None
+            raise
+        return replace(blob.stat, mark=mark if blob.data == data else None)
+
+
+class _Write:
+    """A document's write, as a change to settle."""
+
+    __slots__ = ("_data", "_mark", "_place", "certain", "condition")
+
+    def __init__(self, place: Place, data: bytes, mode: WriteMode, /) -> None:
+        self._place = place
+        self._data = data
+        self._mark = "" if mode == "overwrite" else urandom(8).hex()
+        self.condition: WriteMode = mode
+        self.certain: bool = not place.storage.backend.capabilities.marks
+
+    def call(self) -> Awaitable[Stat]:
+        mark = "" if self.certain else self._mark
+        return self._place.storage.backend.write(self._place.key, self._data, mode=self.condition, mark=mark)
+
+    def look(self) -> Awaitable[Stat | None]:
+        return self._place.compare(self._data, self._mark) if self.certain else self._place.look()
+
+    def done(self, now: Stat | None, /) -> bool:
+        return now is not None and now.mark == self._mark
+
+
+class _Delete:
+    """A document's removal, as a change to settle."""
+
+    __slots__ = ("_place", "_version")
+
+    def __init__(self, place: Place, version: Version | None, /) -> None:
+        self._place = place
+        self._version = version
+
+    @property
+    def condition(self) -> WriteMode:
+        return "overwrite" if self._version is None else self._version
+
+    @property
+    def certain(self) -> bool:
+        return not self._place.storage.backend.capabilities.marks
+
+    def call(self) -> Awaitable[None]:
+        return self._place.storage.backend.delete(self._place.key, version=self._version)
+
+    def look(self) -> Awaitable[Stat | None]:
+        return self._place.look()
+
+    def done(self, now: Stat | None, /) -> bool:
+        return now is None

@@ -14,24 +14,26 @@ from anyio.lowlevel import checkpoint_if_cancelled
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable, Coroutine
+    from contextlib import AbstractContextManager
+    from types import TracebackType
 
     import trio
 
-__all__ = ("AsyncioThread", "Deadline", "asyncio_loop", "in_time", "running_loop", "to_the_end")
+__all__ = ("AsyncioThread", "Deadline", "asyncio_loop", "running_loop", "to_the_end")
 
 T = TypeVar("T")
 
 
 def asyncio_loop() -> asyncio.AbstractEventLoop | None:
     """The asyncio event loop that runs in this thread, or None: on trio, or outside of any."""
-    if "asyncio" in sys.modules:
-        from asyncio import get_running_loop
-
-        try:  # not suppress(): this is on the way of every operation
-            return get_running_loop()
-        except RuntimeError:
-            return None
-    return None
+    library = sys.modules.get("asyncio")
+    if library is None:
+        return None
+    try:  # neither suppress() nor an import: this is on the way of every operation
+        loop: asyncio.AbstractEventLoop = library.get_running_loop()
+    except (RuntimeError, AttributeError):  # none runs here; or another thread is importing it just now
+        return None
+    return loop
 
 
 def running_loop() -> object | None:
@@ -64,6 +66,15 @@ class Deadline:
             self._timer = loop.call_at(bound.when, self._sweep, loop)
         return bound
 
+    def limit(self) -> AbstractContextManager[object]:
+        """Cancel what is in the block when the time is up.
+
+        Raises:
+            TimeoutError: so it was.
+        """
+        loop = asyncio_loop()
+        return anyio.fail_after(self.seconds) if loop is None else _Limit(self, loop)
+
     def _sweep(self, loop: asyncio.AbstractEventLoop, /) -> None:
         waiting, now = self._waiting, loop.time()
         while waiting and (waiting[0].expire is None or waiting[0].when <= now):
@@ -87,53 +98,48 @@ class _Bound:
         self.expire = None
 
 
-async def in_time(call: Callable[[], Coroutine[Any, Any, T]], deadline: Deadline, /) -> T:
-    """The result of `call`, which is cancelled when the time is up.
+class _Limit:
+    """Cancels the task that it is entered in when the time is up, as `anyio.fail_after` does; on asyncio, for less."""
 
-    Raises:
-        TimeoutError: so it was.
-    """
-    loop = asyncio_loop()
-    if loop is None:
-        with anyio.fail_after(deadline.seconds):
-            return await call()
-    from asyncio import CancelledError, current_task
+    __slots__ = ("_before", "_bound", "_expired", "_task")
 
-    task = current_task(loop)
-    if task is None:
-        raise RuntimeError("not in a task")
-    expired = False
+    def __init__(self, bounds: Deadline, loop: asyncio.AbstractEventLoop, /) -> None:
+        task: asyncio.Task[Any] | None = sys.modules["asyncio"].current_task(loop)
+        if task is None:
+            raise RuntimeError("not in a task")
+        self._task = task
+        self._before = task.cancelling()
+        self._expired = False
+        self._bound = bounds.begin(loop, self._expire)
 
-    def expire() -> None:
-        nonlocal expired
-        expired = True
-        task.cancel()
+    def _expire(self) -> None:
+        self._expired = True
+        self._task.cancel()
 
-    before = task.cancelling()
-    bound = deadline.begin(loop, expire)
-    try:
-        return await call()
-    except CancelledError:
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._bound.end()
         # Only the cancellation made here ends here.
-        if expired and task.uncancel() <= before:
+        if self._expired and kind is sys.modules["asyncio"].CancelledError and self._task.uncancel() <= self._before:
             raise TimeoutError from None
-        raise
-    finally:
-        bound.end()
 
 
-async def to_the_end(call: Callable[[], Coroutine[Any, Any, T]], deadline: Deadline, /) -> T:
-    """The result of `call`, which goes on whatever cancels the caller: only when the time is up it is given up.
+def to_the_end(call: Callable[[], Coroutine[Any, Any, T]], deadline: Deadline, /) -> Coroutine[Any, Any, T]:
+    """To be awaited: the result of `call`, which goes on whatever cancels the caller: only when the time is up it is
+    given up.
 
     A cancellation of the caller takes effect before the call begins, or when it has ended.
 
     Raises:
         TimeoutError: the time is up; the call was cancelled.
     """
-    await checkpoint_if_cancelled()
     loop = asyncio_loop()
-    if loop is not None:
-        return await _in_a_task(loop, call, deadline)
+    return _shielded(call, deadline) if loop is None else _in_a_task(loop, call, deadline)
+
+
+async def _shielded(call: Callable[[], Coroutine[Any, Any, T]], deadline: Deadline, /) -> T:
+    await checkpoint_if_cancelled()
     try:
         with anyio.fail_after(deadline.seconds, shield=True):
             result = await call()
@@ -148,36 +154,49 @@ async def _in_a_task(
     loop: asyncio.AbstractEventLoop, call: Callable[[], Coroutine[Any, Any, T]], deadline: Deadline, /
 ) -> T:
     """In a task of its own: `Task.cancel()`, which asyncio.timeout() calls, passes through anyio's shields."""
-    from asyncio import CancelledError
-
-    task = loop.create_task(call())
-    bound = deadline.begin(loop, task.cancel)
+    library = sys.modules["asyncio"]
     waiter = loop.create_future()
 
-    def wake(_: object) -> None:
+    def wake() -> None:
         if not waiter.done():
             waiter.set_result(None)
 
-    task.add_done_callback(wake)
+    async def go_on() -> T:
+        try:
+            if waiter.cancelled():  # the caller was, before this began
+                await waiter
+            return await call()
+        finally:
+            wake()  # rather than by a callback, which takes a further turn of the loop
+
+    def give_up() -> None:
+        if not task.cancel():
+            wake()
+
+    task = loop.create_task(go_on())
+    bound = deadline.begin(loop, give_up)
     try:
         await waiter
-    except CancelledError:
-        # Deferred, not caught: it goes on when the task has ended.
-        with anyio.CancelScope(shield=True):
-            while not task.done():
-                waiter = loop.create_future()
-                try:
-                    await waiter
-                except CancelledError:
-                    continue
-        if not task.cancelled():
-            task.exception()
+    except library.CancelledError:
+        await _end_of(task)  # deferred, not caught
         raise
     finally:
         bound.end()
     if task.cancelled():
         raise TimeoutError
     return task.result()
+
+
+async def _end_of(task: asyncio.Task[Any], /) -> None:
+    """Wait until a task has ended, whatever cancels the caller. What it raises is dropped."""
+    from asyncio import CancelledError, wait
+
+    with anyio.CancelScope(shield=True):
+        while not task.done():
+            with suppress(CancelledError):
+                await wait((task,))
+    if not task.cancelled():
+        task.exception()
 
 
 class AsyncioThread:

@@ -10,7 +10,7 @@ import asyncio
 import re
 from functools import partial
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import obstore
 from anyio import to_thread
@@ -31,11 +31,13 @@ from accountstore.errors import BackendError, ConflictError, NotFoundError, Unav
 from accountstore.validation import check_size
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 
     from accountstore.backends.base import Backend, Write, WriteMode
 
 __all__ = ("ObstoreBackend", "open_backend")
+
+T = TypeVar("T")
 
 _PAGE = 1000
 _WAKES = 5
@@ -65,7 +67,7 @@ class ObstoreBackend:
 
     # --- the client ---------------------------------------------------------------------------------------------------
 
-    async def _request(self, call: Callable[[Any], Awaitable[Any]], mode: WriteMode | None = None, /) -> Any:
+    async def _request(self, call: Callable[[Any], Awaitable[T]], mode: WriteMode | None, /) -> T:
         """What `call` returns, given the client; or an error of ours."""
         try:
             if self._store is None:
@@ -77,9 +79,9 @@ class ObstoreBackend:
             refusal = _failure(error, mode)
         raise refusal
 
-    async def run(self, call: Callable[[Any], Awaitable[Any]], mode: WriteMode | None = None, /) -> Any:
-        """What `call` returns, given the client, on asyncio or trio; or an error of ours."""
-        return await self._loop.run(lambda: self._request(call, mode))
+    def run(self, call: Callable[[Any], Awaitable[T]], mode: WriteMode | None = None, /) -> Coroutine[Any, Any, T]:
+        """To be awaited: what `call` returns, given the client, on asyncio or trio; or an error of ours."""
+        return self._loop.run(lambda: self._request(call, mode))
 
     def _key(self, key: str, /) -> str:
         return f"{self._prefix}/{key}" if self._prefix else key
@@ -96,61 +98,55 @@ class ObstoreBackend:
 
     # --- documents ----------------------------------------------------------------------------------------------------
 
-    async def read(self, key: str, /, *, limit: int) -> Blob:
-        async def read(store: Any) -> Blob:
-            found = await obstore.get_async(store, self._key(key))
-            size = int(found.meta["size"])
-            check_size(size, limit)
-            data = await found.bytes_async()
-            if len(data) != size:
-                raise UnavailableError("the answer was cut short")
-            return Blob(cast("bytes", data), self._stat(key, found.meta))
+    def read(self, key: str, /, *, limit: int) -> Coroutine[Any, Any, Blob]:
+        return self.run(lambda store: self._read(store, key, limit))
 
-        return cast("Blob", await self.run(read))
+    async def _read(self, store: Any, key: str, limit: int, /) -> Blob:
+        found = await obstore.get_async(store, self._key(key))
+        stat = self._stat(key, found.meta)  # once: it is made anew each time
+        check_size(stat.size, limit)
+        data: Any = await found.bytes_async()
+        if len(data) != stat.size:
+            raise UnavailableError("the answer was cut short")
+        return Blob(data, stat)
 
     async def read_many(self, keys: Sequence[str], /, *, limit: int) -> Sequence[Blob | Exception]:
         return await each(self.read(key, limit=limit) for key in keys)
 
     async def write(self, key: str, data: bytes, /, *, mode: WriteMode, mark: str = "") -> Stat:
-        async def write(store: Any) -> Stat:
-            answer = await obstore.put_async(
-                store,
-                self._key(key),
-                data,
-                mode=cast("Any", {_UPDATE[self._service]: mode.token} if isinstance(mode, Version) else mode),
-                attributes={MARK: mark} if mark else None,
-                use_multipart=False,
+        condition: Any = mode
+        if isinstance(mode, Version):
+            self._check(mode)
+            condition = {_UPDATE[self._service]: mode.token}
+        attributes: Any = {MARK: mark} if mark else None
+
+        def write(store: Any) -> Awaitable[Mapping[str, Any]]:
+            return obstore.put_async(
+                store, self._key(key), data, mode=condition, attributes=attributes, use_multipart=False
             )
-            return Stat(key, len(data), self._version(answer), None)
 
-        self._check(mode)
-        return cast("Stat", await self.run(write, mode))
+        answer = await self.run(write, mode)
+        return Stat(key, len(data), self._version(answer), None)
 
-    def _check(self, version: object, /) -> None:
+    def _check(self, version: Version, /) -> None:
         """A version that this storage cannot have given is a conflict without asking."""
-        if isinstance(version, Version) and self._service == "gcs" and not re.fullmatch("[0-9]+", version.token):
+        if self._service == "gcs" and not re.fullmatch("[0-9]+", version.token):
             raise ConflictError("the document has changed since it was read")
 
     async def write_many(self, writes: Sequence[Write], /) -> Sequence[Stat | Exception]:
         return await each(self.write(key, data, mode=mode) for key, data, mode in writes)
 
     async def stat(self, key: str, /) -> Stat:
-        async def stat(store: Any) -> Stat:
-            # obstore's own head() does not tell the mark.
-            found = await obstore.get_async(store, self._key(key), options={"head": True})
-            return self._stat(key, found.meta, cast("Mapping[str, str]", found.attributes).get(MARK))
-
-        return cast("Stat", await self.run(stat))
+        # obstore's own head() does not tell the mark.
+        found = await self.run(lambda store: obstore.get_async(store, self._key(key), options={"head": True}))
+        return self._stat(key, found.meta, cast("Mapping[str, str]", found.attributes).get(MARK))
 
     async def delete(self, key: str, /, *, version: Version | None = None) -> None:
         if version is not None:
             return await (await to_thread.run_sync(self._fsspec)).delete(key, version=version)
 
-        async def delete(store: Any) -> None:
-            await obstore.delete_async(store, self._key(key))
-
         try:
-            await self.run(delete)
+            await self.run(lambda store: obstore.delete_async(store, self._key(key)))
         except NotFoundError:
             return None
 
@@ -159,10 +155,8 @@ class ObstoreBackend:
         return CursorPages(_Listing(self, where).page if recursive else partial(self._folder, where))
 
     async def _folder(self, where: str | None, _: str | None, /) -> tuple[list[Stat], str | None]:
-        async def folder(store: Any) -> Any:
-            return await obstore.list_with_delimiter_async(store, where)
-
-        return self.stats((await self.run(folder))["objects"]), None
+        found = await self.run(lambda store: obstore.list_with_delimiter_async(store, where))
+        return self.stats(found["objects"]), None
 
     def stats(self, found: Sequence[Mapping[str, Any]], /) -> list[Stat]:
         """What a listing tells of each document."""
