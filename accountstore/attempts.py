@@ -83,19 +83,17 @@ async def ask(
 ) -> T | AccountStoreError:
     """The result of a call that changes nothing, or its error: tried again while that is temporary."""
     attempt = 0
-    try:
-        with policy.deadline.limit():
-            while True:
-                attempt += 1
-                try:
-                    return await call()
-                except Exception as error:  # noqa: BLE001 -- named here, raised outside its frames
-                    failure = name(error)
-                if not failure.temporary or attempt >= policy.attempts:
-                    return failure
-                await pause(attempt)
-    except TimeoutError:
-        return name(UnavailableError(f"no answer within {policy.timeout:g} s"))
+    with policy.deadline.limit():
+        while True:
+            attempt += 1
+            try:
+                return await call()
+            except Exception as error:  # noqa: BLE001 -- named here, raised outside its frames
+                failure = name(error)
+            if not failure.temporary or attempt >= policy.attempts:
+                return failure
+            await pause(attempt)
+    return name(UnavailableError(f"no answer within {policy.timeout:g} s"))
 
 
 def settle(

@@ -172,7 +172,10 @@ def test_each_module_says_what_is_public(name: str) -> None:
 def test_the_search_for_names_finds_them() -> None:
     """The control: the search above sees classes, functions and values, and passes over what is private."""
     module = ModuleType("example")
-    source = "import os\nT = TypeVar('T')\nTs = TypeVarTuple('Ts')\nA: int = 1\nb = _c = 2\nclass D: ...\nasync def e(): ...\ndef _f(): ...\n"
+    source = (
+        "import os\nT = TypeVar('T')\nTs = TypeVarTuple('Ts')\n"
+        "A: int = 1\nb = _c = 2\nclass D: ...\nasync def e(): ...\ndef _f(): ...\n"
+    )
     original = inspect.getsource
     try:
         inspect.getsource = lambda _: source  # type: ignore[assignment] # for this module, which has no file

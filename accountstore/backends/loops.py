@@ -6,10 +6,9 @@ import sys
 from collections import deque
 from contextlib import suppress
 from threading import Thread
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
 
 import anyio
-from anyio.lowlevel import checkpoint_if_cancelled
 
 if TYPE_CHECKING:
     import asyncio
@@ -66,14 +65,14 @@ class Deadline:
             self._timer = loop.call_at(bound.when, self._sweep, loop)
         return bound
 
-    def limit(self) -> AbstractContextManager[object]:
-        """Cancel what is in the block when the time is up.
-
-        Raises:
-            TimeoutError: so it was.
-        """
+    def limit(self) -> AbstractContextManager[object, bool | None]:
+        """Cancel what is in the block when the time is up, and go on behind the block."""
         loop = asyncio_loop()
-        return anyio.fail_after(self.seconds) if loop is None else _Limit(self, loop)
+        if loop is not None:
+            return _Limit(self, loop)
+        from trio import move_on_after
+
+        return move_on_after(self.seconds)
 
     def _sweep(self, loop: asyncio.AbstractEventLoop, /) -> None:
         waiting, now = self._waiting, loop.time()
@@ -99,18 +98,18 @@ class _Bound:
 
 
 class _Limit:
-    """Cancels the task that it is entered in when the time is up, as `anyio.fail_after` does; on asyncio, for less."""
+    """A part of a task that is cancelled when the time is up, as `anyio.move_on_after` does it for a multiple."""
 
     __slots__ = ("_before", "_bound", "_expired", "_task")
 
-    def __init__(self, bounds: Deadline, loop: asyncio.AbstractEventLoop, /) -> None:
+    def __init__(self, deadline: Deadline, loop: asyncio.AbstractEventLoop, /) -> None:
         task: asyncio.Task[Any] | None = sys.modules["asyncio"].current_task(loop)
         if task is None:
             raise RuntimeError("not in a task")
         self._task = task
         self._before = task.cancelling()
         self._expired = False
-        self._bound = bounds.begin(loop, self._expire)
+        self._bound = deadline.begin(loop, self._expire)
 
     def _expire(self) -> None:
         self._expired = True
@@ -118,11 +117,11 @@ class _Limit:
 
     def __enter__(self) -> None: ...
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> bool:
         self._bound.end()
-        # Only the cancellation made here ends here.
-        if self._expired and kind is sys.modules["asyncio"].CancelledError and self._task.uncancel() <= self._before:
-            raise TimeoutError from None
+        if not self._expired or kind is not sys.modules["asyncio"].CancelledError:
+            return False
+        return self._task.uncancel() <= self._before  # only the cancellation made here ends here
 
 
 def to_the_end(call: Callable[[], Coroutine[Any, Any, T]], deadline: Deadline, /) -> Coroutine[Any, Any, T]:
@@ -139,15 +138,17 @@ def to_the_end(call: Callable[[], Coroutine[Any, Any, T]], deadline: Deadline, /
 
 
 async def _shielded(call: Callable[[], Coroutine[Any, Any, T]], deadline: Deadline, /) -> T:
+    from trio import CancelScope, current_time
+    from trio.lowlevel import checkpoint_if_cancelled
+
     await checkpoint_if_cancelled()
-    try:
-        with anyio.fail_after(deadline.seconds, shield=True):
-            result = await call()
-    except TimeoutError:
-        await checkpoint_if_cancelled()
-        raise
+    result: tuple[()] | tuple[T] = ()
+    with CancelScope(deadline=current_time() + deadline.seconds, shield=True):
+        result = (await call(),)
     await checkpoint_if_cancelled()
-    return result
+    if not result:
+        raise TimeoutError
+    return result[0]
 
 
 async def _in_a_task(
@@ -218,7 +219,7 @@ class AsyncioThread:
         return call() if asyncio_loop() is not None else self._from_trio(call)
 
     async def _from_trio(self, call: Callable[[], Coroutine[Any, Any, T]], /) -> T:
-        from trio.lowlevel import current_trio_token
+        from trio.lowlevel import Abort, checkpoint_if_cancelled, current_trio_token, wait_task_rescheduled
 
         await checkpoint_if_cancelled()
         loop = self._loop or self._start()
@@ -226,15 +227,17 @@ class AsyncioThread:
             self._run = current_trio_token()
             self._to_trio = _Mailbox(self._run.run_sync_soon)
         job = _Job(loop, call, self._to_trio)
-        self._to_asyncio.put(job.start)
-        try:
-            await job.ended.wait()
-        except BaseException:
+        cancelled: Callable[[], NoReturn] | None = None
+
+        def abort(raise_cancelled: Callable[[], NoReturn]) -> Abort:
+            nonlocal cancelled
+            cancelled = raise_cancelled
             self._to_asyncio.put(job.cancel)
-            with anyio.CancelScope(shield=True):
-                await job.ended.wait()
-            raise
-        return job.outcome()
+            return Abort.FAILED  # not yet: it is awaited to its end
+
+        self._to_asyncio.put(job.start)
+        await wait_task_rescheduled(abort)
+        return job.result() if cancelled is None else cancelled()
 
     def _start(self) -> asyncio.AbstractEventLoop:
         from asyncio import new_event_loop
@@ -285,20 +288,18 @@ class _Mailbox:
 
 
 class _Job(Generic[T]):
-    """A coroutine on an asyncio loop, awaited from trio."""
-
-    outcome: Callable[[], T]
+    """A coroutine on an asyncio loop, for a trio task that goes on when it has ended."""
 
     def __init__(
         self, loop: asyncio.AbstractEventLoop, call: Callable[[], Coroutine[Any, Any, T]], back: _Mailbox, /
     ) -> None:
-        from trio import Event
+        from trio.lowlevel import current_task
 
         self._loop = loop
         self._call = call
         self._back = back
+        self._waiting = current_task()
         self._task: asyncio.Task[T] | None = None
-        self.ended = Event()
 
     def start(self) -> None:
         """Begin, on the asyncio loop."""
@@ -310,11 +311,22 @@ class _Job(Generic[T]):
         if self._task is not None:
             self._task.cancel()
 
+    def result(self) -> T:
+        """What it returned or raised."""
+        if self._task is None:
+            raise RuntimeError("it has not begun")
+        return self._task.result()
+
     def _end(self, task: asyncio.Task[T], /) -> None:
         from trio import RunFinishedError
 
         if not task.cancelled():
-            task.exception()  # it is raised by whoever asks for the outcome, if anyone does
-        self.outcome = task.result
+            task.exception()  # it is raised by whoever asks for the result, if anyone does
         with suppress(RunFinishedError):
-            self._back.put(self.ended.set)
+            self._back.put(self._go_on)
+
+    def _go_on(self) -> None:
+        """Wake the trio task, on its loop."""
+        from trio.lowlevel import reschedule
+
+        reschedule(self._waiting)
