@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 import anyio
 
 from accountstore.backends.base import Version
-from accountstore.backends.loops import Deadline, to_the_end
+from accountstore.deadlines import Deadline, to_the_end
 from accountstore.errors import (
     AccountStoreError,
     ConflictError,

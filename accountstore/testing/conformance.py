@@ -29,7 +29,7 @@ import pytest
 from anyio.lowlevel import checkpoint
 
 from accountstore.backends.base import Blob, Stat, Version, Write
-from accountstore.backends.loops import Deadline, to_the_end
+from accountstore.deadlines import Deadline, to_the_end
 from accountstore.errors import (
     AccountStoreError,
     BackendError,
