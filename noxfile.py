@@ -120,7 +120,8 @@ def bench(session: nox.Session) -> None:
 def cloud(session: nox.Session) -> None:
     """The public suite on real buckets, by hand: tests/test_real_clouds.py says which variables name them."""
     _install(session, "test", extras=EVERYTHING)
-    session.run("pytest", "tests/test_real_clouds.py", "--timeout=600", *session.posargs)
+    # 5 is pytest's code for having skipped all.
+    session.run("pytest", "tests/test_real_clouds.py", "--timeout=600", *session.posargs, success_codes=[0, 5])
 
 
 @nox.session(python=PYTHONS)

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from accountstore.errors import UncertainError as UncertainError
     from accountstore.errors import UnsupportedError as UnsupportedError
     from accountstore.events import Event as Event
+    from accountstore.listing import Entry as Entry
     from accountstore.location import Location as Location
     from accountstore.model import Account as Account
     from accountstore.model import MultiAccount as MultiAccount
@@ -46,7 +47,6 @@ if TYPE_CHECKING:
     from accountstore.secrets import Secret as Secret
     from accountstore.storage import Stored as Stored
     from accountstore.store import AccountStore as AccountStore
-    from accountstore.store import Entry as Entry
 
 __all__ = (
     "Account",
@@ -105,7 +105,7 @@ _HOMES = {
     "Secret": "secrets",
     "Stored": "storage",
     "AccountStore": "store",
-    "Entry": "store",
+    "Entry": "listing",
 }
 
 

@@ -4,23 +4,29 @@ from __future__ import annotations
 
 from collections import deque
 from functools import partial
+from operator import itemgetter
 from typing import TYPE_CHECKING, Generic, TypeAlias, TypeVar
 
 import anyio
 
 from accountstore.attempts import ask, within
-from accountstore.backends.base import Write, each
-from accountstore.errors import AccountStoreError, UnavailableError, UncertainError
-from accountstore.storage import known
+from accountstore.backends.base import Stat, Write, each
+from accountstore.errors import AccountStoreError, LocationError, UnavailableError, UncertainError
+from accountstore.events import Stopwatch
+from accountstore.storage import check_mode, known
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, MutableSequence, Sequence
 
-    from accountstore.backends.base import Blob, Stat, WriteMode
+    from accountstore.backends.base import Blob, Version, WriteMode
+    from accountstore.location import Location
     from accountstore.model import Document
+    from accountstore.reach import Reach
     from accountstore.storage import Place, Storage, Stored
 
-__all__ = ("Batches", "read_window", "write_window")
+__all__ = ("Batches", "get_many", "save_many")
+
+_WINDOW = 8
 
 T = TypeVar("T")
 _Places: TypeAlias = "Sequence[Place | AccountStoreError]"
@@ -48,6 +54,76 @@ class Batches(Generic[T]):
         return self._items.popleft()
 
 
+def get_many(
+    reach: Reach, locations: Iterable[Location], concurrency: int, /
+) -> AsyncIterator[tuple[Location, Stored[Document] | AccountStoreError]]:
+    """Each location within reach with its document or its error, in order. Each is an event."""
+    _check_concurrency(concurrency)
+    rest = iter(locations)
+    waiting: list[Location] = []
+
+    async def next_window() -> Iterable[tuple[Location, Stored[Document] | AccountStoreError]]:
+        if not waiting:  # else they are those of a call that was cancelled
+            _fill(reach, waiting, rest, concurrency, lambda at: at)
+        window = waiting.copy()
+        with Stopwatch() as watch:
+            results = await _read_window([reach.place_or_error(at) for at in window], concurrency)
+        waiting.clear()
+        reach.report("get_many", window, results, watch.seconds)
+        return zip(window, results, strict=True)
+
+    return Batches(next_window)
+
+
+def save_many(
+    reach: Reach, documents: Iterable[tuple[Location, Document]], mode: WriteMode, concurrency: int, /
+) -> AsyncIterator[tuple[Location, Version | AccountStoreError]]:
+    """Each location within reach with its document's new version or its error, in order. Each is an event."""
+    check_mode(mode)
+    _check_concurrency(concurrency)
+    rest = iter(documents)
+    waiting: list[tuple[Location, Document]] = []
+
+    async def next_window() -> Iterable[tuple[Location, Version | AccountStoreError]]:
+        if not waiting:  # else they are those of a call that was cancelled
+            _fill(reach, waiting, rest, concurrency, itemgetter(0))
+        window = waiting.copy()
+        locations = [at for at, _ in window]
+        places = [reach.place_or_error(at) for at in locations]
+        with Stopwatch() as watch:
+            results = await _write_window(places, [document for _, document in window], mode, concurrency)
+        waiting.clear()
+        reach.report("save_many", locations, results, watch.seconds)
+        versions = [known(result) if isinstance(result, Stat) else result for result in results]
+        return zip(locations, versions, strict=True)
+
+    return Batches(next_window)
+
+
+def _check_concurrency(concurrency: int, /) -> None:
+    if concurrency < 1:
+        raise ValueError("concurrency must be at least 1")
+
+
+def _fill(
+    reach: Reach,
+    window: MutableSequence[T],
+    items: Iterator[T],
+    concurrency: int,
+    place: Callable[[T], Location],
+    /,
+) -> None:
+    """Take as many items as `concurrency` batches of the last one's storage hold."""
+    for item in items:
+        window.append(item)
+        try:
+            batch = reach.storage(place(item).storage).capabilities.batch
+        except LocationError:
+            continue
+        if len(window) >= concurrency * max(_WINDOW, batch):
+            break
+
+
 async def _spread(places: _Places, work: Callable[[Storage, _Members], Awaitable[None]], concurrency: int, /) -> None:
     """Call `work` with places of one storage and their indices: a batch of its backend, `concurrency` at a time."""
     by_storage: dict[Storage, _Members] = {}
@@ -62,7 +138,7 @@ async def _spread(places: _Places, work: Callable[[Storage, _Members], Awaitable
 
     async with anyio.create_task_group() as tasks:
         for storage, members in by_storage.items():
-            size = storage.backend.capabilities.batch
+            size = storage.capabilities.batch
             if size > 1:  # a folder's documents together: a batch opens each of its folders
                 members.sort(key=_folder)
             for start in range(0, len(members), size):
@@ -75,7 +151,7 @@ def _folder(member: tuple[int, Place], /) -> str:
 
 async def _blobs(storage: Storage, members: _Members, /) -> Sequence[Blob | Exception]:
     """What a read of each place gives: all in one call of the backend where that pays."""
-    if storage.backend.capabilities.batch == 1:
+    if storage.capabilities.batch == 1:
         return await each(place.read() for _, place in members)
     keys = [place.key for _, place in members]
     read = partial(storage.backend.read_many, keys, limit=storage.limit)
@@ -87,7 +163,7 @@ async def _blobs(storage: Storage, members: _Members, /) -> Sequence[Blob | Exce
 
 async def _stats(storage: Storage, members: _Members, writes: Sequence[Write], /) -> Sequence[Stat | Exception]:
     """What each write gives, likewise."""
-    if storage.backend.capabilities.batch == 1:
+    if storage.capabilities.batch == 1:
         return await each(place.write(data, mode) for (_, place), (_, data, mode) in zip(members, writes, strict=True))
 
     async def write() -> Sequence[Stat | Exception]:
@@ -128,7 +204,7 @@ async def _write_again(place: Place, data: bytes, mode: WriteMode, stat: Stat | 
     raise failure
 
 
-async def read_window(places: _Places, concurrency: int, /) -> list[Stored[Document] | AccountStoreError]:
+async def _read_window(places: _Places, concurrency: int, /) -> list[Stored[Document] | AccountStoreError]:
     """The document at each place, or its error."""
     results: list[Stored[Document] | AccountStoreError | None] = [
         place if isinstance(place, AccountStoreError) else None for place in places
@@ -148,7 +224,7 @@ async def read_window(places: _Places, concurrency: int, /) -> list[Stored[Docum
     return [result for result in results if result is not None]
 
 
-async def write_window(
+async def _write_window(
     places: _Places, documents: Sequence[Document], mode: WriteMode, concurrency: int, /
 ) -> list[Stat | AccountStoreError]:
     """The stat of each document when it is written, or its error."""

@@ -148,7 +148,7 @@ class _Steps:
 
 async def check_storage(storage: Storage, folder: str, /) -> Check:
     """Write, read, list, create, swap and remove a passing document in a folder."""
-    able = storage.backend.capabilities
+    able = storage.capabilities
     location = Location(f"check-{os.urandom(8).hex()}.account", folder=folder, storage=storage.name)
     document = _Document(storage, location)
     first, second, third = (

@@ -37,7 +37,7 @@ from accountstore.validation import check_size, kind_of
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine
 
-    from accountstore.backends.base import Backend, Blob, Stat, WriteMode
+    from accountstore.backends.base import Backend, Blob, Capabilities, Stat, WriteMode
     from accountstore.codecs import Codec
     from accountstore.location import Location
 
@@ -94,6 +94,7 @@ class Storage:
         "_proving",
         "_trusted",
         "backend",
+        "capabilities",
         "codec",
         "limit",
         "name",
@@ -125,9 +126,10 @@ class Storage:
         self.options: dict[str, object] = options
         self.where: str = where
         self.policy: Policy = policy or Policy()
-        able = backend.capabilities
+        self.capabilities: Capabilities = backend.capabilities
         self._trusted = trusted
-        self._proof: Proof | None = Proof.believed(able) if able.proven or trusted else None
+        believed = self.capabilities.proven or trusted
+        self._proof: Proof | None = Proof.believed(self.capabilities) if believed else None
         self._proving = Lock()
 
     def named(self, error: Exception, /, location: Location | None) -> AccountStoreError:
@@ -173,7 +175,7 @@ class Storage:
 
     def learn(self, proof: Proof, /) -> None:
         """Take over what was seen, unless the backend or the configuration vouches for the storage."""
-        if not self.backend.capabilities.proven and not self._trusted:
+        if not self.capabilities.proven and not self._trusted:
             self._proof = proof
 
     async def _prove(self, folder: str, name: Callable[[Exception], AccountStoreError], /) -> Proof | AccountStoreError:
@@ -184,7 +186,7 @@ class Storage:
         check_mode(mode)
         if mode == "overwrite":
             return
-        able = self.backend.capabilities
+        able = self.capabilities
         if not (able.create if mode == "create" else able.update):
             raise UnsupportedError(
                 f"storage {self.name!r} cannot "
@@ -285,7 +287,7 @@ class Place:
 
     async def can_delete_version(self) -> bool:
         """Whether a delete can be conditional."""
-        able = self.storage.backend.capabilities
+        able = self.storage.capabilities
         return able.update and (await self.storage.proof(self._folder, self.location)).delete
 
     @property
@@ -345,7 +347,7 @@ class _Write:
         self._data = data
         self._mark = "" if mode == "overwrite" else urandom(8).hex()
         self.condition: WriteMode = mode
-        self.certain: bool = not place.storage.backend.capabilities.marks
+        self.certain: bool = not place.storage.capabilities.marks
 
     def call(self) -> Awaitable[Stat]:
         mark = "" if self.certain else self._mark
@@ -373,7 +375,7 @@ class _Delete:
 
     @property
     def certain(self) -> bool:
-        return not self._place.storage.backend.capabilities.marks
+        return not self._place.storage.capabilities.marks
 
     def call(self) -> Awaitable[None]:
         return self._place.storage.backend.delete(self._place.key, version=self._version)

@@ -2,76 +2,44 @@
 
 from __future__ import annotations
 
-from datetime import datetime
-from functools import partial
 from inspect import isawaitable, iscoroutinefunction
-from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias, TypeVar, cast
 
-from msgspec import Struct
-
-from accountstore.attempts import ask, pause
-from accountstore.backends.base import Stat, Version
-from accountstore.batches import Batches, read_window, write_window
-from accountstore.errors import (
-    AccountStoreError,
-    ConflictError,
-    LocationError,
-    NotFoundError,
-    UnsupportedError,
-)
-from accountstore.events import Operation, Stopwatch
-from accountstore.location import Location
+from accountstore.attempts import pause
+from accountstore.backends.base import Version
+from accountstore.batches import get_many, save_many
+from accountstore.errors import AccountStoreError, ConflictError, LocationError, NotFoundError, UnsupportedError
+from accountstore.listing import Entry, list_documents
 from accountstore.model import Account, MultiAccount
 from accountstore.reach import Reach
-from accountstore.storage import Place, Storage, Stored, check_mode, known
-from accountstore.validation import kind_of
+from accountstore.storage import Stored, known
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import (
-        AsyncIterator,
-        Awaitable,
-        Callable,
-        Generator,
-        Iterable,
-        Iterator,
-        Mapping,
-        MutableSequence,
-        Sequence,
-    )
+    from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterable, Mapping
     from types import TracebackType
 
     from fsspec import AbstractFileSystem
 
-    from accountstore.backends.base import Blob, Capabilities, WriteMode
+    from accountstore.backends.base import Blob, Capabilities, Stat, WriteMode
     from accountstore.checks import Check
     from accountstore.config import StoreConfig
-    from accountstore.events import Observer
+    from accountstore.events import Observer, Operation
+    from accountstore.location import Location
     from accountstore.model import Document
+    from accountstore.storage import Place
     from accountstore.validation import Kind
 
-__all__ = ("AccountStore", "Change", "Entry")
+__all__ = ("AccountStore", "Change")
 
 D = TypeVar("D", bound=Account | MultiAccount)
-T = TypeVar("T")
 Change: TypeAlias = "Callable[[D], D | Awaitable[D]]"
 
 _KINDS: Mapping[type, Kind] = {Account: "account", MultiAccount: "multi"}
 _ATTEMPTS = 64
 _FIRST_PAUSE = 0.002
 _LONGEST_PAUSE = 0.25
-_WINDOW = 8
 _SWAP = Version("")
-
-
-class Entry(Struct, frozen=True):
-    """A document in a listing, or what `stat` tells of one. In a listing, `version` may be None."""
-
-    location: Location
-    size: int
-    version: Version | None
-    modified: datetime | None
 
 
 class _Opening:
@@ -278,7 +246,7 @@ class AccountStore:
                 try:
                     await place.delete(known(blob.stat) if conditional else None)
                 except ConflictError:
-                    if operation.attempts == _ATTEMPTS or not onto.storage.backend.capabilities.update:
+                    if operation.attempts == _ATTEMPTS or not onto.storage.capabilities.update:
                         raise
                     mode = known(stat)
                     await pause(operation.attempts, _FIRST_PAUSE, _LONGEST_PAUSE)
@@ -294,32 +262,7 @@ class AccountStore:
 
         Memory holds a page at a time; each request for one is an event. Files that are no documents do not show.
         """
-        found, prefix = self._reach.folder(folder, storage)
-        above = len(prefix) - len(folder) if folder else len(prefix) + bool(prefix)
-        pages = found.backend.scan(prefix, recursive=recursive)
-
-        async def next_page() -> Iterable[Entry]:
-            entries: Iterable[Entry] = ()
-            while not entries:
-                page = await self._next_page(found, pages)
-                if page is None:
-                    break
-                entries = [entry for stat in page if (entry := _entry(stat, stat.key[above:], storage))]
-            return entries
-
-        return Batches(next_page)
-
-    async def _next_page(self, storage: Storage, pages: AsyncIterator[Sequence[Stat]], /) -> Sequence[Stat] | None:
-        with self._reach.operation("list", None, storage=storage.name):
-            self._reach.storages.find(storage.name)
-
-            async def next_page() -> Sequence[Stat] | None:
-                return await anext(pages, None)
-
-            page = await ask(next_page, partial(storage.named, location=None), storage.policy)
-            if isinstance(page, AccountStoreError):
-                raise page
-            return page
+        return list_documents(self._reach, folder, storage, recursive=recursive)
 
     def get_many(
         self, locations: Iterable[Location], /, *, concurrency: int = 8
@@ -329,21 +272,7 @@ class AccountStore:
         Results come in windows: a window is read with at most `concurrency` requests under way, and memory holds one
         window. Storages that gain from it read many documents in one go.
         """
-        _check_concurrency(concurrency)
-        rest = iter(locations)
-        waiting: list[Location] = []
-
-        async def next_window() -> Iterable[tuple[Location, Stored[Document] | AccountStoreError]]:
-            if not waiting:  # else they are those of a call that was cancelled
-                self._fill(waiting, rest, concurrency, lambda at: at)
-            window = waiting.copy()
-            with Stopwatch() as watch:
-                results = await read_window([self._reach.place_or_error(at) for at in window], concurrency)
-            waiting.clear()
-            self._reach.report("get_many", window, results, watch.seconds)
-            return zip(window, results, strict=True)
-
-        return Batches(next_window)
+        return get_many(self._reach, locations, concurrency)
 
     def save_many(
         self,
@@ -359,38 +288,7 @@ class AccountStore:
         Iterated on after a cancellation, a window is saved again, so that a `"create"` may meet its own document.
         Otherwise as `get_many` and `save`.
         """
-        check_mode(mode)
-        _check_concurrency(concurrency)
-        rest = iter(documents)
-        waiting: list[tuple[Location, Document]] = []
-
-        async def next_window() -> Iterable[tuple[Location, Version | AccountStoreError]]:
-            if not waiting:  # else they are those of a call that was cancelled
-                self._fill(waiting, rest, concurrency, itemgetter(0))
-            window = waiting.copy()
-            places = [self._reach.place_or_error(at) for at, _ in window]
-            with Stopwatch() as watch:
-                results = await write_window(places, [document for _, document in window], mode, concurrency)
-            waiting.clear()
-            locations = [at for at, _ in window]
-            self._reach.report("save_many", locations, results, watch.seconds)
-            versions = [known(result) if isinstance(result, Stat) else result for result in results]
-            return zip(locations, versions, strict=True)
-
-        return Batches(next_window)
-
-    def _fill(
-        self, window: MutableSequence[T], items: Iterator[T], concurrency: int, place: Callable[[T], Location], /
-    ) -> None:
-        """Take as many items as `concurrency` batches of the last one's storage hold."""
-        for item in items:
-            window.append(item)
-            try:
-                batch = self._reach.storage(place(item).storage).backend.capabilities.batch
-            except LocationError:
-                continue
-            if len(window) >= concurrency * max(_WINDOW, batch):
-                break
+        return save_many(self._reach, documents, mode, concurrency)
 
     # --- storages -----------------------------------------------------------------------------------------------------
 
@@ -401,7 +299,7 @@ class AccountStore:
 
     def capabilities(self, storage: str | None = None, /) -> Capabilities:
         """What a storage promises, as its backend declares it; `check` proves it."""
-        return self._reach.storage(storage).backend.capabilities
+        return self._reach.storage(storage).capabilities
 
     async def check(self, storage: str | None = None, /) -> Check:
         """Prove on a storage that it is reachable and honours conditions.
@@ -501,18 +399,3 @@ class AccountStore:
         stat = await onto.write(place.transcode(blob, onto), mode)
         operation.version, operation.bytes = stat.version, stat.size
         return blob, stat
-
-
-def _check_concurrency(concurrency: int, /) -> None:
-    if concurrency < 1:
-        raise ValueError("concurrency must be at least 1")
-
-
-def _entry(stat: Stat, path: str, storage: str | None, /) -> Entry | None:
-    folder, _, name = path.rpartition("/")
-    try:
-        kind_of(name)
-        location = Location(name, folder=folder, storage=storage)
-    except LocationError:
-        return None
-    return Entry(location, stat.size, stat.version, stat.modified)

@@ -22,7 +22,7 @@ from azure.core.exceptions import (
 )
 
 from accountstore.backends.base import Blob, Capabilities, CursorPages, Stat, Version, classify_oserror, each
-from accountstore.backends.buckets import MARK, check_options, failure, split_url, unsent
+from accountstore.backends.buckets import CAPABILITIES, MARK, check_options, failure, split_url, unsent
 from accountstore.backends.fsspec import Lent, finalizers
 from accountstore.backends.loops import AsyncioThread
 from accountstore.errors import BackendError, ConfigError, ConflictError, DeniedError, NotFoundError, UnavailableError
@@ -60,7 +60,7 @@ class AzureBackend:
 
     @property
     def capabilities(self) -> Capabilities:
-        return Capabilities(create=True, update=True, atomic=True, durable=True, proven=False, marks=True)
+        return CAPABILITIES
 
     # --- the client ---------------------------------------------------------------------------------------------------
 
@@ -104,10 +104,7 @@ class AzureBackend:
         return UnavailableError(f"the storage cannot be reached ({what})", sent=not never)
 
     def _blob(self, container: Any, key: str, /) -> Any:
-        return container.get_blob_client(self._key(key))
-
-    def _key(self, key: str, /) -> str:
-        return f"{self._prefix}/{key}" if self._prefix else key
+        return container.get_blob_client(self._prefix + key)
 
     # --- documents ----------------------------------------------------------------------------------------------------
 
@@ -181,15 +178,14 @@ class AzureBackend:
         return CursorPages(partial(self._page, prefix, recursive))
 
     async def _page(self, prefix: str, recursive: bool, cursor: str | None, /) -> tuple[list[Stat], str | None]:
-        start = self._key(f"{prefix}/" if prefix else "")
-        above = len(self._prefix) + 1 if self._prefix else 0
+        start = self._prefix + (f"{prefix}/" if prefix else "")
 
         async def page(container: Any) -> tuple[list[Stat], str | None]:
             listed = container.list_blobs if recursive else partial(container.walk_blobs, delimiter="/")
             pages = listed(name_starts_with=start or None, results_per_page=_PAGE, **self._each).by_page(cursor)
             # A folder in the listing has no ETag.
             found = [
-                _stat(entry.name[above:], entry, int(entry.size))
+                _stat(entry.name[len(self._prefix) :], entry, int(entry.size))
                 async for entry in await anext(pages)
                 if "etag" in entry and entry.etag
             ]

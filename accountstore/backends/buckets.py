@@ -9,7 +9,7 @@ import re
 from inspect import signature
 from typing import TYPE_CHECKING
 
-from accountstore.backends.base import Version
+from accountstore.backends.base import Capabilities, Version
 from accountstore.errors import (
     BackendError,
     ConfigError,
@@ -27,10 +27,13 @@ if TYPE_CHECKING:
 
     from accountstore.backends.base import WriteMode
 
-__all__ = ("MARK", "check_options", "failure", "split_url", "unsent")
+__all__ = ("CAPABILITIES", "MARK", "check_options", "failure", "split_url", "unsent")
 
 MARK = "accountstore_write"
 """The metadata field that holds the mark of a conditional write. Azure takes letters, digits and underscores only."""
+
+CAPABILITIES = Capabilities(create=True, update=True, atomic=True, durable=True, proven=False, marks=True)
+"""What each promises, if its server does its part."""
 
 _OWN = frozenset({"asynchronous", "loop", "skip_instance_cache", "use_listings_cache"})
 _NO_BUCKET = frozenset({"NoSuchBucket", "ContainerNotFound", "ContainerBeingDeleted"})
@@ -40,7 +43,7 @@ _ELSEWHERE = frozenset({"PermanentRedirect", "AuthorizationHeaderMalformed", "Il
 
 
 def split_url(url: str, /) -> tuple[str, str]:
-    """The bucket or container of a URL, and the prefix of the keys in it.
+    """The bucket or container of a URL, and what stands before each key in it: nothing, or a folder and a `/`.
 
     Raises:
         ConfigError: there is no bucket, or the URL has a query or a fragment.
@@ -51,7 +54,8 @@ def split_url(url: str, /) -> tuple[str, str]:
     bucket, _, prefix = place.partition("/")
     if not bucket:
         raise ConfigError("the url must name a bucket or container: scheme://bucket/prefix")
-    return bucket, prefix.strip("/")
+    prefix = prefix.strip("/")
+    return bucket, f"{prefix}/" if prefix else ""
 
 
 def check_options(options: Mapping[str, object], client: Callable[..., object], /, *more: str) -> None:

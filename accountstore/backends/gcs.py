@@ -22,7 +22,7 @@ from google.auth.exceptions import GoogleAuthError
 from yarl import URL
 
 from accountstore.backends.base import Blob, Capabilities, CursorPages, Stat, Version, classify_oserror, each
-from accountstore.backends.buckets import MARK, check_options, failure, split_url, unsent
+from accountstore.backends.buckets import CAPABILITIES, MARK, check_options, failure, split_url, unsent
 from accountstore.backends.fsspec import Lent
 from accountstore.backends.loops import AsyncioThread
 from accountstore.errors import BackendError, ConflictError, DeniedError, NotFoundError, UnavailableError
@@ -58,7 +58,7 @@ class GCSBackend:
 
     @property
     def capabilities(self) -> Capabilities:
-        return Capabilities(create=True, update=True, atomic=True, durable=True, proven=False, marks=True)
+        return CAPABILITIES
 
     # --- the client ---------------------------------------------------------------------------------------------------
 
@@ -119,10 +119,7 @@ class GCSBackend:
         raise refusal
 
     def _object(self, key: str, /) -> str:
-        return f"b/{quote(self._bucket, safe='')}/o/{quote(self._name(key), safe='')}"
-
-    def _name(self, key: str, /) -> str:
-        return f"{self._prefix}/{key}" if self._prefix else key
+        return f"b/{quote(self._bucket, safe='')}/o/{quote(self._prefix + key, safe='')}"
 
     # --- documents ----------------------------------------------------------------------------------------------------
 
@@ -138,7 +135,7 @@ class GCSBackend:
         return await each(self.read(key, limit=limit) for key in keys)
 
     async def write(self, key: str, data: bytes, /, *, mode: WriteMode, mark: str = "") -> Stat:
-        about = {"name": self._name(key), "metadata": {MARK: mark} if mark else {}}
+        about = {"name": self._prefix + key, "metadata": {MARK: mark} if mark else {}}
         query = {"uploadType": "multipart", **_condition(mode)}
         path = f"upload/storage/v1/b/{quote(self._bucket, safe='')}/o"
         boundary = os.urandom(16).hex()
@@ -171,14 +168,14 @@ class GCSBackend:
         return CursorPages(partial(self._page, prefix, recursive))
 
     async def _page(self, prefix: str, recursive: bool, cursor: str | None, /) -> tuple[list[Stat], str | None]:
-        where = {"prefix": self._name(f"{prefix}/" if prefix else ""), "maxResults": _PAGE, "fields": _FIELDS}
+        where = {"prefix": self._prefix + (f"{prefix}/" if prefix else ""), "maxResults": _PAGE, "fields": _FIELDS}
         where |= {} if recursive else {"delimiter": "/"}
         where |= {"pageToken": cursor} if cursor else {}
         path = f"storage/v1/b/{quote(self._bucket, safe='')}/o"
         _, answer = await self._loop.run(lambda: self._request("GET", path, query=where))
         page = json.loads(answer)
-        above = len(self._prefix) + 1 if self._prefix else 0
-        return [_stat(item["name"][above:], item) for item in page.get("items", ())], page.get("nextPageToken")
+        found = [_stat(item["name"][len(self._prefix) :], item) for item in page.get("items", ())]
+        return found, page.get("nextPageToken")
 
     def classify(self, error: Exception, /) -> type[BackendError]:
         return classify_oserror(error)

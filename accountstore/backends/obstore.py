@@ -24,7 +24,7 @@ from obstore.exceptions import (
 from obstore.store import MemoryStore
 
 from accountstore.backends.base import Blob, Capabilities, CursorPages, Stat, Version, classify_oserror, each
-from accountstore.backends.buckets import MARK, failure, split_url
+from accountstore.backends.buckets import CAPABILITIES, MARK, failure, split_url
 from accountstore.backends.loops import AsyncioThread
 from accountstore.backends.obstore_options import Service, open_store, service_of, settings_of
 from accountstore.errors import BackendError, ConflictError, NotFoundError, UnavailableError, UnsupportedError
@@ -63,7 +63,7 @@ class ObstoreBackend:
 
     @property
     def capabilities(self) -> Capabilities:
-        return Capabilities(create=True, update=True, atomic=True, durable=True, proven=False, marks=True)
+        return CAPABILITIES
 
     # --- the client ---------------------------------------------------------------------------------------------------
 
@@ -83,9 +83,6 @@ class ObstoreBackend:
         """To be awaited: what `call` returns, given the client, on asyncio or trio; or an error of ours."""
         return self._loop.run(lambda: self._request(call, mode))
 
-    def _key(self, key: str, /) -> str:
-        return f"{self._prefix}/{key}" if self._prefix else key
-
     def _stat(self, key: str, meta: Mapping[str, Any], mark: str | None = None, /) -> Stat:
         return Stat(key, int(meta["size"]), self._version(meta), meta["last_modified"], mark)
 
@@ -102,7 +99,7 @@ class ObstoreBackend:
         return self.run(lambda store: self._read(store, key, limit))
 
     async def _read(self, store: Any, key: str, limit: int, /) -> Blob:
-        found = await obstore.get_async(store, self._key(key))
+        found = await obstore.get_async(store, self._prefix + key)
         stat = self._stat(key, found.meta)  # once: it is made anew each time
         check_size(stat.size, limit)
         data: Any = await found.bytes_async()
@@ -122,7 +119,7 @@ class ObstoreBackend:
 
         def write(store: Any) -> Awaitable[Mapping[str, Any]]:
             return obstore.put_async(
-                store, self._key(key), data, mode=condition, attributes=attributes, use_multipart=False
+                store, self._prefix + key, data, mode=condition, attributes=attributes, use_multipart=False
             )
 
         answer = await self.run(write, mode)
@@ -138,7 +135,7 @@ class ObstoreBackend:
 
     async def stat(self, key: str, /) -> Stat:
         # obstore's own head() does not tell the mark.
-        found = await self.run(lambda store: obstore.get_async(store, self._key(key), options={"head": True}))
+        found = await self.run(lambda store: obstore.get_async(store, self._prefix + key, options={"head": True}))
         return self._stat(key, found.meta, cast("Mapping[str, str]", found.attributes).get(MARK))
 
     async def delete(self, key: str, /, *, version: Version | None = None) -> None:
@@ -146,12 +143,12 @@ class ObstoreBackend:
             return await (await to_thread.run_sync(self._fsspec)).delete(key, version=version)
 
         try:
-            await self.run(lambda store: obstore.delete_async(store, self._key(key)))
+            await self.run(lambda store: obstore.delete_async(store, self._prefix + key))
         except NotFoundError:
             return None
 
     def scan(self, prefix: str, /, *, recursive: bool) -> AsyncIterator[Sequence[Stat]]:
-        where = self._key(prefix).rstrip("/") or None
+        where = (self._prefix + prefix).rstrip("/") or None
         return CursorPages(_Listing(self, where).page if recursive else partial(self._folder, where))
 
     async def _folder(self, where: str | None, _: str | None, /) -> tuple[list[Stat], str | None]:
@@ -160,8 +157,7 @@ class ObstoreBackend:
 
     def stats(self, found: Sequence[Mapping[str, Any]], /) -> list[Stat]:
         """What a listing tells of each document."""
-        above = len(self._prefix) + 1 if self._prefix else 0
-        return [self._stat(meta["path"][above:], meta) for meta in found]
+        return [self._stat(meta["path"][len(self._prefix) :], meta) for meta in found]
 
     def classify(self, error: Exception, /) -> type[BackendError]:
         return classify_oserror(error)

@@ -26,7 +26,7 @@ from botocore.exceptions import (
 from s3fs import S3FileSystem
 
 from accountstore.backends.base import Blob, Capabilities, CursorPages, Stat, Version, classify_oserror, each
-from accountstore.backends.buckets import MARK, check_options, failure, split_url, unsent
+from accountstore.backends.buckets import CAPABILITIES, MARK, check_options, failure, split_url, unsent
 from accountstore.backends.fsspec import Lent
 from accountstore.backends.loops import AsyncioThread
 from accountstore.errors import BackendError, ConflictError, DeniedError, NotFoundError, UnavailableError
@@ -79,7 +79,7 @@ class S3Backend:
 
     @property
     def capabilities(self) -> Capabilities:
-        return Capabilities(create=True, update=True, atomic=True, durable=True, proven=False, marks=True)
+        return CAPABILITIES
 
     # --- the client ---------------------------------------------------------------------------------------------------
 
@@ -132,11 +132,8 @@ class S3Backend:
             return BackendError(f"the request could not be made ({what})")
         return UnavailableError(f"the storage cannot be reached ({what})", sent=not unsent(error))
 
-    def _key(self, key: str, /) -> str:
-        return f"{self._prefix}/{key}" if self._prefix else key
-
     def _at(self, key: str, /) -> dict[str, str]:
-        return {"Bucket": self._bucket, "Key": self._key(key)}
+        return {"Bucket": self._bucket, "Key": self._prefix + key}
 
     # --- documents ----------------------------------------------------------------------------------------------------
 
@@ -209,7 +206,7 @@ class S3Backend:
         return CursorPages(partial(self._page, prefix, recursive))
 
     async def _page(self, prefix: str, recursive: bool, cursor: str | None, /) -> tuple[list[Stat], str | None]:
-        where: dict[str, Any] = {"Bucket": self._bucket, "Prefix": self._key(f"{prefix}/" if prefix else "")}
+        where: dict[str, Any] = {"Bucket": self._bucket, "Prefix": self._prefix + (f"{prefix}/" if prefix else "")}
         if not recursive:
             where["Delimiter"] = "/"
         if cursor:
@@ -219,9 +216,8 @@ class S3Backend:
             return await client.list_objects_v2(**where, **extra)
 
         answer = await self._loop.run(lambda: self._request("ListObjectsV2", page))
-        above = len(self._prefix) + 1 if self._prefix else 0
         found = [
-            Stat(entry["Key"][above:], int(entry["Size"]), Version(entry["ETag"]), entry["LastModified"])
+            Stat(entry["Key"][len(self._prefix) :], int(entry["Size"]), Version(entry["ETag"]), entry["LastModified"])
             for entry in answer.get("Contents", ())
         ]
         return found, answer.get("NextContinuationToken") if answer.get("IsTruncated") else None

@@ -1,0 +1,363 @@
+"""One call after another: what each does, and how it refuses."""
+
+from __future__ import annotations
+
+import errno
+import os
+from functools import partial
+from typing import TYPE_CHECKING, Any, cast
+
+import anyio
+import pytest
+
+from accountstore.backends.base import Blob, Stat, Version, Write
+from accountstore.errors import (
+    AccountStoreError,
+    BackendError,
+    ConflictError,
+    DeniedError,
+    ExistsError,
+    NotFoundError,
+    TooLargeError,
+    UnavailableError,
+    UnsupportedError,
+)
+from accountstore.testing.conformance.harness import (
+    KEY,
+    Harness,
+    Suite,
+    get,
+    keys_of,
+    name_of,
+    need_create,
+    need_update,
+    no_warnings,
+    opened,
+    put,
+    refused,
+    version_of,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from accountstore.backends.base import Backend, WriteMode
+
+__all__ = ("SequentialTests",)
+
+_CONTENTS = {
+    "one byte": b"{",
+    "nothing": b"",
+    "every byte": bytes(range(256)) * 3,
+    "line ends": b"a\r\nb\nc\rd\n\r\n\n",
+    "zeros": bytes(4096),
+    "end of text": b"a\x1ab\x04c\xff\xf4d",
+    "byte order mark": b"\xef\xbb\xbf{}",
+    "not a text": b"\xff\xfe\x80\xc3(",
+}
+
+
+def _is(backend: Backend, result: object, kind: type[AccountStoreError], /) -> bool:
+    return isinstance(result, Exception) and issubclass(name_of(backend, result), kind)
+
+
+class SequentialTests(Suite):
+    """The group `sequential`."""
+
+    async def test_sequential_write_stores_the_bytes(self, harness: Harness, backend: Backend) -> None:
+        """The storage holds exactly the bytes that were written."""
+        for what, content in _CONTENTS.items():
+            stat = await backend.write(KEY, content, mode="overwrite")
+            assert await get(harness, KEY) == content, what
+            assert (stat.key, stat.size) == (KEY, len(content))
+
+    async def test_sequential_read_returns_the_bytes(self, harness: Harness, backend: Backend) -> None:
+        """A read returns exactly the bytes that the storage holds."""
+        for what, content in _CONTENTS.items():
+            await put(harness, KEY, content)
+            blob = await backend.read(KEY, limit=self.limit)
+            assert blob.data == content, what
+            assert (blob.stat.key, blob.stat.size) == (KEY, len(content))
+
+    async def test_sequential_read_tells_the_version_of_the_write(self, backend: Backend) -> None:
+        """A write and the reads after it tell the same version."""
+        written = await backend.write(KEY, b"first", mode="overwrite")
+        first = await backend.read(KEY, limit=self.limit)
+        second = await backend.read(KEY, limit=self.limit)
+        assert version_of(written) == version_of(first.stat) == version_of(second.stat)
+
+    async def test_sequential_version_changes_with_the_content(self, harness: Harness, backend: Backend) -> None:
+        """Each new content has a new version, whoever wrote it and if it has the same size."""
+        versions = [version_of(await backend.write(KEY, data, mode="overwrite")) for data in (b"first", b"other")]
+        await put(harness, KEY, b"third")
+        versions.append(version_of((await backend.read(KEY, limit=self.limit)).stat))
+        assert len(set(versions)) == 3
+
+    async def test_sequential_stat_tells_what_read_tells(self, harness: Harness, backend: Backend) -> None:
+        """A stat agrees with a read. It may leave out the version where there is no compare-and-swap."""
+        await put(harness, KEY, b"content")
+        stat = await backend.stat(KEY)
+        blob = await backend.read(KEY, limit=self.limit)
+        assert (stat.key, stat.size) == (KEY, len(b"content"))
+        if stat.version is not None or backend.capabilities.update:
+            assert version_of(stat) == version_of(blob.stat)
+        for modified in (stat.modified, blob.stat.modified):
+            assert modified is None or modified.tzinfo is not None, "a time must have its zone"
+
+    async def test_sequential_overwrite_leaves_nothing_of_the_old(self, harness: Harness, backend: Backend) -> None:
+        """A shorter document replaces a longer one whole."""
+        await backend.write(KEY, b"long" * 1000, mode="overwrite")
+        await backend.write(KEY, b"short", mode="overwrite")
+        assert await get(harness, KEY) == b"short"
+        assert (await backend.read(KEY, limit=self.limit)).data == b"short"
+
+    async def test_sequential_missing_document_is_not_found(self, harness: Harness, backend: Backend) -> None:
+        """What is not there cannot be read or stat: at the root, in a folder and in a missing folder."""
+        await put(harness, "mail/other.account", b"other")
+        for key in ("none.account", "mail/none.account", "no/such/folder.account"):
+            with refused(backend, NotFoundError):
+                await backend.read(key, limit=self.limit)
+            with refused(backend, NotFoundError):
+                await backend.stat(key)
+            assert await get(harness, key) is None
+
+    async def test_sequential_delete_removes_one_document(self, harness: Harness, backend: Backend) -> None:
+        """A delete removes its document and no other."""
+        await put(harness, KEY, b"content")
+        await put(harness, "mail/team-a/other.account", b"other")
+        await backend.delete(KEY)
+        assert await get(harness, KEY) is None
+        with refused(backend, NotFoundError):
+            await backend.read(KEY, limit=self.limit)
+        assert await get(harness, "mail/team-a/other.account") == b"other"
+
+    async def test_sequential_delete_of_a_missing_document_is_no_error(
+        self, harness: Harness, backend: Backend
+    ) -> None:
+        """A second delete, and one in a folder that is not there, do nothing."""
+        await put(harness, KEY, b"content")
+        await backend.delete(KEY)
+        await backend.delete(KEY)
+        await backend.delete("no/such/folder.account")
+        assert await get(harness, KEY) is None
+
+    async def test_sequential_write_after_delete(self, harness: Harness, backend: Backend) -> None:
+        """A document can be written where one was deleted."""
+        await backend.write(KEY, b"first", mode="overwrite")
+        await backend.delete(KEY)
+        await backend.write(KEY, b"second", mode="overwrite")
+        assert await get(harness, KEY) == b"second"
+
+    async def test_sequential_create_makes_a_document(self, harness: Harness, backend: Backend) -> None:
+        """A create where nothing is writes the document, also after a delete."""
+        need_create(backend)
+        for data in (b"first", b"second"):
+            stat = await backend.write(KEY, data, mode="create")
+            assert await get(harness, KEY) == data
+            assert version_of(stat) == version_of((await backend.read(KEY, limit=self.limit)).stat)
+            await backend.delete(KEY)
+
+    async def test_sequential_create_leaves_a_document_alone(self, harness: Harness, backend: Backend) -> None:
+        """A create over a document is refused, whoever wrote that, and it stays."""
+        need_create(backend)
+        await put(harness, KEY, b"theirs")
+        with refused(backend, ExistsError):
+            await backend.write(KEY, b"mine", mode="create")
+        assert await get(harness, KEY) == b"theirs"
+
+    async def test_sequential_swap_of_the_current_version(self, harness: Harness, backend: Backend) -> None:
+        """A swap with the current version writes, and tells a new version that the next swap can use."""
+        need_update(backend)
+        await put(harness, KEY, b"0")
+        version = version_of((await backend.read(KEY, limit=self.limit)).stat)
+        for data in (b"1", b"2", b"3"):
+            version = version_of(await backend.write(KEY, data, mode=version))
+            assert await get(harness, KEY) == data
+
+    async def test_sequential_swap_of_a_stale_version_is_refused(self, harness: Harness, backend: Backend) -> None:
+        """A swap is a conflict once the document was changed, through the backend or around it, and changes nothing."""
+        need_update(backend)
+        stale = version_of(await backend.write(KEY, b"first", mode="overwrite"))
+        current = version_of(await backend.write(KEY, b"other", mode="overwrite"))
+        with refused(backend, ConflictError):
+            await backend.write(KEY, b"mine", mode=stale)
+        assert await get(harness, KEY) == b"other"
+        await put(harness, KEY, b"third")
+        with refused(backend, ConflictError):
+            await backend.write(KEY, b"mine", mode=current)
+        assert await get(harness, KEY) == b"third"
+
+    async def test_sequential_swap_of_an_unknown_version_is_refused(self, harness: Harness, backend: Backend) -> None:
+        """A version that the storage never gave is a conflict, not an error of another kind."""
+        need_update(backend)
+        await put(harness, KEY, b"theirs")
+        with refused(backend, ConflictError):
+            await backend.write(KEY, b"mine", mode=Version("stale"))
+        with refused(backend, ConflictError):
+            await backend.delete(KEY, version=Version("stale"))
+        assert await get(harness, KEY) == b"theirs"
+
+    async def test_sequential_swap_of_a_deleted_document_is_refused(self, harness: Harness, backend: Backend) -> None:
+        """A swap does not bring back a document that is gone."""
+        need_update(backend)
+        version = version_of(await backend.write(KEY, b"first", mode="overwrite"))
+        await backend.delete(KEY)
+        for key in (KEY, "no/such/folder.account"):
+            with refused(backend, NotFoundError, ConflictError):
+                await backend.write(key, b"second", mode=version)
+            assert await get(harness, key) is None
+
+    async def test_sequential_conditional_delete(self, harness: Harness, backend: Backend) -> None:
+        """A delete with a version removes that version only; of a missing document it is no error."""
+        need_update(backend)
+        stale = version_of(await backend.write(KEY, b"first", mode="overwrite"))
+        current = version_of(await backend.write(KEY, b"other", mode="overwrite"))
+        with refused(backend, ConflictError):
+            await backend.delete(KEY, version=stale)
+        assert await get(harness, KEY) == b"other"
+        await backend.delete(KEY, version=current)
+        assert await get(harness, KEY) is None
+        await backend.delete(KEY, version=current)
+
+    async def test_sequential_limit(self, harness: Harness, backend: Backend) -> None:
+        """A document of the limit's size is read; of a larger one the error says so, and the next call works."""
+        largest = os.urandom(self.limit)
+        await backend.write(KEY, largest, mode="overwrite")
+        assert await get(harness, KEY) == largest
+        assert (await backend.read(KEY, limit=self.limit)).data == largest
+        for size in (self.limit + 1, self.limit * 8):
+            await put(harness, "large.account", bytes(size))
+            for _ in range(2):
+                with refused(backend, TooLargeError):
+                    await backend.read("large.account", limit=self.limit)
+            assert (await backend.read(KEY, limit=self.limit)).data == largest
+
+    async def test_sequential_read_many(self, harness: Harness, backend: Backend) -> None:
+        """A batch gives in order what reads one by one give or raise, however often a key is in it."""
+        await put(harness, "a.account", b"a")
+        await put(harness, "mail/b.account", b"bb")
+        await put(harness, "large.account", bytes(self.limit + 1))
+        keys = ["mail/b.account", "none.account", "a.account", "large.account", "no/such/folder.account", "a.account"]
+        results = await backend.read_many(keys, limit=self.limit)
+        assert [result.data if isinstance(result, Blob) else None for result in results] == [
+            b"bb",
+            None,
+            b"a",
+            None,
+            None,
+            b"a",
+        ]
+        assert _is(backend, results[1], NotFoundError)
+        assert _is(backend, results[3], TooLargeError)
+        assert _is(backend, results[4], NotFoundError)
+        assert [result.stat.key for result in results if isinstance(result, Blob)] == [keys[0], keys[2], keys[5]]
+        assert list(await backend.read_many([], limit=self.limit)) == []
+
+    async def test_sequential_write_many(self, harness: Harness, backend: Backend) -> None:
+        """A batch of overwrites in several folders stores each document and tells, in order, its version."""
+        writes = [Write(f"{folder}/{i}.account", b"%d" % i, "overwrite") for i in range(5) for folder in ("a", "b/c")]
+        results = await backend.write_many(writes)
+        for write, result in zip(writes, results, strict=True):
+            assert isinstance(result, Stat), result
+            assert (result.key, result.size) == (write.key, len(write.data))
+            assert version_of(result) == version_of((await backend.read(write.key, limit=self.limit)).stat)
+            assert await get(harness, write.key) == write.data
+        assert list(await backend.write_many([])) == []
+
+    async def test_sequential_create_many(self, harness: Harness, backend: Backend) -> None:
+        """In a batch of creates, those over documents are refused, and the others succeed."""
+        need_create(backend)
+        await put(harness, "m/1.account", b"theirs")
+        results = await backend.write_many([Write(f"m/{i}.account", b"mine", "create") for i in range(3)])
+        assert [isinstance(result, Stat) for result in results] == [True, False, True]
+        assert _is(backend, results[1], ExistsError)
+        assert [await get(harness, f"m/{i}.account") for i in range(3)] == [b"mine", b"theirs", b"mine"]
+
+    async def test_sequential_swap_many(self, harness: Harness, backend: Backend) -> None:
+        """In a batch of swaps, the stale one is a conflict, and the others succeed."""
+        need_update(backend)
+        stats = [await backend.write(f"m/{i}.account", b"old %d" % i, mode="overwrite") for i in range(3)]
+        await put(harness, "m/1.account", b"theirs")
+        results = await backend.write_many([Write(stat.key, b"mine", version_of(stat)) for stat in stats])
+        assert [isinstance(result, Stat) for result in results] == [True, False, True]
+        assert _is(backend, results[1], ConflictError)
+        assert [await get(harness, f"m/{i}.account") for i in range(3)] == [b"mine", b"theirs", b"mine"]
+
+    async def test_sequential_capabilities_stay_the_same(self, backend: Backend) -> None:
+        """What is declared does not change while the backend is used."""
+        before = backend.capabilities
+        await backend.write(KEY, b"content", mode="overwrite")
+        assert backend.capabilities == before
+        assert before.batch >= 1
+
+    async def test_sequential_any_error__is(self, backend: Backend) -> None:
+        """`classify` names every error, also one that it does not know."""
+        for error in (
+            Exception("unknown"),
+            RuntimeError("no connection"),
+            KeyError("size"),
+            OSError("without a number"),
+            OSError(errno.EIO, "I/O error"),
+            TimeoutError(),
+            EOFError(),
+            UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte"),
+        ):
+            assert issubclass(name_of(backend, error), BackendError)
+
+    async def test_sequential_own_errors_keep_their_names(self, backend: Backend) -> None:
+        """`classify` leaves the library's own errors as they are."""
+        for kind in (NotFoundError, ExistsError, ConflictError, DeniedError, UnavailableError):
+            error: BackendError = kind("message")
+            assert backend.classify(error) is kind
+
+    async def test_sequential_errors_do_not_quote_documents(self, harness: Harness, backend: Backend) -> None:
+        """No error that a backend raises has a part of a document in its text."""
+        await put(harness, KEY, b"canary-" * (self.limit // 7 + 2))
+        errors: list[Exception] = []
+        modes: list[WriteMode] = []
+        if backend.capabilities.create:
+            modes.append("create")
+        if backend.capabilities.update:
+            modes.append(Version("stale"))
+        calls: list[Callable[[], Awaitable[object]]] = [partial(backend.read, KEY, limit=self.limit)]
+        calls += [partial(backend.write, KEY, b"canary-2", mode=mode) for mode in modes]
+        for call in calls:
+            try:
+                await call()
+            except Exception as error:  # noqa: BLE001 -- whatever a backend raises is looked at
+                errors.append(error)
+        assert errors
+        assert "canary" not in repr([(error, str(error), error.__cause__, error.__context__) for error in errors])
+
+    async def test_sequential_filesystem_reaches_the_documents(self, backend: Backend) -> None:
+        """The fsspec filesystem reads what the backend has written, under the root that comes with it."""
+        await backend.write(KEY, b"content", mode="overwrite")
+        try:
+            fs, root = cast("tuple[Any, str]", await anyio.to_thread.run_sync(backend.filesystem))
+        except UnsupportedError:
+            pytest.skip("has no fsspec filesystem")
+        path = f"{root.rstrip('/')}/{KEY}"
+        read: Callable[[str], bytes] = fs.cat_file
+        assert await anyio.to_thread.run_sync(read, path) == b"content"
+
+    async def test_sequential_documents_outlive_their_backend(self, harness: Harness) -> None:
+        """A backend opened later on the same storage reads what an earlier one has written."""
+        if not harness.shared:
+            pytest.skip("each backend has a storage of its own")
+        async with opened(harness) as backend:
+            written = await backend.write(KEY, b"content", mode="overwrite")
+        async with opened(harness) as backend:
+            blob = await backend.read(KEY, limit=self.limit)
+            assert blob.data == b"content"
+            assert version_of(blob.stat) == version_of(written)
+
+    async def test_sequential_close_leaves_nothing_open(self, harness: Harness) -> None:
+        """A backend that was closed, used or not, leaves no warning about something open."""
+        with no_warnings():
+            async with opened(harness):
+                pass
+            async with opened(harness) as backend:
+                await backend.write(KEY, b"content", mode="overwrite")
+                await backend.read(KEY, limit=self.limit)
+                assert await keys_of(backend, "", recursive=True) == [KEY]
+            del backend
