@@ -14,7 +14,8 @@ from cloudstub import Stub
 from hypothesis import HealthCheck, settings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
 
     from cloudservers import Server
 
@@ -48,39 +49,22 @@ def _no_blocking_calls(request: pytest.FixtureRequest) -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="session")
-def moto() -> Iterator[Server]:
-    """S3 as moto serves it."""
-    with cloudservers.or_skip(cloudservers.moto) as server:
-        yield server
+def _served(start: Callable[[], AbstractContextManager[Server]], /) -> Any:
+    """A fixture that starts a server once a run; or skips, with the reason, where it is not installed."""
+
+    @pytest.fixture(scope="session")
+    def server() -> Iterator[Server]:
+        with cloudservers.or_skip(start) as started:
+            yield started
+
+    return server
 
 
-@pytest.fixture(scope="session")
-def seaweedfs() -> Iterator[Server]:
-    """S3 as SeaweedFS serves it."""
-    with cloudservers.or_skip(cloudservers.seaweedfs) as server:
-        yield server
-
-
-@pytest.fixture(scope="session")
-def rclone() -> Iterator[Server]:
-    """S3 as rclone serves it: without conditions."""
-    with cloudservers.or_skip(cloudservers.rclone) as server:
-        yield server
-
-
-@pytest.fixture(scope="session")
-def fake_gcs() -> Iterator[Server]:
-    """Google Cloud Storage as fake-gcs-server serves it."""
-    with cloudservers.or_skip(cloudservers.fake_gcs) as server:
-        yield server
-
-
-@pytest.fixture(scope="session")
-def azurite() -> Iterator[Server]:
-    """Azure Blob Storage as Azurite serves it."""
-    with cloudservers.or_skip(cloudservers.azurite) as server:
-        yield server
+moto = _served(cloudservers.moto)
+seaweedfs = _served(cloudservers.seaweedfs)
+rclone = _served(cloudservers.rclone)
+fake_gcs = _served(cloudservers.fake_gcs)
+azurite = _served(cloudservers.azurite)
 
 
 @pytest.fixture(scope="session")

@@ -18,6 +18,7 @@ from random import random
 from typing import TYPE_CHECKING
 
 from accountstore.backends.base import Blob, Stat, Version, digest
+from accountstore.backends.folders import Folders
 from accountstore.backends.syscalls import SystemCalls
 from accountstore.errors import ConflictError, NotRegularError, UnavailableError
 from accountstore.validation import RESERVED_PREFIX, check_size
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 
 __all__ = ("Files",)
 
-_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # Without O_NONBLOCK, opening a named pipe would wait for its other end.
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _PASSING = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -37,7 +37,6 @@ _TRIES = 100
 _LOCK_SECONDS = 10.0
 _PAGE = 1000
 _CHUNK = 1024 * 1024
-_REMEMBERED_FOLDERS = 10_000
 
 
 class Files:
@@ -51,41 +50,20 @@ class Files:
         self.root = root
         self._locking = locking
         self._os = calls or SystemCalls()
-        self._ready: set[str] = set()
+        self._folders = Folders(root, self._os, self._sweep if locking else None)
 
     def make_root(self) -> None:
         """Create the root, and the folders above it that are missing, private and durably."""
-        above = "/"
-        for segment in self.root.strip("/").split("/"):
-            path = os.path.join(above, segment)
-            made = False
-            with suppress(FileExistsError):
-                self._os.mkdir(path, 0o700)
-                fd = self._os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-                try:
-                    self._os.fchmod(fd, 0o700)
-                finally:
-                    self._close(fd)
-                made = True
-            # Also of what exists: whoever made it may not have reached its fsync. But where this process may not look
-            # into a folder, it has not made one there; and not every kind of file system can fsync a folder.
-            with suppress(PermissionError if made else OSError):
-                fd = self._os.open(above, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-                try:
-                    self._os.fsync(fd)
-                finally:
-                    self._close(fd)
-            above = path
-        self._close(self._open_root())
+        self._folders.make_root()
 
     def read(self, key: str, /, *, limit: int) -> Blob:
         """The document at `key`: bytes and stat of one state."""
         folder, name = _split(key)
-        at = self._open_folder(folder)
+        at = self._folders.open(folder)
         try:
             return self._read(at, key, name, limit)
         finally:
-            self._close(at)
+            self._folders.close(at)
 
     def read_many(self, keys: Sequence[str], /, *, limit: int) -> list[Blob | Exception]:
         """What `read` returns or raises for each key; each folder is opened once."""
@@ -96,28 +74,28 @@ class Files:
                 folder, name = _split(key)
                 try:
                     if folder not in folders:
-                        folders[folder] = self._open_folder(folder)
+                        folders[folder] = self._folders.open(folder)
                     results.append(self._read(folders[folder], key, name, limit))
                 except Exception as error:  # noqa: BLE001 -- an error is a result here
                     results.append(error)
         finally:
             for at in folders.values():
-                self._close(at)
+                self._folders.close(at)
         return results
 
     def stat(self, key: str, /) -> Stat:
         """What `read` tells beside the bytes, at any size."""
         folder, name = _split(key)
-        at = self._open_folder(folder)
+        at = self._folders.open(folder)
         try:
             fd = self._os.open(name, _FILE, dir_fd=at)
         finally:
-            self._close(at)
+            self._folders.close(at)
         try:
             status = self._regular(fd)
             return Stat(key, status.st_size, self._version(fd), _time(status))
         finally:
-            self._close(fd)
+            self._folders.close(fd)
 
     def write_many(self, writes: Sequence[Write], /) -> list[Stat | Exception]:
         """Write documents one after another; each folder goes to the disk once, before anything is acknowledged."""
@@ -128,7 +106,7 @@ class Files:
                 folder, name = _split(key)
                 try:
                     if folder not in folders:
-                        folders[folder] = self._prepare(folder)
+                        folders[folder] = self._folders.prepare(folder)
                     results.append(self._write(folders[folder], key, name, data, mode))
                 except Exception as error:  # noqa: BLE001 -- an error is a result here
                     results.append(error)
@@ -141,27 +119,27 @@ class Files:
                             results[i] = error
         finally:
             for at in folders.values():
-                self._close(at)
+                self._folders.close(at)
         return results
 
     def write(self, key: str, data: bytes, mode: WriteMode, /) -> Stat:
         """Write one document; it is on the disk when this returns."""
         folder, name = _split(key)
-        if isinstance(mode, Version) and folder not in self._ready:
-            self._close(self._open_folder(folder))  # a swap makes no folder
-        at = self._prepare(folder)
+        if isinstance(mode, Version):
+            self._folders.require(folder)  # a swap makes none
+        at = self._folders.prepare(folder)
         try:
             result = self._write(at, key, name, data, mode)
             self._os.fsync(at)
         finally:
-            self._close(at)
+            self._folders.close(at)
         return result
 
     def delete(self, key: str, version: Version | None, /) -> None:
         """Remove a document, durably. A missing one is no error."""
         folder, name = _split(key)
         try:
-            at = self._open_folder(folder)
+            at = self._folders.open(folder)
         except (FileNotFoundError, NotADirectoryError):
             return
         try:
@@ -176,7 +154,7 @@ class Files:
             # Also of a missing one: whoever removed it may not have reached its fsync.
             self._os.fsync(at)
         finally:
-            self._close(at)
+            self._folders.close(at)
 
     def scan(self, prefix: str, /, *, recursive: bool) -> Iterator[list[Stat]]:
         """The documents in a folder, page by page. Dropping the iterator closes what it has open."""
@@ -185,7 +163,7 @@ class Files:
         while folders:
             folder = folders.pop()
             try:
-                at = self._open_folder(folder)
+                at = self._folders.open(folder)
             except (FileNotFoundError, NotADirectoryError):
                 continue
             try:
@@ -204,80 +182,8 @@ class Files:
                         elif recursive and entry.is_dir(follow_symlinks=False):
                             folders.append(path)
             finally:
-                self._close(at)
+                self._folders.close(at)
         yield page
-
-    # --- folders ------------------------------------------------------------------------------------------------------
-
-    def _open_root(self) -> int:
-        try:
-            return self._os.open(self.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        except (FileNotFoundError, NotADirectoryError):
-            raise UnavailableError("the root folder of the storage is gone", sent=False) from None
-
-    def _open_folder(self, folder: str, /) -> int:
-        at = self._open_root()
-        if folder:
-            for segment in folder.split("/"):
-                try:
-                    below = self._os.open(segment, _FOLDER, dir_fd=at)
-                finally:
-                    self._close(at)
-                at = below
-        return at
-
-    def _prepare(self, folder: str, /) -> int:
-        """Open a folder to write in. The first time, make it, make its name durable and sweep it."""
-        if folder in self._ready:
-            try:
-                return self._open_folder(folder)
-            except FileNotFoundError:
-                self._ready.discard(folder)
-        at = self._open_root()
-        for segment in folder.split("/") if folder else ():
-            at = self._enter_or_make(at, segment)
-        try:
-            if self._locking:
-                with self._os.scandir(at) as entries:
-                    for entry in entries:
-                        self._sweep(at, entry.name)
-        except BaseException:
-            self._close(at)
-            raise
-        if len(self._ready) >= _REMEMBERED_FOLDERS:
-            self._ready.clear()
-        self._ready.add(folder)
-        return at
-
-    def _enter_or_make(self, at: int, segment: str, /) -> int:
-        """Open a folder below an open one, which is closed; make it first if it is missing."""
-        try:
-            made = False
-            try:
-                below = self._os.open(segment, _FOLDER, dir_fd=at)
-            except FileNotFoundError:
-                with suppress(FileExistsError):
-                    self._os.mkdir(segment, 0o700, dir_fd=at)
-                    made = True
-                below = self._os.open(segment, _FOLDER, dir_fd=at)
-            try:
-                if made:
-                    self._os.fchmod(below, 0o700)
-                # Also of one that exists: whoever made it may not have reached its fsync.
-                self._os.fsync(at)
-            except BaseException:
-                self._close(below)
-                raise
-        finally:
-            self._close(at)
-        return below
-
-    def _close(self, fd: int, /) -> None:
-        """Close a descriptor. What an error here could tell of a write, fsync has told."""
-        try:  # noqa: SIM105 -- suppress() costs more, and every call closes several times
-            self._os.close(fd)
-        except OSError:
-            pass
 
     # --- files --------------------------------------------------------------------------------------------------------
 
@@ -294,7 +200,7 @@ class Files:
             check_size(status.st_size, limit)
             data = self._read_all(fd, status.st_size)
         finally:
-            self._close(fd)
+            self._folders.close(fd)
         return Blob(data, Stat(key, len(data), digest(data), _time(status)))
 
     def _read_all(self, fd: int, size: int, /) -> bytes:
@@ -407,7 +313,7 @@ class Files:
                 self._os.flock(fd, fcntl.LOCK_UN)
             except OSError:
                 pass
-        self._close(fd)
+        self._folders.close(fd)
 
     def _compare_at(self, at: int, name: str, version: Version, /) -> None:
         """Find a conflict early, before the disk has work with the new document."""
@@ -415,7 +321,7 @@ class Files:
         try:
             self._compare(fd, version)
         finally:
-            self._close(fd)
+            self._folders.close(fd)
 
     def _compare(self, fd: int, version: Version, /) -> None:
         self._regular(fd)

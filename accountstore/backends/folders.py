@@ -1,0 +1,135 @@
+"""Folders under one root, by directory descriptors: private, durable, and never through a symbolic link."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from accountstore.errors import UnavailableError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from accountstore.backends.syscalls import SystemCalls
+
+__all__ = ("Folders",)
+
+_ROOT = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+_FOLDER = _ROOT | os.O_NOFOLLOW
+_REMEMBERED_FOLDERS = 10_000
+
+
+class Folders:
+    """Opens folders, each from the root down, and makes those that are missing.
+
+    `sweep` is called with each name in a folder that is prepared for the first time.
+    """
+
+    def __init__(self, root: str, calls: SystemCalls, sweep: Callable[[int, str], object] | None, /) -> None:
+        self.root: str = root
+        self._os = calls
+        self._sweep = sweep
+        self._ready: set[str] = set()
+
+    def make_root(self) -> None:
+        """Create the root, and the folders above it that are missing, private and durably."""
+        above = "/"
+        for segment in self.root.strip("/").split("/"):
+            path = os.path.join(above, segment)
+            made = False
+            with suppress(FileExistsError):
+                self._os.mkdir(path, 0o700)
+                fd = self._os.open(path, _ROOT)
+                try:
+                    self._os.fchmod(fd, 0o700)
+                finally:
+                    self.close(fd)
+                made = True
+            # Also of what exists: whoever made it may not have reached its fsync. But where this process may not look
+            # into a folder, it has not made one there; and not every kind of file system can fsync a folder.
+            with suppress(PermissionError if made else OSError):
+                fd = self._os.open(above, _ROOT)
+                try:
+                    self._os.fsync(fd)
+                finally:
+                    self.close(fd)
+            above = path
+        self.close(self.open_root())
+
+    def open_root(self) -> int:
+        """A descriptor of the root."""
+        try:
+            return self._os.open(self.root, _ROOT)
+        except (FileNotFoundError, NotADirectoryError):
+            raise UnavailableError("the root folder of the storage is gone", sent=False) from None
+
+    def open(self, folder: str, /) -> int:
+        """A descriptor of a folder."""
+        at = self.open_root()
+        if folder:
+            for segment in folder.split("/"):
+                try:
+                    below = self._os.open(segment, _FOLDER, dir_fd=at)
+                finally:
+                    self.close(at)
+                at = below
+        return at
+
+    def require(self, folder: str, /) -> None:
+        """Raise an `OSError` unless the folder is there, or was when it was prepared."""
+        if folder not in self._ready:
+            self.close(self.open(folder))
+
+    def prepare(self, folder: str, /) -> int:
+        """Open a folder to write in. The first time, make it, make its name durable and sweep it."""
+        if folder in self._ready:
+            try:
+                return self.open(folder)
+            except FileNotFoundError:
+                self._ready.discard(folder)
+        at = self.open_root()
+        for segment in folder.split("/") if folder else ():
+            at = self._enter_or_make(at, segment)
+        try:
+            if self._sweep is not None:
+                with self._os.scandir(at) as entries:
+                    for entry in entries:
+                        self._sweep(at, entry.name)
+        except BaseException:
+            self.close(at)
+            raise
+        if len(self._ready) >= _REMEMBERED_FOLDERS:
+            self._ready.clear()
+        self._ready.add(folder)
+        return at
+
+    def _enter_or_make(self, at: int, segment: str, /) -> int:
+        """Open a folder below an open one, which is closed; make it first if it is missing."""
+        try:
+            made = False
+            try:
+                below = self._os.open(segment, _FOLDER, dir_fd=at)
+            except FileNotFoundError:
+                with suppress(FileExistsError):
+                    self._os.mkdir(segment, 0o700, dir_fd=at)
+                    made = True
+                below = self._os.open(segment, _FOLDER, dir_fd=at)
+            try:
+                if made:
+                    self._os.fchmod(below, 0o700)
+                # Also of one that exists: whoever made it may not have reached its fsync.
+                self._os.fsync(at)
+            except BaseException:
+                self.close(below)
+                raise
+        finally:
+            self.close(at)
+        return below
+
+    def close(self, fd: int, /) -> None:
+        """Close a descriptor. What an error here could tell of a write, fsync has told."""
+        try:  # noqa: SIM105 -- suppress() costs more, and every call closes several times
+            self._os.close(fd)
+        except OSError:
+            pass
