@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 __all__ = ("CODECS", "JSON", "MSGPACK", "Codec")
 
-T = TypeVar("T")
 D = TypeVar("D", bound=Account | MultiAccount)
 
 
@@ -70,13 +69,13 @@ class Codec:
         """
         return self._encode(document, type(document))
 
-    def _encode(self, value: object, kind: type, /) -> bytes:
+    def _encode(self, value: object, kind: type[Document], /) -> bytes:
         try:
             data: bytes = self._encoder.encode(value)
             # What a document was encoded to needs no further check if it comes back equal, the usual case.
             if type(value) is kind and self._comes_back(data, kind) == value:
                 return data
-            back: object = self._decode(data, kind)
+            back: object = self.decode(data, kind)
         except DecodeError as error:
             failure = EncodeError(error.message, field=error.field)
         except Exception:  # noqa: BLE001 -- whatever the encoder meets in a caller's object; its text may quote a value
@@ -99,11 +98,8 @@ class Codec:
         Raises:
             DecodeError: the bytes are not such a document; `field` says where.
         """
-        return self._decode(data, kind)
-
-    def _decode(self, data: bytes, kind: type[T], /) -> T:
         try:
-            document: T = self._decoders[kind].decode(data)
+            document: D = self._decoders[kind].decode(data)
             # What this codec would write itself needs no further check, and is the usual case.
             if self._encoder.encode(document) != data:
                 self._check(data)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from functools import cache
 from typing import TYPE_CHECKING, Self, TypeAlias
 
@@ -12,7 +13,6 @@ from accountstore.backends.base import Version
 from accountstore.location import Location
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from logging import Logger
     from types import TracebackType
 
@@ -72,39 +72,29 @@ class Stopwatch:
         self.seconds = time.perf_counter() - self._started
 
 
-class Operation:
+class Operation(Struct, eq=False):
     """A `with` block that tells of what happens in it; or, without the block, `finish` does."""
 
-    __slots__ = ("_report", "_started", "attempts", "bytes", "location", "name", "storage", "target", "version")
-
-    def __init__(
-        self,
-        report: Callable[[Operation, str, float], None],
-        name: str,
-        location: Location | None,
-        target: Location | None,
-        storage: str | None,
-        /,
-    ) -> None:
-        self._report = report
-        self.name: str = name
-        self.location: Location | None = location
-        self.target: Location | None = target
-        self.storage: str | None = storage
-        self.version: Version | None = None
-        self.bytes: int | None = None
-        self.attempts: int = 1
+    report: Callable[[Operation, str, float], None]
+    name: str
+    location: Location | None
+    target: Location | None
+    storage: str | None
+    version: Version | None = None
+    bytes: int | None = None
+    attempts: int = 1
+    started: float = 0.0
 
     def __enter__(self) -> Self:
-        self._started = time.perf_counter()
+        self.started = time.perf_counter()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self.finish("ok" if kind is None else kind.__name__, time.perf_counter() - self._started)
+        self.finish("ok" if kind is None else kind.__name__, time.perf_counter() - self.started)
 
     def finish(self, outcome: str, seconds: float, /) -> None:
         """Tell of it."""
-        self._report(self, outcome, seconds)
+        self.report(self, outcome, seconds)
 
 
 def tell(observer: Observer | None, event: Event, /) -> None:

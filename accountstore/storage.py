@@ -29,6 +29,7 @@ from accountstore.errors import (
     UncertainError,
     UnsupportedError,
 )
+from accountstore.location import Location
 from accountstore.model import Account, MultiAccount
 from accountstore.proving import Proof, prove
 from accountstore.secrets import SecretBytes
@@ -39,7 +40,6 @@ if TYPE_CHECKING:
 
     from accountstore.backends.base import Backend, Blob, Capabilities, Stat, WriteMode
     from accountstore.codecs import Codec
-    from accountstore.location import Location
 
 __all__ = ("Place", "Storage", "Stored", "check_mode", "known")
 
@@ -202,15 +202,12 @@ class Storage:
             )
 
 
-class Place:
+class Place(Struct, frozen=True, eq=False):
     """One document's place: the storage, the key in it, and the location as the caller gave it."""
 
-    __slots__ = ("key", "location", "storage")
-
-    def __init__(self, storage: Storage, key: str, location: Location, /) -> None:
-        self.storage: Storage = storage
-        self.key: str = key
-        self.location: Location = location
+    storage: Storage
+    key: str
+    location: Location
 
     @property
     def kind(self) -> type[Account | MultiAccount]:
@@ -258,11 +255,14 @@ class Place:
 
     def decode(self, blob: Blob, kind: type[D], /) -> Stored[D]:
         """The document in the bytes. Raises `DecodeError`."""
-        return self._run(self._stored, blob, kind)
-
-    def _stored(self, blob: Blob, kind: type[D], /) -> Stored[D]:
+        document = self._run(self.storage.codec.decode, blob.data, kind)
         stat = blob.stat
-        return Stored(self.storage.codec.decode(blob.data, kind), known(stat), stat.size, stat.modified)
+        return Stored(document, self._version(stat), stat.size, stat.modified)
+
+    def _version(self, stat: Stat, /) -> Version:
+        if stat.version is None:
+            raise self._named(BackendError("the backend told no version"))
+        return stat.version
 
     def read(self) -> Coroutine[Any, Any, Blob]:
         """To be awaited: the document's bytes and stat."""
@@ -301,8 +301,9 @@ class Place:
         stat = await settle(_Write(self, data, mode), self._named, self.storage.policy)
         if isinstance(stat, AccountStoreError):
             raise stat
-        if stat is None or stat.version is None:
-            raise self._named(BackendError("the backend told no version"))
+        if stat is None:
+            raise AssertionError("unreachable: a write ends with a document")
+        self._version(stat)
         return stat
 
     async def delete(self, version: Version | None, /) -> None:

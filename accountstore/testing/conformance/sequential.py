@@ -290,7 +290,7 @@ class SequentialTests(Suite):
         assert backend.capabilities == before
         assert before.batch >= 1
 
-    async def test_sequential_any_error__is(self, backend: Backend) -> None:
+    async def test_sequential_any_error_is_named(self, backend: Backend) -> None:
         """`classify` names every error, also one that it does not know."""
         for error in (
             Exception("unknown"),

@@ -33,6 +33,7 @@ class Machine(RuleBasedStateMachine):
         raise NotImplementedError
 
     def teardown(self) -> None:
+        """Close, and end the event loop."""
         try:
             self.call(self.close)
         finally:
