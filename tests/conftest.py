@@ -45,7 +45,7 @@ def _no_blocking_calls(request: pytest.FixtureRequest) -> Iterator[None]:
         for function in detector.functions.values():
             # On an event loop of their own, in a thread.
             function.can_block_in("accountstore/backends/s3.py", "_open")
-            function.can_block_in("accountstore/backends/azure.py", "_open")
+            function.can_block_in("accountstore/backends/azure.py", "_make")
         yield
 
 

@@ -16,7 +16,7 @@ import anyio
 import anyio.lowlevel
 import pytest
 from anyio import get_running_tasks
-from cloudtargets import NEW, OLD, TARGETS, Target, assert_closed, need_packages, on_each_target
+from cloudtargets import NEW, OLD, TARGETS, Target, assert_closed, need_packages, on_each_target, patiently
 
 from accountstore import Account, AccountStore, AccountStoreError, Location, UncertainError
 
@@ -70,7 +70,7 @@ async def opened(target: Target, stub: Stub, **settings: Any) -> AsyncGenerator[
     """A store whose client is open, and that leaves no task and no connection when it is closed."""
     tasks = {task.id for task in get_running_tasks()}
     async with AccountStore.open(target.config(stub.url, **settings)) as store:
-        await store.exists(Location("warm.account", folder="warm"))
+        await patiently(lambda: store.exists(Location("warm.account", folder="warm")))
         yield store
         await nothing_runs(store, tasks)
     assert {task.id for task in get_running_tasks()} == tasks
@@ -331,7 +331,7 @@ async def test_closing_while_a_read_hangs_leaves_nothing(stub: Stub, target: Tar
     ):
         at = Location("a.account", folder="f")
         target.put(stub, at, OLD)
-        await store.get(at)
+        await patiently(lambda: store.get(at))
         stub.faults([{"nth": 1, "kind": "hang"}])
 
         async def read() -> None:

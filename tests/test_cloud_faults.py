@@ -9,7 +9,7 @@ import socket
 import time
 import traceback
 from collections import Counter
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -18,7 +18,7 @@ import anyio
 import anyio.lowlevel
 import pytest
 from cloudstub import Stub
-from cloudtargets import BUCKET, NEW, OLD, TARGETS, Target, on_each_target
+from cloudtargets import BUCKET, NEW, OLD, TARGETS, Target, on_each_target, patiently
 
 from accountstore import (
     Account,
@@ -234,14 +234,6 @@ class Lane:
             return "the next call read another document"
         told = result if isinstance(result, Version) else getattr(result, "version", now.version)
         return "" if told == now.version else "told a version that is not the current one"
-
-
-async def patiently(call: Callable[[], Awaitable[T]]) -> T:
-    """What a call returns that nothing disturbs but the load of the machine, on which its deadline may be short."""
-    for _ in range(20):
-        with suppress(UnavailableError):
-            return await call()
-    return await call()
 
 
 async def warm(store: AccountStore) -> None:

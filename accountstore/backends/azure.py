@@ -22,7 +22,7 @@ from azure.core.exceptions import (
 )
 
 from accountstore.backends.base import Blob, Capabilities, CursorPages, Stat, Version, classify_oserror, each
-from accountstore.backends.buckets import CAPABILITIES, MARK, check_options, failure, split_url, unsent
+from accountstore.backends.buckets import CAPABILITIES, MARK, Opening, check_options, failure, split_url, unsent
 from accountstore.backends.fsspec import Lent, finalizers
 from accountstore.backends.loops import AsyncioThread
 from accountstore.errors import BackendError, ConfigError, ConflictError, DeniedError, NotFoundError, UnavailableError
@@ -52,9 +52,7 @@ class AzureBackend:
         self._prefix = prefix
         self._each = {"retry_total": 0, **{name: options[name] for name in _TIMEOUTS if name in options}}
         self._loop = AsyncioThread()
-        self._opening = asyncio.Lock()
-        self._fs: Any = None
-        self._container: Any = None
+        self._opening = Opening(self._open)
         self._answered = False
         self._lent = Lent(partial(AzureBlobFileSystem, **options), f"{container}/{prefix}".rstrip("/"))
 
@@ -64,17 +62,13 @@ class AzureBackend:
 
     # --- the client ---------------------------------------------------------------------------------------------------
 
-    async def _opened(self) -> Any:
-        """The container's client, made when it is first asked for; no request is sent for it."""
-        if self._container is None:
-            async with self._opening:
-                if self._container is None:
-                    self._fs = await asyncio.to_thread(lambda: asyncio.run(self._open()))
-                    await _repeat_nothing(self._fs.service_client)
-                    self._container = self._fs.service_client.get_container_client(self._name)
-        return self._container
+    async def _open(self) -> tuple[Any, Any]:
+        """The filesystem and the container's client; no request is sent for it."""
+        fs: Any = await asyncio.to_thread(lambda: asyncio.run(self._make()))
+        await _repeat_nothing(fs.service_client)
+        return fs, fs.service_client.get_container_client(self._name)
 
-    async def _open(self) -> Any:
+    async def _make(self) -> Any:
         """Make the filesystem, on an event loop of a thread's own: it imports, and reads files with credentials."""
         fs = AzureBlobFileSystem(**self._options, asynchronous=True, skip_instance_cache=True, use_listings_cache=False)
         # They keep the filesystem alive for ever, and fail at exit: fsspec/adlfs#495. It is closed here instead.
@@ -85,7 +79,8 @@ class AzureBackend:
     async def _request(self, call: Callable[[Any], Awaitable[Any]], mode: WriteMode | None = None, /) -> Any:
         """What `call` returns, given the container's client; or an error of ours."""
         try:
-            result = await call(await self._opened())
+            _, container = self._opening.client or await self._opening.ask()
+            result = await call(container)
         except AzureError as error:
             refusal = self._failure(error, mode)
         else:
@@ -198,9 +193,10 @@ class AzureBackend:
         return classify_oserror(error)
 
     async def versioned(self) -> bool | None:
-        async def ask(container: Any) -> bool:
+        async def ask(_: Any) -> bool:
+            fs, _ = await self._opening.ask()
             # Blob versions are the account's setting, which a container's keys may not read; soft delete likewise.
-            kept = await self._fs.service_client.get_service_properties(**self._each)
+            kept = await fs.service_client.get_service_properties(**self._each)
             return bool(kept["delete_retention_policy"].enabled)
 
         try:
@@ -217,8 +213,9 @@ class AzureBackend:
         await self._lent.aclose()
 
     async def _close(self) -> None:
-        fs, self._fs, self._container = self._fs, None, None
-        if fs is not None:
+        taken = await self._opening.take()
+        if taken is not None:
+            fs, _ = taken
             await fs.service_client.close()
             close = getattr(fs.credential, "close", None)
             if close is not None and iscoroutinefunction(close):

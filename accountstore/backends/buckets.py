@@ -1,13 +1,16 @@
-"""What the object stores have in common: URLs of buckets, options, marks, and the meaning of an HTTP status.
+"""What the object stores have in common: URLs of buckets, options, the opening of a client, marks, and the meaning of
+an HTTP status.
 
 Outcomes are decided by the status of the answer, whatever exception a client makes of it.
 """
 
 from __future__ import annotations
 
+import asyncio
 import re
+from contextlib import suppress
 from inspect import signature
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from accountstore.backends.base import Capabilities, Version
 from accountstore.errors import (
@@ -23,11 +26,13 @@ from accountstore.errors import (
 from accountstore.validation import near_miss
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Coroutine, Mapping
 
     from accountstore.backends.base import WriteMode
 
-__all__ = ("CAPABILITIES", "MARK", "check_options", "failure", "split_url", "unsent")
+__all__ = ("CAPABILITIES", "MARK", "Opening", "check_options", "failure", "split_url", "unsent")
+
+T = TypeVar("T")
 
 MARK = "accountstore_write"
 """The metadata field that holds the mark of a conditional write. Azure takes letters, digits and underscores only."""
@@ -40,6 +45,37 @@ _NO_BUCKET = frozenset({"NoSuchBucket", "ContainerNotFound", "ContainerBeingDele
 _EXISTS = frozenset({"BlobAlreadyExists"})
 _FULL = frozenset({"QuotaExceeded", "AccountLimitExceeded", "XMinioStorageFull"})
 _ELSEWHERE = frozenset({"PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException"})
+
+
+class Opening(Generic[T]):
+    """A client that the first call opens for all, on asyncio.
+
+    It is opened in a task of its own: a call that is cancelled or out of time meanwhile leaves it to the next one.
+    """
+
+    def __init__(self, make: Callable[[], Coroutine[Any, Any, T]], /) -> None:
+        self._make = make
+        self._task: asyncio.Task[T] | None = None
+        self.client: T | None = None
+        """None until it has been asked for."""
+
+    async def ask(self) -> T:
+        """The client. Raises what opening it raises; the next call then opens it anew."""
+        if self._task is None or (self._task.done() and self.client is None):
+            self._task = asyncio.create_task(self._open())
+        return await asyncio.shield(self._task)
+
+    async def _open(self) -> T:
+        self.client = await self._make()
+        return self.client
+
+    async def take(self) -> T | None:
+        """Take the client out, to close it; one that is being opened is waited for."""
+        if self._task is not None:
+            with suppress(Exception):  # which those who asked for the client have met
+                await self._task
+        client, self.client, self._task = self.client, None, None
+        return client
 
 
 def split_url(url: str, /) -> tuple[str, str]:

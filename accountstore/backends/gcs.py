@@ -22,7 +22,7 @@ from google.auth.exceptions import GoogleAuthError
 from yarl import URL
 
 from accountstore.backends.base import Blob, Capabilities, CursorPages, Stat, Version, classify_oserror, each
-from accountstore.backends.buckets import CAPABILITIES, MARK, check_options, failure, split_url, unsent
+from accountstore.backends.buckets import CAPABILITIES, MARK, Opening, check_options, failure, split_url, unsent
 from accountstore.backends.fsspec import Lent
 from accountstore.backends.loops import AsyncioThread
 from accountstore.errors import BackendError, ConflictError, DeniedError, NotFoundError, UnavailableError
@@ -52,8 +52,7 @@ class GCSBackend:
         self._bucket = bucket
         self._prefix = prefix
         self._loop = AsyncioThread()
-        self._opening = asyncio.Lock()
-        self._fs: Any = None
+        self._opening = Opening(self._open)
         self._lent = Lent(partial(GCSFileSystem, **options), f"{bucket}/{prefix}".rstrip("/"))
 
     @property
@@ -64,21 +63,24 @@ class GCSBackend:
 
     async def _opened(self) -> Any:
         """The filesystem with its session, and with credentials that are valid."""
-        if self._fs is None:
-            async with self._opening:
-                if self._fs is None:
-                    fs = await asyncio.to_thread(self._open)
-                    await fs._set_session()  # noqa: SLF001 -- what gcsfs tells its asynchronous users to await
-                    self._fs = fs
-        keys = self._fs.credentials.credentials
+        fs = self._opening.client or await self._opening.ask()
+        keys = fs.credentials.credentials
         if keys is not None and (not keys.valid or _ends_soon(keys.expiry)):
             # It would block the event loop with a request.
-            await asyncio.to_thread(self._fs.credentials.maybe_refresh)
-        return self._fs
+            await asyncio.to_thread(fs.credentials.maybe_refresh)
+        return fs
 
-    def _open(self) -> Any:
+    async def _open(self) -> Any:
         """Make the filesystem, in a thread: finding credentials reads files and asks servers."""
-        return GCSFileSystem(**self._options, asynchronous=True, skip_instance_cache=True, use_listings_cache=False)
+        options: dict[str, Any] = {
+            **self._options,
+            "asynchronous": True,
+            "skip_instance_cache": True,
+            "use_listings_cache": False,
+        }
+        fs: Any = await asyncio.to_thread(lambda: GCSFileSystem(**options))
+        await fs._set_session()  # noqa: SLF001 -- what gcsfs tells its asynchronous users to await
+        return fs
 
     async def _request(
         self,
@@ -200,7 +202,7 @@ class GCSBackend:
         await self._lent.aclose()
 
     async def _close(self) -> None:
-        fs, self._fs = self._fs, None
+        fs = await self._opening.take()
         if fs is not None:
             await fs.session.close()
 

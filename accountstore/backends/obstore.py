@@ -24,7 +24,7 @@ from obstore.exceptions import (
 from obstore.store import MemoryStore
 
 from accountstore.backends.base import Blob, Capabilities, CursorPages, Stat, Version, classify_oserror, each
-from accountstore.backends.buckets import CAPABILITIES, MARK, failure, split_url
+from accountstore.backends.buckets import CAPABILITIES, MARK, Opening, failure, split_url
 from accountstore.backends.loops import AsyncioThread
 from accountstore.backends.obstore_options import Service, open_store, service_of, settings_of
 from accountstore.errors import BackendError, ConflictError, NotFoundError, UnavailableError, UnsupportedError
@@ -57,8 +57,7 @@ class ObstoreBackend:
         self._options = options
         self._bucket, self._prefix = split_url(url)
         self._loop = AsyncioThread()
-        self._opening = asyncio.Lock()
-        self._store: Any = None
+        self._opening = Opening(lambda: asyncio.to_thread(open_store, service, self._bucket, options))
         self._sibling: Backend | None = None
 
     @property
@@ -70,11 +69,7 @@ class ObstoreBackend:
     async def _request(self, call: Callable[[Any], Awaitable[T]], mode: WriteMode | None, /) -> T:
         """What `call` returns, given the client; or an error of ours."""
         try:
-            if self._store is None:
-                async with self._opening:
-                    if self._store is None:
-                        self._store = await asyncio.to_thread(open_store, self._service, self._bucket, self._options)
-            return await call(self._store)
+            return await call(self._opening.client or await self._opening.ask())
         except (BaseError, FileNotFoundError) as error:
             refusal = _failure(error, mode)
         raise refusal
@@ -190,13 +185,14 @@ class ObstoreBackend:
         return self._fsspec().filesystem()
 
     async def aclose(self) -> None:
-        store, self._store = self._store, None
-        if store is not None:
-            del store
-            await self._loop.run(_wake)
+        await self._loop.run(self._close)
         if self._sibling is not None:
             await self._sibling.aclose()
         await self._loop.aclose()
+
+    async def _close(self) -> None:
+        if await self._opening.take() is not None:
+            await _wake()
 
 
 async def _wake() -> None:

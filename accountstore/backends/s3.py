@@ -26,7 +26,7 @@ from botocore.exceptions import (
 from s3fs import S3FileSystem
 
 from accountstore.backends.base import Blob, Capabilities, CursorPages, Stat, Version, classify_oserror, each
-from accountstore.backends.buckets import CAPABILITIES, MARK, check_options, failure, split_url, unsent
+from accountstore.backends.buckets import CAPABILITIES, MARK, Opening, check_options, failure, split_url, unsent
 from accountstore.backends.fsspec import Lent
 from accountstore.backends.loops import AsyncioThread
 from accountstore.errors import BackendError, ConflictError, DeniedError, NotFoundError, UnavailableError
@@ -71,9 +71,7 @@ class S3Backend:
         self._bucket = bucket
         self._prefix = prefix
         self._loop = AsyncioThread()
-        self._opening = asyncio.Lock()
-        self._client: Any = None
-        self._extra: dict[str, dict[str, Any]] = {}
+        self._opening = Opening(lambda: asyncio.to_thread(self._open))
         self._answered = False
         self._lent = Lent(partial(S3FileSystem, **options), f"{bucket}/{prefix}".rstrip("/"))
 
@@ -88,11 +86,8 @@ class S3Backend:
     ) -> Any:
         """What `call` returns, given the client and the options that go with such a request; or an error of ours."""
         try:
-            if self._client is None:
-                async with self._opening:
-                    if self._client is None:
-                        self._client, self._extra = await asyncio.to_thread(self._open)
-            result = await call(self._client, self._extra[operation])
+            client, extra = self._opening.client or await self._opening.ask()
+            result = await call(client, extra[operation])
         except (ClientError, BotoCoreError, aiohttp.ClientError) as error:
             refusal = self._failure(error, mode)
         else:
@@ -243,9 +238,9 @@ class S3Backend:
         await self._lent.aclose()
 
     async def _close(self) -> None:
-        client, self._client = self._client, None
-        if client is not None:
-            await client.close()
+        taken = await self._opening.take()
+        if taken is not None:
+            await taken[0].close()
 
 
 def _stat(key: str, answer: Mapping[str, Any], size: int, /) -> Stat:

@@ -1,0 +1,124 @@
+"""A cloud client is opened once, by the first call that needs it, whatever becomes of that call."""
+
+from __future__ import annotations
+
+import gc
+import pkgutil
+import time
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import pytest
+from anyio import get_running_tasks
+from cloudtargets import AT, OLD, Target, assert_closed, need_packages, on_each_target
+
+from accountstore import AccountStore, BackendError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from cloudstub import Stub
+
+pytestmark = [pytest.mark.anyio, pytest.mark.once]
+
+OPENERS = {"s3": "s3.S3FileSystem", "gcs": "gcs.GCSFileSystem", "azure": "azure.AzureBlobFileSystem"}
+SECONDS = 0.3
+
+
+def before_opening(target: Target, monkeypatch: pytest.MonkeyPatch, step: Callable[[], object]) -> list[float]:
+    """Have `step` called before a client is made, in its thread; when it was is noted in what is returned."""
+    need_packages(target.service, target.engine)
+    name = "obstore.open_store" if target.engine == "obstore" else OPENERS[target.service]
+    module, _, last = f"accountstore.backends.{name}".rpartition(".")
+    make: Any = getattr(pkgutil.resolve_name(module), last)
+    moments: list[float] = []
+
+    def noted(*arguments: Any, **options: Any) -> Any:
+        moments.append(time.monotonic())
+        step()
+        return make(*arguments, **options)
+
+    monkeypatch.setattr(f"{module}.{last}", noted)
+    return moments
+
+
+def slowly() -> None:
+    time.sleep(SECONDS)
+
+
+@on_each_target
+async def test_a_client_that_opens_slowly_is_opened_once(
+    stub: Stub, target: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Calls that are cancelled while they wait for the client leave its opening to those that follow."""
+    config = target.config(stub.url)
+    async with AccountStore.open(config) as store:
+        moments = before_opening(target, monkeypatch, slowly)
+        target.put(stub, AT, OLD)
+        for _ in range(3):
+            with anyio.move_on_after(0.02) as scope:
+                await store.get(AT)
+            assert scope.cancelled_caught
+        async with anyio.create_task_group() as group:
+            for _ in range(3):
+                group.start_soon(store.get, AT)
+        assert await store.get(AT) == OLD
+        assert len(moments) == 1
+    await assert_closed(stub)
+
+
+@on_each_target
+async def test_control_an_opening_that_belongs_to_its_caller_begins_again(
+    stub: Stub, target: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The control: opened by the call itself, a client is opened again after each call that was cancelled."""
+
+    async def ask(opening: Any) -> object:
+        return await opening._make()
+
+    monkeypatch.setattr("accountstore.backends.buckets.Opening.ask", ask)
+    async with AccountStore.open(target.config(stub.url)) as store:
+        moments = before_opening(target, monkeypatch, slowly)
+        for _ in range(3):
+            with anyio.move_on_after(0.02):
+                await store.get(AT)
+    assert len(moments) == 3
+
+
+@on_each_target
+async def test_a_client_that_is_being_opened_is_closed_with_the_store(
+    stub: Stub, target: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A store that is closed while its client opens waits for it, and closes it."""
+    tasks = {task.id for task in get_running_tasks()}
+    config = target.config(stub.url)
+    async with AccountStore.open(config) as store:
+        moments = before_opening(target, monkeypatch, slowly)
+        with anyio.move_on_after(0.02):
+            await store.get(AT)
+    assert time.monotonic() - moments[0] >= SECONDS
+    assert {task.id for task in get_running_tasks()} == tasks
+    gc.collect()
+    await assert_closed(stub)
+
+
+@on_each_target
+async def test_a_client_that_could_not_be_opened_is_tried_again(
+    stub: Stub, target: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An error while the client opens is that call's error; the next call opens it."""
+    failures = [OSError("no such file of credentials")]
+
+    def fail_once() -> None:
+        if failures:
+            raise failures.pop()
+
+    config = target.config(stub.url, attempts=1)
+    async with AccountStore.open(config) as store:
+        moments = before_opening(target, monkeypatch, fail_once)
+        target.put(stub, AT, OLD)
+        with pytest.raises(BackendError):
+            await store.get(AT)
+        assert await store.get(AT) == OLD
+        assert len(moments) == 2
+    await assert_closed(stub)
