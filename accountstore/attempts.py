@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import anyio
+from msgspec import Struct
 
-from accountstore.backends.base import Version
+from accountstore.backends.base import Stat, Version
 from accountstore.deadlines import Deadline, to_the_end
 from accountstore.errors import (
     AccountStoreError,
@@ -20,7 +21,7 @@ from accountstore.errors import (
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine
 
-    from accountstore.backends.base import Stat, WriteMode
+    from accountstore.backends.base import WriteMode
 
 __all__ = ("Change", "Policy", "ask", "pause", "settle", "within")
 
@@ -139,7 +140,7 @@ async def _settle(
         await pause(attempt)
 
 
-class _Seen(NamedTuple):
+class _Seen(Struct, frozen=True):
     """What the document tells of a conditional change that had no clear answer; the change is open if nothing is set.
 
     `reason` says why the document tells of no success.

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
+from msgspec import Struct
 from msgspec.structs import replace
 
 from accountstore.errors import AccountStoreError, ExtensionError, LocationError
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 __all__ = ("Reach", "Scope")
 
 
-class Scope(NamedTuple):
+class Scope(Struct, frozen=True):
     """The one folder that a narrowed store reaches."""
 
     storage: str

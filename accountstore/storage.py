@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from copy import copy
 from datetime import datetime
 from errno import errorcode
 from functools import partial
 from os import strerror, urandom
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, TypeVarTuple, Unpack
 
-from anyio import Lock
+import anyio
 from msgspec import Struct
 from msgspec.structs import replace
 
@@ -130,7 +129,7 @@ class Storage:
         self._trusted = trusted
         believed = self.capabilities.proven or trusted
         self._proof: Proof | None = Proof.believed(self.capabilities) if believed else None
-        self._proving = Lock()
+        self._proving = anyio.Lock()
 
     def named(self, error: Exception, /, location: Location | None) -> AccountStoreError:
         """The error to raise for one that came from below.
@@ -140,6 +139,8 @@ class Storage:
         """
         cause: OSError | None = None
         if isinstance(error, AccountStoreError):
+            from copy import copy
+
             failure = copy(error)  # one error may stand for many documents
         else:
             kind = self.backend.classify(error)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections import deque
 from contextlib import suppress
-from threading import Thread
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
 
 import anyio
@@ -13,6 +12,7 @@ import anyio
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable, Coroutine
+    from threading import Thread
 
     import trio
 
@@ -85,6 +85,7 @@ class AsyncioThread:
 
     def _start(self) -> asyncio.AbstractEventLoop:
         from asyncio import new_event_loop
+        from threading import Thread
 
         loop = self._loop = new_event_loop()
         self._to_asyncio = _Mailbox(loop.call_soon_threadsafe)
