@@ -73,7 +73,7 @@ class Stopwatch:
 
 
 class Operation(Struct, eq=False):
-    """A `with` block that tells of what happens in it; or, without the block, `finish` does."""
+    """A call; as a `with` block, `report` is called at its end with how it ended and the seconds it took."""
 
     report: Callable[[Operation, str, float], None]
     name: str
@@ -90,11 +90,7 @@ class Operation(Struct, eq=False):
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self.finish("ok" if kind is None else kind.__name__, time.perf_counter() - self.started)
-
-    def finish(self, outcome: str, seconds: float, /) -> None:
-        """Tell of it."""
-        self.report(self, outcome, seconds)
+        self.report(self, "ok" if kind is None else kind.__name__, time.perf_counter() - self.started)
 
 
 def tell(observer: Observer | None, event: Event, /) -> None:

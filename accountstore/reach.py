@@ -161,4 +161,4 @@ class Reach:
             operation = self.operation(name, location)
             if not isinstance(result, AccountStoreError):
                 operation.version, operation.bytes = result.version, result.size
-            operation.finish(type(result).__name__ if isinstance(result, AccountStoreError) else "ok", seconds)
+            self._tell(operation, type(result).__name__ if isinstance(result, AccountStoreError) else "ok", seconds)

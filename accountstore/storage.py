@@ -258,12 +258,7 @@ class Place(Struct, frozen=True, eq=False):
         """The document in the bytes. Raises `DecodeError`."""
         document = self._run(self.storage.codec.decode, blob.data, kind)
         stat = blob.stat
-        return Stored(document, self._version(stat), stat.size, stat.modified)
-
-    def _version(self, stat: Stat, /) -> Version:
-        if stat.version is None:
-            raise self._named(BackendError("the backend told no version"))
-        return stat.version
+        return Stored(document, self._run(known, stat), stat.size, stat.modified)
 
     def read(self) -> Coroutine[Any, Any, Blob]:
         """To be awaited: the document's bytes and stat."""
@@ -304,7 +299,7 @@ class Place(Struct, frozen=True, eq=False):
             raise stat
         if stat is None:
             raise AssertionError("unreachable: a write ends with a document")
-        self._version(stat)
+        self._run(known, stat)
         return stat
 
     async def delete(self, version: Version | None, /) -> None:
@@ -321,22 +316,21 @@ class Place(Struct, frozen=True, eq=False):
 
     async def look(self) -> Stat | None:
         """The document's stat, or None where there is no document; or what the backend raises."""
-        try:
-            return await self.storage.backend.stat(self.key)
-        except Exception as error:
-            if isinstance(self._named(error), NotFoundError):
-                return None
-            raise
+        return await self._unless_missing(lambda: self.storage.backend.stat(self.key))
 
     async def compare(self, data: bytes, mark: str, /) -> Stat | None:
         """As `look`, on a backend that keeps no marks: the mark tells whether the document has these bytes."""
+        backend, limit = self.storage.backend, self.storage.limit
+        blob = await self._unless_missing(lambda: backend.read(self.key, limit=limit))
+        return None if blob is None else replace(blob.stat, mark=mark if blob.data == data else None)
+
+    async def _unless_missing(self, call: Callable[[], Awaitable[R]], /) -> R | None:
         try:
-            blob = await self.storage.backend.read(self.key, limit=self.storage.limit)
+            return await call()
         except Exception as error:
             if isinstance(self._named(error), NotFoundError):
                 return None
             raise
-        return replace(blob.stat, mark=mark if blob.data == data else None)
 
 
 class _Write:

@@ -39,6 +39,8 @@ from benchmarks.cloud import (
     TASKS,
     Side,
     bare_aiobotocore,
+    contenders,
+    engine_sides,
     fill,
     missing,
     one_processor,
@@ -139,15 +141,13 @@ async def _throughput(work: Workspace, /) -> AsyncGenerator[Round | LeftOut]:
             continue
         async with AsyncExitStack() as stack:
             stub = stack.enter_context(serving())
-            sides: dict[str, Side] = {}
-            for engine in engines:
-                store = await stack.enter_async_context(AccountStore.open(store_config(service, engine, stub.url)))
-                sides[engine.contender] = our_side(store)
-                await fill(sides[engine.contender])
+            sides = await engine_sides(stack, service, stub.url)
+            for side in sides.values():
+                await fill(side)
             for name in Side._fields:
                 yield Round(
                     f"{service.name} {name}, {TASKS} in flight",
-                    [Contender(label, in_flight(getattr(side, name), TASKS)) for label, side in sides.items()],
+                    contenders(sides, name),
                     (Comparison(engines[1].contender, speedup, goal),),
                     work.effort(2, 4 * TASKS),
                 )

@@ -10,8 +10,7 @@ from warnings import catch_warnings
 import msgspec
 from anyio import CapacityLimiter, to_thread
 
-from accountstore import AccountStore
-from benchmarks.blocks import Case, Comparison, Contender, Goal, LeftOut, Round, in_flight, ratio
+from benchmarks.blocks import Case, Comparison, Goal, LeftOut, Round, ratio
 from benchmarks.cloud import (
     BUCKET,
     ENGINES,
@@ -23,14 +22,14 @@ from benchmarks.cloud import (
     TASKS,
     Side,
     bare_aiobotocore,
+    contenders,
+    engine_sides,
     fill,
     missing,
-    our_side,
     s3_client,
     s3_config,
     s3_options,
     serving,
-    store_config,
 )
 from benchmarks.samples import PLAIN_ACCOUNT, PlainAccount
 
@@ -166,10 +165,7 @@ async def _peers(work: Workspace, /) -> AsyncGenerator[Round | LeftOut]:
         yield LeftOut(_AIOBOTO3.name, f"{absent}; {_AIOBOTOCORE.name} stands for it")
     async with AsyncExitStack() as stack:
         stub = stack.enter_context(serving())
-        sides: dict[str, Side] = {}
-        for engine in engines:
-            store = await stack.enter_async_context(AccountStore.open(store_config(S3, engine, stub.url)))
-            sides[engine.contender] = our_side(store)
+        sides = await engine_sides(stack, S3, stub.url)
         peers: list[str] = []
         for peer in _PEERS:
             if absent := missing(*peer.packages):
@@ -182,7 +178,7 @@ async def _peers(work: Workspace, /) -> AsyncGenerator[Round | LeftOut]:
         for name in Side._fields:
             yield Round(
                 f"S3 {name} beside others, {TASKS} in flight",
-                [Contender(label, in_flight(getattr(side, name), TASKS)) for label, side in sides.items()],
+                contenders(sides, name),
                 [
                     *(Comparison(peer, ratio, _AHEAD) for peer in peers),
                     *(Comparison(peer, ratio, ours=engines[1].contender) for peer in peers),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from contextlib import contextmanager, suppress
+from contextlib import AsyncExitStack, contextmanager, suppress
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,14 +12,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
-from accountstore import Location, StorageConfig, StoreConfig
-from benchmarks.blocks import in_flight
+from accountstore import AccountStore, Location, StorageConfig, StoreConfig
+from benchmarks.blocks import Contender, in_flight
 from benchmarks.samples import ACCOUNT, PLAIN_ACCOUNT, PlainAccount
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 
-    from accountstore import AccountStore
 
 __all__ = (
     "AZURE",
@@ -37,6 +36,8 @@ __all__ = (
     "Service",
     "Side",
     "bare_aiobotocore",
+    "contenders",
+    "engine_sides",
     "fill",
     "missing",
     "one_processor",
@@ -129,6 +130,20 @@ def bare_aiobotocore(client: Any, /) -> Side:
         return client.put_object(Bucket=BUCKET, Key=KEYS[i % NAMES], Body=_encoder.encode(PLAIN_ACCOUNT))
 
     return Side(get, save)
+
+
+async def engine_sides(stack: AsyncExitStack, service: Service, url: str, /) -> dict[str, Side]:
+    """The library's side by each engine of a service, under its contender's name; closed with the stack."""
+    stores = {
+        engine.contender: await stack.enter_async_context(AccountStore.open(store_config(service, engine, url)))
+        for engine in ENGINES[service]
+    }
+    return {contender: our_side(store) for contender, store in stores.items()}
+
+
+def contenders(sides: Mapping[str, Side], name: str, /) -> list[Contender]:
+    """One operation of all sides, as many in flight as there are tasks."""
+    return [Contender(label, in_flight(getattr(side, name), TASKS)) for label, side in sides.items()]
 
 
 async def fill(side: Side, /) -> None:

@@ -22,7 +22,16 @@ from azure.core.exceptions import (
 )
 
 from accountstore.backends.base import Blob, Capabilities, CursorPages, Stat, Version, classify_oserror, each
-from accountstore.backends.buckets import CAPABILITIES, MARK, Opening, check_options, failure, split_url, unsent
+from accountstore.backends.buckets import (
+    CAPABILITIES,
+    INSTANCE,
+    MARK,
+    Opening,
+    check_options,
+    failure,
+    split_url,
+    unsent,
+)
 from accountstore.backends.fsspec import Lent, finalizers
 from accountstore.backends.loops import AsyncioThread
 from accountstore.errors import BackendError, ConfigError, ConflictError, DeniedError, NotFoundError, UnavailableError
@@ -70,7 +79,8 @@ class AzureBackend:
 
     async def _make(self) -> Any:
         """Make the filesystem, on an event loop of a thread's own: it imports, and reads files with credentials."""
-        fs = AzureBlobFileSystem(**self._options, asynchronous=True, skip_instance_cache=True, use_listings_cache=False)
+        options: dict[str, Any] = {**self._options, **INSTANCE}
+        fs = AzureBlobFileSystem(**options)
         # They keep the filesystem alive for ever, and fail at exit: fsspec/adlfs#495. It is closed here instead.
         for finalizer in finalizers(fs):
             finalizer.detach()

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from accountstore.backends.base import WriteMode
 
-__all__ = ("CAPABILITIES", "MARK", "Opening", "check_options", "failure", "split_url", "unsent")
+__all__ = ("CAPABILITIES", "INSTANCE", "MARK", "Opening", "check_options", "failure", "split_url", "unsent")
 
 T = TypeVar("T")
 
@@ -40,7 +40,10 @@ MARK = "accountstore_write"
 CAPABILITIES = Capabilities(create=True, update=True, atomic=True, durable=True, proven=False, marks=True)
 """What each promises, if its server does its part."""
 
-_OWN = frozenset({"asynchronous", "loop", "skip_instance_cache", "use_listings_cache"})
+INSTANCE: Mapping[str, bool] = {"asynchronous": True, "skip_instance_cache": True, "use_listings_cache": False}
+"""Options of a filesystem of fsspec's that is the store's own, and remembers nothing."""
+
+_OWN = frozenset({*INSTANCE, "loop"})
 _NO_BUCKET = frozenset({"NoSuchBucket", "ContainerNotFound", "ContainerBeingDeleted"})
 _EXISTS = frozenset({"BlobAlreadyExists"})
 _FULL = frozenset({"QuotaExceeded", "AccountLimitExceeded", "XMinioStorageFull"})

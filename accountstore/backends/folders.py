@@ -6,6 +6,7 @@ import os
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from accountstore.backends.syscalls import close
 from accountstore.errors import UnavailableError
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ class Folders:
     """
 
     def __init__(self, root: str, calls: SystemCalls, sweep: Callable[[int, str], object] | None, /) -> None:
-        self.root: str = root
+        self._root = root
         self._os = calls
         self._sweep = sweep
         self._ready: set[str] = set()
@@ -35,7 +36,7 @@ class Folders:
     def make_root(self) -> None:
         """Create the root, and the folders above it that are missing, private and durably."""
         above = "/"
-        for segment in self.root.strip("/").split("/"):
+        for segment in self._root.strip("/").split("/"):
             path = os.path.join(above, segment)
             made = False
             with suppress(FileExistsError):
@@ -44,7 +45,7 @@ class Folders:
                 try:
                     self._os.fchmod(fd, 0o700)
                 finally:
-                    self.close(fd)
+                    close(self._os, fd)
                 made = True
             # Also of what exists: whoever made it may not have reached its fsync. But where this process may not look
             # into a folder, it has not made one there; and not every kind of file system can fsync a folder.
@@ -53,14 +54,14 @@ class Folders:
                 try:
                     self._os.fsync(fd)
                 finally:
-                    self.close(fd)
+                    close(self._os, fd)
             above = path
-        self.close(self.open_root())
+        close(self._os, self.open_root())
 
     def open_root(self) -> int:
         """A descriptor of the root."""
         try:
-            return self._os.open(self.root, _ROOT)
+            return self._os.open(self._root, _ROOT)
         except (FileNotFoundError, NotADirectoryError):
             raise UnavailableError("the root folder of the storage is gone", sent=False) from None
 
@@ -72,14 +73,14 @@ class Folders:
                 try:
                     below = self._os.open(segment, _FOLDER, dir_fd=at)
                 finally:
-                    self.close(at)
+                    close(self._os, at)
                 at = below
         return at
 
     def require(self, folder: str, /) -> None:
         """Raise an `OSError` unless the folder is there, or was when it was prepared."""
         if folder not in self._ready:
-            self.close(self.open(folder))
+            close(self._os, self.open(folder))
 
     def prepare(self, folder: str, /) -> int:
         """Open a folder to write in. The first time, make it, make its name durable and sweep it."""
@@ -97,7 +98,7 @@ class Folders:
                     for entry in entries:
                         self._sweep(at, entry.name)
         except BaseException:
-            self.close(at)
+            close(self._os, at)
             raise
         if len(self._ready) >= _REMEMBERED_FOLDERS:
             self._ready.clear()
@@ -121,15 +122,8 @@ class Folders:
                 # Also of one that exists: whoever made it may not have reached its fsync.
                 self._os.fsync(at)
             except BaseException:
-                self.close(below)
+                close(self._os, below)
                 raise
         finally:
-            self.close(at)
+            close(self._os, at)
         return below
-
-    def close(self, fd: int, /) -> None:
-        """Close a descriptor. What an error here could tell of a write, fsync has told."""
-        try:  # noqa: SIM105 -- suppress() costs more, and every call closes several times
-            self._os.close(fd)
-        except OSError:
-            pass

@@ -22,7 +22,16 @@ from google.auth.exceptions import GoogleAuthError
 from yarl import URL
 
 from accountstore.backends.base import Blob, Capabilities, CursorPages, Stat, Version, classify_oserror, each
-from accountstore.backends.buckets import CAPABILITIES, MARK, Opening, check_options, failure, split_url, unsent
+from accountstore.backends.buckets import (
+    CAPABILITIES,
+    INSTANCE,
+    MARK,
+    Opening,
+    check_options,
+    failure,
+    split_url,
+    unsent,
+)
 from accountstore.backends.fsspec import Lent
 from accountstore.backends.loops import AsyncioThread
 from accountstore.errors import BackendError, ConflictError, DeniedError, NotFoundError, UnavailableError
@@ -72,12 +81,7 @@ class GCSBackend:
 
     async def _open(self) -> Any:
         """Make the filesystem, in a thread: finding credentials reads files and asks servers."""
-        options: dict[str, Any] = {
-            **self._options,
-            "asynchronous": True,
-            "skip_instance_cache": True,
-            "use_listings_cache": False,
-        }
+        options: dict[str, Any] = {**self._options, **INSTANCE}
         fs: Any = await asyncio.to_thread(lambda: GCSFileSystem(**options))
         await fs._set_session()  # noqa: SLF001 -- what gcsfs tells its asynchronous users to await
         return fs

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from accountstore.backends.base import Blob, Stat, Version, digest
 from accountstore.backends.folders import Folders
-from accountstore.backends.syscalls import SystemCalls
+from accountstore.backends.syscalls import SystemCalls, close
 from accountstore.errors import ConflictError, NotRegularError, UnavailableError
 from accountstore.validation import RESERVED_PREFIX, check_size
 
@@ -63,7 +63,7 @@ class Files:
         try:
             return self._read(at, key, name, limit)
         finally:
-            self._folders.close(at)
+            close(self._os, at)
 
     def read_many(self, keys: Sequence[str], /, *, limit: int) -> list[Blob | Exception]:
         """What `read` returns or raises for each key; each folder is opened once."""
@@ -80,7 +80,7 @@ class Files:
                     results.append(error)
         finally:
             for at in folders.values():
-                self._folders.close(at)
+                close(self._os, at)
         return results
 
     def stat(self, key: str, /) -> Stat:
@@ -90,12 +90,12 @@ class Files:
         try:
             fd = self._os.open(name, _FILE, dir_fd=at)
         finally:
-            self._folders.close(at)
+            close(self._os, at)
         try:
             status = self._regular(fd)
             return Stat(key, status.st_size, self._version(fd), _time(status))
         finally:
-            self._folders.close(fd)
+            close(self._os, fd)
 
     def write_many(self, writes: Sequence[Write], /) -> list[Stat | Exception]:
         """Write documents one after another; each folder goes to the disk once, before anything is acknowledged."""
@@ -119,7 +119,7 @@ class Files:
                             results[i] = error
         finally:
             for at in folders.values():
-                self._folders.close(at)
+                close(self._os, at)
         return results
 
     def write(self, key: str, data: bytes, mode: WriteMode, /) -> Stat:
@@ -132,7 +132,7 @@ class Files:
             result = self._write(at, key, name, data, mode)
             self._os.fsync(at)
         finally:
-            self._folders.close(at)
+            close(self._os, at)
         return result
 
     def delete(self, key: str, version: Version | None, /) -> None:
@@ -154,7 +154,7 @@ class Files:
             # Also of a missing one: whoever removed it may not have reached its fsync.
             self._os.fsync(at)
         finally:
-            self._folders.close(at)
+            close(self._os, at)
 
     def scan(self, prefix: str, /, *, recursive: bool) -> Iterator[list[Stat]]:
         """The documents in a folder, page by page. Dropping the iterator closes what it has open."""
@@ -182,7 +182,7 @@ class Files:
                         elif recursive and entry.is_dir(follow_symlinks=False):
                             folders.append(path)
             finally:
-                self._folders.close(at)
+                close(self._os, at)
         yield page
 
     # --- files --------------------------------------------------------------------------------------------------------
@@ -200,7 +200,7 @@ class Files:
             check_size(status.st_size, limit)
             data = self._read_all(fd, status.st_size)
         finally:
-            self._folders.close(fd)
+            close(self._os, fd)
         return Blob(data, Stat(key, len(data), digest(data), _time(status)))
 
     def _read_all(self, fd: int, size: int, /) -> bytes:
@@ -313,7 +313,7 @@ class Files:
                 self._os.flock(fd, fcntl.LOCK_UN)
             except OSError:
                 pass
-        self._folders.close(fd)
+        close(self._os, fd)
 
     def _compare_at(self, at: int, name: str, version: Version, /) -> None:
         """Find a conflict early, before the disk has work with the new document."""
@@ -321,7 +321,7 @@ class Files:
         try:
             self._compare(fd, version)
         finally:
-            self._folders.close(fd)
+            close(self._os, fd)
 
     def _compare(self, fd: int, version: Version, /) -> None:
         self._regular(fd)

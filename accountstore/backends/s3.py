@@ -26,7 +26,16 @@ from botocore.exceptions import (
 from s3fs import S3FileSystem
 
 from accountstore.backends.base import Blob, Capabilities, CursorPages, Stat, Version, classify_oserror, each
-from accountstore.backends.buckets import CAPABILITIES, MARK, Opening, check_options, failure, split_url, unsent
+from accountstore.backends.buckets import (
+    CAPABILITIES,
+    INSTANCE,
+    MARK,
+    Opening,
+    check_options,
+    failure,
+    split_url,
+    unsent,
+)
 from accountstore.backends.fsspec import Lent
 from accountstore.backends.loops import AsyncioThread
 from accountstore.errors import BackendError, ConflictError, DeniedError, NotFoundError, UnavailableError
@@ -101,9 +110,7 @@ class S3Backend:
         options: dict[str, Any] = {
             **self._options,
             "config_kwargs": {**config, "retries": {"total_max_attempts": 1}, "http_session_cls": _OneRequest},
-            "asynchronous": True,
-            "skip_instance_cache": True,
-            "use_listings_cache": False,
+            **INSTANCE,
         }
         fs: Any = S3FileSystem(**options)
         client = asyncio.run(fs.set_session())
@@ -121,9 +128,7 @@ class S3Backend:
         what = type(error).__name__
         if isinstance(error, (NoCredentialsError, PartialCredentialsError, CredentialRetrievalError)):
             return DeniedError(f"no credentials were found ({what})")
-        if isinstance(error, SSLError) or not isinstance(
-            error, (HTTPClientError, ConnectionError, aiohttp.ClientError)
-        ):
+        if isinstance(error, SSLError) or not isinstance(error, _UNREACHED):
             return BackendError(f"the request could not be made ({what})")
         return UnavailableError(f"the storage cannot be reached ({what})", sent=not unsent(error))
 

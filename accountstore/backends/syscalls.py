@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from contextlib import AbstractContextManager
 
-__all__ = ("SystemCalls", "filesystem_type")
+__all__ = ("SystemCalls", "close", "filesystem_type")
 
 
 def _fsync(fd: int, /) -> None:
@@ -45,6 +45,14 @@ class SystemCalls:
     def scandir(fd: int, /) -> AbstractContextManager[Iterator[os.DirEntry[str]]]:
         """The entries of an open folder."""
         return os.scandir(fd)
+
+
+def close(calls: SystemCalls, fd: int, /) -> None:
+    """Close a descriptor. What an error here could tell of a write, fsync has told."""
+    try:  # noqa: SIM105 -- suppress() costs more, and every call closes several times
+        calls.close(fd)
+    except OSError:
+        pass
 
 
 def filesystem_type(path: str, /, *, mounts: str = "/proc/self/mountinfo") -> str | None:
