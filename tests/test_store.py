@@ -661,8 +661,8 @@ async def test_the_deadline_ends_a_call_that_hangs(call: str, attempts: int) -> 
 async def test_the_deadline_is_that_of_all_attempts() -> None:
     """Failures and pauses take their time from the same deadline: attempts end with it, however many are left."""
     backend = faulty("read", 1000, "before")
-    store = await filled(backend, timeout=0.2, attempts=1000)
-    with anyio.fail_after(5), pytest.raises(UnavailableError, match=r"no answer within 0\.2 s"):
+    store = await filled(backend, timeout=1, attempts=1000)
+    with anyio.fail_after(5), pytest.raises(UnavailableError, match=r"no answer within 1 s"):
         await store.get(AT)
     assert 1 < backend.calls["read"] < 1000
 
