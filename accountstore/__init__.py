@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from accountstore.backends.base import Capabilities as Capabilities
     from accountstore.backends.base import Version as Version
-    from accountstore.checks import Check as Check
+    from accountstore.check import Check as Check
     from accountstore.config import StorageConfig as StorageConfig
     from accountstore.config import StoreConfig as StoreConfig
     from accountstore.errors import AccountStoreError as AccountStoreError
@@ -91,7 +91,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "Capabilities": "backends.base",
     "Version": "backends.base",
-    "Check": "checks",
+    "Check": "check",
     "StorageConfig": "config",
     "StoreConfig": "config",
     "Event": "events",

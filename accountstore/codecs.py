@@ -15,24 +15,18 @@ from msgspec import Raw, Struct
 
 from accountstore.errors import DecodeError, EncodeError
 from accountstore.model import Account, MultiAccount
-from accountstore.secrets import Secret
-from accountstore.validation import check_json, check_msgpack
+from accountstore.secrets import Secret, reveal
+from accountstore.strict import check_json, check_msgpack, require_msgpack
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Collection, Mapping
     from types import ModuleType
 
     from accountstore.model import Document
 
-__all__ = ("CODECS", "JSON", "MSGPACK", "Codec")
+__all__ = ("CODECS", "JSON", "MSGPACK", "Codec", "find_codec")
 
 D = TypeVar("D", bound=Account | MultiAccount)
-
-
-def _show(value: object, /) -> object:
-    if isinstance(value, Secret):
-        return value.reveal()
-    raise NotImplementedError
 
 
 def _hide(kind: type, value: object, /) -> Secret:
@@ -52,7 +46,7 @@ class Codec:
     def __init__(self, name: str, module: ModuleType, check: Callable[[bytes], None], /) -> None:
         self.name: str = name
         self._check = check
-        self._encoder = module.Encoder(enc_hook=_show)
+        self._encoder = module.Encoder(enc_hook=reveal)
         self._decoders: dict[type, Any] = {
             kind: module.Decoder(kind, dec_hook=_hide) for kind in (Account, MultiAccount)
         }
@@ -67,30 +61,33 @@ class Codec:
         Raises:
             EncodeError: the document is not one that `decode` would return equal; `field` says where.
         """
-        return self._encode(document, type(document))
-
-    def _encode(self, value: object, kind: type[Document], /) -> bytes:
         try:
-            data: bytes = self._encoder.encode(value)
+            data: bytes = self._encoder.encode(document)
             # What a document was encoded to needs no further check if it comes back equal, the usual case.
-            if type(value) is kind and self._comes_back(data, kind) == value:
+            if self._decoders[type(document)].decode(data) == document:
                 return data
+        except Exception:  # noqa: BLE001, S110 -- the same again, with a message that quotes no value
+            pass
+        return self.encode_tree(document, type(document))
+
+    def encode_tree(self, tree: object, kind: type[Document], /) -> bytes:
+        """The bytes of a document of this kind, whole: fields that this release does not know included.
+
+        Raises:
+            EncodeError: as `encode`; or a field cannot be written in this format.
+        """
+        try:
+            data: bytes = self._encoder.encode(tree)
             back: object = self.decode(data, kind)
         except DecodeError as error:
             failure = EncodeError(error.message, field=error.field)
         except Exception:  # noqa: BLE001 -- whatever the encoder meets in a caller's object; its text may quote a value
             failure = EncodeError("has a value that the format cannot carry")
         else:
-            if back == value or not isinstance(value, kind):
+            if back == tree or not isinstance(tree, kind):
                 return data
             failure = EncodeError("has a value of a wrong type, which would not come back equal")
         raise failure
-
-    def _comes_back(self, data: bytes, kind: type, /) -> object:
-        try:
-            return self._decoders[kind].decode(data)
-        except msgspec.ValidationError:
-            return None
 
     def decode(self, data: bytes, kind: type[D], /) -> D:
         """The document in `data`.
@@ -113,37 +110,49 @@ class Codec:
         self._check(data)
         raise DecodeError(reason, field=field)
 
-    def merge(self, document: Document, original: bytes, /) -> bytes:
-        """The bytes of `document`, with the fields of `original` that this release does not know.
-
-        In a multi account, an account keeps its unknown fields while it is unchanged, keeps its protocol, host and
-        login, or keeps its place.
+    def decode_tree(self, data: bytes, /) -> object:
+        """The whole of a document that `decode` takes, as dictionaries, lists and scalars: for another codec.
 
         Raises:
-            EncodeError: as `encode`.
+            EncodeError: it has a value that no other format can carry.
         """
-        if type(document) not in self._decoders:
-            raise EncodeError("is not an account document")
-        self.encode(document)
-        return self._encode(self._overlay(document, original), type(document))
-
-    def transcode(self, data: bytes, codec: Codec, kind: type[Document], /) -> bytes:
-        """The same document, unknown fields included, in another codec's format.
-
-        Raises:
-            DecodeError: the bytes are not such a document.
-            EncodeError: a field cannot be written in the other format.
-        """
-        self.decode(data, kind)
-        if codec is self:
-            return data
         try:
-            tree = self._tree.decode(data)
+            tree: object = self._tree.decode(data)
         except (msgspec.MsgspecError, UnicodeError, RecursionError):
             tree = inf  # such as a number that Python does not have
         if not _is_finite(tree):
             raise EncodeError("has a value that the other format cannot carry")
-        return codec._encode(tree, kind)
+        return tree
+
+    def merge(
+        self,
+        document: Document,
+        original: bytes,
+        /,
+        *,
+        set: Mapping[str, Any] | None = None,  # noqa: A002 -- as `update` of a dict names what it sets
+        drop: Collection[str] = (),
+    ) -> bytes:
+        """The bytes of `document`, with the fields of `original` that this release does not know.
+
+        In a multi account, an account keeps its unknown fields while it is unchanged, keeps its protocol, host and
+        login, or keeps its place. `set` gives values to top-level fields that this release does not know; `drop` leaves
+        such fields out.
+
+        Raises:
+            EncodeError: as `encode`.
+            ValueError: `set` or `drop` names a field of the model.
+        """
+        kind = type(document)
+        if kind not in self._decoders:
+            raise EncodeError("is not an account document")
+        if not {*(set or ()), *drop}.isdisjoint(kind.__struct_encode_fields__):
+            raise ValueError("set and drop take only fields that the model does not have")
+        self.encode(document)
+        fields = self._overlay(document, original) | dict(set or ())
+        for name in drop:
+            fields.pop(name, None)
+        return self.encode_tree(fields, kind)
 
     def _overlay(self, new: Struct, original: bytes | Raw, /) -> dict[str, Any]:
         """The fields of `new`, plus those of `original` that its class does not know, at every level."""
@@ -213,3 +222,10 @@ MSGPACK = Codec("MessagePack", msgspec.msgpack, check_msgpack)
 
 CODECS: Mapping[str, Codec] = {"json": JSON, "msgpack": MSGPACK}
 """The codecs by their names in the configuration."""
+
+
+def find_codec(name: str, /) -> Codec:
+    """The codec of a name in the configuration. Raises `ConfigError` where its package is not installed."""
+    if name == "msgpack":
+        require_msgpack()
+    return CODECS[name]

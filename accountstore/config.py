@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import os
 import re
-from itertools import takewhile
 from math import inf
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -26,10 +25,10 @@ from msgspec import Struct, field
 
 from accountstore.codecs import CODECS
 from accountstore.errors import ConfigError, LocationError
-from accountstore.validation import MAX_BYTES, check_storage, near_miss
+from accountstore.validation import MAX_BYTES, check_storage_name, did_you_mean
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
 __all__ = ("StorageConfig", "StoreConfig", "load_config")
 
@@ -68,13 +67,13 @@ class StorageConfig(Struct, frozen=True):
         return scheme.lower() if mark else "file"
 
     @property
-    def shown_url(self) -> str:
+    def redacted_url(self) -> str:
         """The URL without its user part and its query."""
-        return _shown(self.url)
+        return _redacted(self.url)
 
     @property
-    def shown_place(self) -> str:
-        """The shown URL of a storage elsewhere, with the endpoint that its options name; empty for one in here."""
+    def display_name(self) -> str:
+        """How errors name a storage elsewhere: its redacted URL, and the endpoint among its options. Else empty."""
         if self.scheme in {"file", "local", "memory"}:
             return ""
         client: object = self.options.get("client_kwargs")
@@ -83,16 +82,16 @@ class StorageConfig(Struct, frozen=True):
         if endpoint is None:
             found = re.search(r"(?i)(?:^|;)BlobEndpoint=([^;]+)", str(options.get("connection_string", "")))
             endpoint = found[1] if found else None
-        return self.shown_url + (f" at {_shown(str(endpoint))}" if endpoint else "")
+        return self.redacted_url + (f" at {_redacted(str(endpoint))}" if endpoint else "")
 
     def __repr__(self) -> str:
-        return f"StorageConfig({self.shown_url!r}, options={sorted(self.options)}, codec={self.codec!r})"
+        return f"StorageConfig({self.redacted_url!r}, options={sorted(self.options)}, codec={self.codec!r})"
 
     def __rich_repr__(self) -> list[tuple[str, Any]]:
-        return [("url", self.shown_url), ("options", sorted(self.options)), ("codec", self.codec)]
+        return [("url", self.redacted_url), ("options", sorted(self.options)), ("codec", self.codec)]
 
 
-def _shown(url: str, /) -> str:
+def _redacted(url: str, /) -> str:
     return re.split("[?#]", re.sub(r"(?<=://).*@", "", url), maxsplit=1)[0]
 
 
@@ -110,67 +109,59 @@ class StoreConfig(Struct, frozen=True, kw_only=True):
         """The default storage's name.
 
         Raises:
-            ConfigError: the configuration as a whole does not hold together.
+            ConfigError: the configuration as a whole does not hold together; the message begins with the key.
         """
-        try:
-            return _default_name(self)
-        except _FaultError as error:
-            raise ConfigError(error.message) from None
+        for name, storage in self.storages.items():
+            _check_storage(name, storage)
+        if self.max_bytes < 1:
+            raise ConfigError("max_bytes: must be at least 1")
+        if not self.storages:
+            raise ConfigError("storages: no storage is configured")
+        if self.default is None:
+            if len(self.storages) > 1:
+                raise ConfigError(f"default: say which storage is the default: {', '.join(sorted(self.storages))}")
+            return next(iter(self.storages))
+        if self.default not in self.storages:
+            hint = did_you_mean(self.default, self.storages)
+            raise ConfigError(f"default: no storage {self.default!r} is configured{hint}")
+        return self.default
 
 
-class _FaultError(ConfigError):
-    """A fault under a path of keys, whose line is looked up for the message."""
-
-    def __init__(self, message: str, /, *keys: str) -> None:
-        super().__init__(message)
-        self.keys = keys
+def _key(*names: str) -> str:
+    """The path of a key as TOML writes it: `storages."First Storage".url`."""
+    return ".".join(name if re.fullmatch(r"[\w-]+", name, re.ASCII) else f'"{name}"' for name in names)
 
 
-def _default_name(config: StoreConfig, /) -> str:
-    for name, storage in config.storages.items():
-        keys = ("storages", name)
-        try:
-            check_storage(name)
-        except LocationError as error:
-            raise _FaultError(error.message, *keys) from None
-        _check_url(storage.url, *keys, "url")
-        _check_words(storage, *keys)
-    if config.max_bytes < 1:
-        raise _FaultError("max_bytes: must be at least 1", "max_bytes")
-    if not config.storages:
-        raise _FaultError("no storage is configured")
-    if config.default is None:
-        if len(config.storages) > 1:
-            raise _FaultError(f"default: say which storage is the default: {', '.join(sorted(config.storages))}")
-        return next(iter(config.storages))
-    if config.default not in config.storages:
-        fault = f"default: no storage {config.default!r} is configured{near_miss(config.default, config.storages)}"
-        raise _FaultError(fault, "default")
-    return config.default
-
-
-def _check_words(storage: StorageConfig, /, *keys: str) -> None:
-    """Refuse a word that is not known, and a number that cannot be meant."""
+def _check_storage(name: str, storage: StorageConfig, /) -> None:
+    """Refuse a name that is not allowed, a word that is not known, and a number that cannot be meant."""
+    try:
+        check_storage_name(name)
+    except LocationError as error:
+        raise ConfigError(f"{_key('storages', name)}: {error.message}") from None
+    _check_url(name, storage.url)
     for key, known in (("codec", CODECS), ("engine", _ENGINES), ("conditions", _CONDITIONS)):
         word: str = getattr(storage, key)
         if word not in known:
-            raise _FaultError(f"storage {keys[1]!r}: unknown {key} {word!r}{near_miss(word, known)}", *keys, key)
+            raise ConfigError(f"{_key('storages', name, key)}: unknown {key} {word!r}{did_you_mean(word, known)}")
     if not 0 < storage.timeout < inf:
-        raise _FaultError(f"storage {keys[1]!r}: timeout: must be more than 0 seconds", *keys, "timeout")
+        raise ConfigError(f"{_key('storages', name, 'timeout')}: must be more than 0 seconds")
     if storage.attempts < 1:
-        raise _FaultError(f"storage {keys[1]!r}: attempts: must be at least 1", *keys, "attempts")
+        raise ConfigError(f"{_key('storages', name, 'attempts')}: must be at least 1")
 
 
-def _check_url(url: str, /, *keys: str) -> None:
+def _check_url(name: str, url: str, /) -> None:
     """Refuse a URL that would be taken for a folder but was hardly meant so."""
     scheme, mark, rest = url.partition("://")
     folder = rest if mark else url
+    fault = ""
     if not folder and scheme != "memory" and not mark:
-        raise _FaultError(f"storage {keys[1]!r}: the url is empty", *keys)
-    if not mark and ":" in url.partition("/")[0]:
-        raise _FaultError(f"storage {keys[1]!r}: the url must be scheme://... or a folder", *keys)
-    if mark and scheme.lower() in {"file", "local"} and folder[:1] not in {"/", "~"}:
-        raise _FaultError(f"storage {keys[1]!r}: the url of a folder begins with {scheme}:///", *keys)
+        fault = "is empty"
+    elif not mark and ":" in url.partition("/")[0]:
+        fault = "must be scheme://... or a folder"
+    elif mark and scheme.lower() in {"file", "local"} and folder[:1] not in {"/", "~"}:
+        fault = f"of a folder begins with {scheme}:///"
+    if fault:
+        raise ConfigError(f"{_key('storages', name, 'url')}: the url {fault}")
 
 
 def load_config(config: StoreConfig | str | os.PathLike[str] | None = None, /) -> StoreConfig:
@@ -179,7 +170,7 @@ def load_config(config: StoreConfig | str | os.PathLike[str] | None = None, /) -
     the user's data folder.
 
     Raises:
-        ConfigError: a file cannot be read or understood; the message has the line.
+        ConfigError: a file cannot be read or understood; the message names the file and the key.
     """
     if isinstance(config, StoreConfig):
         return config
@@ -203,7 +194,7 @@ def _load_file(path: str, /) -> StoreConfig:
         return _read_file(path)
     except ConfigError as error:
         # Raised below: the frames that it comes from hold the file's text and the environment's secrets.
-        failure = ConfigError(error.message)
+        failure = ConfigError(f"{path}: {error.message}")
     raise failure
 
 
@@ -212,18 +203,13 @@ def _read_file(path: str, /) -> StoreConfig:
 
     try:
         with open(path, encoding="utf-8-sig") as file:
-            text = file.read()
+            tree = loads(file.read())
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read ({type(error).__name__})") from None
-    try:
-        tree = loads(text)
+        raise ConfigError(f"cannot be read ({type(error).__name__})") from None
     except TOMLDecodeError as error:
-        raise ConfigError(f"{path}: {error}") from None
-    try:
-        config = _parse(tree, os.path.dirname(os.path.abspath(path)))
-        _default_name(config)
-    except _FaultError as error:
-        raise ConfigError(f"{path}{_line(text, error.keys)}: {error.message}") from None
+        raise ConfigError(str(error)) from None
+    config = _parse(tree, os.path.dirname(os.path.abspath(path)))
+    config.default_name()
     return config
 
 
@@ -231,30 +217,31 @@ def _parse(tree: dict[str, Any], folder: str, /) -> StoreConfig:
     _check_keys(tree, StoreConfig)
     storages = tree.get("storages", {})
     if not isinstance(storages, dict):
-        raise _FaultError("storages: must be a table", "storages")
+        raise ConfigError("storages: must be a table")
     parsed: dict[str, StorageConfig] = {}
     for name, table in cast("dict[str, Any]", storages).items():
         if not isinstance(table, dict):
-            raise _FaultError(f"storage {name!r}: must be a table with a url", "storages", name)
+            raise ConfigError(f"{_key('storages', name)}: must be a table with a url")
         parsed[name] = _parse_storage(cast("dict[str, Any]", table), name, folder)
     return _convert({**tree, "storages": parsed}, StoreConfig)
 
 
 def _parse_storage(table: dict[str, Any], name: str, folder: str, /) -> StorageConfig:
-    keys = ("storages", name)
-    _check_keys(table, StorageConfig, *keys)
-    storage = _convert(table, StorageConfig, *keys)
+    _check_keys(table, StorageConfig, "storages", name)
+    storage = _convert(table, StorageConfig, "storages", name)
     url = storage.url
-    _check_url(url, *keys, "url")
+    _check_url(name, url)
     if "://" not in url and not url.startswith("~"):
         url = os.path.join(folder, url)
-    return msgspec.structs.replace(storage, url=url, options=_expand(storage.options, *keys, "options"))
+    options = _expand(storage.options, "storages", name, "options")
+    return msgspec.structs.replace(storage, url=url, options=options)
 
 
 def _check_keys(table: Mapping[str, Any], kind: type[Struct], /, *keys: str) -> None:
     for key in table:
         if key not in kind.__struct_fields__:
-            raise _FaultError(f"unknown key {key!r}{near_miss(key, kind.__struct_fields__)}", *keys, key)
+            where = f"{_key(*keys)}: " if keys else ""
+            raise ConfigError(f"{where}unknown key {key!r}{did_you_mean(key, kind.__struct_fields__)}")
 
 
 def _convert(table: Mapping[str, Any], kind: type[T], /, *keys: str) -> T:
@@ -263,7 +250,8 @@ def _convert(table: Mapping[str, Any], kind: type[T], /, *keys: str) -> T:
     except msgspec.ValidationError as error:
         reason, _, where = str(error).partition(" - at `$.")
         key = where.rstrip("`").partition(".")[0].partition("[")[0]
-        raise _FaultError(f"{key}: {reason}" if key else reason, *keys, *([key] if key else ())) from None
+        path = _key(*keys, *([key] if key else ()))
+        raise ConfigError(f"{path}: {reason}" if path else reason) from None
 
 
 def _expand(value: Any, /, *keys: str) -> Any:
@@ -282,33 +270,4 @@ def _environment(name: str, /, *keys: str) -> str:
     try:
         return os.environ[name]
     except KeyError:
-        raise _FaultError(f"the environment variable {name} is not set", *keys) from None
-
-
-def _line(text: str, keys: Sequence[str], /) -> str:
-    """The line of the deepest of `keys` that a header or an assignment names, as `:12`."""
-    deepest, found = 0, ""
-    table: list[str] = []
-    for number, line in enumerate(text.splitlines(), 1):
-        left, mark, right = line.strip().partition("=")
-        if left.startswith("#") or not left.strip():
-            continue
-        if left.startswith("["):
-            path = table = _words(line.rpartition("]")[0])
-            right = ""
-        elif mark:
-            path = table + _words(left)
-        else:
-            continue
-        depth = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(path, keys, strict=False)))
-        if depth == len(path):
-            # Keys of an inline table stand after the sign.
-            inside = set(_words(right)) if "{" in right else set()
-            depth += sum(1 for _ in takewhile(inside.__contains__, keys[depth:]))
-        if depth > deepest:
-            deepest, found = depth, f":{number}"
-    return found
-
-
-def _words(text: str, /) -> list[str]:
-    return ["".join(quoted) for quoted in re.findall(r'"([^"]*)"|\'([^\']*)\'|([\w-]+)', text)]
+        raise ConfigError(f"{_key(*keys)}: the environment variable {name} is not set") from None

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable  # noqa: TC003 -- Struct resolves it
 from functools import cache
 from typing import TYPE_CHECKING, Self, TypeAlias
 
-from msgspec import Struct
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from accountstore.backends.base import Version
+from accountstore.errors import LocationError
 from accountstore.location import Location
 
 if TYPE_CHECKING:
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 
-__all__ = ("Event", "Observer", "Operation", "Stopwatch", "listening", "tell")
+__all__ = ("Event", "EventLog", "Observer", "Operation")
 
 
 _DEBUG = 10
@@ -47,9 +49,51 @@ Observer: TypeAlias = "Callable[[Event], object]"
 """Called with each event, on the event loop: it should return soon. What it raises is logged and forgotten."""
 
 
-def listening(observer: Observer | None, /) -> bool:
-    """Whether an event would reach anyone."""
-    return observer is not None or _logger().isEnabledFor(_DEBUG)
+class EventLog(Struct, frozen=True, eq=False):
+    """Where the events of a store go: to its observer, or to the standard logger `accountstore` at DEBUG.
+
+    `storage` is the one that locations without a storage name mean, `folder` the one that the store is narrowed to.
+    """
+
+    observer: Observer | None
+    storage: str
+    folder: str = ""
+
+    def is_heard(self) -> bool:
+        """Whether an event would reach anyone."""
+        return self.observer is not None or _logger().isEnabledFor(_DEBUG)
+
+    def emit(self, operation: Operation, outcome: str, seconds: float, /) -> None:
+        """Make an operation an event."""
+        location = operation.location
+        event = Event(
+            operation=operation.name,
+            storage=(operation.storage if location is None else location.storage) or self.storage,
+            location=self._whole(location),
+            target=self._whole(operation.target),
+            outcome=outcome,
+            version=operation.version,
+            bytes=operation.bytes,
+            attempts=operation.attempts,
+            seconds=seconds,
+        )
+        if self.observer is None:
+            what = str(event.location or event.storage) + (f" to {event.target}" if event.target is not None else "")
+            _logger().debug("%s %s: %s (%.1f ms)", event.operation, what, event.outcome, event.seconds * 1e3)
+            return
+        try:
+            self.observer(event)
+        except Exception as error:  # noqa: BLE001 -- an observer must not break an operation
+            _logger().error("the observer raised %s on %s", type(error).__name__, event.operation)
+
+    def _whole(self, location: Location | None, /) -> Location | None:
+        """A location as the store that this one narrows has it."""
+        if location is None or not self.folder:
+            return location
+        try:
+            return replace(location, folder=self.folder + (f"/{location.folder}" if location.folder else ""))
+        except LocationError:
+            return location  # too long: the operation is about to say so
 
 
 @cache
@@ -59,47 +103,23 @@ def _logger() -> Logger:
     return getLogger("accountstore")
 
 
-class Stopwatch:
-    """A `with` block and how long it took, in seconds."""
-
-    seconds: float
-
-    def __enter__(self) -> Self:
-        self._started = time.perf_counter()
-        return self
-
-    def __exit__(self, kind: object, error: object, at: object) -> None:
-        self.seconds = time.perf_counter() - self._started
-
-
 class Operation(Struct, eq=False):
-    """A call; as a `with` block, `report` is called at its end with how it ended and the seconds it took."""
+    """A call under way: a `with` block that is an event when it ends."""
 
-    report: Callable[[Operation, str, float], None]
+    log: EventLog
     name: str
     location: Location | None
-    target: Location | None
-    storage: str | None
+    target: Location | None = None
+    storage: str | None = None
     version: Version | None = None
     bytes: int | None = None
     attempts: int = 1
-    started: float = 0.0
+    started: float = field(default_factory=time.perf_counter)
 
     def __enter__(self) -> Self:
-        self.started = time.perf_counter()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self.report(self, "ok" if kind is None else kind.__name__, time.perf_counter() - self.started)
-
-
-def tell(observer: Observer | None, event: Event, /) -> None:
-    """Hand an event to the observer, or to the standard logger `accountstore` at DEBUG."""
-    if observer is None:
-        what = str(event.location or event.storage) + (f" to {event.target}" if event.target is not None else "")
-        _logger().debug("%s %s: %s (%.1f ms)", event.operation, what, event.outcome, event.seconds * 1e3)
-        return
-    try:
-        observer(event)
-    except Exception as error:  # noqa: BLE001 -- an observer must not break an operation
-        _logger().error("the observer raised %s on %s", type(error).__name__, event.operation)
+        log = self.log
+        if log.observer is not None or _logger().isEnabledFor(_DEBUG):  # `is_heard`, without a call
+            log.emit(self, "ok" if kind is None else kind.__name__, time.perf_counter() - self.started)

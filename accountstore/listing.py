@@ -8,25 +8,25 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
-from accountstore.attempts import ask
+from accountstore.aio.pages import items_of
 from accountstore.backends.base import Version
-from accountstore.batches import Batches
-from accountstore.errors import AccountStoreError, LocationError
+from accountstore.errors import LocationError
+from accountstore.events import Operation
 from accountstore.location import Location
 from accountstore.validation import kind_of
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable, Sequence
+    from collections.abc import AsyncIterator, Sequence
 
     from accountstore.backends.base import Stat
-    from accountstore.reach import Reach
-    from accountstore.storage import Storage
+    from accountstore.events import EventLog
+    from accountstore.scope import Resolver
 
 __all__ = ("Entry", "list_documents")
 
 
 class Entry(Struct, frozen=True):
-    """A document in a listing, or what `stat` tells of one. In a listing, `version` may be None."""
+    """A document in a listing, or as `stat` finds it. In a listing, `version` may be None."""
 
     location: Location
     size: int
@@ -34,35 +34,31 @@ class Entry(Struct, frozen=True):
     modified: datetime | None
 
 
-def list_documents(reach: Reach, folder: str, storage: str | None, /, *, recursive: bool) -> AsyncIterator[Entry]:
+def list_documents(
+    resolver: Resolver, log: EventLog, folder: str, storage: str | None, /, *, recursive: bool
+) -> AsyncIterator[Entry]:
     """The documents in a folder within reach, and below it if `recursive`. Each page is an event."""
-    found, prefix = reach.folder(folder, storage)
+    found, prefix = resolver.folder(folder, storage)
     above = len(prefix) - len(folder) if folder else len(prefix) + bool(prefix)
-    pages = found.backend.scan(prefix, recursive=recursive)
-
-    async def next_entries() -> Iterable[Entry]:
-        entries: Iterable[Entry] = ()
-        while not entries:
-            page = await _next_page(reach, found, pages)
-            if page is None:
-                break
-            entries = [entry for stat in page if (entry := _entry(stat, stat.key[above:], storage))]
-        return entries
-
-    return Batches(next_entries)
+    pages = found.client.pages(prefix, recursive=recursive)
+    return items_of(partial(_next_page, resolver, log, pages, found.name, above, storage))
 
 
-async def _next_page(reach: Reach, storage: Storage, pages: AsyncIterator[Sequence[Stat]], /) -> Sequence[Stat] | None:
-    with reach.operation("list", None, storage=storage.name):
-        reach.storages.find(storage.name)
-
-        async def next_page() -> Sequence[Stat] | None:
-            return await anext(pages, None)
-
-        page = await ask(next_page, partial(storage.named, location=None), storage.policy)
-        if isinstance(page, AccountStoreError):
-            raise page
-        return page
+async def _next_page(
+    resolver: Resolver,
+    log: EventLog,
+    pages: AsyncIterator[Sequence[Stat]],
+    name: str,
+    above: int,
+    storage: str | None,
+    /,
+) -> list[Entry] | None:
+    with Operation(log, "list", None, storage=name):
+        resolver.storages.find(name)  # as long as the store is open
+        page = await anext(pages, None)
+    if page is None:
+        return None
+    return [entry for stat in page if (entry := _entry(stat, stat.key[above:], storage))]
 
 
 def _entry(stat: Stat, path: str, storage: str | None, /) -> Entry | None:

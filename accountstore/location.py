@@ -1,4 +1,4 @@
-"""Location: where a document is, checked when it is made."""
+"""Location: where a document is, checked when it is made; and the errors that are about one."""
 
 from __future__ import annotations
 
@@ -7,9 +7,13 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 from msgspec.structs import force_setattr
 
-from accountstore.validation import check_file_name, check_folder, check_path, check_storage
+from accountstore.errors import AccountStoreError
+from accountstore.validation import check_file_name, check_folder, check_path, check_storage_name
 
-__all__ = ("Location",)
+if TYPE_CHECKING:
+    from types import TracebackType
+
+__all__ = ("Located", "Location")
 
 
 class _FileName(Struct, frozen=True, rename="camel"):
@@ -47,7 +51,7 @@ class Location(
         check_folder(self.folder)
         check_path(self.folder, self.file_name)
         if self.storage is not None:
-            check_storage(self.storage)
+            check_storage_name(self.storage)
 
     @property
     def path(self) -> str:
@@ -66,8 +70,21 @@ class Location(
         """
         storage, colon, path = text.rpartition(":")
         if colon:
-            check_storage(storage)
+            check_storage_name(storage)
         folder, slash, name = path.rpartition("/")
         if slash and not folder:
             check_folder("/")
         return cls(name, folder=folder, storage=storage or None)
+
+
+class Located(Struct, frozen=True):
+    """A `with` block whose errors are about one location. They carry no frame of its calls, which hold documents."""
+
+    location: Location
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if isinstance(error, AccountStoreError):
+            error.location = self.location
+            error.__traceback__ = error.__context__ = None

@@ -56,13 +56,6 @@ class ProtocolType(StrEnum):
     WEB_DAV = "WebDav"
 
 
-def _conceal(document: Struct, *names: str) -> None:
-    for name in names:
-        value = getattr(document, name)
-        if type(value) is str:
-            force_setattr(document, name, Secret(value))
-
-
 class PasswordCredentials(
     Struct,
     frozen=True,
@@ -82,7 +75,9 @@ class PasswordCredentials(
         def __init__(self, *, login: str, password: Secret | str) -> None: ...
 
     def __post_init__(self) -> None:
-        _conceal(self, "password")
+        password: object = self.password
+        if type(password) is str:
+            force_setattr(self, "password", Secret(password))
 
 
 class OAuthCredentials(
@@ -124,7 +119,10 @@ class OAuthCredentials(
         ) -> None: ...
 
     def __post_init__(self) -> None:
-        _conceal(self, "client_secret", "refresh_token", "access_token")
+        for name in ("client_secret", "refresh_token", "access_token"):
+            value = getattr(self, name)
+            if type(value) is str:
+                force_setattr(self, name, Secret(value))
         # Anything else is for the codec to refuse.
         if isinstance(self.expires_at, datetime) and self.expires_at.tzinfo not in {None, UTC}:
             try:

@@ -23,7 +23,7 @@ __all__ = ("find_backend",)
 
 _GENERIC = "accountstore.backends.fsspec:open_backend"
 # Elsewhere a folder is reached through fsspec, which promises less and whose capabilities say so.
-_LOCAL = "accountstore.backends.local:open_backend" if os.name == "posix" else _GENERIC
+_LOCAL = "accountstore.backends.local.backend:open_backend" if os.name == "posix" else _GENERIC
 
 _S3, _GCS, _AZURE = (f"accountstore.backends.{name}:open_backend" for name in ("s3", "gcs", "azure"))
 _BUILTIN: Mapping[str, str] = {
@@ -38,7 +38,7 @@ _BUILTIN: Mapping[str, str] = {
     "abfs": _AZURE,
     "abfss": _AZURE,
 }
-_OBSTORE = "accountstore.backends.obstore:open_backend"
+_OBSTORE = "accountstore.backends.obstore.backend:open_backend"
 _EXTRAS: Mapping[str, str] = {_S3: "s3", _GCS: "gcs", _AZURE: "azure", _OBSTORE: "fast"}
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from functools import cache
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, NoReturn, final
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-__all__ = ("Secret", "SecretBytes")
+__all__ = ("Secret", "SecretBytes", "reveal")
 
 _MASK = "**********"
 
@@ -57,7 +58,7 @@ class Secret:
     def __eq__(self, other: object, /) -> bool:
         if not isinstance(other, Secret):
             return NotImplemented
-        theirs = other.reveal().encode("utf-8", "surrogatepass")
+        theirs = other._text.encode("utf-8", "surrogatepass")
         return _compare_digest()(self._text.encode("utf-8", "surrogatepass"), theirs)
 
     def __hash__(self) -> int:
@@ -83,6 +84,10 @@ class Secret:
 
     def __getstate__(self) -> NoReturn:
         raise TypeError("a Secret cannot be pickled")
+
+
+reveal = attrgetter("_text")
+"""What `Secret.reveal` returns, without a call of it: for encoders."""
 
 
 @final

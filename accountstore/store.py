@@ -2,47 +2,43 @@
 
 from __future__ import annotations
 
-from inspect import isawaitable, iscoroutinefunction
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias, TypeVar, cast
+from inspect import iscoroutinefunction
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, cast
 
-from accountstore.attempts import pause
-from accountstore.backends.base import Version
+from accountstore import updating
 from accountstore.batches import get_many, save_many
-from accountstore.errors import AccountStoreError, ConflictError, LocationError, NotFoundError, UnsupportedError
+from accountstore.errors import NotFoundError, UnsupportedError
+from accountstore.events import EventLog, Operation
 from accountstore.listing import Entry, list_documents
 from accountstore.model import Account, MultiAccount
-from accountstore.reach import Reach
-from accountstore.storage import Stored, known
+from accountstore.scope import Resolver
+from accountstore.storage import Stored
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterable, Mapping
+    from collections.abc import AsyncIterator, Generator, Iterable, Mapping
     from types import TracebackType
 
     from fsspec import AbstractFileSystem
 
-    from accountstore.backends.base import Blob, Capabilities, Stat, WriteMode
-    from accountstore.checks import Check
+    from accountstore.backends.base import Capabilities, Version, WriteMode
+    from accountstore.check import Check
     from accountstore.config import StoreConfig
-    from accountstore.events import Observer, Operation
+    from accountstore.errors import AccountStoreError
+    from accountstore.events import Observer
     from accountstore.location import Location
     from accountstore.model import Document
-    from accountstore.storage import Place
+    from accountstore.updating import Change
     from accountstore.validation import Kind
 
-__all__ = ("AccountStore", "Change")
+__all__ = ("AccountStore",)
 
 D = TypeVar("D", bound=Account | MultiAccount)
-Change: TypeAlias = "Callable[[D], D | Awaitable[D]]"
 
 _KINDS: Mapping[type, Kind] = {Account: "account", MultiAccount: "multi"}
-_ATTEMPTS = 64
-_FIRST_PAUSE = 0.002
-_LONGEST_PAUSE = 0.25
-_SWAP = Version("")
 
 
-class _Opening:
+class _OpenStore:
     """What `AccountStore.open` returns: `async with` it, or await it and close the store yourself."""
 
     def __init__(self, config: StoreConfig | str | os.PathLike[str] | None, observer: Observer | None, /) -> None:
@@ -51,9 +47,9 @@ class _Opening:
         self._store: AccountStore | None = None
 
     async def _open(self) -> AccountStore:
-        from accountstore.opening import open_storages
+        from accountstore.storages import open_storages
 
-        return AccountStore(Reach(await open_storages(self._config), self._observer))
+        return AccountStore(Resolver(await open_storages(self._config)), self._observer)
 
     def __await__(self) -> Generator[Any, None, AccountStore]:
         return self._open().__await__()
@@ -81,13 +77,14 @@ class AccountStore:
     later; the document is then the old or the new one, whole.
     """
 
-    def __init__(self, reach: Reach, /) -> None:
-        self._reach = reach
+    def __init__(self, resolver: Resolver, observer: Observer | None = None, /) -> None:
+        self._resolver = resolver
+        self._log = EventLog(observer, resolver.default, resolver.prefix)
 
     @classmethod
     def open(
         cls, config: StoreConfig | str | os.PathLike[str] | None = None, /, *, observer: Observer | None = None
-    ) -> _Opening:
+    ) -> _OpenStore:
         """Open all configured storages: `async with AccountStore.open() as store`, or `store = await
         AccountStore.open()` and `await store.aclose()` later.
 
@@ -102,7 +99,7 @@ class AccountStore:
         """
         if iscoroutinefunction(observer):
             raise TypeError("the observer must be a plain function, not a coroutine function")
-        return _Opening(config, observer)
+        return _OpenStore(config, observer)
 
     async def __aenter__(self) -> Self:
         return self
@@ -114,8 +111,8 @@ class AccountStore:
 
     async def aclose(self) -> None:
         """Close all storages. A second call does nothing; a store made by `scoped` leaves them open."""
-        if self._reach.scope is None:
-            await self._reach.storages.aclose()
+        if self._resolver.only is None:
+            await self._resolver.storages.aclose()
 
     # --- one document -------------------------------------------------------------------------------------------------
 
@@ -190,16 +187,16 @@ class AccountStore:
         Raises:
             NotFoundError: there is no such document.
         """
-        with self._reach.operation("stat", location) as operation:
-            stat = await self._reach.place(location).stat()
+        with Operation(self._log, "stat", location) as operation:
+            stat = await self._resolver.ref(location).stat()
             operation.version = stat.version
             return Entry(location, stat.size, stat.version, stat.modified)
 
     async def exists(self, location: Location, /) -> bool:
         """Whether there is a document of either kind."""
-        with self._reach.operation("exists", location):
+        with Operation(self._log, "exists", location):
             try:
-                await self._reach.place(location).stat()
+                await self._resolver.ref(location).stat()
             except NotFoundError:
                 return False
             return True
@@ -211,9 +208,9 @@ class AccountStore:
             ConflictError: a version was given and is no longer the current one.
             UnsupportedError: a version was given and the storage cannot compare and swap.
         """
-        with self._reach.operation("delete", location) as operation:
+        with Operation(self._log, "delete", location) as operation:
             operation.version = version
-            await self._reach.place(location).delete(version)
+            await self._resolver.ref(location).delete(version)
 
     async def copy(self, source: Location, target: Location, /, *, mode: WriteMode = "overwrite") -> Version:
         """Copy a document of either kind to a location of the same kind, on any storage. Returns the target's version.
@@ -224,10 +221,10 @@ class AccountStore:
             NotFoundError: there is no document at the source.
             Others as `save`, about the target.
         """
-        with self._reach.operation("copy", source, target) as operation:
-            places = self._reach.two_places(source, target)
-            _, stat = await self._copy(*places, mode, operation)
-            return known(stat)
+        with Operation(self._log, "copy", source, target) as operation:
+            refs = self._resolver.pair(source, target)
+            _, stored = await updating.copy(operation, *refs, mode)
+            return stored.version
 
     async def move(self, source: Location, target: Location, /, *, mode: WriteMode = "overwrite") -> Version:
         """Copy a document and remove the source. Returns the target's version.
@@ -238,22 +235,9 @@ class AccountStore:
         Raises:
             As `copy`; ConflictError where the source kept changing, or the target changed meanwhile: both stay.
         """
-        with self._reach.operation("move", source, target) as operation:
-            place, onto = self._reach.two_places(source, target)
-            conditional = await place.can_delete_version()
-            for operation.attempts in range(1, _ATTEMPTS + 1):
-                blob, stat = await self._copy(place, onto, mode, operation)
-                try:
-                    await place.delete(known(blob.stat) if conditional else None)
-                except ConflictError:
-                    if operation.attempts == _ATTEMPTS or not onto.storage.capabilities.update:
-                        raise
-                    mode = known(stat)
-                    await pause(operation.attempts, _FIRST_PAUSE, _LONGEST_PAUSE)
-                else:
-                    await self._keep(blob, place, onto)
-                    return known(stat)
-            raise AssertionError("unreachable: the last attempt returns or raises")
+        with Operation(self._log, "move", source, target) as operation:
+            refs = self._resolver.pair(source, target)
+            return (await updating.move(operation, *refs, mode)).version
 
     # --- many documents -----------------------------------------------------------------------------------------------
 
@@ -262,7 +246,7 @@ class AccountStore:
 
         Memory holds a page at a time; each request for one is an event. Files that are no documents do not show.
         """
-        return list_documents(self._reach, folder, storage, recursive=recursive)
+        return list_documents(self._resolver, self._log, folder, storage, recursive=recursive)
 
     def get_many(
         self, locations: Iterable[Location], /, *, concurrency: int = 8
@@ -272,7 +256,7 @@ class AccountStore:
         Results come in windows: a window is read with at most `concurrency` requests under way, and memory holds one
         window. Storages that gain from it read many documents in one go.
         """
-        return get_many(self._reach, locations, concurrency)
+        return get_many(self._resolver, self._log, locations, concurrency)
 
     def save_many(
         self,
@@ -288,18 +272,18 @@ class AccountStore:
         Iterated on after a cancellation, a window is saved again, so that a `"create"` may meet its own document.
         Otherwise as `get_many` and `save`.
         """
-        return save_many(self._reach, documents, mode, concurrency)
+        return save_many(self._resolver, self._log, documents, mode, concurrency)
 
     # --- storages -----------------------------------------------------------------------------------------------------
 
     @property
     def storages(self) -> tuple[str, ...]:
         """The names of the storages that locations may name; the default one first."""
-        return self._reach.names()
+        return self._resolver.names()
 
     def capabilities(self, storage: str | None = None, /) -> Capabilities:
         """What a storage promises, as its backend declares it; `check` proves it."""
-        return self._reach.storage(storage).capabilities
+        return self._resolver.storage(storage).client.capabilities
 
     async def check(self, storage: str | None = None, /) -> Check:
         """Prove on a storage that it is reachable and honours conditions.
@@ -307,10 +291,10 @@ class AccountStore:
         It writes and removes a passing document at the storage's root, or in the folder of a scoped store. What it
         refuses is in the result, not raised.
         """
-        from accountstore.checks import check_storage
+        from accountstore.check import check
 
-        with self._reach.operation("check", None, storage=storage):
-            return await check_storage(*self._reach.folder("", storage))
+        with Operation(self._log, "check", None, storage=storage):
+            return await check(*self._resolver.folder("", storage))
 
     def scoped(self, folder: str, /, *, storage: str | None = None) -> AccountStore:
         """The same store narrowed to one folder of one storage: for one tenant.
@@ -321,7 +305,7 @@ class AccountStore:
         Raises:
             LocationError: the folder is not allowed, or the storage is not configured.
         """
-        return AccountStore(self._reach.narrowed(folder, storage))
+        return AccountStore(self._resolver.scoped(folder, storage), self._log.observer)
 
     async def filesystem(self, storage: str | None = None, /) -> tuple[AbstractFileSystem, str]:
         """The fsspec filesystem that reaches the same files, and the storage's root in it: the escape hatch.
@@ -331,71 +315,28 @@ class AccountStore:
         Raises:
             UnsupportedError: the backend has none, or the store is narrowed by `scoped`.
         """
-        found = self._reach.storage(storage)
-        if self._reach.scope is not None:
+        found = self._resolver.storage(storage)
+        if self._resolver.only is not None:
             raise UnsupportedError("a scoped store gives no filesystem: it would reach outside its folder")
-        from anyio.to_thread import run_sync
-
-        try:
-            return cast("tuple[AbstractFileSystem, str]", await run_sync(found.backend.filesystem))
-        except Exception as error:  # noqa: BLE001 -- named here, raised outside its frames
-            failure = found.named(error, None)
-        raise failure
+        return cast("tuple[AbstractFileSystem, str]", await found.client.filesystem())
 
     def __repr__(self) -> str:
         return f"<AccountStore {', '.join(self.storages)}>"
 
-    # --- how ----------------------------------------------------------------------------------------------------------
+    # --- both kinds ---------------------------------------------------------------------------------------------------
 
     async def _read(self, name: str, location: Location, kind: type[D], /) -> Stored[D]:
-        with self._reach.operation(name, location) as operation:
-            place = self._reach.place(location, _KINDS[kind])
-            stored = place.decode(await place.read(), kind)
+        with Operation(self._log, name, location) as operation:
+            stored = (await self._resolver.ref(location, _KINDS[kind]).read(kind)).stored
             operation.version, operation.bytes = stored.version, stored.size
             return stored
 
     async def _save(self, name: str, location: Location, document: D, kind: type[D], mode: WriteMode, /) -> Version:
-        with self._reach.operation(name, location) as operation:
-            place = self._reach.place(location, _KINDS[kind])
-            stat = await place.write(place.encode(document, kind), mode)
-            operation.version, operation.bytes = stat.version, stat.size
-            return known(stat)
+        with Operation(self._log, name, location) as operation:
+            stored = await self._resolver.ref(location, _KINDS[kind]).write(document, kind, mode)
+            operation.version, operation.bytes = stored.version, stored.size
+            return stored.version
 
     async def _update(self, name: str, location: Location, change: Change[D], kind: type[D], /) -> Stored[D]:
-        with self._reach.operation(name, location) as operation:
-            place = self._reach.place(location, _KINDS[kind])
-            await place.require(_SWAP)
-            for operation.attempts in range(1, _ATTEMPTS + 1):
-                blob = await place.read()
-                before = place.decode(blob, kind)
-                operation.version, operation.bytes = before.version, before.size
-                changed = change(before.document)
-                document = await changed if isawaitable(changed) else changed
-                if document == before.document:
-                    return before
-                try:
-                    stat = await place.write(place.merge(document, kind, blob), before.version)
-                except ConflictError:
-                    if operation.attempts == _ATTEMPTS:
-                        raise
-                else:
-                    operation.version, operation.bytes = stat.version, stat.size
-                    return Stored(document, known(stat), stat.size, stat.modified)
-                await pause(operation.attempts, _FIRST_PAUSE, _LONGEST_PAUSE)
-            raise AssertionError("unreachable: the last attempt returns or raises")
-
-    async def _keep(self, blob: Blob, place: Place, onto: Place, /) -> None:
-        """Put a moved document back if removing it from one storage has removed it from the other: they are one."""
-        if place.storage is not onto.storage:
-            try:
-                await onto.stat()
-            except NotFoundError:
-                await onto.write(place.transcode(blob, onto), "overwrite")
-                raise LocationError("source and target are the same document", location=place.location) from None
-
-    async def _copy(self, place: Place, onto: Place, mode: WriteMode, operation: Operation, /) -> tuple[Blob, Stat]:
-        await onto.require(mode)
-        blob = await place.read()
-        stat = await onto.write(place.transcode(blob, onto), mode)
-        operation.version, operation.bytes = stat.version, stat.size
-        return blob, stat
+        with Operation(self._log, name, location) as operation:
+            return await updating.update(operation, self._resolver.ref(location, _KINDS[kind]), change, kind)

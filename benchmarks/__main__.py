@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 
-from accountstore.backends.syscalls import filesystem_type
+from accountstore.backends.local.syscalls import filesystem_type
 from benchmarks import cases_cloud, cases_cloud_peers, cases_import, cases_local, cases_memory, cases_peers
 from benchmarks.blocks import LeftOut, Tally, Workspace, measure
 from benchmarks.chart import chart

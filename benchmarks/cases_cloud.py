@@ -97,7 +97,7 @@ async def _s3fs_pair(url: str, /) -> AsyncGenerator[tuple[Side, Side]]:
 
 @asynccontextmanager
 async def _obstore_pair(url: str, /) -> AsyncGenerator[tuple[Side, Side]]:
-    from accountstore.backends.obstore_options import open_store
+    from accountstore.backends.obstore.options import open_store
 
     engine, _ = ENGINES[S3]
     async with AccountStore.open(store_config(S3, engine, url)) as store:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from accountstore.backends.syscalls import filesystem_type
+from accountstore.backends.local.syscalls import filesystem_type
 from benchmarks.blocks import summarise
 
 if TYPE_CHECKING:

@@ -24,10 +24,10 @@ from hypothesis.stateful import run_state_machine_as_test
 
 from accountstore.backends.fsspec import FsspecBackend
 from accountstore.backends.fsspec import open_backend as open_fsspec
-from accountstore.backends.local import LocalBackend
-from accountstore.backends.local import open_backend as open_local
+from accountstore.backends.local.backend import LocalBackend
+from accountstore.backends.local.backend import open_backend as open_local
 from accountstore.backends.memory import MemoryBackend
-from accountstore.backends.posix import Files
+from accountstore.backends.local.files import Files
 from accountstore.errors import BackendError, NotRegularError, UnavailableError
 from accountstore.testing import BackendTests, Harness, backend_machine
 

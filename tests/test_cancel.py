@@ -25,10 +25,10 @@ from accountstore import (
     StorageConfig,
     StoreConfig,
 )
-from accountstore.backends.local import LocalBackend
+from accountstore.backends.local.backend import LocalBackend
 from accountstore.backends.memory import MemoryBackend
-from accountstore.backends.posix import Files
-from accountstore.backends.syscalls import SystemCalls
+from accountstore.backends.local.files import Files
+from accountstore.backends.local.syscalls import SystemCalls
 from accountstore.codecs import JSON
 from accountstore.testing import store_over
 
@@ -232,7 +232,7 @@ async def test_cancelled_by_the_task_at_each_step(name: str) -> None:
 class Tearing(Stepping):
     """Writes in two steps."""
 
-    async def write(self, key: str, data: bytes, /, *, mode: Any, mark: str = "") -> Any:
+    async def write(self, key: str, data: bytes, /, *, mode: Any, write_token: str = "") -> Any:
         await self.inner.write(key, data[:-5], mode=mode)
         await self.step()
         return await self.inner.write(key, data, mode="overwrite")
@@ -261,7 +261,7 @@ async def test_control_without_the_wait_a_write_is_torn(monkeypatch: pytest.Monk
     async def at_once(call: Callable[[], Awaitable[object]], _deadline: object) -> object:
         return await call()
 
-    monkeypatch.setattr("accountstore.attempts.to_the_end", at_once)
+    monkeypatch.setattr("accountstore.retry.to_the_end", at_once)
     store = await _cut_in_a_write()
     with pytest.raises(AccountStoreError):
         await assert_whole(store, "save")
@@ -705,7 +705,7 @@ async def test_opening_cancelled_at_each_step_leaves_nothing_open(monkeypatch: p
             scope.cancel()
         await anyio.lowlevel.checkpoint()
 
-    monkeypatch.setattr("accountstore.opening.find_backend", find)
+    monkeypatch.setattr("accountstore.storages.find_backend", find)
     config = StoreConfig(default="a", storages={name: StorageConfig("x://") for name in "abc"})
     for at in range(1, 5):
         opened.clear()

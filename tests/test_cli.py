@@ -596,7 +596,7 @@ def test_check_of_a_storage_that_ignores_conditions_ends_with_one(
     run: Commands, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A backend that declares more than it keeps is found out."""
-    from accountstore.backends.posix import Files
+    from accountstore.backends.local.files import Files
 
     def compare(*_: object) -> None:
         pass

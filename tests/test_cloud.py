@@ -32,7 +32,7 @@ from accountstore import (
     StoreConfig,
     UnsupportedError,
 )
-from accountstore.proving import Proof, prove
+from accountstore.probe import Proof, prove
 from accountstore.registry import find_backend
 from accountstore.testing import BackendTests, Harness, backend_machine
 

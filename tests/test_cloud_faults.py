@@ -38,7 +38,7 @@ from accountstore import (
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 
-    from accountstore.attempts import Change, Policy
+    from accountstore.retry import Change, Policy
 
 pytestmark = [pytest.mark.anyio, pytest.mark.once]
 
@@ -254,7 +254,7 @@ async def no_pause(*_: object) -> None:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Attempts follow one another at once."""
-    monkeypatch.setattr("accountstore.attempts.pause", no_pause)
+    monkeypatch.setattr("accountstore.retry.pause", no_pause)
 
 
 @pytest.fixture(scope="session")

@@ -87,7 +87,7 @@ async def test_control_an_opening_that_belongs_to_its_caller_begins_again(
     async def ask(opening: Any) -> object:
         return await opening._make()
 
-    monkeypatch.setattr("accountstore.backends.buckets.Opening.ask", ask)
+    monkeypatch.setattr("accountstore.backends.object_store.Opening.ask", ask)
     async with AccountStore.open(target.config(stub.url)) as store:
         moments = before_opening(target, monkeypatch, slowly)
         target.put(stub, AT, OLD)

@@ -13,7 +13,7 @@ from cloudstub import Stub
 from cloudtargets import ABSENT, AT, BUCKET, NEW, OLD, OTHER, Target, assert_closed, on_each_target
 
 from accountstore import AccountStore, Location
-from accountstore.backends.buckets import MARK
+from accountstore.backends.object_store import MARK
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping

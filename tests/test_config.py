@@ -27,7 +27,7 @@ from accountstore import (
 )
 from accountstore.backends.memory import MemoryBackend
 from accountstore.config import load_config
-from accountstore.opening import open_storages
+from accountstore.storages import open_storages
 from accountstore.testing import FaultyBackend
 
 if TYPE_CHECKING:
@@ -426,7 +426,7 @@ class Unproven(MemoryBackend):
 
     @property
     def capabilities(self) -> Capabilities:
-        return replace(super().capabilities, proven=False)
+        return replace(super().capabilities, verify=True)
 
 
 async def _open_unproven(url: str, options: Mapping[str, object], /) -> MemoryBackend:
@@ -457,7 +457,7 @@ def test_a_policy_is_that_of_its_storage(write: Callable[..., Path], monkeypatch
         storages = await open_storages(config)
         return [await proof(storages.find(name)) for name in ("a", "b")]
 
-    monkeypatch.setattr("accountstore.opening.find_backend", find)
+    monkeypatch.setattr("accountstore.storages.find_backend", find)
     assert anyio.run(main) == [((30.0, 4), True), ((5.0, 1), False)]
     assert engines == ["fsspec", "obstore"]
 
@@ -528,7 +528,7 @@ def test_a_configuration_does_not_show_its_secrets(storage: StorageConfig) -> No
     for value in (storage, StoreConfig(storages={"a": storage})):
         for shown in (repr(value), str(value), f"{value}", f"{[value]}", repr(getattr(value, "__rich_repr__", list)())):
             assert CANARY not in shown
-    assert CANARY not in storage.shown_url
+    assert CANARY not in storage.redacted_url
 
 
 def test_a_configuration_shows_the_rest() -> None:

@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias, cast
 
 import pytest
 
-from accountstore.backends.base import Version, Write, classify_oserror, digest
-from accountstore.backends.posix import Files
+from accountstore.backends.base import Version, Write, classify_error, digest
+from accountstore.backends.local.files import Files
 from accountstore.errors import (
     BackendError,
     ConflictError,
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 
     from accountstore.backends.base import WriteMode
-    from accountstore.backends.syscalls import SystemCalls
+    from accountstore.backends.local.syscalls import SystemCalls
 
 ROOT = "/srv/accounts"
 LIMIT = 1000
@@ -797,7 +797,7 @@ def test_failing_call_is_a_typed_error_and_leaves_nothing(operation: Operation, 
         for result in outcome.results:
             if isinstance(result, Exception):
                 failures += 1
-                assert classify_oserror(result) is FAULTS[code], outcome.call
+                assert classify_error(result) is FAULTS[code], outcome.call
         _check_documents(operation, outcome)
         assert not _passing(outcome.disk.now()), outcome.call
         assert not outcome.process.descriptors, outcome.call
@@ -813,7 +813,7 @@ def test_failing_disk_is_a_typed_error_and_tears_nothing(operation: Operation, w
         for result in outcome.results:
             if isinstance(result, Exception):
                 failures += 1
-                assert classify_oserror(result) is BackendError, outcome.call
+                assert classify_error(result) is BackendError, outcome.call
         _check_documents(operation, outcome)
         assert not outcome.process.descriptors, outcome.call
     assert failures >= 8
@@ -844,7 +844,7 @@ def test_failing_call_while_reading_leaves_no_descriptor() -> None:
                 read(process.files())
             except OSError as error:
                 failures += 1
-                assert classify_oserror(error) is BackendError
+                assert classify_error(error) is BackendError
             assert not process.descriptors, (name, point)
             if left > 0:
                 break
@@ -995,7 +995,7 @@ class Turns:
 
     @property
     def error(self) -> type[BackendError] | None:
-        return classify_oserror(self.result) if isinstance(self.result, Exception) else None
+        return classify_error(self.result) if isinstance(self.result, Exception) else None
 
 
 @dataclass

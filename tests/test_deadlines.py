@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import pytest
 
-from accountstore.deadlines import Deadline, to_the_end
+from accountstore.aio.shield import Deadline, to_the_end
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine

@@ -43,7 +43,7 @@ from accountstore import (
     Version,
     errors,
 )
-from accountstore.backends.base import classify_oserror
+from accountstore.backends.base import classify_error
 from accountstore.backends.memory import MemoryBackend
 from accountstore.testing import store_over
 
@@ -83,7 +83,7 @@ class Raising(MemoryBackend):
         self.fail()
         return await super().read_many(keys, limit=limit)
 
-    async def write(self, key: str, data: bytes, /, *, mode: WriteMode, mark: str = "") -> Stat:
+    async def write(self, key: str, data: bytes, /, *, mode: WriteMode, write_token: str = "") -> Stat:
         self.fail()
         return await super().write(key, data, mode=mode)
 
@@ -319,7 +319,7 @@ def test_every_errno_has_a_class() -> None:
     }
     for number in errno.errorcode:
         error = OSError(number, os.strerror(number))
-        kind = classify_oserror(error)
+        kind = classify_error(error)
         assert issubclass(kind, BackendError)
         for base, wanted in python.items():
             if isinstance(error, base):
@@ -357,7 +357,7 @@ def test_every_errno_has_a_class() -> None:
 def test_error_numbers_mean_what_an_operator_expects(name: str, kind: type[BackendError]) -> None:
     """Full, forbidden, misplaced and unreachable are told apart, and only what may pass is temporary."""
     number = getattr(errno, name)
-    assert classify_oserror(OSError(number, os.strerror(number))) is kind
+    assert classify_error(OSError(number, os.strerror(number))) is kind
 
 
 ODD: tuple[Exception, ...] = (
@@ -388,7 +388,7 @@ ODD: tuple[Exception, ...] = (
 @pytest.mark.parametrize("error", ODD, ids=[f"{i} {type(error).__name__}" for i, error in enumerate(ODD)])
 async def test_whatever_a_storage_raises_is_typed(error: Exception) -> None:
     """No exception of a storage, however odd its arguments, comes out of a call but as a `BackendError`."""
-    assert issubclass(classify_oserror(error), BackendError)
+    assert issubclass(classify_error(error), BackendError)
     backend = Raising()
     store = over(backend)
     await store.save(AT, ACCOUNT)

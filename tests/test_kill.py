@@ -31,11 +31,11 @@ from functools import partial
 import anyio, fsspec, trio
 from fsspec.implementations.local import LocalFileSystem
 
-import accountstore.backends.local, accountstore.opening
+import accountstore.backends.local, accountstore.storages
 from accountstore import Account, AccountStore, AccountStoreError, Location, PasswordCredentials
 from accountstore import StorageConfig, StoreConfig
 from accountstore.backends.base import digest
-from accountstore.backends.posix import Files
+from accountstore.backends.local.files import Files
 from accountstore.codecs import JSON
 from accountstore.validation import RESERVED_PREFIX
 from msgspec.structs import replace

@@ -56,15 +56,15 @@ from accountstore import (
     TooLargeError,
     Version,
 )
-from accountstore.attempts import Policy
-from accountstore.backends.base import Blob, Stat, Write, classify_oserror, each
-from accountstore.backends.local import LocalBackend
+from accountstore.retry import Policy
+from accountstore.backends.base import Blob, Stat, Write, classify_error, each
+from accountstore.backends.local.backend import LocalBackend
 from accountstore.backends.memory import MemoryBackend
-from accountstore.backends.posix import Files
-from accountstore.backends.syscalls import SystemCalls
+from accountstore.backends.local.files import Files
+from accountstore.backends.local.syscalls import SystemCalls
 from accountstore.codecs import JSON, MSGPACK
-from accountstore.opening import Storages
-from accountstore.reach import Reach
+from accountstore.storages import Storages
+from accountstore.scope import Reach
 from accountstore.secrets import SecretBytes
 from accountstore.storage import Storage
 from accountstore.validation import MAX_BYTES
@@ -394,7 +394,7 @@ class HostileBackend:
             self._fail()
         return await each(self.read(key, limit=limit) for key in keys)
 
-    async def write(self, key: str, data: bytes, /, *, mode: WriteMode, mark: str = "") -> Stat:
+    async def write(self, key: str, data: bytes, /, *, mode: WriteMode, write_token: str = "") -> Stat:
         text = data.decode()
         raise self._make() from HostileError(text)
 
@@ -417,7 +417,7 @@ class HostileBackend:
         self._fail()
 
     def classify(self, error: Exception, /) -> type[BackendError]:
-        return classify_oserror(error)
+        return classify_error(error)
 
     async def versioned(self) -> bool | None:
         self._fail()
@@ -437,7 +437,7 @@ class SlowBackend(MemoryBackend):
         await anyio.sleep(60)
         return blob
 
-    async def write(self, key: str, data: bytes, /, *, mode: WriteMode, mark: str = "") -> Stat:
+    async def write(self, key: str, data: bytes, /, *, mode: WriteMode, write_token: str = "") -> Stat:
         stat = await super().write(key, data, mode=mode)
         await anyio.sleep(60)
         return stat
@@ -705,7 +705,7 @@ async def test_a_hostile_backend_shows_nothing(error: str, logs: LogRecords, mon
         pauses[attempt] += 1
         await anyio.lowlevel.checkpoint()
 
-    monkeypatch.setattr("accountstore.attempts.pause", pause)
+    monkeypatch.setattr("accountstore.retry.pause", pause)
     leaks = Leaks()
     async with opened(HostileBackend(HOSTILE[error])) as store:
         await every_call(leaks, store, error)
@@ -1035,7 +1035,7 @@ def test_an_error_tells_the_place_of_its_storage_and_shows_nothing(name: str) ->
     del endpoint, url
     where = "s3://bucket/prefix at https://endpoint.example.org:9000/path"
     storage = Storage(
-        "main", MemoryBackend(), JSON, MAX_BYTES, url=config.url, options=config.options, where=config.shown_place
+        "main", MemoryBackend(), JSON, MAX_BYTES, url=config.url, options=config.options, where=config.display_name
     )
     for raw in (OSError(errno.EIO, canary()), ConnectionResetError(canary()), BackendError("no")):
         error = storage.named(raw, MAIN)
@@ -1138,7 +1138,7 @@ async def test_a_cancelled_opening_shows_nothing(monkeypatch: pytest.MonkeyPatch
     def find(scheme: str, engine: str, /) -> object:
         return stuck
 
-    monkeypatch.setattr("accountstore.opening.find_backend", find)
+    monkeypatch.setattr("accountstore.storages.find_backend", find)
     with pytest.raises(TimeoutError) as raised, anyio.fail_after(0.05):
         await AccountStore.open(configuration())
     leaks.error("open", raised.value)

@@ -35,10 +35,10 @@ from accountstore import (
 )
 from accountstore import Location as At
 from accountstore.backends import local
-from accountstore.backends.base import Version, Write, classify_oserror, digest
-from accountstore.backends.local import open_backend
-from accountstore.backends.posix import Files
-from accountstore.backends.syscalls import SystemCalls, filesystem_type
+from accountstore.backends.base import Version, Write, classify_error, digest
+from accountstore.backends.local.backend import open_backend
+from accountstore.backends.local.files import Files
+from accountstore.backends.local.syscalls import SystemCalls, filesystem_type
 from accountstore.errors import BackendError, DeniedError, ExistsError, FullError, NotFoundError
 from accountstore.validation import RESERVED_PREFIX
 
@@ -85,7 +85,7 @@ def _failure(call: Callable[[Files, str], object], files: Files, key: str = KEY,
     try:
         call(files, key)
     except (OSError, BackendError) as error:
-        return classify_oserror(error)
+        return classify_error(error)
     return None
 
 
@@ -168,7 +168,7 @@ def _drop(entry: object, /) -> None:
 MODES = """
 import json, os, stat, sys
 from accountstore.backends.base import digest
-from accountstore.backends.posix import Files
+from accountstore.backends.local.files import Files
 from accountstore.validation import RESERVED_PREFIX
 
 above, user = sys.argv[1], int(sys.argv[2])
@@ -363,7 +363,7 @@ def test_document_swapped_for_a_link_meanwhile_is_never_read_through(root: Path,
             try:
                 results[files.read(KEY, limit=LIMIT).data] += 1
             except OSError as error:
-                results[classify_oserror(error)] += 1
+                results[classify_error(error)] += 1
     assert set(results) == {OLD, NotRegularError}
 
 
@@ -553,8 +553,8 @@ def test_full_disk_keeps_the_old_documents(tmp_path: Path, options: str) -> None
 
 LIMITED = """
 import json, resource, sys
-from accountstore.backends.base import classify_oserror, digest
-from accountstore.backends.posix import Files
+from accountstore.backends.base import classify_error, digest
+from accountstore.backends.local.files import Files
 
 resource.setrlimit(resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
 files = Files(sys.argv[1])
@@ -563,7 +563,7 @@ for mode in ("overwrite", digest(b"the old document")):
     try:
         files.write("mail/a.account", bytes(10_000), mode)
     except OSError as error:
-        names.append(classify_oserror(error).__name__)
+        names.append(classify_error(error).__name__)
 json.dump(names, sys.stdout)
 """
 
@@ -578,8 +578,8 @@ def test_write_that_stops_half_way_leaves_the_old_document(root: Path) -> None:
 
 DENIED = """
 import json, os, sys
-from accountstore.backends.base import Write, classify_oserror, digest
-from accountstore.backends.posix import Files
+from accountstore.backends.base import Write, classify_error, digest
+from accountstore.backends.local.files import Files
 
 root, user = sys.argv[1], int(sys.argv[2])
 digest(b"")
@@ -612,7 +612,7 @@ for name, call in calls.items():
         try:
             call(key)
         except Exception as error:
-            found[f"{name} {key}"] = classify_oserror(error).__name__
+            found[f"{name} {key}"] = classify_error(error).__name__
         else:
             found[f"{name} {key}"] = "went well"
 os.chmod(f"{root}/sealed", 0o700)
@@ -748,7 +748,7 @@ def test_root_is_made_below_a_folder_that_cannot_be_read(shared: Path) -> None:
 
 MADE = """
 import json, os, sys
-from accountstore.backends.posix import Files
+from accountstore.backends.local.files import Files
 from accountstore.backends.base import digest
 
 digest(b"")
@@ -906,7 +906,7 @@ def test_files_of_others_are_not_swept(root: Path) -> None:
 
 PAUSED = """
 import os, sys
-from accountstore.backends.posix import Files, SystemCalls
+from accountstore.backends.local.files import Files, SystemCalls
 
 class Paused(SystemCalls):
     first = True
@@ -964,7 +964,7 @@ def test_passing_file_of_a_killed_writer_is_swept(root: Path) -> None:
 
 FORKED = """
 import os, sys
-from accountstore.backends.posix import Files, SystemCalls
+from accountstore.backends.local.files import Files, SystemCalls
 
 class Forking(SystemCalls):
     child = 0

@@ -35,7 +35,7 @@ from accountstore import (
 )
 from accountstore.backends.base import Blob, Capabilities, Stat
 from accountstore.backends.memory import MemoryBackend
-from accountstore.backends.threads import Threads
+from accountstore.aio.threads import ThreadPool
 from accountstore.codecs import CODECS
 from accountstore.testing import store_over
 
@@ -104,7 +104,7 @@ class Busy(MemoryBackend):
         await self._take(list(keys))
         return await super().read_many(keys, limit=limit)
 
-    async def write(self, key: str, data: bytes, /, *, mode: WriteMode, mark: str = "") -> Stat:
+    async def write(self, key: str, data: bytes, /, *, mode: WriteMode, write_token: str = "") -> Stat:
         if self.batch == 1:
             await self._take([key])
         return await super().write(key, data, mode=mode)
@@ -278,7 +278,7 @@ class Flaky(MemoryBackend):
         self._fail(key)
         return await super().read(key, limit=limit)
 
-    async def write(self, key: str, data: bytes, /, *, mode: WriteMode, mark: str = "") -> Stat:
+    async def write(self, key: str, data: bytes, /, *, mode: WriteMode, write_token: str = "") -> Stat:
         self._fail(key)
         return await super().write(key, data, mode=mode)
 
@@ -288,7 +288,7 @@ def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     async def pause(attempt: int, /) -> None:
         await anyio.lowlevel.checkpoint()
 
-    monkeypatch.setattr("accountstore.attempts.pause", pause)
+    monkeypatch.setattr("accountstore.retry.pause", pause)
 
 
 @pytest.mark.usefixtures("_no_pauses")
@@ -462,13 +462,13 @@ async def test_a_batch_holds_a_folders_documents_together() -> None:
 async def test_local_documents_share_thread_hops(calls: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a local storage up to 128 documents go in one thread hop; one by one each takes its own."""
     hops: list[str] = []
-    run = Threads.run
+    run = ThreadPool.run
 
-    async def count_and_run(self: Threads, call: Any) -> object:
+    async def count_and_run(self: ThreadPool, call: Any) -> object:
         hops.append(call.func.__name__)
         return cast("object", await run(self, call))
 
-    monkeypatch.setattr(Threads, "run", count_and_run)
+    monkeypatch.setattr(ThreadPool, "run", count_and_run)
     async with AccountStore.open(StoreConfig(storages={"main": StorageConfig(str(tmp_path))})) as store:
         await fill(store, range(calls))
         assert hops == ["write_many"] * -(-calls // 128)

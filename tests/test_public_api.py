@@ -80,7 +80,7 @@ BACKEND_NAMES = (
     "Version",
     "Write",
     "WriteMode",
-    "classify_oserror",
+    "classify_error",
     "digest",
     "each",
 )

@@ -296,7 +296,7 @@ async def test_control_get_and_save_of_many_tasks_loses_some() -> None:
 
 
 def test_updates_of_many_loops_in_many_threads_all_count(tmp_path: Path) -> None:
-    """Threads with event loops of all kinds, each with its own store on one folder, lose no update."""
+    """ThreadPool with event loops of all kinds, each with its own store on one folder, lose no update."""
     _put(tmp_path, _account(port=1))
     failures: list[BaseException] = []
 

@@ -304,7 +304,7 @@ class Keys(MemoryBackend):
         super().__init__()
         self.written: list[str] = []
 
-    async def write(self, key: str, data: bytes, /, *, mode: WriteMode, mark: str = "") -> Stat:
+    async def write(self, key: str, data: bytes, /, *, mode: WriteMode, write_token: str = "") -> Stat:
         self.written.append(key)
         return await super().write(key, data, mode=mode)
 

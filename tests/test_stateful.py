@@ -20,7 +20,7 @@ from hypothesis.stateful import run_state_machine_as_test
 from accountstore import AccountStore, StorageConfig, StoreConfig, Version
 from accountstore.backends.base import Blob, Stat
 from accountstore.backends.fsspec import FsspecBackend
-from accountstore.backends.local import open_backend as open_local
+from accountstore.backends.local.backend import open_backend as open_local
 from accountstore.backends.memory import MemoryBackend
 from accountstore.errors import ConflictError, ExistsError, NotFoundError
 from accountstore.testing import BackendTests, Harness, backend_machine, store_machine, store_over
@@ -105,14 +105,14 @@ def test_store_refuses_what_a_storage_does_not_declare(anyio_backend: Any) -> No
 
 
 class _CreateOverwrites(MemoryBackend):
-    async def write(self, key: str, data: bytes, /, *, mode: WriteMode, mark: str = "") -> Stat:
+    async def write(self, key: str, data: bytes, /, *, mode: WriteMode, write_token: str = "") -> Stat:
         return await super().write(key, data, mode="overwrite" if mode == "create" else mode)
 
 
 class _CreateLooksFirst(MemoryBackend):
     """As fsspec's own `mode="create"` does."""
 
-    async def write(self, key: str, data: bytes, /, *, mode: WriteMode, mark: str = "") -> Stat:
+    async def write(self, key: str, data: bytes, /, *, mode: WriteMode, write_token: str = "") -> Stat:
         if mode == "create":
             try:
                 await self.stat(key)
@@ -124,7 +124,7 @@ class _CreateLooksFirst(MemoryBackend):
 
 
 class _SwapLooksFirst(MemoryBackend):
-    async def write(self, key: str, data: bytes, /, *, mode: WriteMode, mark: str = "") -> Stat:
+    async def write(self, key: str, data: bytes, /, *, mode: WriteMode, write_token: str = "") -> Stat:
         if isinstance(mode, Version):
             if (await self.stat(key)).version != mode:
                 raise ConflictError("the document has changed since it was read")
@@ -133,7 +133,7 @@ class _SwapLooksFirst(MemoryBackend):
 
 
 class _SwapIgnoresVersions(MemoryBackend):
-    async def write(self, key: str, data: bytes, /, *, mode: WriteMode, mark: str = "") -> Stat:
+    async def write(self, key: str, data: bytes, /, *, mode: WriteMode, write_token: str = "") -> Stat:
         return await super().write(key, data, mode="overwrite" if isinstance(mode, Version) else mode)
 
 
@@ -149,7 +149,7 @@ class _DeleteIgnoresVersions(MemoryBackend):
 
 
 class _WritesInTwoSteps(MemoryBackend):
-    async def write(self, key: str, data: bytes, /, *, mode: WriteMode, mark: str = "") -> Stat:
+    async def write(self, key: str, data: bytes, /, *, mode: WriteMode, write_token: str = "") -> Stat:
         stat = await super().write(key, data[: len(data) // 2], mode=mode)
         await sleep(0.002)  # longer than those who lost wait before they try again
         assert stat.version is not None
@@ -157,7 +157,7 @@ class _WritesInTwoSteps(MemoryBackend):
 
 
 class _AcknowledgesEarly(MemoryBackend):
-    async def write(self, key: str, data: bytes, /, *, mode: WriteMode, mark: str = "") -> Stat:
+    async def write(self, key: str, data: bytes, /, *, mode: WriteMode, write_token: str = "") -> Stat:
         if len(data) != len(b"new") * 20_000:
             return await super().write(key, data, mode=mode)
         await checkpoint()
@@ -182,7 +182,7 @@ class _UnquotesNames(MemoryBackend):
     async def read(self, key: str, /, *, limit: int) -> Blob:
         return await super().read(unquote(key), limit=limit)
 
-    async def write(self, key: str, data: bytes, /, *, mode: WriteMode, mark: str = "") -> Stat:
+    async def write(self, key: str, data: bytes, /, *, mode: WriteMode, write_token: str = "") -> Stat:
         return await super().write(unquote(key), data, mode=mode)
 
 

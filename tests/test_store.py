@@ -595,7 +595,7 @@ async def test_a_change_whose_answers_are_lost_is_made_once(call: str, pauses: l
 class Overtaking(MemoryBackend):
     """A write whose answer is lost, whereupon another writer is faster than whoever looks."""
 
-    async def write(self, key: str, data: bytes, /, *, mode: WriteMode, mark: str = "") -> Stat:
+    async def write(self, key: str, data: bytes, /, *, mode: WriteMode, write_token: str = "") -> Stat:
         await super().write(key, data, mode=mode)
         await super().write(key, JSON.encode(OAUTH), mode="overwrite")
         raise ConnectionResetError
@@ -676,9 +676,9 @@ class Server(MemoryBackend):
 
     @property
     def capabilities(self) -> Capabilities:
-        return replace(super().capabilities, proven=False)
+        return replace(super().capabilities, verify=True)
 
-    async def write(self, key: str, data: bytes, /, *, mode: WriteMode, mark: str = "") -> Stat:
+    async def write(self, key: str, data: bytes, /, *, mode: WriteMode, write_token: str = "") -> Stat:
         kind = mode if isinstance(mode, str) else "swap"
         return await super().write(key, data, mode=mode if kind in self.honoured else "overwrite")
 
@@ -1300,7 +1300,7 @@ async def test_check_of_a_plain_storage_proves_what_it_declares(tmp_path: Path) 
 class Careless(MemoryBackend):
     """Ignores the conditions that it declares."""
 
-    async def write(self, key: str, data: bytes, /, *, mode: WriteMode, mark: str = "") -> Stat:
+    async def write(self, key: str, data: bytes, /, *, mode: WriteMode, write_token: str = "") -> Stat:
         return await super().write(key, data, mode="overwrite")
 
     async def delete(self, key: str, /, *, version: Version | None = None) -> None:
@@ -1308,12 +1308,12 @@ class Careless(MemoryBackend):
 
 
 class CarelessCreate(MemoryBackend):
-    async def write(self, key: str, data: bytes, /, *, mode: WriteMode, mark: str = "") -> Stat:
+    async def write(self, key: str, data: bytes, /, *, mode: WriteMode, write_token: str = "") -> Stat:
         return await super().write(key, data, mode="overwrite" if mode == "create" else mode)
 
 
 class CarelessSwap(MemoryBackend):
-    async def write(self, key: str, data: bytes, /, *, mode: WriteMode, mark: str = "") -> Stat:
+    async def write(self, key: str, data: bytes, /, *, mode: WriteMode, write_token: str = "") -> Stat:
         return await super().write(key, data, mode="create" if mode == "create" else "overwrite")
 
 
@@ -1325,7 +1325,7 @@ class CarelessDelete(MemoryBackend):
 class Stubborn(MemoryBackend):
     """Refuses every swap."""
 
-    async def write(self, key: str, data: bytes, /, *, mode: WriteMode, mark: str = "") -> Stat:
+    async def write(self, key: str, data: bytes, /, *, mode: WriteMode, write_token: str = "") -> Stat:
         if isinstance(mode, Version):
             raise ConflictError("no")
         return await super().write(key, data, mode=mode)
@@ -1362,7 +1362,7 @@ class Down(MemoryBackend):
         self._fail("read")
         return await super().read(key, limit=limit)
 
-    async def write(self, key: str, data: bytes, /, *, mode: WriteMode, mark: str = "") -> Stat:
+    async def write(self, key: str, data: bytes, /, *, mode: WriteMode, write_token: str = "") -> Stat:
         self._fail("write")
         return await super().write(key, data, mode=mode)
 
@@ -1519,7 +1519,7 @@ async def test_a_failed_opening_closes_what_it_opened(monkeypatch: pytest.Monkey
 
         return factory
 
-    monkeypatch.setattr("accountstore.opening.find_backend", find)
+    monkeypatch.setattr("accountstore.storages.find_backend", find)
     storages = {"a": StorageConfig("good://"), "b": StorageConfig("bad://")}
     with pytest.raises(ConfigError, match="'b': cannot"):
         await AccountStore.open(StoreConfig(default="a", storages=storages))

@@ -27,7 +27,7 @@ from accountstore.validation import (
     check_size,
     check_storage,
     kind_of,
-    near_miss,
+    did_you_mean,
 )
 
 if TYPE_CHECKING:
@@ -257,7 +257,7 @@ def test_sizes() -> None:
 )
 def test_near_misses(word: str, known: list[str], said: str) -> None:
     """A message about an unknown word ends with the nearest known one, or with all."""
-    assert near_miss(word, known) == said
+    assert did_you_mean(word, known) == said
 
 
 # --- documents as bytes --------------------------------------------------------------------------------------------

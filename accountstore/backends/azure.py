@@ -6,10 +6,10 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from inspect import iscoroutinefunction
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from adlfs import AzureBlobFileSystem
 from azure.core import MatchConditions
@@ -17,32 +17,43 @@ from azure.core.exceptions import (
     AzureError,
     ClientAuthenticationError,
     HttpResponseError,
-    ResourceNotFoundError,
     ServiceRequestError,
 )
 
-from accountstore.backends.base import Blob, Capabilities, CursorPages, Stat, Version, classify_oserror, each
-from accountstore.backends.buckets import (
+from accountstore.aio.loops import AsyncioBridge, on_asyncio
+from accountstore.backends.base import (
+    BackendError,
+    Blob,
+    Capabilities,
+    ConfigError,
+    ConflictError,
+    DeniedError,
+    NotFoundError,
+    Stat,
+    UnavailableError,
+    Version,
+    check_size,
+    pages_by_cursor,
+)
+from accountstore.backends.object_store import (
     CAPABILITIES,
     INSTANCE,
-    MARK,
-    Opening,
+    WRITE_TOKEN,
+    EscapeFilesystem,
+    LazyClient,
     check_options,
-    failure,
+    error_for_status,
+    finalizers,
     split_url,
     unsent,
 )
-from accountstore.backends.fsspec import Lent, finalizers
-from accountstore.backends.loops import AsyncioThread
-from accountstore.errors import BackendError, ConfigError, ConflictError, DeniedError, NotFoundError, UnavailableError
-from accountstore.validation import check_size
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+    from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 
-    from accountstore.backends.base import Write, WriteMode
+    from accountstore.backends.base import WriteMode
 
-__all__ = ("AzureBackend", "make", "open_backend")
+__all__ = ("AzureBackend", "open_backend")
 
 _PAGE = 5000
 _TIMEOUTS = ("timeout", "connection_timeout", "read_timeout")
@@ -60,10 +71,10 @@ class AzureBackend:
         self._name = container
         self._prefix = prefix
         self._each = {"retry_total": 0, **{name: options[name] for name in _TIMEOUTS if name in options}}
-        self._loop = AsyncioThread()
-        self._opening = Opening(self._open)
+        self._lazy = LazyClient(self._open)
         self._answered = False
-        self._lent = Lent(partial(AzureBlobFileSystem, **options), f"{container}/{prefix}".rstrip("/"))
+        self._escape = EscapeFilesystem(partial(AzureBlobFileSystem, **options), f"{container}/{prefix}".rstrip("/"))
+        self.bridge = AsyncioBridge()
 
     @property
     def capabilities(self) -> Capabilities:
@@ -86,36 +97,40 @@ class AzureBackend:
             finalizer.detach()
         return fs
 
-    async def _request(self, call: Callable[[Any], Awaitable[Any]], mode: WriteMode | None = None, /) -> Any:
-        """What `call` returns, given the container's client; or an error of ours."""
+    @asynccontextmanager
+    async def _container(self, mode: WriteMode | None = None, /) -> AsyncGenerator[Any]:
+        """The container's client; errors within are raised as errors of ours."""
         try:
-            _, container = self._opening.client or await self._opening.ask()
-            result = await call(container)
+            _, container = await self._lazy.get()
+            yield container
         except AzureError as error:
-            refusal = self._failure(error, mode)
+            failure = self._error(error, mode)
         else:
             self._answered = True
-            return result
-        raise refusal
+            return
+        raise failure
 
-    def _failure(self, error: AzureError, mode: WriteMode | None, /) -> BackendError:
+    @asynccontextmanager
+    async def _blob(self, key: str, mode: WriteMode | None = None, /) -> AsyncGenerator[Any]:
+        """The client of a document's blob, likewise."""
+        async with self._container(mode) as container:
+            yield container.get_blob_client(self._prefix + key)
+
+    def _error(self, error: AzureError, mode: WriteMode | None, /) -> BackendError:
         if isinstance(error, HttpResponseError) and error.status_code is not None:
             self._answered = True
-            return failure(error.status_code, str(getattr(error, "error_code", None) or ""), mode)
+            return error_for_status(error.status_code, str(getattr(error, "error_code", None) or ""), mode)
         what = type(error).__name__
         if isinstance(error, ClientAuthenticationError):
             return DeniedError(f"no valid credentials were found ({what})")
         never = isinstance(error, ServiceRequestError) and unsent(error)
         return UnavailableError(f"the storage cannot be reached ({what})", sent=not never)
 
-    def _blob(self, container: Any, key: str, /) -> Any:
-        return container.get_blob_client(self._prefix + key)
-
     # --- documents ----------------------------------------------------------------------------------------------------
 
+    @on_asyncio
     async def read(self, key: str, /, *, limit: int) -> Blob:
-        async def read(container: Any) -> Blob:
-            blob = self._blob(container, key)
+        async with self._blob(key) as blob:
             try:
                 stream = await blob.download_blob(offset=0, length=limit + 1, max_concurrency=1, **self._each)
             except HttpResponseError as error:
@@ -126,66 +141,56 @@ class AzureBackend:
             size = int(stream.properties.size)
             check_size(size, limit)
             data = await stream.readall()
-            if len(data) != size:
-                raise UnavailableError("the answer was cut short")
-            return Blob(data, _stat(key, stream.properties, size))
+        if len(data) != size:
+            raise UnavailableError("the answer was cut short")
+        return Blob(data, _stat(key, stream.properties, size))
 
-        return cast("Blob", await self._run(read))
-
-    async def _run(self, call: Callable[[Any], Awaitable[Any]], mode: WriteMode | None = None, /) -> Any:
-        return await self._loop.run(lambda: self._request(call, mode))
-
-    async def read_many(self, keys: Sequence[str], /, *, limit: int) -> Sequence[Blob | Exception]:
-        return await each(self.read(key, limit=limit) for key in keys)
-
-    async def write(self, key: str, data: bytes, /, *, mode: WriteMode, mark: str = "") -> Stat:
-        async def write(container: Any) -> Stat:
-            answer = await self._blob(container, key).upload_blob(
-                data,
-                length=len(data),
-                overwrite=mode != "create",
-                metadata={MARK: mark} if mark else None,
-                **(_if_match(mode) if isinstance(mode, Version) else {}),
-                **self._each,
+    @on_asyncio
+    async def write(self, key: str, data: bytes, /, *, mode: WriteMode, write_token: str = "") -> Stat:
+        condition = _if_match(mode) if isinstance(mode, Version) else {}
+        metadata = {WRITE_TOKEN: write_token} if write_token else None
+        async with self._blob(key, mode) as blob:
+            answer = await blob.upload_blob(
+                data, length=len(data), overwrite=mode != "create", metadata=metadata, **condition, **self._each
             )
-            return Stat(key, len(data), Version(answer["etag"]), answer["last_modified"])
+        return Stat(key, len(data), Version(answer["etag"]), answer["last_modified"])
 
-        return cast("Stat", await self._run(write, mode))
-
-    async def write_many(self, writes: Sequence[Write], /) -> Sequence[Stat | Exception]:
-        return await each(self.write(key, data, mode=mode) for key, data, mode in writes)
-
+    @on_asyncio
     async def stat(self, key: str, /) -> Stat:
-        async def stat(container: Any) -> Stat:
-            try:
-                found = await self._blob(container, key).get_blob_properties(**self._each)
-            except ResourceNotFoundError:
-                if not self._answered:  # the answer to a HEAD has no body to tell a missing container
-                    await container.get_container_properties(**self._each)
-                raise
-            return _stat(key, found, int(found.size))
+        first = not self._answered
+        try:
+            async with self._blob(key) as blob:
+                found = await blob.get_blob_properties(**self._each)
+        except NotFoundError:
+            if first:
+                await self._require_container()
+            raise
+        return _stat(key, found, int(found.size))
 
-        return cast("Stat", await self._run(stat))
+    async def _require_container(self) -> None:
+        """Raise an error if the container does not exist: the answer to a HEAD has no body that could say so."""
+        with suppress(DeniedError):  # a key may be allowed to read documents only
+            async with self._container() as container:
+                await container.get_container_properties(**self._each)
 
+    @on_asyncio
     async def delete(self, key: str, /, *, version: Version | None = None) -> None:
-        async def delete(container: Any) -> None:
-            condition = {} if version is None else _if_match(version)
-            await self._blob(container, key).delete_blob(**condition, **self._each)
-
+        condition = {} if version is None else _if_match(version)
         with suppress(NotFoundError):
             try:
-                await self._run(delete, version)
+                async with self._blob(key, version) as blob:
+                    await blob.delete_blob(**condition, **self._each)
             except ConflictError:
                 await self.stat(key)  # of a missing document it is none, whatever the server says
                 raise
 
     def scan(self, prefix: str, /, *, recursive: bool) -> AsyncIterator[Sequence[Stat]]:
-        return CursorPages(partial(self._page, prefix, recursive))
+        return pages_by_cursor(partial(self._page, prefix, recursive))
 
+    @on_asyncio
     async def _page(self, prefix: str, recursive: bool, cursor: str | None, /) -> tuple[list[Stat], str | None]:
         start = self._prefix + (f"{prefix}/" if prefix else "")
-
-        async def page(container: Any) -> tuple[list[Stat], str | None]:
+        async with self._container() as container:
             listed = container.list_blobs if recursive else partial(container.walk_blobs, delimiter="/")
             pages = listed(name_starts_with=start or None, results_per_page=_PAGE, **self._each).by_page(cursor)
             # A folder in the listing has no ETag.
@@ -194,38 +199,31 @@ class AzureBackend:
                 async for entry in await anext(pages)
                 if "etag" in entry and entry.etag
             ]
-            return found, pages.continuation_token or None
+        return found, pages.continuation_token or None
 
-        found: tuple[list[Stat], str | None] = await self._run(page)
-        return found
-
-    def classify(self, error: Exception, /) -> type[BackendError]:
-        return classify_oserror(error)
-
+    @on_asyncio
     async def versioned(self) -> bool | None:
-        async def ask(_: Any) -> bool:
-            fs, _ = await self._opening.ask()
-            # Blob versions are the account's setting, which a container's keys may not read; soft delete likewise.
-            kept = await fs.service_client.get_service_properties(**self._each)
-            return bool(kept["delete_retention_policy"].enabled)
+        with suppress(BackendError):
+            async with self._container():
+                fs, _ = await self._lazy.get()
+                # Blob versions are the account's setting, which a container's keys may not read; soft delete likewise.
+                kept = await fs.service_client.get_service_properties(**self._each)
+            return True if kept["delete_retention_policy"].enabled else None
+        return None
 
-        try:
-            return True if await self._run(ask) else None
-        except BackendError:
-            return None
-
-    def filesystem(self) -> tuple[object, str]:
-        return self._lent.filesystem()
+    async def filesystem(self) -> tuple[object, str]:
+        return await self._escape.get()
 
     async def aclose(self) -> None:
-        await self._loop.run(self._close)
-        await self._loop.aclose()
-        await self._lent.aclose()
+        await self._close()
+        await self.bridge.aclose()
+        await self._escape.aclose()
 
+    @on_asyncio
     async def _close(self) -> None:
-        taken = await self._opening.take()
-        if taken is not None:
-            fs, _ = taken
+        opened = await self._lazy.take()
+        if opened is not None:
+            fs, _ = opened
             await fs.service_client.close()
             close = getattr(fs.credential, "close", None)
             if close is not None and iscoroutinefunction(close):
@@ -248,10 +246,10 @@ def _if_match(version: Version, /) -> dict[str, Any]:
 def _stat(key: str, properties: Any, size: int, /) -> Stat:
     # A listing gives tags without their quotes.
     tag = properties.etag.strip('"')
-    return Stat(key, size, Version(f'"{tag}"'), properties.last_modified, (properties.metadata or {}).get(MARK))
+    return Stat(key, size, Version(f'"{tag}"'), properties.last_modified, (properties.metadata or {}).get(WRITE_TOKEN))
 
 
-def make(url: str, options: Mapping[str, object], /) -> AzureBackend:
+async def open_backend(url: str, options: Mapping[str, object], /) -> AzureBackend:
     """A storage in a container. Options are those of `adlfs.AzureBlobFileSystem`, which connects at the first call.
 
     Raises:
@@ -265,8 +263,3 @@ def make(url: str, options: Mapping[str, object], /) -> AzureBackend:
     if not container:
         raise ConfigError("the url must name a container: az://container/prefix")
     return AzureBackend(options, container, prefix)
-
-
-async def open_backend(url: str, options: Mapping[str, object], /) -> AzureBackend:
-    """As `make`: for the registry."""
-    return make(url, options)

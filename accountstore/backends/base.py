@@ -1,49 +1,64 @@
-"""The seam between the store and a storage: what a backend author implements.
+"""The seam between the store and a storage: what a backend author implements, and all that one imports.
 
-A backend reads and writes bytes under keys. Names, codecs, capability gates and error wrapping are the store's work,
-so a backend is small. `accountstore.testing.BackendTests` says whether one is right.
+A backend reads and writes bytes under keys. Names, codecs, capability gates, retries and error wrapping are the store's
+work, so a backend is small. `accountstore.testing.BackendTests` says whether one is right.
 """
 
 from __future__ import annotations
 
 import errno
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeAlias, TypeVar, final
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeAlias, final
 
 from msgspec import Struct
 
+from accountstore.aio.pages import pages_by_cursor, pages_of
 from accountstore.errors import (
     BackendError,
+    ConfigError,
+    ConflictError,
     DeniedError,
     ExistsError,
     FullError,
     NotFoundError,
     NotRegularError,
+    TooLargeError,
     UnavailableError,
+    UnsupportedError,
 )
 from accountstore.secrets import SecretBytes
+from accountstore.validation import check_size
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+    from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 
 __all__ = (
     "Backend",
+    "BackendError",
     "BackendFactory",
+    "BatchBackend",
     "Blob",
     "Capabilities",
-    "CursorPages",
-    "Pages",
+    "ConfigError",
+    "ConflictError",
+    "DeniedError",
+    "ExistsError",
+    "FullError",
+    "NotFoundError",
+    "NotRegularError",
     "Stat",
+    "TooLargeError",
+    "UnavailableError",
+    "UnsupportedError",
     "Version",
     "Write",
     "WriteMode",
-    "classify_oserror",
+    "check_size",
+    "classify_error",
     "digest",
-    "each",
+    "pages_by_cursor",
+    "pages_of",
 )
-
-
-T = TypeVar("T")
 
 
 class Version(Struct, frozen=True):
@@ -67,7 +82,10 @@ WriteMode: TypeAlias = Literal["overwrite", "create"] | Version
 
 
 class Capabilities(Struct, frozen=True, kw_only=True):
-    """What a backend promises beyond reading, overwriting, listing and deleting. Each is proven by `BackendTests`."""
+    """What a backend promises beyond reading, overwriting, listing and deleting.
+
+    `BackendTests` tries `create`, `update`, `atomic`, `write_tokens` and `batch`; `durable` is the author's word.
+    """
 
     create: bool
     """`mode="create"` has exactly one winner, among processes too."""
@@ -77,38 +95,45 @@ class Capabilities(Struct, frozen=True, kw_only=True):
     """No reader ever sees a part of a write."""
     durable: bool
     """What a write has acknowledged survives a crash of the machine."""
-    proven: bool = True
-    """Whether `create` and `update` are the backend's own work. If not, they depend on the server: the store tries them
-    on a passing document before it relies on them."""
-    marks: bool = False
-    """A write's `mark` is stored with the document, and `stat` tells it."""
+    verify: bool = False
+    """Whether `create` and `update` depend on the server: the store then tries them on a document of its own (the
+    probe) before it relies on them."""
+    write_tokens: bool = False
+    """A write's `write_token` is stored with the document, and `stat` returns it."""
     batch: int = 1
-    """How many documents `read_many` and `write_many` are best given at once: 1 where each is a request of its own."""
+    """How many documents a `BatchBackend` is best given at once; 1: the backend is none, each is a request of its own."""
 
 
 class Stat(Struct, frozen=True, gc=False):
     """What a storage knows of one document.
 
     `version` may be None in a `scan`, and in a `stat` of a backend that does not declare `update`; `modified` where the
-    storage does not tell it. `mark` is that of the write which made this state; only `stat` tells it.
+    storage does not keep it. `write_token` is that of the write which made this state; only `stat` returns it.
     """
 
     key: str
     size: int
     version: Version | None
     modified: datetime | None
-    mark: str | None = None
+    write_token: str | None = None
 
 
 @final
 class Blob:
-    """A document's bytes and what the storage knows of it. The bytes show nowhere."""
+    """A document's bytes, which show nowhere, and its stat, which must have the version.
 
-    __slots__ = ("data", "stat")
+    Raises:
+        BackendError: it has none.
+    """
+
+    __slots__ = ("data", "stat", "version")
 
     def __init__(self, data: bytes, stat: Stat, /) -> None:
+        if stat.version is None:
+            raise BackendError("the backend returned no version")
         self.data: bytes = SecretBytes(data)
         self.stat: Stat = stat
+        self.version: Version = stat.version
 
     def __eq__(self, other: object, /) -> bool:
         return isinstance(other, Blob) and self.data == other.data and self.stat == other.stat
@@ -120,8 +145,79 @@ class Blob:
         return f"Blob(..., {self.stat!r})"
 
 
+class Backend(Protocol):
+    """Bytes under keys.
+
+    Keys are valid: non-empty segments joined by `/`, as `Location` has them. A backend never sees a mode or a
+    `version` that its capabilities do not declare. Methods raise one of the errors of this module or an `OSError`, which
+    `classify_error` classifies; the store takes anything else for a `BackendError`.
+
+    Any call may be cancelled at any await: it then lets go at once, and the next call works. The store cancels a write
+    only when its deadline has passed, and reports that its outcome is unknown; so a backend need not shield anything.
+    But a write must not go on in the background after its call has returned. A client's own retries must be off: the
+    store repeats what may be repeated.
+    """
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What this storage promises; the same as long as the backend is open."""
+        ...
+
+    async def read(self, key: str, /, *, limit: int) -> Blob:
+        """Bytes and stat, version included, from one state of the document and in one request.
+
+        Raises `TooLargeError` (`check_size`) rather than take much more than `limit` bytes into memory; `NotFoundError`
+        or a `FileNotFoundError` when there is no document.
+        """
+        ...
+
+    async def write(self, key: str, data: bytes, /, *, mode: WriteMode, write_token: str = "") -> Stat:
+        """Store a document, with its folder where the storage has such. The result has the new version.
+
+        `write_token`, if not empty, is kept with the document by a backend that declares `write_tokens`: a write whose
+        answer was lost recognises its own document by it.
+
+        Raises `ExistsError` or a `FileExistsError` for `"create"` over a document; `ConflictError` for a version that
+        is not current; one of `ConflictError`, `NotFoundError` and `FileNotFoundError` for a version of a document that
+        is gone.
+        """
+        ...
+
+    async def stat(self, key: str, /) -> Stat:
+        """What `read` returns beside the bytes, as far as it can be known without them."""
+        ...
+
+    async def delete(self, key: str, /, *, version: Version | None = None) -> None:
+        """Remove a document. A missing one is no error; a version that is not current is a `ConflictError`."""
+        ...
+
+    def scan(self, prefix: str, /, *, recursive: bool) -> AsyncIterator[Sequence[Stat]]:
+        """Pages of the documents in the folder `prefix` (`""`: the root), and below it if `recursive`.
+
+        In any order, O(n) in all; a folder that is not there is empty. After an error or a cancellation, the next page
+        asked for is the same one, or the same error: none is skipped. The iterator may be dropped before its end, which
+        an async generator cannot bear on every event loop: return what `pages_of` or `pages_by_cursor` makes.
+        """
+        ...
+
+    async def versioned(self) -> bool | None:
+        """Whether the storage keeps what was overwritten or deleted, old secrets too; None where that is not known."""
+        ...
+
+    async def filesystem(self) -> tuple[object, str]:
+        """An fsspec filesystem that reaches the same documents, and the path of the root in it.
+
+        Raises `UnsupportedError` where there is none.
+        """
+        ...
+
+    async def aclose(self) -> None:
+        """Let go of everything; called once. No call comes after it; one that is under way may fail."""
+        ...
+
+
 class Write(NamedTuple):
-    """One document for `write_many`. The bytes do not show in `repr`."""
+    """One document for `BatchBackend.write_many`. The bytes do not show in `repr`."""
 
     key: str
     data: bytes
@@ -134,86 +230,15 @@ class Write(NamedTuple):
         return (self.key,)
 
 
-class Backend(Protocol):
-    """Bytes under keys.
-
-    Keys are valid: non-empty segments joined by `/`, as `Location` has them. A backend never sees a mode or a
-    `version` that its capabilities do not declare. Methods raise what the storage raises, for `classify` to name; or,
-    where the storage has no error of its own, `ConflictError`, `ExistsError`, `NotRegularError` or `TooLargeError`.
-
-    Any call may be cancelled at any await: it then lets go at once, and the next call works. The store cancels a write
-    only when its deadline has passed, and says that its outcome is unknown; so a backend need not shield anything. But
-    a write must not go on in the background after its call has returned. A client's own retries must be off: the store
-    repeats what may be repeated.
-    """
-
-    @property
-    def capabilities(self) -> Capabilities:
-        """What this storage promises; the same as long as the backend is open."""
-        ...
-
-    async def read(self, key: str, /, *, limit: int) -> Blob:
-        """Bytes and stat, version included, from one state of the document and in one request.
-
-        Raises `TooLargeError` rather than take much more than `limit` bytes into memory; an error that `classify`
-        calls `NotFoundError` when there is no document.
-        """
-        ...
+class BatchBackend(Backend, Protocol):
+    """A backend that gains from many documents at once. `Capabilities.batch` above 1 declares it."""
 
     async def read_many(self, keys: Sequence[str], /, *, limit: int) -> Sequence[Blob | Exception]:
-        """One result for each key, in order: what `read` would return or raise. `each` does it one by one."""
-        ...
-
-    async def write(self, key: str, data: bytes, /, *, mode: WriteMode, mark: str = "") -> Stat:
-        """Store a document, with its folder where the storage has such. The result has the new version.
-
-        `mark`, if not empty, is kept with the document by a backend that declares `marks`: a write whose answer was
-        lost knows its own document by it.
-
-        Raises `ExistsError` or an error so classified for `"create"` over a document; `ConflictError` for a version
-        that is not current; an error classified as `NotFoundError` or `ConflictError` for a version of a document that
-        is gone.
-        """
+        """One result for each key, in order: what `read` would return or raise."""
         ...
 
     async def write_many(self, writes: Sequence[Write], /) -> Sequence[Stat | Exception]:
-        """One result for each write, in order: what `write` would return or raise. `each` does it one by one."""
-        ...
-
-    async def stat(self, key: str, /) -> Stat:
-        """What `read` would tell beside the bytes, as far as it can be known without them."""
-        ...
-
-    async def delete(self, key: str, /, *, version: Version | None = None) -> None:
-        """Remove a document. A missing one is no error; a version that is not current is a `ConflictError`."""
-        ...
-
-    def scan(self, prefix: str, /, *, recursive: bool) -> AsyncIterator[Sequence[Stat]]:
-        """Pages of the documents in the folder `prefix` (`""`: the root), and below it if `recursive`.
-
-        In any order, O(n) in all; a folder that is not there is empty. After an error or a cancellation, the next page
-        asked for is the same one, or the same error: none is skipped. The iterator may be dropped before its end: an
-        async generator cannot bear that on every event loop, `Pages` can.
-        """
-        ...
-
-    def classify(self, error: Exception, /) -> type[BackendError]:
-        """Name an error that another method raised."""
-        ...
-
-    async def versioned(self) -> bool | None:
-        """Whether the storage keeps what was overwritten or deleted, old secrets too; None where it does not tell."""
-        ...
-
-    def filesystem(self) -> tuple[object, str]:
-        """An fsspec filesystem that reaches the same documents, and the path of the root in it.
-
-        Raises `UnsupportedError` where there is none. It may block, for it may import and connect.
-        """
-        ...
-
-    async def aclose(self) -> None:
-        """Let go of everything; called once. No call comes after it; one that is under way may fail."""
+        """One result for each write, in order: what `write` would return or raise."""
         ...
 
 
@@ -224,61 +249,6 @@ class BackendFactory(Protocol):
     """
 
     async def __call__(self, url: str, options: Mapping[str, object], /) -> Backend: ...
-
-
-class Pages:
-    """Pages that are at hand, or that an iterator makes without blocking, as what `scan` returns.
-
-    Unlike an async generator it may be dropped before its end on any event loop.
-    """
-
-    def __init__(self, pages: Iterable[Sequence[Stat]], /) -> None:
-        self._pages = iter(pages)
-
-    def __aiter__(self) -> Pages:
-        return self
-
-    async def __anext__(self) -> Sequence[Stat]:
-        from anyio.lowlevel import checkpoint
-
-        await checkpoint()
-        page = next(self._pages, None)
-        if page is None:
-            raise StopAsyncIteration
-        return page
-
-
-class CursorPages:
-    """Pages that a service gives one by one, each with the cursor that leads to the next, as what `scan` returns.
-
-    `fetch` takes a cursor, None for the first page, and returns a page and the next cursor, None after the last.
-    """
-
-    def __init__(self, fetch: Callable[[str | None], Awaitable[tuple[Sequence[Stat], str | None]]], /) -> None:
-        self._fetch = fetch
-        self._cursor: str | None = None
-        self._ended = False
-
-    def __aiter__(self) -> CursorPages:
-        return self
-
-    async def __anext__(self) -> Sequence[Stat]:
-        if self._ended:
-            raise StopAsyncIteration
-        page, self._cursor = await self._fetch(self._cursor)
-        self._ended = self._cursor is None
-        return page
-
-
-async def each(calls: Iterable[Awaitable[T]], /) -> list[T | Exception]:
-    """Results or errors of one call after another: a `read_many` for backends that gain nothing from a batch."""
-    results: list[T | Exception] = []
-    for call in calls:
-        try:
-            results.append(await call)
-        except Exception as error:  # noqa: BLE001 -- an error is a result here
-            results.append(error)
-    return results
 
 
 def digest(data: bytes | Iterable[bytes], /) -> Version:
@@ -321,8 +291,8 @@ _OSERRORS: tuple[tuple[type[OSError], type[BackendError]], ...] = (
 )
 
 
-def classify_oserror(error: Exception, /) -> type[BackendError]:
-    """The class for one of Python's own operating system errors, by errno and then by type."""
+def classify_error(error: Exception, /) -> type[BackendError]:
+    """The class of ours for what a backend raised: its own, or that of an operating system error by errno, then type."""
     if isinstance(error, BackendError):
         return type(error)
     if isinstance(error, OSError):

@@ -7,32 +7,41 @@ with such abilities deserves a backend of its own.
 from __future__ import annotations
 
 import os
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from functools import partial
-from threading import Lock
 from typing import TYPE_CHECKING, Any
-from weakref import finalize, getweakrefs
 
 from anyio import to_thread
 
-from accountstore.backends.base import Blob, Capabilities, Stat, classify_oserror, digest
-from accountstore.backends.threads import ThreadPages, Threads
-from accountstore.errors import AccountStoreError, BackendError, ConfigError, NotRegularError, UnavailableError
-from accountstore.validation import check_size
+from accountstore.aio.threads import Lazy, ThreadPool, pages_in_threads
+from accountstore.backends.base import (
+    BackendError,
+    Blob,
+    Capabilities,
+    ConfigError,
+    NotRegularError,
+    Stat,
+    UnavailableError,
+    check_size,
+    classify_error,
+    digest,
+)
+from accountstore.backends.object_store import finalizers
+from accountstore.errors import AccountStoreError
+from accountstore.validation import did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping, Sequence
-    from contextlib import AbstractContextManager
 
     from accountstore.backends.base import Version, Write, WriteMode
 
-__all__ = ("FsspecBackend", "Lent", "finalizers", "open_backend")
+__all__ = ("FsspecBackend", "open_backend")
 
 _BATCH = 16
 _THREADS = 16
-# What an error is when nobody knows what it left of the connection.
-_UNCERTAIN = frozenset({BackendError, UnavailableError})
+# Errors after which the connection may be lost.
+_LOST = frozenset({BackendError, UnavailableError})
 # The names under which fsspec's filesystems give a modification time.
 _TIMES = ("mtime", "last_modified", "LastModified", "modified", "updated", "modify")
 
@@ -40,45 +49,33 @@ _TIMES = ("mtime", "last_modified", "LastModified", "modified", "updated", "modi
 class FsspecBackend:
     """One filesystem instance, never from fsspec's shared cache, called in threads through its blocking methods.
 
-    fsspec does not promise that a blocking filesystem may be used by two threads, so it gets one at a time; an
-    asynchronous one runs on fsspec's own event loop and takes many. Only methods that do not expand names are called.
-    After an error that may mean a lost connection, a blocking one is connected anew by the next call.
+    fsspec does not promise that a blocking filesystem may be used by two threads, so it gets one; an asynchronous one
+    runs on fsspec's own event loop and takes many. Only methods that do not expand names are called. After an error that
+    may mean a lost connection, a blocking one is connected anew by the next call.
     """
 
     def __init__(self, connect: Callable[[], Any], root: str, /, *, parallel: bool) -> None:
-        self._connect = connect
-        self._connected: Any = None
-        self._connecting = Lock()
+        self._connection: Lazy[Any] = Lazy(partial(_connect, connect))
         self._root = root.rstrip("/")
         self._parallel = parallel
-        # A lock of threads: a cancelled read is left behind, still running, when the next call takes its turn.
-        self._turn: AbstractContextManager[object] = nullcontext() if parallel else Lock()
-        self._threads = Threads(_THREADS if parallel else 1)
+        # A cancelled read is left behind, still running, while the next call waits for the thread.
+        self._threads = ThreadPool(_THREADS if parallel else 1)
 
     @property
     def capabilities(self) -> Capabilities:
         return Capabilities(create=False, update=False, atomic=False, durable=False, batch=_BATCH)
 
-    def _fs(self) -> Any:
-        with self._connecting:
-            if self._connected is None:
-                self._connected = self._connect()
-                self._connected.dircache.use_listings_cache = False
-            return self._connected
-
     @contextmanager
     def _use(self) -> Generator[Any]:
-        """The filesystem, for one thread at a time where it is a blocking one."""
-        with self._turn:
-            fs = self._fs()
-            try:
-                yield fs
-            except Exception as error:
-                own = isinstance(error, AccountStoreError)
-                if not self._parallel and not own and self.classify(error) in _UNCERTAIN:
-                    self._connected = None
-                    _close(fs)
-                raise
+        """The filesystem, for one call."""
+        fs = self._connection.get()
+        try:
+            yield fs
+        except Exception as error:
+            if not self._parallel and not isinstance(error, AccountStoreError) and classify_error(error) in _LOST:
+                self._connection.take()
+                _close(fs)
+            raise
 
     def _path(self, key: str, /) -> str:
         return f"{self._root}/{key}" if key else self._root or "/"
@@ -102,7 +99,7 @@ class FsspecBackend:
     async def read_many(self, keys: Sequence[str], /, *, limit: int) -> Sequence[Blob | Exception]:
         return await self._threads.run(lambda: [_attempt(self._read, key, limit) for key in keys])
 
-    async def write(self, key: str, data: bytes, /, *, mode: WriteMode, mark: str = "") -> Stat:
+    async def write(self, key: str, data: bytes, /, *, mode: WriteMode, write_token: str = "") -> Stat:
         return await self._threads.run(partial(self._write, key, data))
 
     def _write(self, key: str, data: bytes, /) -> Stat:
@@ -143,7 +140,7 @@ class FsspecBackend:
                     raise
 
     def scan(self, prefix: str, /, *, recursive: bool) -> AsyncIterator[Sequence[Stat]]:
-        return ThreadPages(self._threads, self._scan(prefix, recursive=recursive))
+        return pages_in_threads(self._threads, self._scan(prefix, recursive=recursive))
 
     def _scan(self, prefix: str, /, *, recursive: bool) -> Iterator[list[Stat]]:
         folders = [prefix]
@@ -164,49 +161,26 @@ class FsspecBackend:
                     folders.append(key)
             yield page
 
-    def classify(self, error: Exception, /) -> type[BackendError]:
-        return classify_oserror(error)
-
     async def versioned(self) -> bool | None:
         return None
 
-    def filesystem(self) -> tuple[object, str]:
-        return self._fs(), self._root or "/"
+    async def filesystem(self) -> tuple[object, str]:
+        return await self._threads.run(self._connection.get), self._root or "/"
 
     async def aclose(self) -> None:
         await self._threads.run(self._close)
         self._threads.close()
 
     def _close(self) -> None:
-        with self._turn:
-            fs, self._connected = self._connected, None
-            if fs is not None:
-                _close(fs)
+        fs = self._connection.take()
+        if fs is not None:
+            _close(fs)
 
 
-class Lent:
-    """The blocking fsspec filesystem that a backend with a client of its own hands out: made when it is asked for,
-    never from fsspec's shared cache, closed with the backend.
-    """
-
-    def __init__(self, make: Callable[..., Any], root: str, /) -> None:
-        self._make = make
-        self._root = root
-        self._made: Any = None
-        self._making = Lock()
-
-    def filesystem(self) -> tuple[object, str]:
-        """The filesystem, and the path of the root in it. It blocks."""
-        with self._making:
-            if self._made is None:
-                self._made = self._make(skip_instance_cache=True, use_listings_cache=False)
-        return self._made, self._root
-
-    async def aclose(self) -> None:
-        """Close what was handed out."""
-        made, self._made = self._made, None
-        if made is not None:
-            await to_thread.run_sync(_close, made)
+def _connect(connect: Callable[[], Any], /) -> Any:
+    fs = connect()
+    fs.dircache.use_listings_cache = False
+    return fs
 
 
 def _attempt(call: Callable[..., Any], /, *arguments: object) -> Any:
@@ -266,12 +240,6 @@ def _close(fs: Any, /) -> None:
                 client.close()
 
 
-def finalizers(thing: object, /) -> list[finalize[..., Any]]:
-    """What is to be called when an object goes."""
-    callbacks = [reference.__callback__ for reference in getweakrefs(thing)]
-    return [callback for callback in callbacks if isinstance(callback, finalize)]
-
-
 def _modified(info: Mapping[str, Any], /) -> datetime | None:
     for name in _TIMES:
         match info.get(name):
@@ -289,7 +257,7 @@ def _modified(info: Mapping[str, Any], /) -> datetime | None:
 async def open_backend(url: str, options: Mapping[str, object], /) -> FsspecBackend:
     """A storage on the filesystem that fsspec has for the URL's protocol. Options are that filesystem's own.
 
-    The class is imported here, so a missing package is told at once; the connection is made at the first call.
+    The class is imported here, so a missing package is reported at once; the connection is made at the first call.
 
     Raises:
         ConfigError: fsspec does not know the protocol, a package is missing, or URLs are chained.
@@ -312,8 +280,6 @@ def _open(url: str, options: Mapping[str, object], /) -> FsspecBackend:
         hint = str(known_implementations.get(protocol, {}).get("err", "install the package that provides it"))
         raise ConfigError(f"the protocol {protocol!r} needs a package that is not installed: {hint}") from None
     except ValueError:
-        from accountstore.validation import near_miss
-
-        raise ConfigError(f"unknown scheme {protocol!r}{near_miss(protocol, known_implementations)}") from None
+        raise ConfigError(f"unknown scheme {protocol!r}{did_you_mean(protocol, known_implementations)}") from None
     connect = partial(kind, **{**kind._get_kwargs_from_urls(url), **options}, skip_instance_cache=True)  # noqa: SLF001 -- the only way that fsspec offers
     return FsspecBackend(connect, kind._strip_protocol(url), parallel=kind.async_impl)  # noqa: SLF001 -- as above

@@ -21,28 +21,38 @@ from gcsfs.core import GCSFileSystem
 from google.auth.exceptions import GoogleAuthError
 from yarl import URL
 
-from accountstore.backends.base import Blob, Capabilities, CursorPages, Stat, Version, classify_oserror, each
-from accountstore.backends.buckets import (
+from accountstore.aio.loops import AsyncioBridge, on_asyncio
+from accountstore.backends.base import (
+    BackendError,
+    Blob,
+    Capabilities,
+    ConflictError,
+    DeniedError,
+    NotFoundError,
+    Stat,
+    UnavailableError,
+    Version,
+    check_size,
+    pages_by_cursor,
+)
+from accountstore.backends.object_store import (
     CAPABILITIES,
     INSTANCE,
-    MARK,
-    Opening,
+    WRITE_TOKEN,
+    EscapeFilesystem,
+    LazyClient,
     check_options,
-    failure,
+    error_for_status,
     split_url,
     unsent,
 )
-from accountstore.backends.fsspec import Lent
-from accountstore.backends.loops import AsyncioThread
-from accountstore.errors import BackendError, ConflictError, DeniedError, NotFoundError, UnavailableError
-from accountstore.validation import check_size
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
 
-    from accountstore.backends.base import Write, WriteMode
+    from accountstore.backends.base import WriteMode
 
-__all__ = ("GCSBackend", "make", "open_backend")
+__all__ = ("GCSBackend", "open_backend")
 
 _POOL = 128
 _PAGE = "1000"
@@ -60,9 +70,9 @@ class GCSBackend:
         self._options = options
         self._bucket = bucket
         self._prefix = prefix
-        self._loop = AsyncioThread()
-        self._opening = Opening(self._open)
-        self._lent = Lent(partial(GCSFileSystem, **options), f"{bucket}/{prefix}".rstrip("/"))
+        self._lazy = LazyClient(self._open)
+        self._escape = EscapeFilesystem(partial(GCSFileSystem, **options), f"{bucket}/{prefix}".rstrip("/"))
+        self.bridge = AsyncioBridge()
 
     @property
     def capabilities(self) -> Capabilities:
@@ -72,7 +82,7 @@ class GCSBackend:
 
     async def _opened(self) -> Any:
         """The filesystem with its session, and with credentials that are valid."""
-        fs = self._opening.client or await self._opening.ask()
+        fs = await self._lazy.get()
         keys = fs.credentials.credentials
         if keys is not None and (not keys.valid or _ends_soon(keys.expiry)):
             # It would block the event loop with a request.
@@ -82,10 +92,11 @@ class GCSBackend:
     async def _open(self) -> Any:
         """Make the filesystem, in a thread: finding credentials reads files and asks servers."""
         options: dict[str, Any] = {**self._options, **INSTANCE}
-        fs: Any = await asyncio.to_thread(lambda: GCSFileSystem(**options))
-        await fs._set_session()  # noqa: SLF001 -- what gcsfs tells its asynchronous users to await
+        fs: Any = await asyncio.to_thread(partial(GCSFileSystem, **options))
+        await fs._set_session()  # noqa: SLF001 -- what gcsfs has its asynchronous users await
         return fs
 
+    @on_asyncio
     async def _request(
         self,
         method: str,
@@ -110,19 +121,19 @@ class GCSBackend:
             )
             async with call as answer:
                 if answer.status >= 400:
-                    refusal = _failure(answer.status, (await answer.read())[:4096], mode)
+                    failure = _error(answer.status, (await answer.read())[:4096], mode)
                 else:
                     if limit is not None and answer.content_length is not None:
                         check_size(answer.content_length, limit)
                     return answer.headers, await answer.read()
         except GoogleAuthError as error:
-            refusal = DeniedError(f"no valid credentials were found ({type(error).__name__})")
+            failure = DeniedError(f"no valid credentials were found ({type(error).__name__})")
         except aiohttp.ClientError as error:
             # aiohttp repeats no POST, and a write here is one.
-            refusal = UnavailableError(
+            failure = UnavailableError(
                 f"the storage cannot be reached ({type(error).__name__})", sent=not unsent(error)
             )
-        raise refusal
+        raise failure
 
     def _object(self, key: str, /) -> str:
         return f"b/{quote(self._bucket, safe='')}/o/{quote(self._prefix + key, safe='')}"
@@ -131,82 +142,68 @@ class GCSBackend:
 
     async def read(self, key: str, /, *, limit: int) -> Blob:
         path = f"download/storage/v1/{self._object(key)}"
-        headers, data = await self._loop.run(lambda: self._request("GET", path, limit=limit, query={"alt": "media"}))
+        headers, data = await self._request("GET", path, limit=limit, query={"alt": "media"})
         check_size(len(data), limit)
         modified = headers.get("Last-Modified")
         version = Version(headers["X-Goog-Generation"])
         return Blob(data, Stat(key, len(data), version, parsedate_to_datetime(modified) if modified else None))
 
-    async def read_many(self, keys: Sequence[str], /, *, limit: int) -> Sequence[Blob | Exception]:
-        return await each(self.read(key, limit=limit) for key in keys)
-
-    async def write(self, key: str, data: bytes, /, *, mode: WriteMode, mark: str = "") -> Stat:
-        about = {"name": self._prefix + key, "metadata": {MARK: mark} if mark else {}}
+    async def write(self, key: str, data: bytes, /, *, mode: WriteMode, write_token: str = "") -> Stat:
+        about = {"name": self._prefix + key, "metadata": {WRITE_TOKEN: write_token} if write_token else {}}
         query = {"uploadType": "multipart", **_condition(mode)}
         path = f"upload/storage/v1/b/{quote(self._bucket, safe='')}/o"
         boundary = os.urandom(16).hex()
         body = _multipart(about, data, boundary)
         headers = {"Content-Type": f'multipart/related; boundary="{boundary}"'}
-        post = partial(self._request, "POST", path, mode=mode, data=body, headers=headers, query=query)
-        _, answer = await self._loop.run(post)
+        _, answer = await self._request("POST", path, mode=mode, data=body, headers=headers, query=query)
         return _stat(key, json.loads(answer))
 
-    async def write_many(self, writes: Sequence[Write], /) -> Sequence[Stat | Exception]:
-        return await each(self.write(key, data, mode=mode) for key, data, mode in writes)
-
     async def stat(self, key: str, /) -> Stat:
-        _, answer = await self._loop.run(lambda: self._request("GET", f"storage/v1/{self._object(key)}"))
+        _, answer = await self._request("GET", f"storage/v1/{self._object(key)}")
         return _stat(key, json.loads(answer))
 
     async def delete(self, key: str, /, *, version: Version | None = None) -> None:
-        async def delete() -> None:
-            query = {} if version is None else _condition(version)
-            await self._request("DELETE", f"storage/v1/{self._object(key)}", mode=version, query=query)
-
         with suppress(NotFoundError):
             try:
-                await self._loop.run(delete)
+                query = {} if version is None else _condition(version)
+                await self._request("DELETE", f"storage/v1/{self._object(key)}", mode=version, query=query)
             except ConflictError:
                 await self.stat(key)  # of a missing document it is none
                 raise
 
     def scan(self, prefix: str, /, *, recursive: bool) -> AsyncIterator[Sequence[Stat]]:
-        return CursorPages(partial(self._page, prefix, recursive))
+        return pages_by_cursor(partial(self._page, prefix, recursive))
 
     async def _page(self, prefix: str, recursive: bool, cursor: str | None, /) -> tuple[list[Stat], str | None]:
         where = {"prefix": self._prefix + (f"{prefix}/" if prefix else ""), "maxResults": _PAGE, "fields": _FIELDS}
         where |= {} if recursive else {"delimiter": "/"}
         where |= {"pageToken": cursor} if cursor else {}
         path = f"storage/v1/b/{quote(self._bucket, safe='')}/o"
-        _, answer = await self._loop.run(lambda: self._request("GET", path, query=where))
+        _, answer = await self._request("GET", path, query=where)
         page = json.loads(answer)
         found = [_stat(item["name"][len(self._prefix) :], item) for item in page.get("items", ())]
         return found, page.get("nextPageToken")
 
-    def classify(self, error: Exception, /) -> type[BackendError]:
-        return classify_oserror(error)
-
     async def versioned(self) -> bool | None:
         try:
-            _, answer = await self._loop.run(
-                lambda: self._request("GET", f"storage/v1/b/{quote(self._bucket, safe='')}")
-            )
+            _, answer = await self._request("GET", f"storage/v1/b/{quote(self._bucket, safe='')}")
         except BackendError:
             return None
         bucket = json.loads(answer)
         kept = int(bucket.get("softDeletePolicy", {}).get("retentionDurationSeconds", 0))
         return bool(bucket.get("versioning", {}).get("enabled")) or kept > 0
 
-    def filesystem(self) -> tuple[object, str]:
-        return self._lent.filesystem()
+    async def filesystem(self) -> tuple[object, str]:
+        return await self._escape.get()
 
     async def aclose(self) -> None:
-        await self._loop.run(self._close)
-        await self._loop.aclose()
-        await self._lent.aclose()
+        await self._close()
+        await self.bridge.aclose()
+        await self._escape.aclose()
 
+    @on_asyncio
     async def _close(self) -> None:
-        fs = await self._opening.take()
+        fs = await self._lazy.take()
         if fs is not None:
             await fs.session.close()
 
@@ -237,11 +234,11 @@ def _stat(key: str, about: Mapping[str, Any], /) -> Stat:
         int(about["size"]),
         Version(str(about["generation"])),
         datetime.fromisoformat(modified) if modified else None,
-        about.get("metadata", {}).get(MARK),
+        about.get("metadata", {}).get(WRITE_TOKEN),
     )
 
 
-def _failure(status: int, body: bytes, mode: WriteMode | None, /) -> BackendError:
+def _error(status: int, body: bytes, mode: WriteMode | None, /) -> BackendError:
     # The JSON interface has one code for a missing object and a missing bucket, and a sentence for each.
     try:
         error = json.loads(body)["error"]
@@ -250,14 +247,14 @@ def _failure(status: int, body: bytes, mode: WriteMode | None, /) -> BackendErro
         code, said = "", body.decode(errors="replace")
     if status == 404 and "bucket" in said and "not exist" in said and not said.startswith("No such object"):
         code = "NoSuchBucket"
-    return failure(status, code, mode)
+    return error_for_status(status, code, mode)
 
 
 def _ends_soon(expiry: datetime | None, /) -> bool:
     return expiry is not None and expiry.replace(tzinfo=UTC) - datetime.now(UTC) < _FRESH
 
 
-def make(url: str, options: Mapping[str, object], /) -> GCSBackend:
+async def open_backend(url: str, options: Mapping[str, object], /) -> GCSBackend:
     """A storage in a bucket. Options are those of `gcsfs.GCSFileSystem`; its client connects at the first call.
 
     Raises:
@@ -265,8 +262,3 @@ def make(url: str, options: Mapping[str, object], /) -> GCSBackend:
     """
     check_options(options, GCSFileSystem.__init__)
     return GCSBackend(options, *split_url(url))
-
-
-async def open_backend(url: str, options: Mapping[str, object], /) -> GCSBackend:
-    """As `make`: for the registry."""
-    return make(url, options)

@@ -8,15 +8,24 @@ from typing import TYPE_CHECKING, Any
 from anyio.lowlevel import checkpoint
 from fsspec.implementations.memory import MemoryFileSystem
 
-from accountstore.backends.base import Blob, Capabilities, Pages, Stat, Version, classify_oserror, digest, each
-from accountstore.errors import ConfigError, ConflictError, ExistsError, NotFoundError
-from accountstore.validation import check_size
+from accountstore.backends.base import (
+    Blob,
+    Capabilities,
+    ConfigError,
+    ConflictError,
+    ExistsError,
+    NotFoundError,
+    Stat,
+    Version,
+    check_size,
+    digest,
+    pages_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
 
-    from accountstore.backends.base import Write, WriteMode
-    from accountstore.errors import BackendError
+    from accountstore.backends.base import WriteMode
 
 __all__ = ("MemoryBackend", "open_backend")
 
@@ -37,7 +46,7 @@ class MemoryBackend:
 
     @property
     def capabilities(self) -> Capabilities:
-        return Capabilities(create=True, update=True, atomic=True, durable=False, batch=_PAGE)
+        return Capabilities(create=True, update=True, atomic=True, durable=False)
 
     def _find(self, key: str, /) -> Blob:
         try:
@@ -57,20 +66,14 @@ class MemoryBackend:
         check_size(blob.stat.size, limit)
         return blob
 
-    async def read_many(self, keys: Sequence[str], /, *, limit: int) -> Sequence[Blob | Exception]:
-        return await each(self.read(key, limit=limit) for key in keys)
-
-    async def write(self, key: str, data: bytes, /, *, mode: WriteMode, mark: str = "") -> Stat:
+    async def write(self, key: str, data: bytes, /, *, mode: WriteMode, write_token: str = "") -> Stat:
         await checkpoint()
         if mode == "create" and f"/{key}" in self._fs.store:
             raise ExistsError("there is a document already")
         if isinstance(mode, Version):
             self._compare(key, mode)
         self._fs.pipe_file(f"/{key}", data)
-        return self._find(key).stat
-
-    async def write_many(self, writes: Sequence[Write], /) -> Sequence[Stat | Exception]:
-        return await each(self.write(key, data, mode=mode) for key, data, mode in writes)
+        return Stat(key, len(data), digest(data), self._fs.store[f"/{key}"].modified)
 
     async def stat(self, key: str, /) -> Stat:
         await checkpoint()
@@ -90,15 +93,12 @@ class MemoryBackend:
             for path, file in list(self._fs.store.items())
             if path.startswith(start) and (recursive or "/" not in path[len(start) :])
         )
-        return Pages(iter(lambda: list(islice(found, _PAGE)), []))
-
-    def classify(self, error: Exception, /) -> type[BackendError]:
-        return classify_oserror(error)
+        return pages_of(iter(lambda: list(islice(found, _PAGE)), []))
 
     async def versioned(self) -> bool | None:
         return False
 
-    def filesystem(self) -> tuple[object, str]:
+    async def filesystem(self) -> tuple[object, str]:
         return self._fs, "/"
 
     async def aclose(self) -> None:

@@ -7,7 +7,7 @@ read; and repeats requests on its own. Its client does none of that.
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -25,28 +25,38 @@ from botocore.exceptions import (
 )
 from s3fs import S3FileSystem
 
-from accountstore.backends.base import Blob, Capabilities, CursorPages, Stat, Version, classify_oserror, each
-from accountstore.backends.buckets import (
+from accountstore.aio.loops import AsyncioBridge, on_asyncio
+from accountstore.backends.base import (
+    BackendError,
+    Blob,
+    Capabilities,
+    ConflictError,
+    DeniedError,
+    NotFoundError,
+    Stat,
+    UnavailableError,
+    Version,
+    check_size,
+    pages_by_cursor,
+)
+from accountstore.backends.object_store import (
     CAPABILITIES,
     INSTANCE,
-    MARK,
-    Opening,
+    WRITE_TOKEN,
+    EscapeFilesystem,
+    LazyClient,
     check_options,
-    failure,
+    error_for_status,
     split_url,
     unsent,
 )
-from accountstore.backends.fsspec import Lent
-from accountstore.backends.loops import AsyncioThread
-from accountstore.errors import BackendError, ConflictError, DeniedError, NotFoundError, UnavailableError
-from accountstore.validation import check_size
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+    from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 
-    from accountstore.backends.base import Write, WriteMode
+    from accountstore.backends.base import WriteMode
 
-__all__ = ("S3Backend", "make", "open_backend")
+__all__ = ("S3Backend", "open_backend")
 
 _POOL = 128
 _UNREACHED = (HTTPClientError, ConnectionError, aiohttp.ClientError)
@@ -79,10 +89,10 @@ class S3Backend:
         self._options = options
         self._bucket = bucket
         self._prefix = prefix
-        self._loop = AsyncioThread()
-        self._opening = Opening(lambda: asyncio.to_thread(self._open))
+        self._lazy = LazyClient(partial(asyncio.to_thread, self._open))
         self._answered = False
-        self._lent = Lent(partial(S3FileSystem, **options), f"{bucket}/{prefix}".rstrip("/"))
+        self._escape = EscapeFilesystem(partial(S3FileSystem, **options), f"{bucket}/{prefix}".rstrip("/"))
+        self.bridge = AsyncioBridge()
 
     @property
     def capabilities(self) -> Capabilities:
@@ -90,19 +100,20 @@ class S3Backend:
 
     # --- the client ---------------------------------------------------------------------------------------------------
 
-    async def _request(
-        self, operation: str, call: Callable[[Any, dict[str, Any]], Awaitable[Any]], mode: WriteMode | None = None, /
-    ) -> Any:
-        """What `call` returns, given the client and the options that go with such a request; or an error of ours."""
+    @asynccontextmanager
+    async def _client(
+        self, operation: str, mode: WriteMode | None = None, /
+    ) -> AsyncGenerator[tuple[Any, dict[str, Any]]]:
+        """The client, and the options that go with such a request; errors within are raised as errors of ours."""
         try:
-            client, extra = self._opening.client or await self._opening.ask()
-            result = await call(client, extra[operation])
+            client, extra = await self._lazy.get()
+            yield client, extra[operation]
         except (ClientError, BotoCoreError, aiohttp.ClientError) as error:
-            refusal = self._failure(error, mode)
+            failure = self._error(error, mode)
         else:
             self._answered = True
-            return result
-        raise refusal
+            return
+        raise failure
 
     def _open(self) -> tuple[Any, dict[str, dict[str, Any]]]:
         """Open the client, in a thread: botocore reads its models from the disk."""
@@ -119,12 +130,12 @@ class S3Backend:
         extra = {name: {key: given[key] for key in given if key in taken[name]} for name in _OPERATIONS}
         return client, extra
 
-    def _failure(self, error: Exception, mode: WriteMode | None, /) -> BackendError:
+    def _error(self, error: Exception, mode: WriteMode | None, /) -> BackendError:
         if isinstance(error, ClientError):
             self._answered = True
             answer: Any = error.response
             code = str(answer.get("Error", {}).get("Code", ""))
-            return failure(int(answer["ResponseMetadata"]["HTTPStatusCode"]), code, mode)
+            return error_for_status(int(answer["ResponseMetadata"]["HTTPStatusCode"]), code, mode)
         what = type(error).__name__
         if isinstance(error, (NoCredentialsError, PartialCredentialsError, CredentialRetrievalError)):
             return DeniedError(f"no credentials were found ({what})")
@@ -137,123 +148,105 @@ class S3Backend:
 
     # --- documents ----------------------------------------------------------------------------------------------------
 
+    @on_asyncio
     async def read(self, key: str, /, *, limit: int) -> Blob:
-        async def read(client: Any, extra: dict[str, Any]) -> Blob:
+        async with self._client("GetObject") as (client, extra):
             answer = await client.get_object(**self._at(key), **extra)
             async with answer["Body"] as body:
                 size = int(answer["ContentLength"])
                 check_size(size, limit)
                 data = await body.read()
-            if len(data) != size:
-                raise UnavailableError("the answer was cut short")
-            return Blob(data, _stat(key, answer, size))
+        if len(data) != size:
+            raise UnavailableError("the answer was cut short")
+        return Blob(data, _stat(key, answer, size))
 
-        return await self._loop.run(lambda: self._request("GetObject", read))
+    @on_asyncio
+    async def write(self, key: str, data: bytes, /, *, mode: WriteMode, write_token: str = "") -> Stat:
+        condition: dict[str, Any] = dict(_CONDITIONS[mode]) if isinstance(mode, str) else {"IfMatch": mode.token}
+        async with self._client("PutObject", mode) as (client, extra):
+            if write_token:
+                condition["Metadata"] = {**extra.get("Metadata", {}), WRITE_TOKEN: write_token}
+            answer = await client.put_object(**self._at(key), Body=data, **{**extra, **condition})
+        return Stat(key, len(data), Version(answer["ETag"]), None)
 
-    async def read_many(self, keys: Sequence[str], /, *, limit: int) -> Sequence[Blob | Exception]:
-        return await each(self.read(key, limit=limit) for key in keys)
-
-    async def write(self, key: str, data: bytes, /, *, mode: WriteMode, mark: str = "") -> Stat:
-        async def write(client: Any, extra: dict[str, Any]) -> Stat:
-            condition = {"IfMatch": mode.token} if isinstance(mode, Version) else _CONDITIONS[mode]
-            marked = {**extra, "Metadata": {**extra.get("Metadata", {}), MARK: mark}} if mark else extra
-            answer = await client.put_object(**self._at(key), Body=data, **condition, **marked)
-            return Stat(key, len(data), Version(answer["ETag"]), None)
-
-        return await self._loop.run(lambda: self._request("PutObject", write, mode))
-
-    async def write_many(self, writes: Sequence[Write], /) -> Sequence[Stat | Exception]:
-        return await each(self.write(key, data, mode=mode) for key, data, mode in writes)
-
+    @on_asyncio
     async def stat(self, key: str, /) -> Stat:
-        return await self._loop.run(lambda: self._stat(key))
-
-    async def _stat(self, key: str, /) -> Stat:
-        async def stat(client: Any, extra: dict[str, Any]) -> Stat:
-            answer = await client.head_object(**self._at(key), **extra)
-            return _stat(key, answer, int(answer["ContentLength"]))
-
-        fresh = not self._answered
+        first = not self._answered
         try:
-            found: Stat = await self._request("HeadObject", stat)
+            async with self._client("HeadObject") as (client, extra):
+                answer = await client.head_object(**self._at(key), **extra)
         except NotFoundError:
-            if fresh:  # the answer to a HEAD has no body to tell a missing bucket
-                await self._request("HeadObject", self._head_bucket)
+            if first:
+                await self._require_bucket()
             raise
-        return found
+        return _stat(key, answer, int(answer["ContentLength"]))
 
-    async def _head_bucket(self, client: Any, extra: dict[str, Any], /) -> None:
-        try:
-            await client.head_bucket(Bucket=self._bucket)
-        except ClientError as error:
-            answer: Any = error.response
-            if answer["ResponseMetadata"]["HTTPStatusCode"] == 404:
-                raise failure(404, "NoSuchBucket") from None
+    async def _require_bucket(self) -> None:
+        """Raise an error if the bucket does not exist: the answer to a HEAD has no body that could say so."""
+        with suppress(DeniedError):  # a key may be allowed to read documents only
+            try:
+                async with self._client("HeadObject") as (client, _):
+                    await client.head_bucket(Bucket=self._bucket)
+            except NotFoundError:
+                raise error_for_status(404, "NoSuchBucket") from None
 
+    @on_asyncio
     async def delete(self, key: str, /, *, version: Version | None = None) -> None:
-        async def delete(client: Any, extra: dict[str, Any]) -> None:
-            condition = {} if version is None else {"IfMatch": version.token}
-            await client.delete_object(**self._at(key), **condition, **extra)
-
+        condition = {} if version is None else {"IfMatch": version.token}
         with suppress(NotFoundError):
             try:
-                await self._loop.run(lambda: self._request("DeleteObject", delete, version))
+                async with self._client("DeleteObject", version) as (client, extra):
+                    await client.delete_object(**self._at(key), **condition, **extra)
             except ConflictError:
                 await self.stat(key)  # of a missing document it is none, whatever the server says
                 raise
 
     def scan(self, prefix: str, /, *, recursive: bool) -> AsyncIterator[Sequence[Stat]]:
-        return CursorPages(partial(self._page, prefix, recursive))
+        return pages_by_cursor(partial(self._page, prefix, recursive))
 
+    @on_asyncio
     async def _page(self, prefix: str, recursive: bool, cursor: str | None, /) -> tuple[list[Stat], str | None]:
         where: dict[str, Any] = {"Bucket": self._bucket, "Prefix": self._prefix + (f"{prefix}/" if prefix else "")}
         if not recursive:
             where["Delimiter"] = "/"
         if cursor:
             where["ContinuationToken"] = cursor
-
-        async def page(client: Any, extra: dict[str, Any]) -> Any:
-            return await client.list_objects_v2(**where, **extra)
-
-        answer = await self._loop.run(lambda: self._request("ListObjectsV2", page))
+        async with self._client("ListObjectsV2") as (client, extra):
+            answer = await client.list_objects_v2(**where, **extra)
         found = [
             Stat(entry["Key"][len(self._prefix) :], int(entry["Size"]), Version(entry["ETag"]), entry["LastModified"])
             for entry in answer.get("Contents", ())
         ]
         return found, answer.get("NextContinuationToken") if answer.get("IsTruncated") else None
 
-    def classify(self, error: Exception, /) -> type[BackendError]:
-        return classify_oserror(error)
-
+    @on_asyncio
     async def versioned(self) -> bool | None:
-        async def ask(client: Any, extra: dict[str, Any]) -> bool:
-            return bool((await client.get_bucket_versioning(Bucket=self._bucket)).get("Status"))
+        with suppress(BackendError):
+            async with self._client("HeadObject") as (client, _):
+                return bool((await client.get_bucket_versioning(Bucket=self._bucket)).get("Status"))
+        return None
 
-        try:
-            return bool(await self._loop.run(lambda: self._request("HeadObject", ask)))
-        except BackendError:
-            return None
-
-    def filesystem(self) -> tuple[object, str]:
-        return self._lent.filesystem()
+    async def filesystem(self) -> tuple[object, str]:
+        return await self._escape.get()
 
     async def aclose(self) -> None:
-        await self._loop.run(self._close)
-        await self._loop.aclose()
-        await self._lent.aclose()
+        await self._close()
+        await self.bridge.aclose()
+        await self._escape.aclose()
 
+    @on_asyncio
     async def _close(self) -> None:
-        taken = await self._opening.take()
-        if taken is not None:
-            await taken[0].close()
+        opened = await self._lazy.take()
+        if opened is not None:
+            await opened[0].close()
 
 
 def _stat(key: str, answer: Mapping[str, Any], size: int, /) -> Stat:
-    mark: str | None = answer.get("Metadata", {}).get(MARK)
-    return Stat(key, size, Version(answer["ETag"]), answer.get("LastModified"), mark)
+    token: str | None = answer.get("Metadata", {}).get(WRITE_TOKEN)
+    return Stat(key, size, Version(answer["ETag"]), answer.get("LastModified"), token)
 
 
-def make(url: str, options: Mapping[str, object], /) -> S3Backend:
+async def open_backend(url: str, options: Mapping[str, object], /) -> S3Backend:
     """A storage in a bucket. Options are those of `s3fs.S3FileSystem`; its client connects at the first call.
 
     Raises:
@@ -261,8 +254,3 @@ def make(url: str, options: Mapping[str, object], /) -> S3Backend:
     """
     check_options(options, S3FileSystem.__init__, "profile")
     return S3Backend(options, *split_url(url))
-
-
-async def open_backend(url: str, options: Mapping[str, object], /) -> S3Backend:
-    """As `make`: for the registry."""
-    return make(url, options)

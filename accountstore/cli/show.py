@@ -99,7 +99,7 @@ def show_storages(config: StoreConfig, capabilities: Mapping[str, Capabilities],
         table.add_row(
             _text(name),
             _mark(True) if name == default else "",
-            _text(config.storages[name].shown_url),
+            _text(config.storages[name].redacted_url),
             *(_mark(promise) for promise in (can.create, can.update, can.atomic, can.durable)),
         )
     console().print(table)

@@ -8,28 +8,31 @@ from __future__ import annotations
 import errno
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, TypeAlias, TypeVar
+from functools import partial
+from typing import TYPE_CHECKING, Literal, ParamSpec, TypeAlias, TypeVar, cast
 
 from anyio import sleep_forever
 
-from accountstore.attempts import Policy
+from accountstore.aio.pages import Paged
+from accountstore.client import StorageClient
 from accountstore.codecs import CODECS
-from accountstore.opening import Storages
-from accountstore.reach import Reach
+from accountstore.retry import RetryPolicy
+from accountstore.scope import Resolver
 from accountstore.storage import Storage
+from accountstore.storages import Storages
 from accountstore.store import AccountStore
 from accountstore.validation import MAX_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 
-    from accountstore.backends.base import Backend, Blob, Capabilities, Stat, Version, Write, WriteMode
-    from accountstore.errors import BackendError
+    from accountstore.backends.base import Backend, BatchBackend, Blob, Capabilities, Stat, Version, Write, WriteMode
     from accountstore.events import Observer
 
 __all__ = ("Fault", "FaultyBackend", "Operation", "store_over")
 
 T = TypeVar("T")
+P = ParamSpec("P")
 Operation: TypeAlias = Literal["read", "read_many", "write", "write_many", "stat", "delete", "scan", "aclose"]
 
 
@@ -62,70 +65,57 @@ class FaultyBackend:
         self._faults = {(fault.operation, fault.nth): fault for fault in faults}
         self.calls: Counter[str] = Counter()
 
-    async def _call(self, operation: Operation, call: Callable[[], Awaitable[T]], /) -> T:
+    async def _call(
+        self, operation: Operation, call: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> T:
         self.calls[operation] += 1
         fault = self._faults.get((operation, self.calls[operation]))
         if fault is None:
-            return await call()
+            return await call(*args, **kwargs)
         if fault.moment == "hang":
             await sleep_forever()
         if fault.moment == "after":
-            await call()
+            await call(*args, **kwargs)
         raise fault.error
+
+    @property
+    def _batch(self) -> BatchBackend:
+        return cast("BatchBackend", self._backend)
 
     @property
     def capabilities(self) -> Capabilities:
         return self._backend.capabilities
 
     async def read(self, key: str, /, *, limit: int) -> Blob:
-        return await self._call("read", lambda: self._backend.read(key, limit=limit))
+        return await self._call("read", self._backend.read, key, limit=limit)
 
     async def read_many(self, keys: Sequence[str], /, *, limit: int) -> Sequence[Blob | Exception]:
-        return await self._call("read_many", lambda: self._backend.read_many(keys, limit=limit))
+        return await self._call("read_many", self._batch.read_many, keys, limit=limit)
 
-    async def write(self, key: str, data: bytes, /, *, mode: WriteMode, mark: str = "") -> Stat:
-        return await self._call("write", lambda: self._backend.write(key, data, mode=mode, mark=mark))
+    async def write(self, key: str, data: bytes, /, *, mode: WriteMode, write_token: str = "") -> Stat:
+        return await self._call("write", self._backend.write, key, data, mode=mode, write_token=write_token)
 
     async def write_many(self, writes: Sequence[Write], /) -> Sequence[Stat | Exception]:
-        return await self._call("write_many", lambda: self._backend.write_many(writes))
+        return await self._call("write_many", self._batch.write_many, writes)
 
     async def stat(self, key: str, /) -> Stat:
-        return await self._call("stat", lambda: self._backend.stat(key))
+        return await self._call("stat", self._backend.stat, key)
 
     async def delete(self, key: str, /, *, version: Version | None = None) -> None:
-        await self._call("delete", lambda: self._backend.delete(key, version=version))
+        await self._call("delete", self._backend.delete, key, version=version)
 
     def scan(self, prefix: str, /, *, recursive: bool) -> AsyncIterator[Sequence[Stat]]:
-        return _Pages(self._call, self._backend.scan(prefix, recursive=recursive))
-
-    def classify(self, error: Exception, /) -> type[BackendError]:
-        return self._backend.classify(error)
+        pages = self._backend.scan(prefix, recursive=recursive)
+        return Paged(partial(self._call, "scan", anext, pages, None))
 
     async def versioned(self) -> bool | None:
         return await self._backend.versioned()
 
-    def filesystem(self) -> tuple[object, str]:
-        return self._backend.filesystem()
+    async def filesystem(self) -> tuple[object, str]:
+        return await self._backend.filesystem()
 
     async def aclose(self) -> None:
         await self._call("aclose", self._backend.aclose)
-
-
-class _Pages:
-    def __init__(
-        self,
-        call: Callable[[Operation, Callable[[], Awaitable[Sequence[Stat]]]], Awaitable[Sequence[Stat]]],
-        pages: AsyncIterator[Sequence[Stat]],
-        /,
-    ) -> None:
-        self._call = call
-        self._pages = pages
-
-    def __aiter__(self) -> _Pages:
-        return self
-
-    async def __anext__(self) -> Sequence[Stat]:
-        return await self._call("scan", lambda: anext(self._pages))
 
 
 def store_over(
@@ -142,16 +132,8 @@ def store_over(
 
     It is an asynchronous context manager, and closes the backends. It tries nothing twice unless `attempts` says so.
     """
-    storages = {
-        name: Storage(
-            name,
-            backend,
-            CODECS[codec],
-            max_bytes,
-            url=f"test://{name}",
-            options={},
-            policy=Policy(timeout, attempts),
-        )
-        for name, backend in backends.items()
-    }
-    return AccountStore(Reach(Storages(storages, next(iter(backends))), observer))
+    storages: dict[str, Storage] = {}
+    for name, backend in backends.items():
+        client = StorageClient(name, backend, RetryPolicy(timeout, attempts), limit=max_bytes)
+        storages[name] = Storage(client, CODECS[codec], max_bytes, f"test://{name}", {})
+    return AccountStore(Resolver(Storages(storages, next(iter(backends)))), observer)

@@ -11,6 +11,7 @@ that the backend does not declare is skipped, and says so.
 
 from __future__ import annotations
 
+from accountstore.testing.conformance.batches import BatchTests
 from accountstore.testing.conformance.cancels import CancelTests
 from accountstore.testing.conformance.harness import Harness
 from accountstore.testing.conformance.names import UnicodeTests
@@ -21,7 +22,7 @@ from accountstore.testing.conformance.sequential import SequentialTests
 __all__ = ("BackendTests", "Harness")
 
 
-class BackendTests(SequentialTests, UnicodeTests, RaceTests, CancelTests, ScanTests):
+class BackendTests(SequentialTests, BatchTests, UnicodeTests, RaceTests, CancelTests, ScanTests):
     """Derive a class from this one and give it a fixture `harness`.
 
     The class variables say how much is tried. Names tell the groups: `-k "not race"` leaves one out.

@@ -8,27 +8,30 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from inspect import isawaitable
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, cast
 
 import anyio
 import pytest
 
-from accountstore.errors import AccountStoreError, BackendError
+from accountstore.backends.base import classify_error
+from accountstore.errors import AccountStoreError
 from accountstore.validation import MAX_BYTES
 
 if TYPE_CHECKING:
     import os
     from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator, Sequence
 
-    from accountstore.backends.base import Backend, Stat, Version
+    from accountstore.backends.base import Backend, BatchBackend, Stat, Version
 
 __all__ = (
     "KEY",
     "Harness",
     "Suite",
+    "batch_of",
     "get",
     "keys_of",
-    "name_of",
+    "kind_of_error",
+    "need_batch",
     "need_create",
     "need_update",
     "no_warnings",
@@ -110,24 +113,20 @@ async def second(harness: Harness, backend: Backend, /) -> AsyncGenerator[Backen
         yield backend
 
 
-def name_of(backend: Backend, error: Exception, /) -> type[AccountStoreError]:
-    """The class that an error is, or that the backend names it."""
-    if isinstance(error, AccountStoreError):
-        return type(error)
-    kind = backend.classify(error)
-    assert isinstance(kind, type), f"classify({error!r}) must return a class"
-    assert issubclass(kind, BackendError), f"classify({error!r}) must return a BackendError"
-    return kind
+def kind_of_error(error: Exception, /) -> type[AccountStoreError]:
+    """The class that the store raises for an error of a backend, which is one of ours or an `OSError`."""
+    assert isinstance(error, (AccountStoreError, OSError)), f"{error!r} is neither an error of ours nor an OSError"
+    return type(error) if isinstance(error, AccountStoreError) else classify_error(error)
 
 
 @contextmanager
-def refused(backend: Backend, *kinds: type[AccountStoreError]) -> Generator[None]:
-    """Fail unless the block raises an error of one of these classes, as the backend names it."""
+def refused(*kinds: type[AccountStoreError]) -> Generator[None]:
+    """Fail unless the block raises an error of one of these classes."""
     wanted = " or ".join(kind.__name__ for kind in kinds)
     try:
         yield
-    except Exception as error:  # noqa: BLE001 -- whatever a backend raises is to be named
-        kind = name_of(backend, error)
+    except Exception as error:  # noqa: BLE001 -- whatever a backend raises is looked at
+        kind = kind_of_error(error)
         assert issubclass(kind, kinds), f"{error!r} is a {kind.__name__}, not a {wanted}"
     else:
         pytest.fail(f"nothing was raised where {wanted} should be")
@@ -145,19 +144,32 @@ def need_update(backend: Backend, /) -> None:
         pytest.skip("declares no compare-and-swap")
 
 
+def batch_of(backend: Backend, /) -> BatchBackend | None:
+    """The backend, if it declares batches."""
+    return cast("BatchBackend", backend) if backend.capabilities.batch > 1 else None
+
+
+def need_batch(backend: Backend, /) -> BatchBackend:
+    """Skip a test of what the backend does not declare."""
+    batch = batch_of(backend)
+    if batch is None:
+        pytest.skip("declares no batches")
+    return batch
+
+
 def version_of(stat: Stat, /) -> Version:
-    """The version that a read or a write must tell."""
-    assert stat.version is not None, "read and write must tell a version"
+    """The version that a read or a write must return."""
+    assert stat.version is not None, "read and write must return a version"
     return stat.version
 
 
 async def scan(backend: Backend, prefix: str, /, *, recursive: bool) -> list[Stat]:
-    """What a listing tells, page after page."""
+    """The stats of a listing, page after page."""
     return [stat async for page in backend.scan(prefix, recursive=recursive) for stat in page]
 
 
 async def keys_of(backend: Backend, prefix: str, /, *, recursive: bool) -> list[str]:
-    """The keys that a listing tells, sorted."""
+    """The keys of a listing, sorted."""
     return sorted(stat.key for stat in await scan(backend, prefix, recursive=recursive))
 
 

@@ -21,7 +21,7 @@ from accountstore.testing.conformance.harness import (
     Harness,
     Suite,
     get,
-    name_of,
+    kind_of_error,
     need_create,
     need_update,
     put,
@@ -47,7 +47,7 @@ class _Race:
         try:
             self.won.append((data, await backend.write(self.key, data, mode=mode)))
         except Exception as error:  # noqa: BLE001 -- whatever a backend raises is to be named
-            self.lost.add(name_of(backend, error))
+            self.lost.add(kind_of_error(error))
 
 
 def _need_atomic(backend: Backend, /) -> None:
@@ -101,7 +101,7 @@ class RaceTests(Suite):
                         await through.write(KEY, b"%d" % (int(blob.data) + 1), mode=version_of(blob.stat))
                         break
                     except Exception as error:  # noqa: BLE001 -- whatever a backend raises is to be named
-                        assert issubclass(name_of(through, error), (ConflictError, UnavailableError)), error
+                        assert issubclass(kind_of_error(error), (ConflictError, UnavailableError)), error
                         await anyio.sleep(random.random() * min(0.0005 * 2**attempt, 0.05))
                 else:
                     pytest.fail("a swap did not succeed in 1000 attempts")

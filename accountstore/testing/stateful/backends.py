@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, rule
+from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 
-from accountstore.backends.base import Blob, Stat, Version, Write
+from accountstore.backends.base import Blob, Stat, Version, Write, classify_error
 from accountstore.errors import (
     AccountStoreError,
     ConflictError,
@@ -20,7 +20,7 @@ from accountstore.testing.stateful.machine import Machine
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 
-    from accountstore.backends.base import Backend, WriteMode
+    from accountstore.backends.base import Backend, BatchBackend, WriteMode
 
 __all__ = ("backend_machine",)
 
@@ -71,22 +71,23 @@ class _BackendMachine(Machine):
         super().__init__(loop, options)
         self.backend = self.call(open_backend)
         self.able = self.backend.capabilities
+        self.batch = cast("BatchBackend", self.backend)
         self.model: dict[str, tuple[bytes, Version]] = {}
         self.seen: dict[str, list[Version]] = {key: [] for key in _KEYS}
 
     async def close(self) -> None:
         await self.backend.aclose()
 
-    def name(self, error: Exception, /) -> type[AccountStoreError]:
+    def kind(self, error: Exception, /) -> type[AccountStoreError]:
         """The class that the store would raise."""
-        return type(error) if isinstance(error, AccountStoreError) else self.backend.classify(error)
+        return type(error) if isinstance(error, AccountStoreError) else classify_error(error)
 
     def attempt(self, function: Callable[[], Awaitable[T]], /) -> T | type[AccountStoreError]:
         """The result, or the class of the error."""
         try:
             return self.call(function)
-        except Exception as error:  # noqa: BLE001 -- whatever a backend raises is to be named
-            return self.name(error)
+        except Exception as error:  # noqa: BLE001 -- whatever a backend raises is compared
+            return self.kind(error)
 
     def mode(self, key: str, pick: int, /) -> WriteMode:
         """Overwrite, create, or one of the versions that the key has had."""
@@ -139,25 +140,27 @@ class _BackendMachine(Machine):
         mode = self.mode(key, pick)
         self.take_write(key, data, mode, self.attempt(lambda: self.backend.write(key, data, mode=mode)))
 
+    @precondition(lambda self: self.able.batch > 1)
     @rule(documents=st.dictionaries(_keys, _data, max_size=5), pick=_picks)
     def write_many(self, documents: dict[str, bytes], pick: int) -> None:
         """Write some documents at once."""
         writes = [Write(key, data, self.mode(key, pick)) for key, data in documents.items()]
-        results = self.call(lambda: self.backend.write_many(writes))
+        results = self.call(lambda: self.batch.write_many(writes))
         for write, result in zip(writes, results, strict=True):
-            self.take_write(*write, self.name(result) if isinstance(result, Exception) else result)
+            self.take_write(*write, self.kind(result) if isinstance(result, Exception) else result)
 
     @rule(key=_keys)
     def read(self, key: str) -> None:
         """Read one document."""
         self.take_read(key, self.attempt(lambda: self.backend.read(key, limit=_LIMIT)))
 
+    @precondition(lambda self: self.able.batch > 1)
     @rule(keys=st.lists(_keys, max_size=5))
     def read_many(self, keys: list[str]) -> None:
         """Read some documents at once."""
-        results = self.call(lambda: self.backend.read_many(keys, limit=_LIMIT))
+        results = self.call(lambda: self.batch.read_many(keys, limit=_LIMIT))
         for key, result in zip(keys, results, strict=True):
-            self.take_read(key, self.name(result) if isinstance(result, Exception) else result)
+            self.take_read(key, self.kind(result) if isinstance(result, Exception) else result)
 
     @rule(key=_keys)
     def stat(self, key: str) -> None:

@@ -1,8 +1,8 @@
 """Documents as files on a POSIX file system: whole, durable, private, inside their root. Blocking functions.
 
-A write goes to a passing file in the document's folder, to the disk, and then in one step to the document's name, so a
+A write goes to a temporary file in the document's folder, to the disk, and then in one step to the document's name, so a
 crash leaves the old or the new document. Whoever changes or removes a document holds a lock on the file itself while it
-compares and renames; the lock is checked to be on the file that still has the name, and dies with its holder. A passing
+compares and renames; the lock is checked to be on the file that still has the name, and dies with its holder. A temporary
 file is locked by its writer, so one that can be locked was left by a crash and is swept.
 """
 
@@ -17,11 +17,19 @@ from datetime import UTC, datetime
 from random import random
 from typing import TYPE_CHECKING
 
-from accountstore.backends.base import Blob, Stat, Version, digest
-from accountstore.backends.folders import Folders
-from accountstore.backends.syscalls import SystemCalls, close
-from accountstore.errors import ConflictError, NotRegularError, UnavailableError
-from accountstore.validation import RESERVED_PREFIX, check_size
+from accountstore.backends.base import (
+    Blob,
+    ConflictError,
+    NotRegularError,
+    Stat,
+    UnavailableError,
+    Version,
+    check_size,
+    digest,
+)
+from accountstore.backends.local.directories import Directories
+from accountstore.backends.local.syscalls import SystemCalls, close
+from accountstore.validation import RESERVED_PREFIX
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -32,7 +40,7 @@ __all__ = ("Files",)
 
 # Without O_NONBLOCK, opening a named pipe would wait for its other end.
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
-_PASSING = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_TEMPORARY = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _TRIES = 100
 _LOCK_SECONDS = 10.0
 _PAGE = 1000
@@ -50,16 +58,16 @@ class Files:
         self.root = root
         self._locking = locking
         self._os = calls or SystemCalls()
-        self._folders = Folders(root, self._os, self._sweep if locking else None)
+        self._directories = Directories(root, self._os, self._sweep if locking else None)
 
     def make_root(self) -> None:
         """Create the root, and the folders above it that are missing, private and durably."""
-        self._folders.make_root()
+        self._directories.make_root()
 
     def read(self, key: str, /, *, limit: int) -> Blob:
         """The document at `key`: bytes and stat of one state."""
         folder, name = _split(key)
-        at = self._folders.open(folder)
+        at = self._directories.open(folder)
         try:
             return self._read(at, key, name, limit)
         finally:
@@ -74,7 +82,7 @@ class Files:
                 folder, name = _split(key)
                 try:
                     if folder not in folders:
-                        folders[folder] = self._folders.open(folder)
+                        folders[folder] = self._directories.open(folder)
                     results.append(self._read(folders[folder], key, name, limit))
                 except Exception as error:  # noqa: BLE001 -- an error is a result here
                     results.append(error)
@@ -86,7 +94,7 @@ class Files:
     def stat(self, key: str, /) -> Stat:
         """What `read` tells beside the bytes, at any size."""
         folder, name = _split(key)
-        at = self._folders.open(folder)
+        at = self._directories.open(folder)
         try:
             fd = self._os.open(name, _FILE, dir_fd=at)
         finally:
@@ -106,7 +114,7 @@ class Files:
                 folder, name = _split(key)
                 try:
                     if folder not in folders:
-                        folders[folder] = self._folders.prepare(folder)
+                        folders[folder] = self._directories.prepare(folder)
                     results.append(self._write(folders[folder], key, name, data, mode))
                 except Exception as error:  # noqa: BLE001 -- an error is a result here
                     results.append(error)
@@ -126,8 +134,8 @@ class Files:
         """Write one document; it is on the disk when this returns."""
         folder, name = _split(key)
         if isinstance(mode, Version):
-            self._folders.require(folder)  # a swap makes none
-        at = self._folders.prepare(folder)
+            self._directories.require(folder)  # a swap makes none
+        at = self._directories.prepare(folder)
         try:
             result = self._write(at, key, name, data, mode)
             self._os.fsync(at)
@@ -139,7 +147,7 @@ class Files:
         """Remove a document, durably. A missing one is no error."""
         folder, name = _split(key)
         try:
-            at = self._folders.open(folder)
+            at = self._directories.open(folder)
         except (FileNotFoundError, NotADirectoryError):
             return
         try:
@@ -163,7 +171,7 @@ class Files:
         while folders:
             folder = folders.pop()
             try:
-                at = self._folders.open(folder)
+                at = self._directories.open(folder)
             except (FileNotFoundError, NotADirectoryError):
                 continue
             try:
@@ -216,23 +224,23 @@ class Files:
         if isinstance(mode, Version):
             self._compare_at(at, name, mode)
         for _ in range(_TRIES):
-            passing = f"{RESERVED_PREFIX}{os.urandom(8).hex()}.tmp"
-            fd = self._os.open(passing, _PASSING, 0o600, dir_fd=at)
+            temporary = f"{RESERVED_PREFIX}{os.urandom(8).hex()}.tmp"
+            fd = self._os.open(temporary, _TEMPORARY, 0o600, dir_fd=at)
             try:
                 status = self._fill(fd, data)
                 if status is not None:
-                    self._publish(at, passing, name, mode)
+                    self._publish(at, temporary, name, mode)
                     return Stat(key, len(data), digest(data), _time(status))
             except BaseException:
                 with suppress(OSError):
-                    self._os.unlink(passing, dir_fd=at)
+                    self._os.unlink(temporary, dir_fd=at)
                 raise
             finally:
                 self._unlock(fd)
-        raise UnavailableError("cannot keep a passing file from being swept", sent=False)
+        raise UnavailableError("cannot keep a temporary file from being swept", sent=False)
 
     def _fill(self, fd: int, data: bytes, /) -> os.stat_result | None:
-        """Bring a new passing file to the disk: locked, which tells it from one that a crash left, and 0600.
+        """Bring a new temporary file to the disk: locked, which tells it from one that a crash left, and 0600.
 
         None when a sweeper was faster than the lock: the file is its to remove.
         """
@@ -251,8 +259,8 @@ class Files:
             self._os.fsync(fd)
         return status if status.st_nlink else None
 
-    def _publish(self, at: int, passing: str, name: str, mode: WriteMode, /) -> None:
-        """Give the passing file the document's name, if the mode allows it."""
+    def _publish(self, at: int, temporary: str, name: str, mode: WriteMode, /) -> None:
+        """Give the temporary file the document's name, if the mode allows it."""
         for _ in range(_TRIES):
             if mode != "create":
                 try:
@@ -260,7 +268,7 @@ class Files:
                     try:
                         if isinstance(mode, Version):
                             self._compare(fd, mode)
-                        self._os.rename(passing, name, src_dir_fd=at, dst_dir_fd=at)
+                        self._os.rename(temporary, name, src_dir_fd=at, dst_dir_fd=at)
                     finally:
                         self._unlock(fd)
                     return  # noqa: TRY300 -- an else would stand far from its try
@@ -269,14 +277,14 @@ class Files:
                         raise
             # rename() would replace a document that another process has just created; link() does not.
             try:
-                self._os.link(passing, name, src_dir_fd=at, dst_dir_fd=at, follow_symlinks=False)
+                self._os.link(temporary, name, src_dir_fd=at, dst_dir_fd=at, follow_symlinks=False)
             except FileExistsError:
                 if mode == "create":
                     raise
             except FileNotFoundError:
-                raise UnavailableError("the folder or the passing file was removed meanwhile", sent=False) from None
+                raise UnavailableError("the folder or the temporary file was removed meanwhile", sent=False) from None
             else:
-                self._os.unlink(passing, dir_fd=at)
+                self._os.unlink(temporary, dir_fd=at)
                 return
         raise UnavailableError("others keep creating and removing the document", sent=False)
 
@@ -329,7 +337,7 @@ class Files:
             raise ConflictError("the document has changed since it was read")
 
     def _sweep(self, at: int, name: str, /) -> bool:
-        """Whether a file is a passing one; if a crash has left it, it is removed."""
+        """Whether a file is a temporary one; if a crash has left it, it is removed."""
         if not name.startswith(RESERVED_PREFIX):
             return False
         if self._locking and name.endswith(".tmp"):

@@ -7,17 +7,15 @@ from typing import TYPE_CHECKING
 
 from anyio import to_thread
 
-from accountstore.backends.base import Capabilities, classify_oserror
-from accountstore.backends.posix import Files
-from accountstore.backends.syscalls import filesystem_type
-from accountstore.backends.threads import ThreadPages, Threads
-from accountstore.errors import ConfigError
+from accountstore.aio.threads import ThreadPool, pages_in_threads
+from accountstore.backends.base import Capabilities, ConfigError
+from accountstore.backends.local.files import Files
+from accountstore.backends.local.syscalls import filesystem_type
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
 
     from accountstore.backends.base import Blob, Stat, Version, Write, WriteMode
-    from accountstore.errors import BackendError
 
 __all__ = ("LocalBackend", "open_backend")
 
@@ -33,16 +31,16 @@ such."""
 
 
 class LocalBackend:
-    """Documents as files, 0600 in folders 0700, through `accountstore.backends.posix.Files`.
+    """Documents as files, 0600 in folders 0700, through `accountstore.backends.local.files.Files`.
 
     A version is the digest of the content. On a network file system `update` is not declared.
     """
 
     def __init__(self, files: Files, /, *, locking: bool = True) -> None:
         self._files = files
-        self._threads = Threads(_THREADS)
+        self._threads = ThreadPool(_THREADS)
         # Reading many small files keeps the interpreter busy: more threads would only wait for one another.
-        self._readers = Threads(_READERS)
+        self._readers = ThreadPool(_READERS)
         self._capabilities = Capabilities(create=True, update=locking, atomic=True, durable=True, batch=_BATCH)
 
     @property
@@ -55,7 +53,7 @@ class LocalBackend:
     async def read_many(self, keys: Sequence[str], /, *, limit: int) -> Sequence[Blob | Exception]:
         return await self._readers.run(partial(self._files.read_many, keys, limit=limit))
 
-    async def write(self, key: str, data: bytes, /, *, mode: WriteMode, mark: str = "") -> Stat:
+    async def write(self, key: str, data: bytes, /, *, mode: WriteMode, write_token: str = "") -> Stat:
         return await self._threads.run(partial(self._files.write, key, data, mode))
 
     async def write_many(self, writes: Sequence[Write], /) -> Sequence[Stat | Exception]:
@@ -68,22 +66,23 @@ class LocalBackend:
         await self._threads.run(partial(self._files.delete, key, version))
 
     def scan(self, prefix: str, /, *, recursive: bool) -> AsyncIterator[Sequence[Stat]]:
-        return ThreadPages(self._threads, self._files.scan(prefix, recursive=recursive))
-
-    def classify(self, error: Exception, /) -> type[BackendError]:
-        return classify_oserror(error)
+        return pages_in_threads(self._threads, self._files.scan(prefix, recursive=recursive))
 
     async def versioned(self) -> bool | None:
         return False
 
-    def filesystem(self) -> tuple[object, str]:
-        from fsspec.implementations.local import LocalFileSystem
-
-        return LocalFileSystem(auto_mkdir=True, skip_instance_cache=True), self._files.root
+    async def filesystem(self) -> tuple[object, str]:
+        return await to_thread.run_sync(_filesystem), self._files.root
 
     async def aclose(self) -> None:
         self._threads.close()
         self._readers.close()
+
+
+def _filesystem() -> object:
+    from fsspec.implementations.local import LocalFileSystem
+
+    return LocalFileSystem(auto_mkdir=True, skip_instance_cache=True)
 
 
 async def open_backend(url: str, options: Mapping[str, object], /) -> LocalBackend:

@@ -24,7 +24,7 @@ def _fsync(fd: int, /) -> None:
 
 
 class SystemCalls:
-    """The system calls of `accountstore.backends.posix`, in one place for tests to count, break and model."""
+    """The system calls of `accountstore.backends.local.files`, in one place for tests to count, break and model."""
 
     open: staticmethod[..., int] = staticmethod(os.open)
     close: staticmethod[[int], None] = staticmethod(os.close)

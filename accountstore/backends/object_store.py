@@ -1,5 +1,5 @@
-"""What the object stores have in common: URLs of buckets, options, the opening of a client, marks, and the meaning of
-an HTTP status.
+"""What the object stores have in common: URLs of buckets, options, the opening of a client, write tokens, the fsspec
+filesystem that is handed out, and the meaning of an HTTP status.
 
 Outcomes are decided by the status of the answer, whatever exception a client makes of it.
 """
@@ -9,12 +9,17 @@ from __future__ import annotations
 import asyncio
 import re
 from contextlib import suppress
+from functools import partial
 from inspect import signature
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from weakref import finalize, getweakrefs
 
-from accountstore.backends.base import Capabilities, Version
-from accountstore.errors import (
+from anyio import to_thread
+
+from accountstore.aio.threads import Lazy
+from accountstore.backends.base import (
     BackendError,
+    Capabilities,
     ConfigError,
     ConflictError,
     DeniedError,
@@ -22,22 +27,34 @@ from accountstore.errors import (
     FullError,
     NotFoundError,
     UnavailableError,
+    Version,
 )
-from accountstore.validation import near_miss
+from accountstore.validation import did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping
 
     from accountstore.backends.base import WriteMode
 
-__all__ = ("CAPABILITIES", "INSTANCE", "MARK", "Opening", "check_options", "failure", "split_url", "unsent")
+__all__ = (
+    "CAPABILITIES",
+    "INSTANCE",
+    "WRITE_TOKEN",
+    "EscapeFilesystem",
+    "LazyClient",
+    "check_options",
+    "error_for_status",
+    "finalizers",
+    "split_url",
+    "unsent",
+)
 
 T = TypeVar("T")
 
-MARK = "accountstore_write"
-"""The metadata field that holds the mark of a conditional write. Azure takes letters, digits and underscores only."""
+WRITE_TOKEN = "accountstore_write"
+"""The metadata field that holds the write token of a conditional write. Azure takes letters, digits and underscores only."""
 
-CAPABILITIES = Capabilities(create=True, update=True, atomic=True, durable=True, proven=False, marks=True)
+CAPABILITIES = Capabilities(create=True, update=True, atomic=True, durable=True, verify=True, write_tokens=True)
 """What each promises, if its server does its part."""
 
 INSTANCE: Mapping[str, bool] = {"asynchronous": True, "skip_instance_cache": True, "use_listings_cache": False}
@@ -50,7 +67,7 @@ _FULL = frozenset({"QuotaExceeded", "AccountLimitExceeded", "XMinioStorageFull"}
 _ELSEWHERE = frozenset({"PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException"})
 
 
-class Opening(Generic[T]):
+class LazyClient(Generic[T]):
     """A client that the first call opens for all, on asyncio.
 
     It is opened in a task of its own: a call that is cancelled or out of time meanwhile leaves it to the next one.
@@ -59,26 +76,54 @@ class Opening(Generic[T]):
     def __init__(self, make: Callable[[], Coroutine[Any, Any, T]], /) -> None:
         self._make = make
         self._task: asyncio.Task[T] | None = None
-        self.client: T | None = None
-        """None until it has been asked for."""
+        self._client: T | None = None
 
-    async def ask(self) -> T:
+    async def get(self) -> T:
         """The client. Raises what opening it raises; the next call then opens it anew."""
-        if self._task is None or (self._task.done() and self.client is None):
+        if self._client is not None:
+            return self._client
+        if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._open())
         return await asyncio.shield(self._task)
 
     async def _open(self) -> T:
-        self.client = await self._make()
-        return self.client
+        self._client = await self._make()
+        return self._client
 
     async def take(self) -> T | None:
         """Take the client out, to close it; one that is being opened is waited for."""
         if self._task is not None:
             with suppress(Exception):  # which those who asked for the client have met
                 await self._task
-        client, self.client, self._task = self.client, None, None
+        client, self._client, self._task = self._client, None, None
         return client
+
+
+class EscapeFilesystem:
+    """The blocking fsspec filesystem that a backend with a client of its own hands out: made when it is asked for,
+    never from fsspec's shared cache, closed with the backend.
+    """
+
+    def __init__(self, make: Callable[..., Any], root: str, /) -> None:
+        self._filesystem: Lazy[Any] = Lazy(partial(make, skip_instance_cache=True, use_listings_cache=False))
+        self._root = root
+
+    async def get(self) -> tuple[object, str]:
+        """The filesystem, and the path of the root in it."""
+        return await to_thread.run_sync(self._filesystem.get), self._root
+
+    async def aclose(self) -> None:
+        """Close what was handed out. fsspec closes a session in a finalizer, on the event loop that made it."""
+        for finalizer in finalizers(self._filesystem.take()):
+            await to_thread.run_sync(finalizer)
+
+
+def finalizers(thing: object, /) -> list[finalize[..., Any]]:
+    """What is to be called when an object goes."""
+    if thing is None:
+        return []
+    callbacks = [reference.__callback__ for reference in getweakrefs(thing)]
+    return [callback for callback in callbacks if isinstance(callback, finalize)]
 
 
 def split_url(url: str, /) -> tuple[str, str]:
@@ -104,10 +149,10 @@ def check_options(options: Mapping[str, object], client: Callable[..., object], 
         if name in _OWN:
             raise ConfigError(f"options: {name!r} is set by the store")
         if name not in known or name == "kwargs":
-            raise ConfigError(f"options: unknown {name!r}{near_miss(name, known)}")
+            raise ConfigError(f"options: unknown {name!r}{did_you_mean(name, known)}")
 
 
-def failure(status: int, code: str = "", mode: WriteMode | None = None, /) -> BackendError:
+def error_for_status(status: int, code: str = "", mode: WriteMode | None = None, /) -> BackendError:
     """The error for an answer with this status and the service's own error code, to a request with this condition or
     to one without any.
 

@@ -1,19 +1,21 @@
-"""From a configuration to opened storages, and back."""
+"""All storages of a store: opened from a configuration, found by name, closed together."""
 
 from __future__ import annotations
 
 import os
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from typing import TYPE_CHECKING
 
-from anyio import CancelScope, fail_after, to_thread
+from anyio import CancelScope, to_thread
+from msgspec.structs import replace
 
-from accountstore.attempts import Policy
-from accountstore.backends.loops import asyncio_loop, running_loop
-from accountstore.codecs import CODECS
+from accountstore.aio.loops import asyncio_loop, running_loop
+from accountstore.client import StorageClient
+from accountstore.codecs import find_codec
 from accountstore.config import load_config
 from accountstore.errors import AccountStoreError, ClosedError, ConfigError, LocationError
 from accountstore.registry import find_backend
+from accountstore.retry import RetryPolicy
 from accountstore.storage import Storage
 
 if TYPE_CHECKING:
@@ -32,15 +34,24 @@ class Storages:
         self._process = os.getpid()
         self._loop = running_loop()
 
-    def find(self, name: str, /) -> Storage:
-        """The storage of this name. Raises `ClosedError`; `LocationError` where there is none."""
+    def find(self, name: str | None, only: str | None = None, /) -> Storage:
+        """The storage of this name, or the default one; `only` is the name of the one that is within reach.
+
+        Raises:
+            ClosedError: the store is closed.
+            LocationError: the storage is not configured, or out of reach.
+        """
         if self._closed:
             raise ClosedError("the store is closed")
         loop = asyncio_loop()
         if loop is None or loop is not self._loop:  # asyncio itself sees to it that a fork is on none
             self._check_process_and_loop()
+        if only is None:
+            only = self.default
+        elif name not in {None, only}:
+            name = ""  # one error for what is not configured and what is out of reach
         try:
-            return self._storages[name]
+            return self._storages[only if name is None else name]
         except KeyError:
             raise LocationError("the storage is not configured") from None
 
@@ -58,40 +69,21 @@ class Storages:
         return tuple(self._storages)
 
     async def aclose(self) -> None:
-        """Close every backend, whatever fails in another. A second call does nothing."""
+        """Close every backend, whatever fails in another; one error is raised. A second call does nothing."""
         if self._closed:
             return
         self._closed = True
         with CancelScope(shield=True):
-            await _close(*self._storages.values())
-
-
-async def _close(*storages: Storage) -> None:
-    """Close one after another, whatever happens to those before; the first error is raised."""
-    if storages:
-        try:
-            await _close_one(storages[0])
-        except BaseException:
-            with suppress(AccountStoreError):
-                await _close(*storages[1:])
-            raise
-        await _close(*storages[1:])
-
-
-async def _close_one(storage: Storage, /) -> None:
-    try:
-        with fail_after(storage.policy.timeout, shield=True):
-            return await storage.backend.aclose()
-    except Exception as error:  # noqa: BLE001 -- named here, raised outside its frames
-        failure = storage.named(error, None)
-    raise failure
+            async with AsyncExitStack() as closing:
+                for storage in reversed(self._storages.values()):
+                    closing.push_async_callback(storage.client.aclose)
 
 
 async def open_storages(config: StoreConfig | str | os.PathLike[str] | None, /) -> Storages:
     """Open all storages of a configuration; backends connect as late as they can.
 
     Raises:
-        ConfigError: with the storage's name, and the line in the file where there is one.
+        ConfigError: with the storage's name, and the path of the key in the file where there is one.
     """
     loaded = await to_thread.run_sync(load_config, config)
     storages: dict[str, Storage] = {}
@@ -106,8 +98,9 @@ async def open_storages(config: StoreConfig | str | os.PathLike[str] | None, /) 
     return opened
 
 
-async def _open(name: str, config: StorageConfig, limit: int, /) -> Storage:
+async def _open(name: str, config: StorageConfig, max_bytes: int, /) -> Storage:
     try:
+        codec = find_codec(config.codec)
         factory = await to_thread.run_sync(find_backend, config.scheme, config.engine)
         backend = await factory(config.url, config.options)
     except AccountStoreError as error:
@@ -116,18 +109,18 @@ async def _open(name: str, config: StorageConfig, limit: int, /) -> Storage:
         reason = f": {os.strerror(error.errno)}" if isinstance(error, OSError) and error.errno else ""
         failure = ConfigError(f"storage {name!r}: cannot be opened ({type(error).__name__}{reason})")
     else:
-        where = await to_thread.run_sync(_canonical, name, config)
-        return Storage(
+        able = backend.capabilities
+        policy = RetryPolicy(
+            config.timeout, config.attempts, config.display_name and f"storage {name!r}: {config.display_name}"
+        )
+        client = StorageClient(
             name,
             backend,
-            CODECS[config.codec],
-            limit,
-            url=where,
-            options=config.options,
-            where=config.shown_place,
-            policy=Policy(config.timeout, config.attempts),
-            trusted=config.conditions == "trust",
+            policy,
+            limit=max_bytes,
+            capabilities=replace(able, verify=False) if config.conditions == "trust" else able,
         )
+        return Storage(client, codec, max_bytes, await to_thread.run_sync(_canonical, name, config), config.options)
     raise failure
 
 

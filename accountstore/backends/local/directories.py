@@ -6,22 +6,22 @@ import os
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from accountstore.backends.syscalls import close
-from accountstore.errors import UnavailableError
+from accountstore.backends.base import UnavailableError
+from accountstore.backends.local.syscalls import close
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from accountstore.backends.syscalls import SystemCalls
+    from accountstore.backends.local.syscalls import SystemCalls
 
-__all__ = ("Folders",)
+__all__ = ("Directories",)
 
 _ROOT = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _FOLDER = _ROOT | os.O_NOFOLLOW
 _REMEMBERED_FOLDERS = 10_000
 
 
-class Folders:
+class Directories:
     """Opens folders, each from the root down, and makes those that are missing.
 
     `sweep` is called with each name in a folder that is prepared for the first time.

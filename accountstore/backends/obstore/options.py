@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 from obstore.store import AzureStore, GCSStore, S3Store
 
-from accountstore.errors import ConfigError
+from accountstore.backends.base import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -1,0 +1,164 @@
+"""Prove on a real storage what its backend declares."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import TYPE_CHECKING
+
+import anyio
+from msgspec import Struct
+from msgspec.structs import replace
+
+from accountstore.backends.base import Version
+from accountstore.client import StorageClient
+from accountstore.errors import BackendError, ConflictError, ExistsError, NotFoundError, UnsupportedError
+from accountstore.model import Account, PasswordCredentials
+from accountstore.probe import Conditions
+from accountstore.retry import RetryPolicy
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable
+
+    from accountstore.storage import Storage
+
+__all__ = ("Check", "Step", "check")
+
+_IGNORED = "the condition was ignored"
+
+
+class Step(Struct, frozen=True):
+    """One thing that was tried. `problem` is empty where it went as it must."""
+
+    name: str
+    problem: str
+    seconds: float
+
+
+class Check(Struct, frozen=True):
+    """What `AccountStore.check` found.
+
+    `create`, `update` and `delete` (of a version) say what was proven, None where it is not declared or could not be
+    tried. Where `delete` alone is False on a storage whose conditions depend on its server, the store refuses such
+    deletes, and that is no problem. `versioned` says whether the storage keeps what was overwritten or deleted, old
+    secrets too; None where that is not known.
+    """
+
+    storage: str
+    create: bool | None
+    update: bool | None
+    delete: bool | None
+    versioned: bool | None
+    steps: tuple[Step, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether the storage is reachable and keeps what its backend declares."""
+        return not any(step.problem for step in self.steps)
+
+    @property
+    def latency(self) -> float:
+        """The median time of a request, in seconds."""
+        from statistics import median
+
+        return median(step.seconds for step in self.steps)
+
+
+class _Steps:
+    """What was tried so far."""
+
+    def __init__(self) -> None:
+        self.done: list[Step] = []
+
+    async def succeeds(self, name: str, call: Awaitable[object], /) -> bool:
+        return await self._take(name, call, None)
+
+    async def refused(self, name: str, call: Awaitable[object], error: type[BackendError], /) -> bool:
+        return await self._take(name, call, error)
+
+    async def _take(self, name: str, call: Awaitable[object], wanted: type[BackendError] | None, /) -> bool:
+        started = time.perf_counter()
+        problem = "" if wanted is None else _IGNORED
+        try:
+            await call
+        except (BackendError, UnsupportedError) as error:
+            met = wanted is not None and isinstance(error, wanted)
+            problem = "" if met else f"{type(error).__name__}: {error.message}"
+        self.done.append(Step(name, problem, time.perf_counter() - started))
+        return not problem
+
+    def excuse(self) -> None:
+        """Take the problem from the last step: the store refuses what the storage ignores."""
+        self.done[-1] = replace(self.done[-1], problem="")
+
+
+async def check(storage: Storage, folder: str, /) -> Check:
+    """Write, read, list, create, swap and remove a document of its own in a folder.
+
+    Each request is made once, as it is: without the probe, further attempts, and a look at what a refusal met.
+    """
+    able = storage.client.capabilities
+    policy = RetryPolicy(storage.client.policy.timeout, 1, storage.client.policy.storage)
+    once = replace(able, verify=False, write_tokens=False)
+    client = StorageClient(storage.name, storage.client.backend, policy, limit=storage.client.limit, capabilities=once)
+    key = f"{folder}/" * bool(folder) + f"check-{os.urandom(8).hex()}.account"
+    first, second, third = (
+        storage.encode(
+            Account(host=host, port=1, credentials=PasswordCredentials(login="check", password=host)), Account
+        )
+        for host in ("first.invalid", "second.invalid", "third.invalid")
+    )
+    steps = _Steps()
+    create = update = delete = versioned = None
+    removed = False
+    try:
+        if await steps.succeeds("write", client.write(key, first, "overwrite")):
+            if await steps.succeeds("read", _read_back(client, key, first)) and able.create:
+                create = await steps.refused("create over a document", client.write(key, second, "create"), ExistsError)
+            await steps.succeeds("list", anext(client.pages(folder, recursive=False), None))
+            if able.update:
+                update, delete = await _swaps(client, key, steps, second, third, excused=able.verify)
+            versioned = await client.versioned()
+    finally:
+        with anyio.CancelScope(shield=True):
+            try:
+                removed = await steps.succeeds("delete", client.delete(key))
+            except BaseException:  # Task.cancel() passes through the shield
+                await client.delete(key)
+                raise
+    if removed:
+        await steps.refused("read after delete", client.read(key), NotFoundError)
+    if create is not None and update is not None and delete is not None:
+        storage.client.record(Conditions(create, update, delete))
+    return Check(storage.name, create, update, delete, versioned, tuple(steps.done))
+
+
+async def _swaps(
+    client: StorageClient, key: str, steps: _Steps, second: bytes, third: bytes, /, *, excused: bool
+) -> tuple[bool, bool | None]:
+    versions: list[Version] = []
+    if not await steps.succeeds("version", _take_version(client, key, versions)):
+        return False, None
+    swaps = [
+        await steps.refused("swap of an unknown version", client.write(key, second, Version("stale")), ConflictError),
+        await steps.succeeds("swap of the current version", client.write(key, third, versions[0])),
+        await steps.refused("swap of the version before", client.write(key, second, versions[0]), ConflictError),
+    ]
+    delete = await steps.refused("delete of the version before", client.delete(key, versions[0]), ConflictError)
+    if not excused:
+        return all(swaps) and delete, delete
+    if not delete:
+        steps.excuse()
+    return all(swaps), delete
+
+
+async def _take_version(client: StorageClient, key: str, versions: list[Version], /) -> None:
+    stat = await client.stat(key)
+    if stat.version is None:
+        raise BackendError("the backend returned no version")
+    versions.append(stat.version)
+
+
+async def _read_back(client: StorageClient, key: str, data: bytes, /) -> None:
+    if (await client.read(key)).data != data:
+        raise BackendError("read other bytes than were written")

@@ -1,0 +1,88 @@
+"""What the decoders let pass and would lose data: duplicate keys, text that is not UTF-8, nesting too deep."""
+
+from __future__ import annotations
+
+import re
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from accountstore.errors import ConfigError, DecodeError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+__all__ = ("MAX_DEPTH", "check_json", "check_msgpack", "require_msgpack")
+
+MAX_DEPTH = 32
+"""Objects and arrays inside one another."""
+
+_JSON_MARKS = r'\\.|["\[\]{}]'
+
+
+def check_json(data: bytes, /) -> None:
+    """Raise `DecodeError` unless `data` is UTF-8 JSON, at most `MAX_DEPTH` deep, with no key twice in an object."""
+    try:
+        text = data.decode()
+    except UnicodeDecodeError:
+        raise DecodeError("is not UTF-8") from None
+    if text.count("{") + text.count("[") > MAX_DEPTH:
+        _check_json_depth(text)
+    import json
+
+    try:
+        # Numbers stay text: converting them is the decoder's work.
+        json.loads(text, object_pairs_hook=_distinct, parse_int=str, parse_float=str)
+    except json.JSONDecodeError:
+        raise DecodeError("is not valid JSON") from None
+
+
+def _check_json_depth(text: str, /) -> None:
+    depth = 0
+    in_string = False
+    for mark in re.finditer(_JSON_MARKS, text, re.DOTALL):
+        match mark[0]:
+            case '"':
+                in_string = not in_string
+            case "{" | "[" if not in_string:
+                depth += 1
+                if depth > MAX_DEPTH:
+                    raise DecodeError(f"is nested deeper than {MAX_DEPTH} levels")
+            case "}" | "]" if not in_string:
+                depth -= 1
+            case _:
+                pass
+
+
+def _distinct(pairs: list[tuple[object, object]], /) -> dict[object, object]:
+    fields = dict(pairs)
+    if len(fields) != len(pairs):
+        raise DecodeError("an object has the same key twice")
+    return fields
+
+
+def require_msgpack() -> None:
+    """Raise `ConfigError` unless the package that checks MessagePack is installed."""
+    try:
+        import_module("msgpack")
+    except ImportError:
+        hint = "install it with: pip install 'accountstore[msgpack]'"
+        raise ConfigError(f"the codec 'msgpack' needs the package msgpack; {hint}") from None
+
+
+def check_msgpack(data: bytes, /) -> None:
+    """Raise `DecodeError` unless `data` is MessagePack, at most `MAX_DEPTH` deep, with no key twice in a map."""
+    from msgpack import unpackb
+
+    try:
+        level: list[Any] = [unpackb(data, object_pairs_hook=_distinct, strict_map_key=False)]
+    except (ValueError, TypeError):  # TypeError: a map or an array as key
+        raise DecodeError("is not valid MessagePack") from None
+    for _ in range(MAX_DEPTH + 1):
+        level = [child for part in level for child in _children(part)]
+        if not level:
+            return
+    raise DecodeError(f"is nested deeper than {MAX_DEPTH} levels")
+
+
+def _children(part: Any, /) -> Iterable[Any]:
+    return part.values() if isinstance(part, dict) else part if isinstance(part, list) else ()
