@@ -10,8 +10,8 @@ from msgspec import Struct
 
 from accountstore.backends.base import Blob, Stat, Version, WriteMode
 from accountstore.client import Condition, StorageClient
-from accountstore.codecs import Codec
-from accountstore.errors import BackendError, EncodeError
+from accountstore.codecs import JSON, Codec
+from accountstore.errors import BackendError, DecodeError, EncodeError
 from accountstore.location import Located, Location
 from accountstore.model import Account, MultiAccount
 from accountstore.secrets import SecretBytes
@@ -87,14 +87,12 @@ class Storage(Struct, frozen=True, eq=False):
         check_size(len(data), self.max_bytes)
         return data
 
-    def transcode(self, opened: Opened[Document], source: Codec, /) -> SecretBytes:
-        """The bytes of a document that was opened in another codec, unknown fields included."""
-        data = SecretBytes(opened.plain)
+    def transcode(self, data: bytes, source: Codec, kind: type[Document], /) -> SecretBytes:
+        """The bytes of a document that `source` has decoded, in this storage's codec, unknown fields included."""
         if source is not self.codec:
-            kind = type(opened.stored.document)
-            data = SecretBytes(self.codec.encode_tree(source.decode_tree(data), kind))
+            data = self.codec.encode_tree(source.decode_tree(data), kind)
         check_size(len(data), self.max_bytes)
-        return data
+        return SecretBytes(data)
 
     def open(self, blob: Blob, kind: type[D], /) -> Opened[D]:
         """The document in the bytes. Raises `DecodeError`."""
@@ -163,8 +161,28 @@ class DocumentRef(Struct, frozen=True, eq=False):
     async def write_copy(self, opened: Opened[D], source: Storage, mode: WriteMode, /) -> Stored[D]:
         """Write a document that was opened on another storage, unknown fields included."""
         with Located(self.location):
-            data = self.storage.transcode(opened, source.codec)
+            data = self.storage.transcode(opened.plain, source.codec, self.kind)
             return stored(opened.stored.document, await self.storage.client.write(self.key, data, mode))
+
+    async def read_json(self) -> Stored[bytes]:
+        """The document's JSON, whole. As `read`."""
+        opened = await self.read(self.kind)
+        data, codec, stat = opened.plain, self.storage.codec, opened.stored
+        if codec is not JSON:
+            with Located(self.location):
+                data = SecretBytes(JSON.encode_tree(codec.decode_tree(data), self.kind))
+        return Stored(data, stat.version, stat.size, stat.modified)
+
+    async def write_json(self, data: bytes, mode: WriteMode, /) -> Stored[None]:
+        """Check and write a document's JSON, whole. As `write`."""
+        with Located(self.location):
+            check_size(len(data), self.storage.max_bytes)
+            try:
+                JSON.decode(data, self.kind)
+            except DecodeError as error:
+                raise EncodeError(error.message, field=error.field) from None
+            encoded = self.storage.transcode(data, JSON, self.kind)
+            return stored(None, await self.storage.client.write(self.key, encoded, mode))
 
     async def delete(self, version: Version | None = None, /) -> None:
         """Remove the document, if it has this version."""

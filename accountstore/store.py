@@ -12,7 +12,6 @@ from accountstore.events import EventLog, Operation
 from accountstore.listing import Entry, list_documents
 from accountstore.model import Account, MultiAccount
 from accountstore.scope import Resolver
-from accountstore.storage import Stored
 
 if TYPE_CHECKING:
     import os
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
     from accountstore.events import Observer
     from accountstore.location import Location
     from accountstore.model import Document
+    from accountstore.storage import Stored
     from accountstore.updating import Change
     from accountstore.validation import Kind
 
@@ -181,6 +181,33 @@ class AccountStore:
 
     # --- either kind --------------------------------------------------------------------------------------------------
 
+    async def read_json(self, location: Location, /) -> Stored[bytes]:
+        """The JSON of a document of either kind, whole: checked, and with the fields that this release does not know.
+
+        It is the same whatever the storage's codec; of a JSON storage, what the file holds. The bytes do not show in
+        `repr`. Otherwise as `read`.
+
+        Raises:
+            EncodeError: the document has a value that JSON does not have.
+        """
+        with Operation(self._log, "read_json", location) as operation:
+            stored = await self._resolver.ref(location).read_json()
+            operation.version, operation.bytes = stored.version, stored.size
+            return stored
+
+    async def save_json(self, location: Location, data: bytes, /, *, mode: WriteMode = "overwrite") -> Version:
+        """Write the JSON of a document of either kind, whole, in the storage's codec.
+
+        Fields that this release does not know are kept. Otherwise as `save`.
+
+        Raises:
+            EncodeError: it is not the JSON of such a document; the message names the field.
+        """
+        with Operation(self._log, "save_json", location) as operation:
+            stored = await self._resolver.ref(location).write_json(data, mode)
+            operation.version, operation.bytes = stored.version, stored.size
+            return stored.version
+
     async def stat(self, location: Location, /) -> Entry:
         """Size, version and time of a document of either kind.
 
@@ -288,7 +315,7 @@ class AccountStore:
     async def check(self, storage: str | None = None, /) -> Check:
         """Prove on a storage that it is reachable and honours conditions.
 
-        It writes and removes a passing document at the storage's root, or in the folder of a scoped store. What it
+        It writes and removes a document of its own at the storage's root, or in the folder of a scoped store. What it
         refuses is in the result, not raised.
         """
         from accountstore.check import check

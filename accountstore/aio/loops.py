@@ -71,8 +71,8 @@ def on_asyncio(
 
 
 class AsyncioBridge:
-    """Runs the coroutines of an asyncio client for tasks on trio, on an asyncio event loop in a thread of its own, which
-    starts with the first call, without a further thread for each.
+    """Runs the coroutines of an asyncio client for tasks on trio: on an asyncio event loop in one thread of its own,
+    which starts with the first call.
 
     Cancellation reaches them there too, and the caller goes on when they have ended. A call costs 134 µs, 51 with 64
     tasks at once, against 554 and 499 by `anyio.to_thread` and a blocking portal.

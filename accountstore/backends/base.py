@@ -101,7 +101,7 @@ class Capabilities(Struct, frozen=True, kw_only=True):
     write_tokens: bool = False
     """A write's `write_token` is stored with the document, and `stat` returns it."""
     batch: int = 1
-    """How many documents a `BatchBackend` is best given at once; 1: the backend is none, each is a request of its own."""
+    """How many documents a `BatchBackend` is best given at once; 1: the backend is none."""
 
 
 class Stat(Struct, frozen=True, gc=False):
@@ -149,8 +149,8 @@ class Backend(Protocol):
     """Bytes under keys.
 
     Keys are valid: non-empty segments joined by `/`, as `Location` has them. A backend never sees a mode or a
-    `version` that its capabilities do not declare. Methods raise one of the errors of this module or an `OSError`, which
-    `classify_error` classifies; the store takes anything else for a `BackendError`.
+    `version` that its capabilities do not declare. Methods raise one of the errors of this module or an `OSError`
+    (`classify_error`); the store takes anything else for a `BackendError`.
 
     Any call may be cancelled at any await: it then lets go at once, and the next call works. The store cancels a write
     only when its deadline has passed, and reports that its outcome is unknown; so a backend need not shield anything.
@@ -292,7 +292,7 @@ _OSERRORS: tuple[tuple[type[OSError], type[BackendError]], ...] = (
 
 
 def classify_error(error: Exception, /) -> type[BackendError]:
-    """The class of ours for what a backend raised: its own, or that of an operating system error by errno, then type."""
+    """The class of ours for what a backend raised: its own, or that of an `OSError` by errno and then by type."""
     if isinstance(error, BackendError):
         return type(error)
     if isinstance(error, OSError):

@@ -50,8 +50,8 @@ class FsspecBackend:
     """One filesystem instance, never from fsspec's shared cache, called in threads through its blocking methods.
 
     fsspec does not promise that a blocking filesystem may be used by two threads, so it gets one; an asynchronous one
-    runs on fsspec's own event loop and takes many. Only methods that do not expand names are called. After an error that
-    may mean a lost connection, a blocking one is connected anew by the next call.
+    runs on fsspec's own event loop and takes many. Only methods that do not expand names are called. After an error
+    that may mean a lost connection, a blocking one is connected anew by the next call.
     """
 
     def __init__(self, connect: Callable[[], Any], root: str, /, *, parallel: bool) -> None:

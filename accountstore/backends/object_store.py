@@ -51,8 +51,8 @@ __all__ = (
 
 T = TypeVar("T")
 
-WRITE_TOKEN = "accountstore_write"
-"""The metadata field that holds the write token of a conditional write. Azure takes letters, digits and underscores only."""
+WRITE_TOKEN = "accountstore_write"  # noqa: S105 -- no password
+"""The metadata field for the token of a conditional write. Azure takes letters, digits and underscores only."""
 
 CAPABILITIES = Capabilities(create=True, update=True, atomic=True, durable=True, verify=True, write_tokens=True)
 """What each promises, if its server does its part."""

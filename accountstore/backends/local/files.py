@@ -1,9 +1,9 @@
 """Documents as files on a POSIX file system: whole, durable, private, inside their root. Blocking functions.
 
-A write goes to a temporary file in the document's folder, to the disk, and then in one step to the document's name, so a
-crash leaves the old or the new document. Whoever changes or removes a document holds a lock on the file itself while it
-compares and renames; the lock is checked to be on the file that still has the name, and dies with its holder. A temporary
-file is locked by its writer, so one that can be locked was left by a crash and is swept.
+A write goes to a temporary file in the document's folder, to the disk, and then in one step to the document's name, so
+a crash leaves the old or the new document. Whoever changes or removes a document holds a lock on the file itself while
+it compares and renames; the lock is checked to be on the file that still has the name, and dies with its holder. A
+temporary file is locked by its writer, so one that can be locked was left by a crash and is swept.
 """
 
 from __future__ import annotations
