@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from accountstore.scope import Resolver
     from accountstore.storage import DocumentRef, Storage
 
-__all__ = ("get_many", "save_many")
-
 _WINDOW = 8
 
 T = TypeVar("T")
@@ -173,52 +171,46 @@ async def _in_turn(
 async def _read(storage: Storage, members: Sequence[_Member], /) -> list[_Result]:
     """The document of each member, or its error."""
     blobs = await storage.client.read_many([ref.key for _, ref in members])
-    return [_decoded(ref, blob) for (_, ref), blob in zip(members, blobs, strict=True)]
+    return [_result(ref, _decode, blob) for (_, ref), blob in zip(members, blobs, strict=True)]
 
 
-def _decoded(ref: DocumentRef, blob: Blob | AccountStoreError, /) -> _Result:
-    try:
-        with Located(ref.location):
-            if isinstance(blob, AccountStoreError):
-                raise copy(blob)  # one error may stand for many documents
-            return ref.storage.open(blob, ref.kind).stored
-    except AccountStoreError as error:
-        return error.with_traceback(None)
+def _decode(ref: DocumentRef, blob: Blob, /) -> Stored[Document]:
+    return ref.storage.open(blob, ref.kind).stored
 
 
 async def _write(
     documents: Sequence[Document], mode: WriteMode, storage: Storage, members: Sequence[_Member], /
 ) -> list[_Result]:
     """What became of each member's document, which stands in `documents` at the member's number."""
-    encoded = [await _encoded(ref, documents[i], mode) for i, ref in members]
-    writes = [
-        Write(ref.key, data, mode)
-        for (_, ref), data in zip(members, encoded, strict=True)
-        if not isinstance(data, AccountStoreError)
-    ]
-    stats = iter(await storage.client.write_many(writes))
+    results: dict[int, _Result] = {}
+    writes: dict[int, Write] = {}
+    for i, ref in members:
+        try:
+            if mode != "overwrite":
+                await ref.require(condition_of(mode))
+            with Located(ref.location):
+                writes[i] = Write(ref.key, storage.encode(documents[i], ref.kind), mode)
+        except AccountStoreError as error:
+            results[i] = error.with_traceback(None)
+    stats = dict(zip(writes, await storage.client.write_many(list(writes.values())), strict=True))
     return [
-        _written(ref, documents[i], data if isinstance(data, AccountStoreError) else next(stats))
-        for (i, ref), data in zip(members, encoded, strict=True)
+        results[i] if i in results else _result(ref, partial(_stored, documents[i]), stats[i]) for i, ref in members
     ]
 
 
-async def _encoded(ref: DocumentRef, document: Document, mode: WriteMode, /) -> bytes | AccountStoreError:
-    try:
-        if mode != "overwrite":
-            await ref.require(condition_of(mode))
-        with Located(ref.location):
-            return ref.storage.encode(document, ref.kind)
-    except AccountStoreError as error:
-        return error.with_traceback(None)
+def _stored(document: Document, _: DocumentRef, stat: Stat, /) -> Stored[Document]:
+    return stored(document, stat)
 
 
-def _written(ref: DocumentRef, document: Document, stat: Stat | AccountStoreError, /) -> _Result:
+def _result(
+    ref: DocumentRef, read: Callable[[DocumentRef, T], Stored[Document]], outcome: T | AccountStoreError, /
+) -> _Result:
+    """What `read` makes of a storage's answer, or the error, about the document's location."""
     try:
         with Located(ref.location):
-            if isinstance(stat, AccountStoreError):
-                raise copy(stat)
-            return stored(document, stat)
+            if isinstance(outcome, AccountStoreError):
+                raise copy(outcome)  # one error may stand for many documents
+            return read(ref, outcome)
     except AccountStoreError as error:
         return error.with_traceback(None)
 

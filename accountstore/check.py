@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
     from accountstore.storage import Storage
 
-__all__ = ("Check", "Step", "check")
-
 _IGNORED = "the condition was ignored"
 
 

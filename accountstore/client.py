@@ -10,7 +10,6 @@ from os import strerror, urandom
 from typing import TYPE_CHECKING, Literal, ParamSpec, TypeAlias, TypeVar, cast
 
 import anyio
-from msgspec import Struct
 from msgspec.structs import replace
 
 from accountstore.aio.pages import Paged
@@ -30,14 +29,12 @@ from accountstore.errors import (
     UnsupportedError,
 )
 from accountstore.probe import Conditions, probe
-from accountstore.retry import RetryPolicy, retry, retry_write
+from accountstore.retry import PendingWrite, RetryPolicy, retry, retry_write
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
     from accountstore.backends.base import BatchBackend, Blob, Capabilities, Stat, Write
-
-__all__ = ("Condition", "StorageClient", "condition_of")
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -123,17 +120,28 @@ class StorageClient:
             UnsupportedError: the storage does not honour the mode's condition.
             UncertainError: the outcome is unknown.
         """
+        token = ""
         if mode != "overwrite":
             await self.require(condition_of(mode), _folder(key))
-        token = "" if mode == "overwrite" else urandom(8).hex()
-        write = _Write(self, key, data, mode, token)
-        return cast("Stat", await run_shielded(self.policy.deadline, retry_write, self.policy, write))
+            token = urandom(8).hex()
+        tokens = self.capabilities.write_tokens
+        send = partial(self.backend.write, key, data, mode=mode, write_token=token if tokens else "")
+        if tokens:
+            observe = partial(self.backend.stat, key)
+        else:
+            observe = partial(_compare, self.backend, key, self.limit, data, token)
+        return cast("Stat", await self._settle(PendingWrite(mode, token, send, observe, not tokens)))
 
     async def delete(self, key: str, version: Version | None = None, /) -> None:
         """Remove the document, if it has this version. Otherwise as `write`; a missing document is no error."""
         if version is not None:
             await self.require("delete", _folder(key))
-        await run_shielded(self.policy.deadline, retry_write, self.policy, _Delete(self, key, version))
+        send = partial(self.backend.delete, key, version=version)
+        final = not self.capabilities.write_tokens
+        await self._settle(PendingWrite(version or "overwrite", None, send, partial(self.backend.stat, key), final))
+
+    def _settle(self, write: PendingWrite, /) -> Awaitable[Stat | None]:
+        return run_shielded(self.policy.deadline, retry_write, self.policy, self.attempt, write)
 
     # --- many ---------------------------------------------------------------------------------------------------------
 
@@ -277,6 +285,12 @@ class StorageClient:
         return failure
 
 
+async def _compare(backend: Backend, key: str, limit: int, data: bytes, token: str, /) -> Stat:
+    """The document's stat on a backend that keeps no write tokens: it has this one if it has these bytes."""
+    blob = await backend.read(key, limit=limit)
+    return replace(blob.stat, write_token=token if blob.data == data else None)
+
+
 async def _outcome(call: Awaitable[T], /) -> T | AccountStoreError:
     """The result of a call, or its error: as one result of many."""
     try:
@@ -296,63 +310,3 @@ async def _close(backend: Backend, seconds: float, /) -> None:
 
 def _folder(key: str, /) -> str:
     return key.rpartition("/")[0]
-
-
-class _Write(Struct, frozen=True, eq=False):
-    """A document to write. The write token tells it from any other one; on a backend that keeps none, its bytes do."""
-
-    client: StorageClient
-    key: str
-    data: bytes
-    condition: WriteMode
-    token: str
-
-    @property
-    def final_on_refusal(self) -> bool:
-        return not self.client.capabilities.write_tokens
-
-    async def send(self) -> Stat:
-        client = self.client
-        token = self.token if client.capabilities.write_tokens else ""
-        return await client.attempt(client.backend.write, self.key, self.data, mode=self.condition, write_token=token)
-
-    async def observe(self) -> Stat | None:
-        client = self.client
-        try:
-            if client.capabilities.write_tokens:
-                return await client.attempt(client.backend.stat, self.key)
-            blob = await client.attempt(client.backend.read, self.key, limit=client.limit)
-        except NotFoundError:
-            return None
-        return replace(blob.stat, write_token=self.token if blob.data == self.data else None)
-
-    def is_ours(self, now: Stat | None, /) -> bool:
-        return now is not None and now.write_token == self.token
-
-
-class _Delete(Struct, frozen=True, eq=False):
-    """A document to remove."""
-
-    client: StorageClient
-    key: str
-    version: Version | None
-
-    @property
-    def condition(self) -> WriteMode:
-        return "overwrite" if self.version is None else self.version
-
-    @property
-    def final_on_refusal(self) -> bool:
-        return not self.client.capabilities.write_tokens
-
-    async def send(self) -> None:
-        await self.client.attempt(self.client.backend.delete, self.key, version=self.version)
-
-    async def observe(self) -> Stat | None:
-        try:
-            return await self.client.attempt(self.client.backend.stat, self.key)
-        except NotFoundError:
-            return None
-
-    def is_ours(self, now: Stat | None, /) -> bool:
-        return now is None

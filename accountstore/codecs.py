@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
     from accountstore.model import Document
 
-__all__ = ("CODECS", "JSON", "MSGPACK", "Codec", "find_codec")
-
 D = TypeVar("D", bound=Account | MultiAccount)
 
 

@@ -30,8 +30,6 @@ from accountstore.validation import MAX_BYTES, check_storage_name, did_you_mean
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ("StorageConfig", "StoreConfig", "load_config")
-
 T = TypeVar("T")
 
 _ENGINES = ("fsspec", "obstore")

@@ -18,10 +18,6 @@ if TYPE_CHECKING:
     from logging import Logger
     from types import TracebackType
 
-
-__all__ = ("Event", "EventLog", "Observer", "Operation")
-
-
 _DEBUG = 10
 
 

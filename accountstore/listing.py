@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from accountstore.events import EventLog
     from accountstore.scope import Resolver
 
-__all__ = ("Entry", "list_documents")
-
 
 class Entry(Struct, frozen=True):
     """A document in a listing, or as `stat` finds it. In a listing, `version` may be None."""

@@ -13,8 +13,6 @@ from accountstore.validation import check_file_name, check_folder, check_path, c
 if TYPE_CHECKING:
     from types import TracebackType
 
-__all__ = ("Located", "Location")
-
 
 class _FileName(Struct, frozen=True, rename="camel"):
     """The one field of a location that may be given by position."""

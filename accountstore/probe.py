@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
     from accountstore.backends.base import Backend, Capabilities
 
-__all__ = ("Conditions", "probe")
-
 _CLEANUP_SECONDS = 1.0
 """What may go into removing the probe document when the deadline has passed."""
 

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
     from accountstore.backends.base import BackendFactory
 
-__all__ = ("find_backend",)
-
 _GENERIC = "accountstore.backends.fsspec:open_backend"
 # Elsewhere a folder is reached through fsspec, which promises less and whose capabilities say so.
 _LOCAL = "accountstore.backends.local.backend:open_backend" if os.name == "posix" else _GENERIC

@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from accountstore.storages import Storages
     from accountstore.validation import Kind
 
-__all__ = ("Resolver",)
-
 
 class Resolver:
     """Resolves locations and folders within all storages of a store, or within one folder of one of them."""
@@ -68,7 +66,7 @@ class Resolver:
         """
         try:
             promised = kind_of(location.file_name)
-            if kind not in {None, promised}:
+            if kind is not None and kind != promised:
                 check_kind(location.file_name, kind)
             storage = self.storages.find(location.storage, self.only)
             key = "/".join(filter(None, (self.prefix, location.folder, location.file_name)))

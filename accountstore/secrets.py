@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING, Any, NoReturn, final
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-__all__ = ("Secret", "SecretBytes", "reveal")
-
 _MASK = "**********"
 
 

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
     from accountstore.model import Document
 
-__all__ = ("DocumentRef", "Opened", "Storage", "Stored", "stored")
-
 D = TypeVar("D", bound=Account | MultiAccount)
 T_co = TypeVar("T_co", covariant=True)
 T = TypeVar("T")

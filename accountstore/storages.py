@@ -21,8 +21,6 @@ from accountstore.storage import Storage
 if TYPE_CHECKING:
     from accountstore.config import StorageConfig, StoreConfig
 
-__all__ = ("Storages", "open_storages")
-
 
 class Storages:
     """All storages of one store, open until `aclose`."""

@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from accountstore.updating import Change
     from accountstore.validation import Kind
 
-__all__ = ("AccountStore",)
-
 D = TypeVar("D", bound=Account | MultiAccount)
 
 _KINDS: Mapping[type, Kind] = {Account: "account", MultiAccount: "multi"}

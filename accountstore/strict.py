@@ -11,8 +11,6 @@ from accountstore.errors import ConfigError, DecodeError
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ("MAX_DEPTH", "check_json", "check_msgpack", "require_msgpack")
-
 MAX_DEPTH = 32
 """Objects and arrays inside one another."""
 

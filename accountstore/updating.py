@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from accountstore.model import Document
     from accountstore.storage import DocumentRef, Opened, Stored
 
-__all__ = ("Change", "copy", "move", "update")
-
 D = TypeVar("D", bound=Account | MultiAccount)
 Change: TypeAlias = "Callable[[D], D | Awaitable[D]]"
 """A function, async or not, from a document to the new one."""

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
     import trio
 
-__all__ = ("AsyncioBridge", "asyncio_loop", "on_asyncio", "running_loop")
-
 T = TypeVar("T")
 P = ParamSpec("P")
 

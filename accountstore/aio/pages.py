@@ -14,8 +14,6 @@ from anyio.lowlevel import checkpoint
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Iterator
 
-__all__ = ("Paged", "items_of", "pages_by_cursor", "pages_of")
-
 T = TypeVar("T")
 
 

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Coroutine
 
-__all__ = ("Deadline", "run_shielded")
-
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 

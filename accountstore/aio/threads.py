@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable, Iterator
 
-__all__ = ("Lazy", "ThreadPool", "pages_in_threads")
-
 T = TypeVar("T")
 
 

@@ -36,8 +36,6 @@ if TYPE_CHECKING:
 
     from accountstore.backends.base import Version, Write, WriteMode
 
-__all__ = ("FsspecBackend", "open_backend")
-
 _BATCH = 16
 _THREADS = 16
 # Errors after which the connection may be lost.

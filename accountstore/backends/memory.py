@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 
     from accountstore.backends.base import WriteMode
 
-__all__ = ("MemoryBackend", "open_backend")
-
 _PAGE = 1000
 
 

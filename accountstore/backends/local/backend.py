@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
     from accountstore.backends.base import Blob, Stat, Version, Write, WriteMode
 
-__all__ = ("LocalBackend", "open_backend")
-
 _BATCH = 128
 _THREADS = 32
 _READERS = 2

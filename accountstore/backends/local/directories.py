@@ -14,8 +14,6 @@ if TYPE_CHECKING:
 
     from accountstore.backends.local.syscalls import SystemCalls
 
-__all__ = ("Directories",)
-
 _ROOT = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _FOLDER = _ROOT | os.O_NOFOLLOW
 _REMEMBERED_FOLDERS = 10_000

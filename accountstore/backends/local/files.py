@@ -36,8 +36,6 @@ if TYPE_CHECKING:
 
     from accountstore.backends.base import Write, WriteMode
 
-__all__ = ("Files",)
-
 # Without O_NONBLOCK, opening a named pipe would wait for its other end.
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _TEMPORARY = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC

@@ -12,8 +12,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from contextlib import AbstractContextManager
 
-__all__ = ("SystemCalls", "close", "filesystem_type")
-
 
 def _fsync(fd: int, /) -> None:
     if sys.platform == "darwin":

@@ -15,8 +15,6 @@ from accountstore.backends.base import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-__all__ = ("Service", "Settings", "open_store", "service_of", "settings_of")
-
 Service: TypeAlias = Literal["s3", "gcs", "azure"]
 
 _SERVICES: Mapping[str, Service] = {
