@@ -3,30 +3,23 @@
 from __future__ import annotations
 
 import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from copy import copy
 from functools import partial
 from operator import itemgetter
-from typing import TYPE_CHECKING, Generic, TypeAlias, TypeVar
+from typing import Generic, TypeAlias, TypeVar
 
 import anyio
 
 from accountstore.aio.pages import items_of
-from accountstore.backends.base import Write
+from accountstore.backends.base import Blob, Stat, Version, Write, WriteMode
 from accountstore.client import condition_of
 from accountstore.errors import AccountStoreError, LocationError
-from accountstore.events import Operation
-from accountstore.location import Located
-from accountstore.storage import Stored, stored
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
-
-    from accountstore.backends.base import Blob, Stat, Version, WriteMode
-    from accountstore.events import EventLog
-    from accountstore.location import Location
-    from accountstore.model import Document
-    from accountstore.scope import Resolver
-    from accountstore.storage import DocumentRef, Storage
+from accountstore.events import EventLog, Operation
+from accountstore.location import Located, Location
+from accountstore.model import Document
+from accountstore.scope import Resolver
+from accountstore.storage import DocumentRef, Storage, Stored, stored
 
 _WINDOW = 8
 

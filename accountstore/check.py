@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Awaitable
 
 import anyio
 from msgspec import Struct
@@ -16,11 +16,7 @@ from accountstore.errors import BackendError, ConflictError, ExistsError, NotFou
 from accountstore.model import Account, PasswordCredentials
 from accountstore.probe import Conditions
 from accountstore.retry import RetryPolicy
-
-if TYPE_CHECKING:
-    from collections.abc import Awaitable
-
-    from accountstore.storage import Storage
+from accountstore.storage import Storage
 
 _IGNORED = "the condition was ignored"
 

@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import suppress
 from copy import copy
 from errno import errorcode
 from functools import partial
 from os import strerror, urandom
-from typing import TYPE_CHECKING, Literal, ParamSpec, TypeAlias, TypeVar, cast
+from typing import Literal, ParamSpec, TypeAlias, TypeVar, cast
 
 import anyio
 from msgspec.structs import replace
 
 from accountstore.aio.pages import Paged
 from accountstore.aio.shield import run_shielded
-from accountstore.backends.base import Backend, Version, WriteMode, classify_error
+from accountstore.backends.base import (
+    Backend,
+    BatchBackend,
+    Blob,
+    Capabilities,
+    Stat,
+    Version,
+    Write,
+    WriteMode,
+    classify_error,
+)
 from accountstore.errors import (
     AccountStoreError,
     BackendError,
@@ -30,11 +41,6 @@ from accountstore.errors import (
 )
 from accountstore.probe import Conditions, probe
 from accountstore.retry import PendingWrite, RetryPolicy, retry, retry_write
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-
-    from accountstore.backends.base import BatchBackend, Blob, Capabilities, Stat, Write
 
 T = TypeVar("T")
 P = ParamSpec("P")

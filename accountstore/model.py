@@ -7,6 +7,7 @@ where a `Secret` is expected and become one.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, cast
@@ -16,9 +17,6 @@ from msgspec.structs import force_setattr
 
 from accountstore.location import Location
 from accountstore.secrets import Secret
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
 
 _Text: TypeAlias = Annotated[str, Meta(min_length=1)]
 _Port: TypeAlias = Annotated[int, Meta(ge=1, le=2**31 - 1)]

@@ -5,14 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from accountstore.errors import AccountStoreError, ExtensionError, LocationError
-from accountstore.storage import DocumentRef
-from accountstore.validation import check_folder, check_kind, check_path, kind_of
+from accountstore.location import Location
+from accountstore.storage import DocumentRef, Storage
+from accountstore.validation import Kind, check_folder, check_kind, check_path, kind_of
 
 if TYPE_CHECKING:
-    from accountstore.location import Location
-    from accountstore.storage import Storage
-    from accountstore.storages import Storages
-    from accountstore.validation import Kind
+    from accountstore.storages import Storages  # with the configuration and the registry, which only opening needs
 
 
 class Resolver:

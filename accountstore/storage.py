@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from msgspec import Struct
 
@@ -13,14 +13,9 @@ from accountstore.client import Condition, StorageClient
 from accountstore.codecs import JSON, Codec
 from accountstore.errors import BackendError, DecodeError, EncodeError
 from accountstore.location import Located, Location
-from accountstore.model import Account, MultiAccount
+from accountstore.model import Account, Document, MultiAccount
 from accountstore.secrets import SecretBytes
 from accountstore.validation import check_size, kind_of
-
-if TYPE_CHECKING:
-    from collections.abc import Collection
-
-    from accountstore.model import Document
 
 D = TypeVar("D", bound=Account | MultiAccount)
 T_co = TypeVar("T_co", covariant=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from contextlib import AsyncExitStack, suppress
-from typing import TYPE_CHECKING
 
 from anyio import CancelScope, to_thread
 from msgspec.structs import replace
@@ -12,14 +11,11 @@ from msgspec.structs import replace
 from accountstore.aio.loops import asyncio_loop, running_loop
 from accountstore.client import StorageClient
 from accountstore.codecs import find_codec
-from accountstore.config import load_config
+from accountstore.config import StorageConfig, StoreConfig, load_config
 from accountstore.errors import AccountStoreError, ClosedError, ConfigError, LocationError
 from accountstore.registry import find_backend
 from accountstore.retry import RetryPolicy
 from accountstore.storage import Storage
-
-if TYPE_CHECKING:
-    from accountstore.config import StorageConfig, StoreConfig
 
 
 class Storages:

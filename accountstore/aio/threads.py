@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
 from itertools import islice
@@ -19,7 +20,6 @@ from accountstore.errors import ClosedError
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Callable, Iterator
 
 T = TypeVar("T")
 

@@ -6,10 +6,11 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from inspect import iscoroutinefunction
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from adlfs import AzureBlobFileSystem
 from azure.core import MatchConditions
@@ -31,6 +32,7 @@ from accountstore.backends.base import (
     Stat,
     UnavailableError,
     Version,
+    WriteMode,
     check_size,
     pages_by_cursor,
 )
@@ -45,11 +47,6 @@ from accountstore.backends.object_store import (
     split_url,
     unsent,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
-
-    from accountstore.backends.base import WriteMode
 
 _PAGE = 5000
 _TIMEOUTS = ("timeout", "connection_timeout", "read_timeout")

@@ -7,8 +7,9 @@ work, so a backend is small. `accountstore.testing.BackendTests` says whether on
 from __future__ import annotations
 
 import errno
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeAlias, final
+from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, final
 
 from msgspec import Struct
 
@@ -28,9 +29,6 @@ from accountstore.errors import (
 )
 from accountstore.secrets import SecretBytes
 from accountstore.validation import check_size
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 
 __all__ = (
     "Backend",

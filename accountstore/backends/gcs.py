@@ -9,11 +9,12 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import quote
 
 import aiohttp
@@ -32,6 +33,7 @@ from accountstore.backends.base import (
     Stat,
     UnavailableError,
     Version,
+    WriteMode,
     check_size,
     pages_by_cursor,
 )
@@ -45,11 +47,6 @@ from accountstore.backends.object_store import (
     split_url,
     unsent,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping, Sequence
-
-    from accountstore.backends.base import WriteMode
 
 _POOL = 128
 _PAGE = "1000"

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
 from functools import partial
 from inspect import signature
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar
 from weakref import finalize, getweakrefs
 
 from anyio import to_thread
@@ -29,13 +30,9 @@ from accountstore.backends.base import (
     NotFoundError,
     UnavailableError,
     Version,
+    WriteMode,
 )
 from accountstore.validation import did_you_mean
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Mapping
-
-    from accountstore.backends.base import WriteMode
 
 T = TypeVar("T")
 

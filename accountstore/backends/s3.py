@@ -7,9 +7,10 @@ read; and repeats requests on its own. Its client does none of that.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import aiohttp
 from aiobotocore.httpsession import AIOHTTPSession
@@ -35,6 +36,7 @@ from accountstore.backends.base import (
     Stat,
     UnavailableError,
     Version,
+    WriteMode,
     check_size,
     pages_by_cursor,
 )
@@ -48,11 +50,6 @@ from accountstore.backends.object_store import (
     split_url,
     unsent,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
-
-    from accountstore.backends.base import WriteMode
 
 _POOL = 128
 _UNREACHED = (HTTPClientError, ConnectionError, aiohttp.ClientError)

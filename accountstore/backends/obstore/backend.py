@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import AsyncIterator, Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import obstore
 from anyio import to_thread
@@ -26,6 +27,7 @@ from obstore.store import MemoryStore
 from accountstore.aio.loops import AsyncioBridge, on_asyncio
 from accountstore.aio.pages import Paged
 from accountstore.backends.base import (
+    Backend,
     BackendError,
     Blob,
     ConfigError,
@@ -36,15 +38,11 @@ from accountstore.backends.base import (
     UnavailableError,
     UnsupportedError,
     Version,
+    WriteMode,
     check_size,
 )
 from accountstore.backends.object_store import CAPABILITIES, WRITE_TOKEN, LazyClient, error_for_status, split_url
 from accountstore.backends.obstore.options import Service, open_store, service_of, settings_of
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Generator, Mapping, Sequence
-
-    from accountstore.backends.base import Backend, WriteMode
 
 _PAGE = 1000
 _WAKES = 5

@@ -5,15 +5,13 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Callable, Mapping
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 from obstore.store import AzureStore, GCSStore, S3Store
 
 from accountstore.backends.base import ConfigError
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
 
 Service: TypeAlias = Literal["s3", "gcs", "azure"]
 

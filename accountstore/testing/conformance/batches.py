@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from accountstore.backends.base import Blob, Stat, Write
-from accountstore.errors import ConflictError, ExistsError, NotFoundError, TooLargeError
+from accountstore.backends.base import Backend, Blob, Stat, Write
+from accountstore.errors import AccountStoreError, ConflictError, ExistsError, NotFoundError, TooLargeError
 from accountstore.testing.conformance.harness import (
     Harness,
     Suite,
@@ -17,10 +15,6 @@ from accountstore.testing.conformance.harness import (
     put,
     version_of,
 )
-
-if TYPE_CHECKING:
-    from accountstore.backends.base import Backend
-    from accountstore.errors import AccountStoreError
 
 __all__ = ("BatchTests",)
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from functools import partial
 from random import Random
-from typing import TYPE_CHECKING
 
 import anyio
 import pytest
 from anyio.lowlevel import checkpoint
 
+from accountstore.backends.base import Backend, Stat, Version, WriteMode
 from accountstore.errors import (
     AccountStoreError,
     ConflictError,
@@ -28,9 +28,6 @@ from accountstore.testing.conformance.harness import (
     second,
     version_of,
 )
-
-if TYPE_CHECKING:
-    from accountstore.backends.base import Backend, Stat, Version, WriteMode
 
 __all__ = ("RaceTests",)
 

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import gc
 from collections import Counter
-from typing import TYPE_CHECKING
 
 import anyio
 from anyio.lowlevel import checkpoint
 
+from accountstore.backends.base import Backend
 from accountstore.testing.conformance.harness import Harness, Suite, keys_of, no_warnings, put, scan
-
-if TYPE_CHECKING:
-    from accountstore.backends.base import Backend
 
 __all__ = ("ScanTests",)
 

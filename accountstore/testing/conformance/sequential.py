@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import anyio
 import pytest
 
-from accountstore.backends.base import Version
+from accountstore.backends.base import Backend, Version, WriteMode
 from accountstore.errors import (
     ConflictError,
     ExistsError,
@@ -31,11 +32,6 @@ from accountstore.testing.conformance.harness import (
     refused,
     version_of,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
-    from accountstore.backends.base import Backend, WriteMode
 
 __all__ = ("SequentialTests",)
 
