@@ -12,12 +12,20 @@ import anyio
 import pytest
 from msgspec.structs import replace
 
-from accountstore import Account, Location, PasswordCredentials, StorageConfig, StoreConfig, UnavailableError
+from accountstore import (
+    Account,
+    AccountStore,
+    Location,
+    PasswordCredentials,
+    StorageConfig,
+    StoreConfig,
+    UnavailableError,
+)
 from accountstore.codecs import JSON
 from accountstore.validation import MAX_BYTES
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Mapping
 
     from cloudstub import Stub
 
@@ -25,6 +33,7 @@ __all__ = (
     "ABSENT",
     "AT",
     "BUCKET",
+    "CALLS",
     "NEW",
     "OLD",
     "OTHER",
@@ -46,7 +55,12 @@ BUCKET = "acct"
 OLD = Account(host="old.example.org", port=993, credentials=PasswordCredentials(login="me", password="pw"))
 NEW = replace(OLD, host="new.example.org")
 AT, OTHER, ABSENT = (Location(f"{name}.account", folder="f") for name in ("a", "b", "c"))
-
+CALLS: Mapping[str, Callable[[AccountStore], Awaitable[object]]] = {
+    "get": lambda store: store.get(AT),
+    "save": lambda store: store.save(AT, NEW),
+    "exists": lambda store: store.exists(AT),
+}
+"""A read, a write and a question, each a request of its own."""
 
 PACKAGES = {"s3": "s3fs", "gcs": "gcsfs", "azure": "adlfs", "obstore": "obstore"}
 

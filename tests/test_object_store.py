@@ -262,7 +262,7 @@ async def test_a_missing_bucket_is_told_by_the_first_question(stub: Stub, target
 @on_each_target
 @on_asyncio
 async def test_a_missing_document_costs_one_question_more_at_most_once(stub: Stub, target: Target) -> None:
-    """With the bucket there, a missing document is one; the bucket is asked for at most once, while nothing answered."""
+    """With the bucket there, a missing document is one; the bucket is asked for once at most, before any answer."""
     extra = int(target.engine == "fsspec" and target.service != "gcs")
     target.put(stub, AT, OLD)
     async with AccountStore.open(target.config(stub.url)) as store:
