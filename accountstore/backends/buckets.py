@@ -118,6 +118,8 @@ def failure(status: int, code: str = "", mode: WriteMode | None = None, /) -> Ba
         return BackendError(f"the bucket or container does not exist{shown}")
     if status in {301, 307, 308} or code in _ELSEWHERE:
         return BackendError(f"the bucket is in another region{shown}")
+    if code in _FULL or status == 507:  # before 403, with which Ceph tells of a quota
+        return FullError(f"the storage is full{shown}")
     if status == 412 or code in _EXISTS:
         if mode == "create":
             return ExistsError("there is a document already")
@@ -127,8 +129,6 @@ def failure(status: int, code: str = "", mode: WriteMode | None = None, /) -> Ba
         return NotFoundError("there is no such document")
     if status in {401, 403}:
         return DeniedError(f"access is denied{shown}")
-    if code in _FULL or status == 507:
-        return FullError(f"the storage is full{shown}")
     if status in {408, 409, 425, 429} or status >= 500:
         return UnavailableError(f"the storage is busy{shown}")
     return BackendError(f"the storage refused the request{shown}")

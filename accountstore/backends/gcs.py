@@ -18,6 +18,7 @@ from urllib.parse import quote
 
 import aiohttp
 from gcsfs.core import GCSFileSystem
+from gcsfs.retry import HttpError, NonRetryableError
 from google.auth.exceptions import GoogleAuthError
 from yarl import URL
 
@@ -115,7 +116,7 @@ class GCSBackend:
                     if limit is not None and answer.content_length is not None:
                         check_size(answer.content_length, limit)
                     return answer.headers, await answer.read()
-        except GoogleAuthError as error:
+        except (GoogleAuthError, HttpError, NonRetryableError) as error:  # the latter two are gcsfs's for a refusal
             refusal = DeniedError(f"no valid credentials were found ({type(error).__name__})")
         except aiohttp.ClientError as error:
             # aiohttp repeats no POST, and a write here is one.

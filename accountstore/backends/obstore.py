@@ -27,7 +27,15 @@ from accountstore.backends.base import Blob, Capabilities, CursorPages, Stat, Ve
 from accountstore.backends.buckets import CAPABILITIES, MARK, Opening, failure, split_url
 from accountstore.backends.loops import AsyncioThread
 from accountstore.backends.obstore_options import Service, open_store, service_of, settings_of
-from accountstore.errors import BackendError, ConflictError, NotFoundError, UnavailableError, UnsupportedError
+from accountstore.errors import (
+    BackendError,
+    ConfigError,
+    ConflictError,
+    DeniedError,
+    NotFoundError,
+    UnavailableError,
+    UnsupportedError,
+)
 from accountstore.validation import check_size
 
 if TYPE_CHECKING:
@@ -233,6 +241,7 @@ class _Listing:
 
 _STATUS = re.compile(r"status code: (\d{3})|\b(\d{3}) (?:[A-Z][a-z]+ ?)+:|Server error: (\d{3})")
 _CODE = re.compile(r"<Code>(\w+)</Code>|\"reason\": ?\"(\w+)\"")
+_NO_CREDENTIALS = re.compile(r"Generic \w+ error: (?:\w+ credential error|Unable to decode service account)")
 _NO_BUCKET = re.compile(r"NoSuchBucket|ContainerNotFound|bucket does not exist")
 
 
@@ -260,6 +269,8 @@ def _failure(error: Exception, mode: WriteMode | None, /) -> Exception:
         return failure(412, "", mode)
     if isinstance(error, (PermissionDeniedError, UnauthenticatedError)):
         return failure(403)
+    if _NO_CREDENTIALS.match(text):
+        return DeniedError(f"no valid credentials were found ({type(error).__name__})")
     if "error sending request" in text or "HTTP error" in text or "decod" in text:
         unsent = "client error (Connect)" in text or "ConnectError" in text
         return UnavailableError("the storage cannot be reached", sent=not unsent)
@@ -274,5 +285,7 @@ async def open_backend(url: str, options: Mapping[str, object], /) -> ObstoreBac
     """
     service = service_of(url)
     bucket, _ = split_url(url)
+    if service == "azure" and bucket.startswith("@"):
+        raise ConfigError("the url must name a container: az://container/prefix")
     await to_thread.run_sync(settings_of, service, bucket, options)
     return ObstoreBackend(service, url, options)
