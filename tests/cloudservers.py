@@ -98,11 +98,12 @@ class Server:
 
 
 def moto() -> AbstractContextManager[Server]:
-    """Start moto: S3 in memory, with the conditions and the error bodies of AWS."""
+    """Start moto, one request at a time: S3 in memory, with the conditions and the error bodies of AWS."""
     for module in ("moto", "flask", "flask_cors"):
         if importlib.util.find_spec(module) is None:
             raise Missing(f"no module {module}: install moto[server]")
-    command = [sys.executable, "-I", "-m", "moto.server", "-H", HOST, "-p", "{0}"]
+    # Not `-m moto.server`: what races there is moto.
+    command = [sys.executable, "-I", str(Path(__file__).with_name("motoserver.py")), "{0}"]
     return _served(_Plan("moto", _S3, command))
 
 
