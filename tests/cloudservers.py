@@ -34,13 +34,14 @@ from urllib.parse import quote
 
 import install_azurite
 import pytest
+from running import HUNG
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Mapping, Sequence
     from contextlib import AbstractContextManager
 
 HOST = "127.0.0.1"
-READY_WITHIN = 30.0
+READY_WITHIN = HUNG
 """Seconds that a server has from its start to its first stored object."""
 
 KEY, SECRET, REGION = "test", "testtest", "us-east-1"
@@ -221,7 +222,7 @@ def _turn() -> Generator[None]:
     """
     import fcntl  # where there is none, this module can still be imported
 
-    deadline = time.monotonic() + READY_WITHIN
+    deadline = time.monotonic() + 2 * READY_WITHIN
     with Path(tempfile.gettempdir(), f"accountstore-servers-{os.getuid()}.lock").open("wb") as file:
         while True:
             try:
@@ -229,7 +230,7 @@ def _turn() -> Generator[None]:
                 break
             except BlockingIOError:
                 if time.monotonic() > deadline:
-                    raise ServerError(f"another process started servers for {READY_WITHIN:.0f} s") from None
+                    raise ServerError(f"another process started servers for {2 * READY_WITHIN:.0f} s") from None
                 time.sleep(0.05)
         yield
 
@@ -267,7 +268,7 @@ def _running(plan: _Plan, folder: Path, ports: list[int]) -> Generator[subproces
         finally:
             process.terminate()
             try:
-                process.wait(10)
+                process.wait(60)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
@@ -338,7 +339,7 @@ class _Client(ABC):
 
     def __init__(self, port: int) -> None:
         self._host = f"{HOST}:{port}"
-        self._connection = HTTPConnection(HOST, port, timeout=10)
+        self._connection = HTTPConnection(HOST, port, timeout=60)
 
     def close(self) -> None:
         self._connection.close()

@@ -37,7 +37,7 @@ def one_at_a_time(app: Callable[..., Iterable[bytes]], /) -> Callable[[dict[str,
 
 def main(port: int) -> None:
     """Serve until the process is ended."""
-    from moto.server import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
+    from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
     from werkzeug.serving import run_simple
 
     os.environ["MOTO_PORT"] = str(port)
