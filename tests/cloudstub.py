@@ -30,7 +30,11 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from types import TracebackType
 
-_SECONDS = 20.0
+COMMAND = (sys.executable, os.path.abspath(__file__))
+"""Starts the server. It imports nothing of the package."""
+
+_SECONDS = 300.0
+"""More than anything takes: they end a hang, and judge no speed."""
 
 
 class Stub:
@@ -43,8 +47,7 @@ class Stub:
         self.port = 0
 
     def __enter__(self) -> Self:
-        command = [sys.executable, os.path.abspath(__file__)]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self._process = subprocess.Popen(COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         try:
             self.port = json.loads(self._first_line())["port"]
         except BaseException:
@@ -118,6 +121,17 @@ class Stub:
         service's own refusal, or `headers` and a `body` (Latin-1).
         """
         self._post("faults", list(faults))
+
+    def land(self) -> int:
+        """Apply now the requests that met the fault `late`; how many they were."""
+        return int(self._json("POST", "land", b"{}")["landed"])
+
+    def rival(self, nth: int, service: str, bucket: str, key: str, data: bytes) -> None:
+        """Store bytes around the service in the midst of the nth request from now on, which has to meet a fault: when
+        it has had its effect, if any, and before its answer is sent.
+        """
+        said = {"nth": nth, "service": service, "bucket": bucket, "key": key, "data": data.decode("latin-1")}
+        self._post("rival", said)
 
     def mode(self, **modes: Any) -> None:
         """Set delay (seconds), log, heads (kept in the log), ignore_conditions, drop_metadata or page (names in a page

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cloudstub_azure import ACCOUNT, Azure
@@ -83,7 +84,8 @@ class Hub:
         self._s3, self._gcs = S3(self._world, self._clock), Gcs(self._world, self._clock)
         self._azure = Azure(self._world, self._clock)
         self._services: dict[str, Service] = {"s3": self._s3, "gcs": self._gcs, "azure": self._azure}
-        self._late: list[asyncio.TimerHandle] = []
+        self._late: list[Callable[[], Answer]] = []
+        self._rivals: dict[int, Callable[[], object]] = {}
         self._log: list[Record] = []
         self._logging = True
         self._heads = False
@@ -94,8 +96,10 @@ class Hub:
         self._plain = True
         self._commands: dict[str, Callable[[Any], Any]] = {
             "faults": self._set_faults,
+            "land": self._land,
             "mode": self._mode,
             "reset": self._reset,
+            "rival": self._set_rival,
         }
         self._questions: dict[str, Callable[[], Any]] = {
             "connections": self._show_connections,
@@ -151,13 +155,15 @@ class Hub:
         kind, loop = fault.kind, asyncio.get_running_loop()
         connection.hold()
         answer = Answer(500) if kind in _UNAPPLIED else call(request)
+        if self._count in self._rivals:
+            self._rivals.pop(self._count)()
         refused = _REFUSED.get(kind) or _REFUSED_AFTER.get(kind)
         if refused is not None:
             answer = service.fault(request, refused)
         if kind == "answer":
             answer = _answer(request, service, fault.said)
         if kind == "late":
-            self._late.append(loop.call_later(fault.seconds, call, request))
+            self._late.append(partial(call, request))
         if kind in _SILENT:
             return None
         if kind in {"drop-before", "drop-after"}:
@@ -189,9 +195,8 @@ class Hub:
 
     def _reset(self, said: dict[str, Any]) -> dict[str, Any]:
         """Forget all but, where told so, the objects; what was to be applied late never will be."""
-        for timer in self._late:
-            timer.cancel()
         self._late.clear()
+        self._rivals.clear()
         if not said.get("keep", False):
             self._world.buckets.clear()
         self._log = []
@@ -203,6 +208,19 @@ class Hub:
         self._faults = [_fault(one) for one in said]
         self._faults_since = self._count
         self._plain = not self._faults and not self._delay
+        return {}
+
+    def _land(self, _said: object) -> dict[str, Any]:
+        """Apply what was to come late; how much that was."""
+        late, self._late = self._late, []
+        for call in late:
+            call()
+        return {"landed": len(late)}
+
+    def _set_rival(self, said: dict[str, Any]) -> dict[str, Any]:
+        """Let a rival write when a request that meets a fault has been served, and its answer is not sent yet."""
+        place = said["bucket"].encode(), said["key"].encode(), said["data"].encode("latin-1")
+        self._rivals[self._count + said["nth"]] = partial(self._services[said["service"]].store, *place)
         return {}
 
     def _mode(self, said: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 import anyio
 import pytest
 from msgspec.structs import replace
+from running import HUNG
 
 from accountstore import (
     Account,
@@ -120,6 +121,10 @@ class Target(NamedTuple):
         """Store a document around every client."""
         stub.put(self.service, BUCKET, f"p/{at.path}", JSON.encode(account))
 
+    def rival(self, stub: Stub, at: Location, account: Account) -> None:
+        """Store a document around every client in the midst of the next request."""
+        stub.rival(1, self.service, BUCKET, f"p/{at.path}", JSON.encode(account))
+
     def found(self, stub: Stub, at: Location) -> Account | None:
         """The document that the server holds."""
         data = stub.get(self.service, BUCKET, f"p/{at.path}")
@@ -144,12 +149,12 @@ def forget_credentials(monkeypatch: pytest.MonkeyPatch, home: str) -> None:
     monkeypatch.setenv("NO_GCE_CHECK", "true")
 
 
-async def assert_closed(stub: Stub, left: int = 1, seconds: float = 20) -> None:
+async def assert_closed(stub: Stub, left: int = 1) -> None:
     """No more connections are open at the server than are left: the one that asks.
 
     An exception that obstore raised may hold its client until it is collected as garbage.
     """
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + HUNG
     while (count := stub.connections()["open"]) > left:
         assert time.monotonic() < deadline, f"{count - left} connections are still open"
         gc.collect()
