@@ -30,7 +30,11 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from types import TracebackType
 
-_SECONDS = 20.0
+COMMAND = (sys.executable, os.path.abspath(__file__))
+"""Starts the server. It imports nothing of the package."""
+
+_SECONDS = 300.0
+"""More than anything takes: they end a hang, and judge no speed."""
 
 
 class Stub:
@@ -43,8 +47,7 @@ class Stub:
         self.port = 0
 
     def __enter__(self) -> Self:
-        command = [sys.executable, os.path.abspath(__file__)]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self._process = subprocess.Popen(COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         try:
             self.port = json.loads(self._first_line())["port"]
         except BaseException:
@@ -102,16 +105,38 @@ class Stub:
         log: list[dict[str, Any]] = self._json("GET", "log")
         return log
 
+    def heads(self) -> list[str]:
+        """The request line and the headers of each request since the reset, in the mode `heads`."""
+        heads: list[str] = self._json("GET", "heads")
+        return heads
+
     def count(self) -> int:
         """How many requests came since the reset."""
         return int(self._json("GET", "count")["requests"])
 
     def faults(self, faults: Sequence[dict[str, Any]]) -> None:
-        """Let the nth request from now on fail: `{"nth": 1, "kind": "503-after", "seconds": 0, "times": 1}`."""
+        """Let the nth request from now on fail: `{"nth": 1, "kind": "503-after", "seconds": 0, "times": 1}`.
+
+        With an `op` only a request so named does. The kind `answer` needs a `status` and either a `code`, for the
+        service's own refusal, or `headers` and a `body` (Latin-1).
+        """
         self._post("faults", list(faults))
 
+    def land(self) -> int:
+        """Apply now the requests that met the fault `late`; how many they were."""
+        return int(self._json("POST", "land", b"{}")["landed"])
+
+    def rival(self, nth: int, service: str, bucket: str, key: str, data: bytes) -> None:
+        """Store bytes around the service in the midst of the nth request from now on, which has to meet a fault: when
+        it has had its effect, if any, and before its answer is sent.
+        """
+        said = {"nth": nth, "service": service, "bucket": bucket, "key": key, "data": data.decode("latin-1")}
+        self._post("rival", said)
+
     def mode(self, **modes: Any) -> None:
-        """Set delay (seconds), log, ignore_conditions or drop_metadata; what isn't named stays."""
+        """Set delay (seconds), log, heads (kept in the log), ignore_conditions, drop_metadata or page (names in a page
+        of a listing, 0: the service's largest); what isn't named stays.
+        """
         self._post("mode", modes)
 
     def connections(self) -> dict[str, int]:
@@ -124,13 +149,18 @@ class Stub:
         status, body = self._call("GET", self._object(service, bucket, key))
         return body if status == 200 else None
 
+    def metadata(self, service: str, bucket: str, key: str) -> dict[str, str] | None:
+        """The metadata fields of an object by the names that the client gave them; None: there is no such object."""
+        status, body = self._call("GET", self._object(service, bucket, key, "metadata"))
+        return json.loads(body) if status == 200 else None
+
     def put(self, service: str, bucket: str, key: str, data: bytes) -> None:
         """Store bytes around the service: a new tag and generation, no request in the log."""
         self._call("PUT", self._object(service, bucket, key), data)
 
     @staticmethod
-    def _object(service: str, bucket: str, key: str) -> str:
-        return "object?" + urlencode({"service": service, "bucket": bucket, "key": key})
+    def _object(service: str, bucket: str, key: str, what: str = "object") -> str:
+        return f"{what}?" + urlencode({"service": service, "bucket": bucket, "key": key})
 
     def _post(self, name: str, said: Any) -> None:
         self._json("POST", name, json.dumps(said).encode())

@@ -206,7 +206,7 @@ class Azure:
     def _list(self, request: Request) -> Answer:
         query = request.query
         prefix, delimiter, marker = (query.get(name, "") for name in ("prefix", "delimiter", "marker"))
-        limit = min(int(query.get("maxresults") or 5000), 5000)
+        limit = self._world.limit(query.get("maxresults"), 5000)
         bucket = self._world.bucket("azure", request.bucket)
         page = bucket.page(prefix.encode(), delimiter.encode(), limit, after=name_of(marker) if marker else b"")
         detailed = "metadata" in query.get("include", "")
@@ -269,3 +269,7 @@ class Azure:
     def fault(self, request: Request, status: int) -> Answer:
         """Refuse with a status, as Azure or a proxy before it does."""
         return error(status, *_FAULTS[status])
+
+    def refuse(self, request: Request, status: int, code: str) -> Answer:
+        """Refuse with a status and an error code."""
+        return error(status, code, "The request is refused.")

@@ -38,10 +38,12 @@ _BOUNDARY = re.compile(rb'boundary="?([^";]+)')
 _PART_TYPE = re.compile(rb"^content-type:[ \t]*([^\r\n]+)", re.IGNORECASE | re.MULTILINE)
 
 
-def error(request: Request, status: int, message: str = "", code: str = "", headers: bytes = b"") -> Answer:
+def error(
+    request: Request, status: int, message: str = "", code: str = "", headers: bytes = b"", reason: str = ""
+) -> Answer:
     """An error as the API writes it that the request came through."""
-    reason, xml_code, usual = _ERRORS[status]
-    message = message or usual
+    usual_reason, xml_code, usual = _ERRORS.get(status, ("", "", ""))
+    message, reason = message or usual, reason or usual_reason
     if request.path.startswith(JSON_PATHS):
         one = {"message": message, "domain": "global", "reason": reason}
         said = {"error": {"code": status, "message": message, "errors": [one]}}
@@ -264,7 +266,7 @@ class Gcs:
     def _list_json(self, request: Request) -> Answer:
         query = request.query
         token, start = query.get("pageToken"), query.get("startOffset", "").encode()
-        limit = min(int(query.get("maxResults") or 1000), 1000)
+        limit = self._world.limit(query.get("maxResults"), 1000)
         prefix, delimiter = query.get("prefix", "").encode(), query.get("delimiter", "").encode()
         after = name_of(token) if token else b""
         page = self._world.bucket("gcs", request.bucket).page(prefix, delimiter, limit, after=after, start=start)
@@ -282,7 +284,7 @@ class Gcs:
         prefix, delimiter = query.get("prefix", ""), query.get("delimiter", "")
         token = query.get("continuation-token")
         after = name_of(token) if token else query.get("start-after", "").encode()
-        limit = min(int(query.get("max-keys") or 1000), 1000)
+        limit = self._world.limit(query.get("max-keys"), 1000)
         page = self._world.bucket("gcs", request.bucket).page(prefix.encode(), delimiter.encode(), limit, after=after)
         return list_result(request.bucket, page, xml, Prefix=prefix, MaxKeys=str(limit))
 
@@ -304,3 +306,7 @@ class Gcs:
     def fault(self, request: Request, status: int) -> Answer:
         """Refuse with a status, as the API of the request does."""
         return error(request, status)
+
+    def refuse(self, request: Request, status: int, code: str) -> Answer:
+        """Refuse with a status and an error code, as the API of the request does."""
+        return error(request, status, "The request is refused.", code, reason=code)

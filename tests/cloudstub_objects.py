@@ -103,6 +103,7 @@ class World:
         self.generation = 1_700_000_000_000_000
         self.ignore_conditions = False
         self.drop_metadata = False
+        self.page = 0
 
     def bucket(self, service: str, name: bytes) -> Bucket:
         """The bucket of that name, which exists from now on."""
@@ -110,6 +111,10 @@ class World:
         if found is None:
             found = self.buckets[service, name] = Bucket()
         return found
+
+    def limit(self, asked: str | None, largest: int) -> int:
+        """How many names a page has: as many as are asked for, at most those of the service, or of the mode `page`."""
+        return min(int(asked or largest), self.page or largest)
 
     def entry(self, data: bytes, content_type: bytes | None, metadata: Mapping[bytes, bytes]) -> Entry:
         """A new object of the next generation, not yet in a bucket."""
@@ -133,6 +138,10 @@ class Service(Protocol):
 
     def fault(self, request: Request, status: int) -> Answer:
         """Refuse with a status, in the service's own format."""
+        ...
+
+    def refuse(self, request: Request, status: int, code: str) -> Answer:
+        """Refuse with a status and an error code, in the service's own format."""
         ...
 
 

@@ -210,7 +210,7 @@ class S3:
         after = query.get("start-after", "").encode()
         if token := query.get("continuation-token"):
             after = name_of(token)
-        limit = min(int(query.get("max-keys") or 1000), 1000)
+        limit = self._world.limit(query.get("max-keys"), 1000)
         page = self._world.bucket("s3", request.bucket).page(prefix.encode(), delimiter.encode(), limit, after=after)
         coded = query.get("encoding-type") == "url"
         shown = {"Prefix": _url(prefix.encode()) if coded else prefix, "MaxKeys": str(limit)}
@@ -251,3 +251,7 @@ class S3:
         condition = {"swap": "If-Match", "delete-if": "If-Match"}.get(request.op, "If-None-Match")
         fields = {"Condition": condition} if status in {409, 412} else {}
         return error(status, *_FAULTS[status], b"", **fields)
+
+    def refuse(self, request: Request, status: int, code: str) -> Answer:
+        """Refuse with a status and an error code."""
+        return error(status, code, "The request is refused.")

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import cloudservers
 import pytest
-from blockbuster import blockbuster_ctx
 from cloudstub import Stub
+from detector import no_blocking_calls
 from hypothesis import HealthCheck, settings
 
 if TYPE_CHECKING:
@@ -41,11 +41,7 @@ def _no_blocking_calls(request: pytest.FixtureRequest) -> Iterator[None]:
     if "anyio_backend" not in request.fixturenames:
         yield
         return
-    with blockbuster_ctx("accountstore", excluded_modules=["accountstore.testing"]) as detector:
-        for function in detector.functions.values():
-            # On an event loop of their own, in a thread.
-            function.can_block_in("accountstore/backends/s3.py", "_open")
-            function.can_block_in("accountstore/backends/azure.py", "_make")
+    with no_blocking_calls():
         yield
 
 

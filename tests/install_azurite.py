@@ -92,7 +92,7 @@ def _output(arguments: list[str]) -> str:
     """Return what a program prints, nothing where it fails."""
     try:
         done = subprocess.run(
-            arguments, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=60
+            arguments, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=300
         )
     except (OSError, subprocess.TimeoutExpired):
         return ""

@@ -6,12 +6,12 @@ import json
 import math
 import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree as ET
 
 import pytest
+from running import HUNG, PYTHON
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence
@@ -56,13 +56,13 @@ Rows = list[dict[str, Any]]
 def run_benchmarks(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     """Start the command line in a process of its own, where a warning is an error."""
     return subprocess.run(
-        [sys.executable, "-W", "error", "-m", "benchmarks", *map(str, arguments)],
+        [*PYTHON, "-W", "error", "-m", "benchmarks", *map(str, arguments)],
         check=False,
         cwd=ROOT,
         env={name: value for name, value in os.environ.items() if name != "PYTHONWARNINGS"},
         capture_output=True,
         text=True,
-        timeout=50,
+        timeout=HUNG,
     )
 
 

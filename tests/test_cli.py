@@ -9,7 +9,6 @@ import re
 import select
 import signal
 import subprocess
-import sys
 import time
 import traceback
 import warnings
@@ -17,6 +16,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from running import HUNG, PYTHON
 from typer.main import get_command
 from typer.testing import CliRunner
 
@@ -119,11 +119,11 @@ class Commands:
     def program(self, *arguments: str, stdin: bytes = b"", env: dict[str, str] | None = None) -> Answer:
         """As a program of its own."""
         done = subprocess.run(
-            [sys.executable, "-m", "accountstore.cli", *arguments],
+            [*PYTHON, "-m", "accountstore.cli", *arguments],
             input=stdin,
             capture_output=True,
             check=False,
-            timeout=30,
+            timeout=HUNG,
             env=os.environ | (env or {}),
         )
         return Answer(done.returncode, done.stdout, done.stderr.decode())
@@ -722,7 +722,7 @@ def test_version_prints_the_version(run: Commands) -> None:
 def test_without_the_extra_the_program_says_what_to_install(run: Commands, missing: str) -> None:
     """Where typer or rich is missing, the program says how to get them and ends with 1."""
     code = f"import sys; sys.modules[{missing!r}] = None; from accountstore.cli import main; main()"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False, timeout=30)
+    done = subprocess.run([*PYTHON, "-c", code], capture_output=True, check=False, timeout=HUNG)
     assert (done.returncode, done.stdout) == (1, b"")
     assert done.stderr.decode() == (
         "accountstore: the command line needs typer and rich: pip install 'accountstore[cli]'\n"
@@ -732,7 +732,7 @@ def test_without_the_extra_the_program_says_what_to_install(run: Commands, missi
 def test_another_missing_module_is_not_blamed_on_the_extra(run: Commands) -> None:
     """A module of our own that cannot be imported is a bug, and shows as one."""
     code = "import sys; sys.modules['accountstore.codecs'] = None; from accountstore.cli import main; main()"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False, timeout=30)
+    done = subprocess.run([*PYTHON, "-c", code], capture_output=True, check=False, timeout=HUNG)
     assert done.returncode == 1
     assert b"ModuleNotFoundError" in done.stderr
     assert b"pip install" not in done.stderr
@@ -749,12 +749,12 @@ def test_a_reader_that_went_away_is_no_message(run: Commands, command: str) -> N
     os.close(reading)
     with os.fdopen(writing, "wb") as pipe:
         done = subprocess.run(
-            [sys.executable, "-m", "accountstore.cli", *command.split()],
+            [*PYTHON, "-m", "accountstore.cli", *command.split()],
             stdin=subprocess.DEVNULL,
             stdout=pipe,
             stderr=subprocess.PIPE,
             check=False,
-            timeout=30,
+            timeout=HUNG,
         )
     assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, b"")
 
@@ -765,12 +765,12 @@ def test_output_that_cannot_be_written_is_told(run: Commands) -> None:
     run("save", "a.account", stdin=SINGLE)
     with open("/dev/full", "wb") as full:
         done = subprocess.run(
-            [sys.executable, "-m", "accountstore.cli", "ls"],
+            [*PYTHON, "-m", "accountstore.cli", "ls"],
             stdin=subprocess.DEVNULL,
             stdout=full,
             stderr=subprocess.PIPE,
             check=False,
-            timeout=30,
+            timeout=HUNG,
         )
     assert done.returncode == 1
     assert done.stderr.decode() == (
@@ -783,10 +783,10 @@ def test_closed_streams_are_empty_ones(run: Commands) -> None:
     run("save", "a.account", stdin=SINGLE)
     for line, code in (("ls >&-", 0), ("save b.account <&-", 1)):
         done = subprocess.run(
-            ["sh", "-c", f'"$0" -m accountstore.cli {line}', sys.executable],
+            ["sh", "-c", f'"$0" "$@" -m accountstore.cli {line}', *PYTHON],
             capture_output=True,
             check=False,
-            timeout=30,
+            timeout=HUNG,
         )
         assert done.returncode == code
         assert b"Traceback" not in done.stderr
@@ -816,7 +816,7 @@ class Terminal:
         # A test run in the background ignores it, and the program would inherit that.
         before = signal.signal(signal.SIGINT, signal.default_int_handler)
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "accountstore.cli", *arguments],
+            [*PYTHON, "-m", "accountstore.cli", *arguments],
             stdin=inner,
             stdout=inner,
             stderr=inner,
@@ -1123,7 +1123,7 @@ def test_a_crash_shows_no_secret(run: Commands, protected: bool) -> None:
         "from accountstore.cli import main\n"
         "main()\n"
     )
-    done = subprocess.run([sys.executable, "-c", code, "ls"], capture_output=True, check=False, timeout=30)
+    done = subprocess.run([*PYTHON, "-c", code, "ls"], capture_output=True, check=False, timeout=HUNG)
     assert done.returncode == 1
     assert b"RuntimeError: a bug" in done.stderr
     assert (b"CANARY" in done.stderr) is not protected

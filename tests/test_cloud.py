@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from contextlib import asynccontextmanager
 from functools import partial
 from hashlib import sha256
@@ -21,6 +20,7 @@ from cloudtargets import need_packages
 from hypothesis import settings
 from hypothesis.stateful import run_state_machine_as_test
 from msgspec.structs import replace
+from running import HUNG, PYTHON
 
 from accountstore import (
     Account,
@@ -408,10 +408,10 @@ def test_a_process_ends_in_silence(target: Target, loop: str) -> None:
     """A process that has used and closed a store prints nothing, warns of nothing that is open, and ends with 0."""
     storage = json.dumps([target.url, dict(target.options), target.engine])
     done = subprocess.run(
-        [sys.executable, "-W", "error::ResourceWarning", "-c", _USE, storage, loop],
+        [*PYTHON, "-W", "error::ResourceWarning", "-c", _USE, storage, loop],
         capture_output=True,
         check=False,
-        timeout=60,
+        timeout=HUNG,
         text=True,
     )
     assert (done.stdout, done.stderr, done.returncode) == ("", "", 0)
@@ -431,5 +431,5 @@ print(sorted({"s3fs", "gcsfs", "adlfs", "obstore", "aiohttp", "botocore", "azure
 """
     for package in ("s3fs", "gcsfs", "adlfs", "obstore"):
         pytest.importorskip(package)
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True, timeout=60, text=True)
+    done = subprocess.run([*PYTHON, "-c", script], capture_output=True, check=True, timeout=HUNG, text=True)
     assert done.stdout == "[]\n"

@@ -6,7 +6,6 @@ import asyncio
 import gc
 import json
 import subprocess
-import sys
 import time
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -17,6 +16,7 @@ import anyio.lowlevel
 import pytest
 from anyio import get_running_tasks
 from cloudtargets import NEW, OLD, TARGETS, Target, assert_closed, need_packages, on_each_target, patiently
+from running import HUNG, PYTHON
 
 from accountstore import Account, AccountStore, AccountStoreError, Location, UncertainError
 
@@ -189,7 +189,7 @@ async def test_cancelled_by_the_task(stub: Stub, target: Target, name: str) -> N
 @pytest.mark.parametrize("name", READS)
 async def test_a_read_that_hangs_is_left_at_once(stub: Stub, target: Target, name: str) -> None:
     """A read from a server that never answers ends when it is cancelled, and long before its deadline."""
-    async with opened(target, stub, timeout=30) as store:
+    async with opened(target, stub, timeout=HUNG) as store:
         at = Location("a.account", folder="f")
         target.put(stub, at, OLD)
         stub.faults([{"nth": 1, "kind": "hang"}])
@@ -235,8 +235,8 @@ def python(script: str, *arguments: str, flags: tuple[str, ...] = ("-X", "dev"))
     head += "logging.getLogger('asyncio').addFilter(lambda one: not one.getMessage().startswith('Executing '))\n"
     head += "from accountstore import *\nfrom cloudtargets import *\ntargets = [Target(*one) for one in "
     head += "json.loads(sys.argv[2])]\nurl = sys.argv[1]\nat = Location('a.account', folder='f')\n"
-    command = [sys.executable, *flags, "-c", head + script, *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=50, check=False)
+    command = [*PYTHON, *flags, "-c", head + script, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=HUNG, check=False)
 
 
 FORKED = """

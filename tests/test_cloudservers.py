@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import os
 import sysconfig
+from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
+from threading import Barrier, BrokenBarrierError
 from typing import TYPE_CHECKING, Any
 
 import cloudservers
 import pytest
 from fsspec.asyn import sync
+from motoserver import one_at_a_time
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
 pytestmark = [pytest.mark.once, pytest.mark.skipif(os.name != "posix", reason="looks at POSIX processes")]
@@ -110,3 +114,28 @@ def test_a_server_that_dies_shows_its_log(monkeypatch: pytest.MonkeyPatch, tmp_p
         cloudservers.rclone(),
     ):
         pytest.fail("a dead server was handed out")
+
+
+@pytest.mark.parametrize("guarded", [True, False], ids=["guarded", "control"])
+def test_moto_handles_one_request_at_a_time(guarded: bool) -> None:
+    """Of two requests the second one begins when the answer of the first is whole. The control: else they meet."""
+    meeting = Barrier(2)
+
+    def answer(_environ: dict[str, Any], _start_response: object) -> Iterable[bytes]:
+        yield b"alone, "
+        # Who may be in here together meets, however late; who may not waits in vain, however long.
+        try:
+            meeting.wait(0.05 if guarded else 60)
+        except BrokenBarrierError:
+            yield b"to the end"
+        else:
+            yield b"until another came"
+
+    app = one_at_a_time(answer) if guarded else answer
+
+    def request(body: bytes) -> bytes:
+        return b"".join(app({"CONTENT_LENGTH": str(len(body)), "wsgi.input": BytesIO(body)}, None))
+
+    with ThreadPoolExecutor(2) as threads:
+        answers = list(threads.map(request, (b"one", b"two")))
+    assert answers == [b"alone, to the end" if guarded else b"alone, until another came"] * 2

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 import tempfile
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from anyio.lowlevel import checkpoint
+from running import HUNG, PYTHON
 from typer.testing import CliRunner
 
 from accountstore import AccountStore, Location, Version
@@ -61,12 +61,12 @@ def test_the_command_ends_with_zero_on_a_fresh_machine(tmp_path: Path) -> None:
     scratch.mkdir()
     (scratch / "accountstore.toml").write_text("broken", encoding="utf-8")
     done = subprocess.run(
-        [sys.executable, "-m", "accountstore.cli", "demo"],
+        [*PYTHON, "-m", "accountstore.cli", "demo"],
         cwd=scratch,
         env=os.environ | {"HOME": str(home), "TMPDIR": str(tmp_path), "ACCOUNTSTORE_CONFIG": "nope.toml"},
         capture_output=True,
         check=False,
-        timeout=30,
+        timeout=HUNG,
     )
     assert (done.returncode, done.stderr) == (0, b"")
     text = done.stdout.decode()

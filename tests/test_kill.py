@@ -10,11 +10,11 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from collections import Counter
 from typing import TYPE_CHECKING, Literal
 
 import pytest
+from running import PYTHON
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -236,7 +236,7 @@ def _kill_many(folder: Path, kills: int, kind: Literal["store", "fsspec"], /) ->
     try:
         for seed in range(SERVERS):
             share = str(kills // SERVERS + (seed < kills % SERVERS))
-            command = [sys.executable, "-P", "-W", "error", "-c", SERVER, str(folder), share, str(seed), kind]
+            command = [*PYTHON, "-W", "error", "-c", SERVER, str(folder), share, str(seed), kind]
             servers.append(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
         for server in servers:
             output, errors = server.communicate(timeout=60 + kills)

@@ -9,7 +9,6 @@ import shutil
 import socket
 import stat
 import subprocess
-import sys
 import tempfile
 import tracemalloc
 from collections import Counter
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import anyio
 import pytest
+from running import HUNG, PYTHON
 
 from accountstore import (
     Account,
@@ -109,7 +109,7 @@ def _state(root: Path, /) -> dict[str, bytes | str]:
 def _running(script: str, *arguments: object) -> Generator[subprocess.Popen[str]]:
     """A Python process that runs a script."""
     with subprocess.Popen(
-        [sys.executable, "-P", "-c", script, *map(str, arguments)],
+        [*PYTHON, "-c", script, *map(str, arguments)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -123,10 +123,10 @@ def _running(script: str, *arguments: object) -> Generator[subprocess.Popen[str]
 def _report(script: str, *arguments: object) -> Any:
     """What a script prints as JSON."""
     done = subprocess.run(
-        [sys.executable, "-P", "-c", script, *map(str, arguments)],
+        [*PYTHON, "-c", script, *map(str, arguments)],
         capture_output=True,
         text=True,
-        timeout=50,
+        timeout=HUNG,
         check=False,
     )
     assert done.returncode == 0, done.stderr

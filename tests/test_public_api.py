@@ -12,7 +12,6 @@ import os
 import pkgutil
 import re
 import subprocess
-import sys
 import textwrap
 from importlib.metadata import requires, version
 from importlib.resources import files
@@ -21,6 +20,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from running import PYTHON
 
 import accountstore
 from accountstore import AccountStore, AccountStoreError, errors
@@ -323,7 +323,7 @@ WATCH = """
 def watched(statement: str, /, before: str = "", path: Path | None = None) -> dict[str, Any]:
     """What a fresh interpreter does while it runs a statement: files, environment, threads, and what it imports."""
     folder = str(path or Path(accountstore.__file__).parent.parent)
-    command = [sys.executable, "-c", textwrap.dedent(WATCH), before, statement, folder]
+    command = [*PYTHON, "-c", textwrap.dedent(WATCH), before, statement, folder]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     found: dict[str, Any] = json.loads(done.stdout)
     return found
@@ -384,6 +384,6 @@ def test_two_loops_need_no_reload() -> None:
                 return store.storages
         print(anyio.run(main, backend="asyncio") == anyio.run(main, backend="trio") == anyio.run(main) == ("a",))
     """
-    command = [sys.executable, "-c", textwrap.dedent(code)]
+    command = [*PYTHON, "-c", textwrap.dedent(code)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.stdout, done.stderr) == ("True\n", "")

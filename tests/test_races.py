@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import select
 import subprocess
-import sys
 from collections import Counter
 from threading import Thread
 from typing import TYPE_CHECKING, Any
@@ -18,6 +17,7 @@ import anyio
 import pytest
 from anyio.lowlevel import checkpoint
 from msgspec.structs import replace
+from running import PYTHON
 
 from accountstore import (
     Account,
@@ -168,7 +168,7 @@ class Worker:
     """A process that runs commands."""
 
     def __init__(self, number: int) -> None:
-        command = [sys.executable, "-P", "-c", WORKER, str(number)]
+        command = [*PYTHON, "-c", WORKER, str(number)]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         assert self.process.stdin is not None
         assert self.process.stdout is not None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-import sys
 import sysconfig
 import tomllib
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 
 import anyio
 import pytest
+from running import HUNG, PYTHON
 
 from accountstore import (
     Account,
@@ -113,12 +113,12 @@ def test_backend_example_passes_the_suite(tmp_path: Path) -> None:
     shelf, suite = (block for block in _blocks("python") if "ShelfBackend" in block)
     (tmp_path / "test_shelf.py").write_text(f"{shelf}\n\n{suite}")
     run = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "error", "test_shelf.py"],
+        [*PYTHON, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "error", "test_shelf.py"],
         cwd=tmp_path,
         capture_output=True,
         text=True,
         check=False,
-        timeout=50,
+        timeout=HUNG,
     )
     assert run.returncode == 0, run.stdout
     assert re.search(r"[3-9]\d+ passed", run.stdout), run.stdout
@@ -177,7 +177,7 @@ def test_command_line_example_runs(tmp_path: Path) -> None:
         capture_output=True,
         text=True,
         check=False,
-        timeout=50,
+        timeout=HUNG,
     )
     assert run.returncode == 0, run.stderr
     assert "Mail:backup/me.account" in run.stdout or "backup/me.account" in run.stdout

@@ -12,6 +12,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from running import PYTHON
 
 from accountstore import (
     Account,
@@ -282,7 +283,7 @@ def test_backends_are_imported_on_first_use(tmp_path: Path) -> None:
         assert "accountstore.backends.fsspec" not in sys.modules
         print("well")
     """
-    command = [sys.executable, "-c", textwrap.dedent(code), str(tmp_path)]
+    command = [*PYTHON, "-c", textwrap.dedent(code), str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.stdout, done.stderr) == ("well\n", "")
 

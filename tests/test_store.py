@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -13,6 +12,7 @@ import anyio
 import msgspec
 import pytest
 from msgspec.structs import replace
+from running import HUNG, PYTHON
 
 from accountstore import (
     Account,
@@ -1606,8 +1606,8 @@ def test_a_store_is_of_no_use_in_a_forked_child(kind: str, control: bool) -> Non
     """In a forked child every call on the parent's store is a `ClosedError`, before any I/O; a store of its own works
     there, and the parent's in the parent. The control: with the check undone, the child's copy answers.
     """
-    command = [sys.executable, "-W", "ignore", "-c", FORKED, kind, "control" if control else ""]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
+    command = [*PYTHON, "-W", "ignore", "-c", FORKED, kind, "control" if control else ""]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=HUNG)
     assert (done.stderr, done.returncode) == ("", 0)
     assert done.stdout.splitlines() == [repr(["it answers"] if control else [True] * 7), "well"]
 
