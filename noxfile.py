@@ -98,7 +98,7 @@ def fuzz(session: nox.Session) -> None:
     """A million mutated documents, a hundred thousand names."""
     _install(session, "test")
     env = {"ACCOUNTSTORE_FUZZ_DOCUMENTS": "1000000", "ACCOUNTSTORE_FUZZ_NAMES": "100000"}
-    session.run("pytest", "tests/test_fuzz.py", "-s", "--timeout=900", env=env)
+    session.run("pytest", "tests/promises/test_fuzz.py", "-s", "--timeout=900", env=env)
 
 
 @nox.session(python=NEWEST)
@@ -106,7 +106,7 @@ def crash(session: nox.Session) -> None:
     """Two thousand processes killed while they write, and every crash point of the local write."""
     _install(session, "test")
     env = {"ACCOUNTSTORE_KILLS": "2000"}
-    session.run("pytest", "tests/test_kill.py", "tests/test_crash_points.py", "-s", "--timeout=900", env=env)
+    session.run("pytest", "tests/promises/test_kill.py", "tests/promises/test_crash_points.py", "-s", "--timeout=900", env=env)
 
 
 @nox.session(python=NEWEST)
@@ -118,10 +118,10 @@ def bench(session: nox.Session) -> None:
 
 @nox.session(python=NEWEST, default=False)
 def cloud(session: nox.Session) -> None:
-    """The public suite on real buckets, by hand: tests/test_real_clouds.py says which variables name them."""
+    """The public suite on real buckets, by hand: tests/cloud/test_real_clouds.py says which variables name them."""
     _install(session, "test", extras=EVERYTHING)
     # 5 is pytest's code for having skipped all.
-    session.run("pytest", "tests/test_real_clouds.py", "--timeout=600", *session.posargs, success_codes=[0, 5])
+    session.run("pytest", "tests/cloud/test_real_clouds.py", "--timeout=600", *session.posargs, success_codes=[0, 5])
 
 
 @nox.session(python=PYTHONS)
@@ -136,7 +136,7 @@ def tests(session: nox.Session) -> None:
         return
     _install(session, "test", "servers", extras=EVERYTHING)
     azurite = ROOT / ".nox" / "azurite"
-    session.run("python", "tests/install_azurite.py", str(azurite))
+    session.run("python", "tests/servers/install_azurite.py", str(azurite))
     # In CI a server that is missing is a failure, not a skip.
     env = {"ACCOUNTSTORE_AZURITE": str(azurite), "ACCOUNTSTORE_SERVERS": "required"}
     session.run("pytest", "-n", "4", *session.posargs, env=env)

@@ -161,7 +161,7 @@ def missing(*packages: str) -> str:
 @contextmanager
 def serving() -> Generator[Any]:
     """The fast server that the tests use too, in a process of its own, without its log."""
-    folder = str(Path(__file__).parents[1] / "tests")
+    folder = str(Path(__file__).parents[1] / "tests" / "servers")
     if folder not in sys.path:
         sys.path.append(folder)
     with import_module("cloudstub").Stub() as stub:

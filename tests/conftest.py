@@ -13,9 +13,12 @@ from cloudstub import Stub
 from detector import no_blocking_calls
 from hypothesis import HealthCheck, settings
 
+from accountstore import AccountStore, StorageConfig, StoreConfig
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterator
     from contextlib import AbstractContextManager
+    from pathlib import Path
 
     from cloudservers import Server
 
@@ -82,3 +85,11 @@ def pytest_report_header() -> str:
     names = ("accountstore", "anyio", "fsspec", "msgspec", "trio", "uvloop", "hypothesis")
     packages = ", ".join(f"{name} {version(name)}" for name in names)
     return f"Python {platform.python_version()} on {sys.platform}: {packages}"
+
+
+@pytest.fixture(params=["memory", "local"])
+async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[AccountStore]:
+    """An open store with one storage `main`, in memory or in a folder."""
+    url = "memory://" if request.param == "memory" else f"file://{tmp_path}"
+    async with AccountStore.open(StoreConfig(storages={"main": StorageConfig(url)})) as opened:
+        yield opened

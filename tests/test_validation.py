@@ -26,8 +26,8 @@ from accountstore.validation import (
     check_path,
     check_size,
     check_storage,
-    kind_of,
     did_you_mean,
+    kind_of,
 )
 
 if TYPE_CHECKING:

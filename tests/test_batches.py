@@ -33,9 +33,9 @@ from accountstore import (
     UncertainError,
     Version,
 )
+from accountstore.aio.threads import ThreadPool
 from accountstore.backends.base import Blob, Capabilities, Stat
 from accountstore.backends.memory import MemoryBackend
-from accountstore.aio.threads import ThreadPool
 from accountstore.codecs import CODECS
 from accountstore.testing import store_over
 

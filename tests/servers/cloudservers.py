@@ -158,7 +158,9 @@ def azurite() -> AbstractContextManager[Server]:
     if command is None and (program := shutil.which("azurite-blob")):
         command = [program]
     if command is None:
-        raise Missing("no azurite-blob: run tests/install_azurite.py FOLDER, and set ACCOUNTSTORE_AZURITE to FOLDER")
+        raise Missing(
+            "no azurite-blob: run tests/servers/install_azurite.py FOLDER, and set ACCOUNTSTORE_AZURITE to FOLDER"
+        )
     command += ["--blobHost", HOST, "--blobPort", "{0}", "--inMemoryPersistence", "--silent"]
     return _served(_Plan("azurite", _Azure, [*command, "--skipApiVersionCheck", "--disableTelemetry"]))
 

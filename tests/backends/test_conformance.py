@@ -26,8 +26,8 @@ from accountstore.backends.fsspec import FsspecBackend
 from accountstore.backends.fsspec import open_backend as open_fsspec
 from accountstore.backends.local.backend import LocalBackend
 from accountstore.backends.local.backend import open_backend as open_local
-from accountstore.backends.memory import MemoryBackend
 from accountstore.backends.local.files import Files
+from accountstore.backends.memory import MemoryBackend
 from accountstore.errors import BackendError, NotRegularError, UnavailableError
 from accountstore.testing import BackendTests, Harness, backend_machine
 

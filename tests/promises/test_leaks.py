@@ -56,17 +56,17 @@ from accountstore import (
     TooLargeError,
     Version,
 )
-from accountstore.retry import Policy
 from accountstore.backends.base import Blob, Stat, Write, classify_error, each
 from accountstore.backends.local.backend import LocalBackend
-from accountstore.backends.memory import MemoryBackend
 from accountstore.backends.local.files import Files
 from accountstore.backends.local.syscalls import SystemCalls
+from accountstore.backends.memory import MemoryBackend
 from accountstore.codecs import JSON, MSGPACK
-from accountstore.storages import Storages
+from accountstore.retry import Policy
 from accountstore.scope import Reach
 from accountstore.secrets import SecretBytes
 from accountstore.storage import Storage
+from accountstore.storages import Storages
 from accountstore.validation import MAX_BYTES
 
 if TYPE_CHECKING:

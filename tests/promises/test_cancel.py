@@ -26,9 +26,9 @@ from accountstore import (
     StoreConfig,
 )
 from accountstore.backends.local.backend import LocalBackend
-from accountstore.backends.memory import MemoryBackend
 from accountstore.backends.local.files import Files
 from accountstore.backends.local.syscalls import SystemCalls
+from accountstore.backends.memory import MemoryBackend
 from accountstore.codecs import JSON
 from accountstore.testing import store_over
 

@@ -1,4 +1,4 @@
-"""moto, one request at a time: `python tests/motoserver.py PORT` serves on 127.0.0.1.
+"""moto, one request at a time: `python tests/servers/motoserver.py PORT` serves on 127.0.0.1.
 
 By itself moto answers each request in a thread of its own and guards nothing: of writers that compare and swap at the
 same time several may win, and a read beside a writer may be answered with 500. Connections still have a thread each, so
