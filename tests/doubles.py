@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from accountstore.backends.base import Capabilities
 from accountstore.backends.memory import MemoryBackend
+from accountstore.testing import Harness
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from accountstore.backends.base import Blob, Stat, Write
 
@@ -40,3 +41,22 @@ async def result(call: Awaitable[T], /) -> T | Exception:
         return await call
     except Exception as error:
         return error
+
+
+def memory_harness(make: Callable[[], MemoryBackend] = MemoryBackend) -> Harness:
+    """The conformance suite on backends in memory, each with a storage of its own; it looks into the latest."""
+    opened: list[MemoryBackend] = []
+
+    async def open_backend() -> MemoryBackend:
+        opened.append(make())
+        return opened[-1]
+
+    async def put(key: str, data: bytes) -> None:
+        fs: Any = (await opened[-1].filesystem())[0]
+        fs.pipe_file(f"/{key}", data)
+
+    async def get(key: str) -> bytes | None:
+        fs: Any = (await opened[-1].filesystem())[0]
+        return bytes(fs.cat_file(f"/{key}")) if fs.exists(f"/{key}") else None
+
+    return Harness(open=open_backend, put=put, get=get, shared=False)
