@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.anyio
 
-PAGES = ([1, 2], [], [3])
+PAGES: tuple[list[int], ...] = ([1, 2], [], [3])
 
 
 class Service:

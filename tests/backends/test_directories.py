@@ -1,4 +1,4 @@
-"""Folders of a local storage: private whatever the umask, denied, remembered within bounds, made again."""
+"""Folders of a local storage: private whatever the umask, made again, remembered within bounds."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from accountstore.backends.base import Write, classify_error, digest
+from accountstore.backends.base import Write, digest
 from accountstore.backends.local import directories as module
 from accountstore.backends.local.files import Files
 from accountstore.backends.local.syscalls import SystemCalls
 from accountstore.validation import RESERVED_PREFIX
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterator
+    from collections.abc import Generator, Iterator
 
 NOBODY = 65534
 
@@ -95,38 +95,6 @@ def test_control_plain_calls_follow_the_umask(tmp_path: Path) -> None:
         (tmp_path / "file").write_bytes(b"")
     assert stat.S_IMODE((tmp_path / "folder").stat().st_mode) == 0o777
     assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == 0o666
-
-
-def test_denied_access_is_a_typed_error(nobodys: Path) -> None:
-    """Folders and documents that the user may not read or write are a DeniedError, and stay as they are."""
-    keys = ("closed/a.account", "closed/new.account", "closed/new/a.account", "sealed/a.account", "open/a.account")
-    calls: dict[str, tuple[Callable[[str], object], str]] = {
-        "overwrite": (lambda key: files.write(key, b"new", "overwrite"), "Denied Denied Denied Denied Denied"),
-        "create": (lambda key: files.write(key, b"new", "create"), "Denied Denied Denied Denied Exists"),
-        "swap": (lambda key: files.write(key, b"new", digest(b"old")), "Denied NotFound NotFound Denied Denied"),
-        "delete": (lambda key: files.delete(key, None), "Denied - - Denied Denied"),
-        "read": (lambda key: files.read(key, limit=100), "- NotFound NotFound Denied Denied"),
-        "stat": (lambda key: files.stat(key), "- NotFound NotFound Denied Denied"),
-        "list": (lambda key: list(files.scan(os.path.dirname(key), recursive=False)), "- - - Denied -"),
-    }
-    files = Files(str(nobodys))
-    for folder in ("closed", "sealed", "open"):
-        files.write(f"{folder}/a.account", b"old", "create")
-        files.write(f"{folder}/b.account", b"old", "create")
-    for path, mode in (("closed", 0o500), ("sealed", 0), ("open/a.account", 0)):
-        (nobodys / path).chmod(mode)
-    for name, (call, expected) in calls.items():
-        found: list[str] = []
-        for key in keys:
-            try:
-                call(key)
-            except OSError as error:
-                found.append(classify_error(error).__name__.removesuffix("Error"))
-            else:
-                found.append("-")
-        assert " ".join(found) == expected, name
-    assert set(os.listdir(nobodys / "closed")) == set(os.listdir(nobodys / "open")) == {"a.account", "b.account"}
-    assert (nobodys / "closed/a.account").read_bytes() == b"old"
 
 
 def test_root_is_made_below_a_folder_that_cannot_be_read(nobodys: Path) -> None:

@@ -132,6 +132,7 @@ async def test_cancelled_read_keeps_its_turn(parallel: bool, most: int) -> None:
     """A read left behind by its cancelled caller still has the blocking filesystem for itself."""
     fs = _Slow()
     backend = FsspecBackend(lambda: fs, "/root", parallel=parallel)
+
     async def cancel() -> None:
         await to_thread.run_sync(fs.entered.wait)
         fs.entered.clear()

@@ -56,9 +56,16 @@ async def test_network_file_system_declares_no_swap(
     tmp_path: Path, kind: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On a network file system compare-and-swap is not declared and nothing is locked; elsewhere it is."""
-    monkeypatch.setattr(module, "filesystem_type", lambda path: kind)
+
+    def filesystem_type(path: str) -> str | None:
+        return kind
+
+    def flock(fd: int, how: int) -> None:
+        locked.append(fd)
+
     locked: list[int] = []
-    monkeypatch.setattr(SystemCalls, "flock", staticmethod(lambda fd, how: locked.append(fd)))
+    monkeypatch.setattr(module, "filesystem_type", filesystem_type)
+    monkeypatch.setattr(SystemCalls, "flock", staticmethod(flock))
     backend = await open_backend(f"file://{tmp_path}", {})
     await backend.write(KEY, b"1", mode="overwrite")
     await backend.write(KEY, b"2", mode="overwrite")

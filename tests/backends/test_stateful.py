@@ -9,7 +9,7 @@ import inspect
 import os
 from itertools import count
 from threading import Timer
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import unquote
 
 import pytest
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
     from accountstore.backends.base import Backend, Capabilities, WriteMode
 
+K = TypeVar("K", bound=type[BatchMemory])
 pytest_plugins = ["fileservers"]
 
 _EXAMPLES = os.environ.get("ACCOUNTSTORE_EXAMPLES")
@@ -130,8 +131,8 @@ _FAILS: dict[type[BatchMemory], set[str]] = {BatchMemory: set()}
 """The tests of the suite that a backend fails."""
 
 
-def _fails(*tests: str) -> Callable[[type[BatchMemory]], type[BatchMemory]]:
-    def note(kind: type[BatchMemory]) -> type[BatchMemory]:
+def _fails(*tests: str) -> Callable[[K], K]:
+    def note(kind: K) -> K:
         _FAILS[kind] = set(tests)
         return kind
 

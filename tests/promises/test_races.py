@@ -19,7 +19,7 @@ from racing import LARGE, account, increment, login, numbered, opened
 from running import HUNG
 from samples import AT
 
-from accountstore import AccountStore, Location, NotFoundError
+from accountstore import Account, AccountStore, Location, NotFoundError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -59,8 +59,8 @@ def start(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def _get(root: Path, at: Location = AT, /) -> racing.Account | None:
-    async def get() -> racing.Account | None:
+def _get(root: Path, at: Location = AT, /) -> Account | None:
+    async def get() -> Account | None:
         async with opened(root) as store:
             try:
                 return await store.get(at)
@@ -83,7 +83,7 @@ def _port(root: Path, /) -> int:
 def test_updates_of_many_processes_all_count(
     workers: ProcessPoolExecutor, start: Path, command: Any, loses: bool
 ) -> None:
-    """8 processes that add 1 to a document 50 times each make 400 more of it. The control: a get and a save lose some."""
+    """8 processes that add 1 to a document 50 times each make 400 more of it. The control: get and save lose some."""
     _answers(workers, partial(command, count=UPDATES), start)
     added = _port(start) - 1
     assert 0 < added <= WORKERS * UPDATES
@@ -123,7 +123,9 @@ def test_updates_of_many_loops_in_many_threads_all_count(start: Path) -> None:
 
     loops = [("asyncio", {}), ("asyncio", {"use_uvloop": True}), ("trio", {})] * 2
     with ThreadPoolExecutor(len(loops)) as threads:
-        done = [threads.submit(partial(anyio.run, add_in_tasks, backend=kind, backend_options=of)) for kind, of in loops]
+        done = [
+            threads.submit(partial(anyio.run, add_in_tasks, backend=kind, backend_options=of)) for kind, of in loops
+        ]
     assert [future.result() for future in done] == [None] * len(loops)
     assert _port(start) == 1 + len(loops) * 4 * 5
 
