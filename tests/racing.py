@@ -55,7 +55,7 @@ def opened(url: object) -> AbstractAsyncContextManager[AccountStore]:
 
 
 def account(login: str, port: int = 1) -> Account:
-    """An account that a login tells from others."""
+    """An account with this login."""
     return replace(ACCOUNT, port=port, credentials=PasswordCredentials(login=login, password="p"))
 
 

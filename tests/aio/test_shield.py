@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import weakref
 from selectors import DefaultSelector
 from typing import TYPE_CHECKING, Any
 
 import anyio
 import pytest
-from samples import ACCOUNT, AT
 
 from accountstore.aio.shield import Deadline, run_shielded
-from accountstore.backends.memory import MemoryBackend
-from accountstore.testing import store_over
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
     from selectors import SelectorKey
-
-    from accountstore import AccountStore
 
 on_asyncio = pytest.mark.parametrize(
     "anyio_backend", [("asyncio", {}), ("asyncio", {"use_uvloop": True})], ids=["asyncio", "uvloop"]
@@ -164,13 +160,7 @@ async def test_many_calls_share_one_timer(monkeypatch: pytest.MonkeyPatch) -> No
     assert len(timers) == 1
 
 
-# --- what a caller of the store meets ---------------------------------------------------------------------------------
-
-
-CALLS: dict[str, Callable[[AccountStore], Coroutine[Any, Any, object]]] = {
-    "save": lambda store: store.save(AT, ACCOUNT),
-    "delete": lambda store: store.delete(AT),
-}
+# --- what is left -----------------------------------------------------------------------------------------------------
 
 
 class Clocked(asyncio.SelectorEventLoop):
@@ -182,62 +172,47 @@ class Clocked(asyncio.SelectorEventLoop):
         return super().time() + self.ahead
 
 
-@pytest.mark.parametrize("name", CALLS)
-def test_a_call_that_has_ended_is_not_cancelled_later(name: str) -> None:
-    """When the time of an ended call would have been up, its task is left alone, whatever it does by then."""
+@pytest.mark.parametrize("hangs", [False, True], ids=["ended", "control"])
+def test_a_call_that_has_ended_is_not_cancelled_later(hangs: bool) -> None:
+    """When the time of an ended call would have been up, its task is left alone, whatever it does by then. The control:
+    the same clock ends a call that hangs.
+    """
 
     async def main() -> int:
         loop, task = asyncio.get_running_loop(), asyncio.current_task()
         assert isinstance(loop, Clocked)
         assert task is not None
-        store = store_over({"main": MemoryBackend()})
-        await store.save(AT, ACCOUNT)
-        await CALLS[name](store)
+        shielded = asyncio.ensure_future(run_shielded(Deadline(60), asyncio.Event().wait if hangs else Steps().call))
+        await asyncio.sleep(0)
+        if not hangs:
+            await shielded
         loop.ahead = 3600
         for _ in range(10):
             await asyncio.sleep(0)
+        assert shielded.done()
+        assert isinstance(shielded.exception(), TimeoutError) is hangs
         return task.cancelling()
 
     with asyncio.Runner(loop_factory=Clocked) as runner:
         assert runner.run(main()) == 0
 
 
-class Slow(MemoryBackend):
-    """Its calls wait until they are let go."""
+@pytest.mark.anyio
+async def test_a_call_that_has_ended_is_let_go() -> None:
+    """A deadline that has not passed keeps nothing of what an ended call has worked on."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.begun, self.go_on = asyncio.Event(), asyncio.Event()
+    class Document:
+        pass
 
-    async def _wait(self) -> None:
-        self.begun.set()
-        await self.go_on.wait()
+    async def call(document: Document) -> None:
+        await anyio.sleep(0)
 
-    async def write(self, key: str, data: bytes, /, **options: Any) -> Any:
-        await self._wait()
-        return await super().write(key, data, **options)
-
-    async def delete(self, key: str, /, **options: Any) -> None:
-        await self._wait()
-        await super().delete(key, **options)
-
-
-@pytest.mark.parametrize("name", CALLS)
-def test_control_a_call_that_has_not_ended_is_cancelled_by_then(name: str) -> None:
-    """The control: the same clock ends a call that hangs."""
-
-    async def main() -> None:
-        loop = asyncio.get_running_loop()
-        assert isinstance(loop, Clocked)
-        slow = Slow()
-        task = asyncio.ensure_future(CALLS[name](store_over({"main": slow})))
-        await slow.begun.wait()
-        loop.ahead = 3600
-        with pytest.raises(ConnectionError, match="no answer within 30 s"):
-            await task
-
-    with asyncio.Runner(loop_factory=Clocked) as runner:
-        runner.run(main())
+    deadline, document = Deadline(60), Document()
+    kept = weakref.ref(document)
+    await run_shielded(deadline, call, document)
+    del document
+    gc.collect()
+    assert kept() is None
 
 
 class Idling(DefaultSelector):
@@ -252,17 +227,34 @@ class Idling(DefaultSelector):
         return super().select(timeout)
 
 
-def _waits_when_cancelled(
-    chances: int, call: Callable[[], Coroutine[Any, Any, object]], begun: asyncio.Event, go_on: asyncio.Event
-) -> int:
-    """How often the loop waits after the call's scope was cancelled, before it is let go: until it has waited or has
-    had so many chances to.
+async def _shielded(begun: asyncio.Event, go_on: asyncio.Event) -> None:
+    async def call() -> None:
+        begun.set()
+        await go_on.wait()
+
+    await run_shielded(Deadline(60), call)
+
+
+async def _stubborn(begun: asyncio.Event, go_on: asyncio.Event) -> None:
+    begun.set()
+    while not go_on.is_set():
+        try:
+            await go_on.wait()
+        except asyncio.CancelledError:
+            continue
+
+
+@pytest.mark.parametrize(("call", "chances"), [(_shielded, 2000), (_stubborn, 100)], ids=["shielded", "control"])
+def test_a_caller_that_is_cancelled_sleeps_until_the_end_of_its_call(call: Any, chances: int) -> None:
+    """A cancelled scope cancels again and again what awaits in it. A caller that awaits the end of a shielded call is
+    not woken by that: the loop waits meanwhile. The control: what goes on without a shield lets the loop never wait.
     """
 
     async def main() -> int:
+        begun, go_on = asyncio.Event(), asyncio.Event()
         before = 0
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(call)
+            tasks.start_soon(call, begun, go_on)
             await begun.wait()
             tasks.cancel_scope.cancel()
             with anyio.CancelScope(shield=True):
@@ -278,29 +270,4 @@ def _waits_when_cancelled(
 
     selector = Idling()
     with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(selector)) as runner:
-        return runner.run(main())
-
-
-@pytest.mark.parametrize("name", CALLS)
-def test_a_caller_that_is_cancelled_during_a_write_sleeps_until_its_end(name: str) -> None:
-    """A cancelled scope cancels again and again what awaits in it. A call that awaits the end of its write is not woken
-    by that: the loop goes to sleep meanwhile.
-    """
-    slow = Slow()
-    store = store_over({"main": slow})
-    assert _waits_when_cancelled(2000, lambda: CALLS[name](store), slow.begun, slow.go_on) > 0
-
-
-def test_control_a_cancelled_scope_keeps_the_loop_busy() -> None:
-    """The control: what awaits in a cancelled scope without a shield, whatever it does, lets the loop never sleep."""
-
-    async def stubborn() -> None:
-        begun.set()
-        while not go_on.is_set():
-            try:
-                await go_on.wait()
-            except asyncio.CancelledError:
-                continue
-
-    begun, go_on = asyncio.Event(), asyncio.Event()
-    assert _waits_when_cancelled(100, stubborn, begun, go_on) == 0
+        assert (runner.run(main()) > 0) is (call is _shielded)

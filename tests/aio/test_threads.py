@@ -57,6 +57,16 @@ async def test_calls_one_after_another_share_a_thread() -> None:
 
 
 @pytest.mark.anyio
+async def test_results_and_errors_come_back() -> None:
+    """What the function returns or raises is the call's."""
+    pool = ThreadPool(TOTAL)
+    assert await pool.run(threading.get_ident) != threading.get_ident()
+    with pytest.raises(ZeroDivisionError):
+        await pool.run(lambda: 1 / 0)
+    pool.close()
+
+
+@pytest.mark.anyio
 async def test_slow_calls_run_side_by_side_after_many_quick_ones() -> None:
     """However many calls have ended, as many slow ones as come at once are made at once."""
     pool = ThreadPool(TOTAL)

@@ -1,4 +1,4 @@
-"""Folders of a local storage: private whatever the umask, made again, remembered within bounds."""
+"""Folders of a local storage: private whatever the umask, denied, made again, remembered within bounds."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from accountstore.backends.local.syscalls import SystemCalls
 from accountstore.validation import RESERVED_PREFIX
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator
+    from collections.abc import Callable, Generator, Iterator
 
 NOBODY = 65534
 
@@ -95,6 +95,29 @@ def test_control_plain_calls_follow_the_umask(tmp_path: Path) -> None:
         (tmp_path / "file").write_bytes(b"")
     assert stat.S_IMODE((tmp_path / "folder").stat().st_mode) == 0o777
     assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == 0o666
+
+
+def test_folder_that_the_user_may_not_enter_or_change_is_denied(nobodys: Path) -> None:
+    """Documents behind it are a `DeniedError`, as is a listing; they stay as they are."""
+    files = Files(str(nobodys))
+    reads: list[Callable[[str], object]] = [
+        lambda key: files.read(key, limit=100),
+        files.stat,
+        lambda key: list(files.scan(os.path.dirname(key), recursive=False)),
+    ]
+    changes: list[Callable[[str], object]] = [
+        lambda key: files.write(key, b"new", "overwrite"),
+        lambda key: files.write(f"{key}.account", b"new", "create"),
+        lambda key: files.write(key, b"new", digest(b"old")),
+        lambda key: files.delete(key, None),
+    ]
+    for key, mode, calls in (("sealed/a.account", 0, reads + changes), ("closed/a.account", 0o500, changes)):
+        files.write(key, b"old", "create")
+        (nobodys / key).parent.chmod(mode)
+        for call in calls:
+            with pytest.raises(PermissionError):
+                call(key)
+    assert files.read("closed/a.account", limit=100).data == b"old"
 
 
 def test_root_is_made_below_a_folder_that_cannot_be_read(nobodys: Path) -> None:

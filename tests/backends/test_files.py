@@ -211,14 +211,6 @@ def test_link_is_refused(
     assert state(tmp_path) == before
 
 
-def test_links_are_not_listed(root: Path, files: Files, outside: Path) -> None:
-    """A listing shows neither a linked document nor what is behind a linked folder."""
-    (root / "folder").symlink_to(outside)
-    (root / "link.account").symlink_to(outside / "a.account")
-    assert listed(files) == {KEY}
-    assert listed(files, "folder") == set()
-
-
 def test_control_plain_access_follows_links(root: Path, outside: Path) -> None:
     """Control: a plain write through a linked folder lands outside the root."""
     (root / "link").symlink_to(outside)

@@ -84,7 +84,7 @@ async def test_folder_removed_by_others_is_made_again(remote: Remote) -> None:
 
 @pytest.mark.once
 async def test_folder_in_a_documents_place_is_not_read(remote: Remote) -> None:
-    """A folder with a document's name is told from a missing document."""
+    """A folder with a document's name is an error, and not a missing document."""
     (remote.folder / "a.account").mkdir()
     backend = await remote.open()
     with pytest.raises(NotRegularError):

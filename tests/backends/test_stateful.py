@@ -236,7 +236,7 @@ def _with_size_as_version(stat: Stat, /) -> Stat:
     return replace(stat, version=Version(f"{stat.size}"))
 
 
-@_fails("sequential_stat_tells_what_read_tells")
+@_fails("sequential_stat_agrees_with_read")
 class _StatHasNoVersion(BatchMemory):
     async def stat(self, key: str, /) -> Stat:
         return replace(await super().stat(key), version=None)
@@ -390,7 +390,7 @@ async def test_suite_finds_a_scan_that_cannot_be_dropped() -> None:
 
 @pytest.mark.anyio
 async def test_suite_asks_for_a_harness() -> None:
-    """A class that forgets its fixture is told so."""
+    """A class without the fixture fails, and says why."""
     with pytest.raises(pytest.fail.Exception, match="fixture `harness`"):
         inspect.unwrap(BackendTests.harness)(BackendTests())
 

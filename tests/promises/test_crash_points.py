@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from collections import Counter
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cache
 from threading import Semaphore, Thread
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
@@ -64,9 +64,15 @@ class Operation:
     after: Documents
     run: Callable[[Any], Sequence[object]]
     plain: bool = False
+    bare: bool = False
+    """Whether there is no root yet."""
 
     def disk(self) -> Disk:
-        return disk_with({key: data for key, data in self.before.items() if data is not None} | {OTHER: BYSTANDER})
+        return (
+            Disk()
+            if self.bare
+            else disk_with({key: data for key, data in self.before.items() if data is not None} | {OTHER: BYSTANDER})
+        )
 
     def start(self, process: Process, *, warm: bool) -> Files | Process:
         """The library on a process; warm: it has written in the folder before."""
@@ -85,6 +91,11 @@ def _delete(version: Version | None, /) -> Callable[[Files], Sequence[object]]:
     return lambda files: [files.delete(KEY, version)]  # type: ignore[func-returns-value]  # None is its result
 
 
+def _make_root(files: Files) -> Sequence[object]:
+    files.make_root()
+    return [files.write(KEY, NEW, "overwrite")]
+
+
 _DEEP = "new/deep/er/a.account"
 _MANY = {KEY: OLD, "fresh/c.account": None, "mail/b.account": None}
 _WRITES = [
@@ -95,6 +106,7 @@ _WRITES = [
 
 CREATE = Operation("create", {KEY: None}, {KEY: NEW}, _write(KEY, "create"))
 OVERWRITE = Operation("overwrite-existing", {KEY: OLD}, {KEY: NEW}, _write(KEY, "overwrite"))
+ROOT_MADE = Operation("root", {KEY: None}, {KEY: NEW}, _make_root, bare=True)
 OPERATIONS = [
     Operation("overwrite-missing", {KEY: None}, {KEY: NEW}, _write(KEY, "overwrite")),
     OVERWRITE,
@@ -236,32 +248,11 @@ def _run_and_kill(disk: Disk, work: Callable[[Process], object], point: int, /) 
         process.kill()
 
 
-def test_crash_while_the_root_is_made_loses_nothing_acknowledged() -> None:
-    """A missing root is made durably: a document acknowledged in it survives, whatever was killed in the making."""
-
-    def make_and_write(process: Process) -> None:
-        files = process.files()
-        files.make_root()
-        files.write(KEY, NEW, "overwrite")
-
-    points = outcomes = lost = 0
-    killed = True
-    while killed:
-        disk = Disk()
-        killed = _run_and_kill(disk, make_and_write, points)
-        points += 1
-        make_and_write(Process(disk))
-        for tree in disk.crashes():
-            outcomes += 1
-            lost += document(tree, KEY) != NEW
-    assert points >= 30
-    assert outcomes > points
-    assert lost == 0
-
-
-@each_operation
+@pytest.mark.parametrize("operation", [*OPERATIONS, ROOT_MADE], ids=lambda operation: operation.name)
 def test_process_after_a_killed_one_keeps_its_promises(operation: Operation) -> None:
-    """What a process acknowledges survives a crash of the machine, also where a killed process left half its work."""
+    """What a process acknowledges survives a crash of the machine, also where a killed process left half its work, on
+    a document or on the root.
+    """
     wanted = {key: None if after is None else THIRD for key, after in operation.after.items()}
     points = outcomes = lost = 0
     killed = True
@@ -270,6 +261,7 @@ def test_process_after_a_killed_one_keeps_its_promises(operation: Operation) -> 
         killed = _run_and_kill(disk, lambda process: operation.run(process.files()), points)
         points += 1
         files = Process(disk).files()
+        files.make_root()
         for key, data in wanted.items():
             if data is None:
                 files.delete(key, None)
@@ -391,7 +383,7 @@ class Outcome(NamedTuple):
                 assert classify_error(result) is kind, self.call
                 allowed = {after, before}
             assert {document(tree, key) for tree in crashes} <= allowed, self.call
-        assert document(now, OTHER) == (BYSTANDER if operation.before else None)
+        assert document(now, OTHER) == (None if operation.bare else BYSTANDER)
         assert not self.process.descriptors, self.call
         return failures
 
@@ -455,26 +447,8 @@ def test_failing_call_while_reading_leaves_no_descriptor(read: Callable[[Files],
 
 
 def test_failing_call_while_the_root_is_made_leaves_no_descriptor() -> None:
-    """Nor does the making of the root."""
-    failures = point = 0
-    calls: list[str] = []
-
-    def fail_at_point(call: str) -> None:
-        calls.append(call)
-        if len(calls) == point + 1:
-            raise refuse(errno.EIO)
-
-    while len(calls) >= point:
-        calls.clear()
-        process = Process(Disk(), fail_at_point)
-        try:
-            process.files().make_root()
-        except OSError as error:
-            failures += 1
-            assert classify_error(error) is BackendError
-        assert not process.descriptors, point
-        point += 1
-    assert failures >= 5
+    """Nor does the making of the root leave one."""
+    assert sum(outcome.check(ROOT_MADE, BackendError) for outcome in _fail(ROOT_MADE, errno.EIO)) >= 15
 
 
 @pytest.mark.parametrize("code", [errno.EINVAL, errno.EROFS, errno.EACCES], ids=["EINVAL", "EROFS", "EACCES"])
@@ -511,8 +485,7 @@ Folder: TypeAlias = Literal["cold", "warm", "new"]
 FOLDERS: tuple[Folder, ...] = ("cold", "warm", "new")
 
 
-@dataclass(frozen=True)
-class Action:
+class Action(NamedTuple):
     """What one of two processes does, and what it must come to alone: an error or None, and the document then."""
 
     name: str
@@ -533,12 +506,11 @@ def _create(data: bytes) -> Action:
 
 
 def _swap(old: bytes, data: bytes) -> Action:
-    def effect(now: bytes | None) -> tuple[type[BackendError] | None, bytes | None]:
-        if now is None:
-            return NotFoundError, None
-        return (None, data) if now == old else (ConflictError, now)
-
-    return Action("swap", lambda files: files.write(KEY, data, digest(old)), effect)
+    return Action(
+        "swap",
+        lambda files: files.write(KEY, data, digest(old)),
+        lambda now: (None, data) if now == old else (NotFoundError if now is None else ConflictError, now),
+    )
 
 
 def _remove(old: bytes | None = None) -> Action:
@@ -573,17 +545,21 @@ PAIRS: list[tuple[bytes | None, Action, Action]] = [
 
 
 class Turns:
-    """A process, in a thread of its own, that makes as many system calls as it is told to."""
+    """A process, in a thread of its own, that makes a given number of system calls of an action at a time."""
 
-    def __init__(self, process: Process, work: Callable[[Files], object], files: Files) -> None:
-        self.process = process
-        self.result: object = None
+    def __init__(self, disk: Disk, action: Action, folder: Folder, /, *, locking: bool) -> None:
+        self.action = action
+        self.process = Process(disk)
+        self.process.chunk = LIMIT
+        self.error: type[BackendError] | None = None
         self.done = False
         self._left = 0
-        self._go = Semaphore(0)
-        self._pause = Semaphore(0)
-        process.before = self._before
-        self._thread = Thread(target=self._work, args=(work, files), daemon=True)
+        self._go, self._pause = Semaphore(0), Semaphore(0)
+        self._files = self.process.files(locking=locking)
+        if folder == "warm":
+            self._files.write(WARM, OLD, "overwrite")
+        self.process.before = self._before
+        self._thread = Thread(target=self._work, daemon=True)
         self._thread.start()
 
     def _before(self, call: str) -> None:
@@ -595,12 +571,12 @@ class Turns:
         if self._left:
             self._left -= 1
 
-    def _work(self, work: Callable[[Files], object], files: Files) -> None:
+    def _work(self) -> None:
         self._go.acquire()
         try:
-            self.result = work(files)
+            self.action.run(self._files)
         except (OSError, BackendError) as error:
-            self.result = error
+            self.error = classify_error(error)
         finally:
             self.done = True
             self._pause.release()
@@ -615,93 +591,73 @@ class Turns:
                 self._thread.join()
         return self.done
 
-    @property
-    def error(self) -> type[BackendError] | None:
-        return classify_error(self.result) if isinstance(self.result, Exception) else None
 
-
-@dataclass
 class Races:
     """What came of all interleavings of two actions."""
 
-    schedules: int = 0
-    outcomes: int = 0
-    wrong: list[str] = field(default_factory=list[str])
+    def __init__(self, before: bytes | None) -> None:
+        self.before = before
+        self.schedules = 0
+        self.outcomes = 0
+        self.wrong: list[str] = []
 
+    def pause(self, done: Turns, other: Action, disk: Disk) -> None:
+        """While the other is under way, a crash must not lose what has been acknowledged."""
+        if not done.done or done.error is not None:
+            return
+        alone = done.action.effect(self.before)[1]
+        allowed = {alone, other.effect(alone)[1], done.action.effect(other.effect(self.before)[1])[1]}
+        for tree in disk.crashes():
+            self.outcomes += 1
+            if document(tree, KEY) not in allowed:
+                self.wrong.append(f"{done.action.name} was acknowledged and is lost in a crash")
 
-def _start(disk: Disk, action: Action, folder: Folder, *, locking: bool) -> Turns:
-    process = Process(disk)
-    process.chunk = LIMIT
-    files = process.files(locking=locking)
-    if folder == "warm":
-        files.write(WARM, OLD, "overwrite")
-    return Turns(process, action.run, files)
+    def end(self, one: Turns, two: Turns, disk: Disk) -> None:
+        """Both results and the document are those of one after the other, also after a crash; nothing stays behind."""
+        self.schedules += 1
+        allowed = set[tuple[object, ...]]()
+        for first, second in ((one, two), (two, one)):
+            first_error, between = first.action.effect(self.before)
+            second_error, after = second.action.effect(between)
+            allowed.add((first_error, second_error, after) if first is one else (second_error, first_error, after))
+        now = disk.now()
+        found = document(now, KEY)
+        if (one.error, two.error, found) not in allowed:
+            self.wrong.append(f"{one.error}, {two.error}, {found!r}")
+        for tree in disk.crashes():
+            self.outcomes += 1
+            if document(tree, KEY) != found:
+                self.wrong.append("lost in a crash after the end")
+        if leftovers(now) or one.process.descriptors or two.process.descriptors:
+            self.wrong.append("something stays behind")
 
 
 def _race(before: bytes | None, first: Action, second: Action, folder: Folder, /, *, locking: bool = True) -> Races:
     """The first makes k calls, the second m calls, the first the rest, the second the rest; for all k, and all m or
-    every ninth."""
-    races = Races()
-    first_is_over = False
+    every ninth.
+    """
+    races = Races(before)
+    documents = {} if folder == "new" else {OTHER: BYSTANDER}
+    if before is not None:
+        documents[KEY] = before
     for k in range(1, 200):
         for m in range(k % STEP, 200, STEP):
-            documents = {} if folder == "new" else {OTHER: BYSTANDER}
-            disk = disk_with(documents if before is None else {**documents, KEY: before})
-            one = _start(disk, first, folder, locking=locking)
-            two = _start(disk, second, folder, locking=locking)
-            first_is_over = one.run(k)
-            second_is_over = two.run(m)
+            disk = disk_with(documents)
+            one, two = (Turns(disk, action, folder, locking=locking) for action in (first, second))
+            first_is_over, second_is_over = one.run(k), two.run(m)
             for _ in range(100):
                 if one.run():
                     break
-                _judge_pause(races, before, (second, two), first, f"{k}, {m}", disk)
+                races.pause(two, first, disk)
                 two.run()
-            _judge_pause(races, before, (first, one), second, f"{k}, {m}", disk)
+            races.pause(one, second, disk)
             assert any(two.run() for _ in range(100))
-            _judge_end(races, before, (first, one), (second, two), f"{k}, {m}", disk)
-            if second_is_over or first_is_over:
+            races.end(one, two, disk)
+            if first_is_over:
+                return races
+            if second_is_over:
                 break
-        if first_is_over:
-            return races
     pytest.fail("the first action has no end")
-
-
-def _judge_pause(
-    races: Races, before: bytes | None, done: tuple[Action, Turns], other: Action, schedule: str, disk: Disk
-) -> None:
-    """While the other is under way, a crash must not lose what has been acknowledged."""
-    action, turns = done
-    if not turns.done or turns.error is not None:
-        return
-    alone = action.effect(before)[1]
-    allowed = {alone, other.effect(alone)[1], action.effect(other.effect(before)[1])[1]}
-    for tree in disk.crashes():
-        races.outcomes += 1
-        if document(tree, KEY) not in allowed:
-            races.wrong.append(f"{schedule}: {action.name} was acknowledged and is lost in a crash")
-
-
-def _judge_end(
-    races: Races, before: bytes | None, one: tuple[Action, Turns], two: tuple[Action, Turns], schedule: str, disk: Disk
-) -> None:
-    """Both results and the document are those of one after the other, also after a crash; nothing stays behind."""
-    races.schedules += 1
-    now = disk.now()
-    allowed = set[tuple[object, ...]]()
-    for first, second in ((one, two), (two, one)):
-        first_error, between = first[0].effect(before)
-        second_error, after = second[0].effect(between)
-        errors = {id(first): first_error, id(second): second_error}
-        allowed.add((errors[id(one)], errors[id(two)], after))
-    found = (one[1].error, two[1].error, document(now, KEY))
-    if found not in allowed:
-        races.wrong.append(f"{schedule}: {found}")
-    for tree in disk.crashes():
-        races.outcomes += 1
-        if document(tree, KEY) != found[2]:
-            races.wrong.append(f"{schedule}: lost in a crash after the end")
-    if leftovers(now) or one[1].process.descriptors or two[1].process.descriptors:
-        races.wrong.append(f"{schedule}: something stays behind")
 
 
 @pytest.mark.parametrize(

@@ -90,7 +90,7 @@ async def update(store, pipe, end):
 async def make_and_remove(store, pipe, number, end):
     while time.monotonic() < end:
         for folder in ("mail", f"new/{random.randrange(1000)}/folder"):
-            location = Location(f"passing{number % 7}.account", folder=folder)
+            location = Location(f"brief{number % 7}.account", folder=folder)
             number += 1
             await noted(pipe, location, None, store.delete(location))
             version = await noted(pipe, location, number, store.save(location, account(number), mode="create"))
