@@ -172,29 +172,35 @@ class Clocked(asyncio.SelectorEventLoop):
         return super().time() + self.ahead
 
 
-@pytest.mark.parametrize("hangs", [False, True], ids=["ended", "control"])
-def test_a_call_that_has_ended_is_not_cancelled_later(hangs: bool) -> None:
-    """When the time of an ended call would have been up, its task is left alone, whatever it does by then. The control:
-    the same clock ends a call that hangs.
+def test_each_call_has_its_own_time_and_none_is_cancelled_after_its_end() -> None:
+    """Calls that share a deadline and hang are cancelled one by one, as the time of each is up. One that has ended by
+    then is left alone, and so is the task that made it.
     """
 
-    async def main() -> int:
-        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    async def forward(seconds: float) -> None:
+        loop = asyncio.get_running_loop()
         assert isinstance(loop, Clocked)
-        assert task is not None
-        shielded = asyncio.ensure_future(run_shielded(Deadline(60), asyncio.Event().wait if hangs else Steps().call))
-        await asyncio.sleep(0)
-        if not hangs:
-            await shielded
-        loop.ahead = 3600
+        loop.ahead += seconds
         for _ in range(10):
             await asyncio.sleep(0)
-        assert shielded.done()
-        assert isinstance(shielded.exception(), TimeoutError) is hangs
-        return task.cancelling()
+
+    async def main() -> None:
+        deadline, task = Deadline(60), asyncio.current_task()
+        calls: list[asyncio.Future[object]] = []
+        for call in (asyncio.Event().wait, Steps().call, asyncio.Event().wait):
+            calls.append(asyncio.ensure_future(run_shielded(deadline, call)))
+            await forward(20)
+        assert [call.done() for call in calls] == [False, True, False]
+        assert await run_shielded(deadline, Steps().call) == "result"
+        for done in ([True, True, False], [True, True, False], [True, True, True]):
+            await forward(20)
+            assert [call.done() for call in calls] == done
+        assert [type(call.exception()) for call in calls] == [TimeoutError, type(None), TimeoutError]
+        assert task is not None
+        assert task.cancelling() == 0
 
     with asyncio.Runner(loop_factory=Clocked) as runner:
-        assert runner.run(main()) == 0
+        runner.run(main())
 
 
 @pytest.mark.anyio

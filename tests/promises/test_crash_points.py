@@ -485,7 +485,8 @@ Folder: TypeAlias = Literal["cold", "warm", "new"]
 FOLDERS: tuple[Folder, ...] = ("cold", "warm", "new")
 
 
-class Action(NamedTuple):
+@dataclass(frozen=True)
+class Action:
     """What one of two processes does, and what it must come to alone: an error or None, and the document then."""
 
     name: str
