@@ -28,7 +28,7 @@ SECONDS = 0.3
 def before_opening(target: Target, monkeypatch: pytest.MonkeyPatch, step: Callable[[], object]) -> list[float]:
     """Have `step` called before a client is made, in its thread; when it was is noted in what is returned."""
     need_packages(target.service, target.engine)
-    name = "obstore.open_store" if target.engine == "obstore" else OPENERS[target.service]
+    name = "obstore.backend.open_store" if target.engine == "obstore" else OPENERS[target.service]
     module, _, last = f"accountstore.backends.{name}".rpartition(".")
     make: Any = getattr(pkgutil.resolve_name(module), last)
     moments: list[float] = []
@@ -84,10 +84,10 @@ async def test_control_an_opening_that_belongs_to_its_caller_begins_again(
 ) -> None:
     """The control: opened by the call itself, a client is opened again after each call that was cancelled."""
 
-    async def ask(opening: Any) -> object:
-        return await opening._make()
+    async def get(client: Any) -> object:
+        return await client._make()
 
-    monkeypatch.setattr("accountstore.backends.object_store.Opening.ask", ask)
+    monkeypatch.setattr("accountstore.backends.object_store.LazyClient.get", get)
     async with AccountStore.open(target.config(stub.url)) as store:
         moments = before_opening(target, monkeypatch, slowly)
         target.put(stub, AT, OLD)
