@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import gc
 import time
-from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import anyio
 import pytest
 from msgspec.structs import replace
 from running import HUNG
 
-from accountstore import Account, Location, PasswordCredentials, StorageConfig, StoreConfig, UnavailableError
+from accountstore import Account, Location, PasswordCredentials, StorageConfig, StoreConfig
 from accountstore.codecs import JSON
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
     from cloudstub import Stub
 
 __all__ = (
@@ -32,10 +29,7 @@ __all__ = (
     "assert_closed",
     "need_packages",
     "on_each_target",
-    "patiently",
 )
-
-T = TypeVar("T")
 
 AZURE_KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoMGGw=="
 """Azurite's published key: the stub verifies no signature, the clients want one to sign with."""
@@ -125,11 +119,3 @@ async def assert_closed(stub: Stub, left: int = 1) -> None:
         assert time.monotonic() < deadline, f"{count - left} connections are still open"
         gc.collect()
         await anyio.sleep(0.005)
-
-
-async def patiently(call: Callable[[], Awaitable[T]]) -> T:
-    """What a call returns that nothing disturbs but the load of the machine, on which its deadline may be short."""
-    for _ in range(20):
-        with suppress(UnavailableError):
-            return await call()
-    return await call()

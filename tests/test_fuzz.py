@@ -384,7 +384,6 @@ def attempt(messages: Messages, counts: Counter[str], case: Case, call: Callable
     return result
 
 
-@pytest.mark.timeout(600)
 def test_only_typed_errors_come_out_of_the_codecs() -> None:
     """Decoding, merging and transcoding mutated documents raises nothing but AccountStoreError and quotes nothing."""
     messages, counts, twists = Messages(), Counter[str](), Counter[str]()
@@ -585,7 +584,6 @@ def names(random: Random, count: int) -> Iterator[str]:
         yield name
 
 
-@pytest.mark.timeout(600)
 def test_only_typed_errors_come_out_of_names() -> None:
     """Parsing and making locations raises only LocationError, which quotes nothing; what parses shows the same."""
     random = Random(SEED)
