@@ -11,6 +11,7 @@ import anyio
 import pytest
 from anyio import get_running_tasks
 from msgspec.structs import replace
+from running import HUNG
 
 from accountstore import (
     Account,
@@ -348,7 +349,7 @@ async def test_the_deadline_ends_a_batch_that_hangs(batch: int) -> None:
     backend = Busy(batch=batch, steps=10**9)
     store = store_over({"main": backend}, timeout=0.1, attempts=4)
     wanted = [at(number) for number in range(4)]
-    with anyio.fail_after(5):
+    with anyio.fail_after(HUNG):
         saved = [result async for _, result in store.save_many((w, ACCOUNT) for w in wanted)]
         read = [result async for _, result in store.get_many(wanted)]
     assert [type(result) for result in (*saved, *read)] == [UncertainError] * 4 + [UnavailableError] * 4
@@ -580,8 +581,8 @@ async def test_a_result_that_was_waited_for_in_vain_comes_later(call: str) -> No
     ends at once for reads, and for writes when they have ended, here at their deadline.
     """
     backend = Busy()
-    store = store_over({"main": backend}, timeout=0.3 if call == "save_many" else 30)
-    await fill(store, range(20))
+    await fill(store_over({"main": backend}), range(20))
+    store = store_over({"main": backend}, timeout=0.3 if call == "save_many" else HUNG)
     wanted = [at(number) for number in range(20)]
     run: Any = store.get_many(wanted) if call == "get_many" else store.save_many((w, ACCOUNT) for w in wanted)
     backend.steps = 10**9
@@ -598,12 +599,13 @@ async def test_a_result_that_was_waited_for_in_vain_comes_later(call: str) -> No
             await anext(run)
     assert scope.cancelled_caught
     waited = anyio.current_time() - started
-    assert waited >= 0.29 if call == "save_many" else waited < 20
+    assert waited >= 0.29 if call == "save_many" else waited < HUNG / 2
     assert backend.under_way == 0
     backend.steps = 0
     results = [pair async for pair in run]
     assert [location for location, _ in results] == wanted
-    assert not [result for _, result in results if isinstance(result, AccountStoreError)]
+    # On a loaded machine a write may miss its short deadline here too.
+    assert not [result for _, result in results if isinstance(result, AccountStoreError) and not result.temporary]
 
 
 async def test_an_error_of_the_input_comes_out_as_it_is(store: AccountStore) -> None:

@@ -13,10 +13,16 @@ import time
 import traceback
 import warnings
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from running import HUNG, PYTHON
+
+pytest.importorskip("pty", reason="the terminal tests need pseudo terminals")
+pytest.importorskip("typer")
+pytest.importorskip("rich")
+
 from typer.main import get_command
 from typer.testing import CliRunner
 
@@ -27,9 +33,6 @@ from accountstore.codecs import JSON
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Iterator
-    from pathlib import Path
-
-pytest.importorskip("pty", reason="the terminal tests need pseudo terminals")
 
 SINGLE: dict[str, Any] = {
     "host": "smtp.example.com",
@@ -845,19 +848,27 @@ class Terminal:
     def interrupt(self) -> None:
         """Do what Ctrl-C does, again where the program was just about to read and missed it."""
         for _ in range(10):
+            self._await_sleep()
             self.process.send_signal(signal.SIGINT)
             with suppress(subprocess.TimeoutExpired):
-                self.process.wait(2)
+                self.process.wait(10)
                 return
+
+    def _await_sleep(self) -> None:
+        """Wait until the program waits, where the system tells."""
+        state = Path(f"/proc/{self.process.pid}/stat")
+        until = time.monotonic() + HUNG
+        while state.exists() and state.read_text().rpartition(") ")[2][0] not in "SZ" and time.monotonic() < until:
+            time.sleep(0.001)
 
     def end(self) -> int:
         """Wait for the program's end; its exit code."""
         self._take(lambda: False)
         os.close(self._terminal)
-        return self.process.wait(10)
+        return self.process.wait(HUNG)
 
     def _take(self, enough: Callable[[], bool]) -> None:
-        until = time.monotonic() + 20
+        until = time.monotonic() + HUNG
         while not enough() and time.monotonic() < until:
             if not select.select([self._terminal], [], [], 0.1)[0]:
                 continue

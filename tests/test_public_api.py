@@ -87,7 +87,8 @@ BACKEND_NAMES = (
 """The public names for authors of backends, in `accountstore.backends.base`."""
 
 EXTRAS = {"s3": "s3fs", "gcs": "gcsfs", "azure": "adlfs", "obstore": "obstore", "obstore_options": "obstore"}
-"""Backends that are left out here where their package is not installed."""
+EXTRAS |= {f"accountstore.cli.{name}": "typer" for name in ("commands", "endings", "prompts", "show")}
+"""What is left out here where its package is not installed: backends, and the command line."""
 MODULES = sorted(
     module.name
     for module in pkgutil.walk_packages(accountstore.__path__, "accountstore.")

@@ -18,8 +18,8 @@ import anyio
 import anyio.lowlevel
 import pytest
 from cloudstub import Stub
-from cloudtargets import BUCKET, NEW, OLD, TARGETS, Target, on_each_target, patiently
-from running import HUNG
+from cloudtargets import BUCKET, NEW, OLD, TARGETS, Target, on_each_target
+from running import HUNG, patiently
 
 from accountstore import (
     Account,

@@ -11,6 +11,7 @@ import anyio
 import pytest
 from cloudstub import Stub
 from cloudtargets import ABSENT, AT, BUCKET, NEW, OLD, OTHER, Target, assert_closed, on_each_target
+from running import HUNG
 
 from accountstore import AccountStore, Location
 from accountstore.backends.object_store import WRITE_TOKEN
@@ -199,7 +200,7 @@ def mark_of(stub: Stub, target: Target, at: Location) -> str | None:
         "gcs": (path, f"x-goog-meta-{WRITE_TOKEN}"),
         "azure": (f"/devstoreaccount1{path}", f"x-ms-meta-{WRITE_TOKEN}"),
     }[target.service]
-    connection = http.client.HTTPConnection("127.0.0.1", stub.port, timeout=5)
+    connection = http.client.HTTPConnection("127.0.0.1", stub.port, timeout=HUNG)
     try:
         connection.request("GET", path)
         response = connection.getresponse()

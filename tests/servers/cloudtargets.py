@@ -5,8 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import time
-from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import anyio
 import pytest
@@ -20,7 +19,6 @@ from accountstore import (
     PasswordCredentials,
     StorageConfig,
     StoreConfig,
-    UnavailableError,
 )
 from accountstore.codecs import JSON
 from accountstore.validation import MAX_BYTES
@@ -45,10 +43,7 @@ __all__ = (
     "need_packages",
     "on_asyncio",
     "on_each_target",
-    "patiently",
 )
-
-T = TypeVar("T")
 
 AZURE_KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoMGGw=="
 """Azurite's published key: the stub verifies no signature, the clients want one to sign with."""
@@ -159,11 +154,3 @@ async def assert_closed(stub: Stub, left: int = 1) -> None:
         assert time.monotonic() < deadline, f"{count - left} connections are still open"
         gc.collect()
         await anyio.sleep(0.005)
-
-
-async def patiently(call: Callable[[], Awaitable[T]]) -> T:
-    """What a call returns that nothing disturbs but the load of the machine, on which its deadline may be short."""
-    for _ in range(20):
-        with suppress(UnavailableError):
-            return await call()
-    return await call()
