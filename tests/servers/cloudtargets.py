@@ -21,12 +21,15 @@ from accountstore import (
     StoreConfig,
 )
 from accountstore.codecs import JSON
+from accountstore.registry import find_backend
 from accountstore.validation import MAX_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
     from cloudstub import Stub
+
+    from accountstore.backends.base import Backend
 
 __all__ = (
     "ABSENT",
@@ -39,6 +42,7 @@ __all__ = (
     "TARGETS",
     "Target",
     "assert_closed",
+    "backend_of",
     "forget_credentials",
     "need_packages",
     "on_asyncio",
@@ -142,6 +146,13 @@ def forget_credentials(monkeypatch: pytest.MonkeyPatch, home: str) -> None:
         monkeypatch.setenv(name, os.path.join(home, name))
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     monkeypatch.setenv("NO_GCE_CHECK", "true")
+
+
+async def backend_of(target: Target, stub: Stub) -> Backend:
+    """The backend of a storage on the stub, as the registry gives it: for what the store does not show."""
+    storage = target.config(stub.url).storages["cloud"]
+    factory = await anyio.to_thread.run_sync(find_backend, storage.scheme, storage.engine)
+    return await factory(storage.url, storage.options)
 
 
 async def assert_closed(stub: Stub, left: int = 1) -> None:
