@@ -56,6 +56,13 @@ def _requirements(*groups: str) -> list[str]:
     return [name for name in names if not name.startswith("accountstore")]
 
 
+def _azurite(session: nox.Session) -> dict[str, str]:
+    """Install Azurite, whose installer needs what the session has, and say where."""
+    folder = ROOT / ".nox" / "azurite"
+    session.run("python", "tests/servers/install_azurite.py", str(folder))
+    return {"ACCOUNTSTORE_AZURITE": str(folder)}
+
+
 @nox.session(python=False)
 def demo(session: nox.Session) -> None:
     """The README's first command line, in a copy of the checkout, with an empty home."""
@@ -126,6 +133,13 @@ def cloud(session: nox.Session) -> None:
     session.run("pytest", "tests/cloud/test_real_clouds.py", "--timeout=600", *session.posargs, success_codes=[0, 5])
 
 
+@nox.session(python=NEWEST, default=False)
+def mutation(session: nox.Session) -> None:
+    """How many changes of the package the tests notice, by hand, for hours: tests/mutation.py says how."""
+    _install(session, "test", "servers", extras=EVERYTHING)
+    session.run("python", "tests/mutation.py", *session.posargs, env=_azurite(session))
+
+
 @nox.session(python=PYTHONS)
 def tests(session: nox.Session) -> None:
     """All tests, each asynchronous one on asyncio, uvloop and trio, on each Python found; on the newest one with the
@@ -137,8 +151,6 @@ def tests(session: nox.Session) -> None:
         session.run("pytest", "-n", "4", "-m", "not once", *session.posargs)
         return
     _install(session, "test", "servers", extras=EVERYTHING)
-    azurite = ROOT / ".nox" / "azurite"
-    session.run("python", "tests/servers/install_azurite.py", str(azurite))
     # In CI a server that is missing is a failure, not a skip.
-    env = {"ACCOUNTSTORE_AZURITE": str(azurite), "ACCOUNTSTORE_SERVERS": "required"}
+    env = {"ACCOUNTSTORE_SERVERS": "required", **_azurite(session)}
     session.run("pytest", "-n", "4", *session.posargs, env=env)
