@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
 import msgspec
 from msgspec import Struct
 
@@ -11,19 +13,10 @@ from accountstore import (
     OAuthCredentials,
     PasswordCredentials,
     ProtocolType,
+    Secret,
     SecurityOptions,
     StorageConfig,
     StoreConfig,
-)
-
-__all__ = (
-    "ACCOUNT",
-    "MULTI",
-    "PLAIN_ACCOUNT",
-    "PLAIN_MULTI",
-    "PlainAccount",
-    "PlainMultiAccount",
-    "one_storage",
 )
 
 ACCOUNT = Account(
@@ -116,35 +109,33 @@ class PlainMultiAccount(Struct, kw_only=True, omit_defaults=True, rename="camel"
     send_account: PlainAccount | None = None
 
 
-_PLAIN_OAUTH = PlainOAuth(
-    login="example@example.com", client_id="clientId", client_secret="clientSecret", refresh_token="refreshToken"
+class Sample(NamedTuple):
+    """A document with its extension, and the ending of the names of the store's methods for its kind."""
+
+    extension: str
+    methods: str
+    document: Account | MultiAccount
+    plain_kind: type[Any]
+
+    @property
+    def json(self) -> bytes:
+        """What a storage holds."""
+        return msgspec.json.encode(self.document, enc_hook=Secret.reveal)
+
+    @property
+    def plain(self) -> Any:
+        """The plain Struct."""
+        return msgspec.json.decode(self.json, type=self.plain_kind)
+
+
+SAMPLES = (
+    Sample(".account", "", ACCOUNT, PlainAccount),
+    Sample(".multi.account", "_multi", MULTI, PlainMultiAccount),
 )
-PLAIN_ACCOUNT = PlainAccount(
-    host="smtp.example.com", port=465, security_options="SSLAuto", protocol_type="SMTP", credentials=_PLAIN_OAUTH
-)
-PLAIN_MULTI = PlainMultiAccount(
-    receive_accounts=[
-        PlainAccount(
-            host="imap.gmail.com",
-            port=993,
-            security_options="SSLAuto",
-            credentials=PlainPassword(login="example@gmail.com", password="password"),
-        ),
-        PlainAccount(
-            host="exchange@outlook.com",
-            port=443,
-            protocol_type="EWS",
-            credentials=msgspec.structs.replace(_PLAIN_OAUTH, login="example@outlook.com"),
-        ),
-    ],
-    send_account=PlainAccount(
-        host="smtp.gmail.com",
-        port=465,
-        security_options="SSLAuto",
-        protocol_type="SMTP",
-        credentials=PlainPassword(login="example@gmail.com", password="password"),
-    ),
-)
+PLAIN_ACCOUNT: PlainAccount = SAMPLES[0].plain
+
+encode = msgspec.json.Encoder().encode
+decode = msgspec.json.Decoder(PlainAccount).decode
 
 
 def one_storage(url: str, /) -> StoreConfig:
