@@ -14,27 +14,17 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import anyio
 
 from benchmarks import (
-    bench_calls,
     bench_cloud,
     bench_cloud_peers,
     bench_import,
     bench_local,
     bench_local_peers,
     bench_memory,
+    report,
 )
 from benchmarks.against import Turns, compare, versions
 from benchmarks.chart import draw
 from benchmarks.harness import LeftOut, Tally, Workspace, measure
-from benchmarks.report import (
-    counts,
-    describe_machine,
-    filesystem_type,
-    left_out,
-    results,
-    table,
-    tally,
-    write_json_lines,
-)
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -42,15 +32,8 @@ if TYPE_CHECKING:
     from benchmarks.harness import Case, Contender, Effort
 
 Timing: TypeAlias = "Callable[[Sequence[Contender], Effort], Awaitable[Mapping[str, Sequence[float]]]]"
-CASES: dict[str, Case] = {
-    **bench_calls.CASES,
-    **bench_local.CASES,
-    **bench_memory.CASES,
-    **bench_local_peers.CASES,
-    **bench_import.CASES,
-    **bench_cloud.CASES,
-    **bench_cloud_peers.CASES,
-}
+_MODULES = (bench_local, bench_memory, bench_local_peers, bench_import, bench_cloud, bench_cloud_peers)
+CASES: dict[str, Case] = {name: case for module in _MODULES for name, case in module.CASES.items()}
 _BLOCKS = 15
 _NO_DISK = frozenset({"tmpfs", "ramfs"})
 
@@ -59,14 +42,14 @@ async def _run(name: str, work: Workspace, timing: Timing, rows: list[dict[str, 
     async with aclosing(CASES[name](work)) as rounds:
         async for made in rounds:
             if isinstance(made, LeftOut):
-                found = [left_out(name, made)]
+                found = [report.left_out(name, made)]
                 shown = f"{made.title}: left out, {made.reason}"
             elif isinstance(made, Tally):
-                found = counts(name, made)
-                shown = tally(found)
+                found = report.counts(name, made)
+                shown = report.tally(found)
             else:
-                found = results(name, made, await timing(made.contenders, made.effort))
-                shown = table(found)
+                found = report.results(name, made, await timing(made.contenders, made.effort))
+                shown = report.table(found)
             print(f"{shown}\n", flush=True)
             rows += found
 
@@ -74,12 +57,12 @@ async def _run(name: str, work: Workspace, timing: Timing, rows: list[dict[str, 
 def _folder() -> str:
     """The folder for temporary files, unless that is no disk; then the working directory."""
     folder = tempfile.gettempdir()
-    return os.getcwd() if filesystem_type(folder) in _NO_DISK else folder
+    return os.getcwd() if report.filesystem_type(folder) in _NO_DISK else folder
 
 
 def _run_all(cases: Sequence[str], work: Workspace, timing: Timing, rows: list[dict[str, Any]], /) -> bool:
     """Run the cases one after another. Whether none failed."""
-    machine = describe_machine(work.folder, quick=work.quick)
+    machine = report.describe_machine(work.folder, quick=work.quick)
     rows.append(machine)
     for name, value in machine.items():
         print(f"{name}: {value}")
@@ -131,7 +114,7 @@ def main(arguments: Sequence[str] | None = None, /) -> int:
             print(f"medians of {chosen.blocks} blocks, [bootstrap 95 % interval]")
             fine = _run_all(cases, Workspace(folder, chosen.quick), timing, rows)
     if chosen.json:
-        write_json_lines(chosen.json, rows)
+        report.write_json_lines(chosen.json, rows)
     if chosen.chart:
         draw(chosen.chart, rows)
     return 0 if fine else 1

@@ -87,8 +87,8 @@ async def _get(work: Workspace, /) -> AsyncGenerator[Round]:
             yield Round(f"local get, {folder.title}", folder.gets(store), comparisons, work.effort(20, 25))
 
 
-def _together(store: AccountStore, locations: Sequence[Location], /) -> Run:
-    async def run(times: int) -> float:
+def _many(store: AccountStore, locations: Sequence[Location], /) -> Sequence[Contender]:
+    async def together(times: int) -> float:
         wanted, found = locations[:times], 0
         started = perf_counter()
         async for _, result in store.get_many(wanted):
@@ -100,18 +100,8 @@ def _together(store: AccountStore, locations: Sequence[Location], /) -> Run:
             raise AssertionError(f"{found} of {times} documents")
         return seconds
 
-    return run
-
-
-def _in_turn(store: AccountStore, locations: Sequence[Location], /) -> Run:
-    async def run(times: int) -> float:
-        wanted = locations[:times]
-        started = perf_counter()
-        for location in wanted:
-            await store.get(location)
-        return perf_counter() - started
-
-    return run
+    in_turn = timed(lambda i: store.get(locations[i % len(locations)]))
+    return Contender("get_many", together), Contender(_IN_TURN, in_turn)
 
 
 async def _get_many(work: Workspace, /) -> AsyncGenerator[Round]:
@@ -128,7 +118,7 @@ async def _get_many(work: Workspace, /) -> AsyncGenerator[Round]:
         async with AccountStore.open(one_storage(root)) as store:
             yield Round(
                 f"local get_many, {effort.operations:,} *.account, folders: {folders}",
-                (Contender("get_many", _together(store, locations)), Contender(_IN_TURN, _in_turn(store, locations))),
+                _many(store, locations),
                 (Comparison(_IN_TURN, SPEEDUP, Goal("at least", 5)),),
                 effort,
             )

@@ -19,71 +19,43 @@ from accountstore import (
     StoreConfig,
 )
 
+_PASSWORD = PasswordCredentials(login="example@gmail.com", password="password")
+_OAUTH = OAuthCredentials(
+    login="example@example.com", client_id="clientId", client_secret="clientSecret", refresh_token="refreshToken"
+)
 ACCOUNT = Account(
     host="smtp.example.com",
     port=465,
     security_options=SecurityOptions.SSL_AUTO,
     protocol_type=ProtocolType.SMTP,
-    credentials=OAuthCredentials(
-        login="example@example.com",
-        client_id="clientId",
-        client_secret="clientSecret",
-        refresh_token="refreshToken",
-    ),
+    credentials=_OAUTH,
+)
+_IMAP = Account(host="imap.gmail.com", port=993, security_options=SecurityOptions.SSL_AUTO, credentials=_PASSWORD)
+_EWS = Account(
+    host="exchange@outlook.com",
+    port=443,
+    protocol_type=ProtocolType.EWS,
+    credentials=msgspec.structs.replace(_OAUTH, login="example@outlook.com"),
 )
 MULTI = MultiAccount(
-    receive_accounts=(
-        Account(
-            host="imap.gmail.com",
-            port=993,
-            security_options=SecurityOptions.SSL_AUTO,
-            credentials=PasswordCredentials(login="example@gmail.com", password="password"),
-        ),
-        Account(
-            host="exchange@outlook.com",
-            port=443,
-            protocol_type=ProtocolType.EWS,
-            credentials=OAuthCredentials(
-                login="example@outlook.com",
-                client_id="clientId",
-                client_secret="clientSecret",
-                refresh_token="refreshToken",
-            ),
-        ),
-    ),
-    send_account=Account(
-        host="smtp.gmail.com",
-        port=465,
-        security_options=SecurityOptions.SSL_AUTO,
-        protocol_type=ProtocolType.SMTP,
-        credentials=PasswordCredentials(login="example@gmail.com", password="password"),
-    ),
+    receive_accounts=(_IMAP, _EWS),
+    send_account=msgspec.structs.replace(ACCOUNT, host="smtp.gmail.com", credentials=_PASSWORD),
 )
 
 
-class PlainPassword(
-    Struct,
-    kw_only=True,
-    omit_defaults=True,
-    rename="camel",
-    tag_field="discriminator",
-    tag="EmailClientAccountPasswordCredentials",
-):
+class _Plain(Struct, omit_defaults=True, rename="camel"):
     """What somebody who writes it by hand would have: no secrets, no limits."""
+
+
+class PlainPassword(_Plain, tag_field="discriminator", tag="EmailClientAccountPasswordCredentials"):
+    """The counterpart of `PasswordCredentials`."""
 
     login: str
     password: str
 
 
-class PlainOAuth(
-    Struct,
-    kw_only=True,
-    omit_defaults=True,
-    rename="camel",
-    tag_field="discriminator",
-    tag="EmailClientAccountOauthCredentials",
-):
-    """As `PlainPassword`."""
+class PlainOAuth(_Plain, kw_only=True, tag_field="discriminator", tag="EmailClientAccountOauthCredentials"):
+    """The counterpart of `OAuthCredentials`."""
 
     login: str
     client_id: str | None = None
@@ -92,8 +64,8 @@ class PlainOAuth(
     request_url: str | None = None
 
 
-class PlainAccount(Struct, kw_only=True, omit_defaults=True, rename="camel"):
-    """As `PlainPassword`."""
+class PlainAccount(_Plain, kw_only=True):
+    """The counterpart of `Account`."""
 
     host: str
     port: int
@@ -102,8 +74,8 @@ class PlainAccount(Struct, kw_only=True, omit_defaults=True, rename="camel"):
     credentials: PlainPassword | PlainOAuth
 
 
-class PlainMultiAccount(Struct, kw_only=True, omit_defaults=True, rename="camel"):
-    """As `PlainPassword`."""
+class PlainMultiAccount(_Plain):
+    """The counterpart of `MultiAccount`."""
 
     receive_accounts: list[PlainAccount]
     send_account: PlainAccount | None = None
