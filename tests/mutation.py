@@ -11,7 +11,8 @@
 
 Each worker has an environment with a copy of the package, and a copy of the checkout without it, so that programs that
 tests start have the mutant too. Results are JSON lines in a folder named by a digest of package, tests and arguments;
-a second run goes on where the first ended. What survives is to be read: not all of it changes a behaviour.
+a second run goes on where the first ended, with `--again --seconds 60` it gives those that survived a second look.
+What survives then is to be read: not all of it changes a behaviour.
 
 mutmut 3 leaves out statements, conditions, exceptions and module level, and its wrappers fail the tests that look at
 the package's names and imports; cosmic-ray runs one command, so all tests, for each mutant.
@@ -59,6 +60,7 @@ class Worker:
 
     def __init__(self, folder: Path, package: Path, root: Path, /) -> None:
         self._folder = folder
+        self.output = folder / "output.txt"
         venv.create(folder / "env", symlinks=True)
         paths = sysconfig.get_paths("venv", {"base": str(folder / "env")})
         self._python = Path(paths["scripts"], "python")
@@ -80,7 +82,7 @@ class Worker:
         log = self._folder / "log.jsonl"
         log.unlink(missing_ok=True)
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST_", "PYTHON", "COV"))}
-        with (self._folder / "output.txt").open("wb") as output:
+        with self.output.open("wb") as output:
             process = subprocess.Popen(
                 [self._python, "-P", "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--report-log={log}", *arguments],
                 cwd=self._folder / "checkout",
@@ -126,6 +128,8 @@ class Tests(NamedTuple):
             failed = {each["nodeid"] for each in reports if each["outcome"] == "failed"}
             passed = {each["nodeid"] for each in reports if (each["outcome"], each["when"]) == ("passed", "call")}
             print(f"{len(passed - failed)} tests pass; of no use: {sorted(failed)}", flush=True)
+            if not passed - failed:
+                raise SystemExit(worker.output.read_text(encoding="utf-8", errors="replace"))
             known = {"seconds": {test: seconds[test] for test in passed - failed}, "lines": _lines(rc, worker.package)}
             file.write_text(json.dumps(known), encoding="utf-8")
         return cls(**json.loads(file.read_text(encoding="utf-8")))
@@ -225,7 +229,7 @@ def run(chosen: Namespace, package: Path, root: Path, /) -> str:
     digest = hashlib.sha256(repr((sources, chosen.pytest)).encode())
     for path in sorted(Path(root, "tests").rglob("*.py")):
         digest.update(path.read_bytes())
-    folder: Path = chosen.out / digest.hexdigest()[:12]
+    folder: Path = chosen.out.resolve() / digest.hexdigest()[:12]
     folder.mkdir(parents=True, exist_ok=True)
     found = [
         mutant
@@ -235,8 +239,10 @@ def run(chosen: Namespace, package: Path, root: Path, /) -> str:
     ]
     drawn = {_key(each._asdict()): each for each in sample(found, sources, chosen.count, chosen.seed)}
     results = folder / "results.jsonl"
-    rows = [json.loads(line) for line in results.read_text(encoding="utf-8").splitlines()] if results.exists() else []
-    left = drawn.keys() - {_key(row) for row in rows}
+    lines = results.read_text(encoding="utf-8").splitlines() if results.exists() else []
+    rows: dict[tuple[Any, ...], Any] = {_key(row): row for row in map(json.loads, lines)}
+    alive = {key for key, row in rows.items() if chosen.again and row["outcome"] in {"survived", "unclear"}}
+    left = [mutant for key, mutant in drawn.items() if key not in rows or key in alive]
     print(f"{folder}: {len(drawn)} of {len(found)} mutants, {len(left)} to run", flush=True)
     workers: SimpleQueue[Worker] = SimpleQueue()
     with tempfile.TemporaryDirectory() as passing, results.open("a", encoding="utf-8") as file:
@@ -256,13 +262,14 @@ def run(chosen: Namespace, package: Path, root: Path, /) -> str:
 
         pool = ThreadPoolExecutor(chosen.jobs)
         try:
-            for done in as_completed([pool.submit(judged, mutant) for key, mutant in drawn.items() if key in left]):
-                rows.append(done.result())
-                file.write(json.dumps(rows[-1]) + "\n")
+            for done in as_completed([pool.submit(judged, mutant) for mutant in left]):
+                row = done.result()
+                rows[_key(row)] = row
+                file.write(json.dumps(row) + "\n")
                 file.flush()
         finally:
             pool.shutdown(cancel_futures=True)
-    text = report([row for row in rows if _key(row) in drawn])
+    text = report([rows[key] for key in drawn])
     (folder / "report.md").write_text(text, encoding="utf-8")
     return text
 
@@ -297,6 +304,7 @@ PARSER.add_argument("--count", type=int, default=100, help="mutants (%(default)s
 PARSER.add_argument("--seed", type=int, default=1, help="which ones are drawn (%(default)s)")
 PARSER.add_argument("--jobs", type=int, default=2, help="how many at a time (%(default)s)")
 PARSER.add_argument("--seconds", type=float, default=15, help="of tests for each (%(default)s)")
+PARSER.add_argument("--again", action="store_true", help="those that survived once more: with more seconds")
 PARSER.add_argument("--modules", nargs="+", default=["*"], metavar="GLOB", help="of the package; all by default")
 PARSER.add_argument("--skip", nargs="+", default=[], metavar="GLOB", help="modules that are left alone")
 PARSER.add_argument("--out", type=Path, default=Path(".nox", "mutation-results"), help="folder (%(default)s)")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import mutation
 import pytest
@@ -214,7 +214,8 @@ OUTCOMES = {
 @pytest.mark.timeout(300)
 def test_mutants_are_judged_by_the_tests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A mutant that a test notices is killed, in a program that the test starts as well; so is one that lets it hang.
-    One that none notices survives. A test that also fails without it proves nothing. A second run repeats nothing.
+    One that none notices survives. A test that also fails without it proves nothing. A second run repeats nothing, or
+    those that are not killed only.
     """
     for name in ("coverage", "pytest_reportlog", "pytest_timeout", "xdist"):
         pytest.importorskip(name)
@@ -227,13 +228,23 @@ def test_mutants_are_judged_by_the_tests(tmp_path: Path, monkeypatch: pytest.Mon
         return [mutant for mutant in mutants(module, source) if (mutant.old, mutant.new) in OUTCOMES]
 
     monkeypatch.setattr("mutation.mutants", some)
-    chosen = mutation.PARSER.parse_args(["--jobs=1", f"--out={tmp_path / 'out'}"])
+    monkeypatch.chdir(tmp_path)
+    chosen = mutation.PARSER.parse_args(["--jobs=1", "--out=out"])
     report = mutation.run(chosen, package, root)
     assert "| __init__.py | 6 | 3 | 1 | 1 | 1 | 1 | 60 % |" in report
     assert "- __init__.py:5 small, survived: `number < LIMIT` -> `(number <= LIMIT)`" in report
     (results,) = tmp_path.glob("out/*/results.jsonl")
     rows = [json.loads(line) for line in results.read_text().splitlines()]
     assert {(row["old"], row["new"]): row["outcome"] for row in rows} == OUTCOMES
-    monkeypatch.delattr("mutation.Judge.judge")
+    judged: list[Mutant] = []
+
+    def judge(self: object, worker: object, mutant: Mutant) -> dict[str, Any]:
+        judged.append(mutant)
+        return {**mutant._asdict(), "outcome": "killed", "test": ""}
+
+    monkeypatch.setattr("mutation.Judge.judge", judge)
     assert mutation.run(chosen, package, root) == report
-    assert (package / "__init__.py").read_text() == TOY
+    assert judged == []
+    chosen.again = True
+    assert "| __init__.py | 6 | 5 | 1 | 0 | 1 | 0 | 83 % |" in mutation.run(chosen, package, root)
+    assert {OUTCOMES[mutant.old, mutant.new] for mutant in judged} == {"survived", "unclear"}
