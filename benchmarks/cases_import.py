@@ -43,12 +43,11 @@ class Child:
     def start(self, statement: str, /) -> tuple[float, bool]:
         """Seconds that the statement takes, and whether fsspec is imported after it."""
         done = subprocess.run(
-            [sys.executable, "-c", _PROGRAM.format(statement=statement)],
+            [sys.executable, "-P", "-c", _PROGRAM.format(statement=statement)],
             env=self._environment,
             check=True,
             capture_output=True,
             text=True,
-            timeout=60,
         )
         seconds, fsspec = done.stdout.split()
         return float(seconds), fsspec == "True"
