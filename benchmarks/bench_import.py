@@ -46,7 +46,6 @@ class Child:
             check=True,
             capture_output=True,
             text=True,
-            timeout=60,
         )
         seconds, fsspec = done.stdout.split()
         return float(seconds), fsspec == "True"
