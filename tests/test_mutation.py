@@ -93,6 +93,7 @@ SOURCE = '''"""Several functions."""
 
 LIMIT = 9
 NAMES: TypeAlias = "list[str]"
+double = lambda number: number * 2
 __all__ = ("Box",)
 
 
@@ -112,10 +113,11 @@ def test_a_mutant_knows_where_it_is() -> None:
     places = {(mutant.function, *mutant.lines, mutant.on_import) for mutant in found}
     assert places == {
         ("", 3, True),
-        ("Box", 8, True),
+        ("", 5, False),
         ("Box", 9, True),
-        ("Box.long", 11, False),
-        ("Box.short", 14, False),
+        ("Box", 10, True),
+        ("Box.long", 12, False),
+        ("Box.short", 15, False),
     }
     assert {(mutant.old, mutant.new) for mutant in found if mutant.function == "Box"} == {
         ("True", "False"),
@@ -141,21 +143,19 @@ def test_what_is_no_change_is_not_drawn() -> None:
 
 
 def test_the_quick_variant_of_each_test_is_chosen_first() -> None:
-    """Of the tests that execute a line one variant of each comes first, the quick one; then others, until the seconds
-    are used. On import all tests of the module count, those in its own file first.
+    """Of the tests that execute a line one variant of each comes first, the quick one, then others, then slow ones, while
+    there are seconds. Of what runs on import all tests of the module count, those in its own file first.
     """
-    seconds = {"test_a.py::a[1]": 3.0, "test_a.py::a[2]": 2.0, "test_b.py::b": 1.0, "test_m.py::m": 4.0}
-    lines = {
-        "1": ["", "test_a.py::a[1]", "test_a.py::a[2]", "test_b.py::b", "test_b.py::failed"],
-        "2": ["test_m.py::m"],
-    }
+    seconds = {"test_a.py::a[1]": 3.0, "test_a.py::a[2]": 2.0, "test_b.py::b": 1.0, "test_m.py::m": 4.0, "c": 9.0}
+    lines = {"1": ["", *seconds.keys() - {"test_m.py::m"}, "failed"], "2": ["test_m.py::m"], "3": [""]}
     tests = mutation.Tests(seconds, {"p/m.py": lines})
     mutant = Mutant("p/m.py", "f", [1], False, 0, "a", "b")
-    assert tests.of(mutant, 10) == ["test_b.py::b", "test_a.py::a[2]", "test_a.py::a[1]"]
-    assert tests.of(mutant, 4) == ["test_b.py::b", "test_a.py::a[2]"]
+    assert tests.of(mutant, 20) == ["test_b.py::b", "test_a.py::a[2]", "test_a.py::a[1]", "c"]
+    assert tests.of(mutant, 14) == ["test_b.py::b", "test_a.py::a[2]", "c"]
     assert tests.of(mutant, 0) == ["test_b.py::b"]
-    assert tests.of(mutant._replace(on_import=True), 8)[:2] == ["test_m.py::m", "test_b.py::b"]
-    assert tests.of(mutant._replace(lines=[3]), 10) == []
+    for runs_on_import in (mutant._replace(on_import=True), mutant._replace(lines=[3])):
+        assert tests.of(runs_on_import, 20)[:2] == ["test_m.py::m", "test_b.py::b"]
+    assert tests.of(mutant._replace(lines=[4]), 20) == []
 
 
 TOY = """
