@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import Generic, TypeVar
 
@@ -41,7 +41,7 @@ class Opened(Struct, Generic[T_co], frozen=True, eq=False):
 class Storage(Struct, frozen=True, eq=False):
     """A storage client with a codec and the limit of a document.
 
-    `url` and `options` tell whether two storages are one.
+    `url` and `options` decide whether two storages are one. They do not show in `repr`.
     """
 
     client: StorageClient
@@ -54,6 +54,12 @@ class Storage(Struct, frozen=True, eq=False):
     def name(self) -> str:
         """The name in the configuration."""
         return self.client.name
+
+    def __repr__(self) -> str:
+        return f"Storage({self.name!r})"
+
+    def __rich_repr__(self) -> Iterator[str]:
+        yield self.name
 
     def encode(self, document: D, kind: type[D], original: bytes | None = None, /) -> SecretBytes:
         """The document's bytes, with the fields of the original that the model does not know.

@@ -12,6 +12,7 @@ import pytest
 from anyio import get_running_tasks
 from doubles import BatchMemory
 from msgspec.structs import replace
+from running import HUNG
 from samples import ACCOUNT, MULTI
 
 from accountstore import (
@@ -40,7 +41,7 @@ from accountstore.codecs import CODECS
 from accountstore.testing import store_over
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator, Sequence
+    from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
     from pathlib import Path
 
     from accountstore.backends.base import Write, WriteMode
@@ -125,9 +126,13 @@ async def fill(store: AccountStore, locations: Sequence[Location], /, **options:
     assert {type(result) for result in await save(store, [(at, ACCOUNT) for at in locations], **options)} == {Version}
 
 
-def run_of(store: AccountStore, call: str, locations: Any, /) -> AsyncIterator[tuple[Location, object]]:
+def run_of(
+    store: AccountStore, call: str, locations: Iterable[Location], /, **options: int
+) -> AsyncIterator[tuple[Location, object]]:
     """The iterator of a call, whose documents are accounts."""
-    return store.get_many(locations) if call == "get_many" else store.save_many((at, ACCOUNT) for at in locations)
+    if call == "get_many":
+        return store.get_many(locations, **options)
+    return store.save_many(((at, ACCOUNT) for at in locations), **cast("Any", options))
 
 
 either_call = pytest.mark.parametrize("call", ["get_many", "save_many"])
@@ -517,12 +522,12 @@ async def test_nothing_happens_before_the_first_result_is_asked_for(call: str) -
 async def test_an_endless_input_is_taken_window_by_window(call: str) -> None:
     """An endless input is consumed no further than the window under way, and in step with the results."""
     tap = Tap()
-    results = run_of(store_over({"main": Busy()}), call, tap)
+    results = run_of(store_over({"main": Busy()}), call, tap, concurrency=4)
     for number in range(100):
         location, result = await anext(results)
         assert location == at(number)
         assert isinstance(result, NotFoundError if call == "get_many" else Version)
-        assert number < tap.taken <= number + 1 + 8 * 8
+        assert number < tap.taken <= number + 1 + 4 * 8
 
 
 @either_call
@@ -568,9 +573,9 @@ async def test_a_result_that_was_waited_for_in_vain_comes_later(call: str) -> No
     ends at once for reads, and for writes when they have ended, here at their deadline.
     """
     backend = Busy()
-    store = store_over({"main": backend}, timeout=0.3 if call == "save_many" else 30)
     wanted = [at(number) for number in range(20)]
-    await fill(store, wanted)
+    await fill(store_over({"main": backend}), wanted)
+    store = store_over({"main": backend}, timeout=0.3 if call == "save_many" else HUNG)
     run = run_of(store, call, wanted)
     backend.steps = 10**9
     started = anyio.current_time()
@@ -586,12 +591,13 @@ async def test_a_result_that_was_waited_for_in_vain_comes_later(call: str) -> No
             await anext(run)
     assert scope.cancelled_caught
     waited = anyio.current_time() - started
-    assert waited >= 0.29 if call == "save_many" else waited < 20
+    assert waited >= 0.29 if call == "save_many" else waited < HUNG / 2
     assert backend.under_way == 0
     backend.steps = 0
     results = [pair async for pair in run]
     assert [location for location, _ in results] == wanted
-    assert not [result for _, result in results if isinstance(result, AccountStoreError)]
+    # On a loaded machine a write may miss its short deadline here too.
+    assert not [result for _, result in results if isinstance(result, AccountStoreError) and not result.temporary]
 
 
 @either_call

@@ -54,7 +54,8 @@ STORE = """
 """The public members of `AccountStore`."""
 
 EXTRAS = {"s3": "s3fs", "gcs": "gcsfs", "azure": "adlfs", "obstore": "obstore"}
-"""Backends that are left out here where their package is not installed."""
+EXTRAS |= dict.fromkeys(("commands", "endings", "prompts", "show"), "typer")
+"""What is left out here where its package is not installed: backends, and the command line."""
 MODULES = sorted(
     module.name
     for module in pkgutil.walk_packages(accountstore.__path__, "accountstore.")

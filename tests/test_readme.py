@@ -152,6 +152,8 @@ def test_first_command_line_ends_in_the_demo_and_the_second_is_what_ci_runs() ->
 
 def test_command_line_example_runs(tmp_path: Path) -> None:
     """The command line example runs to its end and shows no password."""
+    pytest.importorskip("typer")
+    pytest.importorskip("rich")
     path = f"{sysconfig.get_path('scripts')}{os.pathsep}{os.environ['PATH']}"
     output = _run(["bash", "-ec", _blocks("sh")[2]], tmp_path, PATH=path)
     assert "backup/me.account" in output

@@ -1,4 +1,4 @@
-"""ThreadPool of a local storage on asyncio: as many as are needed, none after closing, and none that keeps a program."""
+"""ThreadPool of a local storage on asyncio: as many as needed, none after closing, and none that keeps a program."""
 
 from __future__ import annotations
 

@@ -18,8 +18,8 @@ import anyio
 import anyio.lowlevel
 import pytest
 from cloudstub import Stub
-from cloudtargets import BUCKET, NEW, OLD, TARGETS, Target, on_each_target, patiently
-from running import HUNG
+from cloudtargets import BUCKET, NEW, OLD, TARGETS, Target, on_each_target
+from running import HUNG, patiently
 
 from accountstore import (
     Account,
@@ -248,7 +248,7 @@ async def no_pause(*_: object) -> None:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Attempts follow one another at once."""
-    monkeypatch.setattr("accountstore.retry.pause", no_pause)
+    monkeypatch.setattr("accountstore.retry.backoff", no_pause)
 
 
 @pytest.fixture(scope="session")
