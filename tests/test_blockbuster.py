@@ -39,7 +39,7 @@ async def test_detector_finds_blocking_library_code(tmp_path: Path) -> None:
 
 
 def _waits_for_an_import(thread: int) -> bool:
-    frame = sys._current_frames().get(thread)
+    frame = sys._current_frames().get(thread)  # pyright: ignore[reportPrivateUsage]  # documented in `sys`
     while frame is not None and "importlib" not in frame.f_code.co_filename:
         frame = frame.f_back
     return frame is not None and frame.f_code.co_name == "acquire"

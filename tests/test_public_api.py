@@ -53,8 +53,10 @@ STORE = """
 """
 """The public members of `AccountStore`."""
 
-EXTRAS = {"s3": "s3fs", "gcs": "gcsfs", "azure": "adlfs", "obstore": "obstore"}
-EXTRAS |= dict.fromkeys(("commands", "endings", "prompts", "show"), "typer")
+EXTRAS = {
+    **{"s3": "s3fs", "gcs": "gcsfs", "azure": "adlfs", "obstore": "obstore"},
+    **dict.fromkeys(("commands", "exits", "prompts", "show"), "typer"),
+}
 """What is left out here where its package is not installed: backends, and the command line."""
 MODULES = sorted(
     module.name
@@ -279,18 +281,3 @@ def test_what_is_loaded_is_seen() -> None:
     found = watched("import accountstore.backends.memory")
     assert "fsspec" in found["new"]
     assert "fsspec" in found["all"]
-
-
-def test_two_loops_need_no_reload() -> None:
-    """One import serves stores on asyncio and on trio, one after another."""
-    code = """
-        import anyio
-        from accountstore import AccountStore, StorageConfig, StoreConfig
-        async def main():
-            async with AccountStore.open(StoreConfig(storages={"a": StorageConfig("memory://")})) as store:
-                return store.storages
-        print(anyio.run(main, backend="asyncio") == anyio.run(main, backend="trio") == anyio.run(main) == ("a",))
-    """
-    command = [*PYTHON, "-c", textwrap.dedent(code)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert (done.stdout, done.stderr) == ("True\n", "")

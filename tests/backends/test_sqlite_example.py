@@ -37,6 +37,7 @@ def opener(path: Path, /) -> Callable[[], Awaitable[Any]]:
     return partial(example.open_backend, f"sqlite://{path}", {})
 
 
+@pytest.mark.once
 class TestSqlite(BackendTests):
     """The public suite."""
 
