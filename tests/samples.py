@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from msgspec.structs import replace
+
 from accountstore import (
     Account,
     Location,
@@ -14,6 +16,7 @@ from accountstore import (
 
 AT = Location("email.account", folder="mail/team-a")
 MULTI_AT = Location("email.multi.account", folder="mail/team-a")
+ELSEWHERE = Location("copy.account", folder="archive")
 
 ACCOUNT = Account(host="imap.example.org", port=993, credentials=PasswordCredentials(login="me", password="pw"))
 """As short as one can be."""
@@ -37,3 +40,8 @@ RICH = b"""{"host":"h","port":1,"new":{"deep":[1,2.50]},"credentials":{"login":"
 "discriminator":"EmailClientAccountPasswordCredentials"}}"""
 """A document with fields that the model does not know."""
 RICH_MULTI = b'{"receiveAccounts":[%s],"label":"team","sendAccount":%s}' % (RICH, RICH)
+
+
+def next_port(account: Account, /) -> Account:
+    """A change for `update`."""
+    return replace(account, port=account.port + 1)

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from errno import EIO, ENOSPC
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import anyio
 import pytest
+from doubles import Recording, Selective
 from msgspec.structs import replace
+from samples import ACCOUNT, AT
 
 from accountstore import (
-    Account,
     BackendError,
     ConflictError,
     DeniedError,
@@ -19,7 +19,6 @@ from accountstore import (
     FullError,
     Location,
     NotFoundError,
-    PasswordCredentials,
     UnavailableError,
     UnsupportedError,
     Version,
@@ -31,16 +30,11 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
     from accountstore import AccountStore
-    from accountstore.backends.base import Backend, Capabilities, Stat
+    from accountstore.backends.base import Backend, Capabilities, Stat, WriteMode
 
 pytestmark = pytest.mark.anyio
 
-DEPENDS: Mapping[str, Any] = {"proven": False}
-"""What a backend declares whose conditions depend on its server."""
-
-AT = Location("email.account", folder="team")
-NEW = Location("new.account", folder="team")
-ACCOUNT = Account(host="imap.example.org", port=993, credentials=PasswordCredentials(login="me", password="pw"))
+NEW = replace(AT, file_name="new.account")
 OTHER = replace(ACCOUNT, port=143)
 
 CONDITIONAL: Mapping[str, Callable[[AccountStore, Version], Awaitable[object]]] = {
@@ -58,20 +52,19 @@ class Server(MemoryBackend):
         super().__init__()
         self.answers = answers
         self.keys: list[str] = []
-        self.hanging = anyio.Event()
+        self.on_hanging: Callable[[], None] | None = None
 
     @property
     def capabilities(self) -> Capabilities:
-        return replace(super().capabilities, **DEPENDS)
+        return replace(super().capabilities, verify=True)
 
-    async def write(self, key: str, data: bytes, /, **options: Any) -> Stat:
-        mode = options["mode"]
+    async def write(self, key: str, data: bytes, /, *, mode: WriteMode, write_token: str = "") -> Stat:
         current = await self._current(key)
         if isinstance(mode, Version):
             await self._answer(key, "swap" if mode == current else "stale_swap")
         elif mode == "create":
             await self._answer(key, "create" if current is None else "second_create")
-        return await super().write(key, data, **options)
+        return await super().write(key, data, mode=mode)
 
     async def delete(self, key: str, /, *, version: Version | None = None) -> None:
         stale = version is not None and version != await self._current(key)
@@ -89,11 +82,11 @@ class Server(MemoryBackend):
         if request not in self.answers:
             return
         error = self.answers[request]
-        if error is None:
-            self.hanging.set()
-            await anyio.sleep_forever()
-        else:
+        if error is not None:
             raise error
+        if self.on_hanging is not None:
+            self.on_hanging()
+        await anyio.sleep_forever()
 
     def probed(self) -> int:
         """How many of the requests were about another document than the tests' own."""
@@ -106,6 +99,45 @@ async def documents(backend: Backend, /) -> set[str]:
 
 
 # --- what counts as honoured ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("honoured", "requests"), [((), 3), (("create",), 5), (("create", "swap"), 6), (("create", "swap", "delete"), 6)]
+)
+async def test_conditions_are_tried_before_they_are_relied_on(honoured: tuple[str, ...], requests: int) -> None:
+    """Where they depend on the server, the first conditional call tries them, once and leaving nothing; what the server
+    ignores is an `UnsupportedError`, and the document is as it was. A plain call asks nothing of this.
+    """
+    backend = Recording(Selective(*honoured), verify=True)
+    store = store_over({"main": backend})
+    await store.save(AT, ACCOUNT)
+    assert backend.log == ["write"]
+    for name in ("create", "swap", "delete"):
+        version = (await store.read(AT)).version
+        backend.log.clear()
+        if name in honoured:
+            await CONDITIONAL[name](store, version)
+        else:
+            with pytest.raises(UnsupportedError, match="'main' ignores the condition"):
+                await CONDITIONAL[name](store, version)
+        assert len(backend.log) == (name in honoured) + requests
+        requests = 0
+    left = {entry.location: await store.get(entry.location) async for entry in store.list(recursive=True)}
+    assert left == {
+        **({NEW: ACCOUNT} if "create" in honoured else {}),
+        **({} if "delete" in honoured else {AT: OTHER if "swap" in honoured else ACCOUNT}),
+    }
+
+
+async def test_control_without_the_probe_a_careless_server_overwrites() -> None:
+    """The control: where the same server is believed, a create and a stale swap overwrite what is there."""
+    store = store_over({"main": Selective()})
+    await store.save(AT, ACCOUNT)
+    await store.save(AT, OTHER, mode="create")
+    assert await store.get(AT) == OTHER
+    await store.save(AT, ACCOUNT, mode=Version("stale"))
+    assert await store.get(AT) == ACCOUNT
+
 
 FAILURES: Mapping[str, tuple[Exception, type[BackendError]]] = {
     "denied": (PermissionError(), DeniedError),
@@ -184,13 +216,8 @@ async def test_what_a_backend_will_not_try_is_not_honoured() -> None:
 @pytest.mark.parametrize("declared", ["create", "update"])
 async def test_a_backend_is_believed_just_what_it_declares(declared: str) -> None:
     """A backend that vouches for its creates only, or for its swaps only, serves those and no other condition."""
-
-    class Half(MemoryBackend):
-        @property
-        def capabilities(self) -> Capabilities:
-            return replace(super().capabilities, create=declared == "create", update=declared == "update")
-
-    store = store_over({"main": Half()})
+    backend = Recording(create=declared == "create", update=declared == "update")
+    store = store_over({"main": backend})
     version = await store.save(AT, ACCOUNT)
     if declared == "create":
         await store.save(NEW, ACCOUNT, mode="create")
@@ -254,30 +281,20 @@ async def test_a_probe_that_is_given_up_leaves_nothing(hanging: str, cancelled: 
     """
     server = Server(**{hanging: None})
     store = store_over({"main": server}, timeout=0.2)
-    with anyio.fail_after(30):
-        if cancelled:
-            async with anyio.create_task_group() as tasks:
-                tasks.start_soon(save_or_fail, store)
-                with anyio.move_on_after(0.2):
-                    await server.hanging.wait()
-                tasks.cancel_scope.cancel()
-        else:
-            with pytest.raises(UnavailableError):
-                await store.save(NEW, ACCOUNT, mode="create")
+    with anyio.CancelScope() as scope:
+        server.on_hanging = scope.cancel if cancelled else None
+        with pytest.raises(UnavailableError) as caught:
+            await store.save(NEW, ACCOUNT, mode="create")
+        assert type(caught.value) is UnavailableError  # the document itself was not sent
+    assert scope.cancelled_caught == scope.cancel_called
     assert server.probed() > 0
     assert await documents(server) == set()
-
-
-async def save_or_fail(store: AccountStore, /) -> None:
-    """A create whose failure is somebody else's business: a cancelled task group would wrap it in a group."""
-    with suppress(UnavailableError):
-        await store.save(NEW, ACCOUNT, mode="create")
 
 
 async def test_removing_the_probes_document_is_bounded() -> None:
     """A storage that answers no delete either does not keep the caller much longer than the deadline."""
     server = Server(stale_swap=None, delete=None)
     store = store_over({"main": server}, timeout=0.2)
-    with anyio.fail_after(30), pytest.raises(UnavailableError):
+    with pytest.raises(UnavailableError):
         await store.save(NEW, ACCOUNT, mode="create")
-    assert not await store.exists(NEW)
+    assert NEW.path not in await documents(server)

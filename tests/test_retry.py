@@ -1,103 +1,247 @@
-"""Retry: what a refusal says where the client below repeats requests, and a document knows its write's token."""
+"""Retry: attempts and backoff, and the truth about a write whose answer was lost or refused."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
+from doubles import Recording, drained, skip_pauses
 from msgspec.structs import replace
+from samples import ACCOUNT, AT, ELSEWHERE, FULL, next_port
 
 from accountstore import (
-    Account,
+    BackendError,
     ConflictError,
+    DeniedError,
     ExistsError,
-    Location,
     NotFoundError,
-    PasswordCredentials,
     UnavailableError,
-    Version,
+    UncertainError,
 )
+from accountstore.backends.base import digest
 from accountstore.backends.memory import MemoryBackend
-from accountstore.testing import store_over
+from accountstore.codecs import JSON
+from accountstore.retry import backoff
+from accountstore.testing import Fault, store_over
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
-    from accountstore import AccountStore
-    from accountstore.backends.base import Capabilities, Stat
+    from accountstore import AccountStore, Version
+    from accountstore.backends.base import Capabilities, Stat, WriteMode
+    from accountstore.testing.faults import Operation
 
 pytestmark = pytest.mark.anyio
 
-TOKENS: Mapping[str, Any] = {"marks": True}
-"""What a backend declares that keeps the token of each write."""
-TOKEN = "mark"
-"""The parameter of `write`, and the field of `Stat`, that has it."""
-
-AT = Location("email.account", folder="team")
-ACCOUNT = Account(host="imap.example.org", port=993, credentials=PasswordCredentials(login="me", password="pw"))
 OTHER = replace(ACCOUNT, port=143)
+VERSION = digest(JSON.encode(ACCOUNT))
+
+CALLS: Mapping[str, tuple[Operation, Callable[[AccountStore], Awaitable[object]]]] = {
+    "get": ("read", lambda store: store.get(AT)),
+    "exists": ("stat", lambda store: store.exists(AT)),
+    "save": ("write", lambda store: store.save(AT, OTHER)),
+    "create": ("write", lambda store: store.save(ELSEWHERE, ACCOUNT, mode="create")),
+    "swap": ("write", lambda store: store.save(AT, OTHER, mode=VERSION)),
+    "update": ("write", lambda store: store.update(AT, next_port)),
+    "delete": ("delete", lambda store: store.delete(AT)),
+    "list": ("scan", lambda store: drained(store.list(recursive=True))),
+    "copy": ("read", lambda store: store.copy(AT, ELSEWHERE)),
+    "move": ("delete", lambda store: store.move(AT, ELSEWHERE)),
+}
+"""Calls of a store that holds ACCOUNT at AT, with the request of theirs that fails."""
+
+
+@pytest.fixture
+def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The pauses between two attempts, which are not waited for."""
+    return skip_pauses(monkeypatch)
+
+
+async def failing(operation: Operation, *errors: Exception, moment: Literal["before", "after"] = "before") -> Recording:
+    """A backend with a document, whose first calls of an operation fail, or have done their work and then fail."""
+    backend = Recording(None, [Fault(operation, nth, moment, error) for nth, error in enumerate(errors, 1)])
+    await backend.put(AT, JSON.encode(ACCOUNT))
+    return backend
+
+
+# --- attempts ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("call", CALLS)
+async def test_what_fails_for_a_while_is_tried_again(call: str, pauses: list[float]) -> None:
+    """With four attempts a call succeeds at the fourth, with a pause after each that failed."""
+    operation, run = CALLS[call]
+    backend = await failing(operation, *[ConnectionResetError()] * 3)
+    await run(store_over({"main": backend}, attempts=4))
+    assert backend.calls[operation] == 4 + (call == "list")  # the page after the last
+    assert len(pauses) == 3
+
+
+@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize("attempts", [1, 4])
+async def test_attempts_are_bounded(call: str, attempts: int, pauses: list[float]) -> None:
+    """A call that still fails at the last attempt is an error; with one attempt there is no pause, and no other."""
+    operation, run = CALLS[call]
+    backend = await failing(operation, *[ConnectionResetError()] * 4)
+    with pytest.raises(UnavailableError) as caught:
+        await run(store_over({"main": backend}, attempts=attempts))
+    assert type(caught.value) is (UncertainError if operation in {"write", "delete"} else UnavailableError)
+    assert backend.calls[operation] == attempts
+    assert len(pauses) == attempts - 1
+
+
+@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [(PermissionError(), DeniedError), (OSError(), BackendError), (NotFoundError("no such bucket"), NotFoundError)],
+)
+async def test_what_will_not_pass_is_not_tried_again(
+    call: str, error: Exception, kind: type[BackendError], pauses: list[float]
+) -> None:
+    """An error that is not temporary is that of the first attempt."""
+    operation, run = CALLS[call]
+    backend = await failing(operation, error)
+    if call == "exists" and kind is NotFoundError:
+        assert await store_over({"main": backend}, attempts=4).exists(AT) is False
+    else:
+        with pytest.raises(kind):
+            await run(store_over({"main": backend}, attempts=4))
+    assert backend.calls[operation] == 1
+    assert pauses == []
+
+
+async def test_pauses_are_longer_after_each_attempt(monkeypatch: pytest.MonkeyPatch, pauses: list[float]) -> None:
+    """A pause is a random part of what doubles from 0.1 s after each attempt, up to 5 s or the bound that is given."""
+    monkeypatch.setattr("random.random", lambda: 1.0)
+    for attempt in (0, 1, 5, 6, 10_000):
+        await backoff(attempt)
+    await backoff(2, 0.002, 0.25)
+    await backoff(64, 0.002, 0.25)
+    assert pauses == [0.1, 0.2, 3.2, 5.0, 5.0, 0.008, 0.25]
+    monkeypatch.setattr("random.random", lambda: 0.5)
+    await backoff(1)
+    assert pauses[-1] == 0.1
+
+
+# --- lost answers -----------------------------------------------------------------------------------------------------
+
+PORTS: Mapping[str, dict[str, int]] = {
+    "save": {AT.path: 143},
+    "create": {AT.path: 993, ELSEWHERE.path: 993},
+    "swap": {AT.path: 143},
+    "update": {AT.path: 994},
+    "delete": {},
+    "move": {ELSEWHERE.path: 993},
+}
+"""The documents after a call."""
+
+
+async def ports(backend: Recording, /) -> dict[str, int]:
+    store = store_over({"around": backend})
+    return {entry.location.path: (await store.get(entry.location)).port async for entry in store.list(recursive=True)}
+
+
+@pytest.mark.parametrize("call", PORTS)
+@pytest.mark.parametrize("attempts", [1, 4])
+async def test_a_change_whose_answers_are_lost_is_made_once(call: str, attempts: int, pauses: list[float]) -> None:
+    """A change under a condition that was made though its answer was lost succeeds, as the document shows. Any other is
+    made again while there are attempts left, and is else uncertain.
+    """
+    operation, run = CALLS[call]
+    backend = await failing(operation, *[ConnectionResetError()] * 3, moment="after")
+    store = store_over({"main": backend}, attempts=attempts)
+    blind = call in {"save", "delete"}
+    if blind and attempts == 1:
+        with pytest.raises(UncertainError, match="the outcome of the write is unknown"):
+            await run(store)
+    else:
+        result = await run(store)
+        assert call != "update" or result == await store.read(AT)
+    assert backend.calls[operation] == (attempts if blind else 1)
+    assert len(pauses) == (attempts - 1 if blind else 0)
+    assert await ports(backend) == PORTS[call]
+
+
+class Overtaking(MemoryBackend):
+    """Loses the answer of a conditional write, and another writer is faster than whoever looks."""
+
+    async def write(self, key: str, data: bytes, /, *, mode: WriteMode, write_token: str = "") -> Stat:
+        stat = await super().write(key, data, mode=mode)
+        if mode == "overwrite":
+            return stat
+        await super().write(key, JSON.encode(FULL), mode="overwrite")
+        raise ConnectionResetError
+
+
+@pytest.mark.parametrize("call", ["create", "swap"])
+async def test_a_lost_answer_and_another_writer_are_uncertain(call: str) -> None:
+    """Where another's document stands after a lost answer, who was first is unknown: no conflict, no success."""
+    backend = Recording(Overtaking())
+    await backend.put(AT, JSON.encode(ACCOUNT))
+    with pytest.raises(UncertainError, match="another document") as caught:
+        await CALLS[call][1](store_over({"main": backend}, attempts=4))
+    assert caught.value.temporary
+
+
+# --- refusals, where the client below repeats requests ----------------------------------------------------------------
 
 
 class Repeating(MemoryBackend):
     """A backend over a client that repeats requests: the answer to the last one is all that is seen.
 
-    `answers` are given one after another instead of what a write returns; each write is done before, unless it is to be
-    refused (`lands` is false).
+    The first conditional write is answered by an error. The write is done before, unless `lands` is false. Each
+    document keeps the token of its write.
     """
 
-    def __init__(self, *answers: Exception, lands: bool = True) -> None:
+    def __init__(self, answer: Exception, /, *, lands: bool = True) -> None:
         super().__init__()
-        self.answers = list(answers)
+        self.answer = answer
         self.lands = lands
         self.tokens: dict[str, str] = {}
         self.writes = 0
 
     @property
     def capabilities(self) -> Capabilities:
-        return replace(super().capabilities, **TOKENS)
+        return replace(super().capabilities, write_tokens=True)
 
-    async def write(self, key: str, data: bytes, /, **options: Any) -> Stat:
-        answer = None
-        if options["mode"] != "overwrite":
-            self.writes += 1
-            answer = self.answers.pop(0) if self.answers else None
-        if answer is not None and not self.lands:
-            raise answer
-        stat = await super().write(key, data, **options)
-        self.tokens[key] = options.get(TOKEN, "")
-        if answer is not None:
-            raise answer
+    async def write(self, key: str, data: bytes, /, *, mode: WriteMode, write_token: str = "") -> Stat:
+        self.writes += mode != "overwrite"
+        answered = mode != "overwrite" and self.writes == 1
+        if answered and not self.lands:
+            raise self.answer
+        stat = await super().write(key, data, mode=mode)
+        self.tokens[key] = write_token
+        if answered:
+            raise self.answer
         return stat
 
     async def stat(self, key: str, /) -> Stat:
-        return replace(await super().stat(key), **{TOKEN: self.tokens.get(key)})
+        return replace(await super().stat(key), write_token=self.tokens.get(key))
 
 
 async def swap(store: AccountStore, version: Version, /) -> object:
     return await store.save(AT, OTHER, mode=version)
 
 
-CALLS: Mapping[str, tuple[Callable[[AccountStore, Version], Awaitable[object]], Exception]] = {
-    "swap refused": (swap, ConflictError("the document has changed")),
-    "swap not found": (swap, NotFoundError("there is no such document")),
-    "update not found": (
-        lambda store, _: store.update(AT, lambda _: OTHER),
-        NotFoundError("there is no such document"),
-    ),
-}
+async def update(store: AccountStore, _: Version, /) -> object:
+    return await store.update(AT, lambda _: OTHER)
 
 
-@pytest.mark.parametrize("name", CALLS)
 @pytest.mark.parametrize("attempts", [1, 4])
-async def test_a_refused_swap_that_finds_its_own_document_has_succeeded(name: str, attempts: int) -> None:
-    """The first request of a swap was made and its answer lost; the client's second one is refused, or told that there
-    is no such document: the document has the swap's own token, so it succeeded.
+@pytest.mark.parametrize(
+    ("call", "answer"),
+    [(swap, ConflictError("it has changed")), (swap, NotFoundError("not there")), (update, NotFoundError("not there"))],
+    ids=["swap refused", "swap not found", "update not found"],
+)
+async def test_a_refused_swap_that_finds_its_own_document_has_succeeded(
+    call: Callable[[AccountStore, Version], Awaitable[object]], answer: Exception, attempts: int
+) -> None:
+    """The first request of a swap was made and its answer lost; the client's second one is refused, or answered that
+    there is no such document: the document has the swap's own token, so it succeeded.
     """
-    call, answer = CALLS[name]
     backend = Repeating(answer)
     store = store_over({"main": backend}, attempts=attempts)
-    version = await store.save(AT, ACCOUNT)
-    await call(store, version)
+    await call(store, await store.save(AT, ACCOUNT))
     assert backend.writes == 1
     assert await store.get(AT) == OTHER
 
@@ -111,40 +255,33 @@ async def test_a_refused_create_that_finds_its_own_document_has_succeeded() -> N
     assert (await store.read(AT)).version == version
 
 
-@pytest.mark.parametrize("error", [ConflictError("the document has changed"), NotFoundError("no such document")])
+@pytest.mark.parametrize("error", [ConflictError("it has changed"), NotFoundError("not there")])
 async def test_control_a_refused_swap_that_finds_another_document_has_lost(error: Exception) -> None:
     """The control: where the document is another's, the refusal is the answer, and the other document stays."""
     backend = Repeating(error, lands=False)
     store = store_over({"main": backend}, attempts=4)
     version = await store.save(AT, ACCOUNT)
-    await store.save(AT, replace(ACCOUNT, port=1))
+    await store.save(AT, FULL)
     with pytest.raises(type(error)):
         await swap(store, version)
     assert backend.writes == 1
-    assert (await store.get(AT)).port == 1
+    assert await store.get(AT) == FULL
 
 
+@pytest.mark.usefixtures("pauses")
 @pytest.mark.parametrize("attempts", [1, 2])
 @pytest.mark.parametrize("mode", ["create", "swap"])
 async def test_a_refusal_with_nothing_in_the_way_is_temporary(mode: str, attempts: int) -> None:
     """Whoever stood in the way of a create or a swap is gone: it is tried again, or fails for a while."""
-    backend = Repeating(
-        ExistsError("there is a document already") if mode == "create" else ConflictError("it has changed"), lands=False
-    )
+    backend = Repeating(ExistsError("there") if mode == "create" else ConflictError("changed"), lands=False)
     store = store_over({"main": backend}, attempts=attempts)
-
-    async def change() -> None:
-        if mode == "create":
-            await store.save(AT, OTHER, mode="create")
-        else:
-            await swap(store, await store.save(AT, ACCOUNT))
-
+    condition: Any = "create" if mode == "create" else await store.save(AT, ACCOUNT)
     if attempts == 1:
-        with pytest.raises(UnavailableError) as caught:
-            await change()
+        with pytest.raises(UnavailableError, match="nothing is in its way") as caught:
+            await store.save(AT, OTHER, mode=condition)
         assert caught.value.temporary
         assert await store.exists(AT) == (mode == "swap")
     else:
-        await change()
+        await store.save(AT, OTHER, mode=condition)
         assert await store.get(AT) == OTHER
     assert backend.writes == attempts
