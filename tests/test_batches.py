@@ -288,7 +288,7 @@ def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     async def pause(attempt: int, /) -> None:
         await anyio.lowlevel.checkpoint()
 
-    monkeypatch.setattr("accountstore.retry.pause", pause)
+    monkeypatch.setattr("accountstore.retry.backoff", pause)
 
 
 @pytest.mark.usefixtures("_no_pauses")

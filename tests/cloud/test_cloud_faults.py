@@ -248,7 +248,7 @@ async def no_pause(*_: object) -> None:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Attempts follow one another at once."""
-    monkeypatch.setattr("accountstore.retry.pause", no_pause)
+    monkeypatch.setattr("accountstore.retry.backoff", no_pause)
 
 
 @pytest.fixture(scope="session")

@@ -140,7 +140,7 @@ class Stepping:
 
     def __getattr__(self, name: str, /) -> Any:
         member: Any = getattr(self.inner, name)
-        if name in {"capabilities", "classify"}:
+        if name == "capabilities":
             return member
 
         async def call(*arguments: Any, **options: Any) -> Any:
@@ -258,10 +258,10 @@ async def test_a_write_is_awaited_to_its_end() -> None:
 async def test_control_without_the_wait_a_write_is_torn(monkeypatch: pytest.MonkeyPatch) -> None:
     """The control: cancelled at the same step without the wait, the same write is found torn."""
 
-    async def at_once(call: Callable[[], Awaitable[object]], _deadline: object) -> object:
-        return await call()
+    async def at_once(_deadline: object, call: Callable[..., Awaitable[object]], *arguments: object) -> object:
+        return await call(*arguments)
 
-    monkeypatch.setattr("accountstore.retry.to_the_end", at_once)
+    monkeypatch.setattr("accountstore.client.run_shielded", at_once)
     store = await _cut_in_a_write()
     with pytest.raises(AccountStoreError):
         await assert_whole(store, "save")
