@@ -5,27 +5,28 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
-from doubles import Recording, drained, skip_pauses
+from doubles import Recording, skip_pauses
 from msgspec.structs import replace
-from samples import ACCOUNT, AT, ELSEWHERE, FULL, next_port
+from samples import ACCOUNT, AT, CALLS, ELSEWHERE, FULL, OAUTH, next_port
 
 from accountstore import (
+    Account,
     BackendError,
     ConflictError,
     DeniedError,
     ExistsError,
+    Location,
     NotFoundError,
     UnavailableError,
     UncertainError,
 )
-from accountstore.backends.base import digest
 from accountstore.backends.memory import MemoryBackend
 from accountstore.codecs import JSON
 from accountstore.retry import backoff
 from accountstore.testing import Fault, store_over
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Awaitable, Callable
 
     from accountstore import AccountStore, Version
     from accountstore.backends.base import Capabilities, Stat, WriteMode
@@ -34,21 +35,18 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.anyio
 
 OTHER = replace(ACCOUNT, port=143)
-VERSION = digest(JSON.encode(ACCOUNT))
 
-CALLS: Mapping[str, tuple[Operation, Callable[[AccountStore], Awaitable[object]]]] = {
-    "get": ("read", lambda store: store.get(AT)),
-    "exists": ("stat", lambda store: store.exists(AT)),
-    "save": ("write", lambda store: store.save(AT, OTHER)),
-    "create": ("write", lambda store: store.save(ELSEWHERE, ACCOUNT, mode="create")),
-    "swap": ("write", lambda store: store.save(AT, OTHER, mode=VERSION)),
-    "update": ("write", lambda store: store.update(AT, next_port)),
-    "delete": ("delete", lambda store: store.delete(AT)),
-    "list": ("scan", lambda store: drained(store.list(recursive=True))),
-    "copy": ("read", lambda store: store.copy(AT, ELSEWHERE)),
-    "move": ("delete", lambda store: store.move(AT, ELSEWHERE)),
-}
-"""Calls of a store that holds ACCOUNT at AT, with the request of theirs that fails."""
+each_request = pytest.mark.parametrize(
+    ("call", "operation"),
+    [
+        *((call, "read") for call in ("get", "copy")),
+        *((call, "write") for call in ("save", "create", "swap", "update")),
+        *((call, "delete") for call in ("delete", "move")),
+        ("exists", "stat"),
+        ("list", "scan"),
+    ],
+)
+"""Calls of a store, each with a request of its own that fails."""
 
 
 @pytest.fixture
@@ -67,45 +65,42 @@ async def failing(operation: Operation, *errors: Exception, moment: Literal["bef
 # --- attempts ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("call", CALLS)
-async def test_what_fails_for_a_while_is_tried_again(call: str, pauses: list[float]) -> None:
+@each_request
+async def test_what_fails_for_a_while_is_tried_again(call: str, operation: Operation, pauses: list[float]) -> None:
     """With four attempts a call succeeds at the fourth, with a pause after each that failed."""
-    operation, run = CALLS[call]
     backend = await failing(operation, *[ConnectionResetError()] * 3)
-    await run(store_over({"main": backend}, attempts=4))
+    await CALLS[call](store_over({"main": backend}, attempts=4))
     assert backend.calls[operation] == 4 + (call == "list")  # the page after the last
     assert len(pauses) == 3
 
 
-@pytest.mark.parametrize("call", CALLS)
+@each_request
 @pytest.mark.parametrize("attempts", [1, 4])
-async def test_attempts_are_bounded(call: str, attempts: int, pauses: list[float]) -> None:
+async def test_attempts_are_bounded(call: str, operation: Operation, attempts: int, pauses: list[float]) -> None:
     """A call that still fails at the last attempt is an error; with one attempt there is no pause, and no other."""
-    operation, run = CALLS[call]
     backend = await failing(operation, *[ConnectionResetError()] * 4)
     with pytest.raises(UnavailableError) as caught:
-        await run(store_over({"main": backend}, attempts=attempts))
+        await CALLS[call](store_over({"main": backend}, attempts=attempts))
     assert type(caught.value) is (UncertainError if operation in {"write", "delete"} else UnavailableError)
     assert backend.calls[operation] == attempts
     assert len(pauses) == attempts - 1
 
 
-@pytest.mark.parametrize("call", CALLS)
+@each_request
 @pytest.mark.parametrize(
     ("error", "kind"),
     [(PermissionError(), DeniedError), (OSError(), BackendError), (NotFoundError("no such bucket"), NotFoundError)],
 )
 async def test_what_will_not_pass_is_not_tried_again(
-    call: str, error: Exception, kind: type[BackendError], pauses: list[float]
+    call: str, operation: Operation, error: Exception, kind: type[BackendError], pauses: list[float]
 ) -> None:
     """An error that is not temporary is that of the first attempt."""
-    operation, run = CALLS[call]
     backend = await failing(operation, error)
     if call == "exists" and kind is NotFoundError:
         assert await store_over({"main": backend}, attempts=4).exists(AT) is False
     else:
         with pytest.raises(kind):
-            await run(store_over({"main": backend}, attempts=4))
+            await CALLS[call](store_over({"main": backend}, attempts=4))
     assert backend.calls[operation] == 1
     assert pauses == []
 
@@ -125,41 +120,65 @@ async def test_pauses_are_longer_after_each_attempt(monkeypatch: pytest.MonkeyPa
 
 # --- lost answers -----------------------------------------------------------------------------------------------------
 
-PORTS: Mapping[str, dict[str, int]] = {
-    "save": {AT.path: 143},
-    "create": {AT.path: 993, ELSEWHERE.path: 993},
-    "swap": {AT.path: 143},
-    "update": {AT.path: 994},
-    "delete": {},
-    "move": {ELSEWHERE.path: 993},
-}
-"""The documents after a call."""
 
-
-async def ports(backend: Recording, /) -> dict[str, int]:
-    store = store_over({"around": backend})
-    return {entry.location.path: (await store.get(entry.location)).port async for entry in store.list(recursive=True)}
-
-
-@pytest.mark.parametrize("call", PORTS)
 @pytest.mark.parametrize("attempts", [1, 4])
-async def test_a_change_whose_answers_are_lost_is_made_once(call: str, attempts: int, pauses: list[float]) -> None:
+@pytest.mark.parametrize(
+    ("call", "operation", "blind", "after"),
+    [
+        ("save", "write", True, {AT: OAUTH}),
+        ("delete", "delete", True, {}),
+        ("create", "write", False, {AT: ACCOUNT, ELSEWHERE: ACCOUNT}),
+        ("swap", "write", False, {AT: OAUTH}),
+        ("update", "write", False, {AT: next_port(ACCOUNT)}),
+        ("move", "delete", False, {ELSEWHERE: ACCOUNT}),
+        ("delete of a version", "delete", False, {}),
+    ],
+)
+async def test_a_change_whose_answers_are_lost_is_made_once(
+    call: str, operation: Operation, blind: bool, after: dict[Location, Account], attempts: int, pauses: list[float]
+) -> None:
     """A change under a condition that was made though its answer was lost succeeds, as the document shows. Any other is
     made again while there are attempts left, and is else uncertain.
     """
-    operation, run = CALLS[call]
     backend = await failing(operation, *[ConnectionResetError()] * 3, moment="after")
     store = store_over({"main": backend}, attempts=attempts)
-    blind = call in {"save", "delete"}
     if blind and attempts == 1:
         with pytest.raises(UncertainError, match="the outcome of the write is unknown"):
-            await run(store)
+            await CALLS[call](store)
     else:
-        result = await run(store)
-        assert call != "update" or result == await store.read(AT)
+        done = await CALLS[call](store)
+        assert call != "update" or done == await store.read(AT)
     assert backend.calls[operation] == (attempts if blind else 1)
     assert len(pauses) == (attempts - 1 if blind else 0)
-    assert await ports(backend) == PORTS[call]
+    assert {entry.location: await store.get(entry.location) async for entry in store.list(recursive=True)} == after
+
+
+@pytest.mark.parametrize("sent", [False, True])
+@pytest.mark.parametrize(
+    ("call", "requests"),
+    [
+        ("save", ["write"]),
+        ("delete", ["delete"]),
+        ("create", ["write", "read"]),
+        ("swap", ["write", "read"]),
+        ("delete of a version", ["delete", "stat"]),
+    ],
+)
+async def test_a_change_that_surely_was_not_made_is_not_uncertain(call: str, requests: list[str], sent: bool) -> None:
+    """A storage that is down is asked once more about the outcome of a change under a condition, if that may have been
+    made: it is then uncertain, and else an `UnavailableError`.
+    """
+    backend = await failing("write")
+
+    async def fail(_: str) -> None:
+        raise ConnectionResetError if sent else ConnectionRefusedError
+
+    backend.before = fail
+    with pytest.raises(UnavailableError) as caught:
+        await CALLS[call](store_over({"main": backend}))
+    assert type(caught.value) is (UncertainError if sent else UnavailableError)
+    assert backend.log == (requests if sent else requests[:1])
+    assert await backend.raw(AT) == JSON.encode(ACCOUNT)
 
 
 class Overtaking(MemoryBackend):
@@ -179,7 +198,7 @@ async def test_a_lost_answer_and_another_writer_are_uncertain(call: str) -> None
     backend = Recording(Overtaking())
     await backend.put(AT, JSON.encode(ACCOUNT))
     with pytest.raises(UncertainError, match="another document") as caught:
-        await CALLS[call][1](store_over({"main": backend}, attempts=4))
+        await CALLS[call](store_over({"main": backend}, attempts=4))
     assert caught.value.temporary
 
 

@@ -15,14 +15,11 @@ from samples import ACCOUNT, AT, ELSEWHERE, FULL, MULTI, MULTI_AT, OAUTH, RICH, 
 from accountstore import (
     Account,
     AccountStore,
-    AccountStoreError,
-    ConflictError,
     DecodeError,
     EncodeError,
     Event,
     ExtensionError,
     Location,
-    MultiAccount,
     PasswordCredentials,
     StorageConfig,
     StoreConfig,
@@ -30,14 +27,11 @@ from accountstore import (
     Version,
 )
 from accountstore.backends.memory import MemoryBackend
-from accountstore.client import StorageClient
 from accountstore.codecs import CODECS, JSON, MSGPACK
-from accountstore.storage import DocumentRef, Storage
 from accountstore.testing import store_over
-from accountstore.validation import MAX_BYTES
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable
     from pathlib import Path
 
 pytestmark = pytest.mark.anyio
@@ -192,13 +186,13 @@ async def test_what_is_longer_than_max_bytes_is_not_read(tmp_path: Path) -> None
     """A document that another store wrote and that is too long for this one is a `TooLargeError`; `stat` shows it."""
     storages = {"main": StorageConfig(str(tmp_path))}
     async with AccountStore.open(StoreConfig(storages=storages)) as store:
-        size = (await store.stat(AT)).size if await store.save(AT, ACCOUNT) else 0
-    async with AccountStore.open(StoreConfig(storages=storages, max_bytes=size - 1)) as store:
+        await store.save(AT, ACCOUNT)
+    async with AccountStore.open(StoreConfig(storages=storages, max_bytes=len(JSON.encode(ACCOUNT)) - 1)) as store:
         for call in (store.get, store.read, store.read_json):
             with pytest.raises(TooLargeError) as caught:
                 await call(AT)
             assert caught.value.location == AT
-        assert (await store.stat(AT)).size == size
+        assert (await store.stat(AT)).size == len(JSON.encode(ACCOUNT))
         assert [type(end) for _, end in await drained(store.get_many([AT]))] == [TooLargeError]
 
 
@@ -217,8 +211,8 @@ async def test_read_json_returns_the_whole_document(codec: str, location: Locati
     stored = await store.read_json(location)
     assert json.loads(stored.document) == json.loads(data)
     assert codec != "json" or stored.document == data
-    reference = await (store.read(location) if location == AT else store.read_multi(location))
-    assert (stored.version, stored.size, stored.modified) == (reference.version, reference.size, reference.modified)
+    typed = await (store.read(location) if location == AT else store.read_multi(location))
+    assert (stored.version, stored.size, stored.modified) == (typed.version, typed.size, typed.modified)
 
 
 @both_codecs
@@ -263,17 +257,12 @@ async def test_save_json_refuses_what_get_would_refuse(codec: str, data: bytes, 
     assert backend.log == []
 
 
-@pytest.mark.parametrize("value", [b"bytes", float("inf"), float("nan")], ids=str)
-async def test_read_json_refuses_what_json_has_not(value: object) -> None:
+async def test_read_json_refuses_what_json_has_not() -> None:
     """A MessagePack document with a value that JSON does not have is an `EncodeError` with its location."""
     backend = Recording()
-    await backend.put(AT, msgspec.msgpack.encode(json.loads(RICH) | {"new": value}))
-    store = store_over({"main": backend}, codec="msgpack")
-    if isinstance(value, bytes):
-        assert json.loads((await store.read_json(AT)).document)["new"] == "Ynl0ZXM="
-        return
+    await backend.put(AT, msgspec.msgpack.encode(json.loads(RICH) | {"new": float("inf")}))
     with pytest.raises(EncodeError) as caught:
-        await store.read_json(AT)
+        await store_over({"main": backend}, codec="msgpack").read_json(AT)
     assert caught.value.location == AT
 
 
@@ -298,7 +287,8 @@ async def test_json_does_not_show_in_a_repr(codec: str) -> None:
     await store.save_json(AT, RICH.replace(b'"p"', b'"canary"'))
     stored = await store.read_json(AT)
     assert b"canary" in stored.document
-    assert "canary" not in f"{stored!r} {stored} {stored.document!r} {stored.document}"
+    assert "canary" not in f"{stored!r} {stored} {stored.document!r}"
+    assert "canary" not in str(stored.document)
 
 
 async def test_json_makes_events_of_its_own() -> None:
@@ -314,70 +304,3 @@ async def test_json_makes_events_of_its_own() -> None:
         ("read_json", AT, "ok", version, len(RICH)),
         ("save_json", AT, "EncodeError", None, None),
     ]
-
-
-# --- fields that the model does not know ------------------------------------------------------------------------------
-
-
-def reference(backend: Recording, codec: str, location: Location, /, max_bytes: int = MAX_BYTES) -> DocumentRef:
-    """A document's address, below the facade."""
-    client = StorageClient("main", backend, limit=max_bytes)
-    return DocumentRef(Storage(client, CODECS[codec], max_bytes, "test://main", {}), location.path, location)
-
-
-@both_codecs
-@both_kinds
-async def test_a_rewrite_sets_and_drops_unknown_fields(codec: str, location: Location, data: bytes) -> None:
-    """A rewrite keeps unknown fields, but for those that it sets or drops at the document's top."""
-    backend = Recording()
-    await backend.put(location, packed(codec, data))
-    ref = reference(backend, codec, location)
-    before = json.loads(data)
-    opened: Any = await ref.read(ref.kind)
-    stored = await ref.rewrite(opened.stored.document, ref.kind, opened, set={"lease": {"until": 5}}, drop=["no such"])
-    assert tree(codec, await backend.raw(location)) == before | {"lease": {"until": 5}}
-    assert stored.version == (await ref.stat()).version
-    opened = await ref.read(ref.kind)
-    unknown = "new" if location == AT else "label"
-    await ref.rewrite(opened.stored.document, ref.kind, opened, set={unknown: [1]}, drop=("lease",))
-    assert tree(codec, await backend.raw(location)) == before | {unknown: [1]}
-    opened = await ref.read(ref.kind)
-    await ref.rewrite(opened.stored.document, ref.kind, opened, drop={unknown})
-    assert tree(codec, await backend.raw(location)) == {key: before[key] for key in before if key != unknown}
-
-
-@both_codecs
-async def test_a_rewrite_that_cannot_be_writes_nothing(codec: str) -> None:
-    """A field of the model cannot be set or dropped; what could not be read back, is too large, or was made from an
-    older document is refused with its location.
-    """
-    backend = Recording()
-    await backend.put(AT, packed(codec, RICH))
-    ref = reference(backend, codec, AT, max_bytes=len(RICH) + 10)
-    opened = await ref.read(Account)
-    account = opened.stored.document
-    for arguments in ({"set": {"port": 7}}, {"drop": ["host"]}, {"set": {"new": 1}, "drop": ["cacheFile"]}):
-        with pytest.raises(ValueError, match="fields that the model does not have"):
-            await ref.rewrite(account, Account, opened, **cast("Any", arguments))
-    refused: list[tuple[Callable[[], Awaitable[object]], type[AccountStoreError]]] = [
-        (lambda: ref.rewrite(replace(account, port=0), Account, opened), EncodeError),
-        (lambda: ref.rewrite(account, Account, opened, set={"lease": object()}), EncodeError),
-        (lambda: ref.rewrite(cast("Any", MULTI), Account, opened), EncodeError),
-        (lambda: ref.rewrite(account, Account, opened, set={"lease": "x" * 100}), TooLargeError),
-    ]
-    for call, error in refused:
-        with pytest.raises(error) as caught:
-            await call()
-        assert caught.value.location == AT
-    assert backend.log == ["read"]
-    await backend.put(AT, packed(codec, JSON.encode(ACCOUNT)))
-    with pytest.raises(ConflictError) as conflict:
-        await ref.rewrite(account, Account, opened, set={"lease": 1})
-    assert conflict.value.location == AT
-    assert JSON.encode(ACCOUNT) == (await reference(backend, codec, AT).read_json()).document
-
-
-async def test_documents_of_a_kind_are_read_as_their_file_name_promises() -> None:
-    """The kind of a document is that of its file name's extension."""
-    assert reference(Recording(), "json", AT).kind is Account
-    assert reference(Recording(), "json", MULTI_AT).kind is MultiAccount
