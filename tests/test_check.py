@@ -10,16 +10,17 @@ from doubles import Recording, Selective
 from msgspec.structs import replace
 from samples import ACCOUNT, AT, ELSEWHERE
 
-from accountstore import AccountStore, ConflictError, StorageConfig, StoreConfig, UnsupportedError, Version
+from accountstore import AccountStore, StorageConfig, StoreConfig, Version
 from accountstore.backends.base import Blob, Stat
 from accountstore.backends.memory import MemoryBackend
+from accountstore.errors import ConflictError, UnsupportedError
 from accountstore.testing import Fault, store_over
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from accountstore.backends.base import Backend, WriteMode
+    from accountstore.backends.base import Backend
 
 pytestmark = pytest.mark.anyio
 
@@ -111,13 +112,9 @@ async def test_what_check_has_found_spares_the_probe(verify: bool) -> None:
 # --- a bad one --------------------------------------------------------------------------------------------------------
 
 
-class Stubborn(MemoryBackend):
-    """Refuses every swap."""
-
-    async def write(self, key: str, data: bytes, /, *, mode: WriteMode, write_token: str = "") -> Stat:
-        if isinstance(mode, Version):
-            raise ConflictError("no")
-        return await super().write(key, data, mode=mode)
+def stubborn() -> Recording:
+    """Refuses the swap of the current version."""
+    return Recording(None, [Fault("write", 4, "before", ConflictError("no"))])
 
 
 class Forgetful(MemoryBackend):
@@ -150,7 +147,7 @@ class Unversioned(MemoryBackend):
         (partial(Selective, "swap", "delete"), (False, True, True), {"create over a document"}),
         (partial(Selective, "create", "delete"), (True, False, True), {"swap of an unknown version"}),
         (partial(Selective, "create", "swap"), (True, False, False), {"delete of the version before"}),
-        (Stubborn, (True, False, False), {"swap of the current version"}),
+        (stubborn, (True, False, True), {"swap of the current version"}),
         (Forgetful, (None, True, True), {"read"}),
         (Hoarding, (True, True, True), {"read after delete"}),
         (Unversioned, (True, False, None), {"version"}),

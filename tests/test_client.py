@@ -12,8 +12,12 @@ from doubles import BatchMemory, Recording
 from running import HUNG
 from samples import ACCOUNT, AT, CALLS, ELSEWHERE, MULTI_AT
 
-from accountstore import (
-    AccountStore,
+from accountstore import AccountStore, Version
+from accountstore.backends.base import Blob, Stat, Write, digest
+from accountstore.backends.memory import MemoryBackend
+from accountstore.client import StorageClient
+from accountstore.codecs import JSON
+from accountstore.errors import (
     BackendError,
     ConflictError,
     DeniedError,
@@ -22,12 +26,7 @@ from accountstore import (
     UnavailableError,
     UncertainError,
     UnsupportedError,
-    Version,
 )
-from accountstore.backends.base import Blob, Stat, Write, digest
-from accountstore.backends.memory import MemoryBackend
-from accountstore.client import StorageClient
-from accountstore.codecs import JSON
 from accountstore.retry import RetryPolicy
 from accountstore.testing import Fault, store_over
 
@@ -178,9 +177,6 @@ async def test_a_storage_that_does_not_say_whether_it_keeps_versions_may(error: 
             raise error or AssertionError
 
     assert await StorageClient("main", Unsure(), RetryPolicy(0.1), limit=10).versioned() is None
-
-
-# --- what a storage cannot promise ------------------------------------------------------------------------------------
 
 
 async def test_what_a_storage_cannot_promise_is_refused_before_any_io() -> None:

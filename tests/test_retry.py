@@ -2,39 +2,33 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import pytest
 from doubles import Recording, skip_pauses
 from msgspec.structs import replace
 from samples import ACCOUNT, AT, CALLS, ELSEWHERE, FULL, OAUTH, next_port
 
-from accountstore import (
-    Account,
+from accountstore import Account, Location
+from accountstore.backends.memory import MemoryBackend
+from accountstore.codecs import JSON
+from accountstore.errors import (
     BackendError,
     ConflictError,
     DeniedError,
     ExistsError,
-    Location,
     NotFoundError,
     UnavailableError,
     UncertainError,
 )
-from accountstore.backends.memory import MemoryBackend
-from accountstore.codecs import JSON
 from accountstore.retry import backoff
 from accountstore.testing import Fault, store_over
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
-    from accountstore import AccountStore, Version
     from accountstore.backends.base import Capabilities, Stat, WriteMode
     from accountstore.testing.faults import Operation
 
 pytestmark = pytest.mark.anyio
-
-OTHER = replace(ACCOUNT, port=143)
 
 each_request = pytest.mark.parametrize(
     ("call", "operation"),
@@ -66,23 +60,22 @@ async def failing(operation: Operation, *errors: Exception, moment: Literal["bef
 
 
 @each_request
-async def test_what_fails_for_a_while_is_tried_again(call: str, operation: Operation, pauses: list[float]) -> None:
-    """With four attempts a call succeeds at the fourth, with a pause after each that failed."""
+@pytest.mark.parametrize("attempts", [1, 3, 4])
+async def test_what_fails_for_a_while_is_tried_again(
+    call: str, operation: Operation, attempts: int, pauses: list[float]
+) -> None:
+    """A call whose first three requests fail succeeds at the fourth attempt; with fewer it is the last one's error.
+    There is a pause between two attempts, and no other.
+    """
     backend = await failing(operation, *[ConnectionResetError()] * 3)
-    await CALLS[call](store_over({"main": backend}, attempts=4))
-    assert backend.calls[operation] == 4 + (call == "list")  # the page after the last
-    assert len(pauses) == 3
-
-
-@each_request
-@pytest.mark.parametrize("attempts", [1, 4])
-async def test_attempts_are_bounded(call: str, operation: Operation, attempts: int, pauses: list[float]) -> None:
-    """A call that still fails at the last attempt is an error; with one attempt there is no pause, and no other."""
-    backend = await failing(operation, *[ConnectionResetError()] * 4)
-    with pytest.raises(UnavailableError) as caught:
-        await CALLS[call](store_over({"main": backend}, attempts=attempts))
-    assert type(caught.value) is (UncertainError if operation in {"write", "delete"} else UnavailableError)
-    assert backend.calls[operation] == attempts
+    store = store_over({"main": backend}, attempts=attempts)
+    if attempts == 4:
+        await CALLS[call](store)
+    else:
+        with pytest.raises(UnavailableError) as caught:
+            await CALLS[call](store)
+        assert type(caught.value) is (UncertainError if operation in {"write", "delete"} else UnavailableError)
+    assert backend.calls[operation] == attempts + (attempts == 4 and call == "list")  # the page after the last
     assert len(pauses) == attempts - 1
 
 
@@ -238,40 +231,29 @@ class Repeating(MemoryBackend):
         return replace(await super().stat(key), write_token=self.tokens.get(key))
 
 
-async def swap(store: AccountStore, version: Version, /) -> object:
-    return await store.save(AT, OTHER, mode=version)
-
-
-async def update(store: AccountStore, _: Version, /) -> object:
-    return await store.update(AT, lambda _: OTHER)
-
-
 @pytest.mark.parametrize("attempts", [1, 4])
 @pytest.mark.parametrize(
-    ("call", "answer"),
-    [(swap, ConflictError("it has changed")), (swap, NotFoundError("not there")), (update, NotFoundError("not there"))],
-    ids=["swap refused", "swap not found", "update not found"],
+    ("call", "answer", "location", "document"),
+    [
+        ("swap", ConflictError("it has changed"), AT, OAUTH),
+        ("swap", NotFoundError("not there"), AT, OAUTH),
+        ("update", NotFoundError("not there"), AT, next_port(ACCOUNT)),
+        ("create", ExistsError("there is a document already"), ELSEWHERE, ACCOUNT),
+    ],
+    ids=["swap refused", "swap not found", "update not found", "create refused"],
 )
-async def test_a_refused_swap_that_finds_its_own_document_has_succeeded(
-    call: Callable[[AccountStore, Version], Awaitable[object]], answer: Exception, attempts: int
+async def test_a_refused_change_that_finds_its_own_document_has_succeeded(
+    call: str, answer: Exception, location: Location, document: Account, attempts: int
 ) -> None:
-    """The first request of a swap was made and its answer lost; the client's second one is refused, or answered that
-    there is no such document: the document has the swap's own token, so it succeeded.
+    """The first request of a change was made and its answer lost; the client's second one is refused, or answered that
+    there is no such document: the document has the write token of the change, so it succeeded.
     """
     backend = Repeating(answer)
     store = store_over({"main": backend}, attempts=attempts)
-    await call(store, await store.save(AT, ACCOUNT))
+    await store.save(AT, ACCOUNT)
+    await CALLS[call](store)
     assert backend.writes == 1
-    assert await store.get(AT) == OTHER
-
-
-async def test_a_refused_create_that_finds_its_own_document_has_succeeded() -> None:
-    """Likewise a create, which then finds a document: its own."""
-    backend = Repeating(ExistsError("there is a document already"))
-    store = store_over({"main": backend})
-    version = await store.save(AT, ACCOUNT, mode="create")
-    assert backend.writes == 1
-    assert (await store.read(AT)).version == version
+    assert await store.get(location) == document
 
 
 @pytest.mark.parametrize("error", [ConflictError("it has changed"), NotFoundError("not there")])
@@ -279,28 +261,30 @@ async def test_control_a_refused_swap_that_finds_another_document_has_lost(error
     """The control: where the document is another's, the refusal is the answer, and the other document stays."""
     backend = Repeating(error, lands=False)
     store = store_over({"main": backend}, attempts=4)
-    version = await store.save(AT, ACCOUNT)
     await store.save(AT, FULL)
     with pytest.raises(type(error)):
-        await swap(store, version)
+        await CALLS["swap"](store)
     assert backend.writes == 1
     assert await store.get(AT) == FULL
 
 
 @pytest.mark.usefixtures("pauses")
 @pytest.mark.parametrize("attempts", [1, 2])
-@pytest.mark.parametrize("mode", ["create", "swap"])
-async def test_a_refusal_with_nothing_in_the_way_is_temporary(mode: str, attempts: int) -> None:
+@pytest.mark.parametrize(
+    ("call", "answer"), [("create", ExistsError("there")), ("swap", ConflictError("it has changed"))]
+)
+async def test_a_refusal_with_nothing_in_the_way_is_temporary(call: str, answer: Exception, attempts: int) -> None:
     """Whoever stood in the way of a create or a swap is gone: it is tried again, or fails for a while."""
-    backend = Repeating(ExistsError("there") if mode == "create" else ConflictError("changed"), lands=False)
+    backend = Repeating(answer, lands=False)
     store = store_over({"main": backend}, attempts=attempts)
-    condition: Any = "create" if mode == "create" else await store.save(AT, ACCOUNT)
+    await store.save(AT, ACCOUNT)
     if attempts == 1:
         with pytest.raises(UnavailableError, match="nothing is in its way") as caught:
-            await store.save(AT, OTHER, mode=condition)
+            await CALLS[call](store)
         assert caught.value.temporary
-        assert await store.exists(AT) == (mode == "swap")
+        assert not await store.exists(ELSEWHERE)
+        assert await store.get(AT) == ACCOUNT
     else:
-        await store.save(AT, OTHER, mode=condition)
-        assert await store.get(AT) == OTHER
+        await CALLS[call](store)
+        assert await store.get(ELSEWHERE if call == "create" else AT) == (ACCOUNT if call == "create" else OAUTH)
     assert backend.writes == attempts

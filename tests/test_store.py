@@ -9,17 +9,9 @@ from doubles import Recording, drained
 from msgspec.structs import replace
 from samples import ACCOUNT, AT, CALLS, ELSEWHERE, FULL, MULTI, MULTI_AT, OAUTH
 
-from accountstore import (
-    AccountStore,
-    ConflictError,
-    ExistsError,
-    Location,
-    LocationError,
-    NotFoundError,
-    StorageConfig,
-    StoreConfig,
-)
+from accountstore import AccountStore, Location, StorageConfig, StoreConfig
 from accountstore.codecs import JSON
+from accountstore.errors import ConflictError, ExistsError, LocationError, NotFoundError
 from accountstore.testing import store_over
 
 if TYPE_CHECKING:
@@ -37,9 +29,6 @@ SAVES: Mapping[str, Callable[[AccountStore, Account, WriteMode], Awaitable[Versi
     "save_json": lambda store, account, mode: store.save_json(AT, JSON.encode(account), mode=mode),
 }
 each_save = pytest.mark.parametrize("save", SAVES.values(), ids=SAVES)
-
-
-# --- saving and getting -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -103,7 +92,7 @@ async def test_an_unknown_storage_is_a_location_error(store: AccountStore) -> No
             await request("mian")
 
 
-# --- modes ------------------------------------------------------------------------------------------------------------
+# --- modes and versions -----------------------------------------------------------------------------------------------
 
 
 @each_save
@@ -155,9 +144,6 @@ async def test_an_invalid_mode_writes_nothing(store: AccountStore, mode: Any) ->
         await drained(store.save_many([(AT, OAUTH)], mode=mode))
     assert await store.get(AT) == ACCOUNT
     assert [entry.location async for entry in store.list(recursive=True)] == [AT]
-
-
-# --- delete -----------------------------------------------------------------------------------------------------------
 
 
 async def test_delete_removes_and_takes_a_missing_document(store: AccountStore) -> None:
@@ -219,8 +205,8 @@ async def test_requests_of_what_is_not_there() -> None:
     assert not await store.exists(AT)
     await store.delete(AT)
     await backend.put(AT, JSON.encode(ACCOUNT))
-    await store.update(AT, lambda account: account)
-    assert backend.log == ["stat", "delete", "read"]
+    assert await store.update(AT, lambda account: replace(account, port=993)) == await store.read(AT)
+    assert backend.log == ["stat", "delete", "read", "read"]
 
 
 # --- storages ---------------------------------------------------------------------------------------------------------
