@@ -20,9 +20,10 @@ from accountstore.backends.base import digest
 from accountstore.codecs import JSON
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 
     from accountstore import AccountStore
+    from accountstore.testing.faults import Operation
 
 AT = Location("email.account", folder="mail/team-a")
 MULTI_AT = Location("email.multi.account", folder="mail/team-a")
@@ -100,3 +101,14 @@ CALLS: Mapping[str, Callable[[AccountStore], Awaitable[object]]] = {
     "filesystem": lambda store: store.filesystem(),
 }
 """Every call that a store awaits, for one that holds ACCOUNT at AT, MULTI at MULTI_AT and nothing ELSEWHERE."""
+
+FAILING: Sequence[tuple[str, Operation]] = [
+    *((call, "read") for call in ("get", "read_json", "update", "copy")),
+    *((call, "write") for call in ("save", "save_multi", "save_json", "create", "swap", "update", "copy")),
+    *((call, "delete") for call in ("delete", "delete of a version", "move")),
+    *((call, "stat") for call in ("stat", "exists")),
+    *((call, "write_many") for call in ("save_many", "create many")),
+    ("get_many", "read_many"),
+    ("list", "scan"),
+]
+"""Calls, each with a request of its own that a test lets fail."""

@@ -39,19 +39,10 @@ async def test_check_proves_a_good_storage_and_leaves_nothing(store: AccountStor
     assert result.ok
     assert (result.storage, result.create, result.update, result.delete) == ("main", True, True, True)
     assert result.versioned is False
-    assert [step.name for step in result.steps] == [
-        "write",
-        "read",
-        "create over a document",
-        "list",
-        "version",
-        "swap of an unknown version",
-        "swap of the current version",
-        "swap of the version before",
-        "delete of the version before",
-        "delete",
-        "read after delete",
-    ]
+    assert ", ".join(step.name for step in result.steps) == (
+        "write, read, create over a document, list, version, swap of an unknown version, swap of the current version, "
+        "swap of the version before, delete of the version before, delete, read after delete"
+    )
     assert all(not step.problem and step.seconds >= 0 for step in result.steps)
     seconds = sorted(step.seconds for step in result.steps)
     assert result.latency == seconds[len(seconds) // 2]

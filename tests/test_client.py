@@ -10,7 +10,7 @@ import anyio
 import pytest
 from doubles import BatchMemory, Recording
 from running import HUNG
-from samples import ACCOUNT, AT, CALLS, ELSEWHERE, MULTI_AT
+from samples import ACCOUNT, AT, CALLS, ELSEWHERE, FAILING, MULTI_AT
 
 from accountstore import AccountStore, Version
 from accountstore.backends.base import Blob, Stat, Write, digest
@@ -40,19 +40,7 @@ pytestmark = pytest.mark.anyio
 CANARY = "canary-7f3a"
 CHANGES = {"write", "write_many", "delete"}
 
-each_request = pytest.mark.parametrize(
-    ("call", "operation"),
-    [
-        *((call, "read") for call in ("get", "read_json", "update", "copy")),
-        *((call, "write") for call in ("save", "save_multi", "save_json", "create", "swap", "update", "copy")),
-        *((call, "delete") for call in ("delete", "delete of a version", "move")),
-        *((call, "stat") for call in ("stat", "exists")),
-        *((call, "write_many") for call in ("save_many", "create many")),
-        ("get_many", "read_many"),
-        ("list", "scan"),
-    ],
-)
-"""The calls of a store, each with a request of its own that fails."""
+each_request = pytest.mark.parametrize(("call", "operation"), FAILING)
 
 
 async def holding(*faults: Fault) -> Recording:

@@ -15,7 +15,6 @@ from samples import ACCOUNT, AT, CALLS, ELSEWHERE, MULTI, MULTI_AT, OAUTH, RICH,
 from accountstore import (
     Account,
     AccountStore,
-    Event,
     Location,
     PasswordCredentials,
     StorageConfig,
@@ -235,18 +234,3 @@ async def test_json_does_not_show_in_a_repr(codec: str) -> None:
     assert b"canary" in stored.document
     assert "canary" not in f"{stored!r} {stored} {stored.document!r}"
     assert "canary" not in str(stored.document)
-
-
-async def test_json_makes_events_of_its_own() -> None:
-    """`read_json` and `save_json` are events of these names, with version and size, and with the error's class."""
-    events: list[Event] = []
-    store = store_over({"main": MemoryBackend()}, observer=events.append)
-    version = await store.save_json(AT, RICH)
-    await store.read_json(AT)
-    with pytest.raises(EncodeError):
-        await store.save_json(AT, b"")
-    assert [(e.operation, e.location, e.outcome, e.version, e.bytes) for e in events] == [
-        ("save_json", AT, "ok", version, len(RICH)),
-        ("read_json", AT, "ok", version, len(RICH)),
-        ("save_json", AT, "EncodeError", None, None),
-    ]

@@ -59,22 +59,6 @@ async def test_a_missing_document_is_not_found(store: AccountStore, call: str) -
         assert caught.value.location == missing
 
 
-async def test_exists_finds_documents_of_either_kind(store: AccountStore) -> None:
-    """`exists` is true of what was saved and false of anything else."""
-    await store.save(AT, ACCOUNT)
-    await store.save_multi(MULTI_AT, MULTI)
-    assert await store.exists(AT)
-    assert await store.exists(MULTI_AT)
-    assert not await store.exists(ELSEWHERE)
-    assert not await store.exists(replace(AT, folder=""))
-
-
-async def test_one_document_may_be_named_with_and_without_the_default_storage(store: AccountStore) -> None:
-    """A location without a storage means the default one."""
-    await store.save(AT, ACCOUNT)
-    assert await store.get(replace(AT, storage="main")) == ACCOUNT
-
-
 async def test_an_unknown_storage_is_a_location_error(store: AccountStore) -> None:
     """A storage that is not configured is a `LocationError`, with the location where there is one."""
     unknown = replace(AT, storage="mian")
