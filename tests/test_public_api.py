@@ -54,7 +54,10 @@ STORE = """
 """The public members of `AccountStore`."""
 
 EXTRAS = {
-    **{"s3": "s3fs", "gcs": "gcsfs", "azure": "adlfs", "obstore": "obstore"},
+    "s3": "s3fs",
+    "gcs": "gcsfs",
+    "azure": "adlfs",
+    "obstore": "obstore",
     **dict.fromkeys(("commands", "exits", "prompts", "show"), "typer"),
 }
 """What is left out here where its package is not installed: backends, and the command line."""
