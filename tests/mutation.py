@@ -94,12 +94,14 @@ class Worker:
                 start_new_session=True,
             )
             code = None
-            with suppress(subprocess.TimeoutExpired):
-                code = process.wait(seconds)
-            for number in (signal.SIGINT, signal.SIGKILL):  # at first pytest may end the servers that it started
-                with suppress(ProcessLookupError, subprocess.TimeoutExpired):
-                    os.killpg(process.pid, number)
-                    process.wait(5)
+            try:
+                with suppress(subprocess.TimeoutExpired):
+                    code = process.wait(seconds)
+            finally:
+                for number in (signal.SIGINT, signal.SIGKILL):  # at first pytest may end the servers that it started
+                    with suppress(ProcessLookupError, subprocess.TimeoutExpired):
+                        os.killpg(process.pid, number)
+                        process.wait(5)
         lines = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
         reports = [json.loads(line) for line in lines if line.endswith("}")]
         return code, [each for each in reports if each["$report_type"] == "TestReport"]
@@ -139,9 +141,8 @@ class Tests(NamedTuple):
         """The tests that a mutant is to fail, in their order."""
         lines = self.lines.get(mutant.module, {})
         executed = {*chain.from_iterable(lines.get(str(line), ()) for line in mutant.lines)}
-        on_import = mutant.on_import or executed == {
-            ""
-        }  # then it is any test of the module, those in its own file first
+        # What no test executes but the import may concern each test of the module: those in its own file first.
+        on_import = mutant.on_import or executed == {""}
         chosen = ({*chain.from_iterable(lines.values())} if on_import else executed) & self.seconds.keys()
         own = f"test_{Path(mutant.module).stem}.py"
         variants: Counter[str] = Counter()
@@ -251,9 +252,8 @@ def run(chosen: Namespace, package: Path, root: Path, /) -> str:
     workers: SimpleQueue[Worker] = SimpleQueue()
     with tempfile.TemporaryDirectory() as passing, results.open("a", encoding="utf-8") as file:
         made = [Worker(Path(passing, str(number)), package, root) for number in range(chosen.jobs)]
-        judge = Judge(
-            Tests.measured(made[0], folder / "tests.json", chosen.jobs, chosen.pytest), sources, chosen.seconds
-        )
+        tests = Tests.measured(made[0], folder / "tests.json", chosen.jobs, chosen.pytest)
+        judge = Judge(tests, sources, chosen.seconds)
         for worker in made:
             workers.put(worker)
 

@@ -143,8 +143,8 @@ def test_what_is_no_change_is_not_drawn() -> None:
 
 
 def test_the_quick_variant_of_each_test_is_chosen_first() -> None:
-    """Of the tests that execute a line one variant of each comes first, the quick one, then others, then slow ones, while
-    there are seconds. Of what runs on import all tests of the module count, those in its own file first.
+    """Of the tests that execute a line the quick variant of each comes first, then others, then slow ones, while there
+    are seconds. Of what runs on import all tests of the module count, those in its own file first.
     """
     seconds = {"test_a.py::a[1]": 3.0, "test_a.py::a[2]": 2.0, "test_b.py::b": 1.0, "test_m.py::m": 4.0, "c": 9.0}
     lines = {"1": ["", *seconds.keys() - {"test_m.py::m"}, "failed"], "2": ["test_m.py::m"], "3": [""]}
@@ -202,7 +202,6 @@ def test_of_two_needs_the_other():
 """
 OUTCOMES = {
     ("number < LIMIT", "(number <= LIMIT)"): "survived",
-    ("number < LIMIT", "(number >= LIMIT)"): "killed",
     ("number += 1", "number -= 1"): "hung",
     ('"hello"', "''"): "killed",
     ("return number % 2", "return None"): "unclear",
@@ -231,7 +230,7 @@ def test_mutants_are_judged_by_the_tests(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.chdir(tmp_path)
     chosen = mutation.PARSER.parse_args(["--jobs=1", "--out=out"])
     report = mutation.run(chosen, package, root)
-    assert "| __init__.py | 6 | 3 | 1 | 1 | 1 | 1 | 60 % |" in report
+    assert "| __init__.py | 5 | 2 | 1 | 1 | 1 | 1 | 50 % |" in report
     assert "- __init__.py:5 small, survived: `number < LIMIT` -> `(number <= LIMIT)`" in report
     (results,) = tmp_path.glob("out/*/results.jsonl")
     rows = [json.loads(line) for line in results.read_text().splitlines()]
@@ -246,5 +245,5 @@ def test_mutants_are_judged_by_the_tests(tmp_path: Path, monkeypatch: pytest.Mon
     assert mutation.run(chosen, package, root) == report
     assert judged == []
     chosen.again = True
-    assert "| __init__.py | 6 | 5 | 1 | 0 | 1 | 0 | 83 % |" in mutation.run(chosen, package, root)
+    assert "| __init__.py | 5 | 4 | 1 | 0 | 1 | 0 | 80 % |" in mutation.run(chosen, package, root)
     assert {OUTCOMES[mutant.old, mutant.new] for mutant in judged} == {"survived", "unclear"}
