@@ -178,7 +178,7 @@ async def test_what_a_storage_cannot_promise_is_refused_before_any_io() -> None:
         store.copy(AT, ELSEWHERE, mode=Version("any")),
         store.move(AT, ELSEWHERE, mode="create"),
     ):
-        with pytest.raises(UnsupportedError, match="'main' cannot") as caught:
+        with pytest.raises(UnsupportedError, match="'main' does not promise") as caught:
             await call
         assert caught.value.location in {AT, ELSEWHERE, MULTI_AT}
     assert backend.log == []
