@@ -91,7 +91,7 @@ async def check(storage: Storage, folder: str, /) -> Check:
 
     Each request is made once, as it is: without the probe, further attempts, and a look at what a refusal met.
     """
-    able = storage.client.capabilities
+    able = storage.client.backend.capabilities
     policy = RetryPolicy(storage.client.policy.timeout, 1, storage.client.policy.storage)
     once = replace(able, verify=False, write_tokens=False)
     client = StorageClient(storage.name, storage.client.backend, policy, limit=storage.client.limit, capabilities=once)

@@ -8,7 +8,7 @@ from copy import copy
 from errno import errorcode
 from functools import partial
 from os import strerror, urandom
-from typing import Literal, ParamSpec, TypeAlias, TypeVar, cast
+from typing import Concatenate, Literal, ParamSpec, TypeAlias, TypeVar, cast
 
 import anyio
 from msgspec.structs import replace
@@ -43,6 +43,7 @@ from accountstore.probe import Conditions, probe
 from accountstore.retry import PendingWrite, RetryPolicy, retry, retry_write
 
 T = TypeVar("T")
+R = TypeVar("R")
 P = ParamSpec("P")
 Condition: TypeAlias = Literal["create", "update", "delete"]
 
@@ -163,7 +164,7 @@ class StorageClient:
         if self.capabilities.batch == 1:
             return [await _outcome(self.read(key)) for key in keys]
         read_many = cast("BatchBackend", self.backend).read_many
-        blobs = await _outcome(retry(self.policy, self.attempt, read_many, keys, limit=self.limit))
+        blobs = await _outcome(retry(self.policy, self.attempt, _results, read_many, keys, limit=self.limit))
         if isinstance(blobs, AccountStoreError):
             return [blobs] * len(keys)
         return [
@@ -192,7 +193,7 @@ class StorageClient:
 
     async def _attempt_many(self, writes: Sequence[Write], /) -> Sequence[Stat | Exception]:
         try:
-            return await cast("BatchBackend", self.backend).write_many(writes) if writes else ()
+            return await _results(cast("BatchBackend", self.backend).write_many, writes) if writes else ()
         except Exception as error:  # noqa: BLE001 -- one error for all of the batch
             return [error] * len(writes)
 
@@ -303,6 +304,20 @@ async def _outcome(call: Awaitable[T], /) -> T | AccountStoreError:
         return await call
     except AccountStoreError as error:
         return error.with_traceback(None)
+
+
+async def _results(
+    call: Callable[Concatenate[Sequence[T], P], Awaitable[Sequence[R]]],
+    documents: Sequence[T],
+    /,
+    *args: P.args,
+    **kwargs: P.kwargs,
+) -> Sequence[R]:
+    """What a batch returns. Raises `BackendError` if nobody knows which result is whose."""
+    results = await call(documents, *args, **kwargs)
+    if len(results) != len(documents):
+        raise BackendError(f"the backend returned {len(results)} results for {len(documents)} documents")
+    return results
 
 
 async def _fail(error: Exception, /) -> AccountStoreError:

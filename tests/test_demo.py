@@ -10,6 +10,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from anyio.lowlevel import checkpoint
 from running import HUNG, PYTHON
+
+pytest.importorskip("typer")
+pytest.importorskip("rich")
+
 from typer.testing import CliRunner
 
 from accountstore import AccountStore, Location, Version

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 import pytest
+from running import HUNG
 
 from accountstore.aio.shield import Deadline, to_the_end
 
@@ -29,7 +30,7 @@ def this_task() -> asyncio.Task[Any]:
 async def test_a_block_is_left_when_the_time_is_up() -> None:
     """What is in the block is cancelled, the task goes on behind it and can wait again."""
     reached = False
-    with anyio.fail_after(5):
+    with anyio.fail_after(HUNG):
         with Deadline(0.01).limit():
             await anyio.sleep_forever()
             reached = True
@@ -42,7 +43,7 @@ async def test_an_expiry_that_became_another_error_is_no_cancellation_of_the_tas
     """A client may make an error of its own of the cancellation: that is raised, and the task counts as uncancelled."""
     with pytest.raises(OSError, match="gave up"), Deadline(0.01).limit():
         try:
-            await asyncio.sleep(5)
+            await asyncio.sleep(HUNG)
         except asyncio.CancelledError:
             raise OSError("gave up") from None
     assert this_task().cancelling() == 0
@@ -54,7 +55,7 @@ async def test_a_cancellation_from_outside_is_not_taken_for_an_expiry() -> None:
 
     async def work() -> None:
         with Deadline(0.02).limit():
-            await asyncio.sleep(5)
+            await asyncio.sleep(HUNG)
 
     task = asyncio.ensure_future(work())
     await asyncio.sleep(0)
@@ -62,8 +63,7 @@ async def test_a_cancellation_from_outside_is_not_taken_for_an_expiry() -> None:
     await asyncio.wait((task,))
     assert task.cancelled() or task.exception() is None  # whichever came first alone
     task = asyncio.ensure_future(work())
-    await asyncio.sleep(0.01)
-    while not task.cancelling():
+    while not task.cancelling():  # a look at each turn of the loop misses none
         await asyncio.sleep(0)
     task.cancel()
     await asyncio.wait((task,))
@@ -83,7 +83,7 @@ async def test_many_calls_share_one_timer(monkeypatch: pytest.MonkeyPatch) -> No
             timers.append(when)
             return asyncio.get_running_loop().call_at(when, call, *arguments)
 
-    deadline, loop = Deadline(60), Loop()
+    deadline, loop = Deadline(HUNG), Loop()
     for _ in range(100):
         deadline.begin(loop, lambda: None).end()  # type: ignore[arg-type]  # a loop with what is called of it
     assert len(timers) == 1
@@ -99,7 +99,7 @@ async def test_a_cancelled_caller_begins_nothing() -> None:
 
     with anyio.CancelScope() as scope:
         scope.cancel()
-        await to_the_end(call, Deadline(5))
+        await to_the_end(call, Deadline(HUNG))
     assert scope.cancelled_caught
     assert not begun
 
@@ -115,7 +115,7 @@ async def test_a_task_that_has_cancelled_itself_begins_nothing() -> None:
 
     async def caller() -> None:
         this_task().cancel()
-        await to_the_end(call, Deadline(5))
+        await to_the_end(call, Deadline(HUNG))
 
     with pytest.raises(asyncio.CancelledError):
         await asyncio.ensure_future(caller())
@@ -137,7 +137,7 @@ async def test_what_has_begun_goes_on_whatever_cancels_the_caller() -> None:
 
             async def caller(steps: list[str] = steps, call: Any = call) -> None:
                 try:
-                    await to_the_end(call, Deadline(5))
+                    await to_the_end(call, Deadline(HUNG))
                 finally:
                     steps.append("back")
 

@@ -1,16 +1,16 @@
-"""ThreadPool of a local storage on asyncio: as many as are needed, none after closing, and none that keeps a program."""
+"""ThreadPool of a local storage on asyncio: as many as needed, none after closing, and none that keeps a program."""
 
 from __future__ import annotations
 
 import asyncio
 import gc
 import subprocess
-import sys
 import threading
 import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from running import HUNG, PYTHON
 
 from accountstore import Account, AccountStore, Location, PasswordCredentials, StorageConfig, StoreConfig
 from accountstore.backends.local.syscalls import SystemCalls
@@ -200,10 +200,10 @@ print("ends", flush=True)
 def test_a_program_ends_although_a_call_hangs(tmp_path: Path, backend: str) -> None:
     """A disk that never answers keeps neither a cancelled read, nor the closing of its store, nor the program."""
     done = subprocess.run(
-        [sys.executable, "-P", "-c", PROGRAM, str(tmp_path), backend],
+        [*PYTHON, "-c", PROGRAM, str(tmp_path), backend],
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=HUNG,
         check=False,
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "left\nends\n", "")

@@ -6,21 +6,19 @@ import asyncio
 import os
 import shutil
 import threading
-import warnings
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import asyncssh
 import fsspec
 import pytest
 from anyio import CancelScope, create_task_group, move_on_after, sleep, to_thread
 from fsspec.implementations.memory import MemoryFileSystem
-from fsspec.implementations.sftp import SFTPFileSystem
 from hypothesis import settings
 from hypothesis.stateful import run_state_machine_as_test
+from running import HUNG
 
 from accountstore.backends.fsspec import FsspecBackend
 from accountstore.backends.fsspec import open_backend as open_fsspec
@@ -30,14 +28,6 @@ from accountstore.backends.local.files import Files
 from accountstore.backends.memory import MemoryBackend
 from accountstore.errors import BackendError, NotRegularError, UnavailableError
 from accountstore.testing import BackendTests, Harness, backend_machine
-
-with warnings.catch_warnings():
-    # pyftpdlib stands on asyncore, which Python 3.11 deprecates.
-    warnings.simplefilter("ignore", DeprecationWarning)
-    from pyftpdlib.authorizers import DummyAuthorizer
-    from pyftpdlib.handlers import FTPHandler
-    from pyftpdlib.ioloop import IOLoop
-    from pyftpdlib.servers import FTPServer
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Generator, Iterator
@@ -67,7 +57,7 @@ class Server:
 
     async def wait(self, connections: int) -> None:
         """Wait until there are so many connections; a server learns of a closed one a little later."""
-        with move_on_after(10):
+        with move_on_after(HUNG):
             while self.connections != connections:
                 await sleep(0.005)
         assert self.connections == connections
@@ -75,12 +65,13 @@ class Server:
 
 @contextmanager
 def _sftp_server(folder: Path) -> Generator[Server]:
+    ssh = pytest.importorskip("asyncssh")
     server = Server(folder)
     started = threading.Event()
     stop: list[Callable[[], object]] = []
 
-    class Login(asyncssh.SSHServer):
-        def connection_made(self, conn: asyncssh.SSHServerConnection) -> None:
+    class Login(ssh.SSHServer):  # type: ignore[misc]  # asyncssh is Any here
+        def connection_made(self, conn: Any) -> None:
             server.connections += 1
             server.seen += 1
             self._conn = conn
@@ -96,19 +87,19 @@ def _sftp_server(folder: Path) -> Generator[Server]:
         def validate_password(self, username: str, password: str) -> bool:
             return (username, password) == (_USER, _PASSWORD)
 
-    open_connections: set[asyncssh.SSHServerConnection] = set()
+    open_connections: set[Any] = set()
 
-    def in_folder(channel: asyncssh.SSHServerChannel[bytes]) -> asyncssh.SFTPServer:
-        return asyncssh.SFTPServer(channel, chroot=str(folder).encode())
+    def in_folder(channel: Any) -> Any:
+        return ssh.SFTPServer(channel, chroot=str(folder).encode())
 
     async def serve() -> None:
         stopped = asyncio.Event()
         loop = asyncio.get_running_loop()
         stop.append(lambda: loop.call_soon_threadsafe(stopped.set))
-        listener = await asyncssh.listen(
+        listener = await ssh.listen(
             "127.0.0.1",
             0,
-            server_host_keys=[asyncssh.generate_private_key("ssh-ed25519")],
+            server_host_keys=[ssh.generate_private_key("ssh-ed25519")],
             server_factory=Login,
             sftp_factory=in_folder,
         )
@@ -123,7 +114,7 @@ def _sftp_server(folder: Path) -> Generator[Server]:
 
     thread = threading.Thread(target=lambda: asyncio.run(serve()), name="SFTP server")
     thread.start()
-    assert started.wait(30)
+    assert started.wait(HUNG)
     try:
         yield server
     finally:
@@ -133,28 +124,32 @@ def _sftp_server(folder: Path) -> Generator[Server]:
 
 @contextmanager
 def _ftp_server(folder: Path) -> Generator[Server]:
+    # It stands on asyncore, which Python 3.11 deprecates; the warning is ignored here.
+    authorizers, handlers, ioloop, servers = (
+        pytest.importorskip(f"pyftpdlib.{name}") for name in ("authorizers", "handlers", "ioloop", "servers")
+    )
     server = Server(folder)
-    users = DummyAuthorizer()
+    users = authorizers.DummyAuthorizer()
     users.add_user(_USER, _PASSWORD, str(folder), perm="elradfmwMT")
-    handlers: set[Any] = set()
+    connected: set[Any] = set()
 
-    class Handler(FTPHandler):  # type: ignore[misc]  # pyftpdlib has no types
+    class Handler(handlers.FTPHandler):  # type: ignore[misc]  # pyftpdlib has no types
         authorizer = users
 
         def on_connect(self) -> None:
             server.connections += 1
             server.seen += 1
-            handlers.add(self)
+            connected.add(self)
 
         def on_disconnect(self) -> None:
             server.connections -= 1
-            handlers.discard(self)
+            connected.discard(self)
 
         def log(self, *arguments: object, **more: object) -> None:
             pass
 
-    loop = IOLoop()
-    listener = FTPServer(("127.0.0.1", 0), Handler, ioloop=loop)
+    loop = ioloop.IOLoop()
+    listener = servers.FTPServer(("127.0.0.1", 0), Handler, ioloop=loop)
     server.options["port"] = listener.address[1]
     stop = threading.Event()
     hang_up = threading.Event()
@@ -165,7 +160,7 @@ def _ftp_server(folder: Path) -> Generator[Server]:
             loop.loop(timeout=0.005, blocking=False)
             if hang_up.is_set():
                 hang_up.clear()
-                for handler in list(handlers):
+                for handler in list(connected):
                     handler.close()
         listener.close_all()
         loop.close()
@@ -182,8 +177,9 @@ def _ftp_server(folder: Path) -> Generator[Server]:
 @pytest.fixture(scope="module")
 def sftp_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """An SFTP server, and fsspec's own client for `sftp`, whose name the package of another client takes."""
+    client = pytest.importorskip("fsspec.implementations.sftp")
     before = fsspec.get_filesystem_class("sftp")
-    fsspec.register_implementation("sftp", SFTPFileSystem, clobber=True)
+    fsspec.register_implementation("sftp", client.SFTPFileSystem, clobber=True)
     with _sftp_server(tmp_path_factory.mktemp("sftp")) as server:
         yield server
     fsspec.register_implementation("sftp", before, clobber=True)
@@ -440,7 +436,7 @@ class _Slow(MemoryFileSystem):  # type: ignore[misc]  # fsspec has no types
         self.threads += 1
         self.most = max(self.most, self.threads)
         self.entered.set()
-        self.go_on.wait(10)
+        self.go_on.wait(HUNG)
         self.threads -= 1
         return b"x"
 
@@ -463,8 +459,8 @@ async def test_cancelled_read_keeps_its_turn(parallel: bool, most: int) -> None:
             await backend.read("a.account", limit=10)
 
         async def release() -> None:
-            with move_on_after(0.1):
-                await to_thread.run_sync(fs.entered.wait, 0.1)
+            # Who may enter does so, however late; who may not waits in vain, however long.
+            await to_thread.run_sync(fs.entered.wait, HUNG if parallel else 0.1)
             fs.go_on.set()
 
         group.start_soon(release)

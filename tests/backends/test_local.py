@@ -151,8 +151,9 @@ def outside(tmp_path: Path) -> Path:
     return path
 
 
-def _store(root: Path, /) -> AbstractAsyncContextManager[AccountStore]:
-    return AccountStore.open(StoreConfig(default="disk", storages={"disk": StorageConfig(url=f"file://{root}")}))
+def _store(root: Path, /, **policy: Any) -> AbstractAsyncContextManager[AccountStore]:
+    storage = StorageConfig(url=f"file://{root}", **policy)
+    return AccountStore.open(StoreConfig(default="disk", storages={"disk": storage}))
 
 
 def _same(account: Account, /) -> Account:
@@ -686,7 +687,7 @@ async def test_store_without_its_root_is_unavailable(root: Path) -> None:
     is uncertain, of a write neither: it surely was not made.
     """
     location = At("a.account", folder="mail")
-    async with _store(root) as store:
+    async with _store(root, attempts=2) as store:
         root.rename(root.with_name("moved"))
         calls: list[Callable[[At], Awaitable[object]]] = [
             store.get,

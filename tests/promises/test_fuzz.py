@@ -389,7 +389,6 @@ def transcode(codec: Codec, data: bytes, onto: Codec, kind: type[Account | Multi
     return onto.encode_tree(codec.decode_tree(data), kind)
 
 
-@pytest.mark.timeout(600)
 def test_only_typed_errors_come_out_of_the_codecs() -> None:
     """Decoding, merging and transcoding mutated documents raises nothing but AccountStoreError and quotes nothing."""
     messages, counts, twists = Messages(), Counter[str](), Counter[str]()
@@ -590,7 +589,6 @@ def names(random: Random, count: int) -> Iterator[str]:
         yield name
 
 
-@pytest.mark.timeout(600)
 def test_only_typed_errors_come_out_of_names() -> None:
     """Parsing and making locations raises only LocationError, which quotes nothing; what parses shows the same."""
     random = Random(SEED)

@@ -10,6 +10,7 @@ import json
 import select
 import subprocess
 from collections import Counter
+from importlib.util import find_spec
 from threading import Thread
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +38,8 @@ WORKERS = 8
 UPDATES = 50
 ROUNDS = 60
 TASKS = 64
+ATTEMPTS = 100
+"""How often a race is run that has to be seen: on a loaded machine processes may take turns by chance."""
 AT = Location("a.account", folder="mail")
 FIRST = "first"
 
@@ -257,8 +260,11 @@ def test_updates_of_many_processes_all_count(workers: list[Worker], tmp_path: Pa
 
 def test_control_get_and_save_of_many_processes_loses_some(workers: list[Worker], tmp_path: Path) -> None:
     """Control: the same with a get and a save loses additions."""
-    _put(tmp_path, _account(port=1))
-    _answers(workers, "get_and_save", tmp_path, UPDATES)
+    for _ in range(ATTEMPTS):
+        _put(tmp_path, _account(port=1))
+        _answers(workers, "get_and_save", tmp_path, UPDATES)
+        if _get(tmp_path).port < 1 + WORKERS * UPDATES:
+            break
     assert 1 < _get(tmp_path).port < 1 + WORKERS * UPDATES
 
 
@@ -315,7 +321,9 @@ def test_updates_of_many_loops_in_many_threads_all_count(tmp_path: Path) -> None
         except BaseException as error:
             failures.append(error)
 
-    loops: list[tuple[str, dict[str, Any]]] = [("asyncio", {}), ("asyncio", {"use_uvloop": True}), ("trio", {})]
+    loops: list[tuple[str, dict[str, Any]]] = [("asyncio", {}), ("trio", {})]
+    if find_spec("uvloop"):
+        loops.append(("asyncio", {"use_uvloop": True}))
     threads = [Thread(target=run, args=loop) for loop in loops * 2]
     for thread in threads:
         thread.start()
@@ -330,7 +338,7 @@ def test_updates_of_many_loops_in_many_threads_all_count(tmp_path: Path) -> None
 
 def test_create_has_one_winner_among_processes(workers: list[Worker], tmp_path: Path) -> None:
     """Of 8 processes that create a document at once exactly one succeeds, and the document is its own."""
-    for attempt in range(20):
+    for attempt in range(ATTEMPTS):
         root = tmp_path / str(attempt)
         root.mkdir()
         answers = _answers(workers, "create", root, ROUNDS)
@@ -352,7 +360,7 @@ def test_create_has_one_winner_among_processes(workers: list[Worker], tmp_path: 
 def test_control_looking_before_creating_has_several_winners(workers: list[Worker], tmp_path: Path) -> None:
     """Control: with fsspec's `mode="create"`, which looks and then writes, several processes win a round."""
     most = 0
-    for attempt in range(50):
+    for attempt in range(ATTEMPTS):
         answers = _answers(workers, "create_through_fsspec", tmp_path / str(attempt), ROUNDS)
         most = max(Counter(i for won in answers for i in won).values())
         if most > 1:
@@ -370,23 +378,30 @@ def _forks(swaps: Sequence[tuple[str, str]], /) -> list[str]:
 
 def test_swaps_of_many_processes_form_one_chain(workers: list[Worker], tmp_path: Path) -> None:
     """Each successful swap replaced the very document that it had read: all of them form one chain without forks."""
-    _put(tmp_path, _account())
-    swaps = [(old, new) for answer in _answers(workers, "swap", tmp_path, UPDATES) for old, new in answer]
-    assert len(swaps) >= UPDATES
-    assert len({new.partition("-")[0] for _, new in swaps}) > 1
-    assert not _forks(swaps)
-    followers = dict(swaps)
-    at, length = FIRST, 0
-    while at in followers:
-        at, length = followers[at], length + 1
-    assert length == len(swaps)
-    assert at == _get(tmp_path).credentials.login
+    for _ in range(ATTEMPTS):
+        _put(tmp_path, _account())
+        swaps = [(old, new) for answer in _answers(workers, "swap", tmp_path, UPDATES) for old, new in answer]
+        assert len(swaps) >= UPDATES
+        assert not _forks(swaps)
+        followers = dict(swaps)
+        at, length = FIRST, 0
+        while at in followers:
+            at, length = followers[at], length + 1
+        assert length == len(swaps)
+        assert at == _get(tmp_path).credentials.login
+        if len({new.partition("-")[0] for _, new in swaps}) > 1:
+            break
+    else:
+        pytest.fail("one process won all, every time: that was no race")
 
 
 def test_control_blind_saves_fork_the_chain(workers: list[Worker], tmp_path: Path) -> None:
     """Control: without compare-and-swap several saves replace a document that was read once."""
-    _put(tmp_path, _account())
-    swaps = [(old, new) for answer in _answers(workers, "swap_blindly", tmp_path, UPDATES) for old, new in answer]
+    for _ in range(ATTEMPTS):
+        _put(tmp_path, _account())
+        swaps = [(old, new) for answer in _answers(workers, "swap_blindly", tmp_path, UPDATES) for old, new in answer]
+        if _forks(swaps):
+            break
     assert _forks(swaps)
 
 
@@ -425,19 +440,24 @@ def test_swaps_deletes_and_creates_of_many_processes_have_one_order(workers: lis
 @pytest.mark.anyio
 async def test_reader_beside_a_writer_sees_whole_documents(workers: list[Worker], tmp_path: Path) -> None:
     """Beside a process that writes in a tight loop each read is a whole document, not older than the one before."""
+    most = 0
     async with _open(tmp_path) as store:
-        await store.save(AT, _account(port=1, login="1." * 20_000))
-        _begin(workers[:1], "rewrite", tmp_path, 150)
-        seen = list[int]()
-        while not workers[0].has_answered():
-            stored = await store.read(AT)
-            port = stored.document.port
-            assert stored.document.credentials.login == f"{port}." * (20_000 if port % 2 else 10)
-            assert stored.size > len(stored.document.credentials.login)
-            seen.append(port)
-        workers[0].hear()
-    assert seen == sorted(seen)
-    assert len(set(seen)) > 5
+        for _ in range(ATTEMPTS):
+            await store.save(AT, _account(port=1, login="1." * 20_000))
+            _begin(workers[:1], "rewrite", tmp_path, 150)
+            seen = list[int]()
+            while not workers[0].has_answered():
+                stored = await store.read(AT)
+                port = stored.document.port
+                assert stored.document.credentials.login == f"{port}." * (20_000 if port % 2 else 10)
+                assert stored.size > len(stored.document.credentials.login)
+                seen.append(port)
+            workers[0].hear()
+            assert seen == sorted(seen)
+            most = max(most, len(set(seen)))
+            if most > 5:
+                break
+    assert most > 5
 
 
 def test_control_reader_beside_a_plain_writer_sees_parts(workers: list[Worker], tmp_path: Path) -> None:
@@ -446,7 +466,7 @@ def test_control_reader_beside_a_plain_writer_sees_parts(workers: list[Worker], 
     path = tmp_path / AT.path
     path.write_bytes(b"A" * 200_000)
     parts = 0
-    for _ in range(30):
+    for _ in range(ATTEMPTS):
         _begin(workers[:1], "rewrite_through_fsspec", tmp_path, 300)
         while not workers[0].has_answered():
             data = path.read_bytes()
