@@ -100,6 +100,17 @@ async def test_what_check_has_found_spares_the_probe(verify: bool) -> None:
     assert backend.log == (["delete"] if verify else ["write", "delete"])
 
 
+async def test_what_check_could_not_try_is_probed() -> None:
+    """A check that was cut short proves nothing: the next conditional call probes, and works."""
+    backend = Recording(None, [Fault("read", 1, "before", ConnectionResetError())], verify=True)
+    store = store_over({"main": backend})
+    found = await store.check()
+    assert (found.create, found.update, found.delete) == (None, True, True)
+    backend.log.clear()
+    await store.save(AT, ACCOUNT, mode="create")
+    assert len(backend.log) == 7
+
+
 # --- a bad one --------------------------------------------------------------------------------------------------------
 
 
