@@ -40,7 +40,7 @@ ACCOUNT = Account(host="h", port=1, credentials=PasswordCredentials(login="l", p
 
 
 def _waits_for_an_import(thread: int) -> bool:
-    frame = sys._current_frames().get(thread)
+    frame = sys._current_frames().get(thread)  # pyright: ignore[reportPrivateUsage]  # meant for this
     while frame is not None and "importlib" not in frame.f_code.co_filename:
         frame = frame.f_back
     return frame is not None and frame.f_code.co_name == "acquire"

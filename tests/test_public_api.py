@@ -86,8 +86,14 @@ BACKEND_NAMES = (
 )
 """The public names for authors of backends, in `accountstore.backends.base`."""
 
-EXTRAS = {"s3": "s3fs", "gcs": "gcsfs", "azure": "adlfs", "obstore": "obstore", "obstore_options": "obstore"}
-EXTRAS |= {f"accountstore.cli.{name}": "typer" for name in ("commands", "endings", "prompts", "show")}
+EXTRAS = {
+    "s3": "s3fs",
+    "gcs": "gcsfs",
+    "azure": "adlfs",
+    "obstore": "obstore",
+    "obstore_options": "obstore",
+    **{f"accountstore.cli.{name}": "typer" for name in ("commands", "endings", "prompts", "show")},
+}
 """What is left out here where its package is not installed: backends, and the command line."""
 MODULES = sorted(
     module.name
