@@ -66,11 +66,12 @@ class Server:
 @contextmanager
 def _sftp_server(folder: Path) -> Generator[Server]:
     ssh = pytest.importorskip("asyncssh")
+    ssh_server: Any = ssh.SSHServer
     server = Server(folder)
     started = threading.Event()
     stop: list[Callable[[], object]] = []
 
-    class Login(ssh.SSHServer):  # type: ignore[misc]  # asyncssh is Any here
+    class Login(ssh_server):  # type: ignore[misc]  # it is Any here
         def connection_made(self, conn: Any) -> None:
             server.connections += 1
             server.seen += 1
@@ -129,11 +130,12 @@ def _ftp_server(folder: Path) -> Generator[Server]:
         pytest.importorskip(f"pyftpdlib.{name}") for name in ("authorizers", "handlers", "ioloop", "servers")
     )
     server = Server(folder)
+    ftp_handler: Any = handlers.FTPHandler
     users = authorizers.DummyAuthorizer()
     users.add_user(_USER, _PASSWORD, str(folder), perm="elradfmwMT")
     connected: set[Any] = set()
 
-    class Handler(handlers.FTPHandler):  # type: ignore[misc]  # pyftpdlib has no types
+    class Handler(ftp_handler):  # type: ignore[misc]  # pyftpdlib has no types
         authorizer = users
 
         def on_connect(self) -> None:

@@ -397,6 +397,7 @@ def test_swaps_of_many_processes_form_one_chain(workers: list[Worker], tmp_path:
 
 def test_control_blind_saves_fork_the_chain(workers: list[Worker], tmp_path: Path) -> None:
     """Control: without compare-and-swap several saves replace a document that was read once."""
+    swaps: list[tuple[str, str]] = []
     for _ in range(ATTEMPTS):
         _put(tmp_path, _account())
         swaps = [(old, new) for answer in _answers(workers, "swap_blindly", tmp_path, UPDATES) for old, new in answer]
