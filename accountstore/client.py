@@ -58,16 +58,7 @@ _REASONS: dict[type[BackendError], str] = {
     BackendError: "the storage failed",
 }
 _OF_THE_DOCUMENT = (NotFoundError, ExistsError, ConflictError, NotRegularError)
-_UNDECLARED: dict[Condition, str] = {
-    "create": "cannot promise that a create has one winner",
-    "update": "cannot compare and swap",
-    "delete": "cannot compare and swap",
-}
-_IGNORED: dict[Condition, str] = {
-    "create": "ignores the condition of a create: a second one was not refused",
-    "update": "ignores the condition of a swap",
-    "delete": "ignores the condition of a delete",
-}
+_CONDITIONS: dict[Condition, str] = {"create": "a create", "update": "a swap", "delete": "a delete of a version"}
 
 
 def condition_of(mode: WriteMode, /) -> Condition:
@@ -109,8 +100,6 @@ class StorageClient:
         self._conditions: Conditions | None = None if verify else Conditions.declared(self.capabilities)
         self._probing = anyio.Lock()
 
-    # --- one document -------------------------------------------------------------------------------------------------
-
     def read(self, key: str, /) -> Awaitable[Blob]:
         """The document's bytes and stat. Raises `NotFoundError`, `TooLargeError`."""
         return retry(self.policy, self.attempt, self.backend.read, key, limit=self.limit)
@@ -149,8 +138,6 @@ class StorageClient:
 
     def _settle(self, write: PendingWrite, /) -> Awaitable[Stat | None]:
         return run_shielded(self.policy.deadline, retry_write, self.policy, self.attempt, write)
-
-    # --- many ---------------------------------------------------------------------------------------------------------
 
     def pages(self, prefix: str, /, *, recursive: bool) -> AsyncIterator[Sequence[Stat]]:
         """Pages of the documents in a folder, and below it if `recursive`; each is asked for under the retry policy."""
@@ -206,13 +193,11 @@ class StorageClient:
             return await self.write(*write)
         raise self.policy.uncertain(failure.message) if failure.sent else failure
 
-    # --- conditions ---------------------------------------------------------------------------------------------------
-
     async def require(self, condition: Condition, folder: str, /) -> None:
         """Raise `UnsupportedError` unless the storage honours the condition of a create, a swap or a delete."""
         if not await self.honours(condition, folder):
-            why = _IGNORED[condition] if self._declares(condition) else _UNDECLARED[condition]
-            raise UnsupportedError(f"storage {self.name!r} {why}")
+            what = "ignores" if self._declares(condition) else "does not promise"
+            raise UnsupportedError(f"storage {self.name!r} {what} the condition of {_CONDITIONS[condition]}")
 
     async def honours(self, condition: Condition, folder: str, /) -> bool:
         """Whether the storage honours a condition: as its backend declares; or, where that depends on the server, as
@@ -243,8 +228,6 @@ class StorageClient:
         """Take over what a check has found, unless the backend or the configuration vouches for the storage."""
         if self.capabilities.verify:
             self._conditions = conditions
-
-    # --- the storage --------------------------------------------------------------------------------------------------
 
     async def versioned(self) -> bool | None:
         """Whether the storage keeps what was overwritten or deleted; None where that cannot be known."""

@@ -50,7 +50,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     kept: list[pytest.Item] = []
     left_out: list[pytest.Item] = []
     for item in items:
-        on_uvloop = hasattr(item, "callspec") and any(map(_is_uvloop, item.callspec.params.values()))
+        callspec = getattr(item, "callspec", None)
+        on_uvloop = callspec is not None and any(map(_is_uvloop, callspec.params.values()))
         if not config.getoption("--all") and (on_uvloop or item.get_closest_marker("once")):
             left_out.append(item)
             continue

@@ -104,6 +104,9 @@ def _walk(tree: ast.Module, /) -> Iterator[tuple[tuple[str, ...], bool, Any, ast
             case ast.FunctionDef() | ast.AsyncFunctionDef():
                 todo += ((each, (*names, node.name), False, False) for each in node.body)
                 inside = [*node.args.defaults, *node.args.kw_defaults]
+            case ast.Lambda():
+                todo.append((node.body, names, False, quiet))
+                inside = [*node.args.defaults, *node.args.kw_defaults]
             case ast.ClassDef():
                 todo += ((each, (*names, node.name), on_import, False) for each in (*node.keywords, *node.body))
             case ast.AnnAssign():

@@ -6,7 +6,8 @@
    programs that tests start included, and how long each takes.
 2. Mutants are drawn at random, by a seed, from all functions (`mutants.py`).
 3. For each the tests that execute its lines run, one variant of each first and the quick ones first, until their
-   seconds of step 1 make `--seconds`. The first failure ends it. A test that hangs has failed.
+   seconds of step 1 make `--seconds`; a test that alone takes a fifth of them comes behind. The first failure ends it.
+   A test that hangs has failed.
 4. The test that failed runs alone on the package as it is. If it fails there too, the outcome is "unclear".
 
 Each worker has an environment with a copy of the package, and a copy of the checkout without it, so that programs that
@@ -93,12 +94,14 @@ class Worker:
                 start_new_session=True,
             )
             code = None
-            with suppress(subprocess.TimeoutExpired):
-                code = process.wait(seconds)
-            for number in (signal.SIGINT, signal.SIGKILL):  # at first pytest may end the servers that it started
-                with suppress(ProcessLookupError, subprocess.TimeoutExpired):
-                    os.killpg(process.pid, number)
-                    process.wait(5)
+            try:
+                with suppress(subprocess.TimeoutExpired):
+                    code = process.wait(seconds)
+            finally:
+                for number in (signal.SIGINT, signal.SIGKILL):  # at first pytest may end the servers that it started
+                    with suppress(ProcessLookupError, subprocess.TimeoutExpired):
+                        os.killpg(process.pid, number)
+                        process.wait(5)
         lines = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
         reports = [json.loads(line) for line in lines if line.endswith("}")]
         return code, [each for each in reports if each["$report_type"] == "TestReport"]
@@ -137,17 +140,19 @@ class Tests(NamedTuple):
     def of(self, mutant: Mutant, limit: float, /) -> list[str]:
         """The tests that a mutant is to fail, in their order."""
         lines = self.lines.get(mutant.module, {})
-        executed = lines.values() if mutant.on_import else [lines.get(str(line), ()) for line in mutant.lines]
-        chosen = {*chain.from_iterable(executed)} & self.seconds.keys()
+        executed = {*chain.from_iterable(lines.get(str(line), ()) for line in mutant.lines)}
+        # What no test executes but the import may concern each test of the module: those in its own file first.
+        on_import = mutant.on_import or executed == {""}
+        chosen = ({*chain.from_iterable(lines.values())} if on_import else executed) & self.seconds.keys()
         own = f"test_{Path(mutant.module).stem}.py"
         variants: Counter[str] = Counter()
-        ranked: list[tuple[bool, int, float, str]] = []
+        ranked: list[tuple[bool, bool, int, float, str]] = []
         for seconds, test in sorted((self.seconds[test], test) for test in chosen):
             function = test.partition("[")[0]
-            ranked.append((mutant.on_import and own not in test, variants[function], seconds, test))
+            ranked.append((on_import and own not in test, seconds > limit / 5, variants[function], seconds, test))
             variants[function] += 1
         taken: list[str] = []
-        for _, _, seconds, test in sorted(ranked):
+        for *_, seconds, test in sorted(ranked):
             limit -= seconds
             if taken and limit < 0:
                 break
@@ -247,9 +252,8 @@ def run(chosen: Namespace, package: Path, root: Path, /) -> str:
     workers: SimpleQueue[Worker] = SimpleQueue()
     with tempfile.TemporaryDirectory() as passing, results.open("a", encoding="utf-8") as file:
         made = [Worker(Path(passing, str(number)), package, root) for number in range(chosen.jobs)]
-        judge = Judge(
-            Tests.measured(made[0], folder / "tests.json", chosen.jobs, chosen.pytest), sources, chosen.seconds
-        )
+        tests = Tests.measured(made[0], folder / "tests.json", chosen.jobs, chosen.pytest)
+        judge = Judge(tests, sources, chosen.seconds)
         for worker in made:
             workers.put(worker)
 

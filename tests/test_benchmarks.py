@@ -15,6 +15,7 @@ from xml.etree import ElementTree as ET
 
 import anyio
 import pytest
+from running import HUNG, PYTHON
 
 import accountstore
 
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from benchmarks.harness import Round, Workspace
 
 ROOT = Path(__file__).parents[1]
-HUNG = 300
 PEERS = ("s3fs, pydantic", "aioboto3, msgspec", "cloudpathlib in threads", "py-key-value-aio")
 GOALS: dict[str, set[tuple[str, str | None]]] = {
     "save": {("by hand", "at most 1.15"), ("by hand, with tempfile", None)},
@@ -51,7 +51,7 @@ GOALS: dict[str, set[tuple[str, str | None]]] = {
 OPERATIONS = {"get": 1, "read": 1, "save, overwrite": 1, "save, create": 1, "save, swap": 1, "update": 2, "delete": 1}
 Rows = list[dict[str, Any]]
 
-pytestmark = [pytest.mark.once, pytest.mark.timeout(HUNG)]
+pytestmark = pytest.mark.once
 
 
 def quick_run(folder: Path, *arguments: str) -> tuple[str, Rows]:
@@ -63,7 +63,7 @@ def quick_run(folder: Path, *arguments: str) -> tuple[str, Rows]:
     program = "import runpy, sys; sys.path.append('.'); runpy.run_module('benchmarks', run_name='__main__')"
     options = ("--quick", "--blocks", "2", "--json", str(file), "--folder", str(work))
     done = subprocess.run(
-        [sys.executable, "-P", "-W", "error", "-c", program, *arguments, *options],
+        [*PYTHON, "-W", "error", "-c", program, *arguments, *options],
         check=False,
         cwd=ROOT,
         env={name: value for name, value in os.environ.items() if name != "PYTHONWARNINGS"},

@@ -53,8 +53,13 @@ STORE = """
 """
 """The public members of `AccountStore`."""
 
-CLOUDS = {"s3": "s3fs", "gcs": "gcsfs", "azure": "adlfs", "obstore": "obstore"}
-EXTRAS = CLOUDS | dict.fromkeys(("commands", "exits", "prompts", "show"), "typer")
+EXTRAS = {
+    "s3": "s3fs",
+    "gcs": "gcsfs",
+    "azure": "adlfs",
+    "obstore": "obstore",
+    **dict.fromkeys(("commands", "exits", "prompts", "show"), "typer"),
+}
 """What is left out here where its package is not installed: backends, and the command line."""
 MODULES = sorted(
     module.name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from pathlib import Path
 
@@ -25,6 +26,6 @@ def test_programs_import_the_package_under_test(control: bool, tmp_path: Path) -
 
 
 def test_tests_start_programs_in_no_other_way() -> None:
-    """No test names the interpreter but through `PYTHON`."""
-    others = [path.name for path in sorted(HERE.rglob("test_*.py")) if "sys.executable" in path.read_text("utf-8")]
-    assert [name for name in others if name != Path(__file__).name] == []
+    """No test starts the interpreter but through `PYTHON`, or isolated."""
+    started = re.compile(r'\[sys\.executable, (?!"-I")')
+    assert [path.name for path in sorted(HERE.rglob("test_*.py")) if started.search(path.read_text("utf-8"))] == []

@@ -1,4 +1,4 @@
-"""A backend that fails when it is told to, and a store on it.
+"""A backend whose chosen calls fail, and a store on it.
 
 Together: `store_over({"default": FaultyBackend(MemoryBackend(), [Fault("write", 2, "after")])})`.
 """

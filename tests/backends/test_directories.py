@@ -1,100 +1,160 @@
-"""Folders of a local storage: private when they are made, told when they are of no use, remembered within bounds."""
+"""Folders of a local storage: private whatever the umask, denied, made again, remembered within bounds."""
 
 from __future__ import annotations
 
 import os
+import shutil
 import stat
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from accountstore import Account, AccountStore, ConfigError, Location, PasswordCredentials, StorageConfig, StoreConfig
-from accountstore.backends import folders as directories
+from accountstore.backends.base import Write, digest
+from accountstore.backends.local import directories as module
+from accountstore.backends.local.files import Files
 from accountstore.backends.local.syscalls import SystemCalls
 from accountstore.validation import RESERVED_PREFIX
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from contextlib import AbstractAsyncContextManager
-    from pathlib import Path
+    from collections.abc import Callable, Generator, Iterator
 
-pytestmark = pytest.mark.anyio
-
-ACCOUNT = Account(host="imap.example.org", port=993, credentials=PasswordCredentials(login="me", password="pw"))
-LEFTOVER = f"{RESERVED_PREFIX}0123456789abcdef.tmp"
+NOBODY = 65534
 
 
 @pytest.fixture
-def anyio_backend() -> str:
-    """The work is done in threads, the same for every event loop."""
-    return "asyncio"
+def nobodys() -> Iterator[Path]:
+    """A folder of a user without privileges, who runs the test."""
+    root = os.geteuid() == 0
+    path = Path(tempfile.mkdtemp(prefix="accountstore-test-"))
+    try:
+        if root:
+            os.chown(path, NOBODY, NOBODY)
+            if not all(above.stat().st_mode & stat.S_IXOTH for above in path.parents):
+                pytest.skip("the folder for temporary files is not open to other users")
+            os.seteuid(NOBODY)
+        yield path
+    finally:
+        if root:
+            os.seteuid(0)
+        for folder, below, _ in os.walk(path):
+            for name in below:
+                os.chmod(f"{folder}/{name}", 0o700)
+        shutil.rmtree(path)
 
 
-@pytest.fixture
-def _open_umask() -> Iterator[None]:
-    """A umask that takes nothing from anybody."""
-    before = os.umask(0)
-    yield
-    os.umask(before)
+@contextmanager
+def _umask(mask: int) -> Generator[None]:
+    before = os.umask(mask)
+    try:
+        yield
+    finally:
+        os.umask(before)
 
 
-def opened(root: Path, /) -> AbstractAsyncContextManager[AccountStore]:
-    return AccountStore.open(StoreConfig(storages={"main": StorageConfig(str(root))}))
-
-
-@pytest.mark.usefixtures("_open_umask")
-async def test_folders_are_private_from_their_first_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The root, the folders above it and those below are the owner's alone in the call that makes them: nobody enters
-    before the mode is set.
+@pytest.mark.parametrize("umask", [0, 0o022, 0o077, 0o277], ids=oct)
+def test_folders_are_0700_and_documents_0600_whatever_the_umask(nobodys: Path, umask: int) -> None:
+    """The root, the folder above it that was missing, folders and documents are the owner's alone; nobody else enters
+    before the mode is set, either.
     """
-    real: Any = SystemCalls.mkdir
-    modes: dict[str, int] = {}
 
     def mkdir(path: str, mode: int = 0o777, /, **at: Any) -> None:
-        real(path, mode, **at)
-        modes[os.path.basename(path)] = stat.S_IMODE(os.stat(path, **at).st_mode)
+        os.mkdir(path, mode, **at)
+        first_modes.append(os.stat(path, **at).st_mode)
 
-    monkeypatch.setattr(SystemCalls, "mkdir", staticmethod(mkdir))
-    async with opened(tmp_path / "above" / "root") as store:
-        await store.save(Location("email.account", folder="new/deep"), ACCOUNT)
-        await anext(store.save_many([(Location("email.account", folder="many"), ACCOUNT)]))
-    assert modes == dict.fromkeys(("above", "root", "new", "deep", "many"), 0o700)
+    def create(path: str, flags: int, mode: int = 0o777, /, **at: Any) -> int:
+        fd = os.open(path, flags, mode, **at)
+        if flags & os.O_CREAT:
+            first_modes.append(os.fstat(fd).st_mode)
+        return fd
+
+    first_modes: list[int] = []
+    calls = SystemCalls()
+    vars(calls).update(mkdir=mkdir, open=create)
+    files = Files(f"{nobodys}/above/root", calls=calls)
+    with _umask(umask):
+        files.make_root()
+        files.write("a.account", b"1", "overwrite")
+        files.write("a.account", b"2", digest(b"1"))
+        files.write("new/er/b.account", b"1", "create")
+        files.write_many([Write("many/c.account", b"1", "overwrite")])
+    assert len(first_modes) == 5 + 4
+    assert not any(mode & 0o077 for mode in first_modes)
+    modes = {path: path.stat().st_mode for path in nobodys.rglob("*")}
+    assert len(modes) == 5 + 3
+    wrong = [path for path, mode in modes.items() if stat.S_IMODE(mode) != (0o700 if stat.S_ISDIR(mode) else 0o600)]
+    assert not wrong
 
 
-@pytest.mark.usefixtures("_open_umask")
-def test_control_a_plain_folder_is_open_to_all(tmp_path: Path) -> None:
-    """The control: under the same umask a folder that is made without a mode is open to everyone."""
-    (tmp_path / "plain").mkdir()
-    assert stat.S_IMODE((tmp_path / "plain").stat().st_mode) == 0o777
+def test_control_plain_calls_follow_the_umask(tmp_path: Path) -> None:
+    """Control: under umask 0 a folder and a file that are made without a mode are open to all."""
+    with _umask(0):
+        (tmp_path / "folder").mkdir()
+        (tmp_path / "file").write_bytes(b"")
+    assert stat.S_IMODE((tmp_path / "folder").stat().st_mode) == 0o777
+    assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == 0o666
 
 
-@pytest.mark.parametrize("below", [False, True])
-async def test_a_root_that_is_no_folder_is_told_at_opening(tmp_path: Path, below: bool) -> None:
-    """A file in the place of the root, or of a folder above it, is a fault of the configuration: the store does not
-    open, rather than fail later.
-    """
-    path = tmp_path / "file"
-    path.write_bytes(b"a file")
-    with pytest.raises(ConfigError, match="storage 'main'"):
-        async with opened(path / "root" if below else path):
-            pass
-    assert path.read_bytes() == b"a file"
+def test_folder_that_the_user_may_not_enter_or_change_is_denied(nobodys: Path) -> None:
+    """Documents behind it are a `DeniedError`, as is a listing; they stay as they are."""
+    files = Files(str(nobodys))
+    reads: list[Callable[[str], object]] = [
+        lambda key: files.read(key, limit=100),
+        files.stat,
+        lambda key: list(files.scan(os.path.dirname(key), recursive=False)),
+    ]
+    changes: list[Callable[[str], object]] = [
+        lambda key: files.write(key, b"new", "overwrite"),
+        lambda key: files.write(f"{key}.account", b"new", "create"),
+        lambda key: files.write(key, b"new", digest(b"old")),
+        lambda key: files.delete(key, None),
+    ]
+    for key, mode, calls in (("sealed/a.account", 0, reads + changes), ("closed/a.account", 0o500, changes)):
+        files.write(key, b"old", "create")
+        (nobodys / key).parent.chmod(mode)
+        for call in calls:
+            with pytest.raises(PermissionError):
+                call(key)
+    assert files.read("closed/a.account", limit=100).data == b"old"
+
+
+def test_root_is_made_below_a_folder_that_cannot_be_read(nobodys: Path) -> None:
+    """A root is made where a folder above it may be passed through but not listed."""
+    (nobodys / "above/mine").mkdir(parents=True)
+    (nobodys / "above").chmod(0o300)
+    root = nobodys / "above/mine/new/root"
+    files = Files(str(root))
+    files.make_root()
+    files.write("a.account", b"1", "create")
+    assert files.read("a.account", limit=100).data == b"1"
+    assert stat.S_IMODE(root.stat().st_mode) == 0o700
+
+
+def test_removed_folder_is_made_again(tmp_path: Path) -> None:
+    """A folder that someone removed after the first write in it is made again by the next."""
+    files = Files(str(tmp_path))
+    for data in (b"1", b"2"):
+        files.write("new/deep/a.account", data, "create")
+        assert files.read("new/deep/a.account", limit=100).data == data
+        shutil.rmtree(tmp_path / "new")
 
 
 @pytest.mark.parametrize(("remembered", "swept"), [(2, True), (100, False)])
-async def test_folders_are_remembered_within_bounds(
+def test_folders_are_remembered_within_bounds(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, remembered: int, swept: bool
 ) -> None:
     """A folder is prepared (made, made durable, swept) by the first write in it. Only so many are remembered as such:
     one that was forgotten is prepared again by its next write, and nothing is lost.
     """
-    monkeypatch.setattr(directories, "_REMEMBERED_FOLDERS", remembered)
-    places = [Location("email.account", folder=folder) for folder in ("one", "two", "three", "four")]
-    async with opened(tmp_path) as store:
-        for at in places:
-            await store.save(at, ACCOUNT)
-        leftover = tmp_path / "one" / LEFTOVER
-        leftover.write_bytes(b"half of a docu")
-        await store.save(places[0], ACCOUNT)
-        assert leftover.exists() != swept
-        assert [await store.get(at) for at in places] == [ACCOUNT] * len(places)
+    monkeypatch.setattr(module, "_REMEMBERED_FOLDERS", remembered)
+    keys = [f"{folder}/email.account" for folder in ("one", "two", "three", "four")]
+    files = Files(str(tmp_path))
+    for key in keys:
+        files.write(key, b"1", "overwrite")
+    leftover = tmp_path / "one" / f"{RESERVED_PREFIX}0123456789abcdef.tmp"
+    leftover.write_bytes(b"half of a docu")
+    files.write(keys[0], b"1", "overwrite")
+    assert leftover.exists() != swept
+    assert [files.read(key, limit=100).data for key in keys] == [b"1"] * len(keys)

@@ -1,4 +1,4 @@
-"""Files of a local storage on a hostile system: sweepers, races, locks that others hold, interrupted calls."""
+"""Files of a local storage: links, odd files, the root, big folders, leftovers, sweepers, rivals, held locks."""
 
 from __future__ import annotations
 
@@ -6,136 +6,349 @@ import errno
 import fcntl
 import os
 import shutil
+import socket
 import stat
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+import tempfile
+import tracemalloc
+from collections import Counter, deque
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import pytest
-from msgspec.structs import replace
 
-from accountstore import (
-    Account,
-    AccountStore,
-    AccountStoreError,
+from accountstore.backends.base import (
     BackendError,
+    ConflictError,
+    ExistsError,
     FullError,
-    Location,
+    NotFoundError,
     NotRegularError,
-    PasswordCredentials,
-    StorageConfig,
-    StoreConfig,
+    Stat,
+    TooLargeError,
     UnavailableError,
     Version,
+    Write,
+    classify_error,
+    digest,
 )
-from accountstore.backends import posix as files
+from accountstore.backends.local import files as module
+from accountstore.backends.local.files import Files
 from accountstore.backends.local.syscalls import SystemCalls
+from accountstore.validation import RESERVED_PREFIX
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Generator, Mapping
-    from contextlib import AbstractAsyncContextManager
-    from pathlib import Path
+    from collections.abc import Callable, Generator, Iterator
 
-pytestmark = pytest.mark.anyio
+LIMIT = 1_000_000
+KEY = "mail/a.account"
+ABSENT = "mail/new.account"
+OLD = b"the old document"
+NEW = b"the new document"
+OLD_VERSION = digest(OLD)
+OUTSIDE = b"a document outside the root"
+LEFTOVER = f"{RESERVED_PREFIX}0123456789abcdef.tmp"
 
-AT = Location("email.account", folder="team")
-NEW = Location("new.account", folder="team")
-ACCOUNT = Account(host="imap.example.org", port=993, credentials=PasswordCredentials(login="me", password="pw"))
-OTHER = replace(ACCOUNT, port=143)
-
-CALLS: Mapping[str, Callable[[AccountStore, Version], Awaitable[object]]] = {
-    "overwrite": lambda store, _: store.save(AT, OTHER),
-    "swap": lambda store, version: store.save(AT, OTHER, mode=version),
-    "delete": lambda store, _: store.delete(AT),
-    "delete a version": lambda store, version: store.delete(AT, version=version),
+Call: TypeAlias = "Callable[[Files, str, Version], object]"
+READS: dict[str, Call] = {
+    "read": lambda files, key, _: files.read(key, limit=LIMIT),
+    "stat": lambda files, key, _: files.stat(key),
+    "read_many": lambda files, key, _: _only(files.read_many([key], limit=LIMIT)),
 }
-"""What locks the document at AT."""
-WRITES: Mapping[str, Callable[[AccountStore, Version], Awaitable[object]]] = {
-    "overwrite": CALLS["overwrite"],
-    "swap": CALLS["swap"],
-    "create": lambda store, _: store.save(NEW, OTHER, mode="create"),
-    "overwrite nothing": lambda store, _: store.save(NEW, OTHER),
+WRITES: dict[str, Call] = {
+    "overwrite": lambda files, key, _: files.write(key, NEW, "overwrite"),
+    "create": lambda files, key, _: files.write(key, NEW, "create"),
+    "swap": lambda files, key, version: files.write(key, NEW, version),
+    "write_many": lambda files, key, _: _only(files.write_many([Write(key, NEW, "overwrite")])),
 }
+DELETES: dict[str, Call] = {
+    "delete": lambda files, key, _: files.delete(key, None),
+    "delete a version": lambda files, key, version: files.delete(key, version),
+}
+CALLS = READS | WRITES | DELETES
+EVERY: dict[str, Call] = {**CALLS, "list": lambda files, key, _: listed(files, os.path.dirname(key))}
+LOCKING = {name: call for name, call in CALLS.items() if name in {"overwrite", "swap", *DELETES}}
+"""What locks the document."""
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    """The work is done in threads, the same for every event loop."""
-    return "asyncio"
+def _only(results: list[Any], /) -> object:
+    if isinstance(results[0], Exception):
+        raise results[0]
+    return results[0]
 
 
-class System:
-    """The system calls as they are, watched: which descriptors are open, and which of them are of which file.
+def failure(name: str, files: Files, key: str = KEY, version: Version = OLD_VERSION, /) -> type[BackendError] | None:
+    """The class of the error that a call ends with."""
+    try:
+        CALLS[name](files, key, version)
+    except (OSError, BackendError) as error:
+        return classify_error(error)
+    return None
 
-    `patch` puts a function in a call's place.
+
+def not_sent(call: Call, files: Files, key: str = KEY, /) -> UnavailableError:
+    """The error of a call that was surely not made, and can be made again."""
+    with pytest.raises(UnavailableError) as caught:
+        call(files, key, OLD_VERSION)
+    assert not caught.value.sent
+    return caught.value
+
+
+def listed(files: Files, folder: str = "", /) -> set[str]:
+    return {found.key for page in files.scan(folder, recursive=True) for found in page}
+
+
+def state(root: Path, /) -> dict[str, bytes | str]:
+    """All paths with their bytes, or what they are."""
+    return {
+        str(path.relative_to(root)): path.read_bytes() if path.is_file() and not path.is_symlink() else "no file"
+        for path in root.rglob("*")
+    }
+
+
+class System(SystemCalls):
+    """The system calls as they are, but for those that are patched: counted, with the paths of open descriptors and the
+    inodes of all that were opened. `before` is called before each.
     """
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self._monkeypatch = monkeypatch
-        self.open: dict[int, str] = {}
-        self.real: dict[str, Any] = {}
-        open_, close = self.patch("open", self._open), self.patch("close", self._close)
-        self.real.update(open=open_, close=close)
+    def __init__(self) -> None:
+        self.calls = Counter[str]()
+        self.before: Callable[[], object] = int
+        self.paths: dict[int, str] = {}
+        self.inodes: set[int] = set()
+        self.patch("open", self._open)
+        self.patch("close", self._close)
+
+    def __getattribute__(self, name: str, /) -> Any:
+        if name in vars(SystemCalls):
+            self.calls[name] += 1
+            self.before()
+        return super().__getattribute__(name)
 
     def patch(self, name: str, call: Callable[..., object], /) -> Any:
-        """Have `call` called instead; returns the real one."""
-        real = getattr(SystemCalls, name)
-        self._monkeypatch.setattr(SystemCalls, name, staticmethod(call))
-        return real
+        """Have `call` called instead; returns what was called before."""
+        before = super().__getattribute__(name)
+        setattr(self, name, call)
+        return before
 
     def _open(self, path: str, *arguments: Any, **options: Any) -> int:
-        fd: int = self.real["open"](path, *arguments, **options)
-        self.open[fd] = path
+        fd = SystemCalls.open(path, *arguments, **options)
+        self.paths[fd] = path
+        self.inodes.add(os.fstat(fd).st_ino)
         return fd
 
     def _close(self, fd: int, /) -> None:
-        self.open.pop(fd, None)
-        self.real["close"](fd)
+        del self.paths[fd]
+        SystemCalls.close(fd)
 
     def is_document(self, fd: int, /) -> bool:
-        return self.open.get(fd) == AT.file_name
+        return self.paths[fd] == "a.account"
 
     def is_temporary(self, fd: int, /) -> bool:
-        return self.open.get(fd, "").endswith(".tmp")
+        return self.paths[fd].endswith(".tmp")
 
 
-@pytest.fixture
-def system(monkeypatch: pytest.MonkeyPatch) -> System:
-    return System(monkeypatch)
+def _fill(root: Path) -> Path:
+    (root / "mail").mkdir(parents=True)
+    (root / KEY).write_bytes(OLD)
+    return root
 
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    return tmp_path / "root"
+    """A root folder with one document."""
+    return _fill(tmp_path / "root")
 
 
-def opened(root: Path, /, attempts: int = 1) -> AbstractAsyncContextManager[AccountStore]:
-    return AccountStore.open(StoreConfig(storages={"main": StorageConfig(str(root), attempts=attempts)}))
+@pytest.fixture
+def system() -> Iterator[System]:
+    """The system calls of `files`; no descriptor of theirs stays open."""
+    calls = System()
+    yield calls
+    assert calls.paths == {}
 
 
-def names(root: Path, /) -> set[str]:
-    """What is in the folder of the documents, temporary files included."""
-    return set(os.listdir(root / "team"))
+@pytest.fixture
+def files(root: Path, system: System) -> Files:
+    return Files(str(root), calls=system)
 
 
-async def not_sent(call: Awaitable[object], /) -> UnavailableError:
-    """The error of a call that was not made, which is known: it is temporary and not uncertain."""
-    with pytest.raises(UnavailableError) as caught:
-        await call
-    assert type(caught.value) is UnavailableError
-    assert not caught.value.sent
-    assert caught.value.temporary
-    return caught.value
+@pytest.fixture
+def outside(tmp_path: Path) -> Path:
+    """A folder beside the root, with a document of the same name."""
+    path = tmp_path / "outside"
+    path.mkdir()
+    (path / "a.account").write_bytes(OUTSIDE)
+    return path
 
 
-# --- batches ----------------------------------------------------------------------------------------------------------
+# --- symbolic links ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", CALLS)
+@pytest.mark.parametrize("target", ["outside", "root/other", "nowhere"])
+@pytest.mark.parametrize("linked", ["folder", "document"])
+def test_link_is_refused(
+    root: Path, files: Files, outside: Path, tmp_path: Path, name: str, target: str, linked: str
+) -> None:
+    """Nothing is read, written or removed through a symbolic link in the place of a folder or a document, wherever it
+    leads.
+    """
+    (root / "other").mkdir()
+    (root / "other/a.account").write_bytes(OUTSIDE)
+    link = root / ("link" if linked == "folder" else "link.account")
+    link.symlink_to(tmp_path / target / ("" if linked == "folder" else "a.account"))
+    before = state(tmp_path)
+    if linked == "folder":
+        # A delete may take a folder that is none for a missing one.
+        allowed = {NotRegularError, None if name in DELETES else NotRegularError}
+        assert failure(name, files, "link/a.account", digest(OUTSIDE)) in allowed
+    else:
+        assert failure(name, files, link.name, digest(OUTSIDE)) is (
+            ExistsError if name == "create" else NotRegularError
+        )
+    assert link.is_symlink()
+    assert state(tmp_path) == before
+
+
+def test_control_plain_access_follows_links(root: Path, outside: Path) -> None:
+    """Control: a plain write through a linked folder lands outside the root."""
+    (root / "link").symlink_to(outside)
+    (root / "link/a.account").write_bytes(NEW)
+    assert (outside / "a.account").read_bytes() == NEW
+
+
+def _look_and_open(calls: SystemCalls, path: str) -> None:
+    """Look whether there is a link in the way, and then open by path."""
+    looked = [calls.stat(part, follow_symlinks=False).st_mode for part in (os.path.dirname(path), path)]
+    if not any(map(stat.S_ISLNK, looked)):
+        calls.close(calls.open(path, os.O_RDONLY))
+
+
+@pytest.mark.parametrize("name", [*EVERY, "control"])
+@pytest.mark.parametrize("swapped", ["folder", "document"])
+def test_what_gives_way_to_a_link_meanwhile_lets_nothing_out(
+    tmp_path: Path, system: System, outside: Path, name: str, swapped: str
+) -> None:
+    """A folder or a document is replaced by a link to the outside before any one of a call's system calls: nothing
+    there is opened, or changed. The control: what looks before it opens, opens the document outside.
+    """
+
+    def swap() -> None:
+        if system.calls.total() == point:
+            if place.exists():
+                place.rename(tmp_path / f"moved {point}")
+            place.symlink_to(outside if swapped == "folder" else outside / "a.account")
+
+    key = ABSENT if name == "create" else KEY
+    point = 0
+    system.before = swap
+    while system.calls.total() >= point:
+        point += 1
+        system.calls.clear()
+        root = tmp_path / f"root {point}"
+        _fill(root)
+        place = root / ("mail" if swapped == "folder" else key)
+        with suppress(OSError, BackendError):
+            if name == "control":
+                _look_and_open(system, f"{root}/{key}")
+            else:
+                EVERY[name](Files(str(root), calls=system), key, OLD_VERSION)
+    assert point > 2
+    inodes = {path.stat().st_ino for path in (outside, outside / "a.account")}
+    assert bool(system.inodes & inodes) is (name == "control")
+    assert state(outside) == {"a.account": OUTSIDE}
+
+
+# --- what is no document ----------------------------------------------------------------------------------------------
+
+
+def _make(kind: str, path: Path, /) -> None:
+    """Something other than a regular file."""
+    if kind == "folder":
+        path.mkdir()
+    elif kind == "fifo":
+        os.mkfifo(path)
+    elif kind == "socket":
+        # The path of a socket may have 107 bytes only.
+        at = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            with socket.socket(socket.AF_UNIX) as listener:
+                listener.bind(f"/proc/self/fd/{at}/{path.name}")
+        except OSError as error:
+            pytest.skip(f"cannot make a socket there: {error}")
+        finally:
+            os.close(at)
+    else:
+        try:
+            os.mknod(path, stat.S_IFCHR | 0o600, os.makedev(1, 5))
+            os.close(os.open(path, os.O_RDONLY))
+        except PermissionError:
+            pytest.skip("no devices can be made here")
+
+
+@pytest.mark.parametrize("name", CALLS)
+@pytest.mark.parametrize("kind", ["folder", "fifo", "socket", "device"])
+def test_what_is_no_regular_file_is_refused(root: Path, files: Files, kind: str, name: str) -> None:
+    """A folder, pipe, socket or device in a document's place is refused, without waiting, and stays."""
+    path = root / "odd.account"
+    _make(kind, path)
+    before = path.lstat()
+    assert failure(name, files, path.name) is (ExistsError if name == "create" else NotRegularError)
+    assert (path.lstat().st_ino, path.lstat().st_mode) == (before.st_ino, before.st_mode)
+    assert set(os.listdir(root)) == {"mail", path.name}
+    assert listed(files) == {KEY}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_file_in_the_place_of_a_folder_is_refused(root: Path, files: Files, name: str) -> None:
+    """A file where a folder belongs is refused, and stays."""
+    (root / "file").write_bytes(OLD)
+    assert failure(name, files, "file/a.account") in ({NotRegularError, None} if name in DELETES else {NotRegularError})
+    assert (root / "file").read_bytes() == OLD
+
+
+def test_hard_linked_document_is_read_and_replaced(root: Path, files: Files, tmp_path: Path) -> None:
+    """A document with a second name elsewhere is read; writing it replaces this name and leaves the other."""
+    os.link(root / KEY, tmp_path / "second")
+    assert files.read(KEY, limit=LIMIT).data == OLD
+    files.write(KEY, NEW, digest(OLD))
+    assert files.read(KEY, limit=LIMIT).data == NEW
+    assert (tmp_path / "second").read_bytes() == OLD
+
+
+def test_readable_document_is_private_after_it_is_written(root: Path, files: Files) -> None:
+    """A document that another program left readable is 0600 after an overwrite."""
+    (root / KEY).chmod(0o644)
+    files.write(KEY, NEW, "overwrite")
+    assert stat.S_IMODE((root / KEY).stat().st_mode) == 0o600
+
+
+def test_huge_file_is_never_held_in_memory(root: Path, files: Files) -> None:
+    """A file far beyond the limit is refused by a read, and looked at by a stat and a swap in little memory."""
+    size = 100_000_000
+    with (root / "huge.account").open("wb") as file:
+        file.truncate(size)
+    tracemalloc.start()
+    try:
+        with pytest.raises(TooLargeError):
+            files.read("huge.account", limit=LIMIT)
+        assert files.stat("huge.account").size == size
+        assert failure("swap", files, "huge.account") is ConflictError
+        assert tracemalloc.get_traced_memory()[1] < size / 10
+    finally:
+        tracemalloc.stop()
+
+
+# --- batches ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("code", "kind"), [(errno.EIO, BackendError), (errno.ENOSPC, FullError)])
-async def test_a_folder_that_does_not_reach_the_disk_fails_its_own_documents(
-    root: Path, system: System, code: int, kind: type[AccountStoreError]
+def test_folder_that_does_not_reach_the_disk_fails_its_own_documents(
+    root: Path, files: Files, system: System, code: int, kind: type[BackendError]
 ) -> None:
     """Of a batch in two folders, one of which the disk does not take, each document in it is an error and each in the
-    other is saved; no descriptor stays open.
+    other is written.
     """
 
     def fsync(fd: int, /) -> None:
@@ -144,44 +357,177 @@ async def test_a_folder_that_does_not_reach_the_disk_fails_its_own_documents(
         real(fd)
 
     real, bad = system.patch("fsync", fsync), root / "bad"
-    places = [Location(name, folder=folder) for name in ("a.account", "b.account") for folder in ("bad", "good")]
-    async with opened(root) as store:
-        results = {at: result async for at, result in store.save_many([(at, ACCOUNT) for at in places])}
-        assert list(results) == places
-        for at, result in results.items():
-            if at.folder == "bad":
-                assert isinstance(result, kind)
-                assert type(result) is kind
-                assert result.location == at
-            else:
-                assert isinstance(result, Version)
-                assert (await store.read(at)).version == result
-    assert system.open == {}
+    keys = [f"{folder}/{name}.account" for name in "ab" for folder in ("bad", "good")]
+    results = files.write_many([Write(key, NEW, "overwrite") for key in keys])
+    for key, result in zip(keys, results, strict=True):
+        if key.startswith("bad"):
+            assert isinstance(result, OSError)
+            assert classify_error(result) is kind
+        else:
+            assert isinstance(result, Stat)
+            assert files.read(key, limit=LIMIT).version == result.version
 
 
-# --- temporary files --------------------------------------------------------------------------------------------------
+# --- the root ---------------------------------------------------------------------------------------------------------
 
 
-async def test_a_temporary_file_is_private_from_its_first_moment(root: Path, system: System) -> None:
-    """The file that a document is written to is the owner's alone in the call that makes it, whatever the umask."""
+@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("warm", [False, True], ids=["cold", "warm"])
+@pytest.mark.parametrize("instead", ["nothing", "file"])
+def test_vanished_root_is_unavailable_and_not_made_again(
+    root: Path, files: Files, name: str, warm: bool, instead: str
+) -> None:
+    """When the root is gone each call is an error that is temporary and not uncertain, and none makes it again; when it
+    is back, all is well.
+    """
+    if warm:
+        files.write("mail/other.account", OLD, "overwrite")
+    moved = root.rename(root.with_name("moved"))
+    if instead == "file":
+        root.write_bytes(b"")
+    before = state(root.parent)
+    for key in (KEY, "new/folder/a.account"):
+        assert "root" in not_sent(EVERY[name], files, key).message
+    assert state(root.parent) == before
+    if instead == "file":
+        root.unlink()
+    moved.rename(root)
+    assert files.read(KEY, limit=LIMIT).data == OLD
 
-    def create(path: str, flags: int, *mode: int, **options: Any) -> int:
-        fd: int = real(path, flags, *mode, **options)
-        if flags & os.O_CREAT:
-            modes.append(stat.S_IMODE(os.fstat(fd).st_mode))
-        return fd
 
-    modes: list[int] = []
-    real = system.patch("open", create)
-    umask = os.umask(0)
+def test_replaced_root_is_used_as_it_is(root: Path, files: Files) -> None:
+    """Another folder in the root's place is the root from then on: its documents are found, and folders made anew."""
+    files.write(KEY, NEW, "overwrite")
+    root.rename(root.with_name("moved"))
+    root.mkdir()
+    assert failure("read", files) is NotFoundError
+    assert listed(files) == set()
+    files.write(KEY, OLD, "create")
+    assert files.read(KEY, limit=LIMIT).data == OLD
+    assert root.with_name("moved").joinpath(KEY).read_bytes() == NEW
+
+
+# --- big folders ------------------------------------------------------------------------------------------------------
+
+SOME, MANY = 2_000, 20_000
+
+
+@pytest.fixture(scope="module")
+def crowded() -> Iterator[Path]:
+    """A root with many documents in one folder, and a tenth of them in another."""
+    memory = "/dev/shm"  # faster than a disk, where there is one
+    above = memory if os.access(memory, os.W_OK) else None
+    with tempfile.TemporaryDirectory(prefix="accountstore-test-", dir=above) as path:
+        for count in (SOME, MANY):
+            folder = Path(path) / str(count)
+            folder.mkdir()
+            for i in range(count):
+                (folder / f"{i}.account").touch()
+        yield Path(path)
+
+
+def test_listing_is_linear(crowded: Path, system: System) -> None:
+    """A listing asks for each entry once, and makes as many system calls in a folder ten times as big."""
+
+    @contextmanager
+    def scandir(fd: int) -> Generator[Iterator[os.DirEntry[str]]]:
+        with real(fd) as entries:
+            yield counted(entries)
+
+    def counted(entries: Iterator[os.DirEntry[str]]) -> Iterator[os.DirEntry[str]]:
+        for entry in entries:
+            asked.append(entry.name)
+            yield entry
+
+    real = system.patch("scandir", scandir)
+    made: list[Counter[str]] = []
+    for count in (SOME, MANY):
+        asked: list[str] = []
+        system.calls.clear()
+        pages = Files(str(crowded), calls=system).scan(str(count), recursive=True)
+        first = next(pages)
+        assert len(asked) == len(first) < SOME
+        assert len(first) + sum(map(len, pages)) == count
+        assert len(set(asked)) == len(asked) == count
+        made.append(system.calls.copy())
+    assert made[0] == made[1]
+    assert made[0]["scandir"] == 1
+
+
+@pytest.mark.parametrize("kept", [1, MANY], ids=["page", "control"])
+def test_listing_holds_a_page(crowded: Path, system: System, kept: int) -> None:
+    """A listing holds about a page at a time. The control: the measure sees pages that are kept."""
+    pages = Files(str(crowded), calls=system).scan(str(MANY), recursive=True)
+    tracemalloc.start()
     try:
-        async with opened(root) as store:
-            version = await store.save(AT, ACCOUNT, mode="create")
-            await store.save(AT, OTHER, mode=version)
-            await anext(store.save_many([(NEW, ACCOUNT)]))
+        deque(pages, maxlen=kept)
+        assert (tracemalloc.get_traced_memory()[1] < 1_500_000) is (kept == 1)
     finally:
-        os.umask(umask)
-    assert modes == [0o600, 0o600, 0o600]
+        tracemalloc.stop()
+
+
+# --- leftovers --------------------------------------------------------------------------------------------------------
+
+
+def test_leftover_is_swept_by_a_listing(root: Path, files: Files) -> None:
+    """A crashed write's file does not show in a listing, which removes it; a read and a stat leave it."""
+    leftover = root / "mail" / LEFTOVER
+    leftover.write_bytes(b"half of a docu")
+    for name in READS:
+        assert failure(name, files, ABSENT) is NotFoundError
+    assert leftover.exists()
+    assert listed(files) == {KEY}
+    assert state(root) == {"mail": "no file", KEY: OLD}
+
+
+@pytest.mark.parametrize("name", ["overwrite", "create", "write_many"])
+def test_leftover_is_swept_by_the_first_write_in_its_folder(root: Path, files: Files, name: str) -> None:
+    """The first write of a process in a folder removes what crashes left there, and not in other folders."""
+    for folder in (root / "mail", root):
+        (folder / LEFTOVER).write_bytes(OLD)
+    assert failure(name, files, ABSENT) is None
+    assert set(state(root)) == {"mail", KEY, ABSENT, LEFTOVER}
+
+
+def test_files_of_others_are_not_swept(root: Path, files: Files) -> None:
+    """Sweeping removes the library's own temporary files only, and leaves folders and links of such a name."""
+    (root / f"{RESERVED_PREFIX}note.txt").write_bytes(OLD)
+    (root / "a.tmp").write_bytes(OLD)
+    (root / f"{RESERVED_PREFIX}folder.tmp").mkdir()
+    (root / f"{RESERVED_PREFIX}link.tmp").symlink_to(root / KEY)
+    before = state(root)
+    assert listed(files) == {KEY, "a.tmp"}
+    files.write("new.account", NEW, "create")
+    files.delete("new.account", None)
+    assert state(root) == before
+
+
+def test_leftover_that_cannot_be_removed_is_no_error(root: Path, files: Files, system: System) -> None:
+    """On a disk that takes no removal, as a read-only one, a listing and a first write go on beside a leftover."""
+
+    def unlink(name: str, **options: Any) -> None:
+        refused.append(name)
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    refused: list[str] = []
+    (root / "mail" / LEFTOVER).write_bytes(OLD)
+    system.patch("unlink", unlink)
+    assert listed(files) == {KEY}
+    assert failure("overwrite", files) is None
+    assert refused == [LEFTOVER] * 2
+
+
+def test_without_locking_leftovers_are_invisible_but_stay(root: Path, system: System) -> None:
+    """Where locks say nothing, a temporary file may be another machine's: it does not show and is not swept."""
+    leftover = root / "mail" / LEFTOVER
+    leftover.write_bytes(OLD)
+    files = Files(str(root), locking=False, calls=system)
+    assert listed(files) == {KEY}
+    files.write(ABSENT, NEW, "overwrite")
+    assert leftover.exists()
+
+
+# --- sweepers and rivals ----------------------------------------------------------------------------------------------
 
 
 @contextmanager
@@ -191,7 +537,7 @@ def _sweeping(system: System, root: Path, times: int, *, locked: bool) -> Genera
     """
 
     def flock(fd: int, how: int, /) -> None:
-        path = root / "team" / system.open[fd]
+        path = root / "mail" / system.paths[fd]
         if how == fcntl.LOCK_UN:
             if path.name in swept:
                 path.unlink(missing_ok=True)
@@ -208,71 +554,58 @@ def _sweeping(system: System, root: Path, times: int, *, locked: bool) -> Genera
     system.patch("flock", real)
 
 
-@pytest.mark.parametrize("call", WRITES)
+@pytest.mark.parametrize("name", WRITES)
 @pytest.mark.parametrize("locked", [True, False], ids=["locked", "gone"])
-async def test_a_temporary_file_that_is_swept_again_and_again(
-    root: Path, system: System, locked: bool, call: str
+def test_temporary_file_that_is_swept_again_and_again(
+    root: Path, files: Files, system: System, locked: bool, name: str
 ) -> None:
     """A writer whose temporary file is swept makes another. After very many it gives up: the write was surely not made,
     the document is as it was, and nothing is left.
     """
-    async with opened(root) as store:
-        version = await store.save(AT, ACCOUNT)
-        with _sweeping(system, root, 10**9, locked=locked) as swept:
-            await not_sent(WRITES[call](store, version))
-        assert len(swept) == len(set(swept)) > 10
-        assert await store.get(AT) == ACCOUNT
-        assert names(root) == {AT.file_name}
-        with _sweeping(system, root, 3, locked=locked) as swept:
-            await WRITES[call](store, version)
-        assert len(swept) == 3
-        assert await store.get(AT if call in CALLS else NEW) == OTHER
-    assert system.open == {}
+    system.patch("fsync", os.fstat)  # which takes less time
+    key = ABSENT if name == "create" else KEY
+    before = state(root)
+    with _sweeping(system, root, 10**9, locked=locked) as swept:
+        not_sent(CALLS[name], files, key)
+    assert len(swept) == len(set(swept)) > 10
+    assert state(root) == before
+    with _sweeping(system, root, 3, locked=locked) as swept:
+        assert failure(name, files, key) is None
+    assert len(swept) == 3
+    assert state(root) == before | {key: NEW}
 
 
 @pytest.mark.parametrize("gone", ["file", "folder"])
-@pytest.mark.parametrize("call", ["overwrite", "create", "overwrite nothing"])
-@pytest.mark.parametrize("attempts", [1, 2])
-async def test_what_is_removed_while_a_document_is_published(
-    root: Path, system: System, attempts: int, call: str, gone: str
+@pytest.mark.parametrize(("name", "key"), [("overwrite", KEY), ("create", ABSENT), ("overwrite", ABSENT)])
+def test_what_is_removed_while_a_document_is_published(
+    root: Path, files: Files, system: System, name: str, key: str, gone: str
 ) -> None:
     """Somebody removes the temporary file, or the whole folder, just before the document gets its name: the write was
-    surely not made, and can be tried again.
+    surely not made, and can be made again.
     """
 
-    def removing(name: str) -> Any:
-        def publish(source: str, target: str, **options: Any) -> None:
-            if not removed and target.endswith(".account"):
-                removed.append(source)
-                if gone == "file":
-                    (root / "team" / source).unlink()
-                else:
-                    shutil.rmtree(root / "team")
-            real[name](source, target, **options)
+    def publish(call: str, source: str, target: str, /, **options: Any) -> None:
+        if not removed:
+            removed.append(source)
+            if gone == "file":
+                (root / "mail" / source).unlink()
+            else:
+                shutil.rmtree(root / "mail")
+        real[call](source, target, **options)
 
-        return publish
-
-    async with opened(root, attempts) as store:
-        version = await store.save(AT, ACCOUNT)
-        removed: list[str] = []
-        real = {"link": SystemCalls.link, "rename": SystemCalls.rename}
-        for name in real:
-            system.patch(name, removing(name))
-        if attempts == 1:
-            await not_sent(WRITES[call](store, version))
-            assert not await store.exists(NEW)
-            assert await store.exists(AT) == (gone == "file")
-        else:
-            await WRITES[call](store, version)
-            assert await store.get(AT if call in CALLS else NEW) == OTHER
-        assert len(removed) == 1
-        if (root / "team").exists():
-            assert names(root) <= {AT.file_name, NEW.file_name}
-    assert system.open == {}
+    removed: list[str] = []
+    real: dict[str, Any] = {}
+    real["link"] = system.patch("link", lambda *names, **at: publish("link", *names, **at))
+    real["rename"] = system.patch("rename", lambda *names, **at: publish("rename", *names, **at))
+    not_sent(CALLS[name], files, key)
+    assert len(removed) == 1
+    assert state(root) == ({"mail": "no file", KEY: OLD} if gone == "file" else {})
+    assert failure(name, files, key) is None
+    assert files.read(key, limit=LIMIT).data == NEW
 
 
 @pytest.mark.parametrize("times", [3, 10**9])
-async def test_a_document_that_others_keep_creating_and_removing(root: Path, system: System, times: int) -> None:
+def test_document_that_others_keep_creating_and_removing(root: Path, files: Files, system: System, times: int) -> None:
     """An overwrite that finds no document, and then one where it would put its own, looks again. After very many times
     it gives up, and was surely not made.
     """
@@ -283,18 +616,15 @@ async def test_a_document_that_others_keep_creating_and_removing(root: Path, sys
             raise FileExistsError(errno.EEXIST, "File exists")
         real(source, target, **options)
 
-    async with opened(root) as store:
-        await store.save(AT, ACCOUNT)
-        met: list[str] = []
-        real = system.patch("link", link)
-        if times == 3:
-            await store.save(NEW, OTHER)
-            assert await store.get(NEW) == OTHER
-        else:
-            await not_sent(store.save(NEW, OTHER))
-            assert len(met) > 10
-            assert names(root) == {AT.file_name}
-    assert system.open == {}
+    met: list[str] = []
+    real = system.patch("link", link)
+    if times == 3:
+        files.write(ABSENT, NEW, "overwrite")
+        assert files.read(ABSENT, limit=LIMIT).data == NEW
+    else:
+        not_sent(CALLS["overwrite"], files, ABSENT)
+        assert len(met) > 10
+        assert state(root) == {"mail": "no file", KEY: OLD}
 
 
 # --- the document's lock ----------------------------------------------------------------------------------------------
@@ -303,36 +633,28 @@ async def test_a_document_that_others_keep_creating_and_removing(root: Path, sys
 @contextmanager
 def _held(path: Path, /) -> Generator[int]:
     """The lock of a document, in the hands of another."""
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
-        yield fd
-    finally:
-        os.close(fd)
+    with path.open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield file.fileno()
 
 
-@pytest.mark.parametrize("call", CALLS)
-async def test_a_lock_that_another_holds_too_long(
-    root: Path, system: System, monkeypatch: pytest.MonkeyPatch, call: str
-) -> None:
+@pytest.mark.parametrize("name", LOCKING)
+def test_lock_that_another_holds_too_long(root: Path, files: Files, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """Whoever changes a document waits for another who holds its lock, and not for ever: then the change was surely not
     made, and it can be made when the lock is free.
     """
-    async with opened(root) as store:
-        version = await store.save(AT, ACCOUNT)
-        with monkeypatch.context() as patched, _held(root / AT.path):
-            patched.setattr(files, "_LOCK_SECONDS", 0.0)
-            failure = await not_sent(CALLS[call](store, version))
-            assert "lock" in failure.message
-            assert await store.get(AT) == ACCOUNT  # a reader needs no lock
-            assert names(root) == {AT.file_name}
-        await CALLS[call](store, version)
-        assert await store.exists(AT) == ("delete" not in call)
-    assert system.open == {}
+    before = state(root)
+    with monkeypatch.context() as patched, _held(root / KEY):
+        patched.setattr(module, "_LOCK_SECONDS", 0.0)
+        assert "lock" in not_sent(CALLS[name], files).message
+        assert files.read(KEY, limit=LIMIT).data == OLD  # a reader needs no lock
+        assert state(root) == before
+    assert failure(name, files) is None
+    assert (root / KEY).exists() == (name not in DELETES)
 
 
-@pytest.mark.parametrize("call", CALLS)
-async def test_a_lock_that_another_lets_go_is_waited_for(root: Path, system: System, call: str) -> None:
+@pytest.mark.parametrize("name", LOCKING)
+def test_lock_that_another_lets_go_is_waited_for(root: Path, files: Files, system: System, name: str) -> None:
     """While another holds the lock the change sleeps and looks again, and goes on when it is free."""
 
     def sleep(seconds: float, /) -> None:
@@ -341,28 +663,25 @@ async def test_a_lock_that_another_lets_go_is_waited_for(root: Path, system: Sys
             fcntl.flock(held, fcntl.LOCK_UN)
 
     slept: list[float] = []
-    async with opened(root) as store:
-        version = await store.save(AT, ACCOUNT)
-        system.patch("sleep", sleep)
-        with _held(root / AT.path) as held:
-            await CALLS[call](store, version)
-        assert len(slept) == 5
-        assert all(0 < seconds < 0.1 for seconds in slept)
-        assert await store.exists(AT) == ("delete" not in call)
-    assert system.open == {}
+    system.patch("sleep", sleep)
+    with _held(root / KEY) as held:
+        assert failure(name, files) is None
+    assert len(slept) == 5
+    assert all(0 < seconds < 0.1 for seconds in slept)
+    assert (root / KEY).exists() == (name not in DELETES)
 
 
 class Interrupted(BaseException):
     """What no clean-up but one for everything notices, as a signal's exception."""
 
 
-@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize("name", LOCKING)
 @pytest.mark.parametrize("at", ["fstat", "flock", "stat"])
-async def test_a_lock_that_is_interrupted_is_let_go(root: Path, system: System, at: str, call: str) -> None:
+def test_lock_that_is_interrupted_is_let_go(root: Path, files: Files, system: System, at: str, name: str) -> None:
     """Whatever interrupts the taking of a document's lock, at any step, leaves neither a descriptor nor a lock."""
 
     def interrupt(what: int | str, *arguments: Any, **options: Any) -> Any:
-        document = what == AT.file_name if isinstance(what, str) else system.is_document(what)
+        document = what == "a.account" if isinstance(what, str) else system.is_document(what)
         unlocks = at == "flock" and arguments[0] == fcntl.LOCK_UN
         if not interrupted and document and not unlocks:
             interrupted.append(at)
@@ -370,24 +689,21 @@ async def test_a_lock_that_is_interrupted_is_let_go(root: Path, system: System, 
         return real(what, *arguments, **options)
 
     interrupted: list[str] = []
-    async with opened(root) as store:
-        version = await store.save(AT, ACCOUNT)
-        real = system.patch(at, interrupt)
-        with pytest.raises(Interrupted):
-            await CALLS[call](store, version)
-        assert interrupted == [at]
-        assert system.open == {}
-        with open(root / AT.path, "rb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        assert names(root) == {AT.file_name}
-        assert await store.get(AT) == ACCOUNT
-        await CALLS[call](store, version)
-    assert system.open == {}
+    real = system.patch(at, interrupt)
+    before = state(root)
+    with pytest.raises(Interrupted):
+        failure(name, files)
+    assert interrupted == [at]
+    assert system.paths == {}
+    with (root / KEY).open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    assert state(root) == before
+    assert failure(name, files) is None
 
 
-@pytest.mark.parametrize("call", CALLS)
-async def test_a_link_that_is_put_in_the_documents_place_meanwhile_is_not_followed(
-    root: Path, system: System, call: str
+@pytest.mark.parametrize("name", LOCKING)
+def test_link_that_is_put_in_the_documents_place_meanwhile_is_not_followed(
+    root: Path, files: Files, system: System, name: str
 ) -> None:
     """Between opening and locking the document is moved away, and a link to it is put under its name: the name is no
     document any more. Neither the link nor the file is touched.
@@ -399,14 +715,40 @@ async def test_a_link_that_is_put_in_the_documents_place_meanwhile_is_not_follow
             path.symlink_to(moved)
         real(fd, how)
 
-    path, moved = root / AT.path, root.parent / "moved.account"
-    async with opened(root) as store:
-        version = await store.save(AT, ACCOUNT)
-        before = path.read_bytes()
-        real = system.patch("flock", flock)
-        with pytest.raises(NotRegularError):
-            await CALLS[call](store, version)
+    path, moved = root / KEY, root.parent / "moved.account"
+    real = system.patch("flock", flock)
+    assert failure(name, files) is NotRegularError
     assert path.is_symlink()
-    assert moved.read_bytes() == before
-    assert names(root) == {AT.file_name}
-    assert system.open == {}
+    assert moved.read_bytes() == OLD
+    assert set(state(root)) == {"mail", KEY}
+
+
+@pytest.mark.parametrize("released", [True, False], ids=["released", "control"])
+def test_child_forked_in_a_write_does_not_keep_its_locks(
+    root: Path, files: Files, system: System, monkeypatch: pytest.MonkeyPatch, released: bool
+) -> None:
+    """A process that is forked in the midst of a write shares its descriptors, as copies of them do, and does not keep
+    others from the document. The control: locks that only a closing lets go do.
+    """
+
+    def rename(*names: str, **folders: int) -> None:
+        copies.extend(os.dup(fd) for fd in system.paths)  # all locks are held here
+        real(*names, **folders)
+
+    def flock(fd: int, how: int, /) -> None:
+        if released or how != fcntl.LOCK_UN:
+            SystemCalls.flock(fd, how)
+
+    copies: list[int] = []
+    real = system.patch("rename", rename)
+    system.patch("flock", flock)
+    monkeypatch.setattr(module, "_LOCK_SECONDS", 0.0)
+    files.write(KEY, NEW, "overwrite")
+    other = Files(str(root))
+    if released:
+        other.write(KEY, OLD, digest(NEW))
+        assert files.read(KEY, limit=LIMIT).data == OLD
+    else:
+        not_sent(CALLS["overwrite"], other)
+    for fd in copies:
+        os.close(fd)

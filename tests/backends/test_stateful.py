@@ -1,4 +1,4 @@
-"""The state machines on the embedded storages; and controls, which show that suite and machines find wrong backends.
+"""The state machines on backends and stores; and controls, which show that suite and machines find wrong backends.
 
 `ACCOUNTSTORE_EXAMPLES` sets how many examples a machine runs.
 """
@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import inspect
 import os
-from typing import TYPE_CHECKING, Any
+from itertools import count
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import unquote
 
 import pytest
 from anyio import sleep
 from anyio.lowlevel import checkpoint
+from doubles import BatchMemory, memory_harness
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
+from msgspec.structs import replace
 
 from accountstore import AccountStore, StorageConfig, StoreConfig, Version
 from accountstore.backends.base import Blob, Stat
@@ -22,15 +25,21 @@ from accountstore.backends.fsspec import FsspecBackend
 from accountstore.backends.local.backend import open_backend as open_local
 from accountstore.backends.memory import MemoryBackend
 from accountstore.errors import ConflictError, ExistsError, NotFoundError
-from accountstore.testing import BackendTests, Harness, backend_machine, store_machine, store_over
+from accountstore.testing import BackendTests, backend_machine, store_machine, store_over
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
-    from accountstore.backends.base import Backend, WriteMode
+    from fileservers import Remote
 
-_EXAMPLES = int(os.environ.get("ACCOUNTSTORE_EXAMPLES", "12"))
-_SETTINGS = settings(max_examples=_EXAMPLES, stateful_step_count=30)
+    from accountstore.backends.base import Backend, Capabilities, WriteMode
+
+K = TypeVar("K", bound=type[BatchMemory])
+pytest_plugins = ["fileservers"]
+
+_EXAMPLES = os.environ.get("ACCOUNTSTORE_EXAMPLES")
+_SETTINGS = settings(max_examples=int(_EXAMPLES or 12), stateful_step_count=30)
+_OVER_THE_WIRE = settings(max_examples=int(_EXAMPLES or 3), stateful_step_count=20)
 # A failure is expected here: it need not be made small, nor kept.
 # It ends with the first failure, and which example that is depends on the modules that are loaded: so many are allowed.
 _CONTROL = settings(
@@ -43,42 +52,57 @@ _CONTROL = settings(
 )
 
 
+# --- the machines -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], str]:
+    """Makes a new folder, for each example."""
+    return lambda: str(tmp_path_factory.mktemp("storage"))
+
+
 async def _open_memory() -> Backend:
     return MemoryBackend()
 
 
 async def _open_undeclared() -> Backend:
     """A backend that declares nothing, on a filesystem without a server."""
-    fs: Any = MemoryBackend().filesystem()[0]
+    fs: Any = (await MemoryBackend().filesystem())[0]
     return FsspecBackend(lambda: fs, "/root", parallel=False)
 
 
-def _folders(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], str]:
-    return lambda: str(tmp_path_factory.mktemp("storage"))
+def _run_on_backend(loop: Any, opened: Callable[[], Awaitable[Backend]], sizes: settings = _SETTINGS) -> None:
+    machine = backend_machine(opened, loop=loop[0], loop_options=loop[1])
+    run_state_machine_as_test(machine, settings=sizes)
 
 
-# --- the machines -----------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("open_backend", [_open_memory, _open_undeclared], ids=["memory", "fsspec"])
-def test_backend_does_what_the_model_does(anyio_backend: Any, open_backend: Any) -> None:
+@pytest.mark.parametrize("opened", [_open_memory, _open_undeclared], ids=["memory", "fsspec"])
+def test_backend_does_what_the_model_does(anyio_backend: Any, opened: Callable[[], Awaitable[Backend]]) -> None:
     """Whatever is done to the storage, it answers as a dict would."""
-    loop, options = anyio_backend
-    run_state_machine_as_test(backend_machine(open_backend, loop=loop, loop_options=options), settings=_SETTINGS)
+    _run_on_backend(anyio_backend, opened)
 
 
-def test_local_backend_does_what_the_model_does(anyio_backend: Any, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_local_backend_does_what_the_model_does(anyio_backend: Any, folder: Callable[[], str]) -> None:
     """Whatever is done to the folder, it answers as a dict would."""
-    loop, options = anyio_backend
-    folder = _folders(tmp_path_factory)
-    machine = backend_machine(lambda: open_local(folder(), {}), loop=loop, loop_options=options)
-    run_state_machine_as_test(machine, settings=_SETTINGS)
+    _run_on_backend(anyio_backend, lambda: open_local(folder(), {}))
 
 
-def test_store_does_what_the_model_does(anyio_backend: Any, tmp_path_factory: pytest.TempPathFactory) -> None:
+@pytest.mark.once
+def test_server_does_what_the_model_does(anyio_backend: Any, remote: Remote) -> None:
+    """Whatever is done to the folder on a server, it answers as a dict would."""
+    numbers = count()
+
+    async def opened() -> FsspecBackend:
+        path = remote.folder / str(next(numbers))
+        path.mkdir()
+        return await remote.open(f"/{path.name}")
+
+    _run_on_backend(anyio_backend, opened, _OVER_THE_WIRE)
+
+
+def test_store_does_what_the_model_does(anyio_backend: Any, folder: Callable[[], str]) -> None:
     """Whatever is done to a store on memory and a folder, in two codecs, it answers as a dict would."""
     loop, options = anyio_backend
-    folder = _folders(tmp_path_factory)
 
     async def opened() -> AccountStore:
         storages = {
@@ -102,13 +126,26 @@ def test_store_refuses_what_a_storage_does_not_declare(anyio_backend: Any) -> No
 
 # --- controls: wrong backends -----------------------------------------------------------------------------------------
 
+_FAILS: dict[type[BatchMemory], set[str]] = {BatchMemory: set()}
+"""The tests of the suite that a backend fails."""
 
-class _CreateOverwrites(MemoryBackend):
+
+def _fails(*tests: str) -> Callable[[K], K]:
+    def note(kind: K) -> K:
+        _FAILS[kind] = set(tests)
+        return kind
+
+    return note
+
+
+@_fails("race_create_has_one_winner", "sequential_create_leaves_a_document_alone", "batch_create_many")
+class _CreateOverwrites(BatchMemory):
     async def write(self, key: str, data: bytes, /, *, mode: WriteMode, write_token: str = "") -> Stat:
         return await super().write(key, data, mode="overwrite" if mode == "create" else mode)
 
 
-class _CreateLooksFirst(MemoryBackend):
+@_fails("race_create_has_one_winner")
+class _CreateLooksFirst(BatchMemory):
     """As fsspec's own `mode="create"` does."""
 
     async def write(self, key: str, data: bytes, /, *, mode: WriteMode, write_token: str = "") -> Stat:
@@ -122,7 +159,8 @@ class _CreateLooksFirst(MemoryBackend):
         return await super().write(key, data, mode=mode)
 
 
-class _SwapLooksFirst(MemoryBackend):
+@_fails("race_no_update_is_lost", "race_swap_has_one_winner")
+class _SwapLooksFirst(BatchMemory):
     async def write(self, key: str, data: bytes, /, *, mode: WriteMode, write_token: str = "") -> Stat:
         if isinstance(mode, Version):
             if (await self.stat(key)).version != mode:
@@ -131,23 +169,34 @@ class _SwapLooksFirst(MemoryBackend):
         return await super().write(key, data, mode=mode)
 
 
-class _SwapIgnoresVersions(MemoryBackend):
+@_fails(
+    "race_no_update_is_lost",
+    "race_swap_has_one_winner",
+    "batch_swap_many",
+    "sequential_swap_of_a_deleted_document_is_refused",
+    "sequential_swap_of_a_stale_version_is_refused",
+    "sequential_swap_of_an_unknown_version_is_refused",
+)
+class _SwapIgnoresVersions(BatchMemory):
     async def write(self, key: str, data: bytes, /, *, mode: WriteMode, write_token: str = "") -> Stat:
         return await super().write(key, data, mode="overwrite" if isinstance(mode, Version) else mode)
 
 
-class _DeleteRaises(MemoryBackend):
+@_fails("sequential_conditional_delete", "sequential_delete_of_a_missing_document_is_no_error")
+class _DeleteRaises(BatchMemory):
     async def delete(self, key: str, /, *, version: Version | None = None) -> None:
         await self.stat(key)
         await super().delete(key, version=version)
 
 
-class _DeleteIgnoresVersions(MemoryBackend):
+@_fails("sequential_conditional_delete", "sequential_swap_of_an_unknown_version_is_refused")
+class _DeleteIgnoresVersions(BatchMemory):
     async def delete(self, key: str, /, *, version: Version | None = None) -> None:
         await super().delete(key)
 
 
-class _WritesInTwoSteps(MemoryBackend):
+@_fails("race_no_update_is_lost", "race_reader_sees_whole_documents")
+class _WritesInTwoSteps(BatchMemory):
     async def write(self, key: str, data: bytes, /, *, mode: WriteMode, write_token: str = "") -> Stat:
         stat = await super().write(key, data[: len(data) // 2], mode=mode)
         await sleep(0.002)  # longer than those who lost wait before they try again
@@ -155,34 +204,57 @@ class _WritesInTwoSteps(MemoryBackend):
         return await super().write(key, data, mode=stat.version)
 
 
-class _AcknowledgesEarly(MemoryBackend):
-    """What it has acknowledged happens when the suite's next write of the document has happened."""
+@_fails("cancel_of_a_task", "cancel_of_a_write")
+class _AcknowledgesEarly(BatchMemory):
+    """What it has acknowledged happens when the suite has looked at the document and written it anew."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.late: dict[str, bytes] = {}
+        self.late: list[tuple[str, bytes, int]] = []
+
+    async def filesystem(self) -> tuple[object, str]:
+        self.late = [(key, data, looks - 1) for key, data, looks in self.late]
+        for key, data, looks in self.late:
+            if not looks:
+                self._fs.pipe_file(f"/{key}", data)
+        return await super().filesystem()
 
     async def write(self, key: str, data: bytes, /, *, mode: WriteMode, write_token: str = "") -> Stat:
         if len(data) != len(b"new") * 20_000:
             return await super().write(key, data, mode=mode)
         await checkpoint()
-        self.late[key] = data
+        self.late.append((key, data, 3))
         return Stat(key, len(data), Version("early"), None)
 
 
-class _VersionIsSize(MemoryBackend):
+@_fails(
+    "race_no_update_is_lost",
+    "race_swap_has_one_winner",
+    "sequential_conditional_delete",
+    "sequential_swap_of_a_stale_version_is_refused",
+    "sequential_version_changes_with_the_content",
+)
+class _VersionIsSize(BatchMemory):
     def _find(self, key: str, /) -> Blob:
         blob = super()._find(key)
-        return Blob(blob.data, Stat(key, blob.stat.size, Version(f"{blob.stat.size}"), blob.stat.modified))
+        return Blob(blob.data, _with_size_as_version(blob.stat))
+
+    async def write(self, key: str, data: bytes, /, *, mode: WriteMode, write_token: str = "") -> Stat:
+        return _with_size_as_version(await super().write(key, data, mode=mode))
 
 
-class _StatTellsNoVersion(MemoryBackend):
+def _with_size_as_version(stat: Stat, /) -> Stat:
+    return replace(stat, version=Version(f"{stat.size}"))
+
+
+@_fails("sequential_stat_agrees_with_read")
+class _StatHasNoVersion(BatchMemory):
     async def stat(self, key: str, /) -> Stat:
-        stat = await super().stat(key)
-        return Stat(key, stat.size, None, stat.modified)
+        return replace(await super().stat(key), version=None)
 
 
-class _UnquotesNames(MemoryBackend):
+@_fails("unicode_names_are_kept", "unicode_names_that_look_alike_are_different")
+class _UnquotesNames(BatchMemory):
     async def read(self, key: str, /, *, limit: int) -> Blob:
         return await super().read(unquote(key), limit=limit)
 
@@ -190,7 +262,8 @@ class _UnquotesNames(MemoryBackend):
         return await super().write(unquote(key), data, mode=mode)
 
 
-class _ScansByPrefix(MemoryBackend):
+@_fails("scan_finds_the_documents_of_a_folder")
+class _ScansByPrefix(BatchMemory):
     async def scan(self, prefix: str, /, *, recursive: bool) -> AsyncIterator[Sequence[Stat]]:
         async for page in super().scan("", recursive=True):
             yield [
@@ -200,36 +273,87 @@ class _ScansByPrefix(MemoryBackend):
             ]
 
 
-class _ScansTwice(MemoryBackend):
+@_fails(
+    "cancel_of_a_read",
+    "scan_finds_the_documents_of_a_folder",
+    "scan_follows_writes_and_deletes",
+    "scan_may_be_dropped_before_its_end",
+    "scan_of_many_documents",
+    "sequential_close_leaves_nothing_open",
+    "unicode_longest_paths",
+    "unicode_names_are_kept",
+    "unicode_names_that_look_alike_are_different",
+)
+class _ScansTwice(BatchMemory):
     async def scan(self, prefix: str, /, *, recursive: bool) -> AsyncIterator[Sequence[Stat]]:
         async for page in super().scan(prefix, recursive=recursive):
             yield page
             yield page[-1:]
 
 
-class _ReadsAnySize(MemoryBackend):
+@_fails("sequential_limit", "batch_read_many")
+class _ReadsAnySize(BatchMemory):
     async def read(self, key: str, /, *, limit: int) -> Blob:
         return await super().read(key, limit=1 << 40)
 
 
-class _ReadManyForgetsMissing(MemoryBackend):
+@_fails("batch_read_many")
+class _ReadManyForgetsMissing(BatchMemory):
     async def read_many(self, keys: Sequence[str], /, *, limit: int) -> Sequence[Blob | Exception]:
         results = await super().read_many(keys, limit=limit)
         return [result for result in results if not isinstance(result, NotFoundError)]
 
 
-class _NamesNothing(MemoryBackend):
-    def classify(self, error: Exception, /) -> Any:
-        return type(error)
+@_fails("batch_read_many", "sequential_delete_removes_one_document", "sequential_missing_document_is_not_found")
+class _RaisesForeignErrors(BatchMemory):
+    async def read(self, key: str, /, *, limit: int) -> Blob:
+        try:
+            return await super().read(key, limit=limit)
+        except NotFoundError:
+            raise KeyError("there is no such document") from None
 
 
-class _QuotesDocuments(MemoryBackend):
+@_fails("sequential_errors_do_not_quote_documents")
+class _QuotesDocuments(BatchMemory):
     async def read(self, key: str, /, *, limit: int) -> Blob:
         try:
             return await super().read(key, limit=limit)
         except ValueError as error:
             error.args = (f"{error.args[0]}: {self._fs.cat_file(f'/{key}')[:20]!r}",)
             raise
+
+
+@_fails()
+class _KeepsTokens(BatchMemory):
+    """Not wrong."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tokens: dict[str, str] = {}
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return replace(super().capabilities, write_tokens=True)
+
+    async def write(self, key: str, data: bytes, /, *, mode: WriteMode, write_token: str = "") -> Stat:
+        stat = await super().write(key, data, mode=mode)
+        self.tokens[key] = write_token
+        return stat
+
+    async def stat(self, key: str, /) -> Stat:
+        return replace(await super().stat(key), write_token=self.tokens.get(key) or None)
+
+
+@_fails("sequential_write_tokens_are_kept")
+class _LosesTokens(_KeepsTokens):
+    async def stat(self, key: str, /) -> Stat:
+        return replace(await super().stat(key), write_token=None)
+
+
+@_fails("sequential_write_tokens_are_kept")
+class _KeepsOldTokens(_KeepsTokens):
+    async def write(self, key: str, data: bytes, /, *, mode: WriteMode, write_token: str = "") -> Stat:
+        return await super().write(key, data, mode=mode, write_token=write_token or self.tokens.get(key, ""))
 
 
 class _Suite(BackendTests):
@@ -241,110 +365,29 @@ class _Suite(BackendTests):
     pauses = (0.001,)
 
 
-async def _failing(kind: type[MemoryBackend], loop: str = "asyncio") -> set[str]:
+async def _failing(kind: type[BatchMemory], loop: str = "asyncio") -> set[str]:
     """The names of the suite's tests that fail on a backend."""
     failing: set[str] = set()
     suite = _Suite()
     for name, test in inspect.getmembers(suite, inspect.iscoroutinefunction):
         if not name.startswith("test_"):
             continue
-        opened: list[MemoryBackend] = []
-        harness = _harness(kind, opened)
-        backend = await harness.open()
-        values = {"harness": harness, "backend": backend, "anyio_backend_name": loop}
+        harness = memory_harness(kind)
+        values = {"harness": harness, "backend": await harness.open(), "anyio_backend_name": loop}
         try:
             await test(**{parameter: values[parameter] for parameter in inspect.signature(test).parameters})
         except pytest.skip.Exception:
             pass
         except (Exception, pytest.fail.Exception, BaseExceptionGroup):
             failing.add(name.removeprefix("test_"))
-        for other in opened:
-            await other.aclose()
     return failing
-
-
-def _harness(kind: type[MemoryBackend], opened: list[MemoryBackend]) -> Harness:
-    async def open_backend() -> Backend:
-        opened.append(kind())
-        return opened[-1]
-
-    def put(key: str, data: bytes) -> None:
-        fs: Any = opened[-1].filesystem()[0]
-        fs.pipe_file(f"/{key}", data)
-        late = opened[-1].late.pop(key, None) if isinstance(opened[-1], _AcknowledgesEarly) else None
-        if late is not None:
-            fs.pipe_file(f"/{key}", late)
-
-    def get(key: str) -> bytes | None:
-        fs: Any = opened[-1].filesystem()[0]
-        return bytes(fs.cat_file(f"/{key}")) if fs.exists(f"/{key}") else None
-
-    return Harness(open=open_backend, put=put, get=get, shared=False)
-
-
-_WRONG: dict[type[MemoryBackend], set[str]] = {
-    MemoryBackend: set(),
-    _CreateOverwrites: {
-        "race_create_has_one_winner",
-        "sequential_create_leaves_a_document_alone",
-        "sequential_create_many",
-    },
-    _CreateLooksFirst: {"race_create_has_one_winner"},
-    _SwapLooksFirst: {"race_no_update_is_lost", "race_swap_has_one_winner"},
-    _SwapIgnoresVersions: {
-        "race_no_update_is_lost",
-        "race_swap_has_one_winner",
-        "sequential_swap_many",
-        "sequential_swap_of_a_deleted_document_is_refused",
-        "sequential_swap_of_a_stale_version_is_refused",
-        "sequential_swap_of_an_unknown_version_is_refused",
-    },
-    _DeleteRaises: {
-        "sequential_conditional_delete",
-        "sequential_delete_of_a_missing_document_is_no_error",
-    },
-    _DeleteIgnoresVersions: {
-        "sequential_conditional_delete",
-        "sequential_swap_of_an_unknown_version_is_refused",
-    },
-    _WritesInTwoSteps: {
-        "race_no_update_is_lost",
-        "race_reader_sees_whole_documents",
-    },
-    _AcknowledgesEarly: {"cancel_of_a_task", "cancel_of_a_write"},
-    _VersionIsSize: {
-        "race_no_update_is_lost",
-        "race_swap_has_one_winner",
-        "sequential_conditional_delete",
-        "sequential_swap_of_a_stale_version_is_refused",
-        "sequential_version_changes_with_the_content",
-    },
-    _StatTellsNoVersion: {"sequential_stat_tells_what_read_tells"},
-    _UnquotesNames: {"unicode_names_are_kept", "unicode_names_that_look_alike_are_different"},
-    _ScansByPrefix: {"scan_finds_the_documents_of_a_folder"},
-    _ScansTwice: {
-        "cancel_of_a_read",
-        "scan_finds_the_documents_of_a_folder",
-        "scan_follows_writes_and_deletes",
-        "scan_may_be_dropped_before_its_end",
-        "scan_of_many_documents",
-        "sequential_close_leaves_nothing_open",
-        "unicode_longest_paths",
-        "unicode_names_are_kept",
-        "unicode_names_that_look_alike_are_different",
-    },
-    _ReadsAnySize: {"sequential_limit", "sequential_read_many"},
-    _ReadManyForgetsMissing: {"sequential_read_many"},
-    _NamesNothing: {"sequential_any_error_is_named"},
-    _QuotesDocuments: {"sequential_errors_do_not_quote_documents"},
-}
 
 
 @pytest.mark.once
 @pytest.mark.anyio
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
-@pytest.mark.parametrize(("kind", "failing"), _WRONG.items(), ids=[kind.__name__ for kind in _WRONG])
-async def test_suite_finds_wrong_backends(kind: type[MemoryBackend], failing: set[str]) -> None:
+@pytest.mark.parametrize(("kind", "failing"), _FAILS.items(), ids=[kind.__name__ for kind in _FAILS])
+async def test_suite_finds_wrong_backends(kind: type[BatchMemory], failing: set[str]) -> None:
     """On a wrong backend the suite fails just where that is wrong; on the right one nowhere."""
     assert await _failing(kind) == failing
 
@@ -358,7 +401,7 @@ async def test_suite_finds_a_scan_that_cannot_be_dropped() -> None:
 
 @pytest.mark.anyio
 async def test_suite_asks_for_a_harness() -> None:
-    """A class that forgets its fixture is told so."""
+    """A class without the fixture fails, and says why."""
     with pytest.raises(pytest.fail.Exception, match="fixture `harness`"):
         inspect.unwrap(BackendTests.harness)(BackendTests())
 
@@ -375,13 +418,13 @@ async def test_suite_asks_for_a_harness() -> None:
         _DeleteRaises,
         _DeleteIgnoresVersions,
         _VersionIsSize,
-        _StatTellsNoVersion,
+        _StatHasNoVersion,
         _ScansByPrefix,
         _ScansTwice,
         _ReadsAnySize,
     ],
 )
-def test_backend_machine_finds_wrong_backends(kind: type[MemoryBackend]) -> None:
+def test_backend_machine_finds_wrong_backends(kind: type[BatchMemory]) -> None:
     """The machine for backends fails on a wrong one."""
 
     async def opened() -> Backend:
@@ -396,7 +439,7 @@ def test_backend_machine_finds_wrong_backends(kind: type[MemoryBackend]) -> None
     "kind",
     [_CreateOverwrites, _SwapIgnoresVersions, _DeleteRaises, _DeleteIgnoresVersions, _ScansByPrefix, _ScansTwice],
 )
-def test_store_machine_finds_wrong_backends(kind: type[MemoryBackend]) -> None:
+def test_store_machine_finds_wrong_backends(kind: type[BatchMemory]) -> None:
     """The machine for stores fails where a backend below is wrong."""
 
     async def opened() -> AccountStore:

@@ -203,16 +203,17 @@ async def cancelled_when_sent(stub: Stub, call: Awaitable[object]) -> bool:
     """Cancel a call when the server has a request of it; whether it was cancelled: its deadline may have come first."""
     before = stub.count()
 
-    async def cancel(scope: anyio.CancelScope) -> None:
+    scope = anyio.CancelScope()
+
+    async def cancel() -> None:
         while stub.count() == before:
             await anyio.sleep(0.005)
         scope.cancel()
 
     async with anyio.create_task_group() as group:
-        with anyio.CancelScope() as scope:
-            group.start_soon(cancel, scope)
-            with suppress(UnavailableError):
-                await call
+        group.start_soon(cancel)
+        with scope, suppress(UnavailableError):
+            await call
         group.cancel_scope.cancel()
     return scope.cancelled_caught
 

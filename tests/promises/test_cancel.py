@@ -302,9 +302,10 @@ async def test_a_deadline_that_has_passed_stops_an_update_between_attempts() -> 
         await often.wait()
         scope.deadline = anyio.current_time()
 
+    scope = anyio.CancelScope()
     async with anyio.create_task_group() as group:
-        with anyio.CancelScope() as scope:
-            group.start_soon(time_is_up, scope)
+        group.start_soon(time_is_up, scope)
+        with scope:
             await store.update(AT, change)
     assert scope.cancelled_caught
     assert 3 <= len(attempts) < 64
@@ -522,9 +523,10 @@ async def test_a_timeout_during_a_write_is_raised_after_it(root: Path) -> None:
 
     current = asyncio.current_task()
     assert current is not None
+    timeout = asyncio.timeout(None)
+    other = asyncio.ensure_future(let_go(current, timeout))
     with pytest.raises(TimeoutError):
-        async with asyncio.timeout(None) as timeout:
-            other = asyncio.ensure_future(let_go(current, timeout))
+        async with timeout:
             await store.save(AT, NEW)
     assert files.under_way == 0
     assert content(root) == NEW

@@ -49,7 +49,7 @@ class BatchTests(Suite):
         assert list(await batch.read_many([], limit=self.limit)) == []
 
     async def test_batch_write_many(self, harness: Harness, backend: Backend) -> None:
-        """A batch of overwrites in several folders stores each document and tells, in order, its version."""
+        """A batch of overwrites in several folders stores each document and returns, in order, its version."""
         batch = need_batch(backend)
         writes = [Write(f"{folder}/{i}.account", b"%d" % i, "overwrite") for i in range(5) for folder in ("a", "b/c")]
         results = await batch.write_many(writes)
