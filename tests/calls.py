@@ -1,21 +1,20 @@
-"""Every call of a store on a document, by its name: for tests of what holds for all of them."""
+"""Every call of a store on a document, by its name, for any location; `samples.CALLS` has them for fixed ones."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, TypeAlias
 
 from msgspec.structs import replace
-from samples import ACCOUNT, MULTI
+from samples import ACCOUNT, MULTI, ended, next_port
 
-from accountstore import AccountStore, AccountStoreError, Location
+from accountstore import AccountStore, Location
 from accountstore.codecs import JSON
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+    from collections.abc import Awaitable, Callable, Mapping
 
     from accountstore.model import Document
 
-T = TypeVar("T")
 Call: TypeAlias = "Callable[[AccountStore, Location], Awaitable[object]]"
 
 
@@ -33,24 +32,11 @@ def other(at: Location, /) -> Location:
     return Location("other.multi.account" if is_multi(at) else "other.account", folder="elsewhere")
 
 
-async def drained(items: AsyncIterator[T], /) -> list[T]:
-    """All that an iterator yields."""
-    return [item async for item in items]
-
-
-async def first(results: AsyncIterator[tuple[Location, object]], /) -> object:
-    """The one result of a call on many; raised if it is an error."""
-    [(_, result)] = await drained(results)
-    if isinstance(result, AccountStoreError):
-        raise result
-    return result
-
-
 SINGLE: Mapping[str, Call] = {
     "get": AccountStore.get,
     "read": AccountStore.read,
     "save": lambda store, at: store.save(at, ACCOUNT),
-    "update": lambda store, at: store.update(at, lambda account: replace(account, port=1)),
+    "update": lambda store, at: store.update(at, next_port),
 }
 MULTIPLE: Mapping[str, Call] = {
     "get_multi": AccountStore.get_multi,
@@ -68,8 +54,8 @@ EITHER: Mapping[str, Call] = {
     "copy onto": lambda store, at: store.copy(other(at), at),
     "move": lambda store, at: store.move(at, other(at)),
     "move onto": lambda store, at: store.move(other(at), at),
-    "get_many": lambda store, at: first(store.get_many([at])),
-    "save_many": lambda store, at: first(store.save_many([(at, document(at))])),
+    "get_many": lambda store, at: ended(store.get_many([at])),
+    "save_many": lambda store, at: ended(store.save_many([(at, document(at))])),
 }
 EVERY: Mapping[str, Call] = {**SINGLE, **MULTIPLE, **EITHER}
 

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias, cast
 import anyio
 import msgspec
 import pytest
-from calls import EVERY, MULTIPLE, drained, ends, other
+from calls import EVERY, MULTIPLE, ends, other
+from doubles import drained
 from samples import AT, MULTI_AT
 
 from accountstore import (
