@@ -186,7 +186,7 @@ def test_each_call_has_its_own_time_and_none_is_cancelled_after_its_end() -> Non
 
     async def main() -> None:
         deadline, task = Deadline(60), asyncio.current_task()
-        calls: list[asyncio.Future[object]] = []
+        calls: list[asyncio.Future[Any]] = []
         for call in (asyncio.Event().wait, Steps().call, asyncio.Event().wait):
             calls.append(asyncio.ensure_future(run_shielded(deadline, call)))
             await forward(20)

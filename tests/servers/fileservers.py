@@ -132,10 +132,10 @@ def _sftp(folder: Path) -> Generator[FileServer]:
 @contextmanager
 def _ftp(folder: Path) -> Generator[FileServer]:
     # It stands on asyncore, which Python 3.11 deprecates; the warning is ignored here.
-    modules: list[Any] = [
-        pytest.importorskip(f"pyftpdlib.{name}") for name in ("authorizers", "handlers", "ioloop", "servers")
-    ]
-    authorizers, handlers, ioloop, servers = modules
+    authorizers: Any = pytest.importorskip("pyftpdlib.authorizers")
+    handlers: Any = pytest.importorskip("pyftpdlib.handlers")
+    ioloop: Any = pytest.importorskip("pyftpdlib.ioloop")
+    servers: Any = pytest.importorskip("pyftpdlib.servers")
     server = FileServer(folder)
     users = authorizers.DummyAuthorizer()
     users.add_user(_USER, _PASSWORD, str(folder), perm="elradfmwMT")
