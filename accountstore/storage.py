@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from datetime import datetime
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from msgspec import Struct
 
@@ -58,8 +58,8 @@ class Storage(Struct, frozen=True, eq=False):
     def __repr__(self) -> str:
         return f"Storage({self.name!r})"
 
-    def __rich_repr__(self) -> Iterator[str]:
-        yield self.name
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        return [("name", self.name)]
 
     def encode(self, document: D, kind: type[D], original: bytes | None = None, /) -> SecretBytes:
         """The document's bytes, with the fields of the original that the model does not know.

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from accountstore.backends.base import Backend
+    from accountstore.testing.faults import Operation
 
 pytestmark = pytest.mark.anyio
 
@@ -100,15 +101,26 @@ async def test_what_check_has_found_spares_the_probe(verify: bool) -> None:
     assert backend.log == (["delete"] if verify else ["write", "delete"])
 
 
-async def test_what_check_could_not_try_is_probed() -> None:
-    """A check that was cut short proves nothing: the next conditional call probes, and works."""
-    backend = Recording(None, [Fault("read", 1, "before", ConnectionResetError())], verify=True)
+@pytest.mark.parametrize(
+    ("operation", "nth", "name"),
+    [
+        ("read", 1, "read"),
+        ("write", 2, "create over a document"),
+        ("write", 3, "swap of an unknown version"),
+        ("delete", 1, "delete of the version before"),
+    ],
+)
+async def test_a_failure_of_check_proves_nothing(operation: Operation, nth: int, name: str) -> None:
+    """A request that failed for another reason than its condition is a problem, and says nothing of the condition: the
+    next conditional call probes, and works.
+    """
+    backend = Recording(None, [Fault(operation, nth, "before", PermissionError())], verify=True)
     store = store_over({"main": backend})
-    found = await store.check()
-    assert (found.create, found.update, found.delete) == (None, True, True)
+    result = await store.check()
+    assert name in {step.name for step in result.steps if step.problem.startswith("DeniedError: ")}
     backend.log.clear()
-    await store.save(AT, ACCOUNT, mode="create")
-    assert len(backend.log) == 7
+    await store.delete(AT, version=await store.save(AT, ACCOUNT, mode="create"))
+    assert len(backend.log) == 6 + 2
 
 
 # --- a bad one --------------------------------------------------------------------------------------------------------

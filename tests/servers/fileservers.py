@@ -132,9 +132,10 @@ def _sftp(folder: Path) -> Generator[FileServer]:
 @contextmanager
 def _ftp(folder: Path) -> Generator[FileServer]:
     # It stands on asyncore, which Python 3.11 deprecates; the warning is ignored here.
-    authorizers, handlers, ioloop, servers = (
+    modules: list[Any] = [
         pytest.importorskip(f"pyftpdlib.{name}") for name in ("authorizers", "handlers", "ioloop", "servers")
-    )
+    ]
+    authorizers, handlers, ioloop, servers = modules
     server = FileServer(folder)
     users = authorizers.DummyAuthorizer()
     users.add_user(_USER, _PASSWORD, str(folder), perm="elradfmwMT")
