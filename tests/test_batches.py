@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 import anyio
 import pytest
 from anyio import get_running_tasks
-from doubles import BatchMemory
+from doubles import BatchMemory, skip_pauses
 from msgspec.structs import replace
 from running import HUNG
 from samples import ACCOUNT, MULTI
@@ -329,16 +329,15 @@ async def test_one_location_twice_has_two_results(store: AccountStore) -> None:
 class Flaky(BatchMemory):
     """Fails for a while with each document, whether in a batch or by itself."""
 
-    def __init__(self, batch: int, failures: int, error: type[ConnectionError] = ConnectionResetError, /) -> None:
+    def __init__(self, batch: int, failures: int, /) -> None:
         super().__init__(batch)
         self.failures = failures
-        self.error = error
         self.asked = Counter[str]()
 
     def _fail(self, key: str, /) -> None:
         self.asked[key] += 1
         if self.asked[key] <= self.failures:
-            raise self.error
+            raise ConnectionResetError
 
     async def read(self, key: str, /, *, limit: int) -> Blob:
         self._fail(key)
@@ -349,22 +348,16 @@ class Flaky(BatchMemory):
         return await super().write(key, data, mode=mode)
 
 
-@pytest.fixture
-def _no_backoff(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def backoff(attempt: int, /) -> None:
-        await anyio.lowlevel.checkpoint()
-
-    monkeypatch.setattr("accountstore.retry.backoff", backoff)
-
-
-@pytest.mark.usefixtures("_no_backoff")
 @pytest.mark.parametrize("batch", [1, 4])
 @pytest.mark.parametrize(("failures", "attempts"), [(3, 4), (1000, 4), (1000, 1)])
-async def test_what_fails_for_a_while_is_tried_again(batch: int, failures: int, attempts: int) -> None:
+async def test_what_fails_for_a_while_is_tried_again(
+    batch: int, failures: int, attempts: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A document that fails for a while is read and saved in the end; one that keeps failing is tried as often as the
     policy says: by itself where each is a request of its own; in a batch once more than that, and with one attempt
     never again.
     """
+    skip_pauses(monkeypatch)
     wanted = [at(number) for number in range(10)]
     backend = Flaky(batch, failures)
     store = store_over({"main": backend}, attempts=attempts)
@@ -378,36 +371,6 @@ async def test_what_fails_for_a_while_is_tried_again(batch: int, failures: int, 
     assert {type(result) for result in got} == {Stored if ends else UnavailableError}
     assert backend.asked == expected
     assert [r.location for r in (*saved, *got) if isinstance(r, AccountStoreError)] == ([] if ends else wanted * 2)
-
-
-@pytest.mark.usefixtures("_no_backoff")
-@pytest.mark.parametrize("error", [ConnectionResetError, ConnectionRefusedError])
-async def test_a_create_of_a_batch_is_not_tried_blindly(error: type[ConnectionError]) -> None:
-    """A create in a batch is tried again where it surely was not made. Else it is uncertain: made again, it would meet
-    its own document.
-    """
-    backend = Flaky(4, 1, error)
-    store = store_over({"main": backend}, attempts=4)
-    results = await save(store, [(at(0), ACCOUNT), (at(1), ACCOUNT)], mode="create")
-    unknown = error is ConnectionResetError
-    assert {type(result) for result in results} == {UncertainError if unknown else Version}
-    assert backend.asked == dict.fromkeys((at(0).path, at(1).path), 1 if unknown else 2)
-
-
-@pytest.mark.parametrize("batch", [1, 4])
-async def test_the_deadline_ends_a_batch_that_hangs(batch: int) -> None:
-    """The time of a batch is the policy's for one operation, and when it is up no document of it is tried again."""
-    backend = Busy(batch, steps=10**9)
-    store = store_over({"main": backend}, timeout=0.3, attempts=4)
-    wanted = [at(number) for number in range(4)]
-    results = await save(store, [(w, ACCOUNT) for w in wanted]) + await read(store, wanted)
-    assert [type(result) for result in results] == [UncertainError] * 4 + [UnavailableError] * 4
-    for location, result in zip(wanted * 2, results, strict=True):
-        assert isinstance(result, AccountStoreError)
-        assert result.location == location
-        assert "no answer within 0.3 s" in str(result)
-    assert backend.batches == [batch] * (4 // batch) * 2
-    assert backend.under_way == 0
 
 
 # --- bounds -----------------------------------------------------------------------------------------------------------

@@ -16,7 +16,6 @@ from samples import ACCOUNT, MULTI
 from accountstore import (
     AccountStore,
     BackendError,
-    ClosedError,
     DeniedError,
     Entry,
     Location,
@@ -233,18 +232,6 @@ async def test_pages_are_taken_one_at_a_time() -> None:
     for _ in range(2):
         with pytest.raises(StopAsyncIteration):
             await anext(listing)
-
-
-async def test_a_listing_ends_with_its_store() -> None:
-    """A page that is asked for when the store is closed is a `ClosedError`."""
-    backend = Paging([["a.account"], ["b.account"]])
-    store = store_over({"main": backend})
-    listing = store.list()
-    await anext(listing)
-    await store.aclose()
-    with pytest.raises(ClosedError):
-        await anext(listing)
-    assert backend.taken == 1
 
 
 @pytest.mark.parametrize(
