@@ -89,7 +89,7 @@ class _Scene(NamedTuple):
     def holds(self, location: Location, expected: bytes, /) -> bool:
         """Whether a document's file holds this JSON, read without the store."""
         with open(os.path.join(self.root, location.path), "rb") as file:
-            return json.load(file) == json.loads(expected)
+            return bool(json.load(file) == json.loads(expected))
 
 
 _Step: TypeAlias = "Callable[[_Scene], Awaitable[str]]"
