@@ -408,11 +408,11 @@ def test_ls_refuses_what_is_no_folder(run: Commands, folder: str) -> None:
 
 
 def list_many(monkeypatch: pytest.MonkeyPatch, count: int, end: Exception | None = None) -> None:
-    """Have every listing give this many documents, and then end or fail."""
+    """Have every listing give this many documents, not quite sorted, and then end or fail."""
 
     async def entries(*_: object, **__: object) -> AsyncIterator[Entry]:
         for i in range(count):
-            yield Entry(Location(f"{i:05}.account"), 1, Version("v"), None)
+            yield Entry(Location(f"{i ^ 1:05}.account"), 1, Version("v"), None)
         if end is not None:
             raise end
 
@@ -430,7 +430,7 @@ def test_a_large_listing_prints_before_it_ends(
     assert (answer.code, answer.err) == (1, "accountstore: the storage failed\n")
 
 
-@pytest.mark.parametrize("count", [3, 500, 1200])
+@pytest.mark.parametrize("count", [4, 500, 1200])
 def test_a_large_listing_is_one_table(run: Commands, monkeypatch: pytest.MonkeyPatch, count: int) -> None:
     """On a terminal the names of the columns show once, above all pages, and the number of documents below."""
     list_many(monkeypatch, count)
@@ -784,16 +784,12 @@ class Terminal:
         os.write(self._terminal, keys)
 
     def interrupt(self) -> None:
-        """Do what Ctrl-C does; Enter ends a read that began just after the signal, and so missed it.
-
-        Again where `input()` has lost the signal: it clears what is raised while it flushes its prompt.
-        """
-        for _ in range(10):
-            self.process.send_signal(signal.SIGINT)
-            with suppress(subprocess.TimeoutExpired):
-                self.process.wait(2)
-                return
-            self.type(b"\n")
+        """Do what Ctrl-C does, once; Enter ends a read that began just after the signal, and so missed it."""
+        self.process.send_signal(signal.SIGINT)
+        with suppress(subprocess.TimeoutExpired):
+            self.process.wait(2)
+            return
+        self.type(b"\n")
 
     def end(self) -> int:
         """Wait for the program's end; its exit code."""
@@ -864,16 +860,15 @@ def test_save_on_a_terminal_refuses_before_it_asks(run: Commands) -> None:
 
 @pytest.mark.parametrize("question", ["Host: ", "Password (hidden): "])
 def test_ctrl_c_ends_with_130_and_writes_nothing(run: Commands, question: str) -> None:
-    """An interrupt at a question ends the program with 130, without a traceback and without a document."""
-    terminal = Terminal("save", "a.account")
+    """The first interrupt at a question ends the program with 130, without a traceback and without a document."""
+    # With a buffer, `input()` clears what is raised while it flushes its prompt.
+    terminal = Terminal("save", "a.account", env={"PYTHONUNBUFFERED": "1"})
     if question != "Host: ":
         for asked, text in (("Host: ", "h"), ("Port: ", "1"), ("]: ", ""), ("]: ", ""), ("]: ", ""), ("Login: ", "l")):
             terminal.answer(asked, text)
     terminal.expect(question)
     terminal.interrupt()
     assert terminal.end() == 130
-    if question != "Host: ":
-        assert terminal.shown.count(question) == 1, "the first interrupt has ended it"
     assert "Traceback" not in terminal.shown
     assert run.files() == []
 
