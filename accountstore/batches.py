@@ -3,32 +3,23 @@
 from __future__ import annotations
 
 import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from copy import copy
 from functools import partial
 from operator import itemgetter
-from typing import TYPE_CHECKING, Generic, TypeAlias, TypeVar
+from typing import Generic, TypeAlias, TypeVar
 
 import anyio
 
 from accountstore.aio.pages import items_of
-from accountstore.backends.base import Write
+from accountstore.backends.base import Blob, Stat, Version, Write, WriteMode
 from accountstore.client import condition_of
 from accountstore.errors import AccountStoreError, LocationError
-from accountstore.events import Operation
-from accountstore.location import Located
-from accountstore.storage import Stored, stored
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
-
-    from accountstore.backends.base import Blob, Stat, Version, WriteMode
-    from accountstore.events import EventLog
-    from accountstore.location import Location
-    from accountstore.model import Document
-    from accountstore.scope import Resolver
-    from accountstore.storage import DocumentRef, Storage
-
-__all__ = ("get_many", "save_many")
+from accountstore.events import EventLog, Operation
+from accountstore.location import Located, Location
+from accountstore.model import Document
+from accountstore.scope import Resolver
+from accountstore.storage import DocumentRef, Storage, Stored, stored
 
 _WINDOW = 8
 
@@ -173,52 +164,46 @@ async def _in_turn(
 async def _read(storage: Storage, members: Sequence[_Member], /) -> list[_Result]:
     """The document of each member, or its error."""
     blobs = await storage.client.read_many([ref.key for _, ref in members])
-    return [_decoded(ref, blob) for (_, ref), blob in zip(members, blobs, strict=True)]
+    return [_result(ref, _decode, blob) for (_, ref), blob in zip(members, blobs, strict=True)]
 
 
-def _decoded(ref: DocumentRef, blob: Blob | AccountStoreError, /) -> _Result:
-    try:
-        with Located(ref.location):
-            if isinstance(blob, AccountStoreError):
-                raise copy(blob)  # one error may stand for many documents
-            return ref.storage.open(blob, ref.kind).stored
-    except AccountStoreError as error:
-        return error.with_traceback(None)
+def _decode(ref: DocumentRef, blob: Blob, /) -> Stored[Document]:
+    return ref.storage.open(blob, ref.kind).stored
 
 
 async def _write(
     documents: Sequence[Document], mode: WriteMode, storage: Storage, members: Sequence[_Member], /
 ) -> list[_Result]:
     """What became of each member's document, which stands in `documents` at the member's number."""
-    encoded = [await _encoded(ref, documents[i], mode) for i, ref in members]
-    writes = [
-        Write(ref.key, data, mode)
-        for (_, ref), data in zip(members, encoded, strict=True)
-        if not isinstance(data, AccountStoreError)
-    ]
-    stats = iter(await storage.client.write_many(writes))
+    results: dict[int, _Result] = {}
+    writes: dict[int, Write] = {}
+    for i, ref in members:
+        try:
+            if mode != "overwrite":
+                await ref.require(condition_of(mode))
+            with Located(ref.location):
+                writes[i] = Write(ref.key, storage.encode(documents[i], ref.kind), mode)
+        except AccountStoreError as error:
+            results[i] = error.with_traceback(None)
+    stats = dict(zip(writes, await storage.client.write_many(list(writes.values())), strict=True))
     return [
-        _written(ref, documents[i], data if isinstance(data, AccountStoreError) else next(stats))
-        for (i, ref), data in zip(members, encoded, strict=True)
+        results[i] if i in results else _result(ref, partial(_stored, documents[i]), stats[i]) for i, ref in members
     ]
 
 
-async def _encoded(ref: DocumentRef, document: Document, mode: WriteMode, /) -> bytes | AccountStoreError:
-    try:
-        if mode != "overwrite":
-            await ref.require(condition_of(mode))
-        with Located(ref.location):
-            return ref.storage.encode(document, ref.kind)
-    except AccountStoreError as error:
-        return error.with_traceback(None)
+def _stored(document: Document, _: DocumentRef, stat: Stat, /) -> Stored[Document]:
+    return stored(document, stat)
 
 
-def _written(ref: DocumentRef, document: Document, stat: Stat | AccountStoreError, /) -> _Result:
+def _result(
+    ref: DocumentRef, read: Callable[[DocumentRef, T], Stored[Document]], outcome: T | AccountStoreError, /
+) -> _Result:
+    """What `read` makes of a storage's answer, or the error, about the document's location."""
     try:
         with Located(ref.location):
-            if isinstance(stat, AccountStoreError):
-                raise copy(stat)
-            return stored(document, stat)
+            if isinstance(outcome, AccountStoreError):
+                raise copy(outcome)  # one error may stand for many documents
+            return read(ref, outcome)
     except AccountStoreError as error:
         return error.with_traceback(None)
 

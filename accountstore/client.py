@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import suppress
 from copy import copy
 from errno import errorcode
 from functools import partial
 from os import strerror, urandom
-from typing import TYPE_CHECKING, Literal, ParamSpec, TypeAlias, TypeVar, cast
+from typing import Concatenate, Literal, ParamSpec, TypeAlias, TypeVar, cast
 
 import anyio
-from msgspec import Struct
 from msgspec.structs import replace
 
 from accountstore.aio.pages import Paged
 from accountstore.aio.shield import run_shielded
-from accountstore.backends.base import Backend, Version, WriteMode, classify_error
+from accountstore.backends.base import (
+    Backend,
+    BatchBackend,
+    Blob,
+    Capabilities,
+    Stat,
+    Version,
+    Write,
+    WriteMode,
+    classify_error,
+)
 from accountstore.errors import (
     AccountStoreError,
     BackendError,
@@ -30,16 +40,10 @@ from accountstore.errors import (
     UnsupportedError,
 )
 from accountstore.probe import Conditions, probe
-from accountstore.retry import RetryPolicy, retry, retry_write
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-
-    from accountstore.backends.base import BatchBackend, Blob, Capabilities, Stat, Write
-
-__all__ = ("Condition", "StorageClient", "condition_of")
+from accountstore.retry import PendingWrite, RetryPolicy, retry, retry_write
 
 T = TypeVar("T")
+R = TypeVar("R")
 P = ParamSpec("P")
 Condition: TypeAlias = Literal["create", "update", "delete"]
 
@@ -54,16 +58,7 @@ _REASONS: dict[type[BackendError], str] = {
     BackendError: "the storage failed",
 }
 _OF_THE_DOCUMENT = (NotFoundError, ExistsError, ConflictError, NotRegularError)
-_UNDECLARED: dict[Condition, str] = {
-    "create": "cannot promise that a create has one winner",
-    "update": "cannot compare and swap",
-    "delete": "cannot compare and swap",
-}
-_IGNORED: dict[Condition, str] = {
-    "create": "ignores the condition of a create: a second one was not refused",
-    "update": "ignores the condition of a swap",
-    "delete": "ignores the condition of a delete",
-}
+_CONDITIONS: dict[Condition, str] = {"create": "a create", "update": "a swap", "delete": "a delete of a version"}
 
 
 def condition_of(mode: WriteMode, /) -> Condition:
@@ -105,8 +100,6 @@ class StorageClient:
         self._conditions: Conditions | None = None if verify else Conditions.declared(self.capabilities)
         self._probing = anyio.Lock()
 
-    # --- one document -------------------------------------------------------------------------------------------------
-
     def read(self, key: str, /) -> Awaitable[Blob]:
         """The document's bytes and stat. Raises `NotFoundError`, `TooLargeError`."""
         return retry(self.policy, self.attempt, self.backend.read, key, limit=self.limit)
@@ -123,19 +116,28 @@ class StorageClient:
             UnsupportedError: the storage does not honour the mode's condition.
             UncertainError: the outcome is unknown.
         """
+        token = ""
         if mode != "overwrite":
             await self.require(condition_of(mode), _folder(key))
-        token = "" if mode == "overwrite" else urandom(8).hex()
-        write = _Write(self, key, data, mode, token)
-        return cast("Stat", await run_shielded(self.policy.deadline, retry_write, self.policy, write))
+            token = urandom(8).hex()
+        tokens = self.capabilities.write_tokens
+        send = partial(self.backend.write, key, data, mode=mode, write_token=token if tokens else "")
+        if tokens:
+            observe = partial(self.backend.stat, key)
+        else:
+            observe = partial(_compare, self.backend, key, self.limit, data, token)
+        return cast("Stat", await self._settle(PendingWrite(mode, token, send, observe, not tokens)))
 
     async def delete(self, key: str, version: Version | None = None, /) -> None:
         """Remove the document, if it has this version. Otherwise as `write`; a missing document is no error."""
         if version is not None:
             await self.require("delete", _folder(key))
-        await run_shielded(self.policy.deadline, retry_write, self.policy, _Delete(self, key, version))
+        send = partial(self.backend.delete, key, version=version)
+        final = not self.capabilities.write_tokens
+        await self._settle(PendingWrite(version or "overwrite", None, send, partial(self.backend.stat, key), final))
 
-    # --- many ---------------------------------------------------------------------------------------------------------
+    def _settle(self, write: PendingWrite, /) -> Awaitable[Stat | None]:
+        return run_shielded(self.policy.deadline, retry_write, self.policy, self.attempt, write)
 
     def pages(self, prefix: str, /, *, recursive: bool) -> AsyncIterator[Sequence[Stat]]:
         """Pages of the documents in a folder, and below it if `recursive`; each is asked for under the retry policy."""
@@ -149,7 +151,7 @@ class StorageClient:
         if self.capabilities.batch == 1:
             return [await _outcome(self.read(key)) for key in keys]
         read_many = cast("BatchBackend", self.backend).read_many
-        blobs = await _outcome(retry(self.policy, self.attempt, read_many, keys, limit=self.limit))
+        blobs = await _outcome(retry(self.policy, self.attempt, _results, read_many, keys, limit=self.limit))
         if isinstance(blobs, AccountStoreError):
             return [blobs] * len(keys)
         return [
@@ -178,7 +180,7 @@ class StorageClient:
 
     async def _attempt_many(self, writes: Sequence[Write], /) -> Sequence[Stat | Exception]:
         try:
-            return await cast("BatchBackend", self.backend).write_many(writes) if writes else ()
+            return await _results(cast("BatchBackend", self.backend).write_many, writes) if writes else ()
         except Exception as error:  # noqa: BLE001 -- one error for all of the batch
             return [error] * len(writes)
 
@@ -191,13 +193,11 @@ class StorageClient:
             return await self.write(*write)
         raise self.policy.uncertain(failure.message) if failure.sent else failure
 
-    # --- conditions ---------------------------------------------------------------------------------------------------
-
     async def require(self, condition: Condition, folder: str, /) -> None:
         """Raise `UnsupportedError` unless the storage honours the condition of a create, a swap or a delete."""
         if not await self.honours(condition, folder):
-            why = _IGNORED[condition] if self._declares(condition) else _UNDECLARED[condition]
-            raise UnsupportedError(f"storage {self.name!r} {why}")
+            what = "ignores" if self._declares(condition) else "does not promise"
+            raise UnsupportedError(f"storage {self.name!r} {what} the condition of {_CONDITIONS[condition]}")
 
     async def honours(self, condition: Condition, folder: str, /) -> bool:
         """Whether the storage honours a condition: as its backend declares; or, where that depends on the server, as
@@ -228,8 +228,6 @@ class StorageClient:
         """Take over what a check has found, unless the backend or the configuration vouches for the storage."""
         if self.capabilities.verify:
             self._conditions = conditions
-
-    # --- the storage --------------------------------------------------------------------------------------------------
 
     async def versioned(self) -> bool | None:
         """Whether the storage keeps what was overwritten or deleted; None where that cannot be known."""
@@ -277,12 +275,32 @@ class StorageClient:
         return failure
 
 
+async def _compare(backend: Backend, key: str, limit: int, data: bytes, token: str, /) -> Stat:
+    """The document's stat on a backend that keeps no write tokens: it has this one if it has these bytes."""
+    blob = await backend.read(key, limit=limit)
+    return replace(blob.stat, write_token=token if blob.data == data else None)
+
+
 async def _outcome(call: Awaitable[T], /) -> T | AccountStoreError:
     """The result of a call, or its error: as one result of many."""
     try:
         return await call
     except AccountStoreError as error:
         return error.with_traceback(None)
+
+
+async def _results(
+    call: Callable[Concatenate[Sequence[T], P], Awaitable[Sequence[R]]],
+    documents: Sequence[T],
+    /,
+    *args: P.args,
+    **kwargs: P.kwargs,
+) -> Sequence[R]:
+    """What a batch returns. Raises `BackendError` if nobody knows which result is whose."""
+    results = await call(documents, *args, **kwargs)
+    if len(results) != len(documents):
+        raise BackendError(f"the backend returned {len(results)} results for {len(documents)} documents")
+    return results
 
 
 async def _fail(error: Exception, /) -> AccountStoreError:
@@ -296,63 +314,3 @@ async def _close(backend: Backend, seconds: float, /) -> None:
 
 def _folder(key: str, /) -> str:
     return key.rpartition("/")[0]
-
-
-class _Write(Struct, frozen=True, eq=False):
-    """A document to write. The write token tells it from any other one; on a backend that keeps none, its bytes do."""
-
-    client: StorageClient
-    key: str
-    data: bytes
-    condition: WriteMode
-    token: str
-
-    @property
-    def final_on_refusal(self) -> bool:
-        return not self.client.capabilities.write_tokens
-
-    async def send(self) -> Stat:
-        client = self.client
-        token = self.token if client.capabilities.write_tokens else ""
-        return await client.attempt(client.backend.write, self.key, self.data, mode=self.condition, write_token=token)
-
-    async def observe(self) -> Stat | None:
-        client = self.client
-        try:
-            if client.capabilities.write_tokens:
-                return await client.attempt(client.backend.stat, self.key)
-            blob = await client.attempt(client.backend.read, self.key, limit=client.limit)
-        except NotFoundError:
-            return None
-        return replace(blob.stat, write_token=self.token if blob.data == self.data else None)
-
-    def is_ours(self, now: Stat | None, /) -> bool:
-        return now is not None and now.write_token == self.token
-
-
-class _Delete(Struct, frozen=True, eq=False):
-    """A document to remove."""
-
-    client: StorageClient
-    key: str
-    version: Version | None
-
-    @property
-    def condition(self) -> WriteMode:
-        return "overwrite" if self.version is None else self.version
-
-    @property
-    def final_on_refusal(self) -> bool:
-        return not self.client.capabilities.write_tokens
-
-    async def send(self) -> None:
-        await self.client.attempt(self.client.backend.delete, self.key, version=self.version)
-
-    async def observe(self) -> Stat | None:
-        try:
-            return await self.client.attempt(self.client.backend.stat, self.key)
-        except NotFoundError:
-            return None
-
-    def is_ours(self, now: Stat | None, /) -> bool:
-        return now is None

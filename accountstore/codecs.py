@@ -7,24 +7,18 @@ never quote a value.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Collection, Mapping
 from math import inf, isfinite
-from typing import TYPE_CHECKING, Any, TypeVar, cast, final
+from types import ModuleType
+from typing import Any, TypeVar, cast, final
 
 import msgspec
 from msgspec import Raw, Struct
 
 from accountstore.errors import DecodeError, EncodeError
-from accountstore.model import Account, MultiAccount
+from accountstore.model import Account, Document, MultiAccount
 from accountstore.secrets import Secret, reveal
 from accountstore.strict import check_json, check_msgpack, require_msgpack
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping
-    from types import ModuleType
-
-    from accountstore.model import Document
-
-__all__ = ("CODECS", "JSON", "MSGPACK", "Codec", "find_codec")
 
 D = TypeVar("D", bound=Account | MultiAccount)
 

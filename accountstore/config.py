@@ -17,8 +17,9 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from math import inf
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import msgspec
 from msgspec import Struct, field
@@ -26,11 +27,6 @@ from msgspec import Struct, field
 from accountstore.codecs import CODECS
 from accountstore.errors import ConfigError, LocationError
 from accountstore.validation import MAX_BYTES, check_storage_name, did_you_mean
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-__all__ = ("StorageConfig", "StoreConfig", "load_config")
 
 T = TypeVar("T")
 

@@ -26,8 +26,7 @@ location and the field, never a value of a document.
 
 from __future__ import annotations
 
-from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
 if TYPE_CHECKING:
     from accountstore.location import Location
@@ -55,6 +54,9 @@ __all__ = (
 )
 
 
+_E = TypeVar("_E", bound="AccountStoreError")
+
+
 class AccountStoreError(Exception):
     """The root of every error of the library.
 
@@ -73,14 +75,19 @@ class AccountStoreError(Exception):
         return self.message if self.location is None else f"{self.location}: {self.message}"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return partial(type(self), location=self.location), (self.message,)
+        # Not by the constructor: a class derived by another package may have one of its own.
+        return _restore, (type(self), self.args), self.__dict__
 
     def __copy__(self) -> Self:
-        # Not by the constructor: a class derived by another package may have one of its own.
-        other = type(self).__new__(type(self), *self.args)
-        other.args = self.args
+        other = _restore(type(self), self.args)
         other.__dict__.update(self.__dict__)
         return other
+
+
+def _restore(kind: type[_E], args: tuple[Any, ...], /) -> _E:
+    error = kind.__new__(kind, *args)
+    error.args = args
+    return error
 
 
 class ConfigError(AccountStoreError, ValueError):
@@ -105,9 +112,6 @@ class DocumentError(AccountStoreError, ValueError):
     def __str__(self) -> str:
         text = self.message if self.field == "$" else f"{self.field}: {self.message}"
         return text if self.location is None else f"{self.location}: {text}"
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return partial(type(self), field=self.field, location=self.location), (self.message,)
 
 
 class EncodeError(DocumentError):
@@ -169,9 +173,6 @@ class UnavailableError(BackendError, ConnectionError):
     def __init__(self, message: str, /, *, sent: bool = True, location: Location | None = None) -> None:
         super().__init__(message, location=location)
         self.sent = sent
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return partial(type(self), sent=self.sent, location=self.location), (self.message,)
 
 
 class UncertainError(UnavailableError):

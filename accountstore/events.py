@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable  # noqa: TC003 -- Struct resolves it
+from collections.abc import Callable
 from functools import cache
+from types import TracebackType
 from typing import TYPE_CHECKING, Self, TypeAlias
 
 from msgspec import Struct, field
@@ -16,11 +17,6 @@ from accountstore.location import Location
 
 if TYPE_CHECKING:
     from logging import Logger
-    from types import TracebackType
-
-
-__all__ = ("Event", "EventLog", "Observer", "Operation")
-
 
 _DEBUG = 10
 

@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator, Sequence
 from datetime import datetime
 from functools import partial
-from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
 from accountstore.aio.pages import items_of
-from accountstore.backends.base import Version
+from accountstore.backends.base import Stat, Version
 from accountstore.errors import LocationError
-from accountstore.events import Operation
+from accountstore.events import EventLog, Operation
 from accountstore.location import Location
+from accountstore.scope import Resolver
 from accountstore.validation import kind_of
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
-
-    from accountstore.backends.base import Stat
-    from accountstore.events import EventLog
-    from accountstore.scope import Resolver
-
-__all__ = ("Entry", "list_documents")
 
 
 class Entry(Struct, frozen=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import TracebackType
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
@@ -9,11 +10,6 @@ from msgspec.structs import force_setattr
 
 from accountstore.errors import AccountStoreError
 from accountstore.validation import check_file_name, check_folder, check_path, check_storage_name
-
-if TYPE_CHECKING:
-    from types import TracebackType
-
-__all__ = ("Located", "Location")
 
 
 class _FileName(Struct, frozen=True, rename="camel"):

@@ -7,29 +7,16 @@ where a `Secret` is expected and become one.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, cast
 
 from msgspec import Meta, Struct
 from msgspec.structs import force_setattr
 
 from accountstore.location import Location
 from accountstore.secrets import Secret
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-__all__ = (
-    "Account",
-    "Credentials",
-    "Document",
-    "MultiAccount",
-    "OAuthCredentials",
-    "PasswordCredentials",
-    "ProtocolType",
-    "SecurityOptions",
-)
 
 _Text: TypeAlias = Annotated[str, Meta(min_length=1)]
 _Port: TypeAlias = Annotated[int, Meta(ge=1, le=2**31 - 1)]
@@ -75,7 +62,7 @@ class PasswordCredentials(
         def __init__(self, *, login: str, password: Secret | str) -> None: ...
 
     def __post_init__(self) -> None:
-        password: object = self.password
+        password = cast("Any", self.password)  # which may be a plain string
         if type(password) is str:
             force_setattr(self, "password", Secret(password))
 

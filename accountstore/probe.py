@@ -6,22 +6,15 @@ Some servers accept a conditional request and ignore the condition, and some hon
 from __future__ import annotations
 
 import os
+from collections.abc import Awaitable
 from contextlib import suppress
-from typing import TYPE_CHECKING
 
 import anyio
 from msgspec import Struct
 
-from accountstore.backends.base import classify_error
+from accountstore.backends.base import Backend, Capabilities, classify_error
 from accountstore.errors import BackendError, ConflictError, ExistsError, UnsupportedError
 from accountstore.validation import RESERVED_PREFIX
-
-if TYPE_CHECKING:
-    from collections.abc import Awaitable
-
-    from accountstore.backends.base import Backend, Capabilities
-
-__all__ = ("Conditions", "probe")
 
 _CLEANUP_SECONDS = 1.0
 """What may go into removing the probe document when the deadline has passed."""

@@ -9,17 +9,12 @@ Other packages add backends by an entry point of the group `accountstore.backend
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from importlib import import_module
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
+from accountstore.backends.base import BackendFactory
 from accountstore.errors import ConfigError
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from accountstore.backends.base import BackendFactory
-
-__all__ = ("find_backend",)
 
 _GENERIC = "accountstore.backends.fsspec:open_backend"
 # Elsewhere a folder is reached through fsspec, which promises less and whose capabilities say so.

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ParamSpec, Protocol, TypeVar
+from collections.abc import Awaitable, Callable
+from typing import ParamSpec, Protocol, TypeVar
 
 import anyio
 from msgspec import Struct
 
 from accountstore.aio.shield import Deadline
-from accountstore.backends.base import Stat, Version
+from accountstore.backends.base import Stat, Version, WriteMode
 from accountstore.errors import (
     AccountStoreError,
     ConflictError,
@@ -17,13 +18,6 @@ from accountstore.errors import (
     UnavailableError,
     UncertainError,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
-    from accountstore.backends.base import WriteMode
-
-__all__ = ("Attempt", "PendingWrite", "RetryPolicy", "backoff", "retry", "retry_write")
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -96,33 +90,26 @@ async def retry(
     raise policy.unanswered()
 
 
-class PendingWrite(Protocol):
+class PendingWrite(Struct, frozen=True, eq=False):
     """A write or a delete: on which condition, how to send it, and how to observe what it has done."""
 
-    @property
-    def condition(self) -> WriteMode:
-        """`"overwrite"` for an unconditional write or delete."""
-        ...
-
-    @property
-    def final_on_refusal(self) -> bool:
-        """Whether a refusal at the first attempt is final, as no client below repeats a request."""
-        ...
-
-    async def send(self) -> Stat | None:
-        """Send the request. Raises an `AccountStoreError`."""
-        ...
-
-    async def observe(self) -> Stat | None:
-        """The document as it is now, or None where there is none. Raises an `AccountStoreError`."""
-        ...
+    condition: WriteMode
+    """`"overwrite"` for an unconditional write or delete."""
+    token: str | None
+    """The write token, by which it recognises its own document; None for a delete."""
+    send: Callable[[], Awaitable[Stat | None]]
+    """Sends the request."""
+    observe: Callable[[], Awaitable[Stat]]
+    """Returns the document's stat as it is now."""
+    final_on_refusal: bool
+    """Whether a refusal at the first attempt is final, as no client below repeats a request."""
 
     def is_ours(self, now: Stat | None, /) -> bool:
         """Whether the document as it is now was made by this write."""
-        ...
+        return now is None if self.token is None else now is not None and now.write_token == self.token
 
 
-async def retry_write(policy: RetryPolicy, write: PendingWrite, /) -> Stat | None:
+async def retry_write(policy: RetryPolicy, attempt: Attempt, write: PendingWrite, /) -> Stat | None:
     """What a write returns; tried again while its error is temporary and its condition holds. The deadline is the
     caller's to keep.
 
@@ -140,7 +127,7 @@ async def retry_write(policy: RetryPolicy, write: PendingWrite, /) -> Stat | Non
     while True:
         attempts += 1
         try:
-            return await write.send()
+            return await attempt(write.send)
         except AccountStoreError as error:
             failure = error
         refused = _is_refusal(failure, write.condition)
@@ -149,7 +136,7 @@ async def retry_write(policy: RetryPolicy, write: PendingWrite, /) -> Stat | Non
             raise failure
         unknown = unknown or (isinstance(failure, UnavailableError) and failure.sent)
         if write.condition != "overwrite" and (refused or unknown):
-            observed = await _observe(write)
+            observed = await _observe(attempt, write)
             if observed.done:
                 return observed.now
             if observed.lost:
@@ -174,9 +161,12 @@ class _Observed(Struct, frozen=True):
     reason: str = ""
 
 
-async def _observe(write: PendingWrite, /) -> _Observed:
+async def _observe(attempt: Attempt, write: PendingWrite, /) -> _Observed:
+    now: Stat | None = None
     try:
-        now = await write.observe()
+        now = await attempt(write.observe)
+    except NotFoundError:
+        pass
     except AccountStoreError as error:
         return _Observed(lost=not error.temporary, reason=error.message)
     if write.is_ours(now):

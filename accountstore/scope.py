@@ -5,16 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from accountstore.errors import AccountStoreError, ExtensionError, LocationError
-from accountstore.storage import DocumentRef
-from accountstore.validation import check_folder, check_kind, check_path, kind_of
+from accountstore.location import Location
+from accountstore.storage import DocumentRef, Storage
+from accountstore.validation import Kind, check_folder, check_kind, check_path, kind_of
 
 if TYPE_CHECKING:
-    from accountstore.location import Location
-    from accountstore.storage import Storage
-    from accountstore.storages import Storages
-    from accountstore.validation import Kind
-
-__all__ = ("Resolver",)
+    from accountstore.storages import Storages  # with the configuration and the registry, which only opening needs
 
 
 class Resolver:
@@ -68,7 +64,7 @@ class Resolver:
         """
         try:
             promised = kind_of(location.file_name)
-            if kind not in {None, promised}:
+            if kind is not None and kind != promised:
                 check_kind(location.file_name, kind)
             storage = self.storages.find(location.storage, self.only)
             key = "/".join(filter(None, (self.prefix, location.folder, location.file_name)))

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from functools import cache
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, NoReturn, final
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-__all__ = ("Secret", "SecretBytes", "reveal")
+from typing import Any, NoReturn, final
 
 _MASK = "**********"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from msgspec import Struct
 
@@ -13,16 +13,9 @@ from accountstore.client import Condition, StorageClient
 from accountstore.codecs import JSON, Codec
 from accountstore.errors import BackendError, DecodeError, EncodeError
 from accountstore.location import Located, Location
-from accountstore.model import Account, MultiAccount
+from accountstore.model import Account, Document, MultiAccount
 from accountstore.secrets import SecretBytes
 from accountstore.validation import check_size, kind_of
-
-if TYPE_CHECKING:
-    from collections.abc import Collection
-
-    from accountstore.model import Document
-
-__all__ = ("DocumentRef", "Opened", "Storage", "Stored", "stored")
 
 D = TypeVar("D", bound=Account | MultiAccount)
 T_co = TypeVar("T_co", covariant=True)
@@ -48,7 +41,7 @@ class Opened(Struct, Generic[T_co], frozen=True, eq=False):
 class Storage(Struct, frozen=True, eq=False):
     """A storage client with a codec and the limit of a document.
 
-    `url` and `options` tell whether two storages are one.
+    `url` and `options` decide whether two storages are one. They do not show in `repr`.
     """
 
     client: StorageClient
@@ -62,28 +55,21 @@ class Storage(Struct, frozen=True, eq=False):
         """The name in the configuration."""
         return self.client.name
 
-    def encode(self, document: D, kind: type[D], /) -> SecretBytes:
-        """The document's bytes. Raises `EncodeError`, `TooLargeError`."""
-        if type(document) is not kind:
-            raise EncodeError(f"is not of type {kind.__name__}")
-        data = SecretBytes(self.codec.encode(document))
-        check_size(len(data), self.max_bytes)
-        return data
+    def __repr__(self) -> str:
+        return f"Storage({self.name!r})"
 
-    def merge(
-        self,
-        document: D,
-        kind: type[D],
-        opened: Opened[D],
-        /,
-        *,
-        set: Mapping[str, Any] | None = None,  # noqa: A002 -- as `update` of a dict names what it sets
-        drop: Collection[str] = (),
-    ) -> SecretBytes:
-        """The document's bytes, with the fields of the opened one that the model does not know (`Codec.merge`)."""
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        return [("name", self.name)]
+
+    def encode(self, document: D, kind: type[D], original: bytes | None = None, /) -> SecretBytes:
+        """The document's bytes, with the fields of the original that the model does not know.
+
+        Raises `EncodeError`, `TooLargeError`.
+        """
         if type(document) is not kind:
             raise EncodeError(f"is not of type {kind.__name__}")
-        data = SecretBytes(self.codec.merge(document, opened.plain, set=set, drop=drop))
+        codec = self.codec
+        data = SecretBytes(codec.encode(document) if original is None else codec.merge(document, original))
         check_size(len(data), self.max_bytes)
         return data
 
@@ -143,19 +129,10 @@ class DocumentRef(Struct, frozen=True, eq=False):
             data = self.storage.encode(document, kind)
             return stored(document, await self.storage.client.write(self.key, data, mode))
 
-    async def rewrite(
-        self,
-        document: D,
-        kind: type[D],
-        opened: Opened[D],
-        /,
-        *,
-        set: Mapping[str, Any] | None = None,  # noqa: A002 -- as `Storage.merge`
-        drop: Collection[str] = (),
-    ) -> Stored[D]:
+    async def rewrite(self, document: D, kind: type[D], opened: Opened[D], /) -> Stored[D]:
         """Write a document over the one that it was made from, if that is still there; its unknown fields stay."""
         with Located(self.location):
-            data = self.storage.merge(document, kind, opened, set=set, drop=drop)
+            data = self.storage.encode(document, kind, opened.plain)
             return stored(document, await self.storage.client.write(self.key, data, opened.stored.version))
 
     async def write_copy(self, opened: Opened[D], source: Storage, mode: WriteMode, /) -> Stored[D]:

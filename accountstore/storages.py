@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from contextlib import AsyncExitStack, suppress
-from typing import TYPE_CHECKING
 
 from anyio import CancelScope, to_thread
 from msgspec.structs import replace
@@ -12,16 +11,11 @@ from msgspec.structs import replace
 from accountstore.aio.loops import asyncio_loop, running_loop
 from accountstore.client import StorageClient
 from accountstore.codecs import find_codec
-from accountstore.config import load_config
+from accountstore.config import StorageConfig, StoreConfig, load_config
 from accountstore.errors import AccountStoreError, ClosedError, ConfigError, LocationError
 from accountstore.registry import find_backend
 from accountstore.retry import RetryPolicy
 from accountstore.storage import Storage
-
-if TYPE_CHECKING:
-    from accountstore.config import StorageConfig, StoreConfig
-
-__all__ = ("Storages", "open_storages")
 
 
 class Storages:
@@ -73,10 +67,16 @@ class Storages:
         if self._closed:
             return
         self._closed = True
+        failure: AccountStoreError | None = None
         with CancelScope(shield=True):
-            async with AsyncExitStack() as closing:
-                for storage in reversed(self._storages.values()):
-                    closing.push_async_callback(storage.client.aclose)
+            try:
+                async with AsyncExitStack() as closing:
+                    for storage in reversed(self._storages.values()):
+                        closing.push_async_callback(storage.client.aclose)
+            except AccountStoreError as error:
+                failure = error
+        if failure is not None:
+            raise failure  # here, so that its context is the error that a `with` block is left for: the stack drops it
 
 
 async def open_storages(config: StoreConfig | str | os.PathLike[str] | None, /) -> Storages:

@@ -2,36 +2,30 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import AsyncIterator, Generator, Iterable, Mapping
 from inspect import iscoroutinefunction
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, cast
 
 from accountstore import updating
+from accountstore.backends.base import Capabilities, Version, WriteMode
 from accountstore.batches import get_many, save_many
-from accountstore.errors import NotFoundError, UnsupportedError
-from accountstore.events import EventLog, Operation
+from accountstore.check import Check
+from accountstore.config import StoreConfig
+from accountstore.errors import AccountStoreError, NotFoundError, UnsupportedError
+from accountstore.events import EventLog, Observer, Operation
 from accountstore.listing import Entry, list_documents
-from accountstore.model import Account, MultiAccount
+from accountstore.location import Location
+from accountstore.model import Account, Document, MultiAccount
 from accountstore.scope import Resolver
+from accountstore.secrets import SecretBytes
+from accountstore.storage import Stored
+from accountstore.updating import Change
+from accountstore.validation import Kind
 
 if TYPE_CHECKING:
-    import os
-    from collections.abc import AsyncIterator, Generator, Iterable, Mapping
-    from types import TracebackType
-
     from fsspec import AbstractFileSystem
-
-    from accountstore.backends.base import Capabilities, Version, WriteMode
-    from accountstore.check import Check
-    from accountstore.config import StoreConfig
-    from accountstore.errors import AccountStoreError
-    from accountstore.events import Observer
-    from accountstore.location import Location
-    from accountstore.model import Document
-    from accountstore.storage import Stored
-    from accountstore.updating import Change
-    from accountstore.validation import Kind
-
-__all__ = ("AccountStore",)
 
 D = TypeVar("D", bound=Account | MultiAccount)
 
@@ -203,6 +197,7 @@ class AccountStore:
         Raises:
             EncodeError: it is not the JSON of such a document; the message names the field.
         """
+        data = SecretBytes(data)  # so that no traceback with locals shows it
         with Operation(self._log, "save_json", location) as operation:
             stored = await self._resolver.ref(location).write_json(data, mode)
             operation.version, operation.bytes = stored.version, stored.size

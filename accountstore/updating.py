@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from inspect import isawaitable
-from typing import TYPE_CHECKING, TypeAlias, TypeVar
+from typing import TypeAlias, TypeVar
 
+from accountstore.backends.base import WriteMode
 from accountstore.client import condition_of
 from accountstore.errors import ConflictError, LocationError, NotFoundError
-from accountstore.model import Account, MultiAccount
+from accountstore.events import Operation
+from accountstore.model import Account, Document, MultiAccount
 from accountstore.retry import backoff
-
-if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
-    from accountstore.backends.base import WriteMode
-    from accountstore.events import Operation
-    from accountstore.model import Document
-    from accountstore.storage import DocumentRef, Opened, Stored
-
-__all__ = ("Change", "copy", "move", "update")
+from accountstore.storage import DocumentRef, Opened, Stored
 
 D = TypeVar("D", bound=Account | MultiAccount)
 Change: TypeAlias = "Callable[[D], D | Awaitable[D]]"

@@ -7,28 +7,10 @@ other. No message quotes the text that it refuses.
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from collections.abc import Collection
+from typing import Literal, TypeAlias
 
 from accountstore.errors import ExtensionError, LocationError, TooLargeError
-
-if TYPE_CHECKING:
-    from collections.abc import Collection
-
-__all__ = (
-    "MAX_BYTES",
-    "MAX_PATH",
-    "MAX_SEGMENT",
-    "RESERVED_PREFIX",
-    "Kind",
-    "check_file_name",
-    "check_folder",
-    "check_kind",
-    "check_path",
-    "check_size",
-    "check_storage_name",
-    "did_you_mean",
-    "kind_of",
-)
 
 MAX_BYTES = 256 * 1024
 """Bytes of one document, unless the configuration says otherwise."""

@@ -18,6 +18,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from running import HUNG, PYTHON
+
+pytest.importorskip("pty", reason="the terminal tests need pseudo terminals")
+pytest.importorskip("typer")
+pytest.importorskip("click")
+pytest.importorskip("rich")
+
 from typer.main import get_command
 from typer.testing import CliRunner
 
@@ -29,8 +35,6 @@ from accountstore.codecs import JSON
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from pathlib import Path
-
-pytest.importorskip("pty", reason="the terminal tests need pseudo terminals")
 
 SINGLE: dict[str, Any] = {
     "host": "smtp.example.com",

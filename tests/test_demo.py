@@ -11,6 +11,10 @@ import pytest
 from anyio.lowlevel import checkpoint
 from msgspec.structs import replace
 from running import HUNG, PYTHON
+
+pytest.importorskip("typer")
+pytest.importorskip("rich")
+
 from typer.testing import CliRunner
 
 from accountstore import AccountStore, ConflictError, Location, Version

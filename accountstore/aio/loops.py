@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import deque
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from functools import partial, wraps
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, NoReturn, ParamSpec, Protocol, TypeVar
@@ -12,12 +13,9 @@ import anyio
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Callable, Coroutine
     from threading import Thread
 
     import trio
-
-__all__ = ("AsyncioBridge", "asyncio_loop", "on_asyncio", "running_loop")
 
 T = TypeVar("T")
 P = ParamSpec("P")

@@ -6,15 +6,9 @@ An async generator cannot: what it leaves open is closed by the event loop that 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from functools import partial
-from typing import TYPE_CHECKING, Generic, TypeVar
-
-from anyio.lowlevel import checkpoint
-
-if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Iterator
-
-__all__ = ("Paged", "items_of", "pages_by_cursor", "pages_of")
+from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
@@ -44,6 +38,8 @@ def pages_of(pages: Iterable[T], /) -> Paged[T]:
 
 
 async def _next_page(pages: Iterator[T], /) -> T | None:
+    from anyio.lowlevel import checkpoint
+
     await checkpoint()
     return next(pages, None)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from functools import partial
 from sys import modules
@@ -16,9 +16,6 @@ from accountstore.aio.loops import asyncio_loop
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Coroutine
-
-__all__ = ("Deadline", "run_shielded")
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from contextlib import suppress
-from functools import partial
 from itertools import islice
 from queue import SimpleQueue
 from threading import Lock, Thread
-from typing import TYPE_CHECKING, Generic, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 from weakref import finalize
 
 import anyio
@@ -19,9 +19,6 @@ from accountstore.errors import ClosedError
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Callable, Iterator
-
-__all__ = ("Lazy", "ThreadPool", "pages_in_threads")
 
 T = TypeVar("T")
 
@@ -89,16 +86,20 @@ def _work(calls: SimpleQueue[Callable[[], None] | None], /) -> None:
 class _Call(Generic[T]):
     """A call in a thread that wakes its event loop once."""
 
-    __slots__ = ("_end", "_functions", "_loop", "outcome", "waiter")
-
-    outcome: Callable[[], T]
-    """What the function returned or raised, once the waiter is done."""
+    __slots__ = ("_end", "_error", "_functions", "_loop", "_result", "waiter")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, function: Callable[[], T], end: Callable[[], None], /) -> None:
         self._functions = [function]  # whoever pops it has it: the thread that calls it, or the caller who withdraws it
         self._end = end
         self._loop = loop
+        self._error: BaseException | None = None
         self.waiter = loop.create_future()
+
+    def outcome(self) -> T:
+        """What the function returned or raised, once the waiter is done."""
+        if self._error is not None:
+            raise self._error
+        return self._result
 
     def withdraw(self) -> None:
         """Keep the function from being called, if it has not begun."""
@@ -107,11 +108,9 @@ class _Call(Generic[T]):
     def run(self) -> None:
         """Call the function, in the thread."""
         try:
-            result = self._functions.pop()()
+            self._result = self._functions.pop()()
         except BaseException as error:  # noqa: BLE001 -- raised by whoever waits
-            self.outcome = partial(_raise, error)
-        else:
-            self.outcome = partial(_return, result)
+            self._error = error
         with suppress(RuntimeError):  # the loop was closed: nobody waits
             self._loop.call_soon_threadsafe(self._wake)
 
@@ -119,14 +118,6 @@ class _Call(Generic[T]):
         self._end()
         if not self.waiter.done():
             self.waiter.set_result(None)
-
-
-def _return(result: T, /) -> T:
-    return result
-
-
-def _raise(error: BaseException, /) -> NoReturn:
-    raise error
 
 
 def pages_in_threads(pool: ThreadPool, pages: Iterator[T], /) -> Paged[T]:

@@ -6,10 +6,11 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from inspect import iscoroutinefunction
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from adlfs import AzureBlobFileSystem
 from azure.core import MatchConditions
@@ -20,11 +21,10 @@ from azure.core.exceptions import (
     ServiceRequestError,
 )
 
-from accountstore.aio.loops import AsyncioBridge, on_asyncio
+from accountstore.aio.loops import on_asyncio
 from accountstore.backends.base import (
     BackendError,
     Blob,
-    Capabilities,
     ConfigError,
     ConflictError,
     DeniedError,
@@ -32,15 +32,15 @@ from accountstore.backends.base import (
     Stat,
     UnavailableError,
     Version,
+    WriteMode,
     check_size,
     pages_by_cursor,
 )
 from accountstore.backends.object_store import (
-    CAPABILITIES,
     INSTANCE,
     WRITE_TOKEN,
-    EscapeFilesystem,
     LazyClient,
+    ObjectStore,
     check_options,
     error_for_status,
     finalizers,
@@ -48,18 +48,11 @@ from accountstore.backends.object_store import (
     unsent,
 )
 
-if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
-
-    from accountstore.backends.base import WriteMode
-
-__all__ = ("AzureBackend", "open_backend")
-
 _PAGE = 5000
 _TIMEOUTS = ("timeout", "connection_timeout", "read_timeout")
 
 
-class AzureBackend:
+class AzureBackend(ObjectStore[Any]):
     """One client of its own, opened at the first call and closed with the store. A version is the ETag.
 
     Reads, writes and deletes are one request each (a read of an empty document two); conditions stand in
@@ -67,18 +60,10 @@ class AzureBackend:
     """
 
     def __init__(self, options: Mapping[str, Any], container: str, prefix: str, /) -> None:
+        super().__init__(container, prefix, LazyClient(self._open, _close), partial(AzureBlobFileSystem, **options))
         self._options = options
-        self._name = container
-        self._prefix = prefix
         self._each = {"retry_total": 0, **{name: options[name] for name in _TIMEOUTS if name in options}}
-        self._lazy = LazyClient(self._open)
         self._answered = False
-        self._escape = EscapeFilesystem(partial(AzureBlobFileSystem, **options), f"{container}/{prefix}".rstrip("/"))
-        self.bridge = AsyncioBridge()
-
-    @property
-    def capabilities(self) -> Capabilities:
-        return CAPABILITIES
 
     # --- the client ---------------------------------------------------------------------------------------------------
 
@@ -86,7 +71,7 @@ class AzureBackend:
         """The filesystem and the container's client; no request is sent for it."""
         fs: Any = await asyncio.to_thread(lambda: asyncio.run(self._make()))
         await _repeat_nothing(fs.service_client)
-        return fs, fs.service_client.get_container_client(self._name)
+        return fs, fs.service_client.get_container_client(self._bucket)
 
     async def _make(self) -> Any:
         """Make the filesystem, on an event loop of a thread's own: it imports, and reads files with credentials."""
@@ -211,23 +196,13 @@ class AzureBackend:
             return True if kept["delete_retention_policy"].enabled else None
         return None
 
-    async def filesystem(self) -> tuple[object, str]:
-        return await self._escape.get()
 
-    async def aclose(self) -> None:
-        await self._close()
-        await self.bridge.aclose()
-        await self._escape.aclose()
-
-    @on_asyncio
-    async def _close(self) -> None:
-        opened = await self._lazy.take()
-        if opened is not None:
-            fs, _ = opened
-            await fs.service_client.close()
-            close = getattr(fs.credential, "close", None)
-            if close is not None and iscoroutinefunction(close):
-                await close()
+async def _close(opened: tuple[Any, object], /) -> None:
+    fs, _ = opened
+    await fs.service_client.close()
+    close = getattr(fs.credential, "close", None)
+    if close is not None and iscoroutinefunction(close):
+        await close()
 
 
 async def _repeat_nothing(client: Any, /) -> None:

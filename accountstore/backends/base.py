@@ -7,8 +7,9 @@ work, so a backend is small. `accountstore.testing.BackendTests` says whether on
 from __future__ import annotations
 
 import errno
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeAlias, final
+from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, final
 
 from msgspec import Struct
 
@@ -28,9 +29,6 @@ from accountstore.errors import (
 )
 from accountstore.secrets import SecretBytes
 from accountstore.validation import check_size
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 
 __all__ = (
     "Backend",
@@ -261,27 +259,14 @@ def digest(data: bytes | Iterable[bytes], /) -> Version:
     return Version(f"sha256:{total.hexdigest()}")
 
 
-_ERRNOS: dict[int, type[BackendError]] = {
-    errno.ENOSPC: FullError,
-    errno.EDQUOT: FullError,
-    errno.EROFS: DeniedError,
-    errno.ELOOP: NotRegularError,
-    errno.ENOTDIR: NotRegularError,
-    errno.EISDIR: NotRegularError,
-    errno.ENOTEMPTY: NotRegularError,
-    errno.ENXIO: NotRegularError,  # a socket
-    errno.ESTALE: UnavailableError,
-    errno.EAGAIN: UnavailableError,
-    errno.EBUSY: UnavailableError,
-    errno.EMFILE: UnavailableError,
-    errno.ENFILE: UnavailableError,
-    errno.EHOSTDOWN: UnavailableError,
-    errno.EHOSTUNREACH: UnavailableError,
-    errno.ENETDOWN: UnavailableError,
-    errno.ENOTCONN: UnavailableError,
-    errno.ENETUNREACH: UnavailableError,
-}
-_OSERRORS: tuple[tuple[type[OSError], type[BackendError]], ...] = (
+_BY_ERRNO: tuple[tuple[type[BackendError], tuple[int, ...]], ...] = (
+    (FullError, (errno.ENOSPC, errno.EDQUOT)),
+    (DeniedError, (errno.EROFS,)),
+    (NotRegularError, (errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.ENOTEMPTY, errno.ENXIO)),  # ENXIO: a socket
+    (UnavailableError, (errno.ESTALE, errno.EAGAIN, errno.EBUSY, errno.EMFILE, errno.ENFILE, errno.ENOTCONN)),
+    (UnavailableError, (errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENETDOWN, errno.ENETUNREACH)),
+)
+_BY_TYPE: tuple[tuple[type[OSError], type[BackendError]], ...] = (
     (FileNotFoundError, NotFoundError),
     (FileExistsError, ExistsError),
     (PermissionError, DeniedError),
@@ -298,9 +283,10 @@ def classify_error(error: Exception, /) -> type[BackendError]:
     if isinstance(error, OSError):
         if type(error).__name__ == "gaierror":  # of socket, which this module does not need; its numbers are no errnos
             return UnavailableError
-        if isinstance(error.errno, int) and error.errno in _ERRNOS:
-            return _ERRNOS[error.errno]
-        for kind, name in _OSERRORS:
+        for name, numbers in _BY_ERRNO:
+            if error.errno in numbers:
+                return name
+        for kind, name in _BY_TYPE:
             if isinstance(error, kind):
                 return name
     return UnavailableError if isinstance(error, EOFError) else BackendError

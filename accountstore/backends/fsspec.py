@@ -7,10 +7,11 @@ with such abilities deserves a backend of its own.
 from __future__ import annotations
 
 import os
+from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from anyio import to_thread
 
@@ -23,6 +24,9 @@ from accountstore.backends.base import (
     NotRegularError,
     Stat,
     UnavailableError,
+    Version,
+    Write,
+    WriteMode,
     check_size,
     classify_error,
     digest,
@@ -30,13 +34,6 @@ from accountstore.backends.base import (
 from accountstore.backends.object_store import finalizers
 from accountstore.errors import AccountStoreError
 from accountstore.validation import did_you_mean
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping, Sequence
-
-    from accountstore.backends.base import Version, Write, WriteMode
-
-__all__ = ("FsspecBackend", "open_backend")
 
 _BATCH = 16
 _THREADS = 16

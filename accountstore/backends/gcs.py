@@ -9,50 +9,44 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import quote
 
 import aiohttp
 from gcsfs.core import GCSFileSystem
+from gcsfs.retry import HttpError, NonRetryableError
 from google.auth.exceptions import GoogleAuthError
 from yarl import URL
 
-from accountstore.aio.loops import AsyncioBridge, on_asyncio
+from accountstore.aio.loops import on_asyncio
 from accountstore.backends.base import (
     BackendError,
     Blob,
-    Capabilities,
     ConflictError,
     DeniedError,
     NotFoundError,
     Stat,
     UnavailableError,
     Version,
+    WriteMode,
     check_size,
     pages_by_cursor,
 )
 from accountstore.backends.object_store import (
-    CAPABILITIES,
     INSTANCE,
     WRITE_TOKEN,
-    EscapeFilesystem,
     LazyClient,
+    ObjectStore,
     check_options,
     error_for_status,
     split_url,
     unsent,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping, Sequence
-
-    from accountstore.backends.base import WriteMode
-
-__all__ = ("GCSBackend", "open_backend")
 
 _POOL = 128
 _PAGE = "1000"
@@ -60,23 +54,15 @@ _FIELDS = "items(name,size,generation,updated),nextPageToken"
 _FRESH = timedelta(minutes=10)
 
 
-class GCSBackend:
+class GCSBackend(ObjectStore[Any]):
     """One session of its own, opened at the first call and closed with the store. A version is the generation.
 
     Reads, writes and deletes are one request each, of the JSON API; conditions stand in `ifGenerationMatch`.
     """
 
     def __init__(self, options: Mapping[str, Any], bucket: str, prefix: str, /) -> None:
+        super().__init__(bucket, prefix, LazyClient(self._open, _close), partial(GCSFileSystem, **options))
         self._options = options
-        self._bucket = bucket
-        self._prefix = prefix
-        self._lazy = LazyClient(self._open)
-        self._escape = EscapeFilesystem(partial(GCSFileSystem, **options), f"{bucket}/{prefix}".rstrip("/"))
-        self.bridge = AsyncioBridge()
-
-    @property
-    def capabilities(self) -> Capabilities:
-        return CAPABILITIES
 
     # --- the client ---------------------------------------------------------------------------------------------------
 
@@ -126,7 +112,7 @@ class GCSBackend:
                     if limit is not None and answer.content_length is not None:
                         check_size(answer.content_length, limit)
                     return answer.headers, await answer.read()
-        except GoogleAuthError as error:
+        except (GoogleAuthError, HttpError, NonRetryableError) as error:  # the latter two are gcsfs's for a refusal
             failure = DeniedError(f"no valid credentials were found ({type(error).__name__})")
         except aiohttp.ClientError as error:
             # aiohttp repeats no POST, and a write here is one.
@@ -193,22 +179,12 @@ class GCSBackend:
         kept = int(bucket.get("softDeletePolicy", {}).get("retentionDurationSeconds", 0))
         return bool(bucket.get("versioning", {}).get("enabled")) or kept > 0
 
-    async def filesystem(self) -> tuple[object, str]:
-        return await self._escape.get()
-
-    async def aclose(self) -> None:
-        await self._close()
-        await self.bridge.aclose()
-        await self._escape.aclose()
-
-    @on_asyncio
-    async def _close(self) -> None:
-        fs = await self._lazy.take()
-        if fs is not None:
-            await fs.session.close()
-
 
 _NO_TIMEOUT = aiohttp.ClientTimeout(total=None)  # the store has its own deadline
+
+
+async def _close(fs: Any, /) -> None:
+    await fs.session.close()
 
 
 def _multipart(about: Mapping[str, object], data: bytes, boundary: str, /) -> bytes:

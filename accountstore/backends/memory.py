@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator, Mapping, Sequence
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from anyio.lowlevel import checkpoint
 from fsspec.implementations.memory import MemoryFileSystem
@@ -17,17 +18,11 @@ from accountstore.backends.base import (
     NotFoundError,
     Stat,
     Version,
+    WriteMode,
     check_size,
     digest,
     pages_of,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping, Sequence
-
-    from accountstore.backends.base import WriteMode
-
-__all__ = ("MemoryBackend", "open_backend")
 
 _PAGE = 1000
 

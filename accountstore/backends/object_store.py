@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
 from functools import partial
 from inspect import signature
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar
 from weakref import finalize, getweakrefs
 
 from anyio import to_thread
 
+from accountstore.aio.loops import AsyncioBridge, on_asyncio
 from accountstore.aio.threads import Lazy
 from accountstore.backends.base import (
     BackendError,
@@ -28,26 +30,9 @@ from accountstore.backends.base import (
     NotFoundError,
     UnavailableError,
     Version,
+    WriteMode,
 )
 from accountstore.validation import did_you_mean
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Mapping
-
-    from accountstore.backends.base import WriteMode
-
-__all__ = (
-    "CAPABILITIES",
-    "INSTANCE",
-    "WRITE_TOKEN",
-    "EscapeFilesystem",
-    "LazyClient",
-    "check_options",
-    "error_for_status",
-    "finalizers",
-    "split_url",
-    "unsent",
-)
 
 T = TypeVar("T")
 
@@ -73,8 +58,11 @@ class LazyClient(Generic[T]):
     It is opened in a task of its own: a call that is cancelled or out of time meanwhile leaves it to the next one.
     """
 
-    def __init__(self, make: Callable[[], Coroutine[Any, Any, T]], /) -> None:
+    def __init__(
+        self, make: Callable[[], Coroutine[Any, Any, T]], close: Callable[[T], Coroutine[Any, Any, object]], /
+    ) -> None:
         self._make = make
+        self._close = close
         self._task: asyncio.Task[T] | None = None
         self._client: T | None = None
 
@@ -90,32 +78,45 @@ class LazyClient(Generic[T]):
         self._client = await self._make()
         return self._client
 
-    async def take(self) -> T | None:
-        """Take the client out, to close it; one that is being opened is waited for."""
+    async def aclose(self) -> None:
+        """Close the client, if it was opened; one that is being opened is waited for."""
         if self._task is not None:
             with suppress(Exception):  # which those who asked for the client have met
                 await self._task
         client, self._client, self._task = self._client, None, None
-        return client
+        if client is not None:
+            await self._close(client)
 
 
-class EscapeFilesystem:
-    """The blocking fsspec filesystem that a backend with a client of its own hands out: made when it is asked for,
-    never from fsspec's shared cache, closed with the backend.
+class ObjectStore(Generic[T]):
+    """A bucket and a client for it. The fsspec filesystem that it hands out is blocking, made when it is asked for,
+    never from fsspec's shared cache, and closed with it.
     """
 
-    def __init__(self, make: Callable[..., Any], root: str, /) -> None:
-        self._filesystem: Lazy[Any] = Lazy(partial(make, skip_instance_cache=True, use_listings_cache=False))
-        self._root = root
+    capabilities: Capabilities = CAPABILITIES
 
-    async def get(self) -> tuple[object, str]:
-        """The filesystem, and the path of the root in it."""
-        return await to_thread.run_sync(self._filesystem.get), self._root
+    def __init__(self, bucket: str, prefix: str, client: LazyClient[T], filesystem: Callable[..., Any], /) -> None:
+        """`filesystem` makes one for the same bucket; `prefix` stands before each key."""
+        self._bucket = bucket
+        self._prefix = prefix
+        self._lazy = client
+        self._filesystem: Lazy[Any] = Lazy(partial(filesystem, skip_instance_cache=True, use_listings_cache=False))
+        self.bridge: AsyncioBridge = AsyncioBridge()
+
+    async def filesystem(self) -> tuple[object, str]:
+        """As `Backend.filesystem`."""
+        return await to_thread.run_sync(self._filesystem.get), f"{self._bucket}/{self._prefix}".rstrip("/")
 
     async def aclose(self) -> None:
-        """Close what was handed out. fsspec closes a session in a finalizer, on the event loop that made it."""
-        for finalizer in finalizers(self._filesystem.take()):
+        """As `Backend.aclose`."""
+        await self._close()
+        await self.bridge.aclose()
+        for finalizer in finalizers(self._filesystem.take()):  # fsspec's way to close a session
             await to_thread.run_sync(finalizer)
+
+    @on_asyncio
+    async def _close(self) -> None:
+        await self._lazy.aclose()
 
 
 def finalizers(thing: object, /) -> list[finalize[..., Any]]:
@@ -163,6 +164,8 @@ def error_for_status(status: int, code: str = "", mode: WriteMode | None = None,
         return BackendError(f"the bucket or container does not exist{shown}")
     if status in {301, 307, 308} or code in _ELSEWHERE:
         return BackendError(f"the bucket is in another region{shown}")
+    if code in _FULL or status == 507:  # before 403, with which Ceph reports a quota
+        return FullError(f"the storage is full{shown}")
     if status == 412 or code in _EXISTS:
         if mode == "create":
             return ExistsError("there is a document already")
@@ -172,8 +175,6 @@ def error_for_status(status: int, code: str = "", mode: WriteMode | None = None,
         return NotFoundError("there is no such document")
     if status in {401, 403}:
         return DeniedError(f"access is denied{shown}")
-    if code in _FULL or status == 507:
-        return FullError(f"the storage is full{shown}")
     if status in {408, 409, 425, 429} or status >= 500:
         return UnavailableError(f"the storage is busy{shown}")
     return BackendError(f"the storage refused the request{shown}")

@@ -7,9 +7,10 @@ read; and repeats requests on its own. Its client does none of that.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import aiohttp
 from aiobotocore.httpsession import AIOHTTPSession
@@ -25,38 +26,30 @@ from botocore.exceptions import (
 )
 from s3fs import S3FileSystem
 
-from accountstore.aio.loops import AsyncioBridge, on_asyncio
+from accountstore.aio.loops import on_asyncio
 from accountstore.backends.base import (
     BackendError,
     Blob,
-    Capabilities,
     ConflictError,
     DeniedError,
     NotFoundError,
     Stat,
     UnavailableError,
     Version,
+    WriteMode,
     check_size,
     pages_by_cursor,
 )
 from accountstore.backends.object_store import (
-    CAPABILITIES,
     INSTANCE,
     WRITE_TOKEN,
-    EscapeFilesystem,
     LazyClient,
+    ObjectStore,
     check_options,
     error_for_status,
     split_url,
     unsent,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
-
-    from accountstore.backends.base import WriteMode
-
-__all__ = ("S3Backend", "open_backend")
 
 _POOL = 128
 _UNREACHED = (HTTPClientError, ConnectionError, aiohttp.ClientError)
@@ -79,24 +72,17 @@ class _OneRequest(_Session):  # type: ignore[misc]  # see the line before
         return session
 
 
-class S3Backend:
+class S3Backend(ObjectStore[Any]):
     """One client of its own, opened at the first call and closed with the store. A version is the ETag.
 
     Reads, writes and deletes are one request each, conditions stand in `If-None-Match` and `If-Match`.
     """
 
     def __init__(self, options: Mapping[str, Any], bucket: str, prefix: str, /) -> None:
+        client = LazyClient(partial(asyncio.to_thread, self._open), _close)
+        super().__init__(bucket, prefix, client, partial(S3FileSystem, **options))
         self._options = options
-        self._bucket = bucket
-        self._prefix = prefix
-        self._lazy = LazyClient(partial(asyncio.to_thread, self._open))
         self._answered = False
-        self._escape = EscapeFilesystem(partial(S3FileSystem, **options), f"{bucket}/{prefix}".rstrip("/"))
-        self.bridge = AsyncioBridge()
-
-    @property
-    def capabilities(self) -> Capabilities:
-        return CAPABILITIES
 
     # --- the client ---------------------------------------------------------------------------------------------------
 
@@ -226,19 +212,9 @@ class S3Backend:
                 return bool((await client.get_bucket_versioning(Bucket=self._bucket)).get("Status"))
         return None
 
-    async def filesystem(self) -> tuple[object, str]:
-        return await self._escape.get()
 
-    async def aclose(self) -> None:
-        await self._close()
-        await self.bridge.aclose()
-        await self._escape.aclose()
-
-    @on_asyncio
-    async def _close(self) -> None:
-        opened = await self._lazy.take()
-        if opened is not None:
-            await opened[0].close()
+async def _close(opened: tuple[Any, object], /) -> None:
+    await opened[0].close()
 
 
 def _stat(key: str, answer: Mapping[str, Any], size: int, /) -> Stat:

@@ -1,4 +1,4 @@
-"""A backend that fails when it is told to, and a store on it.
+"""A backend whose chosen calls fail, and a store on it.
 
 Together: `store_over({"default": FaultyBackend(MemoryBackend(), [Fault("write", 2, "after")])})`.
 """
@@ -7,27 +7,24 @@ from __future__ import annotations
 
 import errno
 from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Literal, ParamSpec, TypeAlias, TypeVar, cast
+from typing import Literal, ParamSpec, TypeAlias, TypeVar, cast
 
 from anyio import sleep_forever
 
 from accountstore.aio.pages import Paged
+from accountstore.backends.base import Backend, BatchBackend, Blob, Capabilities, Stat, Version, Write, WriteMode
 from accountstore.client import StorageClient
 from accountstore.codecs import CODECS
+from accountstore.events import Observer
 from accountstore.retry import RetryPolicy
 from accountstore.scope import Resolver
 from accountstore.storage import Storage
 from accountstore.storages import Storages
 from accountstore.store import AccountStore
 from accountstore.validation import MAX_BYTES
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
-
-    from accountstore.backends.base import Backend, BatchBackend, Blob, Capabilities, Stat, Version, Write, WriteMode
-    from accountstore.events import Observer
 
 __all__ = ("Fault", "FaultyBackend", "Operation", "store_over")
 

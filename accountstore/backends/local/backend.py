@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
 
 from anyio import to_thread
 
 from accountstore.aio.threads import ThreadPool, pages_in_threads
-from accountstore.backends.base import Capabilities, ConfigError
+from accountstore.backends.base import Blob, Capabilities, ConfigError, Stat, Version, Write, WriteMode
 from accountstore.backends.local.files import Files
 from accountstore.backends.local.syscalls import filesystem_type
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping, Sequence
-
-    from accountstore.backends.base import Blob, Stat, Version, Write, WriteMode
-
-__all__ = ("LocalBackend", "open_backend")
 
 _BATCH = 128
 _THREADS = 32

@@ -3,18 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING
 
 from accountstore.backends.base import UnavailableError
-from accountstore.backends.local.syscalls import close
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from accountstore.backends.local.syscalls import SystemCalls
-
-__all__ = ("Directories",)
+from accountstore.backends.local.syscalls import SystemCalls, close
 
 _ROOT = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _FOLDER = _ROOT | os.O_NOFOLLOW

@@ -12,10 +12,10 @@ import fcntl
 import os
 import stat
 import time
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from random import random
-from typing import TYPE_CHECKING
 
 from accountstore.backends.base import (
     Blob,
@@ -24,19 +24,14 @@ from accountstore.backends.base import (
     Stat,
     UnavailableError,
     Version,
+    Write,
+    WriteMode,
     check_size,
     digest,
 )
 from accountstore.backends.local.directories import Directories
 from accountstore.backends.local.syscalls import SystemCalls, close
 from accountstore.validation import RESERVED_PREFIX
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-    from accountstore.backends.base import Write, WriteMode
-
-__all__ = ("Files",)
 
 # Without O_NONBLOCK, opening a named pipe would wait for its other end.
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC

@@ -6,13 +6,8 @@ import fcntl
 import os
 import sys
 import time
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from contextlib import AbstractContextManager
-
-__all__ = ("SystemCalls", "close", "filesystem_type")
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
 
 
 def _fsync(fd: int, /) -> None:

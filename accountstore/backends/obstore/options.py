@@ -5,17 +5,13 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Callable, Mapping
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 from obstore.store import AzureStore, GCSStore, S3Store
 
 from accountstore.backends.base import ConfigError
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
-__all__ = ("Service", "Settings", "open_store", "service_of", "settings_of")
 
 Service: TypeAlias = Literal["s3", "gcs", "azure"]
 
@@ -34,6 +30,7 @@ _WITHOUT_EFFECT: Mapping[Service, frozenset[str]] = {
     "gcs": frozenset({"project", "block_size", "consistency", "cache_timeout", "default_location", "secure_serialize"}),
     "azure": frozenset({"blocksize", "default_fill_cache", "default_cache_type", "max_concurrency"}),
 }
+_SECRETS = {"AccountKey": "account_key", "SharedAccessSignature": "sas_key"}
 
 
 class Settings(NamedTuple):
@@ -43,6 +40,7 @@ class Settings(NamedTuple):
     client: dict[str, Any]
 
 
+# It raises an ArithmeticError, TypeError or ValueError for a value that obstore does not know.
 _Translation: TypeAlias = "Callable[[Any, Settings], None]"
 _Words: TypeAlias = "Mapping[str, str | _Translation]"
 
@@ -68,13 +66,17 @@ def settings_of(service: Service, bucket: str, options: Mapping[str, Any], /) ->
     """The options in obstore's words.
 
     Raises:
-        ConfigError: an option has no counterpart in obstore; its name is told, never its value.
+        ConfigError: an option or its value has no counterpart in obstore, or the URL names no container; the option's
+            name is told, never its value.
     """
     settings = Settings({}, {})
     if service == "s3":
         settings.store["disable_bulk_delete"] = True  # for servers that know no bulk
     if service == "azure" and "@" in bucket:
-        settings.store["account_name"] = bucket.partition("@")[2].partition(".")[0]
+        container, _, host = bucket.partition("@")
+        if not container:
+            raise ConfigError("the url must name a container: abfs://container@account/prefix")
+        settings.store["account_name"] = host.partition(".")[0]
     given = dict(options)
     if service == "azure" and not given and (text := os.environ.get("AZURE_STORAGE_CONNECTION_STRING")):
         given["connection_string"] = text
@@ -97,20 +99,34 @@ def _translate(
     words: _Words, name: str, value: Any, settings: Settings, ignored: frozenset[str] = frozenset(), within: str = "", /
 ) -> None:
     word = words.get(name)
+    if value is None or (word is None and name in ignored):
+        return None  # None is how fsspec's are not given
     if word is None:
-        if name in ignored or value is None:
-            return
         raise ConfigError(f"options: {within}{name!r} has no counterpart in obstore")
-    if isinstance(word, str):
+    try:
+        return (_setting(word) if isinstance(word, str) else word)(value, settings)
+    except ConfigError:
+        raise  # of an option in this one
+    except (ArithmeticError, TypeError, ValueError):
+        refusal = ConfigError(f"options: {within}{name!r} has a value that obstore does not know")
+    raise refusal  # outside: the text of its cause may hold the value
+
+
+def _setting(word: str, /) -> _Translation:
+    def translate(value: Any, settings: Settings) -> None:
+        if not isinstance(value, (str, bool)):
+            raise TypeError
         settings.store[word] = value
-    else:
-        word(value, settings)
+
+    return translate
 
 
 def _each(words: Mapping[str, str | Callable[[Any, Settings], None]], within: str, /) -> _Translation:
     """A table of options in an option."""
 
     def translate(table: Any, settings: Settings) -> None:
+        if not isinstance(table, Mapping):
+            raise TypeError
         for name, value in table.items():
             _translate(words, name, value, settings, frozenset(), f"{within} ")
 
@@ -125,7 +141,16 @@ def _client(word: str, make: Callable[[Any], Any], /) -> _Translation:
 
 
 def _seconds(value: Any, /) -> timedelta:
-    return timedelta(seconds=float(value))
+    seconds = timedelta(seconds=float(value))
+    if seconds < timedelta(0):
+        raise ValueError
+    return seconds
+
+
+def _unverified(verify: Any, /) -> bool:
+    if not isinstance(verify, bool):
+        raise TypeError  # a file of certificates, which obstore cannot be given
+    return not verify
 
 
 def _store(word: str, value: Any) -> _Translation:
@@ -142,12 +167,12 @@ def _addressing(style: Any, settings: Settings, /) -> None:
     if style in {"path", "virtual"}:
         settings.store["virtual_hosted_style_request"] = style == "virtual"
     elif style != "auto":
-        raise ConfigError("options: 'addressing_style' has a value that obstore does not know")
+        raise ValueError
 
 
 def _signature(version: Any, _: Settings, /) -> None:
     if version not in {"s3v4", "v4"}:
-        raise ConfigError("options: 'signature_version' has a value that obstore does not know")
+        raise ValueError
 
 
 def _google(access: Any, settings: Settings, /) -> None:
@@ -159,7 +184,7 @@ def _google(access: Any, settings: Settings, /) -> None:
     elif access in {"google_default", "cloud"}:
         return
     elif access in {"cache", "browser"} or not isinstance(access, str):
-        raise ConfigError("options: 'token' has a value that obstore does not know")
+        raise ValueError
     elif os.path.exists(access):
         settings.store["application_credentials"] = access
     else:
@@ -175,7 +200,7 @@ def _only(*allowed: object) -> _Translation:
 
     def check(value: Any, _: Settings) -> None:
         if value not in allowed:
-            raise ConfigError("options: one of fsspec's has a value that obstore does not know")
+            raise ValueError
 
     return check
 
@@ -186,18 +211,17 @@ def _connection_string(text: Any, settings: Settings, /) -> None:
         name, _, value = part.partition("=")
         parts[name] = value
     protocol, suffix = parts.pop("DefaultEndpointsProtocol", "https"), parts.pop("EndpointSuffix", "core.windows.net")
-    account = parts.pop("AccountName", None)
-    blob = parts.pop("BlobEndpoint", None)
-    words = {"AccountKey": "account_key", "SharedAccessSignature": "sas_key"}
+    account, blob = parts.pop("AccountName", ""), parts.pop("BlobEndpoint", "").rstrip("/")
+    account = account or re.split("[./]", blob.partition("://")[2])[0]
+    if not account:
+        raise ConfigError("options: 'connection_string' names no account")
+    settings.store.update({"account_name": account, "endpoint": blob or f"{protocol}://{account}.blob.{suffix}"})
     for name in ("QueueEndpoint", "FileEndpoint", "TableEndpoint"):
         parts.pop(name, None)
-    if blob is None and account is not None:
-        blob = f"{protocol}://{account}.blob.{suffix}"
-    if account is None and blob is not None:
-        account = re.split("[./]", blob.partition("://")[2])[0]
-    settings.store.update({"account_name": account, "endpoint": (blob or "").rstrip("/")})
     for name, value in parts.items():
-        _translate(words, name, value, settings, frozenset(), "'connection_string' ")
+        if name not in _SECRETS:  # which may be a key whose name was forgotten, and is not told
+            raise ConfigError("options: 'connection_string' has a part that obstore does not know")
+        settings.store[_SECRETS[name]] = value
 
 
 _WORDS: Mapping[Service, _Words] = {
@@ -220,7 +244,7 @@ _WORDS: Mapping[Service, _Words] = {
                 "aws_access_key_id": "access_key_id",
                 "aws_secret_access_key": "secret_access_key",
                 "aws_session_token": "session_token",
-                "verify": _client("allow_invalid_certificates", lambda wanted: wanted is False),
+                "verify": _client("allow_invalid_certificates", _unverified),
             },
             "client_kwargs",
         ),
@@ -231,7 +255,7 @@ _WORDS: Mapping[Service, _Words] = {
                 "region_name": "region",
                 "connect_timeout": _client("connect_timeout", _seconds),
                 "read_timeout": _client("read_timeout", _seconds),
-                "max_pool_connections": _client("pool_max_idle_per_host", str),
+                "max_pool_connections": _client("pool_max_idle_per_host", lambda count: str(int(count))),
                 "user_agent": _client("user_agent", str),
                 "retries": _nothing,  # the store's own on either engine
             },
@@ -266,7 +290,7 @@ _WORDS: Mapping[Service, _Words] = {
         "account_host": lambda host, settings: settings.store.update(endpoint=f"https://{host}"),
         "location_mode": _only("primary"),
         "version_aware": _only(False),
-        "assume_container_exists": _only(True, False, None),
+        "assume_container_exists": _only(True, False),
         "connection_timeout": _client("connect_timeout", _seconds),
         "read_timeout": _client("read_timeout", _seconds),
     },

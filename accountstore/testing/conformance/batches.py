@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from accountstore.backends.base import Blob, Stat, Write
-from accountstore.errors import ConflictError, ExistsError, NotFoundError, TooLargeError
+from accountstore.backends.base import Backend, Blob, Stat, Write
+from accountstore.errors import AccountStoreError, ConflictError, ExistsError, NotFoundError, TooLargeError
 from accountstore.testing.conformance.harness import (
     Harness,
     Suite,
@@ -17,10 +15,6 @@ from accountstore.testing.conformance.harness import (
     put,
     version_of,
 )
-
-if TYPE_CHECKING:
-    from accountstore.backends.base import Backend
-    from accountstore.errors import AccountStoreError
 
 __all__ = ("BatchTests",)
 
@@ -55,7 +49,7 @@ class BatchTests(Suite):
         assert list(await batch.read_many([], limit=self.limit)) == []
 
     async def test_batch_write_many(self, harness: Harness, backend: Backend) -> None:
-        """A batch of overwrites in several folders stores each document and tells, in order, its version."""
+        """A batch of overwrites in several folders stores each document and returns, in order, its version."""
         batch = need_batch(backend)
         writes = [Write(f"{folder}/{i}.account", b"%d" % i, "overwrite") for i in range(5) for folder in ("a", "b/c")]
         results = await batch.write_many(writes)

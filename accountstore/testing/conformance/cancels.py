@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import anyio
 import pytest
@@ -11,13 +12,8 @@ from anyio.lowlevel import checkpoint
 
 from accountstore.aio.loops import asyncio_loop
 from accountstore.aio.shield import Deadline, run_shielded
-from accountstore.backends.base import Write
+from accountstore.backends.base import Backend, Write
 from accountstore.testing.conformance.harness import KEY, Harness, Suite, batch_of, get, keys_of, put
-
-if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine
-
-    from accountstore.backends.base import Backend
 
 __all__ = ("CancelTests",)
 

@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import gc
+import os
 import warnings
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from inspect import isawaitable
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, cast
+from typing import ClassVar, cast
 
 import anyio
 import pytest
 
-from accountstore.backends.base import classify_error
+from accountstore.backends.base import Backend, BatchBackend, Stat, Version, classify_error
 from accountstore.errors import AccountStoreError
 from accountstore.validation import MAX_BYTES
-
-if TYPE_CHECKING:
-    import os
-    from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator, Sequence
-
-    from accountstore.backends.base import Backend, BatchBackend, Stat, Version
 
 __all__ = (
     "KEY",

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+from accountstore.backends.base import Backend
 from accountstore.location import Location
 from accountstore.testing.conformance.harness import Harness, Suite, get, keys_of
 from accountstore.validation import MAX_PATH, MAX_SEGMENT
-
-if TYPE_CHECKING:
-    from accountstore.backends.base import Backend
 
 __all__ = ("UnicodeTests",)
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from functools import partial
 from random import Random
-from typing import TYPE_CHECKING
 
 import anyio
 import pytest
 from anyio.lowlevel import checkpoint
 
+from accountstore.backends.base import Backend, Stat, Version, WriteMode
 from accountstore.errors import (
     AccountStoreError,
     ConflictError,
@@ -28,9 +28,6 @@ from accountstore.testing.conformance.harness import (
     second,
     version_of,
 )
-
-if TYPE_CHECKING:
-    from accountstore.backends.base import Backend, Stat, Version, WriteMode
 
 __all__ = ("RaceTests",)
 
@@ -124,13 +121,14 @@ class RaceTests(Suite):
         async def write() -> None:
             nonlocal writing
             for i in range(self.rounds * 3):
+                await checkpoint()  # the backend need not have one
                 data = contents[i % 3]
                 written.add((data, version_of(await backend.write(KEY, data, mode="overwrite"))))
             writing = False
 
         async def read(through: Backend) -> None:
             while writing:
-                await checkpoint()  # the backend need not have one
+                await checkpoint()
                 blob = await through.read(KEY, limit=self.limit)
                 seen.add((blob.data, version_of(blob.stat)))
 

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import gc
 from collections import Counter
-from typing import TYPE_CHECKING
 
 import anyio
 from anyio.lowlevel import checkpoint
 
+from accountstore.backends.base import Backend
 from accountstore.testing.conformance.harness import Harness, Suite, keys_of, no_warnings, put, scan
-
-if TYPE_CHECKING:
-    from accountstore.backends.base import Backend
 
 __all__ = ("ScanTests",)
 
@@ -37,8 +34,8 @@ class ScanTests(Suite):
             assert await keys_of(backend, prefix, recursive=True) == below
             assert await keys_of(backend, prefix, recursive=False) == beside
 
-    async def test_scan_tells_what_stat_tells(self, harness: Harness, backend: Backend) -> None:
-        """A listing has each document's size, and its version if it tells one."""
+    async def test_scan_agrees_with_stat(self, harness: Harness, backend: Backend) -> None:
+        """A listing has each document's size, and its version if it has one."""
         for i in range(4):
             await put(harness, f"m/{i}.account", b"x" * i)
         for stat in await scan(backend, "m", recursive=False):

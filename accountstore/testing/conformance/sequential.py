@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import anyio
 import pytest
 
-from accountstore.backends.base import Version
+from accountstore.backends.base import Backend, Version, WriteMode
 from accountstore.errors import (
     ConflictError,
     ExistsError,
@@ -31,11 +32,6 @@ from accountstore.testing.conformance.harness import (
     refused,
     version_of,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
-    from accountstore.backends.base import Backend, WriteMode
 
 __all__ = ("SequentialTests",)
 
@@ -69,8 +65,8 @@ class SequentialTests(Suite):
             assert blob.data == content, what
             assert (blob.stat.key, blob.stat.size) == (KEY, len(content))
 
-    async def test_sequential_read_tells_the_version_of_the_write(self, backend: Backend) -> None:
-        """A write and the reads after it tell the same version."""
+    async def test_sequential_read_returns_the_version_of_the_write(self, backend: Backend) -> None:
+        """A write and the reads after it return the same version."""
         written = await backend.write(KEY, b"first", mode="overwrite")
         first = await backend.read(KEY, limit=self.limit)
         second = await backend.read(KEY, limit=self.limit)
@@ -83,7 +79,7 @@ class SequentialTests(Suite):
         versions.append(version_of((await backend.read(KEY, limit=self.limit)).stat))
         assert len(set(versions)) == 3
 
-    async def test_sequential_stat_tells_what_read_tells(self, harness: Harness, backend: Backend) -> None:
+    async def test_sequential_stat_agrees_with_read(self, harness: Harness, backend: Backend) -> None:
         """A stat agrees with a read. It may leave out the version where there is no compare-and-swap."""
         await put(harness, KEY, b"content")
         stat = await backend.stat(KEY)
@@ -156,7 +152,7 @@ class SequentialTests(Suite):
         assert await get(harness, KEY) == b"theirs"
 
     async def test_sequential_swap_of_the_current_version(self, harness: Harness, backend: Backend) -> None:
-        """A swap with the current version writes, and tells a new version that the next swap can use."""
+        """A swap with the current version writes, and returns a new version that the next swap can use."""
         need_update(backend)
         await put(harness, KEY, b"0")
         version = version_of((await backend.read(KEY, limit=self.limit)).stat)

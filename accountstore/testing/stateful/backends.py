@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from typing import Any, TypeVar, cast
 
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 
-from accountstore.backends.base import Blob, Stat, Version, Write, classify_error
+from accountstore.backends.base import Backend, BatchBackend, Blob, Stat, Version, Write, WriteMode, classify_error
 from accountstore.errors import (
     AccountStoreError,
     ConflictError,
@@ -16,11 +17,6 @@ from accountstore.errors import (
     TooLargeError,
 )
 from accountstore.testing.stateful.machine import Machine
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-
-    from accountstore.backends.base import Backend, BatchBackend, WriteMode
 
 __all__ = ("backend_machine",)
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from datetime import UTC, timedelta, timezone
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule
 from msgspec.structs import replace
 
-from accountstore.backends.base import Version
+from accountstore.backends.base import Version, WriteMode
 from accountstore.errors import (
     AccountStoreError,
     ConflictError,
@@ -23,6 +24,7 @@ from accountstore.errors import (
 from accountstore.location import Location
 from accountstore.model import (
     Account,
+    Document,
     MultiAccount,
     OAuthCredentials,
     PasswordCredentials,
@@ -30,14 +32,8 @@ from accountstore.model import (
     SecurityOptions,
 )
 from accountstore.storage import Stored
+from accountstore.store import AccountStore
 from accountstore.testing.stateful.machine import Machine
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-
-    from accountstore.backends.base import WriteMode
-    from accountstore.model import Document
-    from accountstore.store import AccountStore
 
 __all__ = ("store_machine",)
 

@@ -1,0 +1,73 @@
+"""Import times, each in a fresh interpreter that has its bytecode compiled already."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+from anyio import to_thread
+
+from benchmarks.harness import Comparison, Contender, Goal, Round
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Mapping
+
+    from benchmarks.harness import Case, Run, Workspace
+
+_BASE = "import anyio, msgspec"
+_OURS = "import accountstore"
+# A package that imports on first use looks fast until it is used, so all of its names are imported too.
+_ALL = "from accountstore import *"
+
+_PROGRAM = """
+import sys, time
+started = time.perf_counter()
+{statement}
+print(time.perf_counter() - started, "fsspec" in sys.modules)
+"""
+
+
+class Child:
+    """Starts interpreters that find what this one finds, and keep their bytecode in a folder of the run."""
+
+    def __init__(self, folder: str, /) -> None:
+        self._environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")} | {
+            "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+            "PYTHONPYCACHEPREFIX": f"{folder}/bytecode",
+        }
+
+    def start(self, statement: str, /) -> tuple[float, bool]:
+        """Seconds that the statement takes, and whether fsspec is imported after it."""
+        done = subprocess.run(
+            [sys.executable, "-P", "-c", _PROGRAM.format(statement=statement)],
+            env=self._environment,
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+        seconds, fsspec = done.stdout.split()
+        return float(seconds), fsspec == "True"
+
+    def timed(self, statement: str, /) -> Run:
+        async def run(times: int) -> float:
+            return await to_thread.run_sync(lambda: sum(self.start(statement)[0] for _ in range(times)))
+
+        return run
+
+
+async def _imports(work: Workspace, /) -> AsyncGenerator[Round]:
+    child = Child(work.folder)
+    for statement in (_OURS, _ALL):
+        _, fsspec = await to_thread.run_sync(child.start, statement)
+        yield Round(
+            statement,
+            (Contender(statement, child.timed(statement)), Contender(_BASE, child.timed(_BASE))),
+            (Comparison(_BASE, goal=Goal("at most", 1.3)),),
+            work.effort(2, 1),
+            ("fsspec is imported: it must not be" if fsspec else "fsspec is not imported",),
+        )
+
+
+CASES: Mapping[str, Case] = {"import": _imports}

@@ -1,0 +1,180 @@
+"""Threads: as many as are needed on asyncio, none after closing, and none that keeps a program."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import subprocess
+import threading
+from functools import partial
+from typing import TYPE_CHECKING
+
+import anyio
+import pytest
+from running import HUNG, PYTHON
+
+from accountstore import ClosedError
+from accountstore.aio.threads import Lazy, ThreadPool
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+TOTAL = 8
+
+
+class Started:
+    """The threads that were started since this was made."""
+
+    def __init__(self) -> None:
+        self._before = threading.enumerate()
+
+    def now(self) -> list[threading.Thread]:
+        """Those of the library that are alive."""
+        threads = [thread for thread in threading.enumerate() if thread not in self._before]
+        return [thread for thread in threads if thread.name == "accountstore"]
+
+    def join(self) -> None:
+        """Wait until all have ended."""
+        for thread in self.now():
+            thread.join(HUNG)
+        assert self.now() == []
+
+
+async def _at_once(pool: ThreadPool, call: Callable[[], object]) -> None:
+    async with anyio.create_task_group() as tasks:
+        for _ in range(TOTAL):
+            tasks.start_soon(pool.run, call)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_calls_one_after_another_share_a_thread() -> None:
+    """A thread is started where more calls are under way than there are threads, and not for each call."""
+    started, pool = Started(), ThreadPool(TOTAL)
+    idents = {await pool.run(threading.get_ident) for _ in range(100)}
+    assert len(idents) == len(started.now()) == 1
+    pool.close()
+
+
+@pytest.mark.anyio
+async def test_results_and_errors_come_back() -> None:
+    """What the function returns or raises is the call's."""
+    pool = ThreadPool(TOTAL)
+    assert await pool.run(threading.get_ident) != threading.get_ident()
+    with pytest.raises(ZeroDivisionError):
+        await pool.run(lambda: 1 / 0)
+    pool.close()
+
+
+@pytest.mark.anyio
+async def test_slow_calls_run_side_by_side_after_many_quick_ones() -> None:
+    """However many calls have ended, as many slow ones as come at once are made at once."""
+    pool = ThreadPool(TOTAL)
+    for _ in range(100):
+        await pool.run(int)
+    together = threading.Barrier(TOTAL)
+    await _at_once(pool, partial(together.wait, HUNG))  # nobody goes on before all are there
+    assert not together.broken
+    pool.close()
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_closing_ends_the_threads() -> None:
+    """All threads end when the pool is closed, while it is still held; it takes no call then."""
+    started, pool = Started(), ThreadPool(TOTAL)
+    await _at_once(pool, partial(threading.Barrier(TOTAL).wait, HUNG))
+    assert len(started.now()) == TOTAL
+    pool.close()
+    await anyio.to_thread.run_sync(started.join)
+    with pytest.raises(ClosedError):
+        await pool.run(int)
+
+
+def test_a_call_that_ends_after_its_loop_ends_in_silence(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A call that was given up may end when its event loop is closed: nobody hears of it, and its thread ends with the
+    pool, not by an error.
+    """
+    noises: list[object] = []
+    monkeypatch.setattr(threading, "excepthook", noises.append)
+    entered, release = threading.Event(), threading.Event()
+
+    def wait() -> None:
+        entered.set()
+        assert release.wait(HUNG)
+
+    async def main() -> None:
+        task = asyncio.ensure_future(ThreadPool(TOTAL).run(wait))
+        await asyncio.to_thread(entered.wait, HUNG)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    started = Started()
+    asyncio.run(main())
+    assert len(started.now()) == 1
+    release.set()
+    gc.collect()  # the pool was dropped: its threads end
+    started.join()
+    assert noises == []
+
+
+PROGRAM = """
+import sys
+import threading
+
+import anyio
+
+from accountstore.aio.threads import ThreadPool
+
+entered = threading.Event()
+
+
+def hang():
+    entered.set()
+    threading.Event().wait()
+
+
+async def main():
+    pool = ThreadPool(1)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(pool.run, hang)
+        while not entered.is_set():
+            await anyio.sleep(0.001)
+        tasks.cancel_scope.cancel()
+    pool.close()
+    print("left", flush=True)
+
+
+anyio.run(main, backend=sys.argv[1])
+print("ends", flush=True)
+"""
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_a_program_ends_although_a_call_hangs(backend: str) -> None:
+    """A disk that never answers keeps neither a cancelled call, nor the closing of its pool, nor the program."""
+    command = [*PYTHON, "-c", PROGRAM, backend]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=HUNG, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "left\nends\n", "")
+
+
+def test_a_lazy_thing_is_made_once_until_it_is_taken() -> None:
+    """All threads get the one that the first of them makes; after it was taken out, another one."""
+    together = threading.Barrier(TOTAL)
+
+    def get() -> None:
+        together.wait(HUNG)
+        got.append(lazy.get())
+
+    got: list[object] = []
+    lazy = Lazy(object)
+    assert lazy.take() is None
+    threads = [threading.Thread(target=get) for _ in range(TOTAL)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(HUNG)
+    assert len(got) == TOTAL
+    assert set(got) == {lazy.take()}
+    assert lazy.get() not in got

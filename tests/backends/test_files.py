@@ -1,0 +1,754 @@
+"""Files of a local storage: links, odd files, the root, big folders, leftovers, sweepers, rivals, held locks."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import shutil
+import socket
+import stat
+import tempfile
+import tracemalloc
+from collections import Counter, deque
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import pytest
+
+from accountstore.backends.base import (
+    BackendError,
+    ConflictError,
+    ExistsError,
+    FullError,
+    NotFoundError,
+    NotRegularError,
+    Stat,
+    TooLargeError,
+    UnavailableError,
+    Version,
+    Write,
+    classify_error,
+    digest,
+)
+from accountstore.backends.local import files as module
+from accountstore.backends.local.files import Files
+from accountstore.backends.local.syscalls import SystemCalls
+from accountstore.validation import RESERVED_PREFIX
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Iterator
+
+LIMIT = 1_000_000
+KEY = "mail/a.account"
+ABSENT = "mail/new.account"
+OLD = b"the old document"
+NEW = b"the new document"
+OLD_VERSION = digest(OLD)
+OUTSIDE = b"a document outside the root"
+LEFTOVER = f"{RESERVED_PREFIX}0123456789abcdef.tmp"
+
+Call: TypeAlias = "Callable[[Files, str, Version], object]"
+READS: dict[str, Call] = {
+    "read": lambda files, key, _: files.read(key, limit=LIMIT),
+    "stat": lambda files, key, _: files.stat(key),
+    "read_many": lambda files, key, _: _only(files.read_many([key], limit=LIMIT)),
+}
+WRITES: dict[str, Call] = {
+    "overwrite": lambda files, key, _: files.write(key, NEW, "overwrite"),
+    "create": lambda files, key, _: files.write(key, NEW, "create"),
+    "swap": lambda files, key, version: files.write(key, NEW, version),
+    "write_many": lambda files, key, _: _only(files.write_many([Write(key, NEW, "overwrite")])),
+}
+DELETES: dict[str, Call] = {
+    "delete": lambda files, key, _: files.delete(key, None),
+    "delete a version": lambda files, key, version: files.delete(key, version),
+}
+CALLS = READS | WRITES | DELETES
+EVERY: dict[str, Call] = {**CALLS, "list": lambda files, key, _: listed(files, os.path.dirname(key))}
+LOCKING = {name: call for name, call in CALLS.items() if name in {"overwrite", "swap", *DELETES}}
+"""What locks the document."""
+
+
+def _only(results: list[Any], /) -> object:
+    if isinstance(results[0], Exception):
+        raise results[0]
+    return results[0]
+
+
+def failure(name: str, files: Files, key: str = KEY, version: Version = OLD_VERSION, /) -> type[BackendError] | None:
+    """The class of the error that a call ends with."""
+    try:
+        CALLS[name](files, key, version)
+    except (OSError, BackendError) as error:
+        return classify_error(error)
+    return None
+
+
+def not_sent(call: Call, files: Files, key: str = KEY, /) -> UnavailableError:
+    """The error of a call that was surely not made, and can be made again."""
+    with pytest.raises(UnavailableError) as caught:
+        call(files, key, OLD_VERSION)
+    assert not caught.value.sent
+    return caught.value
+
+
+def listed(files: Files, folder: str = "", /) -> set[str]:
+    return {found.key for page in files.scan(folder, recursive=True) for found in page}
+
+
+def state(root: Path, /) -> dict[str, bytes | str]:
+    """All paths with their bytes, or what they are."""
+    return {
+        str(path.relative_to(root)): path.read_bytes() if path.is_file() and not path.is_symlink() else "no file"
+        for path in root.rglob("*")
+    }
+
+
+class System(SystemCalls):
+    """The system calls as they are, but for those that are patched: counted, with the paths of open descriptors and the
+    inodes of all that were opened. `before` is called before each.
+    """
+
+    def __init__(self) -> None:
+        self.calls = Counter[str]()
+        self.before: Callable[[], object] = int
+        self.paths: dict[int, str] = {}
+        self.inodes: set[int] = set()
+        self.patch("open", self._open)
+        self.patch("close", self._close)
+
+    def __getattribute__(self, name: str, /) -> Any:
+        if name in vars(SystemCalls):
+            self.calls[name] += 1
+            self.before()
+        return super().__getattribute__(name)
+
+    def patch(self, name: str, call: Callable[..., object], /) -> Any:
+        """Have `call` called instead; returns what was called before."""
+        before = super().__getattribute__(name)
+        setattr(self, name, call)
+        return before
+
+    def _open(self, path: str, *arguments: Any, **options: Any) -> int:
+        fd = SystemCalls.open(path, *arguments, **options)
+        self.paths[fd] = path
+        self.inodes.add(os.fstat(fd).st_ino)
+        return fd
+
+    def _close(self, fd: int, /) -> None:
+        del self.paths[fd]
+        SystemCalls.close(fd)
+
+    def is_document(self, fd: int, /) -> bool:
+        return self.paths[fd] == "a.account"
+
+    def is_temporary(self, fd: int, /) -> bool:
+        return self.paths[fd].endswith(".tmp")
+
+
+def _fill(root: Path) -> Path:
+    (root / "mail").mkdir(parents=True)
+    (root / KEY).write_bytes(OLD)
+    return root
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A root folder with one document."""
+    return _fill(tmp_path / "root")
+
+
+@pytest.fixture
+def system() -> Iterator[System]:
+    """The system calls of `files`; no descriptor of theirs stays open."""
+    calls = System()
+    yield calls
+    assert calls.paths == {}
+
+
+@pytest.fixture
+def files(root: Path, system: System) -> Files:
+    return Files(str(root), calls=system)
+
+
+@pytest.fixture
+def outside(tmp_path: Path) -> Path:
+    """A folder beside the root, with a document of the same name."""
+    path = tmp_path / "outside"
+    path.mkdir()
+    (path / "a.account").write_bytes(OUTSIDE)
+    return path
+
+
+# --- symbolic links ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", CALLS)
+@pytest.mark.parametrize("target", ["outside", "root/other", "nowhere"])
+@pytest.mark.parametrize("linked", ["folder", "document"])
+def test_link_is_refused(
+    root: Path, files: Files, outside: Path, tmp_path: Path, name: str, target: str, linked: str
+) -> None:
+    """Nothing is read, written or removed through a symbolic link in the place of a folder or a document, wherever it
+    leads.
+    """
+    (root / "other").mkdir()
+    (root / "other/a.account").write_bytes(OUTSIDE)
+    link = root / ("link" if linked == "folder" else "link.account")
+    link.symlink_to(tmp_path / target / ("" if linked == "folder" else "a.account"))
+    before = state(tmp_path)
+    if linked == "folder":
+        # A delete may take a folder that is none for a missing one.
+        allowed = {NotRegularError, None if name in DELETES else NotRegularError}
+        assert failure(name, files, "link/a.account", digest(OUTSIDE)) in allowed
+    else:
+        assert failure(name, files, link.name, digest(OUTSIDE)) is (
+            ExistsError if name == "create" else NotRegularError
+        )
+    assert link.is_symlink()
+    assert state(tmp_path) == before
+
+
+def test_control_plain_access_follows_links(root: Path, outside: Path) -> None:
+    """Control: a plain write through a linked folder lands outside the root."""
+    (root / "link").symlink_to(outside)
+    (root / "link/a.account").write_bytes(NEW)
+    assert (outside / "a.account").read_bytes() == NEW
+
+
+def _look_and_open(calls: SystemCalls, path: str) -> None:
+    """Look whether there is a link in the way, and then open by path."""
+    looked = [calls.stat(part, follow_symlinks=False).st_mode for part in (os.path.dirname(path), path)]
+    if not any(map(stat.S_ISLNK, looked)):
+        calls.close(calls.open(path, os.O_RDONLY))
+
+
+@pytest.mark.parametrize("name", [*EVERY, "control"])
+@pytest.mark.parametrize("swapped", ["folder", "document"])
+def test_what_gives_way_to_a_link_meanwhile_lets_nothing_out(
+    tmp_path: Path, system: System, outside: Path, name: str, swapped: str
+) -> None:
+    """A folder or a document is replaced by a link to the outside before any one of a call's system calls: nothing
+    there is opened, or changed. The control: what looks before it opens, opens the document outside.
+    """
+
+    def swap() -> None:
+        if system.calls.total() == point:
+            if place.exists():
+                place.rename(tmp_path / f"moved {point}")
+            place.symlink_to(outside if swapped == "folder" else outside / "a.account")
+
+    key = ABSENT if name == "create" else KEY
+    point = 0
+    system.before = swap
+    while system.calls.total() >= point:
+        point += 1
+        system.calls.clear()
+        root = tmp_path / f"root {point}"
+        _fill(root)
+        place = root / ("mail" if swapped == "folder" else key)
+        with suppress(OSError, BackendError):
+            if name == "control":
+                _look_and_open(system, f"{root}/{key}")
+            else:
+                EVERY[name](Files(str(root), calls=system), key, OLD_VERSION)
+    assert point > 2
+    inodes = {path.stat().st_ino for path in (outside, outside / "a.account")}
+    assert bool(system.inodes & inodes) is (name == "control")
+    assert state(outside) == {"a.account": OUTSIDE}
+
+
+# --- what is no document ----------------------------------------------------------------------------------------------
+
+
+def _make(kind: str, path: Path, /) -> None:
+    """Something other than a regular file."""
+    if kind == "folder":
+        path.mkdir()
+    elif kind == "fifo":
+        os.mkfifo(path)
+    elif kind == "socket":
+        # The path of a socket may have 107 bytes only.
+        at = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            with socket.socket(socket.AF_UNIX) as listener:
+                listener.bind(f"/proc/self/fd/{at}/{path.name}")
+        except OSError as error:
+            pytest.skip(f"cannot make a socket there: {error}")
+        finally:
+            os.close(at)
+    else:
+        try:
+            os.mknod(path, stat.S_IFCHR | 0o600, os.makedev(1, 5))
+            os.close(os.open(path, os.O_RDONLY))
+        except PermissionError:
+            pytest.skip("no devices can be made here")
+
+
+@pytest.mark.parametrize("name", CALLS)
+@pytest.mark.parametrize("kind", ["folder", "fifo", "socket", "device"])
+def test_what_is_no_regular_file_is_refused(root: Path, files: Files, kind: str, name: str) -> None:
+    """A folder, pipe, socket or device in a document's place is refused, without waiting, and stays."""
+    path = root / "odd.account"
+    _make(kind, path)
+    before = path.lstat()
+    assert failure(name, files, path.name) is (ExistsError if name == "create" else NotRegularError)
+    assert (path.lstat().st_ino, path.lstat().st_mode) == (before.st_ino, before.st_mode)
+    assert set(os.listdir(root)) == {"mail", path.name}
+    assert listed(files) == {KEY}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_file_in_the_place_of_a_folder_is_refused(root: Path, files: Files, name: str) -> None:
+    """A file where a folder belongs is refused, and stays."""
+    (root / "file").write_bytes(OLD)
+    assert failure(name, files, "file/a.account") in ({NotRegularError, None} if name in DELETES else {NotRegularError})
+    assert (root / "file").read_bytes() == OLD
+
+
+def test_hard_linked_document_is_read_and_replaced(root: Path, files: Files, tmp_path: Path) -> None:
+    """A document with a second name elsewhere is read; writing it replaces this name and leaves the other."""
+    os.link(root / KEY, tmp_path / "second")
+    assert files.read(KEY, limit=LIMIT).data == OLD
+    files.write(KEY, NEW, digest(OLD))
+    assert files.read(KEY, limit=LIMIT).data == NEW
+    assert (tmp_path / "second").read_bytes() == OLD
+
+
+def test_readable_document_is_private_after_it_is_written(root: Path, files: Files) -> None:
+    """A document that another program left readable is 0600 after an overwrite."""
+    (root / KEY).chmod(0o644)
+    files.write(KEY, NEW, "overwrite")
+    assert stat.S_IMODE((root / KEY).stat().st_mode) == 0o600
+
+
+def test_huge_file_is_never_held_in_memory(root: Path, files: Files) -> None:
+    """A file far beyond the limit is refused by a read, and looked at by a stat and a swap in little memory."""
+    size = 100_000_000
+    with (root / "huge.account").open("wb") as file:
+        file.truncate(size)
+    tracemalloc.start()
+    try:
+        with pytest.raises(TooLargeError):
+            files.read("huge.account", limit=LIMIT)
+        assert files.stat("huge.account").size == size
+        assert failure("swap", files, "huge.account") is ConflictError
+        assert tracemalloc.get_traced_memory()[1] < size / 10
+    finally:
+        tracemalloc.stop()
+
+
+# --- batches ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("code", "kind"), [(errno.EIO, BackendError), (errno.ENOSPC, FullError)])
+def test_folder_that_does_not_reach_the_disk_fails_its_own_documents(
+    root: Path, files: Files, system: System, code: int, kind: type[BackendError]
+) -> None:
+    """Of a batch in two folders, one of which the disk does not take, each document in it is an error and each in the
+    other is written.
+    """
+
+    def fsync(fd: int, /) -> None:
+        if bad.exists() and os.path.samestat(os.fstat(fd), bad.stat()):
+            raise OSError(code, os.strerror(code))
+        real(fd)
+
+    real, bad = system.patch("fsync", fsync), root / "bad"
+    keys = [f"{folder}/{name}.account" for name in "ab" for folder in ("bad", "good")]
+    results = files.write_many([Write(key, NEW, "overwrite") for key in keys])
+    for key, result in zip(keys, results, strict=True):
+        if key.startswith("bad"):
+            assert isinstance(result, OSError)
+            assert classify_error(result) is kind
+        else:
+            assert isinstance(result, Stat)
+            assert files.read(key, limit=LIMIT).version == result.version
+
+
+# --- the root ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("warm", [False, True], ids=["cold", "warm"])
+@pytest.mark.parametrize("instead", ["nothing", "file"])
+def test_vanished_root_is_unavailable_and_not_made_again(
+    root: Path, files: Files, name: str, warm: bool, instead: str
+) -> None:
+    """When the root is gone each call is an error that is temporary and not uncertain, and none makes it again; when it
+    is back, all is well.
+    """
+    if warm:
+        files.write("mail/other.account", OLD, "overwrite")
+    moved = root.rename(root.with_name("moved"))
+    if instead == "file":
+        root.write_bytes(b"")
+    before = state(root.parent)
+    for key in (KEY, "new/folder/a.account"):
+        assert "root" in not_sent(EVERY[name], files, key).message
+    assert state(root.parent) == before
+    if instead == "file":
+        root.unlink()
+    moved.rename(root)
+    assert files.read(KEY, limit=LIMIT).data == OLD
+
+
+def test_replaced_root_is_used_as_it_is(root: Path, files: Files) -> None:
+    """Another folder in the root's place is the root from then on: its documents are found, and folders made anew."""
+    files.write(KEY, NEW, "overwrite")
+    root.rename(root.with_name("moved"))
+    root.mkdir()
+    assert failure("read", files) is NotFoundError
+    assert listed(files) == set()
+    files.write(KEY, OLD, "create")
+    assert files.read(KEY, limit=LIMIT).data == OLD
+    assert root.with_name("moved").joinpath(KEY).read_bytes() == NEW
+
+
+# --- big folders ------------------------------------------------------------------------------------------------------
+
+SOME, MANY = 2_000, 20_000
+
+
+@pytest.fixture(scope="module")
+def crowded() -> Iterator[Path]:
+    """A root with many documents in one folder, and a tenth of them in another."""
+    memory = "/dev/shm"  # faster than a disk, where there is one
+    above = memory if os.access(memory, os.W_OK) else None
+    with tempfile.TemporaryDirectory(prefix="accountstore-test-", dir=above) as path:
+        for count in (SOME, MANY):
+            folder = Path(path) / str(count)
+            folder.mkdir()
+            for i in range(count):
+                (folder / f"{i}.account").touch()
+        yield Path(path)
+
+
+def test_listing_is_linear(crowded: Path, system: System) -> None:
+    """A listing asks for each entry once, and makes as many system calls in a folder ten times as big."""
+
+    @contextmanager
+    def scandir(fd: int) -> Generator[Iterator[os.DirEntry[str]]]:
+        with real(fd) as entries:
+            yield counted(entries)
+
+    def counted(entries: Iterator[os.DirEntry[str]]) -> Iterator[os.DirEntry[str]]:
+        for entry in entries:
+            asked.append(entry.name)
+            yield entry
+
+    real = system.patch("scandir", scandir)
+    made: list[Counter[str]] = []
+    for count in (SOME, MANY):
+        asked: list[str] = []
+        system.calls.clear()
+        pages = Files(str(crowded), calls=system).scan(str(count), recursive=True)
+        first = next(pages)
+        assert len(asked) == len(first) < SOME
+        assert len(first) + sum(map(len, pages)) == count
+        assert len(set(asked)) == len(asked) == count
+        made.append(system.calls.copy())
+    assert made[0] == made[1]
+    assert made[0]["scandir"] == 1
+
+
+@pytest.mark.parametrize("kept", [1, MANY], ids=["page", "control"])
+def test_listing_holds_a_page(crowded: Path, system: System, kept: int) -> None:
+    """A listing holds about a page at a time. The control: the measure sees pages that are kept."""
+    pages = Files(str(crowded), calls=system).scan(str(MANY), recursive=True)
+    tracemalloc.start()
+    try:
+        deque(pages, maxlen=kept)
+        assert (tracemalloc.get_traced_memory()[1] < 1_500_000) is (kept == 1)
+    finally:
+        tracemalloc.stop()
+
+
+# --- leftovers --------------------------------------------------------------------------------------------------------
+
+
+def test_leftover_is_swept_by_a_listing(root: Path, files: Files) -> None:
+    """A crashed write's file does not show in a listing, which removes it; a read and a stat leave it."""
+    leftover = root / "mail" / LEFTOVER
+    leftover.write_bytes(b"half of a docu")
+    for name in READS:
+        assert failure(name, files, ABSENT) is NotFoundError
+    assert leftover.exists()
+    assert listed(files) == {KEY}
+    assert state(root) == {"mail": "no file", KEY: OLD}
+
+
+@pytest.mark.parametrize("name", ["overwrite", "create", "write_many"])
+def test_leftover_is_swept_by_the_first_write_in_its_folder(root: Path, files: Files, name: str) -> None:
+    """The first write of a process in a folder removes what crashes left there, and not in other folders."""
+    for folder in (root / "mail", root):
+        (folder / LEFTOVER).write_bytes(OLD)
+    assert failure(name, files, ABSENT) is None
+    assert set(state(root)) == {"mail", KEY, ABSENT, LEFTOVER}
+
+
+def test_files_of_others_are_not_swept(root: Path, files: Files) -> None:
+    """Sweeping removes the library's own temporary files only, and leaves folders and links of such a name."""
+    (root / f"{RESERVED_PREFIX}note.txt").write_bytes(OLD)
+    (root / "a.tmp").write_bytes(OLD)
+    (root / f"{RESERVED_PREFIX}folder.tmp").mkdir()
+    (root / f"{RESERVED_PREFIX}link.tmp").symlink_to(root / KEY)
+    before = state(root)
+    assert listed(files) == {KEY, "a.tmp"}
+    files.write("new.account", NEW, "create")
+    files.delete("new.account", None)
+    assert state(root) == before
+
+
+def test_leftover_that_cannot_be_removed_is_no_error(root: Path, files: Files, system: System) -> None:
+    """On a disk that takes no removal, as a read-only one, a listing and a first write go on beside a leftover."""
+
+    def unlink(name: str, **options: Any) -> None:
+        refused.append(name)
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    refused: list[str] = []
+    (root / "mail" / LEFTOVER).write_bytes(OLD)
+    system.patch("unlink", unlink)
+    assert listed(files) == {KEY}
+    assert failure("overwrite", files) is None
+    assert refused == [LEFTOVER] * 2
+
+
+def test_without_locking_leftovers_are_invisible_but_stay(root: Path, system: System) -> None:
+    """Where locks say nothing, a temporary file may be another machine's: it does not show and is not swept."""
+    leftover = root / "mail" / LEFTOVER
+    leftover.write_bytes(OLD)
+    files = Files(str(root), locking=False, calls=system)
+    assert listed(files) == {KEY}
+    files.write(ABSENT, NEW, "overwrite")
+    assert leftover.exists()
+
+
+# --- sweepers and rivals ----------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _sweeping(system: System, root: Path, times: int, *, locked: bool) -> Generator[list[str]]:
+    """A sweeper that is faster than the writer's lock, so many times: it has the lock and removes the file soon, or has
+    done so.
+    """
+
+    def flock(fd: int, how: int, /) -> None:
+        path = root / "mail" / system.paths[fd]
+        if how == fcntl.LOCK_UN:
+            if path.name in swept:
+                path.unlink(missing_ok=True)
+        elif system.is_temporary(fd) and len(swept) < times:
+            swept.append(path.name)
+            if locked:
+                raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+            path.unlink()
+        real(fd, how)
+
+    swept: list[str] = []
+    real = system.patch("flock", flock)
+    yield swept
+    system.patch("flock", real)
+
+
+@pytest.mark.parametrize("name", WRITES)
+@pytest.mark.parametrize("locked", [True, False], ids=["locked", "gone"])
+def test_temporary_file_that_is_swept_again_and_again(
+    root: Path, files: Files, system: System, locked: bool, name: str
+) -> None:
+    """A writer whose temporary file is swept makes another. After very many it gives up: the write was surely not made,
+    the document is as it was, and nothing is left.
+    """
+    system.patch("fsync", os.fstat)  # which takes less time
+    key = ABSENT if name == "create" else KEY
+    before = state(root)
+    with _sweeping(system, root, 10**9, locked=locked) as swept:
+        not_sent(CALLS[name], files, key)
+    assert len(swept) == len(set(swept)) > 10
+    assert state(root) == before
+    with _sweeping(system, root, 3, locked=locked) as swept:
+        assert failure(name, files, key) is None
+    assert len(swept) == 3
+    assert state(root) == before | {key: NEW}
+
+
+@pytest.mark.parametrize("gone", ["file", "folder"])
+@pytest.mark.parametrize(("name", "key"), [("overwrite", KEY), ("create", ABSENT), ("overwrite", ABSENT)])
+def test_what_is_removed_while_a_document_is_published(
+    root: Path, files: Files, system: System, name: str, key: str, gone: str
+) -> None:
+    """Somebody removes the temporary file, or the whole folder, just before the document gets its name: the write was
+    surely not made, and can be made again.
+    """
+
+    def publish(call: str, source: str, target: str, /, **options: Any) -> None:
+        if not removed:
+            removed.append(source)
+            if gone == "file":
+                (root / "mail" / source).unlink()
+            else:
+                shutil.rmtree(root / "mail")
+        real[call](source, target, **options)
+
+    removed: list[str] = []
+    real: dict[str, Any] = {}
+    real["link"] = system.patch("link", lambda *names, **at: publish("link", *names, **at))
+    real["rename"] = system.patch("rename", lambda *names, **at: publish("rename", *names, **at))
+    not_sent(CALLS[name], files, key)
+    assert len(removed) == 1
+    assert state(root) == ({"mail": "no file", KEY: OLD} if gone == "file" else {})
+    assert failure(name, files, key) is None
+    assert files.read(key, limit=LIMIT).data == NEW
+
+
+@pytest.mark.parametrize("times", [3, 10**9])
+def test_document_that_others_keep_creating_and_removing(root: Path, files: Files, system: System, times: int) -> None:
+    """An overwrite that finds no document, and then one where it would put its own, looks again. After very many times
+    it gives up, and was surely not made.
+    """
+
+    def link(source: str, target: str, **options: Any) -> None:
+        if len(met) < times:
+            met.append(target)  # another has created it, and removes it before it is looked for
+            raise FileExistsError(errno.EEXIST, "File exists")
+        real(source, target, **options)
+
+    met: list[str] = []
+    real = system.patch("link", link)
+    if times == 3:
+        files.write(ABSENT, NEW, "overwrite")
+        assert files.read(ABSENT, limit=LIMIT).data == NEW
+    else:
+        not_sent(CALLS["overwrite"], files, ABSENT)
+        assert len(met) > 10
+        assert state(root) == {"mail": "no file", KEY: OLD}
+
+
+# --- the document's lock ----------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _held(path: Path, /) -> Generator[int]:
+    """The lock of a document, in the hands of another."""
+    with path.open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield file.fileno()
+
+
+@pytest.mark.parametrize("name", LOCKING)
+def test_lock_that_another_holds_too_long(root: Path, files: Files, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Whoever changes a document waits for another who holds its lock, and not for ever: then the change was surely not
+    made, and it can be made when the lock is free.
+    """
+    before = state(root)
+    with monkeypatch.context() as patched, _held(root / KEY):
+        patched.setattr(module, "_LOCK_SECONDS", 0.0)
+        assert "lock" in not_sent(CALLS[name], files).message
+        assert files.read(KEY, limit=LIMIT).data == OLD  # a reader needs no lock
+        assert state(root) == before
+    assert failure(name, files) is None
+    assert (root / KEY).exists() == (name not in DELETES)
+
+
+@pytest.mark.parametrize("name", LOCKING)
+def test_lock_that_another_lets_go_is_waited_for(root: Path, files: Files, system: System, name: str) -> None:
+    """While another holds the lock the change sleeps and looks again, and goes on when it is free."""
+
+    def sleep(seconds: float, /) -> None:
+        slept.append(seconds)
+        if len(slept) == 5:
+            fcntl.flock(held, fcntl.LOCK_UN)
+
+    slept: list[float] = []
+    system.patch("sleep", sleep)
+    with _held(root / KEY) as held:
+        assert failure(name, files) is None
+    assert len(slept) == 5
+    assert all(0 < seconds < 0.1 for seconds in slept)
+    assert (root / KEY).exists() == (name not in DELETES)
+
+
+class Interrupted(BaseException):
+    """What no clean-up but one for everything notices, as a signal's exception."""
+
+
+@pytest.mark.parametrize("name", LOCKING)
+@pytest.mark.parametrize("at", ["fstat", "flock", "stat"])
+def test_lock_that_is_interrupted_is_let_go(root: Path, files: Files, system: System, at: str, name: str) -> None:
+    """Whatever interrupts the taking of a document's lock, at any step, leaves neither a descriptor nor a lock."""
+
+    def interrupt(what: int | str, *arguments: Any, **options: Any) -> Any:
+        document = what == "a.account" if isinstance(what, str) else system.is_document(what)
+        unlocks = at == "flock" and arguments[0] == fcntl.LOCK_UN
+        if not interrupted and document and not unlocks:
+            interrupted.append(at)
+            raise Interrupted
+        return real(what, *arguments, **options)
+
+    interrupted: list[str] = []
+    real = system.patch(at, interrupt)
+    before = state(root)
+    with pytest.raises(Interrupted):
+        failure(name, files)
+    assert interrupted == [at]
+    assert system.paths == {}
+    with (root / KEY).open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    assert state(root) == before
+    assert failure(name, files) is None
+
+
+@pytest.mark.parametrize("name", LOCKING)
+def test_link_that_is_put_in_the_documents_place_meanwhile_is_not_followed(
+    root: Path, files: Files, system: System, name: str
+) -> None:
+    """Between opening and locking the document is moved away, and a link to it is put under its name: the name is no
+    document any more. Neither the link nor the file is touched.
+    """
+
+    def flock(fd: int, how: int, /) -> None:
+        if not moved.exists() and system.is_document(fd) and how & fcntl.LOCK_EX:
+            path.rename(moved)
+            path.symlink_to(moved)
+        real(fd, how)
+
+    path, moved = root / KEY, root.parent / "moved.account"
+    real = system.patch("flock", flock)
+    assert failure(name, files) is NotRegularError
+    assert path.is_symlink()
+    assert moved.read_bytes() == OLD
+    assert set(state(root)) == {"mail", KEY}
+
+
+@pytest.mark.parametrize("released", [True, False], ids=["released", "control"])
+def test_child_forked_in_a_write_does_not_keep_its_locks(
+    root: Path, files: Files, system: System, monkeypatch: pytest.MonkeyPatch, released: bool
+) -> None:
+    """A process that is forked in the midst of a write shares its descriptors, as copies of them do, and does not keep
+    others from the document. The control: locks that only a closing lets go do.
+    """
+
+    def rename(*names: str, **folders: int) -> None:
+        copies.extend(os.dup(fd) for fd in system.paths)  # all locks are held here
+        real(*names, **folders)
+
+    def flock(fd: int, how: int, /) -> None:
+        if released or how != fcntl.LOCK_UN:
+            SystemCalls.flock(fd, how)
+
+    copies: list[int] = []
+    real = system.patch("rename", rename)
+    system.patch("flock", flock)
+    monkeypatch.setattr(module, "_LOCK_SECONDS", 0.0)
+    files.write(KEY, NEW, "overwrite")
+    other = Files(str(root))
+    if released:
+        other.write(KEY, OLD, digest(NEW))
+        assert files.read(KEY, limit=LIMIT).data == OLD
+    else:
+        not_sent(CALLS["overwrite"], other)
+    for fd in copies:
+        os.close(fd)

@@ -1,0 +1,89 @@
+"""The backend of a local storage: its root, its URL and options, network file systems, its threads."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+import pytest
+from anyio import to_thread
+from running import HUNG
+
+from accountstore import AccountStore, StorageConfig, StoreConfig
+from accountstore.backends.base import ConfigError
+from accountstore.backends.local import backend as module
+from accountstore.backends.local.backend import open_backend
+from accountstore.backends.local.syscalls import SystemCalls
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+pytestmark = pytest.mark.anyio
+
+KEY = "mail/a.account"
+
+
+async def test_root_may_be_reached_through_a_link(tmp_path: Path) -> None:
+    """A symbolic link as the root, or above it, is followed: it is the configuration's."""
+    (tmp_path / "root").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path)
+    backend = await open_backend(f"file://{tmp_path}/link/root", {})
+    await backend.write(KEY, b"1", mode="overwrite")
+    assert (tmp_path / "root" / KEY).read_bytes() == b"1"
+    await backend.aclose()
+
+
+@pytest.mark.parametrize("below", ["", "root"])
+async def test_root_that_is_no_folder_is_reported_at_opening(tmp_path: Path, below: str) -> None:
+    """A file in the place of the root, or of a folder above it, is a fault of the configuration: the store does not
+    open, rather than fail later.
+    """
+    path = tmp_path / "file"
+    path.write_bytes(b"a file")
+    with pytest.raises(ConfigError, match="storage 'main'"):
+        await AccountStore.open(StoreConfig(storages={"main": StorageConfig(str(path / below))}))
+    assert path.read_bytes() == b"a file"
+
+
+async def test_options_are_refused(tmp_path: Path) -> None:
+    """There are none."""
+    with pytest.raises(ConfigError, match="no options, but got a, b"):
+        await open_backend(f"file://{tmp_path}", {"b": 1, "a": 2})
+
+
+@pytest.mark.parametrize("kind", ["nfs", "nfs4", "cifs", "smb3", "9p", "fuse", "fuse.sshfs", "ext4", None])
+async def test_network_file_system_declares_no_swap(
+    tmp_path: Path, kind: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a network file system compare-and-swap is not declared and nothing is locked; elsewhere it is."""
+
+    def filesystem_type(path: str) -> str | None:
+        return kind
+
+    def flock(fd: int, how: int) -> None:
+        locked.append(fd)
+
+    locked: list[int] = []
+    monkeypatch.setattr(module, "filesystem_type", filesystem_type)
+    monkeypatch.setattr(SystemCalls, "flock", staticmethod(flock))
+    backend = await open_backend(f"file://{tmp_path}", {})
+    await backend.write(KEY, b"1", mode="overwrite")
+    await backend.write(KEY, b"2", mode="overwrite")
+    assert (await backend.read(KEY, limit=100)).data == b"2"
+    assert backend.capabilities.update is bool(locked) is (kind in {"ext4", None})
+    await backend.aclose()
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_close_ends_the_threads(tmp_path: Path) -> None:
+    """The threads of single calls and those of batches end when the backend is closed, while it is still held."""
+    before = threading.enumerate()
+    backend = await open_backend(f"file://{tmp_path}", {})
+    await backend.write(KEY, b"1", mode="overwrite")
+    await backend.read_many([KEY], limit=100)
+    threads = [thread for thread in threading.enumerate() if thread not in before and thread.name == "accountstore"]
+    assert len(threads) == 2
+    await backend.aclose()
+    for thread in threads:
+        await to_thread.run_sync(thread.join, HUNG)
+        assert not thread.is_alive()

@@ -1,0 +1,244 @@
+"""The Rust client obstore: what it cannot do, what it says of errors, when its options are checked, how it closes."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from cloudtargets import (
+    ABSENT,
+    AT,
+    BUCKET,
+    CALLS,
+    NEW,
+    OLD,
+    PACKAGES,
+    TARGETS,
+    Target,
+    assert_closed,
+    backend_of,
+    need_packages,
+    on_asyncio,
+)
+
+from accountstore import (
+    AccountStore,
+    BackendError,
+    ConfigError,
+    ConflictError,
+    DeniedError,
+    ExistsError,
+    NotFoundError,
+    UnavailableError,
+    UnsupportedError,
+)
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from cloudstub import Stub
+
+    from accountstore.backends.base import WriteMode
+
+pytestmark = [pytest.mark.anyio, pytest.mark.once, on_asyncio]
+
+CANARY = "zQ7kzQ7k"
+GOOGLE = Target("gcs", "obstore")
+
+on_each_service = pytest.mark.parametrize(
+    "target", [target for target in TARGETS if target.engine == "obstore"], ids=lambda target: target.service
+)
+
+
+# --- options ----------------------------------------------------------------------------------------------------------
+
+UNTRANSLATED = {"s3": "session", "gcs": "session_kwargs", "azure": "request_session"}
+"""Options of fsspec's filesystems that obstore has no word for."""
+
+
+@on_each_service
+async def test_options_are_checked_when_the_store_opens(stub: Stub, target: Target) -> None:
+    """An option that obstore has no word for does not open, rather than fail at first use; its value is not told."""
+    name = UNTRANSLATED[target.service]
+    config = target.config_of(f"{target.scheme}://{BUCKET}/p", target.options(stub.url) | {name: CANARY})
+    with pytest.raises(ConfigError, match=f"{name!r} has no counterpart in obstore") as caught:
+        async with AccountStore.open(config):
+            raise AssertionError("it opened")
+    assert CANARY not in str(caught.value)
+
+
+# --- what it cannot do ------------------------------------------------------------------------------------------------
+
+
+def hide_package_of(monkeypatch: pytest.MonkeyPatch, service: str) -> None:
+    """Let the fsspec package of a service be missing, also where it was imported before."""
+    package = PACKAGES[service]
+    for name in [*sys.modules, package]:
+        if name.partition(".")[0] == package:
+            monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.delitem(sys.modules, f"accountstore.backends.{service}", raising=False)  # it holds what it imported
+
+
+@on_each_service
+async def test_obstore_alone(stub: Stub, target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the service's fsspec package everything works but a conditional delete and the filesystem, which name the
+    package to install; and `check` finds nothing wrong.
+    """
+    config, backend = target.config(stub.url), await backend_of(target, stub)
+    hide_package_of(monkeypatch, target.service)
+    install = f"install: pip install 'accountstore\\[{target.service}\\]'"
+    async with AccountStore.open(config) as store:
+        version = await store.save(AT, OLD, mode="create")
+        version = await store.save(AT, NEW, mode=version)
+        assert await store.get(AT) == NEW
+        assert [entry.location async for entry in store.list(AT.folder)] == [AT]
+        with pytest.raises(UnsupportedError, match=install):
+            await store.delete(AT, version=version)
+        with pytest.raises(UnsupportedError, match=install):
+            await store.filesystem()
+        check = await store.check()
+        assert check.ok
+        assert (check.create, check.update, check.delete, check.versioned) == (True, True, False, None)
+        await store.delete(AT)
+        assert not await store.exists(AT)
+    assert await backend.versioned() is None
+    await backend.aclose()
+
+
+@on_each_service
+async def test_control_with_the_package_obstore_can_do_it(stub: Stub, target: Target) -> None:
+    """The control: with the package installed a conditional delete works, and there is a filesystem."""
+    need_packages(target.service)
+    async with AccountStore.open(target.config(stub.url)) as store:
+        version = await store.save(AT, OLD)
+        _, root = await store.filesystem()
+        assert root == f"{BUCKET}/p"
+        await store.delete(AT, version=version)
+        assert target.found(stub, AT) is None
+
+
+# --- errors -----------------------------------------------------------------------------------------------------------
+
+
+@on_each_service
+async def test_a_missing_bucket_that_is_told_in_a_sentence(stub: Stub, target: Target) -> None:
+    """A server that tells of a missing bucket without an error code is understood; another sentence is about a
+    document.
+    """
+    answer = {"nth": 1, "kind": "answer", "status": 404, "headers": {"Content-Type": "text/plain"}}
+    async with AccountStore.open(target.config(stub.url)) as store:
+        stub.faults([{**answer, "body": "The specified bucket does not exist."}])
+        with pytest.raises(BackendError, match="the bucket or container does not exist") as caught:
+            await store.get(AT)
+        assert type(caught.value) is BackendError
+        stub.faults([{**answer, "body": "There is nothing of that name."}])
+        with pytest.raises(NotFoundError):
+            await store.get(AT)
+
+
+CLASSES: dict[str, tuple[type[BackendError], type[BackendError]]] = {
+    "PermissionDeniedError": (DeniedError, DeniedError),
+    "UnauthenticatedError": (DeniedError, DeniedError),
+    "AlreadyExistsError": (ExistsError, ConflictError),
+    "PreconditionError": (ExistsError, ConflictError),
+    "GenericError": (BackendError, BackendError),
+}
+"""obstore's errors: what each is of a create, and of a swap."""
+
+
+@pytest.mark.parametrize("name", CLASSES)
+async def test_an_error_without_a_status_is_named_by_its_class(
+    stub: Stub, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Where the client tells no HTTP status its own class of error decides, and nothing of its text is told."""
+    library: Any = pytest.importorskip("obstore")
+    made: type[Exception] = getattr(library.exceptions, name)
+
+    async def refused(*_: object, **__: object) -> None:
+        raise made(CANARY)
+
+    of_a_create, of_a_swap = CLASSES[name]
+    GOOGLE.put(stub, AT, OLD)
+    async with AccountStore.open(GOOGLE.config(stub.url, attempts=1)) as store:
+        version = (await store.read(AT)).version
+        GOOGLE.put(stub, AT, NEW)
+        monkeypatch.setattr(library, "put_async", refused)
+        cases: list[tuple[WriteMode, type[BackendError]]] = [("create", of_a_create), (version, of_a_swap)]
+        for mode, kind in cases:
+            with pytest.raises(BackendError) as caught:
+                await store.save(AT, OLD, mode=mode)
+            assert type(caught.value) is kind, mode
+            assert CANARY not in str(caught.value)
+
+
+async def test_credentials_that_cannot_be_used(stub: Stub, tmp_path: Path) -> None:
+    """Credentials that are none deny access: nothing is tried again, and nothing of them is told."""
+    file = tmp_path / "key.json"
+    file.write_text(CANARY)
+    for token in ({"private_key_id": CANARY}, str(file)):
+        options = GOOGLE.options(stub.url) | {"token": token}
+        async with AccountStore.open(GOOGLE.config_of(f"gs://{BUCKET}/p", options)) as store:
+            for call in CALLS.values():
+                with pytest.raises(DeniedError, match="no valid credentials were found") as caught:
+                    await call(store)
+                assert CANARY not in str(caught.value)
+                assert not caught.value.temporary
+    assert stub.count() == 0
+
+
+async def test_an_account_that_is_not_named(stub: Stub) -> None:
+    """A client that cannot be made is an error of its own, and not tried again."""
+    target = Target("azure", "obstore")
+    async with AccountStore.open(target.config_of(f"az://{BUCKET}/p", {"account_key": "a2V5"})) as store:
+        with pytest.raises(BackendError, match="the request could not be made") as caught:
+            await store.get(AT)
+    assert type(caught.value) is BackendError
+    assert stub.count() == 0
+
+
+class Shorter:
+    """An answer with fewer bytes than its own head tells."""
+
+    def __init__(self, found: Any) -> None:
+        self._found = found
+        self.meta = found.meta
+        self.attributes = found.attributes
+
+    async def bytes_async(self) -> bytes:
+        return bytes(await self._found.bytes_async())[:-1]
+
+
+async def test_a_body_that_is_shorter_than_told_is_no_document(stub: Stub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fewer bytes than the answer has told are none, also from a client that does not compare the two itself."""
+    library: Any = pytest.importorskip("obstore")
+    get = library.get_async
+
+    async def shorter(*arguments: Any, **options: Any) -> Shorter:
+        return Shorter(await get(*arguments, **options))
+
+    GOOGLE.put(stub, AT, NEW)
+    async with AccountStore.open(GOOGLE.config(stub.url, attempts=1)) as store:
+        assert await store.get(AT) == NEW
+        monkeypatch.setattr(library, "get_async", shorter)
+        with pytest.raises(UnavailableError, match="cut short"):
+            await store.get(AT)
+
+
+# --- closing ----------------------------------------------------------------------------------------------------------
+
+ROUNDS = 60
+"""Unless it is seen to, about one client in ten stays open after an error: one run in 500 would not show it."""
+
+
+@pytest.mark.timeout(300)  # each round waits for a client's end
+async def test_a_closed_client_leaves_no_connection(stub: Stub) -> None:
+    """Closing a store closes its connections, also those of a client whose last answer was an error."""
+    target = Target("s3", "obstore")
+    target.put(stub, AT, OLD)
+    for _ in range(ROUNDS):
+        async with AccountStore.open(target.config(stub.url)) as store:
+            assert await store.get(AT) == OLD
+            with pytest.raises(NotFoundError):
+                await store.get(ABSENT)
+        await assert_closed(stub)

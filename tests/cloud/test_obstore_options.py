@@ -1,0 +1,439 @@
+"""fsspec's options in obstore's words: what each sets, which values are refused, and that no message tells a value."""
+
+from __future__ import annotations
+
+import json
+import traceback
+from datetime import timedelta
+from importlib import import_module
+from inspect import signature
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import pytest
+from cloudtargets import need_packages
+
+from accountstore import AccountStore, ConfigError, StorageConfig, StoreConfig
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+pytest.importorskip("obstore")
+translation: Any = import_module("accountstore.backends.obstore.options")
+
+SECRET = "xyzzy-plugh-7301"
+ANON_KEY = {"disable_oauth": True, "client_email": "", "private_key": "", "private_key_id": ""}
+"""What tells obstore's Google client not to sign."""
+GOOGLE = "https://storage.googleapis.com"
+FROM_ENV = "AZURE_STORAGE_CONNECTION_STRING"
+
+
+class Place(NamedTuple):
+    """A bucket to open, what its client is told without any option, and where fsspec has the options."""
+
+    bucket: str
+    store: dict[str, Any]
+    url: str
+    fsspec: str
+
+
+PLACES = {
+    "s3": Place("box", {"disable_bulk_delete": True}, "s3://box/p", "s3fs:S3FileSystem"),
+    "gcs": Place("box", {}, "gs://box/p", "gcsfs.core:GCSFileSystem"),
+    "azure": Place(
+        "box@me.dfs.core.windows.net",
+        {"account_name": "me"},
+        "abfs://box@me.dfs.core.windows.net/p",
+        "adlfs:AzureBlobFileSystem",
+    ),
+}
+
+
+def key_file(base: str = GOOGLE) -> dict[str, Any]:
+    """The content of a key file that obstore takes without a private key in it."""
+    return {"gcs_base_url": base, **ANON_KEY}
+
+
+def google(base: str = GOOGLE) -> dict[str, str]:
+    """What an anonymous Google client is told."""
+    return {"service_account_key": json.dumps(key_file(base))}
+
+
+class Row(NamedTuple):
+    """An option or several, and what the store and the HTTP client of obstore are told for them."""
+
+    service: str
+    options: dict[str, Any]
+    store: Mapping[str, Any]
+    client: Mapping[str, Any] = {}
+
+
+def s3(options: dict[str, Any], store: Mapping[str, Any] | None = None, **client: Any) -> Row:
+    return Row("s3", options, store or {}, client)
+
+
+def gcs(options: dict[str, Any], store: Mapping[str, Any] | None = None, **client: Any) -> Row:
+    return Row("gcs", options, store or {}, client)
+
+
+def azure(options: dict[str, Any], store: Mapping[str, Any] | None = None, **client: Any) -> Row:
+    return Row("azure", options, store or {}, client)
+
+
+def connection(text: str) -> dict[str, Any]:
+    return {"connection_string": text}
+
+
+def account(name: str, endpoint: str, **more: str) -> dict[str, str]:
+    return {"account_name": name, "endpoint": endpoint, **more}
+
+
+TAKEN = [
+    s3({"key": "k", "secret": "s"}, {"access_key_id": "k", "secret_access_key": "s"}),
+    s3({"username": "k", "password": "s"}, {"access_key_id": "k", "secret_access_key": "s"}),
+    s3({"token": "t"}, {"session_token": "t"}),
+    s3({"endpoint_url": "https://s3.example.org"}, {"endpoint": "https://s3.example.org"}),
+    s3({"endpoint_url": "http://[::1]:9"}, {"endpoint": "http://[::1]:9"}, allow_http=True),
+    s3({"anon": True}, {"skip_signature": True}),
+    s3({"anon": False}),
+    s3({"requester_pays": True}, {"request_payer": True}),
+    s3({"requester_pays": False}),
+    s3({"use_ssl": False}, allow_http=True),
+    s3({"use_ssl": True}),
+    s3({"version_aware": False}),
+    s3({"cache_regions": False}),
+    s3({"client_kwargs": {}}),
+    s3({"client_kwargs": {"region_name": "eu-west-1"}}, {"region": "eu-west-1"}),
+    s3({"client_kwargs": {"endpoint_url": "http://[::1]:9"}}, {"endpoint": "http://[::1]:9"}, allow_http=True),
+    s3(
+        {"client_kwargs": {"aws_access_key_id": "k", "aws_secret_access_key": "s", "aws_session_token": "t"}},
+        {"access_key_id": "k", "secret_access_key": "s", "session_token": "t"},
+    ),
+    s3({"client_kwargs": {"verify": False}}, allow_invalid_certificates=True),
+    s3({"client_kwargs": {"verify": True}}, allow_invalid_certificates=False),
+    s3({"client_kwargs": {"region_name": None}}),
+    s3({"config_kwargs": {"region_name": "eu-west-1"}}, {"region": "eu-west-1"}),
+    s3({"config_kwargs": {"signature_version": "s3v4"}}),
+    s3({"config_kwargs": {"signature_version": "v4"}}),
+    s3({"config_kwargs": {"s3": {"addressing_style": "path"}}}, {"virtual_hosted_style_request": False}),
+    s3({"config_kwargs": {"s3": {"addressing_style": "virtual"}}}, {"virtual_hosted_style_request": True}),
+    s3({"config_kwargs": {"s3": {"addressing_style": "auto"}}}),
+    s3({"config_kwargs": {"connect_timeout": 1.5}}, connect_timeout=timedelta(seconds=1.5)),
+    s3({"config_kwargs": {"read_timeout": "7"}}, read_timeout=timedelta(seconds=7)),
+    s3({"config_kwargs": {"max_pool_connections": 10}}, pool_max_idle_per_host="10"),
+    s3({"config_kwargs": {"user_agent": "me/1"}}, user_agent="me/1"),
+    s3({"config_kwargs": {"retries": {"mode": "standard"}}}),
+    s3({"s3_additional_kwargs": {"ServerSideEncryption": "AES256"}}, {"server_side_encryption": "AES256"}),
+    s3(
+        {"s3_additional_kwargs": {"ServerSideEncryption": "aws:kms", "SSEKMSKeyId": "i", "BucketKeyEnabled": True}},
+        {"server_side_encryption": "aws:kms", "sse_kms_key_id": "i", "sse_bucket_key_enabled": True},
+    ),
+    gcs({"token": "anon"}, google()),
+    gcs({"token": "anon", "endpoint_url": "https://g.example.org"}, google("https://g.example.org")),
+    gcs({"endpoint_url": "http://[::1]:9", "token": "anon"}, google("http://[::1]:9"), allow_http=True),
+    gcs({"token": "google_default"}),
+    gcs({"token": "cloud"}),
+    gcs({"token": "ya29.raw"}, {"bearer_token": "ya29.raw"}),
+    gcs({"token": key_file()}, {"service_account_key": json.dumps(key_file())}),
+    gcs(
+        {"token": "ya29.raw", "endpoint_url": "http://[::1]:9"},
+        {"bearer_token": "ya29.raw", "base_url": "http://[::1]:9"},
+        allow_http=True,
+    ),
+    gcs({"endpoint_url": "https://g.example.org"}, {"base_url": "https://g.example.org"}),
+    gcs({"access": "full_control"}),
+    gcs({"access": "read_write"}),
+    gcs({"requester_pays": False}),
+    gcs({"version_aware": False}),
+    gcs({"requests_timeout": 5}, timeout=timedelta(seconds=5)),
+    azure({"account_name": "you"}, {"account_name": "you"}),
+    azure({"account_key": "a2V5"}, {"account_key": "a2V5"}),
+    azure({"sas_token": "sv=1&sig=c2ln"}, {"sas_key": "sv=1&sig=c2ln"}),
+    azure(
+        {"client_id": "i", "client_secret": "s", "tenant_id": "t"},
+        {"client_id": "i", "client_secret": "s", "tenant_id": "t"},
+    ),
+    azure({"anon": True}, {"skip_signature": True}),
+    azure({"anon": False}),
+    azure({"account_host": "blob.example.org"}, {"endpoint": "https://blob.example.org"}),
+    azure({"location_mode": "primary"}),
+    azure({"version_aware": False}),
+    azure({"assume_container_exists": True}),
+    azure({"assume_container_exists": False}),
+    azure({"connection_timeout": 2}, connect_timeout=timedelta(seconds=2)),
+    azure({"read_timeout": 3}, read_timeout=timedelta(seconds=3)),
+    azure(
+        connection("AccountName=you;AccountKey=a2V5a2V5IQ=="),
+        account("you", "https://you.blob.core.windows.net", account_key="a2V5a2V5IQ=="),
+    ),
+    azure(
+        connection("DefaultEndpointsProtocol=https;EndpointSuffix=core.example.org;AccountName=you;"),
+        account("you", "https://you.blob.core.example.org"),
+    ),
+    azure(
+        connection("DefaultEndpointsProtocol=http;AccountName=you"),
+        account("you", "http://you.blob.core.windows.net"),
+        allow_http=True,
+    ),
+    azure(
+        connection("BlobEndpoint=http://[::1]:9/you/;AccountName=you;AccountKey=a2V5"),
+        account("you", "http://[::1]:9/you", account_key="a2V5"),
+        allow_http=True,
+    ),
+    azure(
+        connection("BlobEndpoint=https://you.blob.core.windows.net/;SharedAccessSignature=sv=1&sig=c2ln"),
+        account("you", "https://you.blob.core.windows.net", sas_key="sv=1&sig=c2ln"),
+    ),
+    azure(
+        connection("AccountName=you;QueueEndpoint=https://q;FileEndpoint=https://f;TableEndpoint=https://t"),
+        account("you", "https://you.blob.core.windows.net"),
+    ),
+]
+
+WITHOUT_EFFECT = {
+    "s3": ["default_block_size", "default_fill_cache", "default_cache_type", "max_concurrency"],
+    "gcs": ["project", "block_size", "consistency", "cache_timeout", "default_location", "secure_serialize"],
+    "azure": ["blocksize", "default_fill_cache", "default_cache_type", "max_concurrency"],
+}
+"""Options about fsspec's open files, listings and new buckets: taken, and nothing is told."""
+
+IGNORED = [Row(service, {name: SECRET}, {}) for service, names in WITHOUT_EFFECT.items() for name in names]
+
+
+def shown(row: Row) -> str:
+    """The row's name in the report."""
+    return f"{row.service}-" + "-".join(_names(row.options))
+
+
+def _names(options: Mapping[str, Any]) -> list[str]:
+    return [f"{name}.{'.'.join(_names(value))}" if _is_table(name, value) else name for name, value in options.items()]
+
+
+def _is_table(name: str, value: object) -> bool:
+    return isinstance(value, dict) and name != "token"
+
+
+@pytest.fixture(autouse=True)
+def _no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the caller's environment says of Azure is another test's business."""
+    monkeypatch.delenv(FROM_ENV, raising=False)
+
+
+@pytest.mark.parametrize("row", [*TAKEN, *IGNORED], ids=shown)
+def test_an_option_is_told_to_the_client(row: Row) -> None:
+    """Each option of fsspec's that obstore has a word for sets that, and nothing else; obstore knows each word."""
+    place = PLACES[row.service]
+    told = translation.settings_of(row.service, place.bucket, row.options)
+    assert told == ({**place.store, **row.store}, dict(row.client))
+    client = translation.open_store(row.service, place.bucket, row.options)
+    assert {*client.config} == {"container_name" if row.service == "azure" else "bucket", *place.store, *row.store}
+    assert {*client.client_options} == {"timeout", *row.client}
+
+
+@pytest.mark.parametrize("row", TAKEN, ids=shown)
+def test_an_option_that_is_none_is_not_given(row: Row) -> None:
+    """None is fsspec's word for an option that is not given, and sets nothing here either."""
+    nothing = dict.fromkeys(row.options)
+    assert translation.settings_of(row.service, PLACES[row.service].bucket, nothing) == (PLACES[row.service].store, {})
+
+
+@pytest.mark.parametrize("service", PLACES)
+def test_the_client_repeats_nothing_and_waits_for_the_store(service: str) -> None:
+    """Without options a client is told to send each request once and to give up after a day: both are the store's."""
+    client = translation.open_store(service, PLACES[service].bucket, {})
+    assert client.retry_config["max_retries"] == 0
+    assert client.retry_config["retry_timeout"] == timedelta(0)
+    assert client.client_options == {"timeout": "1day"}
+
+
+def refused(service: str, name: str, value: object, told: str = "") -> Any:
+    """A refused value of an option; the message tells `told`, or the option's name alone."""
+    return pytest.param(service, {name: value}, told or f"{name!r}", id=f"{service}-{name}")
+
+
+def inside(name: str, table: dict[str, object], told: str) -> Any:
+    """A refused option in an option."""
+    return pytest.param("s3", {name: table}, told, id=f"s3-{told.replace(' ', '-')}")
+
+
+REFUSED = [
+    refused("s3", "version_aware", SECRET),
+    refused("s3", "cache_regions", SECRET),
+    refused("s3", "key", [SECRET]),
+    refused("s3", "client_kwargs", SECRET),
+    refused("s3", "config_kwargs", [SECRET]),
+    refused("s3", "s3_additional_kwargs", SECRET),
+    inside("client_kwargs", {"verify": SECRET}, "client_kwargs 'verify'"),
+    inside("client_kwargs", {"aws_secret_access_key": {SECRET: 1}}, "client_kwargs 'aws_secret_access_key'"),
+    inside("config_kwargs", {"connect_timeout": SECRET}, "config_kwargs 'connect_timeout'"),
+    inside("config_kwargs", {"read_timeout": [SECRET]}, "config_kwargs 'read_timeout'"),
+    inside("config_kwargs", {"read_timeout": -1}, "config_kwargs 'read_timeout'"),
+    inside("config_kwargs", {"max_pool_connections": SECRET}, "config_kwargs 'max_pool_connections'"),
+    inside("config_kwargs", {"signature_version": SECRET}, "config_kwargs 'signature_version'"),
+    inside("config_kwargs", {"s3": SECRET}, "config_kwargs 's3'"),
+    inside("config_kwargs", {"s3": {"addressing_style": SECRET}}, "config_kwargs s3 'addressing_style'"),
+    refused("gcs", "token", "cache"),
+    refused("gcs", "token", "browser"),
+    refused("gcs", "token", 7301),
+    refused("gcs", "access", SECRET),
+    refused("gcs", "requester_pays", SECRET),
+    refused("gcs", "version_aware", SECRET),
+    refused("gcs", "requests_timeout", SECRET),
+    refused("azure", "location_mode", SECRET),
+    refused("azure", "version_aware", SECRET),
+    refused("azure", "assume_container_exists", SECRET),
+    refused("azure", "connection_timeout", SECRET),
+    refused("azure", "read_timeout", "inf"),
+]
+
+CONNECTION_STRINGS = {
+    "": "names no account",
+    f"AccountKey={SECRET}": "names no account",
+    f"BlobEndpoint={SECRET}": "names no account",
+    SECRET: "names no account",
+    f"AccountName=you;Nonsense={SECRET}": "has a part that obstore does not know",
+    f"AccountName=you;{SECRET}==": "has a part that obstore does not know",
+}
+"""Connection strings that are refused, and what the message says."""
+
+UNKNOWN = [
+    *(refused(service, "nonsense", SECRET) for service in PLACES),
+    inside("client_kwargs", {"nonsense": SECRET}, "client_kwargs 'nonsense'"),
+    inside("config_kwargs", {"nonsense": SECRET}, "config_kwargs 'nonsense'"),
+    inside("config_kwargs", {"max_concurrency": SECRET}, "config_kwargs 'max_concurrency'"),
+    inside("config_kwargs", {"s3": {"nonsense": SECRET}}, "config_kwargs s3 'nonsense'"),
+    inside("s3_additional_kwargs", {"nonsense": SECRET}, "s3_additional_kwargs 'nonsense'"),
+]
+
+
+def refusal(service: str, options: Mapping[str, Any]) -> str:
+    """The message that options are refused with; neither it nor what an uncaught error prints tells the value."""
+    with pytest.raises(ConfigError) as caught:
+        translation.settings_of(service, PLACES[service].bucket, options)
+    printed = "".join(traceback.format_exception(caught.value))
+    assert SECRET not in printed + repr(caught.value.__context__)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(("service", "options", "told"), REFUSED)
+def test_a_value_without_counterpart_is_refused(service: str, options: dict[str, Any], told: str) -> None:
+    """A value that obstore cannot act on is refused by the option's name, and not dropped."""
+    assert refusal(service, options) == f"options: {told} has a value that obstore does not know"
+
+
+@pytest.mark.parametrize("text", CONNECTION_STRINGS)
+def test_a_connection_string_that_is_not_understood_is_refused(text: str) -> None:
+    """A connection string without an account, or with a part that has no counterpart, is refused. The part is not told:
+    it may be the key itself, whose name was forgotten.
+    """
+    assert refusal("azure", connection(text)) == f"options: 'connection_string' {CONNECTION_STRINGS[text]}"
+
+
+@pytest.mark.parametrize(("service", "options", "told"), UNKNOWN)
+def test_an_option_without_counterpart_is_refused(service: str, options: dict[str, Any], told: str) -> None:
+    """An option that obstore has no word for is refused by its name, inside another option also."""
+    assert refusal(service, options) == f"options: {told} has no counterpart in obstore"
+
+
+@pytest.mark.parametrize("service", PLACES)
+def test_every_option_of_the_client_of_fsspec_is_taken_or_refused(service: str) -> None:
+    """Each option of the installed client of fsspec's is in the table above or refused by its name; none is dropped."""
+    need_packages(service)
+    module, _, name = PLACES[service].fsspec.partition(":")
+    known = {*signature(getattr(import_module(module), name).__init__).parameters} - {"self", "kwargs"}
+    taken = {option for row in (*TAKEN, *IGNORED) if row.service == service for option in row.options}
+    assert taken <= known
+    for option in known - taken:
+        assert refusal(service, {option: SECRET}) == f"options: {option!r} has no counterpart in obstore"
+
+
+@pytest.mark.parametrize("token", [{"type": "authorized_user"}, "not JSON"], ids=["a key", "nonsense"])
+def test_a_token_that_is_the_path_of_a_file_is_a_key_file(token: object, tmp_path: Path) -> None:
+    """A Google token that names a file is told as that, and signs; what is in the file is read by the client."""
+    path = tmp_path / "key.json"
+    path.write_text(json.dumps(token))
+    told = translation.settings_of("gcs", "box", {"token": str(path)})
+    assert told == ({"application_credentials": str(path)}, {})
+    path.unlink()
+    assert translation.settings_of("gcs", "box", {"token": str(path)}) == ({"bearer_token": str(path)}, {})
+
+
+AZURE_URLS = [
+    ("box", {"account_name": "you"}, {"account_name": "you"}),
+    ("box@me.dfs.core.windows.net", {}, {"account_name": "me"}),
+    ("box@me", {"account_key": "a2V5"}, {"account_name": "me", "account_key": "a2V5"}),
+    ("box@me.dfs.core.windows.net", {"account_name": "you"}, {"account_name": "you"}),
+    (
+        "box@me.dfs.core.windows.net",
+        connection("AccountName=you"),
+        account("you", "https://you.blob.core.windows.net"),
+    ),
+]
+
+
+@pytest.mark.parametrize(("bucket", "options", "store"), AZURE_URLS)
+def test_a_url_of_azure_may_name_the_account(bucket: str, options: dict[str, Any], store: dict[str, str]) -> None:
+    """`abfs://container@account...` opens the container in that account; an account among the options goes before."""
+    assert translation.settings_of("azure", bucket, options) == (store, {})
+    client = translation.open_store("azure", bucket, options)
+    assert client.config == {"container_name": "box", **store}
+
+
+def test_a_url_of_azure_without_a_container_is_refused() -> None:
+    """`abfs://@account` names an account and no container."""
+    with pytest.raises(ConfigError, match="the url must name a container"):
+        translation.settings_of("azure", "@me.dfs.core.windows.net", {})
+
+
+def test_the_environment_may_hold_the_connection_string(monkeypatch: pytest.MonkeyPatch) -> None:
+    """AZURE_STORAGE_CONNECTION_STRING counts for Azure, and only where there are no options."""
+    monkeypatch.setenv(FROM_ENV, "AccountName=env;AccountKey=a2V5")
+    told = account("env", "https://env.blob.core.windows.net", account_key="a2V5")
+    assert translation.settings_of("azure", "box", {}) == (told, {})
+    assert translation.settings_of("azure", "box", {"account_name": "you"}) == ({"account_name": "you"}, {})
+    for service in ("s3", "gcs"):
+        assert translation.settings_of(service, "box", {}) == (PLACES[service].store, {})
+    monkeypatch.setenv(FROM_ENV, "")
+    assert translation.settings_of("azure", "box", {}) == ({}, {})
+
+
+SCHEMES = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs", "az": "azure", "abfs": "azure", "abfss": "azure"}
+
+
+def test_the_scheme_names_the_service() -> None:
+    """The service is known by the URL's scheme, in capital letters also."""
+    for scheme, service in SCHEMES.items():
+        assert translation.service_of(f"{scheme}://box/p") == service
+        assert translation.service_of(f"{scheme.upper()}://box/p") == service
+
+
+AT_OPENING = [
+    *((service, {"nonsense": SECRET}, "'nonsense' has no counterpart in obstore") for service in PLACES),
+    *(
+        (service, {"version_aware": SECRET}, "'version_aware' has a value that obstore does not know")
+        for service in PLACES
+    ),
+]
+
+
+@pytest.mark.parametrize(("service", "options", "told"), AT_OPENING)
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+@pytest.mark.anyio
+async def test_options_are_checked_when_the_store_opens(service: str, options: dict[str, Any], told: str) -> None:
+    """A store with the engine `obstore` and an option that it cannot act on does not open, instead of failing at the
+    first call; the error names the storage and the option.
+    """
+    config = StorageConfig(PLACES[service].url, options=options, engine="obstore")
+    with pytest.raises(ConfigError) as caught:
+        await AccountStore.open(StoreConfig(storages={"cloud": config}))
+    assert str(caught.value) == f"storage 'cloud': options: {told}"
+
+
+@pytest.mark.parametrize("service", PLACES)
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+@pytest.mark.anyio
+async def test_a_store_opens_with_options_that_obstore_knows(service: str) -> None:
+    """The control: the same storages open where nothing is wrong with the options, and no server is asked."""
+    config = StorageConfig(PLACES[service].url, options={"version_aware": False}, engine="obstore")
+    async with AccountStore.open(StoreConfig(storages={"cloud": config})) as store:
+        assert store.storages == ("cloud",)

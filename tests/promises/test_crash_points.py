@@ -1,0 +1,688 @@
+"""The local write on a model of a file system: every crash point, failing system call and interleaving of two."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections import Counter
+from dataclasses import dataclass, replace
+from functools import cache
+from threading import Semaphore, Thread
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
+
+import pytest
+from modeldisk import ROOT, Disk, Process, disk_with, document, leftovers, refuse
+
+from accountstore.backends.base import (
+    BackendError,
+    ConflictError,
+    DeniedError,
+    ExistsError,
+    FullError,
+    NotFoundError,
+    UnavailableError,
+    Version,
+    Write,
+    classify_error,
+    digest,
+)
+from accountstore.validation import RESERVED_PREFIX
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+    from modeldisk import Tree
+
+    from accountstore.backends.base import WriteMode
+    from accountstore.backends.local.files import Files
+
+LIMIT = 1000
+FOLDER = "mail"
+KEY = "mail/a.account"
+OTHER = "mail/other.account"
+WARM = "mail/warm.account"
+OLD = b"the old document"
+NEW = b"the new document, which is longer"
+THIRD = b"a third document"
+BYSTANDER = b"nobody's business"
+
+Documents: TypeAlias = dict[str, bytes | None]
+"""The bytes at each key; None where there is no document."""
+
+# --- what is done -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Operation:
+    """A change of documents: what is there before, what is there when it is acknowledged, and how it is done.
+
+    `run` gives a result for each of them, in order; on a process, where it goes around the library.
+    """
+
+    name: str
+    before: Documents
+    after: Documents
+    run: Callable[[Any], Sequence[object]]
+    plain: bool = False
+    bare: bool = False
+    """Whether there is no root yet."""
+
+    def disk(self) -> Disk:
+        return (
+            Disk()
+            if self.bare
+            else disk_with({key: data for key, data in self.before.items() if data is not None} | {OTHER: BYSTANDER})
+        )
+
+    def start(self, process: Process, *, warm: bool) -> Files | Process:
+        """The library on a process; warm: it has written in the folder before."""
+        files = process.files()
+        if warm:
+            files.write(WARM, OLD, "overwrite")
+            process.published.clear()
+        return process if self.plain else files
+
+
+def _write(key: str, mode: WriteMode, /) -> Callable[[Files], Sequence[object]]:
+    return lambda files: [files.write(key, NEW, mode)]
+
+
+def _delete(version: Version | None, /) -> Callable[[Files], Sequence[object]]:
+    return lambda files: [files.delete(KEY, version)]  # type: ignore[func-returns-value]  # None is its result
+
+
+def _make_root(files: Files) -> Sequence[object]:
+    files.make_root()
+    return [files.write(KEY, NEW, "overwrite")]
+
+
+_DEEP = "new/deep/er/a.account"
+_MANY = {KEY: OLD, "fresh/c.account": None, "mail/b.account": None}
+_WRITES = [
+    Write(KEY, NEW, "overwrite"),
+    Write("fresh/c.account", NEW, "overwrite"),
+    Write("mail/b.account", NEW, "create"),
+]
+
+CREATE = Operation("create", {KEY: None}, {KEY: NEW}, _write(KEY, "create"))
+OVERWRITE = Operation("overwrite-existing", {KEY: OLD}, {KEY: NEW}, _write(KEY, "overwrite"))
+ROOT_MADE = Operation("root", {KEY: None}, {KEY: NEW}, _make_root, bare=True)
+OPERATIONS = [
+    Operation("overwrite-missing", {KEY: None}, {KEY: NEW}, _write(KEY, "overwrite")),
+    OVERWRITE,
+    CREATE,
+    Operation("create-in-new-folders", {_DEEP: None}, {_DEEP: NEW}, _write(_DEEP, "create")),
+    Operation("swap", {KEY: OLD}, {KEY: NEW}, _write(KEY, digest(OLD))),
+    Operation("delete", {KEY: OLD}, {KEY: None}, _delete(None)),
+    Operation("delete-a-version", {KEY: OLD}, {KEY: None}, _delete(digest(OLD))),
+    Operation("write-many", _MANY, dict.fromkeys(_MANY, NEW), lambda files: files.write_many(_WRITES)),
+]
+each_operation = pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.name)
+cold_and_warm = pytest.mark.parametrize("warm", [False, True], ids=["cold", "warm"])
+
+
+# --- crash points -----------------------------------------------------------------------------------------------------
+
+DAMAGE = ("torn", "acknowledged and lost", "unswept", "other documents disturbed", "exposed")
+
+
+class Findings(Counter[str]):
+    """What recovery met after all crashes of one operation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.states: set[tuple[Tree, bool]] = set()
+
+    @property
+    def damage(self) -> dict[str, int]:
+        return {name: self[name] for name in DAMAGE if self[name]}
+
+
+def _recover(tree: Tree, keys: Iterable[str], /, *, locking: bool) -> tuple[Documents, Tree]:
+    """What a process that starts after the crash reads and lists, and what is on the disk then."""
+    process = Process(Disk(tree))
+    files = process.files(locking=locking)
+    found: Documents = {}
+    for key in keys:
+        try:
+            found[key] = files.read(key, limit=LIMIT).data
+        except FileNotFoundError:
+            found[key] = None
+    listed = {stat.key for page in files.scan("", recursive=True) for stat in page}
+    assert listed == {key for key, data in found.items() if data is not None}
+    assert not process.descriptors
+    return found, process.disk.now()
+
+
+def _first_write(tree: Tree, folder: str, /) -> Tree:
+    """What is on the disk when a process that starts after the crash has written in a folder."""
+    process = Process(Disk(tree))
+    process.files().write(f"{folder}/next.account", NEW, "overwrite")
+    return process.disk.now()
+
+
+def _judge(findings: Findings, operation: Operation, disk: Disk, *, acknowledged: bool, locking: bool = True) -> None:
+    """Crash now in every legal way, recover, and compare with what is allowed."""
+    findings["crash points"] += 1
+    for tree in disk.crashes():
+        findings["outcomes"] += 1
+        if (tree, acknowledged) in findings.states:
+            continue
+        findings.states.add((tree, acknowledged))
+        found, swept = _recover(tree, [*operation.before, OTHER, WARM], locking=locking)
+        for key, before in operation.before.items():
+            after = operation.after[key]
+            findings["torn"] += found[key] not in {before, after}
+            findings["acknowledged and lost"] += acknowledged and found[key] != after
+        findings["other documents disturbed"] += found[OTHER] != BYSTANDER
+        findings["exposed"] += sum(
+            bool(mode & (0o077 if data is None else 0o177)) for path, mode, data in tree if path > ROOT
+        )
+        findings["unswept"] += len(leftovers(swept))
+        left = leftovers(tree)
+        findings["with leftovers"] += bool(left)
+        for folder in {path.removeprefix(f"{ROOT}/").rpartition("/")[0] for path in left} if locking else ():
+            findings["unswept"] += any(f"{ROOT}/{folder}/" in path for path in leftovers(_first_write(tree, folder)))
+
+
+@cache
+def _crash_everywhere(operation: Operation, *, warm: bool, locking: bool = True) -> Findings:
+    findings = Findings()
+    disk = operation.disk()
+    process = Process(disk)
+    files = operation.start(process, warm=warm)
+    process.before = lambda _: _judge(findings, operation, disk, acknowledged=False, locking=locking)
+    results = operation.run(files)
+    assert not any(isinstance(result, Exception) for result in results)
+    _judge(findings, operation, disk, acknowledged=True, locking=locking)
+    print(f"{operation.name} {'warm' if warm else 'cold'}: {len(findings.states)} different states, {dict(findings)}")
+    return findings
+
+
+@cold_and_warm
+@each_operation
+def test_crash_leaves_the_old_or_the_new_document(operation: Operation, warm: bool) -> None:
+    """After a crash at any system call a document is the old or the new one, and the new one if it was acknowledged."""
+    findings = _crash_everywhere(operation, warm=warm)
+    assert not findings.damage
+    # A silent harness would be no proof: the fewest are those of a warm delete.
+    assert findings["crash points"] >= 8
+    assert findings["outcomes"] >= 9
+    assert len(findings.states) >= 3
+
+
+def test_crashes_are_many_and_leave_something_to_sweep() -> None:
+    """The enumeration covers thousands of outcomes, among them leftovers to sweep and both documents to find."""
+    all_findings = [_crash_everywhere(operation, warm=warm) for operation in OPERATIONS for warm in (False, True)]
+    total = sum(all_findings, Counter[str]())
+    states = sum(len(findings.states) for findings in all_findings)
+    print(f"in all {total['crash points']} crash points, {total['outcomes']} outcomes, {states} different states")
+    assert total["crash points"] >= 400
+    assert total["outcomes"] >= 4000
+    assert states >= 300
+    assert total["with leftovers"] >= 100
+
+
+class _Killed(BaseException):
+    """Ends a process at a system call; nothing of the library catches it."""
+
+
+def _run_and_kill(disk: Disk, work: Callable[[Process], object], point: int, /) -> bool:
+    """Run `work` in a process that is killed before its system call number `point`. Whether it got that far."""
+    left = point
+
+    def kill_at_point(call: str) -> None:
+        nonlocal left
+        if left == 0:
+            raise _Killed
+        left -= 1
+
+    process = Process(disk, kill_at_point)
+    try:
+        work(process)
+    except _Killed:
+        return True
+    else:
+        return False
+    finally:
+        process.kill()
+
+
+@pytest.mark.parametrize("operation", [*OPERATIONS, ROOT_MADE], ids=lambda operation: operation.name)
+def test_process_after_a_killed_one_keeps_its_promises(operation: Operation) -> None:
+    """What a process acknowledges survives a crash of the machine, also where a killed process left half its work, on
+    a document or on the root.
+    """
+    wanted = {key: None if after is None else THIRD for key, after in operation.after.items()}
+    points = outcomes = lost = 0
+    killed = True
+    while killed:
+        disk = operation.disk()
+        killed = _run_and_kill(disk, lambda process: operation.run(process.files()), points)
+        points += 1
+        files = Process(disk).files()
+        files.make_root()
+        for key, data in wanted.items():
+            if data is None:
+                files.delete(key, None)
+            else:
+                files.write(key, data, "overwrite")
+        for tree in disk.crashes():
+            outcomes += 1
+            lost += {key: document(tree, key) for key in wanted} != wanted
+        list(files.scan("", recursive=True))
+        assert not leftovers(disk.now())
+    assert outcomes >= points > 10
+    assert lost == 0
+
+
+# --- the same harness on weaker writes --------------------------------------------------------------------------------
+
+
+def _plain(process: Process) -> None:
+    """As fsspec's local `pipe_file` does."""
+    fd = process.open(f"{ROOT}/{KEY}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
+    _write_all(process, fd)
+    process.close(fd)
+
+
+def _renamed(process: Process, *, file: bool = True, folder: bool = True) -> None:
+    at = process.open(f"{ROOT}/{FOLDER}", os.O_RDONLY | os.O_DIRECTORY)
+    name = f"{RESERVED_PREFIX}0.tmp"
+    fd = process.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=at)
+    _write_all(process, fd)
+    if file:
+        process.fsync(fd)
+    process.close(fd)
+    process.rename(name, "a.account", src_dir_fd=at, dst_dir_fd=at)
+    if folder:
+        process.fsync(at)
+    process.close(at)
+
+
+def _write_all(process: Process, fd: int) -> None:
+    rest = NEW
+    while rest:
+        rest = rest[process.write(fd, rest) :]
+
+
+def _weak(write: Callable[..., object], operation: Operation = OVERWRITE, /, **how: bool) -> Operation:
+    """An operation that is done in another way, on the process itself."""
+
+    def run(process: Process) -> list[object]:
+        return [write(process, **how)]
+
+    return replace(operation, run=run, plain=True)
+
+
+def test_control_plain_write_tears_loses_and_exposes() -> None:
+    """Control: the harness finds a plain truncating write torn, lost after its acknowledgement, and readable by all."""
+    findings = _crash_everywhere(_weak(_plain), warm=False)
+    assert findings["torn"] > 0
+    assert findings["acknowledged and lost"] > 0
+    assert _crash_everywhere(_weak(_plain, CREATE), warm=False)["exposed"] > 0
+
+
+@pytest.mark.parametrize(
+    ("file", "folder", "damage"),
+    [
+        (False, False, {"torn", "acknowledged and lost"}),
+        (False, True, {"torn", "acknowledged and lost"}),
+        (True, False, {"acknowledged and lost"}),
+        (True, True, set[str]()),
+    ],
+)
+def test_control_rename_without_fsync_tears_and_loses(file: bool, folder: bool, damage: set[str]) -> None:
+    """Control: without fsync of the file a rename leaves a torn document, and without fsync of the folder acknowledged
+    writes are lost.
+    """
+    findings = _crash_everywhere(_weak(_renamed, file=file, folder=folder), warm=False)
+    assert set(findings.damage) == damage
+
+
+def test_control_without_sweeping_leftovers_stay() -> None:
+    """Control: where nothing sweeps, the harness finds the leftovers."""
+    assert set(_crash_everywhere(_weak(_renamed), warm=False, locking=False).damage) == {"unswept"}
+
+
+# --- failing system calls ---------------------------------------------------------------------------------------------
+
+FAULTS: dict[int, type[BackendError]] = {
+    errno.ENOSPC: FullError,
+    errno.EDQUOT: FullError,
+    errno.EIO: BackendError,
+    errno.EACCES: DeniedError,
+    errno.EROFS: DeniedError,
+    errno.EMFILE: UnavailableError,
+    errno.ESTALE: UnavailableError,
+}
+each_fault = pytest.mark.parametrize("code", FAULTS, ids=[errno.errorcode[code] for code in FAULTS])
+
+
+class Outcome(NamedTuple):
+    """What came of an operation one or more of whose system calls failed."""
+
+    call: str
+    results: Sequence[object]
+    process: Process
+
+    def check(self, operation: Operation, kind: type[BackendError]) -> int:
+        """Errors have the class; the document is new where it was published, else old, and durable where it was
+        acknowledged; no descriptor stays open. How many errors there are.
+        """
+        now = self.process.disk.now()
+        crashes = list(self.process.disk.crashes())
+        failures = 0
+        for (key, after), result in zip(operation.after.items(), self.results, strict=True):
+            before = operation.before[key]
+            published = key.rpartition("/")[2] in self.process.published
+            assert document(now, key) == (after if published else before), self.call
+            allowed = {after}
+            if isinstance(result, Exception):
+                failures += 1
+                assert classify_error(result) is kind, self.call
+                allowed = {after, before}
+            assert {document(tree, key) for tree in crashes} <= allowed, self.call
+        assert document(now, OTHER) == (None if operation.bare else BYSTANDER)
+        assert not self.process.descriptors, self.call
+        return failures
+
+
+def _fail(operation: Operation, code: int, *, warm: bool = False, forever: bool = False) -> Iterator[Outcome]:
+    """Run the operation anew for each of its system calls, which fails; `forever`: and all after it."""
+    for point in range(300):
+        process = Process(operation.disk())
+        files = operation.start(process, warm=warm)
+        calls: list[str] = []
+
+        def fail_at_point(call: str, *, point: int = point, calls: list[str] = calls) -> None:
+            calls.append(call)
+            if len(calls) == point + 1 or (forever and len(calls) > point):
+                raise refuse(code)
+
+        process.before = fail_at_point
+        try:
+            results = operation.run(files)
+        except (OSError, BackendError) as error:
+            results = [error] * len(operation.before)
+        process.before = lambda _: None
+        if len(calls) <= point:
+            return
+        yield Outcome(calls[point], results, process)
+    pytest.fail("the operation has no end")
+
+
+@each_fault
+@cold_and_warm
+@each_operation
+def test_failing_call_is_a_typed_error_and_leaves_nothing(operation: Operation, warm: bool, code: int) -> None:
+    """Whichever system call fails, the error has its class, the document is whole, and no file or descriptor stays."""
+    failures = 0
+    for outcome in _fail(operation, code, warm=warm):
+        failures += outcome.check(operation, FAULTS[code])
+        assert not leftovers(outcome.process.disk.now()), outcome.call
+    assert failures >= 8
+
+
+@cold_and_warm
+@each_operation
+def test_failing_disk_is_a_typed_error_and_tears_nothing(operation: Operation, warm: bool) -> None:
+    """Where every call fails from some point on, the document is whole and no descriptor stays."""
+    outcomes = _fail(operation, errno.EIO, warm=warm, forever=True)
+    assert sum(outcome.check(operation, BackendError) for outcome in outcomes) >= 8
+
+
+READS: dict[str, Callable[[Files], object]] = {
+    "read": lambda files: files.read(KEY, limit=LIMIT),
+    "stat": lambda files: files.stat(KEY),
+    "scan": lambda files: list(files.scan("", recursive=True)),
+}
+
+
+@pytest.mark.parametrize("read", READS.values(), ids=READS)
+def test_failing_call_while_reading_leaves_no_descriptor(read: Callable[[Files], object]) -> None:
+    """Reads, stats and listings close what they opened when a call fails."""
+    operation = Operation("read", {KEY: OLD}, {KEY: OLD}, lambda files: [read(files)])
+    assert sum(outcome.check(operation, BackendError) for outcome in _fail(operation, errno.EIO)) >= 3
+
+
+def test_failing_call_while_the_root_is_made_leaves_no_descriptor() -> None:
+    """Nor does the making of the root leave one."""
+    assert sum(outcome.check(ROOT_MADE, BackendError) for outcome in _fail(ROOT_MADE, errno.EIO)) >= 15
+
+
+@pytest.mark.parametrize("code", [errno.EINVAL, errno.EROFS, errno.EACCES], ids=["EINVAL", "EROFS", "EACCES"])
+def test_existing_root_needs_no_fsync_of_the_folders_above_it(code: int) -> None:
+    """A root that is there is opened where the folders above it cannot go to the disk, as on a read-only system."""
+    calls: list[str] = []
+
+    def refuse_fsync(call: str) -> None:
+        calls.append(call)
+        if call == "fsync":
+            raise refuse(code)
+
+    process = Process(OVERWRITE.disk(), refuse_fsync)
+    files = process.files()
+    files.make_root()
+    assert "fsync" in calls
+    assert files.read(KEY, limit=LIMIT).data == OLD
+    assert not process.descriptors
+
+
+def test_control_fault_harness_finds_a_leaking_write() -> None:
+    """Control: a write that does not clean up leaves a file and a descriptor in the fault harness."""
+    outcomes = list(_fail(_weak(_renamed), errno.ENOSPC))
+    assert any(leftovers(outcome.process.disk.now()) for outcome in outcomes)
+    assert any(outcome.process.descriptors for outcome in outcomes)
+
+
+# --- two processes at a time ------------------------------------------------------------------------------------------
+
+ENDLESS = 10_000
+STEP = 1 if os.environ.get("ACCOUNTSTORE_SCHEDULES") == "all" else 9
+Folder: TypeAlias = Literal["cold", "warm", "new"]
+"""Whether the folder is there, and whether the process has written in it before."""
+FOLDERS: tuple[Folder, ...] = ("cold", "warm", "new")
+
+
+@dataclass(frozen=True)
+class Action:
+    """What one of two processes does, and what it must come to alone: an error or None, and the document then."""
+
+    name: str
+    run: Callable[[Files], object]
+    effect: Callable[[bytes | None], tuple[type[BackendError] | None, bytes | None]]
+
+
+def _overwrite(data: bytes) -> Action:
+    return Action("overwrite", lambda files: files.write(KEY, data, "overwrite"), lambda _: (None, data))
+
+
+def _create(data: bytes) -> Action:
+    return Action(
+        "create",
+        lambda files: files.write(KEY, data, "create"),
+        lambda now: (None, data) if now is None else (ExistsError, now),
+    )
+
+
+def _swap(old: bytes, data: bytes) -> Action:
+    return Action(
+        "swap",
+        lambda files: files.write(KEY, data, digest(old)),
+        lambda now: (None, data) if now == old else (NotFoundError if now is None else ConflictError, now),
+    )
+
+
+def _remove(old: bytes | None = None) -> Action:
+    return Action(
+        "delete" if old is None else "delete a version",
+        lambda files: files.delete(KEY, None if old is None else digest(old)),
+        lambda now: (None, None) if old is None or now in {None, old} else (ConflictError, now),
+    )
+
+
+LIST = Action("list", lambda files: list(files.scan("", recursive=True)), lambda now: (None, now))
+PAIRS: list[tuple[bytes | None, Action, Action]] = [
+    (None, _create(NEW), _create(THIRD)),
+    (None, _create(NEW), _overwrite(THIRD)),
+    (None, _create(NEW), _remove()),
+    (None, _create(NEW), LIST),
+    (None, _overwrite(NEW), _overwrite(THIRD)),
+    (None, _overwrite(NEW), LIST),
+    (OLD, _overwrite(NEW), _overwrite(THIRD)),
+    (OLD, _overwrite(NEW), _create(THIRD)),
+    (OLD, _overwrite(NEW), _remove()),
+    (OLD, _overwrite(NEW), LIST),
+    (OLD, _swap(OLD, NEW), _swap(OLD, THIRD)),
+    (OLD, _swap(OLD, NEW), _overwrite(THIRD)),
+    (OLD, _swap(OLD, NEW), _remove()),
+    (OLD, _swap(OLD, NEW), _remove(OLD)),
+    (OLD, _swap(OLD, NEW), LIST),
+    (OLD, _remove(), _create(NEW)),
+    (OLD, _remove(), _remove()),
+    (OLD, _remove(OLD), _remove(OLD)),
+]
+
+
+class Turns:
+    """A process, in a thread of its own, that makes a given number of system calls of an action at a time."""
+
+    def __init__(self, disk: Disk, action: Action, folder: Folder, /, *, locking: bool) -> None:
+        self.action = action
+        self.process = Process(disk)
+        self.process.chunk = LIMIT
+        self.error: type[BackendError] | None = None
+        self.done = False
+        self._left = 0
+        self._go, self._pause = Semaphore(0), Semaphore(0)
+        self._files = self.process.files(locking=locking)
+        if folder == "warm":
+            self._files.write(WARM, OLD, "overwrite")
+        self.process.before = self._before
+        self._thread = Thread(target=self._work, daemon=True)
+        self._thread.start()
+
+    def _before(self, call: str) -> None:
+        if call == "sleep":
+            self._left = 0
+        elif self._left == 0:
+            self._pause.release()
+            self._go.acquire()
+        if self._left:
+            self._left -= 1
+
+    def _work(self) -> None:
+        self._go.acquire()
+        try:
+            self.action.run(self._files)
+        except (OSError, BackendError) as error:
+            self.error = classify_error(error)
+        finally:
+            self.done = True
+            self._pause.release()
+
+    def run(self, calls: int = ENDLESS) -> bool:
+        """Make some calls, fewer where it ends or waits for the other. Whether the process has ended."""
+        if calls and not self.done:
+            self._left = calls
+            self._go.release()
+            self._pause.acquire()
+            if self.done:
+                self._thread.join()
+        return self.done
+
+
+class Races:
+    """What came of all interleavings of two actions."""
+
+    def __init__(self, before: bytes | None) -> None:
+        self.before = before
+        self.schedules = 0
+        self.outcomes = 0
+        self.wrong: list[str] = []
+
+    def pause(self, done: Turns, other: Action, disk: Disk) -> None:
+        """While the other is under way, a crash must not lose what has been acknowledged."""
+        if not done.done or done.error is not None:
+            return
+        alone = done.action.effect(self.before)[1]
+        allowed = {alone, other.effect(alone)[1], done.action.effect(other.effect(self.before)[1])[1]}
+        for tree in disk.crashes():
+            self.outcomes += 1
+            if document(tree, KEY) not in allowed:
+                self.wrong.append(f"{done.action.name} was acknowledged and is lost in a crash")
+
+    def end(self, one: Turns, two: Turns, disk: Disk) -> None:
+        """Both results and the document are those of one after the other, also after a crash; nothing stays behind."""
+        self.schedules += 1
+        allowed = set[tuple[object, ...]]()
+        for first, second in ((one, two), (two, one)):
+            first_error, between = first.action.effect(self.before)
+            second_error, after = second.action.effect(between)
+            allowed.add((first_error, second_error, after) if first is one else (second_error, first_error, after))
+        now = disk.now()
+        found = document(now, KEY)
+        if (one.error, two.error, found) not in allowed:
+            self.wrong.append(f"{one.error}, {two.error}, {found!r}")
+        for tree in disk.crashes():
+            self.outcomes += 1
+            if document(tree, KEY) != found:
+                self.wrong.append("lost in a crash after the end")
+        if leftovers(now) or one.process.descriptors or two.process.descriptors:
+            self.wrong.append("something stays behind")
+
+
+def _race(before: bytes | None, first: Action, second: Action, folder: Folder, /, *, locking: bool = True) -> Races:
+    """The first makes k calls, the second m calls, the first the rest, the second the rest; for all k, and all m or
+    every ninth.
+    """
+    races = Races(before)
+    documents = {} if folder == "new" else {OTHER: BYSTANDER}
+    if before is not None:
+        documents[KEY] = before
+    for k in range(1, 200):
+        for m in range(k % STEP, 200, STEP):
+            disk = disk_with(documents)
+            one, two = (Turns(disk, action, folder, locking=locking) for action in (first, second))
+            first_is_over, second_is_over = one.run(k), two.run(m)
+            for _ in range(100):
+                if one.run():
+                    break
+                races.pause(two, first, disk)
+                two.run()
+            races.pause(one, second, disk)
+            assert any(two.run() for _ in range(100))
+            races.end(one, two, disk)
+            if first_is_over:
+                return races
+            if second_is_over:
+                break
+    pytest.fail("the first action has no end")
+
+
+@pytest.mark.parametrize(
+    ("before", "first", "second", "folder"),
+    [
+        pytest.param(*pair, folder, id=f"{pair[1].name}-{pair[2].name}-{'new' if pair[0] is None else 'old'}-{folder}")
+        for pair in PAIRS
+        for folder in FOLDERS
+        if folder != "new" or pair[0] is None
+    ],
+)
+def test_interleaved_actions_are_as_one_after_the_other(
+    before: bytes | None, first: Action, second: Action, folder: Folder
+) -> None:
+    """However the system calls of two processes fall, their results are those of one after the other, and durable."""
+    for one, two in ((first, second), (second, first)) if first.name != second.name else ((first, second),):
+        races = _race(before, one, two, folder)
+        print(f"{one.name} + {two.name}: {races.schedules} schedules, {races.outcomes} outcomes")
+        assert races.schedules >= 7
+        assert races.outcomes >= races.schedules
+        assert not races.wrong, races.wrong[:5]
+
+
+def test_control_without_locking_a_swap_is_lost() -> None:
+    """Control: where nothing is locked, two swaps of one version both succeed in some interleaving."""
+    races = _race(OLD, _swap(OLD, NEW), _swap(OLD, THIRD), "warm", locking=False)
+    assert races.wrong

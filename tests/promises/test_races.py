@@ -1,0 +1,246 @@
+"""Races among processes, threads, tasks and event loops: no lost update, one creator, no partial document.
+
+Eight worker processes import the library once; a command goes to all of them, and they begin together (`racing`).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from functools import partial
+from multiprocessing import get_context
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import pytest
+import racing
+from anyio.lowlevel import checkpoint
+from racing import LARGE, account, increment, login, numbered, opened
+from running import HUNG
+from samples import AT
+
+from accountstore import Account, AccountStore, Location, NotFoundError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterator, Sequence
+    from pathlib import Path
+
+WORKERS = 8
+UPDATES = 50
+ROUNDS = 60
+TASKS = 64
+FIRST = "first"
+
+
+@pytest.fixture(scope="module")
+def workers() -> Iterator[ProcessPoolExecutor]:
+    """Eight processes."""
+    context = get_context("spawn")
+    with ProcessPoolExecutor(WORKERS, context, racing.initialize, (context.Barrier(WORKERS),)) as pool:
+        yield pool
+
+
+def _answers(
+    workers: ProcessPoolExecutor, command: Callable[[AccountStore, str], Awaitable[Any]], root: Path, /
+) -> list[Any]:
+    """What each worker answers to a command that all begin at the same moment."""
+    return list(workers.map(partial(racing.run, command, str(root)), range(1, WORKERS + 1), timeout=HUNG))
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Path:
+    """A folder with a document."""
+
+    async def put() -> None:
+        async with opened(tmp_path) as store:
+            await store.save(AT, account(FIRST))
+
+    anyio.run(put)
+    return tmp_path
+
+
+def _get(root: Path, at: Location = AT, /) -> Account | None:
+    async def get() -> Account | None:
+        async with opened(root) as store:
+            try:
+                return await store.get(at)
+            except NotFoundError:
+                return None
+
+    return anyio.run(get)
+
+
+def _port(root: Path, /) -> int:
+    document = _get(root)
+    assert document is not None
+    return document.port
+
+
+# --- updates ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("command", "loses"), [(racing.update, False), (racing.get_and_save, True)])
+def test_updates_of_many_processes_all_count(
+    workers: ProcessPoolExecutor, start: Path, command: Any, loses: bool
+) -> None:
+    """8 processes that add 1 to a document 50 times each make 400 more of it. The control: get and save lose some."""
+    _answers(workers, partial(command, count=UPDATES), start)
+    added = _port(start) - 1
+    assert 0 < added <= WORKERS * UPDATES
+    assert (added < WORKERS * UPDATES) is loses
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("loses", [False, True], ids=["update", "control"])
+async def test_updates_of_many_tasks_all_count_in_memory(loses: bool) -> None:
+    """64 tasks that each update one document in memory all count. The control: a get and a save lose some."""
+    async with opened("memory://") as store:
+        await store.save(AT, account(FIRST))
+
+        async def add() -> None:
+            if loses:
+                before = await store.get(AT)
+                await checkpoint()
+                await store.save(AT, increment(before))
+            else:
+                await store.update(AT, increment)
+
+        async with anyio.create_task_group() as tasks:
+            for _ in range(TASKS):
+                tasks.start_soon(add)
+        added = (await store.get(AT)).port - 1
+        assert 0 < added <= TASKS
+        assert (added < TASKS) is loses
+
+
+def test_updates_of_many_loops_in_many_threads_all_count(start: Path) -> None:
+    """Threads with event loops of all kinds, each with its own store on one folder, lose no update."""
+
+    async def add_in_tasks() -> None:
+        async with opened(start) as store, anyio.create_task_group() as tasks:
+            for _ in range(4):
+                tasks.start_soon(partial(racing.update, store, "", count=5))
+
+    loops = [("asyncio", {}), ("asyncio", {"use_uvloop": True}), ("trio", {})] * 2
+    with ThreadPoolExecutor(len(loops)) as threads:
+        done = [
+            threads.submit(partial(anyio.run, add_in_tasks, backend=kind, backend_options=of)) for kind, of in loops
+        ]
+    assert [future.result() for future in done] == [None] * len(loops)
+    assert _port(start) == 1 + len(loops) * 4 * 5
+
+
+# --- creates ----------------------------------------------------------------------------------------------------------
+
+
+def test_create_has_one_winner_among_processes(workers: ProcessPoolExecutor, tmp_path: Path) -> None:
+    """Of 8 processes that create a document at once exactly one succeeds, and the document is its own."""
+    for attempt in range(20):
+        root = tmp_path / str(attempt)
+        answers = _answers(workers, partial(racing.create, count=ROUNDS), root)
+        winners = {i: str(number) for number, won in enumerate(answers, 1) for i in won}
+        assert sum(map(len, answers)) == len(winners) == ROUNDS
+        if len(set(winners.values())) > 1:
+            break
+    else:
+        pytest.fail("one process won all, every time: that was no race")
+    for i, winner in winners.items():
+        document = _get(root, Location(f"{i}.account", folder="new"))
+        assert document is not None
+        assert login(document) == winner
+
+
+def test_control_looking_before_creating_has_several_winners(workers: ProcessPoolExecutor, tmp_path: Path) -> None:
+    """Control: with fsspec's `mode="create"`, which looks and then writes, several processes win a round."""
+    most = 0
+    for attempt in range(50):
+        answers = _answers(workers, partial(racing.create, count=ROUNDS, plain=True), tmp_path / str(attempt))
+        most = max(Counter(i for won in answers for i in won).values())
+        if most > 1:
+            break
+    assert most > 1
+
+
+# --- one history ------------------------------------------------------------------------------------------------------
+
+
+def _forks(swaps: Sequence[tuple[str, str]], /) -> list[str]:
+    """Documents that more than one swap has replaced."""
+    return [old for old, times in Counter(old for old, _ in swaps).items() if times > 1]
+
+
+def test_swaps_of_many_processes_form_one_chain(workers: ProcessPoolExecutor, start: Path) -> None:
+    """Each successful swap replaced the very document that it had read: all of them form one chain without forks."""
+    swaps = [pair for answer in _answers(workers, partial(racing.swap, count=UPDATES), start) for pair in answer]
+    assert len(swaps) >= UPDATES
+    assert len({new.partition("-")[0] for _, new in swaps}) > 1
+    assert not _forks(swaps)
+    followers = dict(swaps)
+    at, length = FIRST, 0
+    while at in followers:
+        at, length = followers[at], length + 1
+    assert length == len(swaps)
+    last = _get(start)
+    assert last is not None
+    assert at == login(last)
+
+
+def test_control_blind_saves_fork_the_chain(workers: ProcessPoolExecutor, start: Path) -> None:
+    """Control: without compare-and-swap several saves replace a document that was read once."""
+    answers = _answers(workers, partial(racing.swap, count=UPDATES, blindly=True), start)
+    assert _forks([pair for answer in answers for pair in answer])
+
+
+def test_swaps_deletes_and_creates_of_many_processes_have_one_order(workers: ProcessPoolExecutor, start: Path) -> None:
+    """Every document was made by one swap or create, and was replaced by at most one swap or deleted."""
+    answers = _answers(workers, partial(racing.swap_delete_create, count=UPDATES), start)
+    done = [step for answer in answers for step in answer]
+    swaps = [(old, new) for what, old, new in done if what == "swap"]
+    creates = [new for what, _, new in done if what == "create"]
+    deleted = {old for what, old, _ in done if what == "delete"}
+    assert len(swaps) > 10
+    assert len(creates) > 10
+    assert not _forks(swaps)
+    made = [FIRST, *creates, *(new for _, new in swaps)]
+    replaced = {old for old, _ in swaps}
+    assert replaced | deleted <= set(made)
+    # Each chain begins with a create and ends with a delete, or with the document that is there now.
+    ends = set(made) - replaced
+    assert len(ends) == 1 + len(creates)
+    last = _get(start)
+    assert ends - deleted == (set() if last is None else {login(last)})
+
+
+# --- a reader beside a writer -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.anyio
+async def test_reader_beside_a_writer_sees_whole_documents(workers: ProcessPoolExecutor, tmp_path: Path) -> None:
+    """Beside a process that writes in a tight loop each read is a whole document, not older than the one before."""
+    async with opened(tmp_path) as store:
+        await store.save(AT, numbered(1))
+        writing = workers.submit(racing.run, partial(racing.rewrite, count=150), str(tmp_path), 0)
+        seen = list[int]()
+        while not writing.done():
+            stored = await store.read(AT)
+            assert stored.document == numbered(stored.document.port)
+            assert stored.size > len(login(stored.document))
+            seen.append(stored.document.port)
+    assert writing.exception() is None
+    assert seen == sorted(seen)
+    assert len(set(seen)) > 5
+
+
+def test_control_reader_beside_a_plain_writer_sees_parts(workers: ProcessPoolExecutor, start: Path) -> None:
+    """Control: beside fsspec's `pipe_file` a reader sees partial documents."""
+    path = start / AT.path
+    path.write_bytes(b"A" * LARGE)
+    parts = 0
+    for _ in range(30):
+        writing = workers.submit(racing.run, partial(racing.rewrite, count=300, plain=True), str(start), 0)
+        while not writing.done():
+            data = path.read_bytes()
+            parts += len(data) != LARGE or len(set(data)) > 1
+        if parts:
+            break
+    assert parts > 0

@@ -1,0 +1,610 @@
+"""`get_many` and `save_many`: order, errors, bounds, and what is left when a loop is broken off."""
+
+from __future__ import annotations
+
+import gc
+from collections import Counter
+from itertools import count
+from typing import TYPE_CHECKING, Any, cast
+
+import anyio
+import pytest
+from anyio import get_running_tasks
+from doubles import BatchMemory
+from msgspec.structs import replace
+from running import HUNG
+from samples import ACCOUNT, MULTI
+
+from accountstore import (
+    Account,
+    AccountStore,
+    AccountStoreError,
+    BackendError,
+    DecodeError,
+    EncodeError,
+    ExistsError,
+    ExtensionError,
+    Location,
+    LocationError,
+    NotFoundError,
+    StorageConfig,
+    StoreConfig,
+    Stored,
+    UnavailableError,
+    UncertainError,
+    Version,
+)
+from accountstore.aio.threads import ThreadPool
+from accountstore.backends.base import Blob, Stat
+from accountstore.backends.memory import MemoryBackend
+from accountstore.codecs import CODECS
+from accountstore.testing import store_over
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+    from pathlib import Path
+
+    from accountstore.backends.base import Write, WriteMode
+    from accountstore.model import Document
+
+pytestmark = pytest.mark.anyio
+
+
+def at(number: int, /, storage: str | None = None) -> Location:
+    return Location(f"{number:04}.account", folder=f"folder-{number % 3}", storage=storage)
+
+
+def numbered(number: int, /) -> Account:
+    return replace(ACCOUNT, port=number + 1)
+
+
+class Busy(BatchMemory):
+    """Counts its batches, what is under way, and may take or fail a batch as a whole.
+
+    Where a batch is one document, `read` and `write` are what counts, and the others are not to be called.
+    """
+
+    def __init__(self, batch: int = 1, *, error: Exception | None = None, steps: int = 3) -> None:
+        super().__init__(batch)
+        self.error = error
+        self.steps = steps
+        self.keys: list[list[str]] = []
+        self.under_way = self.most = 0
+
+    @property
+    def batches(self) -> list[int]:
+        return list(map(len, self.keys))
+
+    async def _take(self, keys: list[str], /) -> None:
+        self.keys.append(keys)
+        self.under_way += 1
+        self.most = max(self.most, self.under_way)
+        try:
+            for _ in range(self.steps):
+                await anyio.sleep(0)
+        finally:
+            self.under_way -= 1
+        if self.error is not None:
+            raise self.error
+
+    async def read(self, key: str, /, *, limit: int) -> Blob:
+        if self.batch == 1:
+            await self._take([key])
+        return await super().read(key, limit=limit)
+
+    async def read_many(self, keys: Sequence[str], /, *, limit: int) -> Sequence[Blob | Exception]:
+        assert self.batch > 1
+        await self._take(list(keys))
+        return await super().read_many(keys, limit=limit)
+
+    async def write(self, key: str, data: bytes, /, *, mode: WriteMode, write_token: str = "") -> Stat:
+        if self.batch == 1:
+            await self._take([key])
+        return await super().write(key, data, mode=mode)
+
+    async def write_many(self, writes: Sequence[Write], /) -> Sequence[Stat | Exception]:
+        assert self.batch > 1
+        await self._take([write.key for write in writes])
+        return await super().write_many(writes)
+
+
+async def read(store: AccountStore, locations: Sequence[Location], /, **options: Any) -> list[object]:
+    """The result of each location, in order."""
+    pairs = [pair async for pair in store.get_many(locations, **options)]
+    assert [location for location, _ in pairs] == locations
+    return [result for _, result in pairs]
+
+
+async def save(store: AccountStore, documents: Sequence[tuple[Location, Document]], /, **options: Any) -> list[object]:
+    """The result of each document, in order."""
+    pairs = [pair async for pair in store.save_many(documents, **options)]
+    assert [location for location, _ in pairs] == [location for location, _ in documents]
+    return [result for _, result in pairs]
+
+
+async def fill(store: AccountStore, locations: Sequence[Location], /, **options: Any) -> None:
+    assert {type(result) for result in await save(store, [(at, ACCOUNT) for at in locations], **options)} == {Version}
+
+
+def run_of(
+    store: AccountStore, call: str, locations: Iterable[Location], /, **options: int
+) -> AsyncIterator[tuple[Location, object]]:
+    """The iterator of a call, whose documents are accounts."""
+    if call == "get_many":
+        return store.get_many(locations, **options)
+    return store.save_many(((at, ACCOUNT) for at in locations), **cast("Any", options))
+
+
+either_call = pytest.mark.parametrize("call", ["get_many", "save_many"])
+
+
+# --- results ----------------------------------------------------------------------------------------------------------
+
+
+async def test_results_come_in_the_order_asked_for(store: AccountStore) -> None:
+    """Each location comes with its own version and document, in the order given, over several windows."""
+    order = [number * 37 % 1500 for number in range(1500)]
+    versions = dict(zip(order, await save(store, [(at(number), numbered(number)) for number in order]), strict=True))
+    order.reverse()
+    results = await read(store, list(map(at, order)))
+    for number, stored in zip(order, results, strict=True):
+        assert isinstance(stored, Stored)
+        assert (stored.document, stored.version) == (numbered(number), versions[number])
+    assert results[0] == await store.read(at(order[0]))
+
+
+@pytest.mark.parametrize("backend", [MemoryBackend, BatchMemory])
+async def test_each_document_has_its_own_error(backend: type[MemoryBackend]) -> None:
+    """Missing, misnamed, wrong and broken documents are errors among the results, with their locations; others are
+    done, on a backend that takes them one by one and on one that takes batches.
+    """
+    opened = backend()
+    store = store_over({"main": opened})
+    documents: list[tuple[Location, Document]] = [
+        (at(0), ACCOUNT),
+        (Location("x.txt"), ACCOUNT),
+        (at(1), MULTI),
+        (at(2), replace(ACCOUNT, port=0)),
+        (at(3, "unknown"), ACCOUNT),
+        (Location("x.multi.account"), MULTI),
+        (at(4), cast("Any", None)),
+        (at(5), ACCOUNT),
+    ]
+    saved = await save(store, documents)
+    kinds = [Version, ExtensionError, EncodeError, EncodeError, LocationError, Version, EncodeError, Version]
+    assert [type(result) for result in saved] == kinds
+    await opened.write(at(5).path, b"canary", mode="overwrite")
+    got = await read(store, [location for location, _ in documents])
+    kinds = [Stored, ExtensionError, NotFoundError, NotFoundError, LocationError, Stored, NotFoundError, DecodeError]
+    assert [type(result) for result in got] == kinds
+    for (location, _), *results in zip(documents, saved, got, strict=True):
+        assert {result.location for result in results if isinstance(result, AccountStoreError)} <= {location}
+    again = await save(store, [(at(0), ACCOUNT), (at(6), ACCOUNT)], mode="create")
+    assert [type(result) for result in again] == [ExistsError, Version]
+
+
+async def test_storages_codecs_and_kinds_may_be_mixed(tmp_path: Path) -> None:
+    """One call may name several storages, codecs and both kinds of documents; the order stays, and each document is
+    encoded by its own storage's codec.
+    """
+    storages = {
+        "memory": StorageConfig("memory://"),
+        "local": StorageConfig(str(tmp_path / "local"), codec="msgpack"),
+        "plain": StorageConfig("dir://", {"path": str(tmp_path / "plain"), "target_protocol": "file"}),
+    }
+    (tmp_path / "plain").mkdir()
+    names = [None, *storages, "nowhere"]
+    documents: list[tuple[Location, Document]] = []
+    for number in range(100):
+        name = names[number % 5]
+        if number % 2:
+            documents.append((at(number, name), numbered(number)))
+        else:
+            documents.append((Location(f"{number}.multi.account", storage=name), MULTI))
+    async with AccountStore.open(StoreConfig(default="memory", storages=storages)) as store:
+        saved = await save(store, documents)
+        got = await read(store, [location for location, _ in documents])
+    for (location, document), version, stored in zip(documents, saved, got, strict=True):
+        if location.storage == "nowhere":
+            assert isinstance(version, LocationError)
+            assert isinstance(stored, LocationError)
+        else:
+            assert isinstance(stored, Stored)
+            assert (stored.document, stored.version) == (document, version)
+        if location.storage in {"local", "plain"}:
+            codec = CODECS["msgpack" if location.storage == "local" else "json"]
+            assert (tmp_path / location.storage / location.path).read_bytes() == codec.encode(document)
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+@pytest.mark.parametrize(
+    ("error", "read_as", "saved_as"),
+    [
+        (ConnectionResetError(), UnavailableError, UncertainError),
+        (ConnectionRefusedError(), UnavailableError, UnavailableError),
+        (UnavailableError("the folder is gone"), UnavailableError, UncertainError),
+        (UnavailableError("the folder is gone", sent=False), UnavailableError, UnavailableError),
+        (NotFoundError("there is no such bucket"), NotFoundError, NotFoundError),
+        (RuntimeError("canary"), BackendError, BackendError),
+        (ExceptionGroup("canary", [ValueError("canary")]), BackendError, BackendError),
+    ],
+    ids=["oserror", "oserror, not sent", "ours", "ours, not sent", "not found", "other", "group"],
+)
+async def test_a_batch_that_fails_as_a_whole_is_an_error_of_each_document(
+    error: Exception, read_as: type[BackendError], saved_as: type[BackendError], batch: int
+) -> None:
+    """When a whole batch fails, each of its documents has an error of its own, with its own location; of a write that
+    may have been made, that the outcome is unknown.
+    """
+    bad = Busy(batch, error=error)
+    store = store_over({"good": MemoryBackend(), "bad": bad})
+    locations = [at(number, "bad" if number % 2 else "good") for number in range(20)]
+    saved = await save(store, [(location, ACCOUNT) for location in locations])
+    for results, kind in ((saved, saved_as), (await read(store, locations), read_as)):
+        for location, result in zip(locations, results, strict=True):
+            if location.storage == "bad":
+                assert isinstance(result, kind)
+                assert (type(result), result.location) == (kind, location)
+                assert "canary" not in str(result)
+                assert str(result).count("the outcome of the write is unknown") == (kind is UncertainError)
+            else:
+                assert isinstance(result, Version | Stored)
+    assert sorted(bad.batches) == ([1] * 20 if batch == 1 else [2, 2, 4, 4, 4, 4])
+
+
+class Unversioned(BatchMemory):
+    """Returns no versions, against the contract."""
+
+    async def read(self, key: str, /, *, limit: int) -> Blob:
+        blob = await super().read(key, limit=limit)
+        return Blob(blob.data, replace(blob.stat, version=None))
+
+    async def write(self, key: str, data: bytes, /, *, mode: WriteMode, write_token: str = "") -> Stat:
+        return replace(await super().write(key, data, mode=mode), version=None)
+
+
+class Miscounting(BatchMemory):
+    """Returns `more` results (below 0: fewer) than it was given documents, against the contract."""
+
+    def __init__(self, more: int, /) -> None:
+        super().__init__()
+        self.more = more
+
+    def _all(self, results: Sequence[Any], /) -> list[Any]:
+        return [*results, *results[:1]][: len(results) + self.more]
+
+    async def read_many(self, keys: Sequence[str], /, *, limit: int) -> Sequence[Blob | Exception]:
+        return self._all(await super().read_many(keys, limit=limit))
+
+    async def write_many(self, writes: Sequence[Write], /) -> Sequence[Stat | Exception]:
+        return self._all(await super().write_many(writes))
+
+
+@pytest.mark.parametrize(
+    ("backend", "message"),
+    [
+        (Unversioned(1), "the backend returned no version"),
+        (Unversioned(), "the backend returned no version"),
+        (Miscounting(-3), "the backend returned 0 results for 3 documents"),
+        (Miscounting(-1), "the backend returned 2 results for 3 documents"),
+        (Miscounting(1), "the backend returned 4 results for 3 documents"),
+        (Miscounting(0), None),
+    ],
+    ids=["no version", "no versions", "none", "too few", "too many", "control"],
+)
+async def test_a_backend_that_breaks_the_contract_is_an_error_of_each_document(
+    backend: BatchMemory, message: str | None
+) -> None:
+    """Results without versions, and batches of results of which nobody knows whose they are, are a `BackendError` of
+    each document. The control: the same backend with one result for each.
+    """
+    wanted = [at(number) for number in range(3)]
+    for location in wanted:
+        await MemoryBackend.write(backend, location.path, CODECS["json"].encode(ACCOUNT), mode="overwrite")
+    store = store_over({"main": backend})
+    results = await save(store, [(location, ACCOUNT) for location in wanted]) + await read(store, wanted)
+    if message is None:
+        assert [type(result) for result in results] == [Version] * 3 + [Stored] * 3
+    else:
+        assert [type(result) for result in results] == [BackendError] * 6
+        assert [str(result) for result in results] == [f"{location}: {message}" for location in wanted * 2]
+
+
+async def test_nothing_in_is_nothing_out(store: AccountStore) -> None:
+    """No locations and no documents give no results."""
+    assert await read(store, []) == []
+    assert await save(store, []) == []
+
+
+async def test_one_location_twice_has_two_results(store: AccountStore) -> None:
+    """A location that is given twice is read twice, and created once."""
+    saved = await save(store, [(at(0), ACCOUNT), (at(0), ACCOUNT)], mode="create")
+    assert {type(result) for result in saved} == {Version, ExistsError}
+    assert [type(result) for result in await read(store, [at(0), at(0)])] == [Stored, Stored]
+
+
+# --- retries ----------------------------------------------------------------------------------------------------------
+
+
+class Flaky(BatchMemory):
+    """Fails for a while with each document, whether in a batch or by itself."""
+
+    def __init__(self, batch: int, failures: int, error: type[ConnectionError] = ConnectionResetError, /) -> None:
+        super().__init__(batch)
+        self.failures = failures
+        self.error = error
+        self.asked = Counter[str]()
+
+    def _fail(self, key: str, /) -> None:
+        self.asked[key] += 1
+        if self.asked[key] <= self.failures:
+            raise self.error
+
+    async def read(self, key: str, /, *, limit: int) -> Blob:
+        self._fail(key)
+        return await super().read(key, limit=limit)
+
+    async def write(self, key: str, data: bytes, /, *, mode: WriteMode, write_token: str = "") -> Stat:
+        self._fail(key)
+        return await super().write(key, data, mode=mode)
+
+
+@pytest.fixture
+def _no_backoff(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def backoff(attempt: int, /) -> None:
+        await anyio.lowlevel.checkpoint()
+
+    monkeypatch.setattr("accountstore.retry.backoff", backoff)
+
+
+@pytest.mark.usefixtures("_no_backoff")
+@pytest.mark.parametrize("batch", [1, 4])
+@pytest.mark.parametrize(("failures", "attempts"), [(3, 4), (1000, 4), (1000, 1)])
+async def test_what_fails_for_a_while_is_tried_again(batch: int, failures: int, attempts: int) -> None:
+    """A document that fails for a while is read and saved in the end; one that keeps failing is tried as often as the
+    policy says: by itself where each is a request of its own; in a batch once more than that, and with one attempt
+    never again.
+    """
+    wanted = [at(number) for number in range(10)]
+    backend = Flaky(batch, failures)
+    store = store_over({"main": backend}, attempts=attempts)
+    ends = failures < attempts
+    expected = {w.path: attempts + (batch > 1 and attempts > 1 and not ends) for w in wanted}
+    saved = await save(store, [(w, ACCOUNT) for w in wanted])
+    assert {type(result) for result in saved} == {Version if ends else UncertainError}
+    assert backend.asked == expected
+    backend.asked.clear()
+    got = await read(store, wanted)
+    assert {type(result) for result in got} == {Stored if ends else UnavailableError}
+    assert backend.asked == expected
+    assert [r.location for r in (*saved, *got) if isinstance(r, AccountStoreError)] == ([] if ends else wanted * 2)
+
+
+@pytest.mark.usefixtures("_no_backoff")
+@pytest.mark.parametrize("error", [ConnectionResetError, ConnectionRefusedError])
+async def test_a_create_of_a_batch_is_not_tried_blindly(error: type[ConnectionError]) -> None:
+    """A create in a batch is tried again where it surely was not made. Else it is uncertain: made again, it would meet
+    its own document.
+    """
+    backend = Flaky(4, 1, error)
+    store = store_over({"main": backend}, attempts=4)
+    results = await save(store, [(at(0), ACCOUNT), (at(1), ACCOUNT)], mode="create")
+    unknown = error is ConnectionResetError
+    assert {type(result) for result in results} == {UncertainError if unknown else Version}
+    assert backend.asked == dict.fromkeys((at(0).path, at(1).path), 1 if unknown else 2)
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+async def test_the_deadline_ends_a_batch_that_hangs(batch: int) -> None:
+    """The time of a batch is the policy's for one operation, and when it is up no document of it is tried again."""
+    backend = Busy(batch, steps=10**9)
+    store = store_over({"main": backend}, timeout=0.3, attempts=4)
+    wanted = [at(number) for number in range(4)]
+    results = await save(store, [(w, ACCOUNT) for w in wanted]) + await read(store, wanted)
+    assert [type(result) for result in results] == [UncertainError] * 4 + [UnavailableError] * 4
+    for location, result in zip(wanted * 2, results, strict=True):
+        assert isinstance(result, AccountStoreError)
+        assert result.location == location
+        assert "no answer within 0.3 s" in str(result)
+    assert backend.batches == [batch] * (4 // batch) * 2
+    assert backend.under_way == 0
+
+
+# --- bounds -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("concurrency", [1, 3, 8, 20])
+async def test_concurrency_bounds_what_is_under_way(concurrency: int) -> None:
+    """At most, and where there is enough to do just, `concurrency` requests are under way, over all storages."""
+    most = 0
+
+    class Both(Busy):
+        async def _take(self, keys: list[str], /) -> None:
+            nonlocal most
+            most = max(most, one.under_way + other.under_way + 1)
+            await super()._take(keys)
+
+    one, other = Both(), Both()
+    store = store_over({"one": one, "other": other})
+    locations = [at(number, ("one", "other")[number % 2]) for number in range(200)]
+    await fill(store, locations, concurrency=concurrency)
+    assert most == concurrency
+    most = 0
+    assert len(await read(store, locations, concurrency=concurrency)) == 200
+    assert most == concurrency
+    assert one.under_way == other.under_way == 0
+
+
+@pytest.mark.parametrize("concurrency", [0, -1])
+async def test_a_concurrency_below_one_is_refused(store: AccountStore, concurrency: int) -> None:
+    """`concurrency=0` is a `ValueError`, and nothing is written."""
+    with pytest.raises(ValueError, match="concurrency"):
+        await read(store, [at(0)], concurrency=concurrency)
+    with pytest.raises(ValueError, match="concurrency"):
+        await fill(store, [at(0)], concurrency=concurrency)
+    assert not await store.exists(at(0))
+
+
+@pytest.mark.parametrize("batch", [1, 7, 100])
+async def test_batches_are_of_the_size_that_the_backend_likes(batch: int) -> None:
+    """No batch is larger than what the backend declares, and all but the last of a window are of that size."""
+    backend = Busy(batch)
+    store = store_over({"main": backend})
+    wanted = list(map(at, range(250)))
+    await fill(store, wanted)
+    assert sum(backend.batches) == 250
+    assert max(backend.batches) == batch
+    written = len(backend.batches)
+    await read(store, wanted)
+    assert sorted(backend.batches[written:]) == sorted(backend.batches[:written])
+
+
+@either_call
+async def test_a_batch_holds_a_folders_documents_together(call: str) -> None:
+    """Of a window, documents of one folder stand together in the batches, whatever the order that they are given in."""
+    backend = Busy(10)
+    wanted = [at(number) for number in range(60)]
+    assert [location async for location, _ in run_of(store_over({"main": backend}), call, wanted)] == wanted
+    folders = [{key.partition("/")[0] for key in keys} for keys in backend.keys]
+    assert sorted(map(sorted, folders)) == [["folder-0"]] * 2 + [["folder-1"]] * 2 + [["folder-2"]] * 2
+
+
+@pytest.mark.parametrize("calls", [10, 300])
+async def test_local_documents_share_thread_hops(calls: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a local storage up to 128 documents go in one thread hop; one by one each takes its own."""
+    hops: list[str] = []
+    run = ThreadPool.run
+
+    async def count_and_run(self: ThreadPool, call: Any) -> object:
+        hops.append(call.func.__name__)
+        return cast("object", await run(self, call))
+
+    monkeypatch.setattr(ThreadPool, "run", count_and_run)
+    wanted = list(map(at, range(calls)))
+    async with AccountStore.open(StoreConfig(storages={"main": StorageConfig(str(tmp_path))})) as store:
+        await fill(store, wanted)
+        assert hops == ["write_many"] * -(-calls // 128)
+        hops.clear()
+        await read(store, wanted)
+        assert hops == ["read_many"] * -(-calls // 128)
+        hops.clear()
+        for location in wanted[:10]:
+            await store.get(location)
+            await store.save(location, ACCOUNT)
+        assert hops == ["read", "write"] * 10
+
+
+# --- lazy input, early ends -------------------------------------------------------------------------------------------
+
+
+class Tap:
+    """An endless source of locations that counts how many were taken."""
+
+    def __init__(self) -> None:
+        self.taken = 0
+
+    def __iter__(self) -> Iterator[Location]:
+        for number in count():
+            self.taken += 1
+            yield at(number)
+
+
+@either_call
+async def test_nothing_happens_before_the_first_result_is_asked_for(call: str) -> None:
+    """A call that is not iterated over takes nothing from its input, and writes nothing."""
+    backend, tap = Busy(), Tap()
+    run_of(store_over({"main": backend}), call, tap)
+    await anyio.sleep(0)
+    assert (tap.taken, backend.batches) == (0, [])
+
+
+@either_call
+async def test_an_endless_input_is_taken_window_by_window(call: str) -> None:
+    """An endless input is consumed no further than the window under way, and in step with the results."""
+    tap = Tap()
+    results = run_of(store_over({"main": Busy()}), call, tap, concurrency=4)
+    for number in range(100):
+        location, result = await anext(results)
+        assert location == at(number)
+        assert isinstance(result, NotFoundError if call == "get_many" else Version)
+        assert number < tap.taken <= number + 1 + 4 * 8
+
+
+@either_call
+async def test_breaking_off_leaves_nothing_running(store: AccountStore, call: str) -> None:
+    """A loop that is broken off leaves no task and warns of nothing, and the store goes on."""
+    before = {task.id for task in get_running_tasks()}
+    run = run_of(store, call, Tap())
+    async for location, _ in run:
+        assert location == at(0)
+        break
+    assert {task.id for task in get_running_tasks()} == before
+    del run
+    gc.collect()
+    await anyio.sleep(0)
+    await store.save(at(1), ACCOUNT)
+    assert await store.get(at(1)) == ACCOUNT
+
+
+@either_call
+async def test_a_result_that_was_waited_for_in_vain_comes_later(call: str) -> None:
+    """A wait that is cancelled, as by a timeout for each result, skips no document: the next one goes on with it. It
+    ends at once for reads, and for writes when they have ended, here at their deadline; no request is under way then.
+    """
+    backend = Busy()
+    wanted = [at(number) for number in range(20)]
+    await fill(store_over({"main": backend}), wanted)
+    store = store_over({"main": backend}, timeout=0.3 if call == "save_many" else HUNG)
+    run = run_of(store, call, wanted)
+    before = {task.id for task in get_running_tasks()}
+    backend.steps = 10**9
+    started = anyio.current_time()
+    with anyio.CancelScope() as scope:
+        async with anyio.create_task_group() as group:
+
+            async def cancel_when_begun() -> None:
+                while not backend.under_way:
+                    await anyio.sleep(0.001)
+                scope.cancel()
+
+            group.start_soon(cancel_when_begun)
+            await anext(run)
+    assert scope.cancelled_caught
+    waited = anyio.current_time() - started
+    assert waited >= 0.29 if call == "save_many" else waited < HUNG / 2
+    assert backend.under_way == 0
+    assert {task.id for task in get_running_tasks()} == before
+    backend.steps = 0
+    results = [pair async for pair in run]
+    assert [location for location, _ in results] == wanted
+    # On a loaded machine a write may miss its short deadline here too.
+    assert not [result for _, result in results if isinstance(result, AccountStoreError) and not result.temporary]
+
+
+@either_call
+async def test_errors_of_the_caller_come_out_as_they_are(store: AccountStore, call: str) -> None:
+    """What the input or the loop's body raises passes through untouched, and no request is under way any more."""
+    error = KeyError("mine")
+    before = {task.id for task in get_running_tasks()}
+
+    def failing() -> Iterator[Location]:
+        yield at(0)
+        raise error
+
+    with pytest.raises(KeyError) as caught:
+        assert [pair async for pair in run_of(store, call, failing())]
+    assert caught.value is error
+    with pytest.raises(KeyError) as caught:
+        async for _ in run_of(store, call, Tap()):
+            raise error
+    assert caught.value is error
+    assert {task.id for task in get_running_tasks()} == before
+
+
+async def test_the_end_stays_the_end(store: AccountStore) -> None:
+    """After its last result an iterator ends, however often it is asked."""
+    results = store.get_many([at(0)])
+    await anext(results)
+    for _ in range(3):
+        with pytest.raises(StopAsyncIteration):
+            await anext(results)

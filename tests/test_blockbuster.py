@@ -1,0 +1,98 @@
+"""The blocking-call detector itself."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+import anyio
+import pytest
+from detector import no_blocking_calls
+from running import HUNG
+from samples import ACCOUNT, AT
+
+from accountstore.backends.memory import MemoryBackend
+from accountstore.config import load_config
+from accountstore.testing import store_over
+
+blockbuster = pytest.importorskip("blockbuster")
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextlib import AbstractContextManager
+    from pathlib import Path
+
+    from accountstore import Account
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_detector_finds_blocking_library_code(tmp_path: Path) -> None:
+    """Library code that opens a file on the event loop fails its test: here the loading of a configuration."""
+    path = tmp_path / "accountstore.toml"
+    path.write_text('[storages.a]\nurl = "memory://"\n')
+    with pytest.raises(blockbuster.BlockingError):
+        load_config(path)
+
+
+def _waits_for_an_import(thread: int) -> bool:
+    frame = sys._current_frames().get(thread)  # pyright: ignore[reportPrivateUsage]  # documented in `sys`
+    while frame is not None and "importlib" not in frame.f_code.co_filename:
+        frame = frame.f_back
+    return frame is not None and frame.f_code.co_name == "acquire"
+
+
+def _import_in_two_loops(module: str, begun: threading.Event, go_on: threading.Event) -> None:
+    """Import a module on two event loops, below calls of the library, while the first import has not ended."""
+    threads: list[int] = []
+
+    async def change(account: Account) -> Account:
+        __import__(module)
+        return account
+
+    async def main() -> None:
+        store = store_over({"a": MemoryBackend()})
+        await store.save(AT, ACCOUNT)
+        threads.append(threading.get_ident())
+        await store.update(AT, change)
+
+    with ThreadPoolExecutor(2) as pool:
+        try:
+            first = pool.submit(anyio.run, main)
+            assert begun.wait(HUNG)
+            second = pool.submit(anyio.run, main)
+            end = time.monotonic() + HUNG
+            while not second.done() and not (len(threads) == 2 and _waits_for_an_import(threads[1])):
+                assert time.monotonic() < end
+                time.sleep(0.001)
+        finally:
+            go_on.set()
+        first.result()
+        second.result()
+
+
+@pytest.mark.parametrize("allowed", [True, False], ids=["allowed", "control"])
+def test_event_loops_may_import_the_same_module(allowed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An event loop that waits for another's import of the same module is no blocking call: the packages below import
+    on first use. The control: to the detector as it comes it is one.
+    """
+    begun, go_on = threading.Event(), threading.Event()
+    name = f"imported_{allowed}".lower()
+    (tmp_path / f"{name}.py").write_text(
+        "import threading\nthreading.begun.set()\nwhile not threading.go_on.is_set(): pass\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(threading, "begun", begun, raising=False)
+    monkeypatch.setattr(threading, "go_on", go_on, raising=False)
+    detecting: Callable[[], AbstractContextManager[object]] = (
+        no_blocking_calls if allowed else lambda: blockbuster.blockbuster_ctx("accountstore")
+    )
+    with detecting():
+        if allowed:
+            _import_in_two_loops(name, begun, go_on)
+        else:
+            with pytest.raises(blockbuster.BlockingError):
+                _import_in_two_loops(name, begun, go_on)
