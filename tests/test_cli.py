@@ -21,6 +21,7 @@ from running import HUNG, PYTHON
 
 pytest.importorskip("pty", reason="the terminal tests need pseudo terminals")
 pytest.importorskip("typer")
+pytest.importorskip("click")
 pytest.importorskip("rich")
 
 from typer.main import get_command
@@ -32,7 +33,7 @@ from accountstore.cli.prompts import ask_document
 from accountstore.codecs import JSON
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterable
+    from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
 SINGLE: dict[str, Any] = {
@@ -410,22 +411,40 @@ def test_ls_refuses_what_is_no_folder(run: Commands, folder: str) -> None:
     assert run("ls", folder).refusal.startswith(f"{folder!r}: ")
 
 
+def list_many(monkeypatch: pytest.MonkeyPatch, count: int, end: Exception | None = None) -> None:
+    """Have every listing give this many documents, not quite sorted, and then end or fail."""
+
+    async def entries(*_: object, **__: object) -> AsyncIterator[Entry]:
+        for i in range(count):
+            yield Entry(Location(f"{i ^ 1:05}.account"), 1, Version("v"), None)
+        if end is not None:
+            raise end
+
+    monkeypatch.setattr(AccountStore, "list", entries)
+
+
 @pytest.mark.parametrize(("before", "printed"), [(1700, 1500), (499, 0)])
 def test_a_large_listing_prints_before_it_ends(
     run: Commands, monkeypatch: pytest.MonkeyPatch, before: int, printed: int
 ) -> None:
     """`ls` prints pages as they come: what came before a failure is printed but for the page not yet full."""
-
-    async def entries(*_: object, **__: object) -> AsyncIterator[Entry]:
-        for i in range(before):
-            yield Entry(Location(f"{i:05}.account"), 1, Version("v"), None)
-        raise BackendError("the storage failed")
-
-    monkeypatch.setattr(AccountStore, "list", entries)
+    list_many(monkeypatch, before, BackendError("the storage failed"))
     answer = run("ls")
-    assert answer.code == 1
     assert answer.out.splitlines() == [f"{i:05}.account" for i in range(printed)]
-    assert answer.err == "accountstore: the storage failed\n"
+    assert (answer.code, answer.err) == (1, "accountstore: the storage failed\n")
+
+
+@pytest.mark.parametrize("count", [4, 500, 1200])
+def test_a_large_listing_is_one_table(run: Commands, monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    """On a terminal the names of the columns show once, above all pages, and the number of documents below."""
+    list_many(monkeypatch, count)
+    for module in ("commands", "show"):
+        monkeypatch.setattr(f"accountstore.cli.{module}.on_terminal", lambda: True)
+    head, rule, *rows, total = run("ls").out.splitlines()
+    assert head.split() == ["location", "bytes", "modified"]
+    assert set(rule) <= set("─ ")
+    assert [row.split() for row in rows] == [[f"{i:05}.account", "1"] for i in range(count)]
+    assert total.startswith(f"{count:,} documents")
 
 
 # --- rm, cp, mv -------------------------------------------------------------------------------------------------------
@@ -769,7 +788,7 @@ class Terminal:
         os.write(self._terminal, keys)
 
     def interrupt(self) -> None:
-        """Do what Ctrl-C does, once; where the program was just about to read and missed it, Enter ends the read."""
+        """Do what Ctrl-C does, once; Enter ends a read that began just after the signal, and so missed it."""
         self.process.send_signal(signal.SIGINT)
         with suppress(subprocess.TimeoutExpired):
             self.process.wait(2)
@@ -802,7 +821,7 @@ def test_save_asks_on_a_terminal_and_hides_secrets(run: Commands) -> None:
     terminal.expect("mail/me.account is new.")
     terminal.answer("Host: ", " ")
     terminal.answer("It cannot be empty.\nHost: ", b"\xff")
-    terminal.answer("That is not text.\nHost: ", "imap.example.com")
+    terminal.answer("That is not text.\nHost: ", " imap.example.com ")
     terminal.answer("Port: ", "70000000000")
     terminal.answer("Port: ", "993")
     terminal.answer("[IMAP]: ", "imapp")
@@ -845,8 +864,9 @@ def test_save_on_a_terminal_refuses_before_it_asks(run: Commands) -> None:
 
 @pytest.mark.parametrize("question", ["Host: ", "Password (hidden): "])
 def test_ctrl_c_ends_with_130_and_writes_nothing(run: Commands, question: str) -> None:
-    """An interrupt at a question ends the program with 130, without a traceback and without a document."""
-    terminal = Terminal("save", "a.account")
+    """The first interrupt at a question ends the program with 130, without a traceback and without a document."""
+    # With a buffer, `input()` clears what is raised while it flushes its prompt.
+    terminal = Terminal("save", "a.account", env={"PYTHONUNBUFFERED": "1"})
     if question != "Host: ":
         for asked, text in (("Host: ", "h"), ("Port: ", "1"), ("]: ", ""), ("]: ", ""), ("]: ", ""), ("Login: ", "l")):
             terminal.answer(asked, text)
@@ -901,28 +921,21 @@ def test_json_on_a_terminal_is_indented_and_masked(run: Commands) -> None:
 # --- questions, in process --------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def typed(monkeypatch: pytest.MonkeyPatch) -> Callable[[Iterable[str]], None]:
-    """Answers for the questions to come, secrets among them."""
+def answer_with(monkeypatch: pytest.MonkeyPatch, *answers: str) -> None:
+    """Give these answers to the questions to come, secrets among them."""
+    rest = iter(answers)
 
-    def take(answers: Iterable[str]) -> None:
-        rest = iter(answers)
+    def answer(_: str) -> str:
+        return next(rest)
 
-        def answer(*_: str) -> str:
-            return next(rest)
-
-        monkeypatch.setattr("click.termui.visible_prompt_func", answer)
-        monkeypatch.setattr("click.termui.hidden_prompt_func", answer)
-
-    return take
+    monkeypatch.setattr("click.termui.visible_prompt_func", answer)
+    monkeypatch.setattr("click.termui.hidden_prompt_func", answer)
 
 
 ONE = ("smtp.example.com", "587", "", "", "", "me", "CANARY-password")
 
 
-def test_answers_are_saved_with_defaults_that_fit_the_port(
-    run: Commands, typed: Callable[[Iterable[str]], None], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_answers_are_saved_with_defaults_that_fit_the_port(run: Commands, monkeypatch: pytest.MonkeyPatch) -> None:
     """The answers make a document, which is saved by the same store that has looked whether there is one."""
     opened: list[object] = []
     opening = AccountStore.open
@@ -935,7 +948,7 @@ def test_answers_are_saved_with_defaults_that_fit_the_port(
     monkeypatch.setattr(terminal, "isatty", lambda: True)
     monkeypatch.setattr("sys.stdin", terminal)
     monkeypatch.setattr(AccountStore, "open", count)
-    typed(ONE)
+    answer_with(monkeypatch, *ONE)
     app(["save", "a.account"], standalone_mode=False)
     assert json.loads(run.file("a.account").read_bytes()) == {
         "host": "smtp.example.com",
@@ -951,29 +964,21 @@ def test_answers_are_saved_with_defaults_that_fit_the_port(
     assert len(opened) == 1
 
 
-@pytest.mark.parametrize(
-    ("answers", "receives", "sends"),
-    [
-        (("y", *ONE, "yes", *ONE, "n", "y", *ONE), 2, True),
-        (("perhaps", "", "n", "n"), 0, False),
-    ],
-)
-def test_questions_make_a_multi_account(
-    typed: Callable[[Iterable[str]], None], answers: tuple[str, ...], receives: int, sends: bool
-) -> None:
-    """For a multi account `save` asks for receiving accounts until there are no more, then for a sending one."""
-    typed(answers)
+def test_questions_make_a_multi_account(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """`save` asks for receiving accounts until there are no more, then for a sending one; stdout stays empty."""
+    answer_with(monkeypatch, "perhaps", "y", *ONE, "yes", *ONE, "n", "y", "host", "0", *ONE[1:])
     document = ask_document(MultiAccount)
     assert isinstance(document, MultiAccount)
-    assert len(document.receive_accounts) == receives
-    assert (document.send_account is not None) is sends
+    assert (len(document.receive_accounts), document.send_account is not None) == (2, True)
     assert JSON.decode(JSON.encode(document), MultiAccount) == document
+    shown = capsys.readouterr()
+    assert (shown.out, shown.err.count("Error: ")) == ("", 2)
+    answer_with(monkeypatch, "n", "n")
+    assert ask_document(MultiAccount) == MultiAccount(receive_accounts=[], send_account=None)
 
 
 @pytest.mark.filterwarnings("default")
-def test_a_terminal_that_would_echo_is_refused(
-    typed: Callable[[Iterable[str]], None], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_terminal_that_would_echo_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the echo cannot be turned off, no secret is asked for."""
     asked: list[str] = []
 
@@ -982,7 +987,7 @@ def test_a_terminal_that_would_echo_is_refused(
         asked.append(prompt)
         return "CANARY"
 
-    typed(ONE)
+    answer_with(monkeypatch, *ONE)
     monkeypatch.setattr("click.termui.hidden_prompt_func", would_echo)
     with pytest.raises(UnsupportedError, match="would show the secret"):
         ask_document(Account)

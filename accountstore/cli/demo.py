@@ -96,7 +96,7 @@ _Step: TypeAlias = "Callable[[_Scene], Awaitable[str]]"
 
 
 def run_demo() -> list[Outcome]:
-    """Play all steps in a temporary folder, which is removed."""
+    """Run all steps in a temporary folder, which is removed."""
     with TemporaryDirectory(prefix="accountstore-demo-") as root:
         outcomes = anyio.run(_play, root)
     gone = not os.path.exists(root)
