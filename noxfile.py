@@ -103,7 +103,7 @@ def fuzz(session: nox.Session) -> None:
     """A million mutated documents, a hundred thousand names."""
     _install(session, "test")
     env = {"ACCOUNTSTORE_FUZZ_DOCUMENTS": "1000000", "ACCOUNTSTORE_FUZZ_NAMES": "100000"}
-    session.run("pytest", "tests/test_fuzz.py", "-s", HUNG, env=env)
+    session.run("pytest", "tests/test_fuzz.py", "-s", "--all", HUNG, env=env)
 
 
 @nox.session(python=NEWEST)
@@ -111,7 +111,7 @@ def crash(session: nox.Session) -> None:
     """Two thousand processes killed while they write, and every crash point of the local write."""
     _install(session, "test")
     env = {"ACCOUNTSTORE_KILLS": "2000"}
-    session.run("pytest", "tests/test_kill.py", "tests/test_crash_points.py", "-s", HUNG, env=env)
+    session.run("pytest", "tests/test_kill.py", "tests/test_crash_points.py", "-s", "--all", HUNG, env=env)
 
 
 @nox.session(python=NEWEST)
