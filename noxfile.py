@@ -14,6 +14,9 @@ nox.needs_version = ">=2025.2.9"
 nox.options.default_venv_backend = "uv|virtualenv"
 nox.options.error_on_missing_interpreters = False
 
+# Hundreds of programs are started here: each would compile again what it imports.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
 ROOT = Path(__file__).parent
 PYPROJECT = nox.project.load_toml("pyproject.toml")
 
@@ -107,7 +110,7 @@ def fuzz(session: nox.Session) -> None:
     """A million mutated documents, a hundred thousand names."""
     _install(session, "test")
     env = {"ACCOUNTSTORE_FUZZ_DOCUMENTS": "1000000", "ACCOUNTSTORE_FUZZ_NAMES": "100000"}
-    session.run("pytest", "tests/promises/test_fuzz.py", "-s", HUNG, env=env)
+    session.run("pytest", "tests/promises/test_fuzz.py", "-s", "--all", HUNG, env=env)
 
 
 @nox.session(python=NEWEST)
@@ -115,7 +118,7 @@ def crash(session: nox.Session) -> None:
     """Two thousand processes killed while they write, and every crash point of the local write."""
     _install(session, "test")
     env = {"ACCOUNTSTORE_KILLS": "2000"}
-    session.run("pytest", "tests/promises/test_kill.py", "tests/promises/test_crash_points.py", "-s", HUNG, env=env)
+    session.run("pytest", "tests/promises/test_kill.py", "tests/promises/test_crash_points.py", "-s", "--all", HUNG, env=env)
 
 
 @nox.session(python=NEWEST)
