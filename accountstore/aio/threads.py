@@ -125,34 +125,29 @@ def pages_in_threads(pool: ThreadPool, pages: Iterator[T], /) -> Paged[T]:
 
     Dropped before its end, it lets go of the blocking iterator, whose own clean-up runs at once.
     """
-    return Paged(_ThreadPages(pool, pages).next_page)
+    turn = Lock()
+    page: list[T] | None = None
+    error: Exception | None = None
 
-
-class _ThreadPages(Generic[T]):
-    """A blocking iterator, and a page of it that waits for whoever asks next."""
-
-    def __init__(self, pool: ThreadPool, pages: Iterator[T], /) -> None:
-        self._pool = pool
-        self._pages = pages
-        self._page: list[T] | None = None
-        self._error: Exception | None = None
-        self._turn = Lock()
-
-    async def next_page(self) -> T | None:
-        await self._pool.run(self._fetch)
-        if self._error is not None:
-            raise self._error
-        page, self._page = self._page, None
-        return page[0] if page else None
-
-    def _fetch(self) -> None:
+    def fetch() -> None:
         """Fetch a page and keep it: its caller may have been cancelled, and the next one finds it here."""
-        with self._turn:
-            if self._page is None and self._error is None:
+        nonlocal page, error
+        with turn:
+            if page is None and error is None:
                 try:
-                    self._page = [*islice(self._pages, 1)]
-                except Exception as error:  # noqa: BLE001 -- raised by whoever takes the page, again and again
-                    self._error = error
+                    page = [*islice(pages, 1)]
+                except Exception as raised:  # noqa: BLE001 -- raised by whoever takes the page, again and again
+                    error = raised
+
+    async def next_page() -> T | None:
+        nonlocal page
+        await pool.run(fetch)
+        if error is not None:
+            raise error
+        taken, page = page, None
+        return taken[0] if taken else None
+
+    return Paged(next_page)
 
 
 class Lazy(Generic[T]):

@@ -133,12 +133,6 @@ class Blob:
         self.stat: Stat = stat
         self.version: Version = stat.version
 
-    def __eq__(self, other: object, /) -> bool:
-        return isinstance(other, Blob) and self.data == other.data and self.stat == other.stat
-
-    def __hash__(self) -> int:
-        return hash((self.data, self.stat))
-
     def __repr__(self) -> str:
         return f"Blob(..., {self.stat!r})"
 
@@ -259,34 +253,33 @@ def digest(data: bytes | Iterable[bytes], /) -> Version:
     return Version(f"sha256:{total.hexdigest()}")
 
 
-_BY_ERRNO: tuple[tuple[type[BackendError], tuple[int, ...]], ...] = (
-    (FullError, (errno.ENOSPC, errno.EDQUOT)),
-    (DeniedError, (errno.EROFS,)),
-    (NotRegularError, (errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.ENOTEMPTY, errno.ENXIO)),  # ENXIO: a socket
-    (UnavailableError, (errno.ESTALE, errno.EAGAIN, errno.EBUSY, errno.EMFILE, errno.ENFILE, errno.ENOTCONN)),
-    (UnavailableError, (errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENETDOWN, errno.ENETUNREACH)),
-)
-_BY_TYPE: tuple[tuple[type[OSError], type[BackendError]], ...] = (
-    (FileNotFoundError, NotFoundError),
-    (FileExistsError, ExistsError),
-    (PermissionError, DeniedError),
-    (ConnectionError, UnavailableError),
-    (TimeoutError, UnavailableError),
-    (BlockingIOError, UnavailableError),
-)
+_BY_ERRNO: Mapping[int | None, type[BackendError]] = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), FullError),
+    errno.EROFS: DeniedError,
+    errno.ENXIO: NotRegularError,  # a socket
+    **dict.fromkeys((errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.ENOTEMPTY), NotRegularError),
+    **dict.fromkeys((errno.ESTALE, errno.EAGAIN, errno.EBUSY, errno.EMFILE, errno.ENFILE), UnavailableError),
+    **dict.fromkeys((errno.ENOTCONN, errno.EHOSTDOWN, errno.EHOSTUNREACH), UnavailableError),
+    **dict.fromkeys((errno.ENETDOWN, errno.ENETUNREACH), UnavailableError),
+}
 
 
 def classify_error(error: Exception, /) -> type[BackendError]:
     """The class of ours for what a backend raised: its own, or that of an `OSError` by errno and then by type."""
     if isinstance(error, BackendError):
         return type(error)
-    if isinstance(error, OSError):
-        if type(error).__name__ == "gaierror":  # of socket, which this module does not need; its numbers are no errnos
+    if type(error).__name__ == "gaierror":  # of socket, which this module does not need; its numbers are no errnos
+        return UnavailableError
+    if isinstance(error, OSError) and error.errno in _BY_ERRNO:
+        return _BY_ERRNO[error.errno]
+    match error:
+        case FileNotFoundError():
+            return NotFoundError
+        case FileExistsError():
+            return ExistsError
+        case PermissionError():
+            return DeniedError
+        case ConnectionError() | TimeoutError() | BlockingIOError() | EOFError():
             return UnavailableError
-        for name, numbers in _BY_ERRNO:
-            if error.errno in numbers:
-                return name
-        for kind, name in _BY_TYPE:
-            if isinstance(error, kind):
-                return name
-    return UnavailableError if isinstance(error, EOFError) else BackendError
+        case _:
+            return BackendError

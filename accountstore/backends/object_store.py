@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable, Coroutine, Mapping
-from contextlib import suppress
+from abc import ABC, abstractmethod
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from inspect import signature
 from typing import Any, Generic, TypeVar
@@ -28,9 +29,11 @@ from accountstore.backends.base import (
     ExistsError,
     FullError,
     NotFoundError,
+    Stat,
     UnavailableError,
     Version,
     WriteMode,
+    pages_by_cursor,
 )
 from accountstore.validation import did_you_mean
 
@@ -88,20 +91,96 @@ class LazyClient(Generic[T]):
             await self._close(client)
 
 
-class ObjectStore(Generic[T]):
-    """A bucket and a client for it. The fsspec filesystem that it hands out is blocking, made when it is asked for,
-    never from fsspec's shared cache, and closed with it.
-    """
+class Bucket(ABC, Generic[T]):
+    """A bucket and a client for it."""
 
     capabilities: Capabilities = CAPABILITIES
+    _failures: tuple[type[Exception], ...]
+    """What the client raises."""
 
-    def __init__(self, bucket: str, prefix: str, client: LazyClient[T], filesystem: Callable[..., Any], /) -> None:
-        """`filesystem` makes one for the same bucket; `prefix` stands before each key."""
+    def __init__(self, bucket: str, prefix: str, client: LazyClient[T], /) -> None:
+        """`prefix` stands before each key."""
         self._bucket = bucket
         self._prefix = prefix
         self._lazy = client
-        self._filesystem: Lazy[Any] = Lazy(partial(filesystem, skip_instance_cache=True, use_listings_cache=False))
+        self._answered = False
         self.bridge: AsyncioBridge = AsyncioBridge()
+
+    @asynccontextmanager
+    async def _client(self, mode: WriteMode | None = None, /) -> AsyncGenerator[T]:
+        """The client, for a request with this condition; what it raises within is raised as an error of ours."""
+        try:
+            yield await self._lazy.get()
+        except self._failures as error:
+            failure = self._error(error, mode)
+        else:
+            self._answered = True
+            return
+        raise failure
+
+    @abstractmethod
+    def _error(self, error: Any, mode: WriteMode | None, /) -> BackendError: ...
+
+    async def aclose(self) -> None:
+        """As `Backend.aclose`."""
+        await self._close()
+        await self.bridge.aclose()
+
+    @on_asyncio
+    async def _close(self) -> None:
+        await self._lazy.aclose()
+
+
+class ObjectStore(Bucket[T]):
+    """A bucket that fsspec has a client for. The fsspec filesystem that it hands out is blocking, made when it is asked
+    for, never from fsspec's shared cache, and closed with it.
+    """
+
+    def __init__(self, bucket: str, prefix: str, client: LazyClient[T], filesystem: Callable[..., Any], /) -> None:
+        """`filesystem` makes one for the same bucket."""
+        super().__init__(bucket, prefix, client)
+        self._filesystem: Lazy[Any] = Lazy(partial(filesystem, skip_instance_cache=True, use_listings_cache=False))
+
+    @on_asyncio
+    async def delete(self, key: str, /, *, version: Version | None = None) -> None:
+        """As `Backend.delete`."""
+        with suppress(NotFoundError):
+            try:
+                await self._delete(key, version)
+            except ConflictError:
+                await self.stat(key)  # of a missing document it is none, whatever the server says
+                raise
+
+    @abstractmethod
+    async def _delete(self, key: str, version: Version | None, /) -> None: ...
+
+    @on_asyncio
+    async def stat(self, key: str, /) -> Stat:
+        """As `Backend.stat`."""
+        first = not self._answered
+        try:
+            return await self._head(key)
+        except NotFoundError:
+            if first:
+                with suppress(DeniedError):  # a key may be allowed to read documents only
+                    await self._require_bucket()
+            raise
+
+    @abstractmethod
+    async def _head(self, key: str, /) -> Stat: ...
+
+    async def _require_bucket(self) -> None:
+        """Raise a `BackendError` if the bucket does not exist: the answer to a HEAD has no body that could say so."""
+
+    def scan(self, prefix: str, /, *, recursive: bool) -> AsyncIterator[Sequence[Stat]]:
+        """As `Backend.scan`."""
+        start = self._prefix + (f"{prefix}/" if prefix else "")
+        return pages_by_cursor(partial(self._page, start, recursive))
+
+    @abstractmethod
+    def _page(
+        self, start: str, recursive: bool, cursor: str | None, /
+    ) -> Coroutine[Any, Any, tuple[list[Stat], str | None]]: ...
 
     async def filesystem(self) -> tuple[object, str]:
         """As `Backend.filesystem`."""
@@ -109,14 +188,9 @@ class ObjectStore(Generic[T]):
 
     async def aclose(self) -> None:
         """As `Backend.aclose`."""
-        await self._close()
-        await self.bridge.aclose()
+        await super().aclose()
         for finalizer in finalizers(self._filesystem.take()):  # fsspec's way to close a session
             await to_thread.run_sync(finalizer)
-
-    @on_asyncio
-    async def _close(self) -> None:
-        await self._lazy.aclose()
 
 
 def finalizers(thing: object, /) -> list[finalize[..., Any]]:
