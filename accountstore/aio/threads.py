@@ -52,7 +52,7 @@ class ThreadPool:
         try:
             await call.waiter
         except BaseException:
-            call.withdraw()
+            call.functions.clear()  # withdrawn, if it has not begun
             raise
         return call.outcome()
 
@@ -86,10 +86,10 @@ def _work(calls: SimpleQueue[Callable[[], None] | None], /) -> None:
 class _Call(Generic[T]):
     """A call in a thread that wakes its event loop once."""
 
-    __slots__ = ("_end", "_error", "_functions", "_loop", "_result", "waiter")
+    __slots__ = ("_end", "_error", "_loop", "_result", "functions", "waiter")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, function: Callable[[], T], end: Callable[[], None], /) -> None:
-        self._functions = [function]  # whoever pops it has it: the thread that calls it, or the caller who withdraws it
+        self.functions = [function]  # of the thread that pops it to call it, or of the caller who withdraws it
         self._end = end
         self._loop = loop
         self._error: BaseException | None = None
@@ -101,17 +101,13 @@ class _Call(Generic[T]):
             raise self._error
         return self._result
 
-    def withdraw(self) -> None:
-        """Keep the function from being called, if it has not begun."""
-        self._functions.clear()
-
     def run(self) -> None:
         """Call the function, in the thread."""
         try:
-            self._result = self._functions.pop()()
+            self._result = self.functions.pop()()
         except BaseException as error:  # noqa: BLE001 -- raised by whoever waits
             self._error = error
-        with suppress(RuntimeError):  # the loop was closed: nobody waits
+        with suppress(RuntimeError):  # the loop was closed, and no caller waits
             self._loop.call_soon_threadsafe(self._wake)
 
     def _wake(self) -> None:

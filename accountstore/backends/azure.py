@@ -66,8 +66,7 @@ class AzureBackend(ObjectStore[tuple[Any, Any]]):
 
     async def _make(self) -> Any:
         """Make the filesystem, on an event loop of a thread's own: it imports, and reads files with credentials."""
-        options: dict[str, Any] = {**self._options, **INSTANCE}
-        fs = AzureBlobFileSystem(**options)
+        fs: Any = AzureBlobFileSystem(**self._options, **INSTANCE)
         # They keep the filesystem alive for ever, and fail at exit: fsspec/adlfs#495. It is closed here instead.
         for finalizer in finalizers(fs):
             finalizer.detach()
@@ -149,7 +148,7 @@ class AzureBackend(ObjectStore[tuple[Any, Any]]):
         return None
 
 
-async def _close(opened: tuple[Any, object], /) -> None:
+async def _close(opened: tuple[Any, Any], /) -> None:
     fs, _ = opened
     await fs.service_client.close()
     close = getattr(fs.credential, "close", None)
@@ -158,8 +157,8 @@ async def _close(opened: tuple[Any, object], /) -> None:
 
 
 async def _repeat_nothing(client: Any, /) -> None:
-    """Turn off aiohttp's own repetition of a request whose connection was closed: a write that had landed would meet
-    itself in it, and a rival's document could pass for the cause.
+    """Turn off aiohttp's own repetition of a request whose connection was closed: a write that took effect would meet
+    its own document, which could be a rival's as well.
     """
     transport = client._pipeline._transport  # noqa: SLF001 -- neither the client nor aiohttp has another way
     await transport.open()

@@ -1,7 +1,6 @@
-"""The seam between the store and a storage: what a backend author implements, and all that one imports.
+"""What a backend author implements and imports: a backend reads and writes bytes under keys.
 
-A backend reads and writes bytes under keys. Names, codecs, capability gates, retries and error wrapping are the store's
-work, so a backend is small. `accountstore.testing.BackendTests` says whether one is right.
+Names, codecs, retries and error wrapping are the store's work. `accountstore.testing.BackendTests` is the test suite.
 """
 
 from __future__ import annotations
@@ -60,10 +59,10 @@ __all__ = (
 
 
 class Version(Struct, frozen=True):
-    """An opaque token of one state of a document.
+    """An opaque token of one state of a document; it belongs to the storage that gave it.
 
-    It belongs to the storage that gave it. Where it is a digest of the content, someone who knows the rest of a
-    document could test guesses of its password against it, so it does not show in `repr`.
+    Where it is a digest of the content, someone who knows the rest of a document could test guesses of its password
+    against it, so it does not show in `repr`.
     """
 
     token: str

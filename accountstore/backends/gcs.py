@@ -45,7 +45,6 @@ from accountstore.backends.object_store import (
     unsent,
 )
 
-_POOL = 128
 _PAGE = "1000"
 _FIELDS = "items(name,size,generation,updated),nextPageToken"
 _FRESH = timedelta(minutes=10)
@@ -63,11 +62,11 @@ class GCSBackend(ObjectStore[Any]):
     def __init__(self, options: Mapping[str, Any], bucket: str, prefix: str, /) -> None:
         super().__init__(bucket, prefix, LazyClient(self._open, _close), partial(GCSFileSystem, **options))
         self._options = options
+        self._at = f"b/{quote(bucket, safe='')}"
 
     async def _open(self) -> Any:
         """Make the filesystem, in a thread: finding credentials reads files and asks servers."""
-        options: dict[str, Any] = {**self._options, **INSTANCE}
-        fs: Any = await asyncio.to_thread(partial(GCSFileSystem, **options))
+        fs: Any = await asyncio.to_thread(partial(GCSFileSystem, **self._options, **INSTANCE))
         await fs._set_session()  # noqa: SLF001 -- what gcsfs has its asynchronous users await
         return fs
 
@@ -83,7 +82,7 @@ class GCSBackend(ObjectStore[Any]):
         headers: Mapping[str, str] | None = None,
         query: Mapping[str, str] | None = None,
     ) -> tuple[Mapping[str, str], bytes]:
-        """The headers and the body of the answer to a request that succeeds; or an error of ours."""
+        """The headers and the body of the answer."""
         async with self._client(mode) as fs:
             keys = fs.credentials.credentials
             if keys is not None and not (keys.valid and _is_fresh(keys.expiry)):
@@ -112,7 +111,7 @@ class GCSBackend(ObjectStore[Any]):
         return DeniedError(f"no valid credentials were found ({what})")
 
     def _object(self, key: str, /) -> str:
-        return f"b/{quote(self._bucket, safe='')}/o/{quote(self._prefix + key, safe='')}"
+        return f"{self._at}/o/{quote(self._prefix + key, safe='')}"
 
     async def read(self, key: str, /, *, limit: int) -> Blob:
         path = f"download/storage/v1/{self._object(key)}"
@@ -125,10 +124,10 @@ class GCSBackend(ObjectStore[Any]):
     async def write(self, key: str, data: bytes, /, *, mode: WriteMode, write_token: str = "") -> Stat:
         about = {"name": self._prefix + key, "metadata": {WRITE_TOKEN: write_token} if write_token else {}}
         query = {"uploadType": "multipart", **_condition(mode)}
-        path = f"upload/storage/v1/b/{quote(self._bucket, safe='')}/o"
         boundary = os.urandom(16).hex()
         body = _multipart(about, data, boundary)
         headers = {"Content-Type": f'multipart/related; boundary="{boundary}"'}
+        path = f"upload/storage/v1/{self._at}/o"
         _, answer = await self._request("POST", path, mode=mode, data=body, headers=headers, query=query)
         return _stat(key, json.loads(answer))
 
@@ -144,15 +143,14 @@ class GCSBackend(ObjectStore[Any]):
         where = {"prefix": start, "maxResults": _PAGE, "fields": _FIELDS}
         where |= {} if recursive else {"delimiter": "/"}
         where |= {"pageToken": cursor} if cursor else {}
-        path = f"storage/v1/b/{quote(self._bucket, safe='')}/o"
-        _, answer = await self._request("GET", path, query=where)
+        _, answer = await self._request("GET", f"storage/v1/{self._at}/o", query=where)
         page = json.loads(answer)
         found = [_stat(item["name"][len(self._prefix) :], item) for item in page.get("items", ())]
         return found, page.get("nextPageToken")
 
     async def versioned(self) -> bool | None:
         try:
-            _, answer = await self._request("GET", f"storage/v1/b/{quote(self._bucket, safe='')}")
+            _, answer = await self._request("GET", f"storage/v1/{self._at}")
         except BackendError:
             return None
         bucket = json.loads(answer)

@@ -1,8 +1,4 @@
-"""What the object stores have in common: URLs of buckets, options, the opening of a client, write tokens, the fsspec
-filesystem that is handed out, and the meaning of an HTTP status.
-
-Outcomes are decided by the status of the answer, whatever exception a client makes of it.
-"""
+"""What the object stores share. The HTTP status of an answer decides the outcome, whatever a client raises for it."""
 
 from __future__ import annotations
 
@@ -43,10 +39,10 @@ WRITE_TOKEN = "accountstore_write"  # noqa: S105 -- no password
 """The metadata field for the token of a conditional write. Azure takes letters, digits and underscores only."""
 
 CAPABILITIES = Capabilities(create=True, update=True, atomic=True, durable=True, verify=True, write_tokens=True)
-"""What each promises, if its server does its part."""
+"""What each promises, if its server keeps to the protocol."""
 
-INSTANCE: Mapping[str, bool] = {"asynchronous": True, "skip_instance_cache": True, "use_listings_cache": False}
-"""Options of a filesystem of fsspec's that is the store's own, and remembers nothing."""
+INSTANCE: Mapping[str, Any] = {"asynchronous": True, "skip_instance_cache": True, "use_listings_cache": False}
+"""Options of an fsspec filesystem that is the store's own and caches nothing."""
 
 _OWN = frozenset({*INSTANCE, "loop"})
 _NO_BUCKET = frozenset({"NoSuchBucket", "ContainerNotFound", "ContainerBeingDeleted"})
@@ -108,7 +104,7 @@ class Bucket(ABC, Generic[T]):
 
     @asynccontextmanager
     async def _client(self, mode: WriteMode | None = None, /) -> AsyncGenerator[T]:
-        """The client, for a request with this condition; what it raises within is raised as an error of ours."""
+        """The client, for a request with this condition; what it raises within becomes an error of ours."""
         try:
             yield await self._lazy.get()
         except self._failures as error:
@@ -170,7 +166,7 @@ class ObjectStore(Bucket[T]):
     async def _head(self, key: str, /) -> Stat: ...
 
     async def _require_bucket(self) -> None:
-        """Raise a `BackendError` if the bucket does not exist: the answer to a HEAD has no body that could say so."""
+        """Raise a `BackendError` if the bucket does not exist, where an answer to `_head` does not distinguish that."""
 
     def scan(self, prefix: str, /, *, recursive: bool) -> AsyncIterator[Sequence[Stat]]:
         """As `Backend.scan`."""
@@ -194,9 +190,7 @@ class ObjectStore(Bucket[T]):
 
 
 def finalizers(thing: object, /) -> list[finalize[..., Any]]:
-    """What is to be called when an object goes."""
-    if thing is None:
-        return []
+    """The finalizers (`weakref.finalize`) of an object; None has none."""
     callbacks = [reference.__callback__ for reference in getweakrefs(thing)]
     return [callback for callback in callbacks if isinstance(callback, finalize)]
 

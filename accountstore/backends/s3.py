@@ -53,15 +53,13 @@ _POOL = 128
 _UNREACHED = (HTTPClientError, ConnectionError, aiohttp.ClientError)
 _CONDITIONS: Mapping[str, Mapping[str, str]] = {"overwrite": {}, "create": {"IfNoneMatch": "*"}}
 _OPERATIONS = ("GetObject", "PutObject", "HeadObject", "DeleteObject", "ListObjectsV2")
-
-
 _Session: Any = AIOHTTPSession  # which has types in some installations only
 
 
 class _OneRequest(_Session):  # type: ignore[misc]  # see the line before
     """aiobotocore's session without aiohttp's own repetition of a request whose connection was closed.
 
-    A write that had landed would meet itself in it, and a rival's document could pass for the cause.
+    A write that took effect would meet its own document, which could be a rival's as well.
     """
 
     async def _get_session(self, proxy_url: str | None) -> Any:
@@ -86,12 +84,8 @@ class S3Backend(ObjectStore[tuple[Any, dict[str, dict[str, Any]]]]):
     def _open(self) -> tuple[Any, dict[str, dict[str, Any]]]:
         """The client and the options that go with each operation, in a thread: botocore reads models from the disk."""
         config = {"max_pool_connections": _POOL, **self._options.get("config_kwargs", {})}
-        options: dict[str, Any] = {
-            **self._options,
-            "config_kwargs": {**config, "retries": {"total_max_attempts": 1}, "http_session_cls": _OneRequest},
-            **INSTANCE,
-        }
-        fs: Any = S3FileSystem(**options)
+        config |= {"retries": {"total_max_attempts": 1}, "http_session_cls": _OneRequest}
+        fs: Any = S3FileSystem(**{**self._options, "config_kwargs": config}, **INSTANCE)
         client = asyncio.run(fs.set_session())
         given = {**fs.s3_additional_kwargs, **fs.req_kw}
         taken = {name: client.meta.service_model.operation_model(name).input_shape.members for name in _OPERATIONS}
