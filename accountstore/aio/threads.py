@@ -48,25 +48,21 @@ class ThreadPool:
         if loop is None:
             return await anyio.to_thread.run_sync(function, abandon_on_cancel=True, limiter=self._turn)
         await checkpoint_if_cancelled()
-        call = self._start(loop, function)
+        if not self._close.alive:
+            raise ClosedError("the store is closed")
+        call = _Call(loop, function, self._end)
+        # Threads start as they are needed; both counts change on the event loop only.
+        self._busy += 1
+        if self._started < min(self._busy, self._total):
+            self._started += 1
+            Thread(target=_work, args=(self._calls,), name="accountstore", daemon=True).start()
+        self._calls.put(call.run)
         try:
             await call.waiter
         except BaseException:
             call.functions.clear()  # withdrawn, if it has not begun
             raise
         return call.outcome()
-
-    def _start(self, loop: asyncio.AbstractEventLoop, function: Callable[[], T], /) -> _Call[T]:
-        """Hand a call to a thread. Threads start as they are needed; both counts change on the event loop only."""
-        if not self._close.alive:
-            raise ClosedError("the store is closed")
-        call = _Call(loop, function, self._end)
-        self._busy += 1
-        if self._started < min(self._busy, self._total):
-            self._started += 1
-            Thread(target=_work, args=(self._calls,), name="accountstore", daemon=True).start()
-        self._calls.put(call.run)
-        return call
 
     def _end(self) -> None:
         self._busy -= 1

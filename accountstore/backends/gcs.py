@@ -48,6 +48,7 @@ from accountstore.backends.object_store import (
 _PAGE = "1000"
 _FIELDS = "items(name,size,generation,updated),nextPageToken"
 _FRESH = timedelta(minutes=10)
+_NO_TIMEOUT = aiohttp.ClientTimeout(total=None)  # the store has its own deadline
 
 
 class GCSBackend(ObjectStore[Any]):
@@ -60,7 +61,8 @@ class GCSBackend(ObjectStore[Any]):
     _failures = (GoogleAuthError, HttpError, NonRetryableError, aiohttp.ClientError)
 
     def __init__(self, options: Mapping[str, Any], bucket: str, prefix: str, /) -> None:
-        super().__init__(bucket, prefix, LazyClient(self._open, _close), partial(GCSFileSystem, **options))
+        client = LazyClient(self._open, lambda fs: fs.session.close())
+        super().__init__(bucket, prefix, client, partial(GCSFileSystem, **options))
         self._options = options
         self._at = f"b/{quote(bucket, safe='')}"
 
@@ -156,13 +158,6 @@ class GCSBackend(ObjectStore[Any]):
         bucket = json.loads(answer)
         kept = int(bucket.get("softDeletePolicy", {}).get("retentionDurationSeconds", 0))
         return bool(bucket.get("versioning", {}).get("enabled")) or kept > 0
-
-
-_NO_TIMEOUT = aiohttp.ClientTimeout(total=None)  # the store has its own deadline
-
-
-async def _close(fs: Any, /) -> None:
-    await fs.session.close()
 
 
 def _multipart(about: Mapping[str, object], data: bytes, boundary: str, /) -> bytes:

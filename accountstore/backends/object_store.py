@@ -46,7 +46,6 @@ INSTANCE: Mapping[str, Any] = {"asynchronous": True, "skip_instance_cache": True
 
 _OWN = frozenset({*INSTANCE, "loop"})
 _NO_BUCKET = frozenset({"NoSuchBucket", "ContainerNotFound", "ContainerBeingDeleted"})
-_EXISTS = frozenset({"BlobAlreadyExists"})
 _FULL = frozenset({"QuotaExceeded", "AccountLimitExceeded", "XMinioStorageFull"})
 _ELSEWHERE = frozenset({"PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException"})
 
@@ -234,7 +233,7 @@ def error_for_status(status: int, code: str = "", mode: WriteMode | None = None,
         return BackendError(f"the bucket is in another region{shown}")
     if code in _FULL or status == 507:  # before 403, with which Ceph reports a quota
         return FullError(f"the storage is full{shown}")
-    if status == 412 or code in _EXISTS:
+    if status == 412 or code == "BlobAlreadyExists":
         if mode == "create":
             return ExistsError("there is a document already")
         if isinstance(mode, Version):

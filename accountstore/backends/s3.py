@@ -77,7 +77,7 @@ class S3Backend(ObjectStore[tuple[Any, dict[str, dict[str, Any]]]]):
     _failures = (ClientError, BotoCoreError, aiohttp.ClientError)
 
     def __init__(self, options: Mapping[str, Any], bucket: str, prefix: str, /) -> None:
-        client = LazyClient(partial(asyncio.to_thread, self._open), _close)
+        client = LazyClient(partial(asyncio.to_thread, self._open), lambda opened: opened[0].close())
         super().__init__(bucket, prefix, client, partial(S3FileSystem, **options))
         self._options = options
 
@@ -168,10 +168,6 @@ class S3Backend(ObjectStore[tuple[Any, dict[str, dict[str, Any]]]]):
             async with self._client() as (client, _):
                 return bool((await client.get_bucket_versioning(Bucket=self._bucket)).get("Status"))
         return None
-
-
-async def _close(opened: tuple[Any, object], /) -> None:
-    await opened[0].close()
 
 
 def _stat(key: str, answer: Mapping[str, Any], size: int, /) -> Stat:
