@@ -353,7 +353,7 @@ async def test_a_misspelt_condition_writes_nothing(misspelt: tuple[Target, Harne
     await backend.write("a.account", b"theirs", mode="overwrite")
     at = backend._at("a.account")
     with pytest.raises(BackendError, match="ParamValidationError"):
-        async with backend._client("PutObject") as (client, _):
+        async with backend._client() as (client, _):
             await client.put_object(**at, Body=b"mine", IfMtach="stale")
     assert await found(target, Location("a.account")) == b"theirs"
     fs, _ = await backend.filesystem()
