@@ -118,7 +118,9 @@ def crash(session: nox.Session) -> None:
     """Two thousand processes killed while they write, and every crash point of the local write."""
     _install(session, "test")
     env = {"ACCOUNTSTORE_KILLS": "2000"}
-    session.run("pytest", "tests/promises/test_kill.py", "tests/promises/test_crash_points.py", "-s", "--all", HUNG, env=env)
+    session.run(
+        "pytest", "tests/promises/test_kill.py", "tests/promises/test_crash_points.py", "-s", "--all", HUNG, env=env
+    )
 
 
 @nox.session(python=NEWEST)
