@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from accountstore.errors import *  # noqa: F403 -- all of them are public
+from accountstore.errors import *
 
 if TYPE_CHECKING:
     from accountstore.backends.base import Capabilities as Capabilities
