@@ -8,8 +8,9 @@ from urllib.parse import urlsplit
 import msgspec
 from msgspec import Raw, Struct
 
-from accountstore import Account, DecodeError, DocumentError, ExtensionError, MultiAccount, Secret, TooLargeError
+from accountstore import Account, DecodeError, DocumentError, MultiAccount, Secret, TooLargeError
 from accountstore.codecs import JSON
+from accountstore.location import Located
 from accountstore.validation import kind_of
 
 if TYPE_CHECKING:
@@ -32,11 +33,8 @@ def kind_at(location: Location, /) -> type[Account | MultiAccount]:
     Raises:
         ExtensionError: neither.
     """
-    try:
+    with Located(location):
         return Account if kind_of(location.file_name) == "account" else MultiAccount
-    except ExtensionError as error:
-        error.location = location
-        raise
 
 
 def read_given(stream: BinaryIO, kind: type[Account | MultiAccount], max_bytes: int, /) -> bytes:
