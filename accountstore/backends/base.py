@@ -269,7 +269,7 @@ def classify_error(error: Exception, /) -> type[BackendError]:
         return type(error)
     if type(error).__name__ == "gaierror":  # of socket, which this module does not need; its numbers are no errnos
         return UnavailableError
-    if isinstance(error, OSError) and error.errno in _BY_ERRNO:
+    if isinstance(error, OSError) and isinstance(error.errno, int) and error.errno in _BY_ERRNO:
         return _BY_ERRNO[error.errno]
     match error:
         case FileNotFoundError():
