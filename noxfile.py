@@ -14,6 +14,9 @@ nox.needs_version = ">=2025.2.9"
 nox.options.default_venv_backend = "uv|virtualenv"
 nox.options.error_on_missing_interpreters = False
 
+# Hundreds of programs are started here: each would compile again what it imports.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
 ROOT = Path(__file__).parent
 PYPROJECT = nox.project.load_toml("pyproject.toml")
 
@@ -35,6 +38,8 @@ def _interpreters() -> list[str]:
 PYTHONS = _interpreters()
 NEWEST = PYTHONS[-1]
 EVERYTHING = "cli,testing,s3,gcs,azure,fast"
+HUNG = "--timeout=1200"
+"""Ends a test that hangs: no test takes so long on any machine that is of use."""
 
 
 def _install(session: nox.Session, *groups: str, extras: str = "cli,testing") -> None:
@@ -54,6 +59,13 @@ def _requirements(*groups: str) -> list[str]:
     """The requirements of dependency groups, without the project itself."""
     names = nox.project.dependency_groups(PYPROJECT, *groups)
     return [name for name in names if not name.startswith("accountstore")]
+
+
+def _azurite(session: nox.Session) -> dict[str, str]:
+    """Install Azurite, whose installer needs what the session has, and say where."""
+    folder = ROOT / ".nox" / "azurite"
+    session.run("python", "tests/servers/install_azurite.py", str(folder))
+    return {"ACCOUNTSTORE_AZURITE": str(folder)}
 
 
 @nox.session(python=False)
@@ -98,7 +110,7 @@ def fuzz(session: nox.Session) -> None:
     """A million mutated documents, a hundred thousand names."""
     _install(session, "test")
     env = {"ACCOUNTSTORE_FUZZ_DOCUMENTS": "1000000", "ACCOUNTSTORE_FUZZ_NAMES": "100000"}
-    session.run("pytest", "tests/promises/test_fuzz.py", "-s", "--timeout=900", env=env)
+    session.run("pytest", "tests/promises/test_fuzz.py", "-s", "--all", HUNG, env=env)
 
 
 @nox.session(python=NEWEST)
@@ -106,14 +118,18 @@ def crash(session: nox.Session) -> None:
     """Two thousand processes killed while they write, and every crash point of the local write."""
     _install(session, "test")
     env = {"ACCOUNTSTORE_KILLS": "2000"}
-    session.run("pytest", "tests/promises/test_kill.py", "tests/promises/test_crash_points.py", "-s", "--timeout=900", env=env)
+    session.run(
+        "pytest", "tests/promises/test_kill.py", "tests/promises/test_crash_points.py", "-s", "--all", HUNG, env=env
+    )
 
 
 @nox.session(python=NEWEST)
 def bench(session: nox.Session) -> None:
     """Every benchmark, briefly here: `nox -s bench -- --blocks 15` measures."""
     _install(session, "bench", extras=EVERYTHING)
-    session.run("python", "-m", "benchmarks", *(session.posargs or ["--quick"]))
+    # As `python -m benchmarks`, which would put the checkout before the wheel.
+    program = "import runpy, sys; sys.path.append('.'); runpy.run_module('benchmarks', run_name='__main__')"
+    session.run("python", "-P", "-c", program, *(session.posargs or ["--quick"]))
 
 
 @nox.session(python=NEWEST, default=False)
@@ -121,22 +137,34 @@ def cloud(session: nox.Session) -> None:
     """The public suite on real buckets, by hand: tests/cloud/test_real_clouds.py says which variables name them."""
     _install(session, "test", extras=EVERYTHING)
     # 5 is pytest's code for having skipped all.
-    session.run("pytest", "tests/cloud/test_real_clouds.py", "--timeout=600", *session.posargs, success_codes=[0, 5])
+    session.run("pytest", "tests/cloud/test_real_clouds.py", "--all", HUNG, *session.posargs, success_codes=[0, 5])
+
+
+@nox.session(python=PYTHONS[0])
+def bare(session: nox.Session) -> None:
+    """What `pytest` alone runs, with the extra `testing` and nothing else."""
+    _install(session, extras="testing")
+    session.run("pytest", *session.posargs)
+
+
+@nox.session(python=NEWEST, default=False)
+def mutation(session: nox.Session) -> None:
+    """How many changes of the package the tests notice, by hand, for hours: tests/mutation.py says how."""
+    _install(session, "test", "servers", extras=EVERYTHING)
+    session.run("python", "tests/mutation.py", *session.posargs, env=_azurite(session))
 
 
 @nox.session(python=PYTHONS)
 def tests(session: nox.Session) -> None:
-    """All tests, each asynchronous one on asyncio, uvloop and trio, on each Python found; on the newest one with the
-    object stores' servers.
+    """All tests, each asynchronous one on asyncio, uvloop and trio, and with the object stores' servers, on the newest
+    Python. On the others what may differ there: without servers, and on asyncio and trio.
     """
     session.log(f"on Python {session.python} of {', '.join(PYTHONS)}")
     if session.python != NEWEST:
         _install(session, "test", extras=EVERYTHING)
-        session.run("pytest", "-n", "4", "-m", "not once", *session.posargs)
+        session.run("pytest", "-n", "4", HUNG, *session.posargs)
         return
     _install(session, "test", "servers", extras=EVERYTHING)
-    azurite = ROOT / ".nox" / "azurite"
-    session.run("python", "tests/servers/install_azurite.py", str(azurite))
     # In CI a server that is missing is a failure, not a skip.
-    env = {"ACCOUNTSTORE_AZURITE": str(azurite), "ACCOUNTSTORE_SERVERS": "required"}
-    session.run("pytest", "-n", "4", *session.posargs, env=env)
+    env = {"ACCOUNTSTORE_SERVERS": "required", **_azurite(session)}
+    session.run("pytest", "-n", "4", "--all", HUNG, *session.posargs, env=env)

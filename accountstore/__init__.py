@@ -10,8 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from accountstore import errors
-from accountstore.errors import *  # noqa: F403 -- all of them are public
+from accountstore.errors import *
 
 if TYPE_CHECKING:
     from accountstore.backends.base import Capabilities as Capabilities
@@ -35,12 +34,27 @@ if TYPE_CHECKING:
 __all__ = [
     "Account",
     "AccountStore",
+    "AccountStoreError",
+    "BackendError",
     "Capabilities",
     "Check",
+    "ClosedError",
+    "ConfigError",
+    "ConflictError",
+    "DecodeError",
+    "DeniedError",
+    "DocumentError",
+    "EncodeError",
     "Entry",
     "Event",
+    "ExistsError",
+    "ExtensionError",
+    "FullError",
     "Location",
+    "LocationError",
     "MultiAccount",
+    "NotFoundError",
+    "NotRegularError",
     "OAuthCredentials",
     "PasswordCredentials",
     "ProtocolType",
@@ -49,9 +63,12 @@ __all__ = [
     "StorageConfig",
     "StoreConfig",
     "Stored",
+    "TooLargeError",
+    "UnavailableError",
+    "UncertainError",
+    "UnsupportedError",
     "Version",
 ]
-__all__ += errors.__all__
 __version__ = "0.1.0"
 
 

@@ -63,6 +63,8 @@ class _Steps:
 
     def __init__(self) -> None:
         self.done: list[Step] = []
+        self.conclusive = True
+        """Whether no request failed for another reason than its condition, or that the storage has no such request."""
 
     async def succeeds(self, name: str, call: Awaitable[object], /) -> bool:
         return await self._take(name, call, None)
@@ -78,6 +80,7 @@ class _Steps:
         except (BackendError, UnsupportedError) as error:
             met = wanted is not None and isinstance(error, wanted)
             problem = "" if met else f"{type(error).__name__}: {error.message}"
+            self.conclusive = self.conclusive and (met or isinstance(error, UnsupportedError))
         self.done.append(Step(name, problem, time.perf_counter() - started))
         return not problem
 
@@ -91,7 +94,7 @@ async def check(storage: Storage, folder: str, /) -> Check:
 
     Each request is made once, as it is: without the probe, further attempts, and a look at what a refusal met.
     """
-    able = storage.client.capabilities
+    able = storage.client.backend.capabilities
     policy = RetryPolicy(storage.client.policy.timeout, 1, storage.client.policy.storage)
     once = replace(able, verify=False, write_tokens=False)
     client = StorageClient(storage.name, storage.client.backend, policy, limit=storage.client.limit, capabilities=once)
@@ -122,7 +125,7 @@ async def check(storage: Storage, folder: str, /) -> Check:
                 raise
     if removed:
         await steps.refused("read after delete", client.read(key), NotFoundError)
-    if create is not None and update is not None and delete is not None:
+    if steps.conclusive and create is not None and update is not None and delete is not None:
         storage.client.record(Conditions(create, update, delete))
     return Check(storage.name, create, update, delete, versioned, tuple(steps.done))
 
@@ -141,7 +144,7 @@ async def _swaps(
     delete = await steps.refused("delete of the version before", client.delete(key, versions[0]), ConflictError)
     if not excused:
         return all(swaps) and delete, delete
-    if not delete:
+    if not delete and steps.conclusive:
         steps.excuse()
     return all(swaps), delete
 

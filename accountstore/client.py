@@ -8,7 +8,7 @@ from copy import copy
 from errno import errorcode
 from functools import partial
 from os import strerror, urandom
-from typing import Literal, ParamSpec, TypeAlias, TypeVar, cast
+from typing import Concatenate, Literal, ParamSpec, TypeAlias, TypeVar, cast
 
 import anyio
 from msgspec.structs import replace
@@ -43,6 +43,7 @@ from accountstore.probe import Conditions, probe
 from accountstore.retry import PendingWrite, RetryPolicy, retry, retry_write
 
 T = TypeVar("T")
+R = TypeVar("R")
 P = ParamSpec("P")
 Condition: TypeAlias = Literal["create", "update", "delete"]
 
@@ -57,16 +58,7 @@ _REASONS: dict[type[BackendError], str] = {
     BackendError: "the storage failed",
 }
 _OF_THE_DOCUMENT = (NotFoundError, ExistsError, ConflictError, NotRegularError)
-_UNDECLARED: dict[Condition, str] = {
-    "create": "cannot promise that a create has one winner",
-    "update": "cannot compare and swap",
-    "delete": "cannot compare and swap",
-}
-_IGNORED: dict[Condition, str] = {
-    "create": "ignores the condition of a create: a second one was not refused",
-    "update": "ignores the condition of a swap",
-    "delete": "ignores the condition of a delete",
-}
+_CONDITIONS: dict[Condition, str] = {"create": "a create", "update": "a swap", "delete": "a delete of a version"}
 
 
 def condition_of(mode: WriteMode, /) -> Condition:
@@ -108,8 +100,6 @@ class StorageClient:
         self._conditions: Conditions | None = None if verify else Conditions.declared(self.capabilities)
         self._probing = anyio.Lock()
 
-    # --- one document -------------------------------------------------------------------------------------------------
-
     def read(self, key: str, /) -> Awaitable[Blob]:
         """The document's bytes and stat. Raises `NotFoundError`, `TooLargeError`."""
         return retry(self.policy, self.attempt, self.backend.read, key, limit=self.limit)
@@ -149,8 +139,6 @@ class StorageClient:
     def _settle(self, write: PendingWrite, /) -> Awaitable[Stat | None]:
         return run_shielded(self.policy.deadline, retry_write, self.policy, self.attempt, write)
 
-    # --- many ---------------------------------------------------------------------------------------------------------
-
     def pages(self, prefix: str, /, *, recursive: bool) -> AsyncIterator[Sequence[Stat]]:
         """Pages of the documents in a folder, and below it if `recursive`; each is asked for under the retry policy."""
         return Paged(partial(self._next_page, self.backend.scan(prefix, recursive=recursive)))
@@ -163,7 +151,7 @@ class StorageClient:
         if self.capabilities.batch == 1:
             return [await _outcome(self.read(key)) for key in keys]
         read_many = cast("BatchBackend", self.backend).read_many
-        blobs = await _outcome(retry(self.policy, self.attempt, read_many, keys, limit=self.limit))
+        blobs = await _outcome(retry(self.policy, self.attempt, _results, read_many, keys, limit=self.limit))
         if isinstance(blobs, AccountStoreError):
             return [blobs] * len(keys)
         return [
@@ -192,7 +180,7 @@ class StorageClient:
 
     async def _attempt_many(self, writes: Sequence[Write], /) -> Sequence[Stat | Exception]:
         try:
-            return await cast("BatchBackend", self.backend).write_many(writes) if writes else ()
+            return await _results(cast("BatchBackend", self.backend).write_many, writes) if writes else ()
         except Exception as error:  # noqa: BLE001 -- one error for all of the batch
             return [error] * len(writes)
 
@@ -205,13 +193,11 @@ class StorageClient:
             return await self.write(*write)
         raise self.policy.uncertain(failure.message) if failure.sent else failure
 
-    # --- conditions ---------------------------------------------------------------------------------------------------
-
     async def require(self, condition: Condition, folder: str, /) -> None:
         """Raise `UnsupportedError` unless the storage honours the condition of a create, a swap or a delete."""
         if not await self.honours(condition, folder):
-            why = _IGNORED[condition] if self._declares(condition) else _UNDECLARED[condition]
-            raise UnsupportedError(f"storage {self.name!r} {why}")
+            what = "ignores" if self._declares(condition) else "does not promise"
+            raise UnsupportedError(f"storage {self.name!r} {what} the condition of {_CONDITIONS[condition]}")
 
     async def honours(self, condition: Condition, folder: str, /) -> bool:
         """Whether the storage honours a condition: as its backend declares; or, where that depends on the server, as
@@ -242,8 +228,6 @@ class StorageClient:
         """Take over what a check has found, unless the backend or the configuration vouches for the storage."""
         if self.capabilities.verify:
             self._conditions = conditions
-
-    # --- the storage --------------------------------------------------------------------------------------------------
 
     async def versioned(self) -> bool | None:
         """Whether the storage keeps what was overwritten or deleted; None where that cannot be known."""
@@ -303,6 +287,20 @@ async def _outcome(call: Awaitable[T], /) -> T | AccountStoreError:
         return await call
     except AccountStoreError as error:
         return error.with_traceback(None)
+
+
+async def _results(
+    call: Callable[Concatenate[Sequence[T], P], Awaitable[Sequence[R]]],
+    documents: Sequence[T],
+    /,
+    *args: P.args,
+    **kwargs: P.kwargs,
+) -> Sequence[R]:
+    """What a batch returns. Raises `BackendError` if nobody knows which result is whose."""
+    results = await call(documents, *args, **kwargs)
+    if len(results) != len(documents):
+        raise BackendError(f"the backend returned {len(results)} results for {len(documents)} documents")
+    return results
 
 
 async def _fail(error: Exception, /) -> AccountStoreError:

@@ -18,7 +18,7 @@
         ├── NotRegularError  (OSError)              a folder, link or device where a document belongs
         ├── FullError        (OSError)              no space or quota left
         └── UnavailableError (ConnectionError)      may work later: `temporary` is true
-            └── UncertainError                      and nobody knows whether the write was done
+            └── UncertainError                      and the outcome of the write is unknown
 
 Each class is also the standard exception in brackets, so code written for files keeps working. Messages name the
 location and the field, never a value of a document.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from accountstore.errors import AccountStoreError, ExtensionError, LocationError
-from accountstore.location import Location
+from accountstore.location import Located, Location
 from accountstore.storage import DocumentRef, Storage
 from accountstore.validation import Kind, check_folder, check_kind, check_path, kind_of
 
@@ -70,9 +70,9 @@ class Resolver:
             key = "/".join(filter(None, (self.prefix, location.folder, location.file_name)))
             if self.prefix:
                 check_path(*key.rsplit("/", 1))
-        except AccountStoreError as error:
-            error.location = location
-            raise
+        except AccountStoreError:
+            with Located(location):
+                raise
         return DocumentRef(storage, key, location)
 
     def pair(self, source: Location, target: Location, /) -> tuple[DocumentRef, DocumentRef]:

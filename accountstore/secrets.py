@@ -82,7 +82,7 @@ class Secret:
         raise TypeError("a Secret cannot be pickled")
 
 
-reveal = attrgetter("_text")
+reveal: Callable[[Secret], str] = attrgetter("_text")
 """What `Secret.reveal` returns, without a call of it: for encoders."""
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, Generic, TypeVar
 
@@ -41,7 +41,7 @@ class Opened(Struct, Generic[T_co], frozen=True, eq=False):
 class Storage(Struct, frozen=True, eq=False):
     """A storage client with a codec and the limit of a document.
 
-    `url` and `options` tell whether two storages are one.
+    `url` and `options` decide whether two storages are one. They do not show in `repr`.
     """
 
     client: StorageClient
@@ -55,28 +55,21 @@ class Storage(Struct, frozen=True, eq=False):
         """The name in the configuration."""
         return self.client.name
 
-    def encode(self, document: D, kind: type[D], /) -> SecretBytes:
-        """The document's bytes. Raises `EncodeError`, `TooLargeError`."""
-        if type(document) is not kind:
-            raise EncodeError(f"is not of type {kind.__name__}")
-        data = SecretBytes(self.codec.encode(document))
-        check_size(len(data), self.max_bytes)
-        return data
+    def __repr__(self) -> str:
+        return f"Storage({self.name!r})"
 
-    def merge(
-        self,
-        document: D,
-        kind: type[D],
-        opened: Opened[D],
-        /,
-        *,
-        set: Mapping[str, Any] | None = None,  # noqa: A002 -- as `update` of a dict names what it sets
-        drop: Collection[str] = (),
-    ) -> SecretBytes:
-        """The document's bytes, with the fields of the opened one that the model does not know (`Codec.merge`)."""
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        return [("name", self.name)]
+
+    def encode(self, document: D, kind: type[D], original: bytes | None = None, /) -> SecretBytes:
+        """The document's bytes, with the fields of the original that the model does not know.
+
+        Raises `EncodeError`, `TooLargeError`.
+        """
         if type(document) is not kind:
             raise EncodeError(f"is not of type {kind.__name__}")
-        data = SecretBytes(self.codec.merge(document, opened.plain, set=set, drop=drop))
+        codec = self.codec
+        data = SecretBytes(codec.encode(document) if original is None else codec.merge(document, original))
         check_size(len(data), self.max_bytes)
         return data
 
@@ -136,19 +129,10 @@ class DocumentRef(Struct, frozen=True, eq=False):
             data = self.storage.encode(document, kind)
             return stored(document, await self.storage.client.write(self.key, data, mode))
 
-    async def rewrite(
-        self,
-        document: D,
-        kind: type[D],
-        opened: Opened[D],
-        /,
-        *,
-        set: Mapping[str, Any] | None = None,  # noqa: A002 -- as `Storage.merge`
-        drop: Collection[str] = (),
-    ) -> Stored[D]:
+    async def rewrite(self, document: D, kind: type[D], opened: Opened[D], /) -> Stored[D]:
         """Write a document over the one that it was made from, if that is still there; its unknown fields stay."""
         with Located(self.location):
-            data = self.storage.merge(document, kind, opened, set=set, drop=drop)
+            data = self.storage.encode(document, kind, opened.plain)
             return stored(document, await self.storage.client.write(self.key, data, opened.stored.version))
 
     async def write_copy(self, opened: Opened[D], source: Storage, mode: WriteMode, /) -> Stored[D]:

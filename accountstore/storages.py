@@ -67,10 +67,16 @@ class Storages:
         if self._closed:
             return
         self._closed = True
+        failure: AccountStoreError | None = None
         with CancelScope(shield=True):
-            async with AsyncExitStack() as closing:
-                for storage in reversed(self._storages.values()):
-                    closing.push_async_callback(storage.client.aclose)
+            try:
+                async with AsyncExitStack() as closing:
+                    for storage in reversed(self._storages.values()):
+                        closing.push_async_callback(storage.client.aclose)
+            except AccountStoreError as error:
+                failure = error
+        if failure is not None:
+            raise failure  # here, so that its context is the error that a `with` block is left for: the stack drops it
 
 
 async def open_storages(config: StoreConfig | str | os.PathLike[str] | None, /) -> Storages:

@@ -19,6 +19,7 @@ from accountstore.listing import Entry, list_documents
 from accountstore.location import Location
 from accountstore.model import Account, Document, MultiAccount
 from accountstore.scope import Resolver
+from accountstore.secrets import SecretBytes
 from accountstore.storage import Stored
 from accountstore.updating import Change
 from accountstore.validation import Kind
@@ -196,6 +197,7 @@ class AccountStore:
         Raises:
             EncodeError: it is not the JSON of such a document; the message names the field.
         """
+        data = SecretBytes(data)  # so that no traceback with locals shows it
         with Operation(self._log, "save_json", location) as operation:
             stored = await self._resolver.ref(location).write_json(data, mode)
             operation.version, operation.bytes = stored.version, stored.size

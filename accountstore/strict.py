@@ -7,6 +7,9 @@ from collections.abc import Iterable
 from importlib import import_module
 from typing import Any
 
+from msgspec import MsgspecError
+from msgspec.msgpack import decode
+
 from accountstore.errors import ConfigError, DecodeError
 
 MAX_DEPTH = 32
@@ -67,18 +70,23 @@ def require_msgpack() -> None:
 
 def check_msgpack(data: bytes, /) -> None:
     """Raise `DecodeError` unless `data` is MessagePack, at most `MAX_DEPTH` deep, with no key twice in a map."""
-    from msgpack import unpackb
+    from msgpack import StackError, unpackb
 
+    too_deep = DecodeError(f"is nested deeper than {MAX_DEPTH} levels")
     try:
-        level: list[Any] = [unpackb(data, object_pairs_hook=_distinct, strict_map_key=False)]
-    except (ValueError, TypeError):  # TypeError: a map or an array as key
+        level = _containers([unpackb(data, object_pairs_hook=_distinct, strict_map_key=False)])
+        decode(data)  # which takes fewer kinds of keys
+    except DecodeError:
+        raise
+    except (StackError, RecursionError):
+        raise too_deep from None
+    except (ValueError, TypeError, MsgspecError):
         raise DecodeError("is not valid MessagePack") from None
-    for _ in range(MAX_DEPTH + 1):
-        level = [child for part in level for child in _children(part)]
-        if not level:
-            return
-    raise DecodeError(f"is nested deeper than {MAX_DEPTH} levels")
+    for _ in range(MAX_DEPTH):
+        level = _containers(child for part in level for child in (part.values() if isinstance(part, dict) else part))
+    if level:
+        raise too_deep
 
 
-def _children(part: Any, /) -> Iterable[Any]:
-    return part.values() if isinstance(part, dict) else part if isinstance(part, list) else ()
+def _containers(parts: Iterable[Any], /) -> list[Any]:
+    return [part for part in parts if isinstance(part, (dict, list))]

@@ -2,64 +2,81 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import tempfile
 import traceback
-from argparse import ArgumentParser
+from argparse import SUPPRESS, ArgumentParser
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import anyio
 
-from accountstore.backends.local.syscalls import filesystem_type
-from benchmarks import cases_cloud, cases_cloud_peers, cases_import, cases_local, cases_memory, cases_peers
-from benchmarks.blocks import LeftOut, Tally, Workspace, measure
-from benchmarks.chart import chart
-from benchmarks.report import counts, describe_machine, json_lines, left_out, read_json_lines, results, table, tally
+from benchmarks import (
+    bench_cloud,
+    bench_cloud_peers,
+    bench_import,
+    bench_local,
+    bench_local_peers,
+    bench_memory,
+    report,
+)
+from benchmarks.against import Turns, compare, versions
+from benchmarks.chart import draw
+from benchmarks.harness import LeftOut, Tally, Workspace, measure
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
 
-    from benchmarks.blocks import Case
+    from benchmarks.harness import Case, Contender, Effort
 
-_MODULES = (cases_local, cases_memory, cases_peers, cases_import, cases_cloud, cases_cloud_peers)
-CASES = {case.name: case for module in _MODULES for case in module.CASES}
+Timing: TypeAlias = "Callable[[Sequence[Contender], Effort], Awaitable[Mapping[str, Sequence[float]]]]"
+_MODULES = (bench_local, bench_memory, bench_local_peers, bench_import, bench_cloud, bench_cloud_peers)
+CASES: dict[str, Case] = {name: case for module in _MODULES for name, case in module.CASES.items()}
 _BLOCKS = 15
 _NO_DISK = frozenset({"tmpfs", "ramfs"})
 
 
-async def _run(case: Case, work: Workspace, blocks: int, rows: list[dict[str, Any]], /) -> None:
-    async with aclosing(case.rounds(work)) as rounds:
+async def _run(name: str, work: Workspace, timing: Timing, rows: list[dict[str, Any]], /) -> None:
+    async with aclosing(CASES[name](work)) as rounds:
         async for made in rounds:
             if isinstance(made, LeftOut):
-                found = [left_out(case.name, made)]
+                found = [report.left_out(name, made)]
                 shown = f"{made.title}: left out, {made.reason}"
             elif isinstance(made, Tally):
-                found = counts(case.name, made)
-                shown = tally(found)
+                found = report.counts(name, made)
+                shown = report.tally(found)
             else:
-                found = results(case.name, made, await measure(made.contenders, made.effort, blocks))
-                shown = table(found)
+                found = report.results(name, made, await timing(made.contenders, made.effort))
+                shown = report.table(found)
             print(f"{shown}\n", flush=True)
             rows += found
 
 
 def _folder() -> str:
-    """The folder for passing files, unless that is no disk; then the working directory."""
+    """The folder for temporary files, unless that is no disk; then the working directory."""
     folder = tempfile.gettempdir()
-    return "." if filesystem_type(folder) in _NO_DISK else folder
+    return os.getcwd() if report.filesystem_type(folder) in _NO_DISK else folder
 
 
-def _draw(path: str, rows: Sequence[Mapping[str, Any]], /) -> int:
-    """Draw the chart. 1 if there is nothing to draw."""
-    try:
-        drawn = chart(rows)
-    except ValueError as error:
-        print(f"no chart: {error}", file=sys.stderr)
-        return 1
-    with open(path, "w", encoding="utf-8") as file:
-        file.write(drawn)
-    return 0
+def _run_all(cases: Sequence[str], work: Workspace, timing: Timing, rows: list[dict[str, Any]], /) -> bool:
+    """Run the cases one after another. Whether none failed."""
+    machine = report.describe_machine(work.folder, quick=work.quick)
+    rows.append(machine)
+    for name, value in machine.items():
+        print(f"{name}: {value}")
+    print("--quick: too little work to tell anything\n" if work.quick else "", flush=True)
+    fine = True
+    for name in cases:
+        try:
+            anyio.run(_run, name, work, timing, rows)
+        except Exception:  # noqa: BLE001 -- the other cases still run
+            fine = False
+            traceback.print_exc()
+    goals = [row for row in rows if row.get("goal")]
+    print(f"{sum(row['met'] for row in goals)} of {len(goals)} goals met")
+    return fine
 
 
 def main(arguments: Sequence[str] | None = None, /) -> int:
@@ -70,38 +87,37 @@ def main(arguments: Sequence[str] | None = None, /) -> int:
     parser.add_argument("--quick", action="store_true", help="little work a block: to see that everything runs")
     parser.add_argument("--json", metavar="FILE", help="write the results to a file, one JSON object a line")
     parser.add_argument("--chart", metavar="FILE", help="draw the results of cloud-peers, as SVG")
-    parser.add_argument("--from", metavar="FILE", dest="source", help="draw from what --json wrote; nothing is run")
     parser.add_argument("--folder", default=_folder(), help="where to write documents (%(default)s)")
+    parser.add_argument("--against", metavar="PYTHON", help="compare with the package that another interpreter has")
+    parser.add_argument("--turns", type=int, nargs=2, help=SUPPRESS)
     chosen = parser.parse_args(arguments)
     if unknown := [name for name in chosen.case if name not in CASES]:
         parser.error(f"unknown case {unknown[0]!r}; known: {', '.join(CASES)}")
     if chosen.blocks < 1:
         parser.error("--blocks must be at least 1")
-    if chosen.source:
-        if chosen.case or chosen.json or not chosen.chart:
-            parser.error("--from goes with --chart alone")
-        return _draw(chosen.chart, read_json_lines(chosen.source))
-    machine = describe_machine(chosen.folder, quick=chosen.quick)
-    for name, value in machine.items():
-        print(f"{name}: {value}")
-    print(f"medians of {chosen.blocks} blocks, [bootstrap 95 % interval]")
-    print("--quick: too little work to tell anything\n" if chosen.quick else "", flush=True)
-    rows, failed = [machine], 0
+    if chosen.chart and (chosen.against or "cloud-peers" not in (chosen.case or CASES)):
+        parser.error("--chart needs the case cloud-peers, without --against")
+    cases: list[str] = chosen.case or list(CASES)
+    rows: list[dict[str, Any]] = []
+    fine = True
     with tempfile.TemporaryDirectory(prefix="benchmarks-", dir=chosen.folder) as folder:
-        for name in chosen.case or CASES:
-            try:
-                anyio.run(_run, CASES[name], Workspace(folder, chosen.quick), chosen.blocks, rows)
-            except Exception:  # noqa: BLE001 -- the other cases still run
-                failed = 1
-                traceback.print_exc()
+        if chosen.against:
+            rows.append(versions(chosen.against, folder))
+            for name in cases:
+                rows += compare(chosen.against, folder, chosen.blocks, name, *(["--quick"] if chosen.quick else []))
+        else:
+            timing = partial(measure, blocks=chosen.blocks)
+            if chosen.turns:
+                turns = Turns(*chosen.turns)
+                turns.wait()
+                timing = partial(timing, after_turn=turns.pass_on)
+            print(f"medians of {chosen.blocks} blocks, [bootstrap 95 % interval]")
+            fine = _run_all(cases, Workspace(folder, chosen.quick), timing, rows)
     if chosen.json:
-        with open(chosen.json, "wb") as file:
-            file.write(json_lines(rows))
+        report.write_json_lines(chosen.json, rows)
     if chosen.chart:
-        failed = max(failed, _draw(chosen.chart, rows))
-    goals = [row for row in rows if row.get("goal")]
-    print(f"{sum(row['met'] for row in goals)} of {len(goals)} goals met")
-    return failed
+        draw(chosen.chart, rows)
+    return 0 if fine else 1
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
-"""The machine, the table, and JSON lines."""
+"""The machine, results as rows and as lines to read, and JSON lines."""
 
 from __future__ import annotations
 
 import os
 import platform
+import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from statistics import median
@@ -11,15 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from accountstore.backends.local.syscalls import filesystem_type
-from benchmarks.blocks import summarise
+import accountstore
+from benchmarks.harness import summarise
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from benchmarks.blocks import LeftOut, Round, Tally
-
-__all__ = ("counts", "describe_machine", "json_lines", "left_out", "read_json_lines", "results", "table", "tally")
+    from benchmarks.harness import LeftOut, Round, Tally
 
 _PACKAGES = (
     "accountstore",
@@ -47,10 +46,11 @@ def describe_machine(folder: str, /, *, quick: bool) -> dict[str, Any]:
         "processor": _processor(),
         "cores": len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count(),
         "load": round(os.getloadavg()[0], 2),
-        "filesystem": filesystem_type(folder) or "unknown",
+        "filesystem": filesystem_type(folder),
         "python": f"{platform.python_implementation()} {platform.python_version()}",
         "loop": "asyncio",
         "quick": quick,
+        "package": os.path.dirname(accountstore.__file__),
         "packages": {name: _version(name) for name in _PACKAGES},
     }
 
@@ -66,6 +66,12 @@ def _processor() -> str:
     return platform.processor() or "unknown"
 
 
+def filesystem_type(folder: str, /) -> str:
+    """The type of the file system that holds a folder, by GNU's df."""
+    done = subprocess.run(["df", "--output=fstype", folder], check=False, capture_output=True, text=True, timeout=60)
+    return "unknown" if done.returncode else done.stdout.split()[-1]
+
+
 def _version(name: str, /) -> str | None:
     try:
         return version(name)
@@ -75,29 +81,25 @@ def _version(name: str, /) -> str | None:
 
 def results(case: str, made: Round, seconds: Mapping[str, Sequence[float]], /) -> list[dict[str, Any]]:
     """One result for each comparison of a round."""
-    contenders = {contender.name: contender for contender in made.contenders}
     found: list[dict[str, Any]] = []
-    for comparison in made.comparisons:
-        ours, other = contenders[comparison.ours or made.contenders[0].name], contenders[comparison.other]
-        pairs = zip(seconds[ours.name], seconds[other.name], strict=True)
-        summary = summarise([comparison.measure(mine, theirs) for mine, theirs in pairs])
+    for other, measure, goal, ours in made.comparisons:
+        name = ours or made.contenders[0].name
+        summary = summarise([measure.of(*pair) for pair in zip(seconds[name], seconds[other], strict=True)])
         found.append(
             {
                 "kind": "result",
                 "case": case,
                 "title": made.title,
-                "ours": ours.name,
-                "other": other.name,
-                "ours_us": median(seconds[ours.name]) * 1e6,
-                "other_us": median(seconds[other.name]) * 1e6,
-                "other_atomic": other.atomic or None,
-                "other_durable": other.durable or None,
+                "ours": name,
+                "other": other,
+                "ours_us": median(seconds[name]) * 1e6,
+                "other_us": median(seconds[other]) * 1e6,
                 "median": summary.median,
                 "low": summary.low,
                 "high": summary.high,
-                "unit": comparison.unit,
-                "goal": str(comparison.goal) if comparison.goal else None,
-                "met": comparison.goal.met(summary.median) if comparison.goal else None,
+                "unit": measure.unit,
+                "goal": str(goal) if goal else None,
+                "met": goal.met(summary.median) if goal else None,
                 "blocks": summary.values,
                 "operations_a_block": made.effort.turns * made.effort.operations,
                 "notes": made.notes,
@@ -108,28 +110,14 @@ def results(case: str, made: Round, seconds: Mapping[str, Sequence[float]], /) -
 
 def table(found: Sequence[Mapping[str, Any]], /) -> str:
     """Results of one round, as lines to read."""
-    first = found[0]
-    lines = [first["title"], *(f"  ({note})" for note in first["notes"])]
-    sides = {result["ours"]: (result["ours_us"], "") for result in found}
-    for result in found:
-        promises = ""
-        if result["other_atomic"]:
-            promises = f"  [atomic: {result['other_atomic']}; durable: {result['other_durable']}]"
-        sides.setdefault(result["other"], (result["other_us"], promises))
-    for i, (name, (microseconds, promises)) in enumerate(sides.items()):
-        lines.append(f"  {'' if i else 'us an operation':<32} {microseconds:>12,.1f}  {name}{promises}")
-    of = ""
-    for result in found:
-        if result["ours"] != (of or first["ours"]):
-            of = result["ours"]
-            lines.append(f"  {of}")
-        goal = "no goal"
-        if result["goal"]:
-            goal = f"goal {result['goal']}: {'met' if result['met'] else 'MISSED'}"
-        lines.append(
-            f"  against {result['other']:<28} {result['median']:>8.2f} {result['unit']}"
-            f"  [{result['low']:.2f}, {result['high']:.2f}]  {goal}"
-        )
+    lines = [found[0]["title"], *(f"  ({note})" for note in found[0]["notes"])]
+    sides = {row[side]: row[f"{side}_us"] for row in found for side in ("ours", "other")}
+    lines += [f"  {microseconds:>12,.1f} us an operation  {name}" for name, microseconds in sides.items()]
+    for row in found:
+        pair = f"{row['ours']} against {row['other']}"
+        goal = f"goal {row['goal']}: {'met' if row['met'] else 'MISSED'}" if row["goal"] else "no goal"
+        interval = f"[{row['low']:.2f}, {row['high']:.2f}]"
+        lines.append(f"  {row['median']:>12.2f} {row['unit']} {interval}  {pair}  {goal}")
     return "\n".join(lines)
 
 
@@ -140,13 +128,13 @@ def counts(case: str, made: Tally, /) -> list[dict[str, Any]]:
             "kind": "count",
             "case": case,
             "title": made.title,
-            "storage": count.storage,
-            "operation": count.operation,
-            "requests": count.requests,
-            "goal": str(count.goal) if count.goal else None,
-            "met": count.goal.met(count.requests) if count.goal else None,
+            "storage": storage,
+            "operation": operation,
+            "number": number,
+            "goal": str(goal) if goal else None,
+            "met": goal.met(number) if goal else None,
         }
-        for count in made.counts
+        for storage, operation, number, goal in made.counts
     ]
 
 
@@ -156,8 +144,8 @@ def tally(found: Sequence[Mapping[str, Any]], /) -> str:
     lines = [found[0]["title"], f"  {'':<28}" + "".join(f"{storage:>16}" for storage in storages) + "  goal"]
     for operation in dict.fromkeys(row["operation"] for row in found):
         cells = {row["storage"]: row for row in found if row["operation"] == operation}
-        line = "".join(f"{cells[storage]['requests'] if storage in cells else '-':>16}" for storage in storages)
-        goals = list(dict.fromkeys(row["goal"] or "no goal" for row in cells.values()))
+        line = "".join(f"{cells[storage]['number'] if storage in cells else '-':>16}" for storage in storages)
+        goals = dict.fromkeys(row["goal"] or "no goal" for row in cells.values())
         missed = [storage for storage, row in cells.items() if row["met"] is False]
         lines.append(f"  {operation:<28}{line}  {'; '.join(goals)}" + (f": MISSED by {missed}" if missed else ""))
     return "\n".join(lines)
@@ -168,12 +156,13 @@ def left_out(case: str, made: LeftOut, /) -> dict[str, Any]:
     return {"kind": "left out", "case": case, "title": made.title, "reason": made.reason}
 
 
-def json_lines(rows: Sequence[Mapping[str, Any]], /) -> bytes:
+def write_json_lines(path: str, rows: Sequence[Mapping[str, Any]], /) -> None:
     """One JSON object a line."""
-    return b"".join(msgspec.json.encode(row) + b"\n" for row in rows)
+    with open(path, "wb") as file:
+        file.writelines(msgspec.json.encode(row) + b"\n" for row in rows)
 
 
 def read_json_lines(path: str, /) -> list[dict[str, Any]]:
-    """The rows that `json_lines` wrote."""
+    """The rows that `write_json_lines` wrote."""
     with open(path, "rb") as lines:
         return [msgspec.json.decode(line, type=dict[str, Any]) for line in lines]

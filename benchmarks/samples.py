@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
 import msgspec
 from msgspec import Struct
 
@@ -11,86 +13,49 @@ from accountstore import (
     OAuthCredentials,
     PasswordCredentials,
     ProtocolType,
+    Secret,
     SecurityOptions,
     StorageConfig,
     StoreConfig,
 )
 
-__all__ = (
-    "ACCOUNT",
-    "MULTI",
-    "PLAIN_ACCOUNT",
-    "PLAIN_MULTI",
-    "PlainAccount",
-    "PlainMultiAccount",
-    "one_storage",
+_PASSWORD = PasswordCredentials(login="example@gmail.com", password="password")
+_OAUTH = OAuthCredentials(
+    login="example@example.com", client_id="clientId", client_secret="clientSecret", refresh_token="refreshToken"
 )
-
 ACCOUNT = Account(
     host="smtp.example.com",
     port=465,
     security_options=SecurityOptions.SSL_AUTO,
     protocol_type=ProtocolType.SMTP,
-    credentials=OAuthCredentials(
-        login="example@example.com",
-        client_id="clientId",
-        client_secret="clientSecret",
-        refresh_token="refreshToken",
-    ),
+    credentials=_OAUTH,
+)
+_IMAP = Account(host="imap.gmail.com", port=993, security_options=SecurityOptions.SSL_AUTO, credentials=_PASSWORD)
+_EWS = Account(
+    host="exchange@outlook.com",
+    port=443,
+    protocol_type=ProtocolType.EWS,
+    credentials=msgspec.structs.replace(_OAUTH, login="example@outlook.com"),
 )
 MULTI = MultiAccount(
-    receive_accounts=(
-        Account(
-            host="imap.gmail.com",
-            port=993,
-            security_options=SecurityOptions.SSL_AUTO,
-            credentials=PasswordCredentials(login="example@gmail.com", password="password"),
-        ),
-        Account(
-            host="exchange@outlook.com",
-            port=443,
-            protocol_type=ProtocolType.EWS,
-            credentials=OAuthCredentials(
-                login="example@outlook.com",
-                client_id="clientId",
-                client_secret="clientSecret",
-                refresh_token="refreshToken",
-            ),
-        ),
-    ),
-    send_account=Account(
-        host="smtp.gmail.com",
-        port=465,
-        security_options=SecurityOptions.SSL_AUTO,
-        protocol_type=ProtocolType.SMTP,
-        credentials=PasswordCredentials(login="example@gmail.com", password="password"),
-    ),
+    receive_accounts=(_IMAP, _EWS),
+    send_account=msgspec.structs.replace(ACCOUNT, host="smtp.gmail.com", credentials=_PASSWORD),
 )
 
 
-class PlainPassword(
-    Struct,
-    kw_only=True,
-    omit_defaults=True,
-    rename="camel",
-    tag_field="discriminator",
-    tag="EmailClientAccountPasswordCredentials",
-):
+class _Plain(Struct, omit_defaults=True, rename="camel"):
     """What somebody who writes it by hand would have: no secrets, no limits."""
+
+
+class PlainPassword(_Plain, tag_field="discriminator", tag="EmailClientAccountPasswordCredentials"):
+    """The counterpart of `PasswordCredentials`."""
 
     login: str
     password: str
 
 
-class PlainOAuth(
-    Struct,
-    kw_only=True,
-    omit_defaults=True,
-    rename="camel",
-    tag_field="discriminator",
-    tag="EmailClientAccountOauthCredentials",
-):
-    """As `PlainPassword`."""
+class PlainOAuth(_Plain, kw_only=True, tag_field="discriminator", tag="EmailClientAccountOauthCredentials"):
+    """The counterpart of `OAuthCredentials`."""
 
     login: str
     client_id: str | None = None
@@ -99,8 +64,8 @@ class PlainOAuth(
     request_url: str | None = None
 
 
-class PlainAccount(Struct, kw_only=True, omit_defaults=True, rename="camel"):
-    """As `PlainPassword`."""
+class PlainAccount(_Plain, kw_only=True):
+    """The counterpart of `Account`."""
 
     host: str
     port: int
@@ -109,42 +74,40 @@ class PlainAccount(Struct, kw_only=True, omit_defaults=True, rename="camel"):
     credentials: PlainPassword | PlainOAuth
 
 
-class PlainMultiAccount(Struct, kw_only=True, omit_defaults=True, rename="camel"):
-    """As `PlainPassword`."""
+class PlainMultiAccount(_Plain):
+    """The counterpart of `MultiAccount`."""
 
     receive_accounts: list[PlainAccount]
     send_account: PlainAccount | None = None
 
 
-_PLAIN_OAUTH = PlainOAuth(
-    login="example@example.com", client_id="clientId", client_secret="clientSecret", refresh_token="refreshToken"
+class Sample(NamedTuple):
+    """A document with its extension, and the ending of the names of the store's methods for its kind."""
+
+    extension: str
+    methods: str
+    document: Account | MultiAccount
+    plain_kind: type[Any]
+
+    @property
+    def json(self) -> bytes:
+        """What a storage holds."""
+        return msgspec.json.encode(self.document, enc_hook=Secret.reveal)
+
+    @property
+    def plain(self) -> Any:
+        """The plain Struct."""
+        return msgspec.json.decode(self.json, type=self.plain_kind)
+
+
+SAMPLES = (
+    Sample(".account", "", ACCOUNT, PlainAccount),
+    Sample(".multi.account", "_multi", MULTI, PlainMultiAccount),
 )
-PLAIN_ACCOUNT = PlainAccount(
-    host="smtp.example.com", port=465, security_options="SSLAuto", protocol_type="SMTP", credentials=_PLAIN_OAUTH
-)
-PLAIN_MULTI = PlainMultiAccount(
-    receive_accounts=[
-        PlainAccount(
-            host="imap.gmail.com",
-            port=993,
-            security_options="SSLAuto",
-            credentials=PlainPassword(login="example@gmail.com", password="password"),
-        ),
-        PlainAccount(
-            host="exchange@outlook.com",
-            port=443,
-            protocol_type="EWS",
-            credentials=msgspec.structs.replace(_PLAIN_OAUTH, login="example@outlook.com"),
-        ),
-    ],
-    send_account=PlainAccount(
-        host="smtp.gmail.com",
-        port=465,
-        security_options="SSLAuto",
-        protocol_type="SMTP",
-        credentials=PlainPassword(login="example@gmail.com", password="password"),
-    ),
-)
+PLAIN_ACCOUNT: PlainAccount = SAMPLES[0].plain
+
+encode = msgspec.json.Encoder().encode
+decode = msgspec.json.Decoder(PlainAccount).decode
 
 
 def one_storage(url: str, /) -> StoreConfig:

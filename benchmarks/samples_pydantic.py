@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
-__all__ = ("PYDANTIC_ACCOUNT", "PydanticAccount")
+from benchmarks.samples import SAMPLES
 
 
 class _Model(BaseModel):
@@ -43,12 +43,4 @@ class PydanticAccount(_Model):
     credentials: Annotated[PydanticPassword | PydanticOAuth, Field(discriminator="discriminator")]
 
 
-PYDANTIC_ACCOUNT = PydanticAccount(
-    host="smtp.example.com",
-    port=465,
-    security_options="SSLAuto",
-    protocol_type="SMTP",
-    credentials=PydanticOAuth(
-        login="example@example.com", client_id="clientId", client_secret="clientSecret", refresh_token="refreshToken"
-    ),
-)
+PYDANTIC_ACCOUNT = PydanticAccount.model_validate_json(SAMPLES[0].json)

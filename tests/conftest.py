@@ -1,10 +1,16 @@
-"""Event loops, the blocking-call detector, and what the report's header says."""
+"""Which tests run, event loops, the blocking-call detector, and what the report's header says.
+
+`pytest` alone needs the extra `testing` and a minute: it runs what is on memory and folders, on asyncio and trio.
+`pytest --all` runs all. What needs a package that is missing is skipped.
+"""
 
 from __future__ import annotations
 
+import gc
 import platform
 import sys
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import cloudservers
@@ -22,14 +28,49 @@ if TYPE_CHECKING:
 
     from cloudservers import Server
 
+UVLOOP_PARAMETERS = (("asyncio", {"use_uvloop": True}), {"use_uvloop": True})
 LOOPS = [
     pytest.param(("asyncio", {"debug": False}), id="asyncio"),
-    pytest.param(("asyncio", {"use_uvloop": True}), id="uvloop"),
+    pytest.param(UVLOOP_PARAMETERS[0], id="uvloop"),
     pytest.param(("trio", {}), id="trio"),
 ]
 
 settings.register_profile("tests", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True)
 settings.load_profile("tests")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """The option that selects everything."""
+    parser.addoption("--all", action="store_true", help="also what is long or needs a server, and uvloop")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what only `--all` runs."""
+    missing = pytest.mark.skip(reason="could not import 'uvloop'")
+    kept: list[pytest.Item] = []
+    left_out: list[pytest.Item] = []
+    for item in items:
+        callspec = getattr(item, "callspec", None)
+        on_uvloop = callspec is not None and any(map(_is_uvloop, callspec.params.values()))
+        if not config.getoption("--all") and (on_uvloop or item.get_closest_marker("once")):
+            left_out.append(item)
+            continue
+        if on_uvloop and find_spec("uvloop") is None:
+            item.add_marker(missing)
+        kept.append(item)
+    items[:] = kept
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+
+
+def pytest_collection_finish() -> None:
+    """Keep what is there now out of the many collections of garbage that tests ask for, which it makes slow."""
+    gc.collect()
+    gc.freeze()
+
+
+def _is_uvloop(parameter: object) -> bool:
+    return isinstance(parameter, (tuple, dict)) and parameter in UVLOOP_PARAMETERS
 
 
 @pytest.fixture(params=LOOPS)
@@ -83,7 +124,7 @@ def stub(stub_server: Stub) -> Stub:
 def pytest_report_header() -> str:
     """Name the versions that the results depend on."""
     names = ("accountstore", "anyio", "fsspec", "msgspec", "trio", "uvloop", "hypothesis")
-    packages = ", ".join(f"{name} {version(name)}" for name in names)
+    packages = ", ".join(f"{name} {_version(name)}" for name in names)
     return f"Python {platform.python_version()} on {sys.platform}: {packages}"
 
 
@@ -93,3 +134,10 @@ async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
     url = "memory://" if request.param == "memory" else f"file://{tmp_path}"
     async with AccountStore.open(StoreConfig(storages={"main": StorageConfig(url)})) as opened:
         yield opened
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "missing"

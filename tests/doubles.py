@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+
+import anyio
+from msgspec.structs import replace
 
 from accountstore.backends.base import Capabilities
 from accountstore.backends.memory import MemoryBackend
-from accountstore.testing import Harness
+from accountstore.testing import Fault, FaultyBackend, Harness
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 
-    from accountstore.backends.base import Blob, Stat, Write
+    import pytest
 
+    from accountstore import Location, Version
+    from accountstore.backends.base import Backend, Blob, Stat, Write, WriteMode
+    from accountstore.testing.faults import Operation
 
 T = TypeVar("T")
+P = ParamSpec("P")
 
 
 class BatchMemory(MemoryBackend):
@@ -35,12 +42,77 @@ class BatchMemory(MemoryBackend):
         return [await result(self.write(key, data, mode=mode)) for key, data, mode in writes]
 
 
+class Selective(MemoryBackend):
+    """Honours the conditions that are named, of "create", "swap" and "delete", and ignores the others."""
+
+    def __init__(self, *honoured: str) -> None:
+        super().__init__()
+        self.honoured = honoured
+
+    async def write(self, key: str, data: bytes, /, *, mode: WriteMode, write_token: str = "") -> Stat:
+        kind = mode if isinstance(mode, str) else "swap"
+        return await super().write(key, data, mode=mode if kind in self.honoured else "overwrite")
+
+    async def delete(self, key: str, /, *, version: Version | None = None) -> None:
+        await super().delete(key, version=version if "delete" in self.honoured else None)
+
+
+class Recording(FaultyBackend):
+    """Keeps the names of the calls in their order; `before` is called with the name of each that begins.
+
+    Keywords replace what the backend below declares.
+    """
+
+    def __init__(self, backend: Backend | None = None, faults: Iterable[Fault] = (), /, **declared: bool) -> None:
+        super().__init__(backend or MemoryBackend(), faults)
+        self.declared = replace(super().capabilities, **declared)
+        self.log: list[str] = []
+        self.before: Callable[[Operation], Awaitable[object]] | None = None
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return self.declared
+
+    async def _call(
+        self, operation: Operation, call: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        self.log.append(operation)
+        if self.before is not None:
+            await self.before(operation)
+        return await super()._call(operation, call, *args, **kwargs)
+
+    async def put(self, location: Location, data: bytes, /) -> None:
+        """Write a document past the store, and without a fault."""
+        await self._backend.write(location.path, data, mode="overwrite")
+
+    async def raw(self, location: Location, /) -> bytes:
+        """A document's bytes, read past the store."""
+        return (await self._backend.read(location.path, limit=10**6)).data
+
+
 async def result(call: Awaitable[T], /) -> T | Exception:
     """What a call returns or raises."""
     try:
         return await call
     except Exception as error:
         return error
+
+
+async def drained(items: AsyncIterator[T], /) -> list[T]:
+    """All of what is iterated over."""
+    return [item async for item in items]
+
+
+def skip_pauses(monkeypatch: pytest.MonkeyPatch, /) -> list[float]:
+    """The pauses between two attempts from now on: they are kept instead of waited for."""
+    kept: list[float] = []
+
+    async def keep(seconds: float) -> None:
+        kept.append(seconds)
+        await anyio.lowlevel.checkpoint()
+
+    monkeypatch.setattr("anyio.sleep", keep)
+    return kept
 
 
 def memory_harness(make: Callable[[], MemoryBackend] = MemoryBackend) -> Harness:

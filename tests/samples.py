@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
+
 from accountstore import (
     Account,
+    AccountStoreError,
     Location,
     MultiAccount,
     OAuthCredentials,
@@ -11,12 +16,23 @@ from accountstore import (
     ProtocolType,
     SecurityOptions,
 )
+from accountstore.backends.base import digest
+from accountstore.codecs import JSON
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+
+    from accountstore import AccountStore
+    from accountstore.testing.faults import Operation
 
 AT = Location("email.account", folder="mail/team-a")
 MULTI_AT = Location("email.multi.account", folder="mail/team-a")
+ELSEWHERE = Location("copy.account", folder="archive")
 
 ACCOUNT = Account(host="imap.example.org", port=993, credentials=PasswordCredentials(login="me", password="pw"))
 """As short as one can be."""
+VERSION = digest(JSON.encode(ACCOUNT))
+"""Its version where that is a digest of the content."""
 FULL = Account(
     host="smtp.example.org",
     port=465,
@@ -37,3 +53,62 @@ RICH = b"""{"host":"h","port":1,"new":{"deep":[1,2.50]},"credentials":{"login":"
 "discriminator":"EmailClientAccountPasswordCredentials"}}"""
 """A document with fields that the model does not know."""
 RICH_MULTI = b'{"receiveAccounts":[%s],"label":"team","sendAccount":%s}' % (RICH, RICH)
+
+
+def next_port(account: Account, /) -> Account:
+    """A change for `update`."""
+    return replace(account, port=account.port + 1)
+
+
+async def ended(items: AsyncIterator[object], /) -> None:
+    """Take all results, and raise the first error among them, which is about its location."""
+    results = [item async for item in items]
+    for result in results:
+        match result:
+            case (location, AccountStoreError() as error):
+                assert error.location == location
+                raise error
+            case _:
+                pass
+
+
+CALLS: Mapping[str, Callable[[AccountStore], Awaitable[object]]] = {
+    "get": lambda store: store.get(AT),
+    "get_multi": lambda store: store.get_multi(MULTI_AT),
+    "read": lambda store: store.read(AT),
+    "read_multi": lambda store: store.read_multi(MULTI_AT),
+    "read_json": lambda store: store.read_json(AT),
+    "save": lambda store: store.save(AT, OAUTH),
+    "save_multi": lambda store: store.save_multi(MULTI_AT, MULTI),
+    "save_json": lambda store: store.save_json(AT, JSON.encode(OAUTH)),
+    "create": lambda store: store.save(ELSEWHERE, ACCOUNT, mode="create"),
+    "create of JSON": lambda store: store.save_json(ELSEWHERE, JSON.encode(ACCOUNT), mode="create"),
+    "swap": lambda store: store.save(AT, OAUTH, mode=VERSION),
+    "swap of JSON": lambda store: store.save_json(AT, JSON.encode(OAUTH), mode=VERSION),
+    "update": lambda store: store.update(AT, next_port),
+    "update_multi": lambda store: store.update_multi(MULTI_AT, lambda multi: replace(multi, send_account=None)),
+    "stat": lambda store: store.stat(AT),
+    "exists": lambda store: store.exists(AT),
+    "delete": lambda store: store.delete(AT),
+    "delete of a version": lambda store: store.delete(AT, version=VERSION),
+    "copy": lambda store: store.copy(AT, ELSEWHERE),
+    "move": lambda store: store.move(AT, ELSEWHERE),
+    "list": lambda store: ended(store.list(recursive=True)),
+    "get_many": lambda store: ended(store.get_many([AT])),
+    "save_many": lambda store: ended(store.save_many([(AT, OAUTH)])),
+    "create many": lambda store: ended(store.save_many([(ELSEWHERE, ACCOUNT)], mode="create")),
+    "check": lambda store: store.check(),
+    "filesystem": lambda store: store.filesystem(),
+}
+"""Every call that a store awaits, for one that holds ACCOUNT at AT, MULTI at MULTI_AT and nothing ELSEWHERE."""
+
+FAILING: Sequence[tuple[str, Operation]] = [
+    *((call, "read") for call in ("get", "read_json", "update", "copy")),
+    *((call, "write") for call in ("save", "save_multi", "save_json", "create", "swap", "update", "copy")),
+    *((call, "delete") for call in ("delete", "delete of a version", "move")),
+    *((call, "stat") for call in ("stat", "exists")),
+    *((call, "write_many") for call in ("save_many", "create many")),
+    ("get_many", "read_many"),
+    ("list", "scan"),
+]
+"""Calls, each with a request of its own that a test lets fail."""

@@ -5,58 +5,65 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import subprocess
+import sys
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree as ET
 
+import anyio
 import pytest
 from running import HUNG, PYTHON
+
+import accountstore
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence
 
+    from benchmarks.harness import Round, Workspace
+
 ROOT = Path(__file__).parents[1]
-TIMED = (
-    "save",
-    "get",
-    "get_many",
-    "memory",
-    "peers",
-    "import",
-    "cloud-cpu",
-    "cloud-throughput",
-    "cloud-latency",
-    "cloud-loops",
-    "cloud-peers",
-)
-CASES = (*TIMED, "cloud-requests")
-GOALS = {
-    "save": "at most 1.15",
-    "get": "at most 1.3",
-    "get_many": "at least 5",
-    "memory": "at most 20",
-    "import": "at most 1.3",
-    "cloud-loops": "at least 0.75",
+PEERS = ("s3fs, pydantic", "aioboto3, msgspec", "cloudpathlib in threads", "py-key-value-aio")
+GOALS: dict[str, set[tuple[str, str | None]]] = {
+    "save": {("by hand", "at most 1.15"), ("by hand, with tempfile", None)},
+    "get": {("by hand", "at most 1.3")},
+    "get_many": {("one get after another", "at least 5")},
+    "memory": {("dict and decode", "at most 20")},
+    "peers": {
+        ("py-key-value-aio file tree (atomic, its names not durable)", "at most 1"),
+        ("fsspec pipe_file, cat_file (neither atomic nor durable)", None),
+        ("anyio.Path (neither atomic nor durable)", None),
+    },
+    "import": {("import anyio, msgspec", "at most 1.3")},
+    "cloud-cpu": {("bare aiobotocore", "at most 1.1"), ("bare obstore", "at most 1.25")},
+    "cloud-throughput": {
+        ("accountstore, s3fs engine", "at least 5"),
+        ("accountstore, adlfs engine", "at least 6"),
+        ("accountstore, gcsfs engine", None),
+    },
+    "cloud-latency": {("3,200 a second", "at least 0.9"), ("bare obstore", None)},
+    "cloud-loops": {("asyncio", "at least 0.75")},
+    "cloud-peers": set(product(PEERS, ("at most 1", None))),
 }
-CLOUD_GOALS = {
-    ("cloud-cpu", "bare aiobotocore"): "at most 1.1",
-    ("cloud-cpu", "bare obstore"): "at most 1.25",
-    ("cloud-throughput", "accountstore, s3fs engine"): "at least 5",
-    ("cloud-throughput", "accountstore, adlfs engine"): "at least 6",
-    ("cloud-throughput", "accountstore, gcsfs engine"): None,
-    ("cloud-latency", "3,200 a second"): "at least 0.9",
-    ("cloud-latency", "bare obstore"): None,
-}
+"""What each timed case compares with, and its goal."""
 OPERATIONS = {"get": 1, "read": 1, "save, overwrite": 1, "save, create": 1, "save, swap": 1, "update": 2, "delete": 1}
-SVG = "{http://www.w3.org/2000/svg}"
 Rows = list[dict[str, Any]]
 
+pytestmark = pytest.mark.once
 
-def run_benchmarks(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    """Start the command line in a process of its own, where a warning is an error."""
-    return subprocess.run(
-        [*PYTHON, "-W", "error", "-m", "benchmarks", *map(str, arguments)],
+
+def quick_run(folder: Path, *arguments: str) -> tuple[str, Rows]:
+    """What a run with little work prints, and its rows. It is a process of its own, where a warning is an error, on the
+    package under test; it leaves nothing behind.
+    """
+    file, work = folder / "results.jsonl", folder / "work"
+    work.mkdir()
+    program = "import runpy, sys; sys.path.append('.'); runpy.run_module('benchmarks', run_name='__main__')"
+    options = ("--quick", "--blocks", "2", "--json", str(file), "--folder", str(work))
+    done = subprocess.run(
+        [*PYTHON, "-W", "error", "-c", program, *arguments, *options],
         check=False,
         cwd=ROOT,
         env={name: value for name, value in os.environ.items() if name != "PYTHONWARNINGS"},
@@ -64,145 +71,88 @@ def run_benchmarks(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
         text=True,
         timeout=HUNG,
     )
-
-
-pytestmark = pytest.mark.once
-
-
-@pytest.fixture(scope="module")
-def quick_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Rows]:
-    """What a run with little work prints, and the JSON lines that it writes."""
-    folder = tmp_path_factory.mktemp("benchmarks")
-    file = folder / "results.jsonl"
-    done = run_benchmarks("--quick", "--blocks", "2", "--json", file, "--folder", folder)
     assert done.returncode == 0, done.stderr
-    assert os.listdir(folder) == [file.name]
-    return done.stdout, [json.loads(line) for line in file.read_text().splitlines()]
-
-
-def results_of(rows: Rows, *cases: str) -> Rows:
-    """The timed results of cases; the test is skipped where one was left out, which must say why."""
-    found = [row for row in rows if row["kind"] == "result" and row["case"] in cases]
-    reasons = [row["reason"] for row in rows if row["kind"] == "left out" and row["case"] in cases]
-    if reasons:
-        assert all(reasons)
-        pytest.skip(reasons[0])
-    assert found
-    return found
+    assert not os.listdir(work)
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    for row in rows:
+        if row["kind"] == "left out":
+            assert f"left out, {row['reason']}" in done.stdout
+            pytest.skip(row["reason"])
+    return done.stdout, rows
 
 
 @pytest.fixture
 def own_modules(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make the benchmarks importable, which are no part of the package."""
-    monkeypatch.syspath_prepend(ROOT)
+    monkeypatch.setattr(sys, "path", [*sys.path, str(ROOT)])
 
 
-def test_every_case_runs(quick_run: tuple[str, Rows]) -> None:
-    """Each case runs to its end and gives results, or says why something is left out."""
-    _, (_, *rows) = quick_run
-    assert {row["case"] for row in rows} == set(CASES)
-    assert {row["kind"] for row in rows} <= {"result", "count", "left out"}
-
-
-@pytest.mark.parametrize("case", TIMED)
-def test_numbers_are_finite(quick_run: tuple[str, Rows], case: str) -> None:
-    """Each number is finite, there is one for each block, and the median is in its interval."""
-    _, (_, *rows) = quick_run
-    for result in results_of(rows, case):
-        assert len(result["blocks"]) == 2
-        assert all(math.isfinite(value) for value in result["blocks"])
-        assert result["low"] <= result["median"] <= result["high"]
-        assert result["ours_us"] > 0 < result["other_us"]
-
-
-@pytest.mark.parametrize(("case", "goal"), GOALS.items())
-def test_goals_are_those_of_the_issue(quick_run: tuple[str, Rows], case: str, goal: str) -> None:
-    """Each result of a case with a goal states it, and whether its median met it."""
-    _, (_, *rows) = quick_run
-    for result in results_of(rows, case):
-        if result["other"] != "by hand, with tempfile":
-            assert_goal(result, goal)
-
-
-def assert_goal(result: dict[str, Any], goal: str) -> None:
-    """The result states this goal, and whether it met it."""
-    bound = float(goal.rpartition(" ")[2])
-    assert result["goal"] == goal
-    assert result["met"] == (result["median"] >= bound if "least" in goal else result["median"] <= bound)
-
-
-def test_goals_of_clouds(quick_run: tuple[str, Rows]) -> None:
-    """The CPU over a bare client, the engines' throughput and the rate from afar have a goal for each other side."""
-    _, (_, *rows) = quick_run
-    results = results_of(rows, "cloud-cpu", "cloud-throughput", "cloud-latency")
-    assert {(result["case"], result["other"]) for result in results} == set(CLOUD_GOALS)
-    for result in results:
-        goal = CLOUD_GOALS[result["case"], result["other"]]
-        if goal:
-            assert_goal(result, goal)
-        else:
-            assert result["goal"] is result["met"] is None
-
-
-def test_cloud_peers_are_beside_both_engines(quick_run: tuple[str, Rows]) -> None:
-    """Each peer is compared with both engines, for get and for save; the obstore engine is to be ahead."""
-    _, (_, *rows) = quick_run
-    results = results_of(rows, "cloud-peers")
-    peers = {result["other"] for result in results}
-    assert len(peers) == 4
-    assert len(results) == len(peers) * 2 * 2
-    for result in results:
-        if result["ours"] == "accountstore, obstore engine":
-            assert_goal(result, "at most 1")
-        else:
-            assert result["ours"] == "accountstore, s3fs engine"
-
-
-def test_requests_are_counted(quick_run: tuple[str, Rows]) -> None:
-    """Operations send to each storage as many requests as they promise; a check's are counted without a promise."""
-    printed, (_, *rows) = quick_run
-    counted = [row for row in rows if row["case"] == "cloud-requests" and row["kind"] == "count"]
-    if not counted:
-        pytest.skip("no engine is installed")
-    assert "requests an operation" in printed
-    for storage in {row["storage"] for row in counted}:
-        mine = {row["operation"]: row for row in counted if row["storage"] == storage}
-        assert {name: mine[name]["requests"] for name in OPERATIONS} == OPERATIONS
-        assert all(row["met"] for name, row in mine.items() if name != "check")
-        assert mine["check"]["goal"] is None
-        assert mine["check"]["requests"] > 1
-        assert mine["list, one page"]["requests"] == 1
-        assert mine["list, 1,001 documents"]["requests"] == (1 if storage.startswith("Azure") else 2)
-
-
-def test_peers_say_what_they_promise(quick_run: tuple[str, Rows]) -> None:
-    """Only a peer that writes atomically has a goal; each says whether it is atomic and durable."""
-    _, (_, *rows) = quick_run
-    peers = results_of(rows, "peers")
-    assert {result["other"] for result in peers if not result["goal"]} == {"fsspec pipe_file, cat_file", "anyio.Path"}
-    assert all(result["other_durable"] for result in peers)
-    assert all((result["goal"] is not None) == (result["other_atomic"] == "yes") for result in peers)
-
-
-def test_machine_is_described(quick_run: tuple[str, Rows]) -> None:
-    """The first line and the print-out tell the machine, the file system and the versions."""
-    printed, (machine, *_) = quick_run
-    assert machine["kind"] == "machine"
+@pytest.mark.parametrize("case", GOALS)
+def test_every_timed_case_runs(tmp_path: Path, case: str) -> None:
+    """A case compares with what it should, under its goals, and says which are met; each block gives a finite number,
+    and the median is in its interval. The machine and the versions are told.
+    """
+    printed, (machine, *rows) = quick_run(tmp_path, case)
     assert machine["filesystem"]
     assert machine["packages"]["msgspec"] in printed
-    assert machine["processor"] in printed
+    assert {(row["other"], row["goal"]) for row in rows} == GOALS[case]
+    for row in rows:
+        assert row["case"] == case
+        assert len(row["blocks"]) == 2
+        assert all(map(math.isfinite, row["blocks"]))
+        assert row["low"] <= row["median"] <= row["high"]
+        assert row["ours_us"] > 0 < row["other_us"]
+        if row["goal"]:
+            kind, bound = row["goal"].rsplit(maxsplit=1)
+            assert row["met"] == (
+                row["median"] >= float(bound) if kind == "at least" else row["median"] <= float(bound)
+            )
+        assert case != "import" or row["notes"] == ["fsspec is not imported"]
+        assert case != "cloud-peers" or (row["goal"] is None) == (row["ours"] == "accountstore, s3fs engine")
 
 
-def test_import_loads_no_fsspec(quick_run: tuple[str, Rows]) -> None:
-    """Importing the package, or all of its names, does not import fsspec."""
-    _, (_, *rows) = quick_run
-    imports = results_of(rows, "import")
-    assert [result["notes"] for result in imports] == [["fsspec is not imported"]] * 2
+def test_requests_are_counted(tmp_path: Path) -> None:
+    """Operations send to each storage as many requests as they promise; a check's are counted without a promise."""
+    _, (_, *rows) = quick_run(tmp_path, "cloud-requests")
+    assert len({row["storage"] for row in rows}) == 6
+    for storage in {row["storage"] for row in rows}:
+        mine = {row["operation"]: row for row in rows if row["storage"] == storage}
+        assert {name: mine[name]["number"] for name in OPERATIONS} == OPERATIONS
+        assert all(row["met"] for name, row in mine.items() if name != "check")
+        assert mine["check"]["goal"] is None
+        assert mine["check"]["number"] > 1
+        assert mine["list, one page"]["number"] == 1
+        assert mine["list, 1,001 documents"]["number"] == (1 if storage.startswith("Azure") else 2)
+
+
+def test_few_functions_are_called(tmp_path: Path) -> None:
+    """One get of memory is at most 30 calls of the package's functions, one save at most 42."""
+    _, (_, *rows) = quick_run(tmp_path, "calls")
+    assert [(row["operation"], row["goal"]) for row in rows] == [("get", "at most 30"), ("save", "at most 42")]
+    assert all(0 < row["number"] <= int(row["goal"].rpartition(" ")[2]) for row in rows)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_every_call_is_counted(own_modules: None) -> None:
+    """Control: two operations are twice as many calls, and those of other packages are none."""
+    from benchmarks.bench_memory import count_calls
+    from benchmarks.samples import one_storage
+
+    async with accountstore.AccountStore.open(one_storage("memory://")) as store:
+
+        async def exist(*names: str) -> None:
+            for name in names:
+                await store.exists(accountstore.Location(name))
+
+        once = await count_calls(lambda: exist("a.account"))
+        assert await count_calls(lambda: exist("a.account", "b.account")) == 2 * once > 0
+    assert await count_calls(lambda: anyio.sleep(0)) == 0
 
 
 def test_import_of_fsspec_is_noticed(own_modules: None, tmp_path: Path) -> None:
     """Control: the check that finds no fsspec finds it after an import of fsspec."""
-    from benchmarks.cases_import import Child
+    from benchmarks.bench_import import Child
 
     child = Child(str(tmp_path))
     seconds, fsspec = child.start("import fsspec")
@@ -215,72 +165,37 @@ def test_import_of_fsspec_is_noticed(own_modules: None, tmp_path: Path) -> None:
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
 async def test_contenders_take_turns(own_modules: None) -> None:
     """Contenders alternate within a block, forwards and backwards; seconds are those of one operation."""
-    from benchmarks.blocks import Contender, Effort, measure
+    from benchmarks.harness import Contender, Effort, measure
 
     order: list[str] = []
 
     def contender(name: str, seconds: float) -> Contender:
-        async def run(count: int) -> float:
+        async def run(times: int) -> float:
             order.append(name)
-            return seconds * count
+            return seconds * times
 
         return Contender(name, run)
 
-    seconds = await measure([contender("a", 1.0), contender("b", 3.0)], Effort(2, 5), 2)
-    assert order == ["b", "a", "a", "b", "a", "b", "b", "a", "b", "a", "a", "b"]
+    contenders = [contender("a", 1.0), contender("b", 3.0)]
+    seconds = await measure(contenders, Effort(2, 5), 2, lambda: order.append("."))
+    assert "".join(order) == "b.a.a.b.a.b.b.a.b.a.a.b."
     assert seconds == {"a": [1.0, 1.0], "b": [3.0, 3.0]}
 
 
 def test_interval_holds_the_median(own_modules: None) -> None:
     """A median comes with an interval round it, which one block out of line does not move."""
-    from benchmarks.blocks import summarise
+    from benchmarks.harness import summarise
 
     steady = summarise([1.0, 1.1, 1.2] * 5)
     assert (steady.median, steady.low, steady.high) == (1.1, 1.0, 1.2)
     assert summarise([*[1.0] * 14, 1000.0]).high == 1.0
 
 
-def test_failing_case_is_reported(
-    own_modules: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
-    """A case that fails makes the status 1, and the cases after it still run."""
-    from benchmarks import __main__ as program
-    from benchmarks.blocks import Case, Round, Workspace
-
-    async def fail(work: Workspace) -> AsyncGenerator[Round]:
-        raise OSError("out of order")
-        yield
-
-    monkeypatch.setattr(program, "CASES", {"fail": Case("fail", fail), "memory": program.CASES["memory"]})
-    assert program.main(["--quick", "--blocks", "1", "--folder", str(tmp_path)]) == 1
-    printed = capsys.readouterr()
-    assert "out of order" in printed.err
-    assert "memory get" in printed.out
-
-
-def test_what_is_not_installed_is_reported(
-    own_modules: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
-    """What lacks a package is left out with the reason, in print and in the rows, and fails nothing."""
-    from benchmarks import __main__ as program
-    from benchmarks import cases_cloud, cloud
-
-    def lacking(*packages: str) -> str:
-        return cloud.missing("no_such_package", "json")
-
-    monkeypatch.setattr(cases_cloud, "missing", lacking)
-    file = tmp_path / "results.jsonl"
-    assert program.main(["cloud-cpu", "--quick", "--json", str(file), "--folder", str(tmp_path)]) == 0
-    assert "left out, not installed: no_such_package" in capsys.readouterr().out
-    _, *rows = [json.loads(line) for line in file.read_text().splitlines()]
-    assert {(row["kind"], row["reason"]) for row in rows} == {("left out", "not installed: no_such_package")}
-
-
 @pytest.mark.anyio
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
 async def test_tasks_share_the_operations(own_modules: None) -> None:
     """Each operation runs once, whether there are fewer of them than tasks or more, and the counter goes on."""
-    from benchmarks.blocks import in_flight
+    from benchmarks.harness import in_flight
 
     begun: list[int] = []
 
@@ -293,89 +208,117 @@ async def test_tasks_share_the_operations(own_modules: None) -> None:
     assert sorted(begun) == list(range(12))
 
 
-# --- the chart --------------------------------------------------------------------------------------------------------
+def test_failing_case_is_reported(
+    own_modules: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """A case that fails makes the status 1, and the cases after it still run."""
+    from benchmarks import __main__ as program
+
+    async def fail(work: Workspace) -> AsyncGenerator[Round]:
+        raise OSError("out of order")
+        yield
+
+    monkeypatch.setattr(program, "CASES", {"fail": fail, "memory": program.CASES["memory"]})
+    assert program.main(["--quick", "--blocks", "1", "--folder", str(tmp_path)]) == 1
+    printed = capsys.readouterr()
+    assert "out of order" in printed.err
+    assert "memory get" in printed.out
 
 
-def _result(title: str, ours: str, ours_us: float, other: str, other_us: float) -> dict[str, Any]:
-    names = {"ours": ours, "ours_us": ours_us, "other": other, "other_us": other_us}
-    return {"kind": "result", "case": "cloud-peers", "title": title, **names}
+def test_what_is_not_installed_is_left_out(
+    own_modules: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """What lacks a package is left out with the reason, in print and in the rows, and fails nothing."""
+    from benchmarks import __main__ as program
+    from benchmarks import bench_cloud, harness
+
+    def lacking(*packages: str) -> str:
+        return harness.missing("no_such_package", "json")
+
+    monkeypatch.setattr(bench_cloud, "missing", lacking)
+    file = tmp_path / "results.jsonl"
+    assert program.main(["cloud-cpu", "--quick", "--json", str(file), "--folder", str(tmp_path)]) == 0
+    assert "left out, not installed: no_such_package" in capsys.readouterr().out
+    _, *rows = [json.loads(line) for line in file.read_text().splitlines()]
+    assert {(row["kind"], row["reason"]) for row in rows} == {("left out", "not installed: no_such_package")}
 
 
-ROWS: Rows = [
-    {"kind": "left out", "case": "cloud-peers", "title": "a peer", "reason": "not installed"},
-    {"kind": "result", "case": "peers", "title": "local", "ours": "accountstore", "other": "x"},
-    _result("S3 get beside others", "accountstore, fast", 100.0, "a <slow> & old one", 4000.0),
-    _result("S3 get beside others", "accountstore, slow", 1000.0, "a <slow> & old one", 4000.0),
-    _result("S3 save beside others", "accountstore, fast", 200.0, "a <slow> & old one", 800.0),
-]
+def test_chart_is_an_svg(own_modules: None, tmp_path: Path) -> None:
+    """The chart is well-formed whatever the names, and shows each contender with its operations a second."""
+    pytest.importorskip("matplotlib")
+    from benchmarks.chart import draw
+    from benchmarks.report import describe_machine
+
+    sides = {"ours": "accountstore", "ours_us": 100.0, "other": "a <slow> & old one", "other_us": 4000.0}
+    row = {"kind": "result", "case": "cloud-peers", **sides}
+    rows = [describe_machine(str(tmp_path), quick=True), *({**row, "title": f"S3 {name}"} for name in ("get", "save"))]
+    draw(str(tmp_path / "chart.svg"), rows)
+    svg = ET.parse(tmp_path / "chart.svg").getroot()
+    assert svg.tag.endswith("}svg")
+    shown = [text.text for text in svg.iter() if text.tag.endswith("}text")]
+    assert [shown.count(text) for text in ("accountstore", "a <slow> & old one", "10,000", "250")] == [2] * 4
 
 
-def texts_of(svg: ET.Element, kind: str) -> list[str]:
-    """What stands in the texts of a class."""
-    return [text.text or "" for text in svg.iter(f"{SVG}text") if text.get("class") == kind]
+# --- two versions -----------------------------------------------------------------------------------------------------
 
 
-def assert_chart(drawn: str, rows: Rows) -> None:
-    """A bar, a label and a value for each contender of each round: the value is the row's, the bar is as long."""
-    svg = ET.fromstring(drawn)
-    assert svg.tag == f"{SVG}svg"
-    assert not list(svg.iter(f"{SVG}script"))
-    speeds: dict[tuple[str, str], float] = {}
-    for row in rows:
-        if row["kind"] == "result" and row["case"] == "cloud-peers":
-            for side in ("ours", "other"):
-                speeds[row["title"], row[side]] = 1e6 / row[f"{side}_us"]
-    labels, values = texts_of(svg, "label"), texts_of(svg, "value")
-    bars = [float(bar.get("width", "")) for bar in svg.iter(f"{SVG}rect") if bar.get("class") == "bar"]
-    assert sorted(zip(labels, values, strict=True)) == sorted((name, f"{v:,.0f}") for (_, name), v in speeds.items())
-    assert len(bars) == len(speeds)
-    longest = max(bars) / max(speeds.values())
-    assert sorted(bars) == pytest.approx(sorted(max(1.0, longest * speed) for speed in speeds.values()), abs=0.1)
+def test_two_versions_are_compared(tmp_path: Path) -> None:
+    """The package of another interpreter is measured in turn with this one's, and the numbers of both are told."""
+    package = tmp_path / "other" / "accountstore"
+    shutil.copytree(os.path.dirname(accountstore.__file__), package)
+    with open(package / "store.py", "a", encoding="utf-8") as file:
+        file.write("_get = AccountStore.get\nAccountStore.get = lambda self, location: _get(self, location)\n")
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\nPYTHONPATH="{package.parent}" exec "{sys.executable}" "$@"\n')
+    python.chmod(0o700)
+    printed, (versions, *rows) = quick_run(tmp_path, "memory", "calls", "--against", str(python))
+    assert versions["before"]["package"] == str(package)
+    assert versions["after"]["package"] == os.path.dirname(accountstore.__file__)
+    *timed, get, save = rows
+    assert (get["before"], save["before"]) == (get["after"] + 1, save["after"])
+    assert f"memory, get: {get['before']} -> {get['after']}" in printed
+    assert len(timed) == 2
+    for row in timed:
+        assert len(row["change"]) == len(row["own"]) == 2
+        assert all(map(math.isfinite, (row["before"], row["after"], *row["change"], *row["own"])))
 
 
-def test_chart_shows_the_rows(own_modules: None) -> None:
-    """The chart is well-formed whatever the names, and shows each contender's operations a second, ours first."""
-    from benchmarks.chart import chart
+def test_two_processes_take_turns(own_modules: None) -> None:
+    """A process hands its turn to the other and waits to have it back; it goes on alone when the other has ended."""
+    from benchmarks.against import Turns
 
-    drawn = chart(ROWS)
-    assert_chart(drawn, ROWS)
-    assert texts_of(ET.fromstring(drawn), "value") == ["10,000", "1,000", "250", "5,000", "1,250"]
-
-
-def test_chart_of_a_run(quick_run: tuple[str, Rows], tmp_path: Path) -> None:
-    """A chart is drawn from the file of an earlier run, with its machine in small print; nothing runs."""
-    _, rows = quick_run
-    results_of(rows, "cloud-peers")
-    source, target = tmp_path / "results.jsonl", tmp_path / "chart.svg"
-    source.write_text("\n".join(map(json.dumps, rows)))
-    done = run_benchmarks("--chart", target, "--from", source)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-    drawn = target.read_text(encoding="utf-8")
-    assert_chart(drawn, rows)
-    assert rows[0]["processor"] in texts_of(ET.fromstring(drawn), "small")[0]
-
-
-def test_chart_without_results(tmp_path: Path) -> None:
-    """Where there is nothing to draw, no file is written, and the status says so."""
-    source, target = tmp_path / "results.jsonl", tmp_path / "chart.svg"
-    source.write_text(json.dumps(ROWS[0]))
-    done = run_benchmarks("--chart", target, "--from", source)
-    assert done.returncode == 1
-    assert "no results of cloud-peers" in done.stderr
-    assert not target.exists()
+    (mine, to_me), (others, to_other) = os.pipe(), os.pipe()
+    turns = Turns(mine, to_other)
+    os.write(to_me, b"..")
+    turns.wait()
+    turns.pass_on()
+    assert os.read(others, 9) == b"."
+    os.set_blocking(mine, False)
+    with pytest.raises(BlockingIOError):
+        turns.pass_on()
+    os.close(to_me)
+    os.close(others)
+    turns.pass_on()
+    os.close(mine)
+    os.close(to_other)
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["other"], "unknown case 'other'"),
-        (["--blocks", "0"], "--blocks"),
-        (["--from", "results.jsonl"], "--from goes with --chart"),
-        (["save", "--from", "results.jsonl", "--chart", "chart.svg"], "--from goes with --chart alone"),
+        (["--blocks", "0"], "--blocks must be at least 1"),
+        (["save", "--chart", "chart.svg"], "--chart needs the case cloud-peers"),
+        (["memory", "--against", sys.executable], "both interpreters have the package in"),
     ],
 )
-def test_wrong_arguments_are_refused(arguments: Sequence[str], message: str) -> None:
-    """An unknown case or no block at all ends with status 2 and says why."""
-    done = run_benchmarks(*arguments)
-    assert done.returncode == 2
-    assert message in done.stderr
+def test_wrong_arguments_are_refused(
+    own_modules: None, capsys: pytest.CaptureFixture[str], arguments: Sequence[str], message: str
+) -> None:
+    """What cannot be run ends with a status other than 0 and says why."""
+    from benchmarks.__main__ import main
+
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code
+    assert message in f"{capsys.readouterr().err} {ended.value.code}"

@@ -12,8 +12,11 @@ import anyio
 import pytest
 from detector import no_blocking_calls
 from running import HUNG
+from samples import ACCOUNT, AT
 
-from accountstore import Account, AccountStore, Location, PasswordCredentials, StorageConfig, StoreConfig
+from accountstore.backends.memory import MemoryBackend
+from accountstore.config import load_config
+from accountstore.testing import store_over
 
 blockbuster = pytest.importorskip("blockbuster")
 
@@ -22,25 +25,21 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from pathlib import Path
 
+    from accountstore import Account
+
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
 async def test_detector_finds_blocking_library_code(tmp_path: Path) -> None:
     """Library code that opens a file on the event loop fails its test: here the loading of a configuration."""
-    from accountstore.config import load_config
-
     path = tmp_path / "accountstore.toml"
     path.write_text('[storages.a]\nurl = "memory://"\n')
     with pytest.raises(blockbuster.BlockingError):
         load_config(path)
 
 
-AT = Location("a.account")
-ACCOUNT = Account(host="h", port=1, credentials=PasswordCredentials(login="l", password="p"))
-
-
 def _waits_for_an_import(thread: int) -> bool:
-    frame = sys._current_frames().get(thread)
+    frame = sys._current_frames().get(thread)  # pyright: ignore[reportPrivateUsage]  # documented in `sys`
     while frame is not None and "importlib" not in frame.f_code.co_filename:
         frame = frame.f_back
     return frame is not None and frame.f_code.co_name == "acquire"
@@ -55,10 +54,10 @@ def _import_in_two_loops(module: str, begun: threading.Event, go_on: threading.E
         return account
 
     async def main() -> None:
-        async with AccountStore.open(StoreConfig(storages={"a": StorageConfig("memory://")})) as store:
-            await store.save(AT, ACCOUNT)
-            threads.append(threading.get_ident())
-            await store.update(AT, change)
+        store = store_over({"a": MemoryBackend()})
+        await store.save(AT, ACCOUNT)
+        threads.append(threading.get_ident())
+        await store.update(AT, change)
 
     with ThreadPoolExecutor(2) as pool:
         try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import getpass
+import io
 import json
 import os
 import re
@@ -13,10 +13,17 @@ import time
 import traceback
 import warnings
 from contextlib import suppress
+from getpass import GetPassWarning
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from running import HUNG, PYTHON
+
+pytest.importorskip("pty", reason="the terminal tests need pseudo terminals")
+pytest.importorskip("typer")
+pytest.importorskip("click")
+pytest.importorskip("rich")
+
 from typer.main import get_command
 from typer.testing import CliRunner
 
@@ -26,10 +33,8 @@ from accountstore.cli.prompts import ask_document
 from accountstore.codecs import JSON
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+    from collections.abc import AsyncIterator, Callable
     from pathlib import Path
-
-pytest.importorskip("pty", reason="the terminal tests need pseudo terminals")
 
 SINGLE: dict[str, Any] = {
     "host": "smtp.example.com",
@@ -65,14 +70,7 @@ MULTI: dict[str, Any] = {
     ],
     "sendAccount": SINGLE,
 }
-CANARIES = (
-    "CANARY-client-secret",
-    "CANARY-refresh-token",
-    "CANARY-access-token",
-    "CANARY-a-token-one-argument-late",
-    "CANARY-unknown-credential",
-    "CANARY-unknown-field",
-)
+CANARIES = re.findall(r"CANARY-[\w-]+", json.dumps(SINGLE))
 CONFIG = """\
 default = "First Storage"
 max_bytes = 20_000
@@ -100,6 +98,35 @@ class Answer:
     def everything(self) -> str:
         return self.out + self.err + self.crash
 
+    @property
+    def refusal(self) -> str:
+        """What a command that ended with 1 said: one line on stderr, and nothing else."""
+        assert (self.code, self.out, self.crash) == (1, "", "")
+        line = re.fullmatch("accountstore: (.+)\n", self.err)
+        assert line, self.err
+        return line[1]
+
+
+def python(
+    *arguments: str, stdin: bytes = b"", stdout: Any = subprocess.PIPE, env: dict[str, str] | None = None
+) -> Answer:
+    """Run an interpreter."""
+    done = subprocess.run(
+        [*PYTHON, *arguments],
+        input=stdin,
+        stdout=stdout,
+        stderr=subprocess.PIPE,
+        check=False,
+        timeout=HUNG,
+        env=os.environ | (env or {}),
+    )
+    return Answer(done.returncode, done.stdout or b"", done.stderr.decode())
+
+
+def program(*arguments: str, **options: Any) -> Answer:
+    """Run a command as a program of its own."""
+    return python("-m", "accountstore.cli", *arguments, **options)
+
 
 class Commands:
     """Runs commands in a folder that has a configuration and nothing else."""
@@ -116,23 +143,15 @@ class Commands:
             crash = "".join(traceback.format_exception(result.exception))
         return Answer(result.exit_code, result.stdout_bytes, result.stderr, crash)
 
-    def program(self, *arguments: str, stdin: bytes = b"", env: dict[str, str] | None = None) -> Answer:
-        """As a program of its own."""
-        done = subprocess.run(
-            [*PYTHON, "-m", "accountstore.cli", *arguments],
-            input=stdin,
-            capture_output=True,
-            check=False,
-            timeout=HUNG,
-            env=os.environ | (env or {}),
-        )
-        return Answer(done.returncode, done.stdout, done.stderr.decode())
-
     def configure(self, text: str) -> None:
         (self.folder / "accountstore.toml").write_text(text, encoding="utf-8")
 
     def file(self, name: str, storage: str = "first") -> Path:
         return self.folder / storage / name
+
+    def document(self, location: str) -> Any:
+        """The whole document at a location."""
+        return json.loads(self("get", "--json", "--reveal", location).out)
 
     def files(self) -> list[str]:
         return sorted(
@@ -149,16 +168,8 @@ COMMAND = get_command(app)
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Commands:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    for name in (
-        "ACCOUNTSTORE_CONFIG",
-        "COLUMNS",
-        "FORCE_COLOR",
-        "NO_COLOR",
-        "PYTHONIOENCODING",
-        "PYTHONUNBUFFERED",
-        "XDG_CONFIG_HOME",
-        "XDG_DATA_HOME",
-    ):
+    outside = {"ACCOUNTSTORE_CONFIG", "COLUMNS", "FORCE_COLOR", "NO_COLOR", "PYTHONIOENCODING", "PYTHONUNBUFFERED"}
+    for name in outside | {"XDG_CONFIG_HOME", "XDG_DATA_HOME"}:
         monkeypatch.delenv(name, raising=False)
     # The runner would build all commands anew for each call, which takes longer than most of them.
     monkeypatch.setattr("typer.testing._get_command", lambda _: COMMAND, raising=False)  # pyright: ignore[reportUnknownLambdaType] -- typer's own
@@ -169,76 +180,64 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Commands:
 
 # --- names ------------------------------------------------------------------------------------------------------------
 
-EXTENSIONS = [
-    ("x.account", SINGLE),
-    ("x.multi.account", MULTI),
-    (".account", None),
-    (".multi.account", None),
-    ("x.Account", None),
-    ("x.account.txt", None),
-    ("x", None),
-]
 
-
-@pytest.mark.parametrize(("name", "takes"), EXTENSIONS, ids=[name for name, _ in EXTENSIONS])
+@pytest.mark.parametrize("name", ["x.account", "x.multi.account"])
 @pytest.mark.parametrize("document", [SINGLE, MULTI], ids=["single", "multi"])
 def test_save_takes_a_document_only_under_the_extension_of_its_kind(
-    run: Commands, name: str, takes: dict[str, Any] | None, document: dict[str, Any]
+    run: Commands, name: str, document: dict[str, Any]
 ) -> None:
-    """`save` writes `*.account` and `*.multi.account`, each of its kind, and otherwise makes no file."""
+    """`save` writes one account to `*.account` and several to `*.multi.account`, and otherwise makes no file."""
     answer = run("save", name, stdin=document)
-    if document is takes:
+    if (document is MULTI) is (name == "x.multi.account"):
         assert (answer.code, answer.everything) == (0, "")
         assert json.loads(run.file(name).read_bytes()) == document
     else:
-        assert answer.code == 1
-        assert answer.err.startswith("accountstore: ")
-        assert answer.err.count("\n") == 1
+        assert answer.refusal.startswith("standard input: ")
         assert run.files() == []
-    if takes is None:
-        assert not run.folder.joinpath("first").exists(), "refused before any I/O"
 
 
-@pytest.mark.parametrize(("name", "takes"), EXTENSIONS, ids=[name for name, _ in EXTENSIONS])
-@pytest.mark.parametrize("command", ["get {}", "rm {}", "cp {} new/", "mv {} new/", "get --json {}"])
-def test_every_command_refuses_other_extensions_before_any_io(
-    run: Commands, command: str, name: str, takes: dict[str, Any] | None
-) -> None:
-    """A name that ends in neither extension is refused with exit code 1; one that does is looked for."""
-    answer = run(*command.format(name).split())
-    assert answer.code == 1
-    assert answer.out == ""
-    if takes is None:
-        assert answer.err == (
-            f"accountstore: {name}: the file name must end in .account or .multi.account, with a name before it\n"
-        )
-    else:
-        assert answer.err == f"accountstore: {name}: there is no such document\n"
+@pytest.mark.parametrize("name", [".account", ".multi.account", "x.Account", "x.account.txt", "x"])
+def test_every_command_refuses_other_extensions_before_any_io(run: Commands, name: str) -> None:
+    """A name that ends in neither extension is refused; most commands do not even open the storage, and none writes."""
+    for command in ("save {}", "get {}", "get --json {}", "rm {}", "cp {} new/", "mv {} new/"):
+        refusal = run(*command.format(name).split(), stdin=SINGLE).refusal
+        assert refusal == f"{name}: the file name must end in .account or .multi.account, with a name before it"
+        assert command[:2] in {"cp", "mv"} or not run.folder.joinpath("first").exists()
+    assert run.files() == []
+
+
+@pytest.mark.parametrize("name", ["x.account", "x.multi.account"])
+def test_a_missing_document_is_reported(run: Commands, name: str) -> None:
+    """A document that is not there ends every command that needs it with 1."""
+    for command in ("get {}", "get --json {}", "rm {}", "cp {} new/", "mv {} new/"):
+        assert run(*command.format(name).split()).refusal == f"{name}: there is no such document"
     assert run.files() == []
 
 
 @pytest.mark.parametrize(
     "name", ["../x.account", "a//x.account", "/x.account", "a\\x.account", "x*.account", ":x.account"]
 )
-def test_a_location_that_is_not_allowed_is_told_with_the_text_given(run: Commands, name: str) -> None:
+def test_a_location_that_is_not_allowed_is_reported_with_the_text_given(run: Commands, name: str) -> None:
     """What `Location.parse` refuses ends with exit code 1 and one line that shows the argument."""
     for command in (["save", name], ["get", name], ["rm", name], ["cp", "x.account", name], ["mv", name, "x.account"]):
-        answer = run(*command, stdin=SINGLE)
-        assert answer.code == 1
-        assert answer.err.startswith(f"accountstore: {name!r}: ")
-        assert answer.err.count("\n") == 1
+        assert run(*command, stdin=SINGLE).refusal.startswith(f"{name!r}: ")
     assert run.files() == []
 
 
-def test_an_unknown_storage_is_told(run: Commands) -> None:
+def test_an_unknown_storage_is_reported(run: Commands) -> None:
     """A storage that is not configured ends with exit code 1, in every command that takes one."""
     run("save", "x.account", stdin=SINGLE)
-    for command in ("get Nope:x.account", "rm Nope:x.account", "cp x.account Nope:", "ls Nope:", "check Nope"):
-        answer = run(*command.split())
-        assert (answer.code, answer.out) == (1, "")
-        assert "Nope" in answer.err
-        assert "is not configured" in answer.err
-    assert run("save", "Nope:x.account", stdin=SINGLE).code == 1
+    for command in (
+        "get {}:x.account",
+        "save {}:x.account",
+        "rm {}:x.account",
+        "cp x.account {}:",
+        "ls {}:",
+        "check {}",
+    ):
+        refusal = run(*command.format("Nope").split(), stdin=SINGLE).refusal
+        assert "Nope" in refusal
+        assert "is not configured" in refusal
     assert run.files() == ["first/x.account"]
 
 
@@ -246,29 +245,21 @@ def test_an_unknown_storage_is_told(run: Commands) -> None:
 
 
 @pytest.mark.parametrize(("name", "document"), [("a.account", SINGLE), ("a.multi.account", MULTI)])
-def test_revealed_json_saved_again_is_the_same_document(run: Commands, name: str, document: dict[str, Any]) -> None:
+def test_a_pipe_of_two_programs_copies_the_whole_document(run: Commands, name: str, document: dict[str, Any]) -> None:
     """`get --json --reveal A | save B` keeps every byte, fields that this release does not know included."""
     run("save", name, stdin=document)
-    first = run("get", "--json", "--reveal", name)
-    assert run("save", f"mail/{name}", stdin=first.raw).code == 0
+    got = program("get", "--json", "--reveal", name)
+    saved = program("save", f"mail/{name}", stdin=got.raw)
+    assert (got.code, got.err, saved.code, saved.everything) == (0, "", 0, "")
     assert run.file(name).read_bytes() == run.file(f"mail/{name}").read_bytes() == json.dumps(document).encode()
-    assert first.raw == run.file(name).read_bytes() + b"\n"
+    assert got.raw == run.file(name).read_bytes() + b"\n"
 
 
 def test_a_storage_with_another_codec_takes_and_gives_json(run: Commands) -> None:
     """A MessagePack storage keeps the same document, and `get` shows it as JSON."""
     assert run("save", "Archive:a.account", stdin=SINGLE).code == 0
     assert not run.file("a.account", "archive").read_bytes().startswith(b"{")
-    assert json.loads(run("get", "--json", "--reveal", "Archive:a.account").out) == SINGLE
-
-
-def test_a_pipe_of_two_programs_copies_a_document(run: Commands) -> None:
-    """The programs themselves, joined by a pipe, copy a document."""
-    run("save", "a.account", stdin=SINGLE)
-    got = run.program("get", "--json", "--reveal", "a.account")
-    saved = run.program("save", "b.account", stdin=got.raw)
-    assert (got.code, got.err, saved.code, saved.everything) == (0, "", 0, "")
-    assert run.file("b.account").read_bytes() == run.file("a.account").read_bytes()
+    assert run.document("Archive:a.account") == SINGLE
 
 
 def test_get_masks_secrets_in_both_views(run: Commands) -> None:
@@ -285,9 +276,6 @@ def test_get_masks_secrets_in_both_views(run: Commands) -> None:
     assert view.count(stars) == 6
     for shown in ("smtp.example.com", "465", "SSLAuto", "SMTP", "example@example.com", "OAuth", "clientId"):
         assert shown in view
-    revealed = run("get", "--reveal", "a.account").out
-    assert stars not in revealed
-    assert all(canary in revealed for canary in CANARIES)
 
 
 @pytest.mark.parametrize(
@@ -310,7 +298,7 @@ def test_a_request_url_shows_only_as_a_plain_address(run: Commands, url: str, sh
     run("save", "a.account", stdin=SINGLE | {"credentials": SINGLE["credentials"] | {"requestUrl": url}})
     masked = json.loads(run("get", "--json", "a.account").out)
     assert (masked["credentials"]["requestUrl"] == url) is shown
-    assert json.loads(run("get", "--json", "--reveal", "a.account").out)["credentials"]["requestUrl"] == url
+    assert run.document("a.account")["credentials"]["requestUrl"] == url
 
 
 def test_get_shows_every_account_of_a_multi_account(run: Commands) -> None:
@@ -333,23 +321,10 @@ def test_save_refuses_masked_json(run: Commands) -> None:
     """Masked JSON is not saved over the secrets that it hides."""
     run("save", "a.account", stdin=SINGLE)
     masked = run("get", "--json", "a.account").raw
-    answer = run("save", "a.account", stdin=masked)
-    assert answer.code == 1
-    assert answer.err.startswith("accountstore: standard input: a secret in it is masked")
-    assert json.loads(run.file("a.account").read_bytes()) == SINGLE
+    assert run("save", "a.account", stdin=masked).refusal.startswith("standard input: a secret in it is masked")
+    assert run.document("a.account") == SINGLE
     multi = MULTI | {"sendAccount": json.loads(masked)}
     assert run("save", "a.multi.account", stdin=multi).code == 1
-
-
-def test_save_replaces_unless_told_to_create(run: Commands) -> None:
-    """`save` replaces a document; with `--create` it leaves it alone and ends with exit code 1."""
-    assert run("save", "--create", "a.account", stdin=SINGLE).code == 0
-    other = SINGLE | {"host": "other.example.com"}
-    answer = run("save", "--create", "a.account", stdin=other)
-    assert (answer.code, answer.err) == (1, "accountstore: a.account: there is a document already\n")
-    assert json.loads(run.file("a.account").read_bytes()) == SINGLE
-    assert run("save", "a.account", stdin=other).code == 0
-    assert json.loads(run.file("a.account").read_bytes()) == other
 
 
 def wrong(**fields: object) -> bytes:
@@ -361,19 +336,11 @@ def wrong(**fields: object) -> bytes:
     [
         (b"", "is empty"),
         (b" \n", "is empty"),
-        (b"CANARY", "is not valid JSON"),
         (b'{"host": "CANARY', "is not valid JSON"),
         (b"\xff\xfeCANARY", "is not UTF-8"),
-        (b'{"host": "\\ud800CANARY"}', "not"),
-        (b'["CANARY"]', "Expected `object`"),
         (b"{}", "missing required field `host`"),
         (wrong(port="CANARY"), "$.port: "),
-        (wrong(port=0), "$.port: "),
-        (wrong(securityOptions="CANARY"), "$.securityOptions: "),
-        (wrong(credentials={"discriminator": "CANARY", "login": "x"}), "$.credentials.discriminator: "),
-        (wrong(credentials={"login": "CANARY"}), "$.credentials: "),
-        (wrong(credentials=SINGLE["credentials"] | {"login": ""}), "$.credentials.login: "),
-        (wrong(credentials=SINGLE["credentials"] | {"clientSecret": 1}), "$.credentials.clientSecret: "),
+        (wrong(credentials=SINGLE["credentials"] | {"discriminator": "CANARY"}), "$.credentials.discriminator: "),
         (b'{"host": "CANARY", "host": "CANARY"}', "an object has the same key twice"),
         (wrong(deep=json.loads("[" * 40 + "]" * 40)), "is nested deeper than 32 levels"),
         (wrong(long="CANARY" * 5000), "has more than the 20000 bytes allowed"),
@@ -381,12 +348,10 @@ def wrong(**fields: object) -> bytes:
 )
 def test_save_names_the_field_and_quotes_no_value(run: Commands, data: bytes, reason: str) -> None:
     """What is not a document is refused with its field, without a value of it, and nothing is written."""
-    answer = run("save", "a.account", stdin=data)
-    assert answer.code == 1
-    assert answer.err.startswith("accountstore: standard input: ")
-    assert reason in answer.err
-    assert answer.err.count("\n") == 1
-    assert "CANARY" not in answer.everything
+    refusal = run("save", "a.account", stdin=data).refusal
+    assert refusal.startswith("standard input: ")
+    assert reason in refusal
+    assert "CANARY" not in refusal
     assert run.files() == []
 
 
@@ -398,7 +363,7 @@ def test_characters_that_steer_a_terminal_show_as_escapes(run: Commands) -> None
         assert not any(mark in answer.out for mark in "\x1b\x9b\u202e")
         assert "\\u202e" in answer.out
     assert json.loads(run("get", "--json", "a.account").out)["host"] == host
-    assert json.loads(run("get", "--json", "--reveal", "a.account").out)["host"] == host
+    assert run.document("a.account")["host"] == host
 
 
 # --- ls ---------------------------------------------------------------------------------------------------------------
@@ -443,9 +408,19 @@ def test_ls_prints_one_location_a_line_in_a_pipe(tree: Commands, arguments: list
 @pytest.mark.parametrize("folder", [":", "a//b", "../x", "x.account", "a*", "//"])
 def test_ls_refuses_what_is_no_folder(run: Commands, folder: str) -> None:
     """A folder that is not allowed ends with exit code 1 and shows the argument."""
-    answer = run("ls", folder)
-    assert (answer.code, answer.out) == (1, "")
-    assert answer.err.startswith(f"accountstore: {folder!r}: ")
+    assert run("ls", folder).refusal.startswith(f"{folder!r}: ")
+
+
+def list_many(monkeypatch: pytest.MonkeyPatch, count: int, end: Exception | None = None) -> None:
+    """Have every listing give this many documents, not quite sorted, and then end or fail."""
+
+    async def entries(*_: object, **__: object) -> AsyncIterator[Entry]:
+        for i in range(count):
+            yield Entry(Location(f"{i ^ 1:05}.account"), 1, Version("v"), None)
+        if end is not None:
+            raise end
+
+    monkeypatch.setattr(AccountStore, "list", entries)
 
 
 @pytest.mark.parametrize(("before", "printed"), [(1700, 1500), (499, 0)])
@@ -453,27 +428,32 @@ def test_a_large_listing_prints_before_it_ends(
     run: Commands, monkeypatch: pytest.MonkeyPatch, before: int, printed: int
 ) -> None:
     """`ls` prints pages as they come: what came before a failure is printed but for the page not yet full."""
-
-    async def entries(*_: object, **__: object) -> AsyncIterator[Entry]:
-        for i in range(before):
-            yield Entry(Location(f"{i:05}.account"), 1, Version("v"), None)
-        raise BackendError("the storage failed")
-
-    monkeypatch.setattr(AccountStore, "list", entries)
+    list_many(monkeypatch, before, BackendError("the storage failed"))
     answer = run("ls")
-    assert answer.code == 1
     assert answer.out.splitlines() == [f"{i:05}.account" for i in range(printed)]
-    assert answer.err == "accountstore: the storage failed\n"
+    assert (answer.code, answer.err) == (1, "accountstore: the storage failed\n")
+
+
+@pytest.mark.parametrize("count", [4, 500, 1200])
+def test_a_large_listing_is_one_table(run: Commands, monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    """On a terminal the names of the columns show once, above all pages, and the number of documents below."""
+    list_many(monkeypatch, count)
+    for module in ("commands", "show"):
+        monkeypatch.setattr(f"accountstore.cli.{module}.on_terminal", lambda: True)
+    head, rule, *rows, total = run("ls").out.splitlines()
+    assert head.split() == ["location", "bytes", "modified"]
+    assert set(rule) <= set("─ ")
+    assert [row.split() for row in rows] == [[f"{i:05}.account", "1"] for i in range(count)]
+    assert total.startswith(f"{count:,} documents")
 
 
 # --- rm, cp, mv -------------------------------------------------------------------------------------------------------
 
 
-def test_rm_removes_what_is_there_and_tells_what_is_not(tree: Commands) -> None:
+def test_rm_removes_what_is_there_and_reports_what_is_not(tree: Commands) -> None:
     """`rm` goes on after a missing document and then ends with exit code 1."""
     answer = tree("rm", "a.account", "nope.account", "Archive:old/e.account")
-    assert (answer.code, answer.out) == (1, "")
-    assert answer.err == "accountstore: nope.account: there is no such document\n"
+    assert answer.refusal == "nope.account: there is no such document"
     assert tree.files() == [
         "first/b.multi.account", "first/mail/c.account", "first/mail/team a/d.account", "first/note.txt"
     ]  # fmt: skip
@@ -503,37 +483,30 @@ def test_cp_and_mv_bring_the_whole_document(run: Commands, command: str, target:
     """`cp` and `mv` bring every field to another name, folder or storage; `mv` removes the source."""
     run("save", "a.account", stdin=SINGLE)
     assert run(command, "a.account", target).everything == ""
-    assert json.loads(run("get", "--json", "--reveal", arrives).out) == SINGLE
+    assert run.document(arrives) == SINGLE
     assert run.file("a.account").exists() is (command == "cp")
 
 
-@pytest.mark.parametrize("command", ["cp", "mv"])
-def test_cp_and_mv_replace_unless_told_to_create(run: Commands, command: str) -> None:
-    """With `--create` a document at the target stays, and so does the source; without, the target is replaced."""
+@pytest.mark.parametrize("command", ["save b.account", "cp a.account b.account", "mv a.account b.account"])
+def test_a_document_is_replaced_unless_create_is_given(run: Commands, command: str) -> None:
+    """`save`, `cp` and `mv` replace a document; with `--create` both it and the source stay."""
     other = SINGLE | {"host": "other.example.com"}
     run("save", "a.account", stdin=SINGLE)
-    run("save", "b.account", stdin=other)
-    answer = run(command, "--create", "a.account", "b.account")
-    assert (answer.code, answer.err) == (1, "accountstore: b.account: there is a document already\n")
-    assert json.loads(run.file("a.account").read_bytes()) == SINGLE
-    assert json.loads(run.file("b.account").read_bytes()) == other
-    assert run(command, "a.account", "b.account").code == 0
-    assert json.loads(run.file("b.account").read_bytes()) == SINGLE
+    assert run("save", "--create", "b.account", stdin=other).code == 0
+    answer = run(*command.split(), "--create", stdin=SINGLE)
+    assert answer.refusal == "b.account: there is a document already"
+    assert (run.document("a.account"), run.document("b.account")) == (SINGLE, other)
+    assert run(*command.split(), stdin=SINGLE).code == 0
+    assert run.document("b.account") == SINGLE
 
 
 @pytest.mark.parametrize("command", ["cp", "mv"])
-@pytest.mark.parametrize(
-    ("source", "target"), [("a.account", "a.multi.account"), ("a.account", "First Storage:a.account")]
-)
-def test_cp_and_mv_refuse_another_kind_and_the_same_place(
-    run: Commands, command: str, source: str, target: str
-) -> None:
+@pytest.mark.parametrize("target", ["a.multi.account", "First Storage:a.account"])
+def test_cp_and_mv_refuse_another_kind_and_the_same_place(run: Commands, command: str, target: str) -> None:
     """A document does not change its kind by a copy, and is not copied onto itself."""
-    run("save", source, stdin=SINGLE)
-    answer = run(command, source, target)
-    assert (answer.code, answer.out) == (1, "")
-    assert answer.err.startswith("accountstore: ")
-    assert run.files() == [f"first/{source}"]
+    run("save", "a.account", stdin=SINGLE)
+    assert "source and target " in run(command, "a.account", target).refusal
+    assert run.files() == ["first/a.account"]
 
 
 # --- storages and check -----------------------------------------------------------------------------------------------
@@ -579,17 +552,13 @@ def test_check_of_a_storage_that_fails_ends_with_one(run: Commands) -> None:
 
 
 def test_a_storage_that_cannot_be_reached_is_named_in_one_line(run: Commands) -> None:
-    """A storage that is down ends a read and a write with 1, and one line that names it and its place; of a write that
-    did not reach it nothing is uncertain.
-    """
+    """A storage that is down is named with its place; a write that did not reach it is not called uncertain."""
     run.configure(CONFIG + '[storages.Far]\nurl = "ftp://me:CANARY@127.0.0.1:1/mail"\nattempts = 1\n')
     for command in ("get Far:a.account", "save Far:a.account"):
-        answer = run(*command.split(), stdin=SINGLE)
-        assert (answer.code, answer.out, answer.crash) == (1, "", "")
-        assert answer.err.startswith("accountstore: Far:a.account: the storage cannot be reached or is busy (")
-        assert answer.err.endswith(" [storage 'Far': ftp://127.0.0.1:1/mail]\n")
-        assert answer.err.count("\n") == 1
-        assert "CANARY" not in answer.everything
+        refusal = run(*command.split(), stdin=SINGLE).refusal
+        assert refusal.startswith("Far:a.account: the storage cannot be reached or is busy (")
+        assert refusal.endswith(" [storage 'Far': ftp://127.0.0.1:1/mail]")
+        assert "CANARY" not in refusal
 
 
 def test_check_of_a_storage_that_ignores_conditions_ends_with_one(
@@ -615,26 +584,21 @@ def test_check_of_a_storage_that_ignores_conditions_ends_with_one(
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ('[storages.a]\nurl = "a"\nurll = "b"\n', ":3: unknown key 'urll'; did you mean 'url'?"),
-        ('defualt = "a"\n[storages.a]\nurl = "a"\n', ":1: unknown key 'defualt'; did you mean 'default'?"),
+        (
+            '[storages.a]\nurl = "a"\nurll = "b"\n',
+            "accountstore.toml: storages.a: unknown key 'urll'; did you mean 'url'?",
+        ),
         ('[storages.a]\nurl = "a"\noptions = { key = "${NO_SUCH}" }\n', "the environment variable NO_SUCH is not set"),
         ('[storages.a]\nurl = "fiel:///a"\n', "unknown scheme 'fiel'; did you mean"),
         ('[storages.a]\nurl = "absent://a"\n', "needs a package that is not installed: pip install absentfs"),
-        ('[storages.a]\nurl = "a"\ncodec = "jsn"\n', ":3: storage 'a': unknown codec 'jsn'; did you mean 'json'?"),
-        (
-            '[storages.a]\nurl = "a"\nengine = "obstor"\n',
-            ":3: storage 'a': unknown engine 'obstor'; did you mean 'obstore'?",
-        ),
         ('[storages.a]\nurl = "a"\nengine = "obstore"\n', "the engine 'obstore' serves s3, gs and az URLs, not 'file'"),
-        ('[storages.a]\nurl = "a"\ntimeout = 0\n', ":3: storage 'a': timeout: must be more than 0 seconds"),
-        ('[storages.a]\nurl = "a"\nattempts = 0\n', ":3: storage 'a': attempts: must be at least 1"),
-        ("[storages.a]\nurl = 1\n", ":2: url: Expected `str`, got `int`"),
+        ('[storages."A b"]\nurl = "a"\nattempts = 0\n', """storages."A b".attempts: must be at least 1"""),
         ("[storages.a\n", "(at line 1, column 12)"),
         ("", "no storage is configured"),
         ('default = "b"\n[storages.a]\nurl = "a"\n', "no storage 'b' is configured"),
     ],
 )
-def test_a_faulty_configuration_is_told_in_one_line(
+def test_a_faulty_configuration_is_reported_in_one_line(
     run: Commands, monkeypatch: pytest.MonkeyPatch, text: str, reason: str
 ) -> None:
     """Whatever is wrong with the configuration ends every command with 1 and one line that says where."""
@@ -643,11 +607,7 @@ def test_a_faulty_configuration_is_told_in_one_line(
     monkeypatch.setitem(known_implementations, "absent", {"class": "absentfs.Files", "err": "pip install absentfs"})
     run.configure(text)
     for command in ("storages", "get a.account", "save a.account"):
-        answer = run(*command.split(), stdin=SINGLE)
-        assert (answer.code, answer.out, answer.crash) == (1, "", "")
-        assert answer.err.startswith("accountstore: ")
-        assert answer.err.count("\n") == 1
-        assert reason in answer.err
+        assert reason in run(*command.split(), stdin=SINGLE).refusal
 
 
 def test_the_configuration_is_chosen_on_the_command_line_or_by_the_environment(
@@ -660,8 +620,8 @@ def test_the_configuration_is_chosen_on_the_command_line_or_by_the_environment(
     monkeypatch.setenv("ACCOUNTSTORE_CONFIG", "named.toml")
     assert run("storages").out.splitlines()[2].startswith("named")
     assert run("--config", "given.toml", "storages").out.splitlines()[2].startswith("given")
-    answer = run("--config", "missing.toml", "storages")
-    assert (answer.code, answer.err) == (1, "accountstore: missing.toml: cannot be read (FileNotFoundError)\n")
+    refusal = run("--config", "missing.toml", "storages").refusal
+    assert refusal == "missing.toml: cannot be read (FileNotFoundError)"
 
 
 # --- usage ------------------------------------------------------------------------------------------------------------
@@ -670,18 +630,7 @@ NAMES = ("demo", "storages", "check", "save", "get", "ls", "rm", "cp", "mv")
 
 
 @pytest.mark.parametrize(
-    "arguments",
-    [
-        "nope",
-        "get",
-        "get a.account b.account",
-        "get --nope a.account",
-        "rm",
-        "cp a.account",
-        "--config",
-        "ls -x",
-        "check a b",
-    ],
+    "arguments", ["nope", "get", "get a b", "get --nope a", "rm", "cp a", "--config", "ls -x", "check a b"]
 )
 def test_wrong_usage_ends_with_two(run: Commands, arguments: str) -> None:
     """Wrong usage ends with 2, a hint on stderr and no traceback."""
@@ -718,24 +667,37 @@ def test_version_prints_the_version(run: Commands) -> None:
     assert run("--version").out == "accountstore 0.1.0\n"
 
 
-@pytest.mark.parametrize("missing", ["typer", "rich"])
+@pytest.mark.parametrize("missing", ["typer", "click", "rich"])
 def test_without_the_extra_the_program_says_what_to_install(run: Commands, missing: str) -> None:
-    """Where typer or rich is missing, the program says how to get them and ends with 1."""
-    code = f"import sys; sys.modules[{missing!r}] = None; from accountstore.cli import main; main()"
-    done = subprocess.run([*PYTHON, "-c", code], capture_output=True, check=False, timeout=HUNG)
-    assert (done.returncode, done.stdout) == (1, b"")
-    assert done.stderr.decode() == (
-        "accountstore: the command line needs typer and rich: pip install 'accountstore[cli]'\n"
-    )
+    """Where a package of the extra is missing, the program says how to get it and ends with 1."""
+    terminal = "sys.stdin.isatty = lambda: True"  # where `save` needs click
+    code = f"import sys; {terminal}; sys.modules[{missing!r}] = None; from accountstore.cli import main; main()"
+    refusal = python("-c", code, "save", "a.account").refusal
+    assert refusal == "the command line needs typer, click and rich: pip install 'accountstore[cli]'"
 
 
 def test_another_missing_module_is_not_blamed_on_the_extra(run: Commands) -> None:
     """A module of our own that cannot be imported is a bug, and shows as one."""
     code = "import sys; sys.modules['accountstore.codecs'] = None; from accountstore.cli import main; main()"
-    done = subprocess.run([*PYTHON, "-c", code], capture_output=True, check=False, timeout=HUNG)
-    assert done.returncode == 1
-    assert b"ModuleNotFoundError" in done.stderr
-    assert b"pip install" not in done.stderr
+    answer = python("-c", code)
+    assert answer.code == 1
+    assert "ModuleNotFoundError" in answer.err
+    assert "pip install" not in answer.err
+
+
+def test_an_interrupt_at_the_start_ends_with_130(run: Commands) -> None:
+    """Ctrl-C while the commands are still being imported shows no traceback."""
+    code = (
+        "import sys\n"
+        "from accountstore.cli import main\n"
+        "class Interrupt:\n"
+        "    def find_spec(self, *_):\n"
+        "        raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Interrupt())\n"
+        "main()\n"
+    )
+    answer = python("-c", code)
+    assert (answer.code, answer.everything) == (130, "")
 
 
 # --- pipes and streams ------------------------------------------------------------------------------------------------
@@ -748,34 +710,17 @@ def test_a_reader_that_went_away_is_no_message(run: Commands, command: str) -> N
     reading, writing = os.pipe()
     os.close(reading)
     with os.fdopen(writing, "wb") as pipe:
-        done = subprocess.run(
-            [*PYTHON, "-m", "accountstore.cli", *command.split()],
-            stdin=subprocess.DEVNULL,
-            stdout=pipe,
-            stderr=subprocess.PIPE,
-            check=False,
-            timeout=HUNG,
-        )
-    assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, b"")
+        answer = program(*command.split(), stdout=pipe)
+    assert (answer.code, answer.err) == (128 + signal.SIGPIPE, "")
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is always full")
-def test_output_that_cannot_be_written_is_told(run: Commands) -> None:
+def test_output_that_cannot_be_written_is_reported(run: Commands) -> None:
     """A full disk under the output ends with 1 and one line."""
     run("save", "a.account", stdin=SINGLE)
     with open("/dev/full", "wb") as full:
-        done = subprocess.run(
-            [*PYTHON, "-m", "accountstore.cli", "ls"],
-            stdin=subprocess.DEVNULL,
-            stdout=full,
-            stderr=subprocess.PIPE,
-            check=False,
-            timeout=HUNG,
-        )
-    assert done.returncode == 1
-    assert done.stderr.decode() == (
-        "accountstore: cannot read the input or write the output (No space left on device)\n"
-    )
+        answer = program("ls", stdout=full)
+    assert answer.refusal == "cannot read the input or write the output (No space left on device)"
 
 
 def test_closed_streams_are_empty_ones(run: Commands) -> None:
@@ -796,7 +741,7 @@ def test_closed_streams_are_empty_ones(run: Commands) -> None:
 def test_an_output_that_cannot_show_a_character_gets_its_escape(run: Commands) -> None:
     """Where the output's encoding lacks a character, its escape shows instead of a traceback."""
     run("save", "é.account", stdin=SINGLE)
-    answer = run.program("ls", env={"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"})
+    answer = program("ls", env={"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"})
     assert (answer.code, answer.out, answer.err) == (0, "\\xe9.account\n", "")
 
 
@@ -834,30 +779,30 @@ class Terminal:
         assert text in self.shown[self._read :], self.shown
         self._read = self.shown.index(text, self._read) + len(text)
 
-    def answer(self, question: str, text: str) -> None:
+    def answer(self, question: str, text: str | bytes) -> None:
         """Wait for a question and type an answer."""
         self.expect(question)
-        os.write(self._terminal, text.encode() + b"\n")
+        self.type((text.encode() if isinstance(text, str) else text) + b"\n")
 
     def type(self, keys: bytes) -> None:
         os.write(self._terminal, keys)
 
     def interrupt(self) -> None:
-        """Do what Ctrl-C does, again where the program was just about to read and missed it."""
-        for _ in range(10):
-            self.process.send_signal(signal.SIGINT)
-            with suppress(subprocess.TimeoutExpired):
-                self.process.wait(2)
-                return
+        """Do what Ctrl-C does, once; Enter ends a read that began just after the signal, and so missed it."""
+        self.process.send_signal(signal.SIGINT)
+        with suppress(subprocess.TimeoutExpired):
+            self.process.wait(2)
+            return
+        self.type(b"\n")
 
     def end(self) -> int:
         """Wait for the program's end; its exit code."""
         self._take(lambda: False)
         os.close(self._terminal)
-        return self.process.wait(10)
+        return self.process.wait(HUNG)
 
     def _take(self, enough: Callable[[], bool]) -> None:
-        until = time.monotonic() + 20
+        until = time.monotonic() + HUNG
         while not enough() and time.monotonic() < until:
             if not select.select([self._terminal], [], [], 0.1)[0]:
                 continue
@@ -867,15 +812,16 @@ class Terminal:
                 return
             if not data:
                 return
-            self.shown += data.decode().replace("\r\n", "\n")
+            self.shown += data.decode(errors="replace").replace("\r\n", "\n")
 
 
 def test_save_asks_on_a_terminal_and_hides_secrets(run: Commands) -> None:
     """On a terminal `save` asks for each field, asks again for what cannot be, and does not echo secrets."""
-    terminal = Terminal("save", "mail/me.account")
+    terminal = Terminal("save", "mail/me.account", env={"PYTHONIOENCODING": "utf-8:strict"})
     terminal.expect("mail/me.account is new.")
-    terminal.answer("Host: ", "")
-    terminal.answer("Host: ", "imap.example.com")
+    terminal.answer("Host: ", " ")
+    terminal.answer("It cannot be empty.\nHost: ", b"\xff")
+    terminal.answer("That is not text.\nHost: ", " imap.example.com ")
     terminal.answer("Port: ", "70000000000")
     terminal.answer("Port: ", "993")
     terminal.answer("[IMAP]: ", "imapp")
@@ -885,7 +831,8 @@ def test_save_asks_on_a_terminal_and_hides_secrets(run: Commands) -> None:
     terminal.answer("Login: ", "me@example.com")
     terminal.answer("Client id (may be left empty): ", "")
     terminal.answer("Client secret (hidden): ", "")
-    terminal.answer("Client secret (hidden): ", "CANARY-typed-1")
+    terminal.answer("Client secret (hidden): ", b"\xffCANARY")
+    terminal.answer("That is not text.\nClient secret (hidden): ", "CANARY-typed-1")
     terminal.answer("Refresh token (hidden): ", "CANARY-typed-2")
     terminal.answer("Request URL (may be left empty): ", "https://login.example.com/")
     assert terminal.end() == 0
@@ -917,8 +864,9 @@ def test_save_on_a_terminal_refuses_before_it_asks(run: Commands) -> None:
 
 @pytest.mark.parametrize("question", ["Host: ", "Password (hidden): "])
 def test_ctrl_c_ends_with_130_and_writes_nothing(run: Commands, question: str) -> None:
-    """An interrupt at a question ends the program with 130, without a traceback and without a document."""
-    terminal = Terminal("save", "a.account")
+    """The first interrupt at a question ends the program with 130, without a traceback and without a document."""
+    # With a buffer, `input()` clears what is raised while it flushes its prompt.
+    terminal = Terminal("save", "a.account", env={"PYTHONUNBUFFERED": "1"})
     if question != "Host: ":
         for asked, text in (("Host: ", "h"), ("Port: ", "1"), ("]: ", ""), ("]: ", ""), ("]: ", ""), ("Login: ", "l")):
             terminal.answer(asked, text)
@@ -929,7 +877,7 @@ def test_ctrl_c_ends_with_130_and_writes_nothing(run: Commands, question: str) -
     assert run.files() == []
 
 
-def test_the_end_of_input_at_a_question_is_told(run: Commands) -> None:
+def test_the_end_of_input_at_a_question_is_reported(run: Commands) -> None:
     """Ctrl-D at a question ends with 1 and writes nothing."""
     terminal = Terminal("save", "a.account")
     terminal.expect("Host: ")
@@ -973,30 +921,36 @@ def test_json_on_a_terminal_is_indented_and_masked(run: Commands) -> None:
 # --- questions, in process --------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def typed(monkeypatch: pytest.MonkeyPatch) -> Callable[[Iterable[str]], None]:
-    """Answers for the questions to come, secrets among them."""
+def answer_with(monkeypatch: pytest.MonkeyPatch, *answers: str) -> None:
+    """Give these answers to the questions to come, secrets among them."""
+    rest = iter(answers)
 
-    def take(answers: Iterable[str]) -> None:
-        rest = iter(answers)
+    def answer(_: str) -> str:
+        return next(rest)
 
-        def answer(*_: str) -> str:
-            return next(rest)
-
-        monkeypatch.setattr("builtins.input", answer)
-        monkeypatch.setattr("accountstore.cli.prompts.getpass", answer)
-
-    return take
+    monkeypatch.setattr("click.termui.visible_prompt_func", answer)
+    monkeypatch.setattr("click.termui.hidden_prompt_func", answer)
 
 
 ONE = ("smtp.example.com", "587", "", "", "", "me", "CANARY-password")
 
 
-def test_questions_make_an_account_that_can_be_saved(typed: Callable[[Iterable[str]], None]) -> None:
-    """Defaults fit the port, and the answers are a document."""
-    typed(ONE)
-    document = ask_document(Account)
-    assert json.loads(JSON.encode(document)) == {
+def test_answers_are_saved_with_defaults_that_fit_the_port(run: Commands, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The answers make a document, which is saved by the same store that has looked whether there is one."""
+    opened: list[object] = []
+    opening = AccountStore.open
+
+    def count(*arguments: Any) -> Any:
+        opened.append(arguments)
+        return opening(*arguments)
+
+    terminal = io.StringIO()
+    monkeypatch.setattr(terminal, "isatty", lambda: True)
+    monkeypatch.setattr("sys.stdin", terminal)
+    monkeypatch.setattr(AccountStore, "open", count)
+    answer_with(monkeypatch, *ONE)
+    app(["save", "a.account"], standalone_mode=False)
+    assert json.loads(run.file("a.account").read_bytes()) == {
         "host": "smtp.example.com",
         "port": 587,
         "securityOptions": "SSLAuto",
@@ -1007,40 +961,34 @@ def test_questions_make_an_account_that_can_be_saved(typed: Callable[[Iterable[s
             "password": "CANARY-password",
         },
     }
+    assert len(opened) == 1
 
 
-@pytest.mark.parametrize(
-    ("answers", "receives", "sends"),
-    [
-        (("y", *ONE, "yes", *ONE, "n", "y", *ONE), 2, True),
-        (("perhaps", "", "n", "n"), 0, False),
-    ],
-)
-def test_questions_make_a_multi_account(
-    typed: Callable[[Iterable[str]], None], answers: tuple[str, ...], receives: int, sends: bool
-) -> None:
-    """For a multi account `save` asks for receiving accounts until there are no more, then for a sending one."""
-    typed(answers)
+def test_questions_make_a_multi_account(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """`save` asks for receiving accounts until there are no more, then for a sending one; stdout stays empty."""
+    answer_with(monkeypatch, "perhaps", "y", *ONE, "yes", *ONE, "n", "y", "host", "0", *ONE[1:])
     document = ask_document(MultiAccount)
     assert isinstance(document, MultiAccount)
-    assert len(document.receive_accounts) == receives
-    assert (document.send_account is not None) is sends
+    assert (len(document.receive_accounts), document.send_account is not None) == (2, True)
     assert JSON.decode(JSON.encode(document), MultiAccount) == document
+    shown = capsys.readouterr()
+    assert (shown.out, shown.err.count("Error: ")) == ("", 2)
+    answer_with(monkeypatch, "n", "n")
+    assert ask_document(MultiAccount) == MultiAccount(receive_accounts=[], send_account=None)
 
 
-def test_a_terminal_that_would_echo_is_refused(
-    typed: Callable[[Iterable[str]], None], monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.filterwarnings("default")
+def test_a_terminal_that_would_echo_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the echo cannot be turned off, no secret is asked for."""
     asked: list[str] = []
 
     def would_echo(prompt: str) -> str:
-        warnings.warn("Can not control echo on the terminal.", getpass.GetPassWarning, stacklevel=2)
+        warnings.warn("Can not control echo on the terminal.", GetPassWarning, stacklevel=2)
         asked.append(prompt)
         return "CANARY"
 
-    typed(ONE)
-    monkeypatch.setattr("accountstore.cli.prompts.getpass", would_echo)
+    answer_with(monkeypatch, *ONE)
+    monkeypatch.setattr("click.termui.hidden_prompt_func", would_echo)
     with pytest.raises(UnsupportedError, match="would show the secret"):
         ask_document(Account)
     assert asked == []
@@ -1050,33 +998,30 @@ def test_a_terminal_that_would_echo_is_refused(
 
 
 @pytest.fixture
-def canaries(run: Commands) -> Iterator[Commands]:
+def canaries(run: Commands, monkeypatch: pytest.MonkeyPatch) -> Commands:
     """Documents and files full of secrets, sound and broken, and storages that are reached with some."""
     run.configure(
         CONFIG
         + '[storages.Far]\nurl = "ftp://CANARY-user:CANARY-word@127.0.0.1:1/mail"\n'
         + 'options = { password = "CANARY-option", acct = "${CANARY_VARIABLE}" }\n'
     )
-    os.environ["CANARY_VARIABLE"] = "CANARY-of-environment"
-    try:
-        run("save", "a.account", stdin=SINGLE)
-        run("save", "a.multi.account", stdin=MULTI)
-        run("save", "Archive:a.account", stdin=SINGLE)
-        run.file("cut.account").write_bytes(json.dumps(SINGLE).encode()[:-3])
-        run.file("field.account").write_bytes(wrong(port="CANARY-port"))
-        run.file("tag.account").write_bytes(wrong(credentials={"discriminator": "CANARY-tag", "login": "CANARY"}))
-        run.file("text.account").write_bytes(b"CANARY \xff")
-        run.file("big.account").write_bytes(wrong(long="CANARY" * 5000))
-        run.file("cut.account", "archive").write_bytes(run.file("a.account", "archive").read_bytes()[:-3])
-        yield run
-    finally:
-        del os.environ["CANARY_VARIABLE"]
+    monkeypatch.setenv("CANARY_VARIABLE", "CANARY-of-environment")
+    run("save", "a.account", stdin=SINGLE)
+    run("save", "a.multi.account", stdin=MULTI)
+    run("save", "Archive:a.account", stdin=SINGLE)
+    run.file("cut.account").write_bytes(json.dumps(SINGLE).encode()[:-3])
+    run.file("field.account").write_bytes(wrong(port="CANARY-port"))
+    run.file("tag.account").write_bytes(wrong(credentials={"discriminator": "CANARY-tag", "login": "CANARY"}))
+    run.file("text.account").write_bytes(b"CANARY \xff")
+    run.file("big.account").write_bytes(wrong(long="CANARY" * 5000))
+    run.file("cut.account", "archive").write_bytes(run.file("a.account", "archive").read_bytes()[:-3])
+    return run
 
 
 BROKEN = ("cut.account", "field.account", "tag.account", "text.account", "big.account", "Archive:cut.account")
 
 
-def test_no_command_shows_a_secret_unless_told_to(canaries: Commands) -> None:
+def test_no_command_shows_a_secret_unless_asked_to(canaries: Commands) -> None:
     """Every command, on every path through it, shows no secret of a document or of the configuration."""
     run = canaries
     answers = [
@@ -1106,12 +1051,13 @@ def test_reveal_shows_every_secret(canaries: Commands) -> None:
         for name in ("a.account", "Archive:a.account"):
             shown = canaries("get", *arguments, name).out
             assert [canary for canary in CANARIES if canary not in shown] == []
+            assert "**********" not in shown
     assert "CANARY-password" in canaries("get", "--reveal", "a.multi.account").out
 
 
 @pytest.mark.parametrize("protected", [True, False])
 def test_a_crash_shows_no_secret(run: Commands, protected: bool) -> None:
-    """A bug's traceback has no local variables in it. The control: typer's own tracebacks, told to, show them."""
+    """A bug's traceback has no local variables in it. The control: typer's own tracebacks can show them."""
     control = "commands.app.pretty_exceptions_enable = commands.app.pretty_exceptions_show_locals = True\n"
     code = (
         "import accountstore.cli.commands as commands\n"
@@ -1123,8 +1069,7 @@ def test_a_crash_shows_no_secret(run: Commands, protected: bool) -> None:
         "from accountstore.cli import main\n"
         "main()\n"
     )
-    done = subprocess.run([*PYTHON, "-c", code, "ls"], capture_output=True, check=False, timeout=HUNG)
-    assert done.returncode == 1
-    assert b"RuntimeError: a bug" in done.stderr
-    assert (b"CANARY" in done.stderr) is not protected
-    assert done.stdout == b""
+    answer = python("-c", code, "ls")
+    assert (answer.code, answer.out) == (1, "")
+    assert "RuntimeError: a bug" in answer.err
+    assert ("CANARY" in answer.err) is not protected

@@ -2,45 +2,39 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from errno import EIO, ENOSPC
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import anyio
 import pytest
+from doubles import Recording, Selective
 from msgspec.structs import replace
+from samples import ACCOUNT, AT
 
-from accountstore import (
-    Account,
+from accountstore import Version
+from accountstore.backends.memory import MemoryBackend
+from accountstore.codecs import JSON
+from accountstore.errors import (
     BackendError,
     ConflictError,
     DeniedError,
     ExistsError,
     FullError,
-    Location,
-    NotFoundError,
-    PasswordCredentials,
     UnavailableError,
     UnsupportedError,
-    Version,
 )
-from accountstore.backends.memory import MemoryBackend
-from accountstore.testing import store_over
+from accountstore.testing import Fault, store_over
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
     from accountstore import AccountStore
-    from accountstore.backends.base import Backend, Capabilities, Stat
+    from accountstore.backends.base import Backend
+    from accountstore.testing.faults import Operation
 
 pytestmark = pytest.mark.anyio
 
-DEPENDS: Mapping[str, Any] = {"proven": False}
-"""What a backend declares whose conditions depend on its server."""
-
-AT = Location("email.account", folder="team")
-NEW = Location("new.account", folder="team")
-ACCOUNT = Account(host="imap.example.org", port=993, credentials=PasswordCredentials(login="me", password="pw"))
+NEW = replace(AT, file_name="new.account")
 OTHER = replace(ACCOUNT, port=143)
 
 CONDITIONAL: Mapping[str, Callable[[AccountStore, Version], Awaitable[object]]] = {
@@ -49,168 +43,152 @@ CONDITIONAL: Mapping[str, Callable[[AccountStore, Version], Awaitable[object]]] 
     "delete": lambda store, version: store.delete(AT, version=version),
     "move": lambda store, _: store.move(AT, NEW),
 }
+PROBE = ["write", "write", "write", "write", "delete", "delete"]
+"""Its requests: a create, a second one, a swap, a stale one, a stale delete, and the delete of its document."""
+
+each_request = pytest.mark.parametrize(
+    ("operation", "nth"),
+    [("write", 2), ("write", 4), ("delete", 1)],
+    ids=["second create", "stale swap", "stale delete"],
+)
+"""The requests of the probe that must be refused."""
 
 
-class Server(MemoryBackend):
-    """A server that honours every condition, but answers chosen requests with an error, or not at all (None)."""
-
-    def __init__(self, **answers: Exception | None) -> None:
-        super().__init__()
-        self.answers = answers
-        self.keys: list[str] = []
-        self.hanging = anyio.Event()
-
-    @property
-    def capabilities(self) -> Capabilities:
-        return replace(super().capabilities, **DEPENDS)
-
-    async def write(self, key: str, data: bytes, /, **options: Any) -> Stat:
-        mode = options["mode"]
-        current = await self._current(key)
-        if isinstance(mode, Version):
-            await self._answer(key, "swap" if mode == current else "stale_swap")
-        elif mode == "create":
-            await self._answer(key, "create" if current is None else "second_create")
-        return await super().write(key, data, **options)
-
-    async def delete(self, key: str, /, *, version: Version | None = None) -> None:
-        stale = version is not None and version != await self._current(key)
-        await self._answer(key, "delete" if version is None else "stale_delete" if stale else "conditional_delete")
-        await super().delete(key, version=version)
-
-    async def _current(self, key: str, /) -> Version | None:
-        try:
-            return (await self.stat(key)).version
-        except NotFoundError:
-            return None
-
-    async def _answer(self, key: str, request: str, /) -> None:
-        self.keys.append(key)
-        if request not in self.answers:
-            return
-        error = self.answers[request]
-        if error is None:
-            self.hanging.set()
-            await anyio.sleep_forever()
-        else:
-            raise error
-
-    def probed(self) -> int:
-        """How many of the requests were about another document than the tests' own."""
-        return sum(key not in {AT.path, NEW.path} for key in self.keys)
+def server(*faults: Fault) -> Recording:
+    """A server that honours every condition, whose requests may fail."""
+    return Recording(None, faults, verify=True)
 
 
-async def documents(backend: Backend, /) -> set[str]:
+async def keys(backend: Backend, /) -> set[str]:
     """All keys in a storage, those included that the store does not list."""
     return {stat.key async for page in backend.scan("", recursive=True) for stat in page}
 
 
 # --- what counts as honoured ------------------------------------------------------------------------------------------
 
-FAILURES: Mapping[str, tuple[Exception, type[BackendError]]] = {
-    "denied": (PermissionError(), DeniedError),
-    "busy": (UnavailableError("the storage is busy"), UnavailableError),
-    "lost": (ConnectionResetError(), UnavailableError),
-    "full": (OSError(ENOSPC, "No space left on device"), FullError),
-    "broken": (OSError(EIO, "Input/output error"), BackendError),
-}
+
+@pytest.mark.parametrize(
+    ("honoured", "requests"), [((), 3), (("create",), 5), (("create", "swap"), 6), (("create", "swap", "delete"), 6)]
+)
+async def test_conditions_are_tried_before_they_are_relied_on(honoured: tuple[str, ...], requests: int) -> None:
+    """Where they depend on the server, the first conditional call tries them, once and leaving nothing; what the server
+    ignores is an `UnsupportedError`, and the document is as it was. A plain call asks nothing of this.
+    """
+    backend = Recording(Selective(*honoured), verify=True)
+    store = store_over({"main": backend})
+    await store.save(AT, ACCOUNT)
+    assert backend.log == ["write"]
+    for name in ("create", "swap", "delete"):
+        version = (await store.read(AT)).version
+        backend.log.clear()
+        if name in honoured:
+            await CONDITIONAL[name](store, version)
+        else:
+            with pytest.raises(UnsupportedError, match="'main' ignores the condition"):
+                await CONDITIONAL[name](store, version)
+        assert len(backend.log) == (name in honoured) + requests
+        requests = 0
+    assert await keys(backend) == {AT.path} - {AT.path for _ in honoured[2:]} | {NEW.path for _ in honoured[:1]}
+    if "delete" not in honoured:
+        assert await store.get(AT) == (OTHER if "swap" in honoured else ACCOUNT)
+
+
+async def test_control_without_the_probe_a_careless_server_overwrites() -> None:
+    """The control: where the same server is believed, a create and a stale swap overwrite what is there."""
+    store = store_over({"main": Selective()})
+    await store.save(AT, ACCOUNT)
+    await store.save(AT, OTHER, mode="create")
+    assert await store.get(AT) == OTHER
+    await store.save(AT, ACCOUNT, mode=Version("stale"))
+    assert await store.get(AT) == ACCOUNT
 
 
 @pytest.mark.parametrize("call", ["create", "swap", "delete"])
-@pytest.mark.parametrize("request_", ["second_create", "stale_swap", "stale_delete"])
-@pytest.mark.parametrize("failure", FAILURES)
-async def test_a_failure_of_the_probe_proves_nothing(failure: str, request_: str, call: str) -> None:
+@each_request
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (PermissionError(), DeniedError),
+        (UnavailableError("the storage is busy"), UnavailableError),
+        (ConnectionResetError(), UnavailableError),
+        (OSError(ENOSPC, "No space left on device"), FullError),
+        (OSError(EIO, "Input/output error"), BackendError),
+    ],
+    ids=["denied", "busy", "lost", "full", "broken"],
+)
+async def test_a_failure_of_the_probe_proves_nothing(
+    error: Exception, kind: type[BackendError], operation: Operation, nth: int, call: str
+) -> None:
     """A condition counts as honoured where a request was refused for it. Where the request failed for any other reason
-    the call fails for the same one and changes nothing; the next one probes again.
+    the call fails for the same one and changes nothing; the next one probes again, and those after it do not.
     """
-    error, kind = FAILURES[failure]
-    server = Server(**{request_: error})
-    store = store_over({"main": server})
-    version = await store.save(AT, ACCOUNT)
+    backend = server(Fault(operation, nth, "before", error))
+    store = store_over({"main": backend})
+    await backend.put(AT, JSON.encode(ACCOUNT))
+    version = (await store.read(AT)).version
     with pytest.raises(kind) as caught:
         await CONDITIONAL[call](store, version)
     assert type(caught.value) is kind
-    assert await documents(server) == {AT.path}
+    assert await keys(backend) == {AT.path}
     assert await store.get(AT) == ACCOUNT
 
-    server.answers.clear()
-    server.keys.clear()
+    backend.log.clear()
     await CONDITIONAL[call](store, version)
-    assert server.probed() > 0
-    assert await documents(server) == {"create": {AT.path, NEW.path}, "swap": {AT.path}, "delete": set[str]()}[call]
+    assert backend.log[:-1] == PROBE
+    assert await keys(backend) == {"create": {AT.path, NEW.path}, "swap": {AT.path}, "delete": set[str]()}[call]
 
-    server.keys.clear()
     await store.save(AT, ACCOUNT)
+    backend.log.clear()
     with pytest.raises(ExistsError):
         await store.save(AT, OTHER, mode="create")
     with pytest.raises(ConflictError):
         await store.save(AT, OTHER, mode=Version("stale"))
-    assert server.probed() == 0
+    assert backend.log == ["write", "write"]
 
 
 async def test_a_probe_that_fails_for_a_while_is_tried_again() -> None:
     """A temporary failure takes an attempt, as in any other call."""
-
-    class Busy(Server):
-        async def _answer(self, key: str, request: str, /) -> None:
-            try:
-                await super()._answer(key, request)
-            finally:
-                self.answers.pop(request, None)
-
-    server = Busy(second_create=ConnectionResetError())
-    store = store_over({"main": server}, attempts=2)
-    await store.save(NEW, ACCOUNT, mode="create")
-    assert await documents(server) == {NEW.path}
+    backend = server(Fault("write", 2, "before", ConnectionResetError()))
+    await store_over({"main": backend}, attempts=2).save(NEW, ACCOUNT, mode="create")
+    assert backend.log == ["write", "write", "delete", *PROBE, "write"]
+    assert await keys(backend) == {NEW.path}
 
 
 async def test_what_a_backend_will_not_try_is_not_honoured() -> None:
     """A backend without a conditional delete still creates and swaps; such a delete is refused, and check says so."""
-    refusal = UnsupportedError("no such request")
-    server = Server(stale_delete=refusal, conditional_delete=refusal)
-    store = store_over({"main": server})
+    backend = server(*(Fault("delete", nth, "before", UnsupportedError("no such request")) for nth in (1, 3)))
+    store = store_over({"main": backend})
     version = await store.save(AT, ACCOUNT, mode="create")
     version = await store.save(AT, OTHER, mode=version)
     with pytest.raises(UnsupportedError) as caught:
         await store.delete(AT, version=version)
     assert caught.value.location == AT
-    assert await documents(server) == {AT.path}
+    assert await keys(backend) == {AT.path}
     found = await store.check()
     assert (found.create, found.update, found.delete) == (True, True, False)
     await store.delete(AT)
-    assert await documents(server) == set()
+    assert await keys(backend) == set()
 
 
 @pytest.mark.parametrize("declared", ["create", "update"])
 async def test_a_backend_is_believed_just_what_it_declares(declared: str) -> None:
     """A backend that vouches for its creates only, or for its swaps only, serves those and no other condition."""
-
-    class Half(MemoryBackend):
-        @property
-        def capabilities(self) -> Capabilities:
-            return replace(super().capabilities, create=declared == "create", update=declared == "update")
-
-    store = store_over({"main": Half()})
+    store = store_over({"main": Recording(create=declared == "create", update=declared == "update")})
     version = await store.save(AT, ACCOUNT)
-    if declared == "create":
-        await store.save(NEW, ACCOUNT, mode="create")
-        with pytest.raises(ExistsError):
-            await store.save(NEW, OTHER, mode="create")
-        with pytest.raises(UnsupportedError):
-            await store.save(AT, OTHER, mode=version)
-        with pytest.raises(UnsupportedError):
-            await store.delete(AT, version=version)
-        assert await store.get(AT) == ACCOUNT
-    else:
-        swapped = await store.save(AT, OTHER, mode=version)
-        with pytest.raises(ConflictError):
-            await store.save(AT, ACCOUNT, mode=version)
-        with pytest.raises(ConflictError):
-            await store.delete(AT, version=version)
-        await store.delete(AT, version=swapped)
-        with pytest.raises(UnsupportedError):
-            await store.save(NEW, ACCOUNT, mode="create")
-        assert not await store.exists(NEW)
+    for name, served, again in (
+        ("create", declared == "create", ExistsError),
+        ("swap", declared == "update", ConflictError),
+        ("delete", declared == "update", ConflictError),
+    ):
+        if served and name != "delete":
+            await CONDITIONAL[name](store, version)
+        with pytest.raises(again if served else UnsupportedError):
+            await CONDITIONAL[name](store, version)
+    assert await store.exists(NEW) == (declared == "create")
+    assert await store.get(AT) == (OTHER if declared == "update" else ACCOUNT)
+    if declared == "update":
+        await store.delete(AT, version=(await store.read(AT)).version)
+        assert not await store.exists(AT)
 
 
 # --- where it is tried, and what it leaves ----------------------------------------------------------------------------
@@ -218,66 +196,58 @@ async def test_a_backend_is_believed_just_what_it_declares(declared: str) -> Non
 
 @pytest.mark.parametrize("call", CONDITIONAL)
 async def test_the_probe_stays_in_the_documents_folder(call: str) -> None:
-    """A caller with rights in one folder only makes conditional calls there: the probe asks for nothing elsewhere."""
+    """A caller with rights in one folder only makes conditional calls there: the probe writes nothing elsewhere."""
+    memory = MemoryBackend()
+    backend = Recording(memory, verify=True)
+    seen: set[str] = set()
 
-    class Fenced(Server):
-        async def _answer(self, key: str, request: str, /) -> None:
-            await super()._answer(key, request)
-            if key.rpartition("/")[0] != AT.folder:
-                raise PermissionError
+    async def look(_: str) -> None:
+        seen.update(await keys(memory))
 
-    server = Fenced()
-    store = store_over({"main": server})
+    backend.before = look
+    store = store_over({"main": backend})
     version = await store.save(AT, ACCOUNT)
     await CONDITIONAL[call](store, version)
-    assert server.probed() > 0
-    with pytest.raises(DeniedError):
-        await store.delete(Location("email.account", folder="elsewhere"))
+    assert any(key.endswith(".probe") for key in seen)
+    assert {key.rpartition("/")[0] for key in seen} == {AT.folder}
 
 
 async def test_the_probe_needs_no_right_to_delete() -> None:
     """Where its own document cannot be removed, creates and swaps go on: the refusal to remove it is no failure."""
-    server = Server(delete=PermissionError())
-    store = store_over({"main": server})
+    backend = server(Fault("delete", 2, "before", PermissionError()))
+    store = store_over({"main": backend})
     version = await store.save(AT, ACCOUNT, mode="create")
     await store.save(AT, OTHER, mode=version)
     assert await store.get(AT) == OTHER
-    with pytest.raises(DeniedError):
-        await store.delete(AT)
+    assert len(await keys(backend)) == 2
 
 
 @pytest.mark.parametrize("cancelled", [False, True])
-@pytest.mark.parametrize("hanging", ["second_create", "stale_swap", "stale_delete"])
-async def test_a_probe_that_is_given_up_leaves_nothing(hanging: str, cancelled: bool) -> None:
+@each_request
+async def test_a_probe_that_is_given_up_leaves_nothing(operation: Operation, nth: int, cancelled: bool) -> None:
     """When the time is up in the middle of the probe its document is removed all the same, also for a caller who was
-    cancelled meanwhile.
+    cancelled meanwhile; as the document itself was not sent, nothing is uncertain.
     """
-    server = Server(**{hanging: None})
-    store = store_over({"main": server}, timeout=0.2)
-    with anyio.fail_after(30):
-        if cancelled:
-            async with anyio.create_task_group() as tasks:
-                tasks.start_soon(save_or_fail, store)
-                with anyio.move_on_after(0.2):
-                    await server.hanging.wait()
-                tasks.cancel_scope.cancel()
-        else:
-            with pytest.raises(UnavailableError):
-                await store.save(NEW, ACCOUNT, mode="create")
-    assert server.probed() > 0
-    assert await documents(server) == set()
+    backend = server(Fault(operation, nth, "hang"))
 
+    async def cancel(begun: str) -> None:
+        if cancelled and begun == operation and backend.calls[operation] == nth - 1:
+            scope.cancel()
 
-async def save_or_fail(store: AccountStore, /) -> None:
-    """A create whose failure is somebody else's business: a cancelled task group would wrap it in a group."""
-    with suppress(UnavailableError):
-        await store.save(NEW, ACCOUNT, mode="create")
+    backend.before = cancel
+    with anyio.CancelScope() as scope:
+        with pytest.raises(UnavailableError) as caught:
+            await store_over({"main": backend}, timeout=0.2).save(NEW, ACCOUNT, mode="create")
+        assert type(caught.value) is UnavailableError
+    assert scope.cancelled_caught == scope.cancel_called
+    assert backend.calls["write"] > 1
+    assert await keys(backend) == set()
 
 
 async def test_removing_the_probes_document_is_bounded() -> None:
     """A storage that answers no delete either does not keep the caller much longer than the deadline."""
-    server = Server(stale_swap=None, delete=None)
-    store = store_over({"main": server}, timeout=0.2)
-    with anyio.fail_after(30), pytest.raises(UnavailableError):
-        await store.save(NEW, ACCOUNT, mode="create")
-    assert not await store.exists(NEW)
+    backend = server(Fault("write", 4, "hang"), Fault("delete", 1, "hang"))
+    with pytest.raises(UnavailableError):
+        await store_over({"main": backend}, timeout=0.2).save(NEW, ACCOUNT, mode="create")
+    assert backend.log == ["write", "write", "write", "write", "delete"]
+    assert NEW.path not in await keys(backend)

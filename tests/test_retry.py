@@ -1,150 +1,286 @@
-"""Retry: what a refusal says where the client below repeats requests, and a document knows its write's token."""
+"""Retry: attempts and backoff, and the truth about a write whose answer was lost or refused."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Literal
 
 import pytest
+from doubles import Recording, skip_pauses
 from msgspec.structs import replace
+from samples import ACCOUNT, AT, CALLS, ELSEWHERE, FAILING, FULL, OAUTH, next_port
 
-from accountstore import (
-    Account,
-    ConflictError,
-    ExistsError,
-    Location,
-    NotFoundError,
-    PasswordCredentials,
-    UnavailableError,
-    Version,
-)
+from accountstore import Account, Location
 from accountstore.backends.memory import MemoryBackend
-from accountstore.testing import store_over
+from accountstore.codecs import JSON
+from accountstore.errors import (
+    BackendError,
+    ConflictError,
+    DeniedError,
+    ExistsError,
+    NotFoundError,
+    UnavailableError,
+    UncertainError,
+)
+from accountstore.retry import backoff
+from accountstore.testing import Fault, store_over
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
-
-    from accountstore import AccountStore
-    from accountstore.backends.base import Capabilities, Stat
+    from accountstore.backends.base import Capabilities, Stat, WriteMode
+    from accountstore.testing.faults import Operation
 
 pytestmark = pytest.mark.anyio
 
-TOKENS: Mapping[str, Any] = {"marks": True}
-"""What a backend declares that keeps the token of each write."""
-TOKEN = "mark"
-"""The parameter of `write`, and the field of `Stat`, that has it."""
+each_request = pytest.mark.parametrize(
+    ("call", "operation"), [pair for pair in FAILING if not pair[1].endswith("_many")]
+)
 
-AT = Location("email.account", folder="team")
-ACCOUNT = Account(host="imap.example.org", port=993, credentials=PasswordCredentials(login="me", password="pw"))
-OTHER = replace(ACCOUNT, port=143)
+
+@pytest.fixture
+def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The pauses between two attempts, which are not waited for."""
+    return skip_pauses(monkeypatch)
+
+
+async def failing(operation: Operation, *errors: Exception, moment: Literal["before", "after"] = "before") -> Recording:
+    """A backend with a document, whose first calls of an operation fail, or have done their work and then fail."""
+    backend = Recording(None, [Fault(operation, nth, moment, error) for nth, error in enumerate(errors, 1)])
+    await backend.put(AT, JSON.encode(ACCOUNT))
+    return backend
+
+
+# --- attempts ---------------------------------------------------------------------------------------------------------
+
+
+@each_request
+@pytest.mark.parametrize("attempts", [1, 3, 4])
+async def test_what_fails_for_a_while_is_tried_again(
+    call: str, operation: Operation, attempts: int, pauses: list[float]
+) -> None:
+    """A call whose first three requests fail succeeds at the fourth attempt; with fewer it is the last one's error.
+    There is a pause between two attempts, and no other.
+    """
+    backend = await failing(operation, *[ConnectionResetError()] * 3)
+    store = store_over({"main": backend}, attempts=attempts)
+    if attempts == 4:
+        await CALLS[call](store)
+    else:
+        with pytest.raises(UnavailableError) as caught:
+            await CALLS[call](store)
+        assert type(caught.value) is (UncertainError if operation in {"write", "delete"} else UnavailableError)
+    assert backend.calls[operation] == attempts + (attempts == 4 and call == "list")  # the page after the last
+    assert len(pauses) == attempts - 1
+
+
+@each_request
+@pytest.mark.parametrize("error", [DeniedError("denied"), BackendError("broken"), NotFoundError("no such bucket")])
+async def test_what_will_not_pass_is_not_tried_again(
+    call: str, operation: Operation, error: Exception, pauses: list[float]
+) -> None:
+    """An error that is not temporary is that of the first attempt."""
+    backend = await failing(operation, error)
+    store = store_over({"main": backend}, attempts=4)
+    if call == "exists" and isinstance(error, NotFoundError):
+        assert await store.exists(AT) is False
+    else:
+        with pytest.raises(type(error)):
+            await CALLS[call](store)
+    assert backend.calls[operation] == 1
+    assert pauses == []
+
+
+async def test_pauses_are_longer_after_each_attempt(monkeypatch: pytest.MonkeyPatch, pauses: list[float]) -> None:
+    """A pause is a random part of what doubles from 0.1 s after each attempt, up to 5 s or the bound that is given."""
+    monkeypatch.setattr("random.random", lambda: 1.0)
+    for attempt in (0, 1, 5, 6, 10_000):
+        await backoff(attempt)
+    await backoff(2, 0.002, 0.25)
+    await backoff(64, 0.002, 0.25)
+    assert pauses == [0.1, 0.2, 3.2, 5.0, 5.0, 0.008, 0.25]
+    monkeypatch.setattr("random.random", lambda: 0.5)
+    await backoff(1)
+    assert pauses[-1] == 0.1
+
+
+# --- lost answers -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("attempts", [1, 4])
+@pytest.mark.parametrize(
+    ("call", "operation", "blind", "after"),
+    [
+        ("save", "write", True, {AT: OAUTH}),
+        ("delete", "delete", True, {}),
+        ("create", "write", False, {AT: ACCOUNT, ELSEWHERE: ACCOUNT}),
+        ("swap", "write", False, {AT: OAUTH}),
+        ("update", "write", False, {AT: next_port(ACCOUNT)}),
+        ("move", "delete", False, {ELSEWHERE: ACCOUNT}),
+        ("delete of a version", "delete", False, {}),
+    ],
+)
+async def test_a_change_whose_answers_are_lost_is_made_once(
+    call: str, operation: Operation, blind: bool, after: dict[Location, Account], attempts: int, pauses: list[float]
+) -> None:
+    """A change under a condition that was made though its answer was lost succeeds, as the document shows. Any other is
+    made again while there are attempts left, and is else uncertain.
+    """
+    backend = await failing(operation, *[ConnectionResetError()] * 3, moment="after")
+    store = store_over({"main": backend}, attempts=attempts)
+    if blind and attempts == 1:
+        with pytest.raises(UncertainError, match="the outcome of the write is unknown"):
+            await CALLS[call](store)
+    else:
+        done = await CALLS[call](store)
+        assert call != "update" or done == await store.read(AT)
+    assert backend.calls[operation] == (attempts if blind else 1)
+    assert len(pauses) == (attempts - 1 if blind else 0)
+    assert {entry.location: await store.get(entry.location) async for entry in store.list(recursive=True)} == after
+
+
+@pytest.mark.parametrize("sent", [False, True])
+@pytest.mark.parametrize(
+    ("call", "look"),
+    [("save", []), ("delete", []), ("create", ["read"]), ("swap", ["read"]), ("delete of a version", ["stat"])],
+)
+async def test_a_change_that_surely_was_not_made_is_not_uncertain(call: str, look: list[str], sent: bool) -> None:
+    """A storage that is down is asked once more about the outcome of a change under a condition, if that may have been
+    made: it is then uncertain, and else an `UnavailableError`.
+    """
+    backend = await failing("write")
+
+    async def fail(_: str) -> None:
+        raise ConnectionResetError if sent else ConnectionRefusedError
+
+    backend.before = fail
+    with pytest.raises(UnavailableError) as caught:
+        await CALLS[call](store_over({"main": backend}))
+    assert type(caught.value) is (UncertainError if sent else UnavailableError)
+    assert backend.log[1:] == (look if sent else [])
+
+
+@pytest.mark.parametrize(("call", "location"), [("create", ELSEWHERE), ("swap", AT)])
+async def test_a_lost_answer_and_another_writer_are_uncertain(call: str, location: Location) -> None:
+    """Where another's document stands after a lost answer, who was first is unknown: no conflict, no success."""
+    backend = await failing("write", ConnectionResetError(), moment="after")
+
+    async def overtake(begun: str) -> None:
+        if begun == "read":
+            await backend.put(location, JSON.encode(FULL))
+
+    backend.before = overtake
+    with pytest.raises(UncertainError, match="another document is there now") as caught:
+        await CALLS[call](store_over({"main": backend}, attempts=4))
+    assert caught.value.temporary
+    assert await backend.raw(location) == JSON.encode(FULL)
+
+
+@pytest.mark.usefixtures("pauses")
+@pytest.mark.parametrize(("error", "writes"), [(ConnectionResetError(), 2), (PermissionError(), 1)])
+async def test_a_document_that_cannot_be_looked_at_decides_nothing(error: Exception, writes: int) -> None:
+    """Where the look at the document fails for a while, the change is tried again, and finds its own document then;
+    where it fails for good, the outcome is uncertain.
+    """
+    faults = Fault("write", 1, "after", ConnectionResetError()), Fault("read", 1, "before", error)
+    backend = Recording(None, faults)
+    store = store_over({"main": backend}, attempts=4)
+    if writes == 2:
+        await CALLS["create"](store)
+    else:
+        with pytest.raises(UncertainError, match="access is denied"):
+            await CALLS["create"](store)
+    assert backend.calls["write"] == writes
+    assert await backend.raw(ELSEWHERE) == JSON.encode(ACCOUNT)
+
+
+# --- refusals, where the client below repeats requests ----------------------------------------------------------------
 
 
 class Repeating(MemoryBackend):
     """A backend over a client that repeats requests: the answer to the last one is all that is seen.
 
-    `answers` are given one after another instead of what a write returns; each write is done before, unless it is to be
-    refused (`lands` is false).
+    The first conditional write is answered by an error. The write is done before, unless `lands` is false. Each
+    document keeps the token of its write.
     """
 
-    def __init__(self, *answers: Exception, lands: bool = True) -> None:
+    def __init__(self, answer: Exception, /, *, lands: bool = True) -> None:
         super().__init__()
-        self.answers = list(answers)
+        self.answer = answer
         self.lands = lands
         self.tokens: dict[str, str] = {}
         self.writes = 0
 
     @property
     def capabilities(self) -> Capabilities:
-        return replace(super().capabilities, **TOKENS)
+        return replace(super().capabilities, write_tokens=True)
 
-    async def write(self, key: str, data: bytes, /, **options: Any) -> Stat:
-        answer = None
-        if options["mode"] != "overwrite":
-            self.writes += 1
-            answer = self.answers.pop(0) if self.answers else None
-        if answer is not None and not self.lands:
-            raise answer
-        stat = await super().write(key, data, **options)
-        self.tokens[key] = options.get(TOKEN, "")
-        if answer is not None:
-            raise answer
+    async def write(self, key: str, data: bytes, /, *, mode: WriteMode, write_token: str = "") -> Stat:
+        self.writes += mode != "overwrite"
+        answered = mode != "overwrite" and self.writes == 1
+        if answered and not self.lands:
+            raise self.answer
+        stat = await super().write(key, data, mode=mode)
+        self.tokens[key] = write_token
+        if answered:
+            raise self.answer
         return stat
 
     async def stat(self, key: str, /) -> Stat:
-        return replace(await super().stat(key), **{TOKEN: self.tokens.get(key)})
+        return replace(await super().stat(key), write_token=self.tokens.get(key))
 
 
-async def swap(store: AccountStore, version: Version, /) -> object:
-    return await store.save(AT, OTHER, mode=version)
-
-
-CALLS: Mapping[str, tuple[Callable[[AccountStore, Version], Awaitable[object]], Exception]] = {
-    "swap refused": (swap, ConflictError("the document has changed")),
-    "swap not found": (swap, NotFoundError("there is no such document")),
-    "update not found": (
-        lambda store, _: store.update(AT, lambda _: OTHER),
-        NotFoundError("there is no such document"),
-    ),
-}
-
-
-@pytest.mark.parametrize("name", CALLS)
 @pytest.mark.parametrize("attempts", [1, 4])
-async def test_a_refused_swap_that_finds_its_own_document_has_succeeded(name: str, attempts: int) -> None:
-    """The first request of a swap was made and its answer lost; the client's second one is refused, or told that there
-    is no such document: the document has the swap's own token, so it succeeded.
+@pytest.mark.parametrize(
+    ("call", "answer", "location", "document"),
+    [
+        ("swap", ConflictError("it has changed"), AT, OAUTH),
+        ("swap", NotFoundError("not there"), AT, OAUTH),
+        ("update", NotFoundError("not there"), AT, next_port(ACCOUNT)),
+        ("create", ExistsError("there is a document already"), ELSEWHERE, ACCOUNT),
+    ],
+    ids=["swap refused", "swap not found", "update not found", "create refused"],
+)
+async def test_a_refused_change_that_finds_its_own_document_has_succeeded(
+    call: str, answer: Exception, location: Location, document: Account, attempts: int
+) -> None:
+    """The first request of a change was made and its answer lost; the client's second one is refused, or answered that
+    there is no such document: the document has the write token of the change, so it succeeded.
     """
-    call, answer = CALLS[name]
     backend = Repeating(answer)
     store = store_over({"main": backend}, attempts=attempts)
-    version = await store.save(AT, ACCOUNT)
-    await call(store, version)
+    await store.save(AT, ACCOUNT)
+    await CALLS[call](store)
     assert backend.writes == 1
-    assert await store.get(AT) == OTHER
+    assert await store.get(location) == document
 
 
-async def test_a_refused_create_that_finds_its_own_document_has_succeeded() -> None:
-    """Likewise a create, which then finds a document: its own."""
-    backend = Repeating(ExistsError("there is a document already"))
-    store = store_over({"main": backend})
-    version = await store.save(AT, ACCOUNT, mode="create")
-    assert backend.writes == 1
-    assert (await store.read(AT)).version == version
-
-
-@pytest.mark.parametrize("error", [ConflictError("the document has changed"), NotFoundError("no such document")])
+@pytest.mark.parametrize("error", [ConflictError("it has changed"), NotFoundError("not there")])
 async def test_control_a_refused_swap_that_finds_another_document_has_lost(error: Exception) -> None:
     """The control: where the document is another's, the refusal is the answer, and the other document stays."""
     backend = Repeating(error, lands=False)
     store = store_over({"main": backend}, attempts=4)
-    version = await store.save(AT, ACCOUNT)
-    await store.save(AT, replace(ACCOUNT, port=1))
+    await store.save(AT, FULL)
     with pytest.raises(type(error)):
-        await swap(store, version)
+        await CALLS["swap"](store)
     assert backend.writes == 1
-    assert (await store.get(AT)).port == 1
+    assert await store.get(AT) == FULL
 
 
+@pytest.mark.usefixtures("pauses")
 @pytest.mark.parametrize("attempts", [1, 2])
-@pytest.mark.parametrize("mode", ["create", "swap"])
-async def test_a_refusal_with_nothing_in_the_way_is_temporary(mode: str, attempts: int) -> None:
+@pytest.mark.parametrize(
+    ("call", "answer"), [("create", ExistsError("there")), ("swap", ConflictError("it has changed"))]
+)
+async def test_a_refusal_with_nothing_in_the_way_is_temporary(call: str, answer: Exception, attempts: int) -> None:
     """Whoever stood in the way of a create or a swap is gone: it is tried again, or fails for a while."""
-    backend = Repeating(
-        ExistsError("there is a document already") if mode == "create" else ConflictError("it has changed"), lands=False
-    )
+    backend = Repeating(answer, lands=False)
     store = store_over({"main": backend}, attempts=attempts)
-
-    async def change() -> None:
-        if mode == "create":
-            await store.save(AT, OTHER, mode="create")
-        else:
-            await swap(store, await store.save(AT, ACCOUNT))
-
+    await store.save(AT, ACCOUNT)
     if attempts == 1:
-        with pytest.raises(UnavailableError) as caught:
-            await change()
+        with pytest.raises(UnavailableError, match="nothing is in its way") as caught:
+            await CALLS[call](store)
         assert caught.value.temporary
-        assert await store.exists(AT) == (mode == "swap")
+        assert not await store.exists(ELSEWHERE)
+        assert await store.get(AT) == ACCOUNT
     else:
-        await change()
-        assert await store.get(AT) == OTHER
+        await CALLS[call](store)
+        assert await store.get(ELSEWHERE if call == "create" else AT) == (ACCOUNT if call == "create" else OAUTH)
     assert backend.writes == attempts

@@ -1,4 +1,5 @@
 """The public API as a type checker sees it: mypy strict and pyright strict read this file, nothing runs it."""
+# ruff: noqa: F405 -- that type checkers find the public names is a part of it
 
 from __future__ import annotations
 
@@ -8,31 +9,8 @@ from typing import assert_type
 
 from msgspec.structs import replace
 
-from accountstore import (
-    Account,
-    AccountStore,
-    AccountStoreError,
-    Capabilities,
-    Check,
-    ConflictError,
-    DecodeError,
-    Entry,
-    Event,
-    Location,
-    MultiAccount,
-    NotFoundError,
-    OAuthCredentials,
-    PasswordCredentials,
-    ProtocolType,
-    Secret,
-    SecurityOptions,
-    StorageConfig,
-    StoreConfig,
-    Stored,
-    UnavailableError,
-    UncertainError,
-    Version,
-)
+from accountstore import *  # noqa: F403 -- as above
+from accountstore.errors import *  # noqa: F403 -- mypy does not follow `__all__ +=` to them
 
 # --- the model: a string is as good as a Secret -------------------------------------------------------------------
 
@@ -152,6 +130,8 @@ async def one_document(store: AccountStore) -> None:
     entry = await store.stat(location)
     assert_type(entry, Entry)
     assert_type(entry.version, Version | None)
+    assert_type(await store.read_json(location), Stored[bytes])
+    assert_type(await store.save_json(location, b"{}", mode="create"), Version)
     assert_type(await store.exists(location), bool)
     assert_type(await store.delete(location), None)
     assert_type(await store.delete(location, version=version), None)
@@ -212,7 +192,7 @@ async def storages(store: AccountStore) -> None:
     assert_type(store.storages, tuple[str, ...])
     assert_type(store.capabilities(), Capabilities)
     assert_type(store.capabilities("s").create, bool)
-    assert_type(store.capabilities("s").proven, bool)
+    assert_type(store.capabilities("s").verify, bool)
     check = await store.check("s")
     assert_type(check, Check)
     assert_type(check.ok, bool)
@@ -248,6 +228,7 @@ async def mistakes(store: AccountStore) -> None:
     await store.save(location, from_list)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # a multi account
     await store.save_multi(location, account)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # an account
     await store.save(location, account, mode="creat")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # no mode
+    await store.save_json(location, "{}")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # text
     await store.get("x.account")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # text for a location
     await store.update(location, grow)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # of the other kind
     PasswordCredentials(login="l", password=b"p")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # bytes

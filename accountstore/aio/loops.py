@@ -34,7 +34,7 @@ def asyncio_loop() -> asyncio.AbstractEventLoop | None:
 
 
 def running_loop() -> object | None:
-    """What tells the event loop that runs in this thread from any other; None outside of any."""
+    """An object that is the same for calls on the same event loop, the one in this thread; None outside of any."""
     loop = asyncio_loop()
     if loop is None and "trio" in sys.modules:
         from trio.lowlevel import current_trio_token
@@ -45,8 +45,6 @@ def running_loop() -> object | None:
 
 
 class _Bridged(Protocol):
-    """What has methods that run on asyncio."""
-
     @property
     def bridge(self) -> AsyncioBridge: ...
 
@@ -103,7 +101,7 @@ class AsyncioBridge:
 
         self._to_asyncio.put(bridged.start)
         await wait_task_rescheduled(abort)
-        return bridged.result() if cancelled is None else cancelled()
+        return bridged.task.result() if cancelled is None else cancelled()
 
     def _start(self) -> asyncio.AbstractEventLoop:
         from asyncio import new_event_loop
@@ -166,34 +164,22 @@ class _BridgedCall(Generic[T]):
         self._call = call
         self._back = back
         self._waiting = current_task()
-        self._task: asyncio.Task[T] | None = None
+        self.task: asyncio.Task[T]
 
     def start(self) -> None:
         """Begin, on the asyncio loop."""
-        self._task = self._loop.create_task(self._call())
-        self._task.add_done_callback(self._end)
+        self.task = self._loop.create_task(self._call())
+        self.task.add_done_callback(self._end)
 
     def cancel(self) -> None:
-        """Cancel, on the asyncio loop."""
-        if self._task is not None:
-            self._task.cancel()
-
-    def result(self) -> T:
-        """What it returned or raised."""
-        if self._task is None:
-            raise RuntimeError("it has not begun")
-        return self._task.result()
+        """Cancel, on the asyncio loop, where it has begun before."""
+        self.task.cancel()
 
     def _end(self, task: asyncio.Task[T], /) -> None:
         from trio import RunFinishedError
+        from trio.lowlevel import reschedule
 
         if not task.cancelled():
             task.exception()  # it is raised by whoever asks for the result, if anyone does
         with suppress(RunFinishedError):
-            self._back.put(self._go_on)
-
-    def _go_on(self) -> None:
-        """Wake the trio task, on its loop."""
-        from trio.lowlevel import reschedule
-
-        reschedule(self._waiting)
+            self._back.put(partial(reschedule, self._waiting))

@@ -6,8 +6,7 @@ An async generator cannot: what it leaves open is closed by the event loop that 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Iterator
-from functools import partial
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
@@ -34,14 +33,15 @@ class Paged(Generic[T]):
 
 def pages_of(pages: Iterable[T], /) -> Paged[T]:
     """Pages that are at hand, or that an iterator makes without blocking."""
-    return Paged(partial(_next_page, iter(pages)))
-
-
-async def _next_page(pages: Iterator[T], /) -> T | None:
     from anyio.lowlevel import checkpoint
 
-    await checkpoint()
-    return next(pages, None)
+    rest = iter(pages)
+
+    async def next_page() -> T | None:
+        await checkpoint()
+        return next(rest, None)
+
+    return Paged(next_page)
 
 
 def pages_by_cursor(fetch: Callable[[str | None], Awaitable[tuple[T, str | None]]], /) -> Paged[T]:
@@ -49,34 +49,30 @@ def pages_by_cursor(fetch: Callable[[str | None], Awaitable[tuple[T, str | None]
 
     `fetch` takes a cursor, None for the first page, and returns a page and the next cursor, None after the last.
     """
-    return Paged(_Cursor(fetch).next_page)
+    cursor: str | None = None
+    ended = False
 
-
-class _Cursor(Generic[T]):
-    """How far a listing has come."""
-
-    def __init__(self, fetch: Callable[[str | None], Awaitable[tuple[T, str | None]]], /) -> None:
-        self._fetch = fetch
-        self._cursor: str | None = None
-        self._ended = False
-
-    async def next_page(self) -> T | None:
-        if self._ended:
+    async def next_page() -> T | None:
+        nonlocal cursor, ended
+        if ended:
             return None
-        page, self._cursor = await self._fetch(self._cursor)
-        self._ended = self._cursor is None
+        page, cursor = await fetch(cursor)
+        ended = cursor is None
         return page
+
+    return Paged(next_page)
 
 
 def items_of(fetch: Callable[[], Awaitable[Iterable[T] | None]], /) -> Paged[T]:
     """The items of pages that `fetch` gives until it gives None."""
-    return Paged(partial(_next_item, deque(), fetch))
+    waiting: deque[T] = deque()
 
+    async def next_item() -> T | None:
+        while not waiting:
+            page = await fetch()
+            if page is None:
+                return None
+            waiting.extend(page)
+        return waiting.popleft()
 
-async def _next_item(waiting: deque[T], fetch: Callable[[], Awaitable[Iterable[T] | None]], /) -> T | None:
-    while not waiting:
-        page = await fetch()
-        if page is None:
-            return None
-        waiting.extend(page)
-    return waiting.popleft()
+    return Paged(next_item)

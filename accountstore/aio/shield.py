@@ -54,7 +54,7 @@ class Deadline:
 
 
 class _Bound(Struct, eq=False):
-    """When one call's time is up, and what then; None: the call has ended."""
+    """When one call's time is up, and what is called then; None: the call has ended."""
 
     when: float
     expire: Callable[[], object] | None

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from functools import partial
 from itertools import islice
 from queue import SimpleQueue
 from threading import Lock, Thread
-from typing import TYPE_CHECKING, Generic, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 from weakref import finalize
 
 import anyio
@@ -49,25 +48,21 @@ class ThreadPool:
         if loop is None:
             return await anyio.to_thread.run_sync(function, abandon_on_cancel=True, limiter=self._turn)
         await checkpoint_if_cancelled()
-        call = self._start(loop, function)
-        try:
-            await call.waiter
-        except BaseException:
-            call.withdraw()
-            raise
-        return call.outcome()
-
-    def _start(self, loop: asyncio.AbstractEventLoop, function: Callable[[], T], /) -> _Call[T]:
-        """Hand a call to a thread. Threads start as they are needed; both counts change on the event loop only."""
         if not self._close.alive:
             raise ClosedError("the store is closed")
         call = _Call(loop, function, self._end)
+        # Threads start as they are needed; both counts change on the event loop only.
         self._busy += 1
         if self._started < min(self._busy, self._total):
             self._started += 1
             Thread(target=_work, args=(self._calls,), name="accountstore", daemon=True).start()
         self._calls.put(call.run)
-        return call
+        try:
+            await call.waiter
+        except BaseException:
+            call.functions.clear()  # withdrawn, if it has not begun
+            raise
+        return call.outcome()
 
     def _end(self) -> None:
         self._busy -= 1
@@ -87,30 +82,28 @@ def _work(calls: SimpleQueue[Callable[[], None] | None], /) -> None:
 class _Call(Generic[T]):
     """A call in a thread that wakes its event loop once."""
 
-    __slots__ = ("_end", "_functions", "_loop", "outcome", "waiter")
-
-    outcome: Callable[[], T]
-    """What the function returned or raised, once the waiter is done."""
+    __slots__ = ("_end", "_error", "_loop", "_result", "functions", "waiter")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, function: Callable[[], T], end: Callable[[], None], /) -> None:
-        self._functions = [function]  # whoever pops it has it: the thread that calls it, or the caller who withdraws it
+        self.functions = [function]  # of the thread that pops it to call it, or of the caller who withdraws it
         self._end = end
         self._loop = loop
+        self._error: BaseException | None = None
         self.waiter = loop.create_future()
 
-    def withdraw(self) -> None:
-        """Keep the function from being called, if it has not begun."""
-        self._functions.clear()
+    def outcome(self) -> T:
+        """What the function returned or raised, once the waiter is done."""
+        if self._error is not None:
+            raise self._error
+        return self._result
 
     def run(self) -> None:
         """Call the function, in the thread."""
         try:
-            result = self._functions.pop()()
+            self._result = self.functions.pop()()
         except BaseException as error:  # noqa: BLE001 -- raised by whoever waits
-            self.outcome = partial(_raise, error)
-        else:
-            self.outcome = partial(_return, result)
-        with suppress(RuntimeError):  # the loop was closed: nobody waits
+            self._error = error
+        with suppress(RuntimeError):  # the loop was closed, and no caller waits
             self._loop.call_soon_threadsafe(self._wake)
 
     def _wake(self) -> None:
@@ -119,47 +112,34 @@ class _Call(Generic[T]):
             self.waiter.set_result(None)
 
 
-def _return(result: T, /) -> T:
-    return result
-
-
-def _raise(error: BaseException, /) -> NoReturn:
-    raise error
-
-
 def pages_in_threads(pool: ThreadPool, pages: Iterator[T], /) -> Paged[T]:
     """A blocking iterator of pages as an async one, one thread hop a page.
 
     Dropped before its end, it lets go of the blocking iterator, whose own clean-up runs at once.
     """
-    return Paged(_ThreadPages(pool, pages).next_page)
+    turn = Lock()
+    page: list[T] | None = None
+    error: Exception | None = None
 
-
-class _ThreadPages(Generic[T]):
-    """A blocking iterator, and a page of it that waits for whoever asks next."""
-
-    def __init__(self, pool: ThreadPool, pages: Iterator[T], /) -> None:
-        self._pool = pool
-        self._pages = pages
-        self._page: list[T] | None = None
-        self._error: Exception | None = None
-        self._turn = Lock()
-
-    async def next_page(self) -> T | None:
-        await self._pool.run(self._fetch)
-        if self._error is not None:
-            raise self._error
-        page, self._page = self._page, None
-        return page[0] if page else None
-
-    def _fetch(self) -> None:
+    def fetch() -> None:
         """Fetch a page and keep it: its caller may have been cancelled, and the next one finds it here."""
-        with self._turn:
-            if self._page is None and self._error is None:
+        nonlocal page, error
+        with turn:
+            if page is None and error is None:
                 try:
-                    self._page = [*islice(self._pages, 1)]
-                except Exception as error:  # noqa: BLE001 -- raised by whoever takes the page, again and again
-                    self._error = error
+                    page = [*islice(pages, 1)]
+                except Exception as raised:  # noqa: BLE001 -- raised by whoever takes the page, again and again
+                    error = raised
+
+    async def next_page() -> T | None:
+        nonlocal page
+        await pool.run(fetch)
+        if error is not None:
+            raise error
+        taken, page = page, None
+        return taken[0] if taken else None
+
+    return Paged(next_page)
 
 
 class Lazy(Generic[T]):

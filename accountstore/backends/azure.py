@@ -6,35 +6,27 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from functools import partial
 from inspect import iscoroutinefunction
 from typing import Any
 
 from adlfs import AzureBlobFileSystem
 from azure.core import MatchConditions
-from azure.core.exceptions import (
-    AzureError,
-    ClientAuthenticationError,
-    HttpResponseError,
-    ServiceRequestError,
-)
+from azure.core.exceptions import AzureError, ClientAuthenticationError, HttpResponseError, ServiceRequestError
 
 from accountstore.aio.loops import on_asyncio
 from accountstore.backends.base import (
     BackendError,
     Blob,
     ConfigError,
-    ConflictError,
     DeniedError,
-    NotFoundError,
     Stat,
     UnavailableError,
     Version,
     WriteMode,
     check_size,
-    pages_by_cursor,
 )
 from accountstore.backends.object_store import (
     INSTANCE,
@@ -52,20 +44,19 @@ _PAGE = 5000
 _TIMEOUTS = ("timeout", "connection_timeout", "read_timeout")
 
 
-class AzureBackend(ObjectStore[Any]):
+class AzureBackend(ObjectStore[tuple[Any, Any]]):
     """One client of its own, opened at the first call and closed with the store. A version is the ETag.
 
     Reads, writes and deletes are one request each (a read of an empty document two); conditions stand in
     `If-None-Match` and `If-Match`.
     """
 
+    _failures = (AzureError,)
+
     def __init__(self, options: Mapping[str, Any], container: str, prefix: str, /) -> None:
         super().__init__(container, prefix, LazyClient(self._open, _close), partial(AzureBlobFileSystem, **options))
         self._options = options
         self._each = {"retry_total": 0, **{name: options[name] for name in _TIMEOUTS if name in options}}
-        self._answered = False
-
-    # --- the client ---------------------------------------------------------------------------------------------------
 
     async def _open(self) -> tuple[Any, Any]:
         """The filesystem and the container's client; no request is sent for it."""
@@ -75,33 +66,13 @@ class AzureBackend(ObjectStore[Any]):
 
     async def _make(self) -> Any:
         """Make the filesystem, on an event loop of a thread's own: it imports, and reads files with credentials."""
-        options: dict[str, Any] = {**self._options, **INSTANCE}
-        fs = AzureBlobFileSystem(**options)
+        fs: Any = AzureBlobFileSystem(**self._options, **INSTANCE)
         # They keep the filesystem alive for ever, and fail at exit: fsspec/adlfs#495. It is closed here instead.
         for finalizer in finalizers(fs):
             finalizer.detach()
         return fs
 
-    @asynccontextmanager
-    async def _container(self, mode: WriteMode | None = None, /) -> AsyncGenerator[Any]:
-        """The container's client; errors within are raised as errors of ours."""
-        try:
-            _, container = await self._lazy.get()
-            yield container
-        except AzureError as error:
-            failure = self._error(error, mode)
-        else:
-            self._answered = True
-            return
-        raise failure
-
-    @asynccontextmanager
-    async def _blob(self, key: str, mode: WriteMode | None = None, /) -> AsyncGenerator[Any]:
-        """The client of a document's blob, likewise."""
-        async with self._container(mode) as container:
-            yield container.get_blob_client(self._prefix + key)
-
-    def _error(self, error: AzureError, mode: WriteMode | None, /) -> BackendError:
+    def _error(self, error: Any, mode: WriteMode | None, /) -> BackendError:
         if isinstance(error, HttpResponseError) and error.status_code is not None:
             self._answered = True
             return error_for_status(error.status_code, str(getattr(error, "error_code", None) or ""), mode)
@@ -111,11 +82,10 @@ class AzureBackend(ObjectStore[Any]):
         never = isinstance(error, ServiceRequestError) and unsent(error)
         return UnavailableError(f"the storage cannot be reached ({what})", sent=not never)
 
-    # --- documents ----------------------------------------------------------------------------------------------------
-
     @on_asyncio
     async def read(self, key: str, /, *, limit: int) -> Blob:
-        async with self._blob(key) as blob:
+        async with self._client() as (_, container):
+            blob = container.get_blob_client(self._prefix + key)
             try:
                 stream = await blob.download_blob(offset=0, length=limit + 1, max_concurrency=1, **self._each)
             except HttpResponseError as error:
@@ -134,48 +104,30 @@ class AzureBackend(ObjectStore[Any]):
     async def write(self, key: str, data: bytes, /, *, mode: WriteMode, write_token: str = "") -> Stat:
         condition = _if_match(mode) if isinstance(mode, Version) else {}
         metadata = {WRITE_TOKEN: write_token} if write_token else None
-        async with self._blob(key, mode) as blob:
+        async with self._client(mode) as (_, container):
+            blob = container.get_blob_client(self._prefix + key)
             answer = await blob.upload_blob(
                 data, length=len(data), overwrite=mode != "create", metadata=metadata, **condition, **self._each
             )
         return Stat(key, len(data), Version(answer["etag"]), answer["last_modified"])
 
-    @on_asyncio
-    async def stat(self, key: str, /) -> Stat:
-        first = not self._answered
-        try:
-            async with self._blob(key) as blob:
-                found = await blob.get_blob_properties(**self._each)
-        except NotFoundError:
-            if first:
-                await self._require_container()
-            raise
+    async def _head(self, key: str, /) -> Stat:
+        async with self._client() as (_, container):
+            found = await container.get_blob_client(self._prefix + key).get_blob_properties(**self._each)
         return _stat(key, found, int(found.size))
 
-    async def _require_container(self) -> None:
-        """Raise an error if the container does not exist: the answer to a HEAD has no body that could say so."""
-        with suppress(DeniedError):  # a key may be allowed to read documents only
-            async with self._container() as container:
-                await container.get_container_properties(**self._each)
+    async def _require_bucket(self) -> None:
+        async with self._client() as (_, container):
+            await container.get_container_properties(**self._each)
 
-    @on_asyncio
-    async def delete(self, key: str, /, *, version: Version | None = None) -> None:
+    async def _delete(self, key: str, version: Version | None, /) -> None:
         condition = {} if version is None else _if_match(version)
-        with suppress(NotFoundError):
-            try:
-                async with self._blob(key, version) as blob:
-                    await blob.delete_blob(**condition, **self._each)
-            except ConflictError:
-                await self.stat(key)  # of a missing document it is none, whatever the server says
-                raise
-
-    def scan(self, prefix: str, /, *, recursive: bool) -> AsyncIterator[Sequence[Stat]]:
-        return pages_by_cursor(partial(self._page, prefix, recursive))
+        async with self._client(version) as (_, container):
+            await container.get_blob_client(self._prefix + key).delete_blob(**condition, **self._each)
 
     @on_asyncio
-    async def _page(self, prefix: str, recursive: bool, cursor: str | None, /) -> tuple[list[Stat], str | None]:
-        start = self._prefix + (f"{prefix}/" if prefix else "")
-        async with self._container() as container:
+    async def _page(self, start: str, recursive: bool, cursor: str | None, /) -> tuple[list[Stat], str | None]:
+        async with self._client() as (_, container):
             listed = container.list_blobs if recursive else partial(container.walk_blobs, delimiter="/")
             pages = listed(name_starts_with=start or None, results_per_page=_PAGE, **self._each).by_page(cursor)
             # A folder in the listing has no ETag.
@@ -189,15 +141,14 @@ class AzureBackend(ObjectStore[Any]):
     @on_asyncio
     async def versioned(self) -> bool | None:
         with suppress(BackendError):
-            async with self._container():
-                fs, _ = await self._lazy.get()
+            async with self._client() as (fs, _):
                 # Blob versions are the account's setting, which a container's keys may not read; soft delete likewise.
                 kept = await fs.service_client.get_service_properties(**self._each)
             return True if kept["delete_retention_policy"].enabled else None
         return None
 
 
-async def _close(opened: tuple[Any, object], /) -> None:
+async def _close(opened: tuple[Any, Any], /) -> None:
     fs, _ = opened
     await fs.service_client.close()
     close = getattr(fs.credential, "close", None)
@@ -206,8 +157,8 @@ async def _close(opened: tuple[Any, object], /) -> None:
 
 
 async def _repeat_nothing(client: Any, /) -> None:
-    """Turn off aiohttp's own repetition of a request whose connection was closed: a write that had landed would meet
-    itself in it, and a rival's document could pass for the cause.
+    """Turn off aiohttp's own repetition of a request whose connection was closed: a write that took effect would meet
+    its own document, which could be a rival's as well.
     """
     transport = client._pipeline._transport  # noqa: SLF001 -- neither the client nor aiohttp has another way
     await transport.open()

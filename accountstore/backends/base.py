@@ -1,7 +1,6 @@
-"""The seam between the store and a storage: what a backend author implements, and all that one imports.
+"""What a backend author implements and imports: a backend reads and writes bytes under keys.
 
-A backend reads and writes bytes under keys. Names, codecs, capability gates, retries and error wrapping are the store's
-work, so a backend is small. `accountstore.testing.BackendTests` says whether one is right.
+Names, codecs, retries and error wrapping are the store's work. `accountstore.testing.BackendTests` is the test suite.
 """
 
 from __future__ import annotations
@@ -60,10 +59,10 @@ __all__ = (
 
 
 class Version(Struct, frozen=True):
-    """An opaque token of one state of a document.
+    """An opaque token of one state of a document; it belongs to the storage that gave it.
 
-    It belongs to the storage that gave it. Where it is a digest of the content, someone who knows the rest of a
-    document could test guesses of its password against it, so it does not show in `repr`.
+    Where it is a digest of the content, someone who knows the rest of a document could test guesses of its password
+    against it, so it does not show in `repr`.
     """
 
     token: str
@@ -132,12 +131,6 @@ class Blob:
         self.data: bytes = SecretBytes(data)
         self.stat: Stat = stat
         self.version: Version = stat.version
-
-    def __eq__(self, other: object, /) -> bool:
-        return isinstance(other, Blob) and self.data == other.data and self.stat == other.stat
-
-    def __hash__(self) -> int:
-        return hash((self.data, self.stat))
 
     def __repr__(self) -> str:
         return f"Blob(..., {self.stat!r})"
@@ -259,46 +252,33 @@ def digest(data: bytes | Iterable[bytes], /) -> Version:
     return Version(f"sha256:{total.hexdigest()}")
 
 
-_ERRNOS: dict[int, type[BackendError]] = {
-    errno.ENOSPC: FullError,
-    errno.EDQUOT: FullError,
+_BY_ERRNO: Mapping[int | None, type[BackendError]] = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), FullError),
     errno.EROFS: DeniedError,
-    errno.ELOOP: NotRegularError,
-    errno.ENOTDIR: NotRegularError,
-    errno.EISDIR: NotRegularError,
-    errno.ENOTEMPTY: NotRegularError,
     errno.ENXIO: NotRegularError,  # a socket
-    errno.ESTALE: UnavailableError,
-    errno.EAGAIN: UnavailableError,
-    errno.EBUSY: UnavailableError,
-    errno.EMFILE: UnavailableError,
-    errno.ENFILE: UnavailableError,
-    errno.EHOSTDOWN: UnavailableError,
-    errno.EHOSTUNREACH: UnavailableError,
-    errno.ENETDOWN: UnavailableError,
-    errno.ENOTCONN: UnavailableError,
-    errno.ENETUNREACH: UnavailableError,
+    **dict.fromkeys((errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.ENOTEMPTY), NotRegularError),
+    **dict.fromkeys((errno.ESTALE, errno.EAGAIN, errno.EBUSY, errno.EMFILE, errno.ENFILE), UnavailableError),
+    **dict.fromkeys((errno.ENOTCONN, errno.EHOSTDOWN, errno.EHOSTUNREACH), UnavailableError),
+    **dict.fromkeys((errno.ENETDOWN, errno.ENETUNREACH), UnavailableError),
 }
-_OSERRORS: tuple[tuple[type[OSError], type[BackendError]], ...] = (
-    (FileNotFoundError, NotFoundError),
-    (FileExistsError, ExistsError),
-    (PermissionError, DeniedError),
-    (ConnectionError, UnavailableError),
-    (TimeoutError, UnavailableError),
-    (BlockingIOError, UnavailableError),
-)
 
 
 def classify_error(error: Exception, /) -> type[BackendError]:
     """The class of ours for what a backend raised: its own, or that of an `OSError` by errno and then by type."""
     if isinstance(error, BackendError):
         return type(error)
-    if isinstance(error, OSError):
-        if type(error).__name__ == "gaierror":  # of socket, which this module does not need; its numbers are no errnos
+    if type(error).__name__ == "gaierror":  # of socket, which this module does not need; its numbers are no errnos
+        return UnavailableError
+    if isinstance(error, OSError) and isinstance(error.errno, int) and error.errno in _BY_ERRNO:
+        return _BY_ERRNO[error.errno]
+    match error:
+        case FileNotFoundError():
+            return NotFoundError
+        case FileExistsError():
+            return ExistsError
+        case PermissionError():
+            return DeniedError
+        case ConnectionError() | TimeoutError() | BlockingIOError() | EOFError():
             return UnavailableError
-        if isinstance(error.errno, int) and error.errno in _ERRNOS:
-            return _ERRNOS[error.errno]
-        for kind, name in _OSERRORS:
-            if isinstance(error, kind):
-                return name
-    return UnavailableError if isinstance(error, EOFError) else BackendError
+        case _:
+            return BackendError

@@ -165,13 +165,8 @@ class FsspecBackend:
         return await self._threads.run(self._connection.get), self._root or "/"
 
     async def aclose(self) -> None:
-        await self._threads.run(self._close)
+        await self._threads.run(lambda: _close(self._connection.take()))
         self._threads.close()
-
-    def _close(self) -> None:
-        fs = self._connection.take()
-        if fs is not None:
-            _close(fs)
 
 
 def _connect(connect: Callable[[], Any], /) -> Any:
@@ -221,20 +216,20 @@ def _make(fs: Any, folder: str, /) -> None:
 
 
 def _close(fs: Any, /) -> None:
-    """Close what a filesystem holds open: fsspec has no method for that.
+    """Close what a filesystem, if there is one, holds open: fsspec has no method for that.
 
-    An asynchronous one closes its session in a finalizer, which is called here: left to the garbage collector, it may
-    run on an event loop that is not the session's. Of the blocking ones, those for FTP and SFTP have clients.
+    An asynchronous one closes its session in a finalizer, which the garbage collector may run on an event loop that is
+    not the session's. Of the blocking ones, those for FTP and SFTP have clients.
     """
-    if fs.async_impl:
+    if fs is not None and fs.async_impl:
         for finalizer in finalizers(fs):
             finalizer()
         return
     for name in ("ftp", "client"):
-        client = getattr(fs, name, None)
-        if client is not None and hasattr(client, "close"):
+        close = getattr(getattr(fs, name, None), "close", None)
+        if close is not None:
             with suppress(Exception):  # it may be closed or broken already
-                client.close()
+                close()
 
 
 def _modified(info: Mapping[str, Any], /) -> datetime | None:

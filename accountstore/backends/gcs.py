@@ -9,8 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from functools import partial
@@ -29,13 +28,11 @@ from accountstore.backends.base import (
     Blob,
     ConflictError,
     DeniedError,
-    NotFoundError,
     Stat,
     UnavailableError,
     Version,
     WriteMode,
     check_size,
-    pages_by_cursor,
 )
 from accountstore.backends.object_store import (
     INSTANCE,
@@ -48,10 +45,10 @@ from accountstore.backends.object_store import (
     unsent,
 )
 
-_POOL = 128
 _PAGE = "1000"
 _FIELDS = "items(name,size,generation,updated),nextPageToken"
 _FRESH = timedelta(minutes=10)
+_NO_TIMEOUT = aiohttp.ClientTimeout(total=None)  # the store has its own deadline
 
 
 class GCSBackend(ObjectStore[Any]):
@@ -60,25 +57,18 @@ class GCSBackend(ObjectStore[Any]):
     Reads, writes and deletes are one request each, of the JSON API; conditions stand in `ifGenerationMatch`.
     """
 
+    # HttpError and NonRetryableError are gcsfs's for a refusal.
+    _failures = (GoogleAuthError, HttpError, NonRetryableError, aiohttp.ClientError)
+
     def __init__(self, options: Mapping[str, Any], bucket: str, prefix: str, /) -> None:
-        super().__init__(bucket, prefix, LazyClient(self._open, _close), partial(GCSFileSystem, **options))
+        client = LazyClient(self._open, lambda fs: fs.session.close())
+        super().__init__(bucket, prefix, client, partial(GCSFileSystem, **options))
         self._options = options
-
-    # --- the client ---------------------------------------------------------------------------------------------------
-
-    async def _opened(self) -> Any:
-        """The filesystem with its session, and with credentials that are valid."""
-        fs = await self._lazy.get()
-        keys = fs.credentials.credentials
-        if keys is not None and (not keys.valid or _ends_soon(keys.expiry)):
-            # It would block the event loop with a request.
-            await asyncio.to_thread(fs.credentials.maybe_refresh)
-        return fs
+        self._at = f"b/{quote(bucket, safe='')}"
 
     async def _open(self) -> Any:
         """Make the filesystem, in a thread: finding credentials reads files and asks servers."""
-        options: dict[str, Any] = {**self._options, **INSTANCE}
-        fs: Any = await asyncio.to_thread(partial(GCSFileSystem, **options))
+        fs: Any = await asyncio.to_thread(partial(GCSFileSystem, **self._options, **INSTANCE))
         await fs._set_session()  # noqa: SLF001 -- what gcsfs has its asynchronous users await
         return fs
 
@@ -94,9 +84,12 @@ class GCSBackend(ObjectStore[Any]):
         headers: Mapping[str, str] | None = None,
         query: Mapping[str, str] | None = None,
     ) -> tuple[Mapping[str, str], bytes]:
-        """The headers and the body of the answer to a request that succeeds; or an error of ours."""
-        try:
-            fs = await self._opened()
+        """The headers and the body of the answer."""
+        async with self._client(mode) as fs:
+            keys = fs.credentials.credentials
+            if keys is not None and not (keys.valid and _is_fresh(keys.expiry)):
+                # It would block the event loop with a request.
+                await asyncio.to_thread(fs.credentials.maybe_refresh)
             url = URL(f"{fs.base.removesuffix('/storage/v1/')}/{path}", encoded=True)
             call = fs.session.request(
                 method,
@@ -107,24 +100,20 @@ class GCSBackend(ObjectStore[Any]):
             )
             async with call as answer:
                 if answer.status >= 400:
-                    failure = _error(answer.status, (await answer.read())[:4096], mode)
-                else:
-                    if limit is not None and answer.content_length is not None:
-                        check_size(answer.content_length, limit)
-                    return answer.headers, await answer.read()
-        except (GoogleAuthError, HttpError, NonRetryableError) as error:  # the latter two are gcsfs's for a refusal
-            failure = DeniedError(f"no valid credentials were found ({type(error).__name__})")
-        except aiohttp.ClientError as error:
+                    raise _refusal(answer.status, (await answer.read())[:4096], mode)
+                if limit is not None and answer.content_length is not None:
+                    check_size(answer.content_length, limit)
+                return answer.headers, await answer.read()
+
+    def _error(self, error: Any, mode: WriteMode | None, /) -> BackendError:
+        what = type(error).__name__
+        if isinstance(error, aiohttp.ClientError):
             # aiohttp repeats no POST, and a write here is one.
-            failure = UnavailableError(
-                f"the storage cannot be reached ({type(error).__name__})", sent=not unsent(error)
-            )
-        raise failure
+            return UnavailableError(f"the storage cannot be reached ({what})", sent=not unsent(error))
+        return DeniedError(f"no valid credentials were found ({what})")
 
     def _object(self, key: str, /) -> str:
-        return f"b/{quote(self._bucket, safe='')}/o/{quote(self._prefix + key, safe='')}"
-
-    # --- documents ----------------------------------------------------------------------------------------------------
+        return f"{self._at}/o/{quote(self._prefix + key, safe='')}"
 
     async def read(self, key: str, /, *, limit: int) -> Blob:
         path = f"download/storage/v1/{self._object(key)}"
@@ -137,54 +126,38 @@ class GCSBackend(ObjectStore[Any]):
     async def write(self, key: str, data: bytes, /, *, mode: WriteMode, write_token: str = "") -> Stat:
         about = {"name": self._prefix + key, "metadata": {WRITE_TOKEN: write_token} if write_token else {}}
         query = {"uploadType": "multipart", **_condition(mode)}
-        path = f"upload/storage/v1/b/{quote(self._bucket, safe='')}/o"
         boundary = os.urandom(16).hex()
         body = _multipart(about, data, boundary)
         headers = {"Content-Type": f'multipart/related; boundary="{boundary}"'}
+        path = f"upload/storage/v1/{self._at}/o"
         _, answer = await self._request("POST", path, mode=mode, data=body, headers=headers, query=query)
         return _stat(key, json.loads(answer))
 
-    async def stat(self, key: str, /) -> Stat:
+    async def _head(self, key: str, /) -> Stat:
         _, answer = await self._request("GET", f"storage/v1/{self._object(key)}")
         return _stat(key, json.loads(answer))
 
-    async def delete(self, key: str, /, *, version: Version | None = None) -> None:
-        with suppress(NotFoundError):
-            try:
-                query = {} if version is None else _condition(version)
-                await self._request("DELETE", f"storage/v1/{self._object(key)}", mode=version, query=query)
-            except ConflictError:
-                await self.stat(key)  # of a missing document it is none
-                raise
+    async def _delete(self, key: str, version: Version | None, /) -> None:
+        query = {} if version is None else _condition(version)
+        await self._request("DELETE", f"storage/v1/{self._object(key)}", mode=version, query=query)
 
-    def scan(self, prefix: str, /, *, recursive: bool) -> AsyncIterator[Sequence[Stat]]:
-        return pages_by_cursor(partial(self._page, prefix, recursive))
-
-    async def _page(self, prefix: str, recursive: bool, cursor: str | None, /) -> tuple[list[Stat], str | None]:
-        where = {"prefix": self._prefix + (f"{prefix}/" if prefix else ""), "maxResults": _PAGE, "fields": _FIELDS}
+    async def _page(self, start: str, recursive: bool, cursor: str | None, /) -> tuple[list[Stat], str | None]:
+        where = {"prefix": start, "maxResults": _PAGE, "fields": _FIELDS}
         where |= {} if recursive else {"delimiter": "/"}
         where |= {"pageToken": cursor} if cursor else {}
-        path = f"storage/v1/b/{quote(self._bucket, safe='')}/o"
-        _, answer = await self._request("GET", path, query=where)
+        _, answer = await self._request("GET", f"storage/v1/{self._at}/o", query=where)
         page = json.loads(answer)
         found = [_stat(item["name"][len(self._prefix) :], item) for item in page.get("items", ())]
         return found, page.get("nextPageToken")
 
     async def versioned(self) -> bool | None:
         try:
-            _, answer = await self._request("GET", f"storage/v1/b/{quote(self._bucket, safe='')}")
+            _, answer = await self._request("GET", f"storage/v1/{self._at}")
         except BackendError:
             return None
         bucket = json.loads(answer)
         kept = int(bucket.get("softDeletePolicy", {}).get("retentionDurationSeconds", 0))
         return bool(bucket.get("versioning", {}).get("enabled")) or kept > 0
-
-
-_NO_TIMEOUT = aiohttp.ClientTimeout(total=None)  # the store has its own deadline
-
-
-async def _close(fs: Any, /) -> None:
-    await fs.session.close()
 
 
 def _multipart(about: Mapping[str, object], data: bytes, boundary: str, /) -> bytes:
@@ -214,7 +187,7 @@ def _stat(key: str, about: Mapping[str, Any], /) -> Stat:
     )
 
 
-def _error(status: int, body: bytes, mode: WriteMode | None, /) -> BackendError:
+def _refusal(status: int, body: bytes, mode: WriteMode | None, /) -> BackendError:
     # The JSON interface has one code for a missing object and a missing bucket, and a sentence for each.
     try:
         error = json.loads(body)["error"]
@@ -226,8 +199,8 @@ def _error(status: int, body: bytes, mode: WriteMode | None, /) -> BackendError:
     return error_for_status(status, code, mode)
 
 
-def _ends_soon(expiry: datetime | None, /) -> bool:
-    return expiry is not None and expiry.replace(tzinfo=UTC) - datetime.now(UTC) < _FRESH
+def _is_fresh(expiry: datetime | None, /) -> bool:
+    return expiry is None or expiry.replace(tzinfo=UTC) - datetime.now(UTC) >= _FRESH
 
 
 async def open_backend(url: str, options: Mapping[str, object], /) -> GCSBackend:

@@ -1,15 +1,12 @@
-"""What the object stores have in common: URLs of buckets, options, the opening of a client, write tokens, the fsspec
-filesystem that is handed out, and the meaning of an HTTP status.
-
-Outcomes are decided by the status of the answer, whatever exception a client makes of it.
-"""
+"""What the object stores share. The HTTP status of an answer decides the outcome, whatever a client raises for it."""
 
 from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable, Coroutine, Mapping
-from contextlib import suppress
+from abc import ABC, abstractmethod
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from inspect import signature
 from typing import Any, Generic, TypeVar
@@ -28,9 +25,11 @@ from accountstore.backends.base import (
     ExistsError,
     FullError,
     NotFoundError,
+    Stat,
     UnavailableError,
     Version,
     WriteMode,
+    pages_by_cursor,
 )
 from accountstore.validation import did_you_mean
 
@@ -40,14 +39,13 @@ WRITE_TOKEN = "accountstore_write"  # noqa: S105 -- no password
 """The metadata field for the token of a conditional write. Azure takes letters, digits and underscores only."""
 
 CAPABILITIES = Capabilities(create=True, update=True, atomic=True, durable=True, verify=True, write_tokens=True)
-"""What each promises, if its server does its part."""
+"""What each promises, if its server keeps to the protocol."""
 
-INSTANCE: Mapping[str, bool] = {"asynchronous": True, "skip_instance_cache": True, "use_listings_cache": False}
-"""Options of a filesystem of fsspec's that is the store's own, and remembers nothing."""
+INSTANCE: Mapping[str, Any] = {"asynchronous": True, "skip_instance_cache": True, "use_listings_cache": False}
+"""Options of an fsspec filesystem that is the store's own and caches nothing."""
 
 _OWN = frozenset({*INSTANCE, "loop"})
 _NO_BUCKET = frozenset({"NoSuchBucket", "ContainerNotFound", "ContainerBeingDeleted"})
-_EXISTS = frozenset({"BlobAlreadyExists"})
 _FULL = frozenset({"QuotaExceeded", "AccountLimitExceeded", "XMinioStorageFull"})
 _ELSEWHERE = frozenset({"PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException"})
 
@@ -88,20 +86,96 @@ class LazyClient(Generic[T]):
             await self._close(client)
 
 
-class ObjectStore(Generic[T]):
-    """A bucket and a client for it. The fsspec filesystem that it hands out is blocking, made when it is asked for,
-    never from fsspec's shared cache, and closed with it.
-    """
+class Bucket(ABC, Generic[T]):
+    """A bucket and a client for it."""
 
     capabilities: Capabilities = CAPABILITIES
+    _failures: tuple[type[Exception], ...]
+    """What the client raises."""
 
-    def __init__(self, bucket: str, prefix: str, client: LazyClient[T], filesystem: Callable[..., Any], /) -> None:
-        """`filesystem` makes one for the same bucket; `prefix` stands before each key."""
+    def __init__(self, bucket: str, prefix: str, client: LazyClient[T], /) -> None:
+        """`prefix` stands before each key."""
         self._bucket = bucket
         self._prefix = prefix
         self._lazy = client
-        self._filesystem: Lazy[Any] = Lazy(partial(filesystem, skip_instance_cache=True, use_listings_cache=False))
+        self._answered = False
         self.bridge: AsyncioBridge = AsyncioBridge()
+
+    @asynccontextmanager
+    async def _client(self, mode: WriteMode | None = None, /) -> AsyncGenerator[T]:
+        """The client, for a request with this condition; what it raises within becomes an error of ours."""
+        try:
+            yield await self._lazy.get()
+        except self._failures as error:
+            failure = self._error(error, mode)
+        else:
+            self._answered = True
+            return
+        raise failure
+
+    @abstractmethod
+    def _error(self, error: Any, mode: WriteMode | None, /) -> BackendError: ...
+
+    async def aclose(self) -> None:
+        """As `Backend.aclose`."""
+        await self._close()
+        await self.bridge.aclose()
+
+    @on_asyncio
+    async def _close(self) -> None:
+        await self._lazy.aclose()
+
+
+class ObjectStore(Bucket[T]):
+    """A bucket that fsspec has a client for. The fsspec filesystem that it hands out is blocking, made when it is asked
+    for, never from fsspec's shared cache, and closed with it.
+    """
+
+    def __init__(self, bucket: str, prefix: str, client: LazyClient[T], filesystem: Callable[..., Any], /) -> None:
+        """`filesystem` makes one for the same bucket."""
+        super().__init__(bucket, prefix, client)
+        self._filesystem: Lazy[Any] = Lazy(partial(filesystem, skip_instance_cache=True, use_listings_cache=False))
+
+    @on_asyncio
+    async def delete(self, key: str, /, *, version: Version | None = None) -> None:
+        """As `Backend.delete`."""
+        with suppress(NotFoundError):
+            try:
+                await self._delete(key, version)
+            except ConflictError:
+                await self.stat(key)  # of a missing document it is none, whatever the server says
+                raise
+
+    @abstractmethod
+    async def _delete(self, key: str, version: Version | None, /) -> None: ...
+
+    @on_asyncio
+    async def stat(self, key: str, /) -> Stat:
+        """As `Backend.stat`."""
+        first = not self._answered
+        try:
+            return await self._head(key)
+        except NotFoundError:
+            if first:
+                with suppress(DeniedError):  # a key may be allowed to read documents only
+                    await self._require_bucket()
+            raise
+
+    @abstractmethod
+    async def _head(self, key: str, /) -> Stat: ...
+
+    async def _require_bucket(self) -> None:
+        """Raise a `BackendError` if the bucket does not exist, where an answer to `_head` does not distinguish that."""
+
+    def scan(self, prefix: str, /, *, recursive: bool) -> AsyncIterator[Sequence[Stat]]:
+        """As `Backend.scan`."""
+        start = self._prefix + (f"{prefix}/" if prefix else "")
+        return pages_by_cursor(partial(self._page, start, recursive))
+
+    @abstractmethod
+    def _page(
+        self, start: str, recursive: bool, cursor: str | None, /
+    ) -> Coroutine[Any, Any, tuple[list[Stat], str | None]]: ...
 
     async def filesystem(self) -> tuple[object, str]:
         """As `Backend.filesystem`."""
@@ -109,20 +183,13 @@ class ObjectStore(Generic[T]):
 
     async def aclose(self) -> None:
         """As `Backend.aclose`."""
-        await self._close()
-        await self.bridge.aclose()
+        await super().aclose()
         for finalizer in finalizers(self._filesystem.take()):  # fsspec's way to close a session
             await to_thread.run_sync(finalizer)
 
-    @on_asyncio
-    async def _close(self) -> None:
-        await self._lazy.aclose()
-
 
 def finalizers(thing: object, /) -> list[finalize[..., Any]]:
-    """What is to be called when an object goes."""
-    if thing is None:
-        return []
+    """The finalizers (`weakref.finalize`) of an object; None has none."""
     callbacks = [reference.__callback__ for reference in getweakrefs(thing)]
     return [callback for callback in callbacks if isinstance(callback, finalize)]
 
@@ -166,7 +233,7 @@ def error_for_status(status: int, code: str = "", mode: WriteMode | None = None,
         return BackendError(f"the bucket is in another region{shown}")
     if code in _FULL or status == 507:  # before 403, with which Ceph reports a quota
         return FullError(f"the storage is full{shown}")
-    if status == 412 or code in _EXISTS:
+    if status == 412 or code == "BlobAlreadyExists":
         if mode == "create":
             return ExistsError("there is a document already")
         if isinstance(mode, Version):

@@ -7,8 +7,8 @@ read; and repeats requests on its own. Its client does none of that.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -30,7 +30,6 @@ from accountstore.aio.loops import on_asyncio
 from accountstore.backends.base import (
     BackendError,
     Blob,
-    ConflictError,
     DeniedError,
     NotFoundError,
     Stat,
@@ -38,7 +37,6 @@ from accountstore.backends.base import (
     Version,
     WriteMode,
     check_size,
-    pages_by_cursor,
 )
 from accountstore.backends.object_store import (
     INSTANCE,
@@ -55,15 +53,13 @@ _POOL = 128
 _UNREACHED = (HTTPClientError, ConnectionError, aiohttp.ClientError)
 _CONDITIONS: Mapping[str, Mapping[str, str]] = {"overwrite": {}, "create": {"IfNoneMatch": "*"}}
 _OPERATIONS = ("GetObject", "PutObject", "HeadObject", "DeleteObject", "ListObjectsV2")
-
-
 _Session: Any = AIOHTTPSession  # which has types in some installations only
 
 
 class _OneRequest(_Session):  # type: ignore[misc]  # see the line before
     """aiobotocore's session without aiohttp's own repetition of a request whose connection was closed.
 
-    A write that had landed would meet itself in it, and a rival's document could pass for the cause.
+    A write that took effect would meet its own document, which could be a rival's as well.
     """
 
     async def _get_session(self, proxy_url: str | None) -> Any:
@@ -72,51 +68,31 @@ class _OneRequest(_Session):  # type: ignore[misc]  # see the line before
         return session
 
 
-class S3Backend(ObjectStore[Any]):
+class S3Backend(ObjectStore[tuple[Any, dict[str, dict[str, Any]]]]):
     """One client of its own, opened at the first call and closed with the store. A version is the ETag.
 
     Reads, writes and deletes are one request each, conditions stand in `If-None-Match` and `If-Match`.
     """
 
+    _failures = (ClientError, BotoCoreError, aiohttp.ClientError)
+
     def __init__(self, options: Mapping[str, Any], bucket: str, prefix: str, /) -> None:
-        client = LazyClient(partial(asyncio.to_thread, self._open), _close)
+        client = LazyClient(partial(asyncio.to_thread, self._open), lambda opened: opened[0].close())
         super().__init__(bucket, prefix, client, partial(S3FileSystem, **options))
         self._options = options
-        self._answered = False
-
-    # --- the client ---------------------------------------------------------------------------------------------------
-
-    @asynccontextmanager
-    async def _client(
-        self, operation: str, mode: WriteMode | None = None, /
-    ) -> AsyncGenerator[tuple[Any, dict[str, Any]]]:
-        """The client, and the options that go with such a request; errors within are raised as errors of ours."""
-        try:
-            client, extra = await self._lazy.get()
-            yield client, extra[operation]
-        except (ClientError, BotoCoreError, aiohttp.ClientError) as error:
-            failure = self._error(error, mode)
-        else:
-            self._answered = True
-            return
-        raise failure
 
     def _open(self) -> tuple[Any, dict[str, dict[str, Any]]]:
-        """Open the client, in a thread: botocore reads its models from the disk."""
+        """The client and the options that go with each operation, in a thread: botocore reads models from the disk."""
         config = {"max_pool_connections": _POOL, **self._options.get("config_kwargs", {})}
-        options: dict[str, Any] = {
-            **self._options,
-            "config_kwargs": {**config, "retries": {"total_max_attempts": 1}, "http_session_cls": _OneRequest},
-            **INSTANCE,
-        }
-        fs: Any = S3FileSystem(**options)
+        config |= {"retries": {"total_max_attempts": 1}, "http_session_cls": _OneRequest}
+        fs: Any = S3FileSystem(**{**self._options, "config_kwargs": config}, **INSTANCE)
         client = asyncio.run(fs.set_session())
         given = {**fs.s3_additional_kwargs, **fs.req_kw}
         taken = {name: client.meta.service_model.operation_model(name).input_shape.members for name in _OPERATIONS}
         extra = {name: {key: given[key] for key in given if key in taken[name]} for name in _OPERATIONS}
         return client, extra
 
-    def _error(self, error: Exception, mode: WriteMode | None, /) -> BackendError:
+    def _error(self, error: Any, mode: WriteMode | None, /) -> BackendError:
         if isinstance(error, ClientError):
             self._answered = True
             answer: Any = error.response
@@ -132,12 +108,10 @@ class S3Backend(ObjectStore[Any]):
     def _at(self, key: str, /) -> dict[str, str]:
         return {"Bucket": self._bucket, "Key": self._prefix + key}
 
-    # --- documents ----------------------------------------------------------------------------------------------------
-
     @on_asyncio
     async def read(self, key: str, /, *, limit: int) -> Blob:
-        async with self._client("GetObject") as (client, extra):
-            answer = await client.get_object(**self._at(key), **extra)
+        async with self._client() as (client, extra):
+            answer = await client.get_object(**self._at(key), **extra["GetObject"])
             async with answer["Body"] as body:
                 size = int(answer["ContentLength"])
                 check_size(size, limit)
@@ -148,57 +122,40 @@ class S3Backend(ObjectStore[Any]):
 
     @on_asyncio
     async def write(self, key: str, data: bytes, /, *, mode: WriteMode, write_token: str = "") -> Stat:
-        condition: dict[str, Any] = dict(_CONDITIONS[mode]) if isinstance(mode, str) else {"IfMatch": mode.token}
-        async with self._client("PutObject", mode) as (client, extra):
+        condition = _CONDITIONS[mode] if isinstance(mode, str) else {"IfMatch": mode.token}
+        async with self._client(mode) as (client, extra):
+            options: dict[str, Any] = {**extra["PutObject"], **condition}
             if write_token:
-                condition["Metadata"] = {**extra.get("Metadata", {}), WRITE_TOKEN: write_token}
-            answer = await client.put_object(**self._at(key), Body=data, **{**extra, **condition})
+                options["Metadata"] = {**options.get("Metadata", {}), WRITE_TOKEN: write_token}
+            answer = await client.put_object(**self._at(key), Body=data, **options)
         return Stat(key, len(data), Version(answer["ETag"]), None)
 
-    @on_asyncio
-    async def stat(self, key: str, /) -> Stat:
-        first = not self._answered
-        try:
-            async with self._client("HeadObject") as (client, extra):
-                answer = await client.head_object(**self._at(key), **extra)
-        except NotFoundError:
-            if first:
-                await self._require_bucket()
-            raise
+    async def _head(self, key: str, /) -> Stat:
+        async with self._client() as (client, extra):
+            answer = await client.head_object(**self._at(key), **extra["HeadObject"])
         return _stat(key, answer, int(answer["ContentLength"]))
 
     async def _require_bucket(self) -> None:
-        """Raise an error if the bucket does not exist: the answer to a HEAD has no body that could say so."""
-        with suppress(DeniedError):  # a key may be allowed to read documents only
-            try:
-                async with self._client("HeadObject") as (client, _):
-                    await client.head_bucket(Bucket=self._bucket)
-            except NotFoundError:
-                raise error_for_status(404, "NoSuchBucket") from None
+        try:
+            async with self._client() as (client, _):
+                await client.head_bucket(Bucket=self._bucket)
+        except NotFoundError:
+            raise error_for_status(404, "NoSuchBucket") from None
 
-    @on_asyncio
-    async def delete(self, key: str, /, *, version: Version | None = None) -> None:
+    async def _delete(self, key: str, version: Version | None, /) -> None:
         condition = {} if version is None else {"IfMatch": version.token}
-        with suppress(NotFoundError):
-            try:
-                async with self._client("DeleteObject", version) as (client, extra):
-                    await client.delete_object(**self._at(key), **condition, **extra)
-            except ConflictError:
-                await self.stat(key)  # of a missing document it is none, whatever the server says
-                raise
-
-    def scan(self, prefix: str, /, *, recursive: bool) -> AsyncIterator[Sequence[Stat]]:
-        return pages_by_cursor(partial(self._page, prefix, recursive))
+        async with self._client(version) as (client, extra):
+            await client.delete_object(**self._at(key), **condition, **extra["DeleteObject"])
 
     @on_asyncio
-    async def _page(self, prefix: str, recursive: bool, cursor: str | None, /) -> tuple[list[Stat], str | None]:
-        where: dict[str, Any] = {"Bucket": self._bucket, "Prefix": self._prefix + (f"{prefix}/" if prefix else "")}
+    async def _page(self, start: str, recursive: bool, cursor: str | None, /) -> tuple[list[Stat], str | None]:
+        where: dict[str, Any] = {"Bucket": self._bucket, "Prefix": start}
         if not recursive:
             where["Delimiter"] = "/"
         if cursor:
             where["ContinuationToken"] = cursor
-        async with self._client("ListObjectsV2") as (client, extra):
-            answer = await client.list_objects_v2(**where, **extra)
+        async with self._client() as (client, extra):
+            answer = await client.list_objects_v2(**where, **extra["ListObjectsV2"])
         found = [
             Stat(entry["Key"][len(self._prefix) :], int(entry["Size"]), Version(entry["ETag"]), entry["LastModified"])
             for entry in answer.get("Contents", ())
@@ -208,13 +165,9 @@ class S3Backend(ObjectStore[Any]):
     @on_asyncio
     async def versioned(self) -> bool | None:
         with suppress(BackendError):
-            async with self._client("HeadObject") as (client, _):
+            async with self._client() as (client, _):
                 return bool((await client.get_bucket_versioning(Bucket=self._bucket)).get("Status"))
         return None
-
-
-async def _close(opened: tuple[Any, object], /) -> None:
-    await opened[0].close()
 
 
 def _stat(key: str, answer: Mapping[str, Any], size: int, /) -> Stat:

@@ -1,4 +1,4 @@
-"""The commands: what each takes and says. Every name is a location as `Location.parse` reads it."""
+"""The commands: their arguments, help and output. A LOCATION is what `Location.parse` reads."""
 
 from __future__ import annotations
 
@@ -8,24 +8,22 @@ from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 import anyio
 import msgspec
 import typer
+from anyio.from_thread import start_blocking_portal
 
 from accountstore import (
     Account,
     AccountStore,
     AccountStoreError,
-    DecodeError,
-    DocumentError,
     ExistsError,
     Location,
     LocationError,
     MultiAccount,
     NotFoundError,
     StoreConfig,
-    TooLargeError,
     __version__,
 )
-from accountstore.cli.documents import fetch, kind_at, parse, put, tree
-from accountstore.cli.endings import complain, ending
+from accountstore.cli.documents import kind_at, read_given, tree
+from accountstore.cli.exits import exit_codes, print_error
 from accountstore.cli.show import (
     console,
     on_terminal,
@@ -66,9 +64,9 @@ _Where = Annotated[
 _Create = Annotated[bool, typer.Option("--create", help="Fail if there is a document already.")]
 
 
-def _say_version(asked: bool) -> None:
+def _print_version(asked: bool) -> None:
     if asked:
-        with ending():
+        with exit_codes():
             sys.stdout.write(f"accountstore {__version__}\n")
         raise typer.Exit
 
@@ -91,7 +89,7 @@ def _options(
         ),
     ] = None,
     version: Annotated[
-        bool, typer.Option("--version", help="Print the version.", callback=_say_version, is_eager=True)
+        bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
     ] = False,
 ) -> None:
     """Keep e-mail account credentials on any storage.
@@ -141,7 +139,7 @@ def demo() -> None:
     """
     from accountstore.cli.demo import run_demo
 
-    with ending():
+    with exit_codes():
         outcomes = run_demo()
         show_outcomes(outcomes)
         if not all(outcome.held for outcome in outcomes):
@@ -157,7 +155,7 @@ def storages(context: typer.Context) -> None:
 
     URLs show without credentials.
     """
-    with ending():
+    with exit_codes():
         config = _config(context)
 
         async def capabilities(store: AccountStore) -> None:
@@ -188,7 +186,7 @@ def check(
         _check_storage(store, storage)
         return await store.check(storage)
 
-    with ending():
+    with exit_codes():
         result = _in_store(_config(context), work)
         show_check(result)
         if not result.ok:
@@ -209,40 +207,35 @@ def save(context: typer.Context, location: _Where, create: _Create = False) -> N
     anything is written; fields that this release does not know are kept. It replaces a document that is there, unless
     --create is given.
     """
-    with ending():
+    with exit_codes():
         where = _location(location)
         kind = kind_at(where)
         config = _config(context)
-        data = _ask(config, where, kind, create) if sys.stdin.isatty() else _read_stdin(config, kind)
-        anyio.run(lambda: put(config, where, data, mode=_mode(create)))
+        if sys.stdin.isatty():
+            _save_answers(config, where, kind, create=create)
+        else:
+            data = read_given(sys.stdin.buffer, kind, config.max_bytes)
+            _in_store(config, lambda store: store.save_json(where, data, mode=_mode(create)))
         _done(f"saved {where}")
 
 
-def _read_stdin(config: StoreConfig, kind: type[Account | MultiAccount], /) -> bytes:
-    data = sys.stdin.buffer.read(config.max_bytes + 1)
-    try:
-        if len(data) > config.max_bytes:
-            raise TooLargeError(f"has more than the {config.max_bytes} bytes allowed")
-        data = data.strip(b" \t\r\n")
-        if not data:
-            raise DecodeError("is empty")
-        parse(data, kind)
-    except DocumentError as error:
-        raise type(error)(f"standard input: {error}") from None
-    return data
+def _save_answers(config: StoreConfig, where: Location, kind: type[Account | MultiAccount], /, *, create: bool) -> None:
+    """Ask for a document and save it.
 
-
-def _ask(config: StoreConfig, where: Location, kind: type[Account | MultiAccount], create: bool, /) -> bytes:
+    The store's event loop is in another thread: on one in this thread, Ctrl-C would not end a question.
+    """
     from accountstore.cli.prompts import ask_document
 
-    exists = _in_store(config, lambda store: store.exists(where))
-    if exists and create:
-        raise ExistsError("there is a document already", location=where)
-    console(stderr=True).print(
-        f"{printable(str(where))} {'will be replaced' if exists else 'is new'}. Ctrl-C leaves everything as it is.",
-        soft_wrap=True,
-    )
-    return JSON.encode(ask_document(kind))
+    with start_blocking_portal() as portal, portal.wrap_async_context_manager(AccountStore.open(config)) as store:
+        exists = portal.call(store.exists, where)
+        if exists and create:
+            raise ExistsError("there is a document already", location=where)
+        console(stderr=True).print(
+            f"{printable(str(where))} {'will be replaced' if exists else 'is new'}. Ctrl-C leaves everything as it is.",
+            soft_wrap=True,
+        )
+        data = JSON.encode(ask_document(kind))
+        portal.call(lambda: store.save_json(where, data, mode=_mode(create)))
 
 
 @app.command(
@@ -263,14 +256,14 @@ def get(
     pipe or file, the output is what the document's file holds, and `accountstore save` takes it back. It refuses masked
     JSON.
     """
-    with ending():
+    with exit_codes():
         where = _location(location)
         kind = kind_at(where)
-        data = anyio.run(fetch, _config(context), where)
+        data = _in_store(_config(context), lambda store: store.read_json(where)).document
         if as_json and reveal and not on_terminal():
             sys.stdout.buffer.write(data.rstrip(b"\n") + b"\n")
             return
-        shown = tree(JSON.decode(data, kind), data, reveal=reveal)
+        shown = tree(data, kind, reveal=reveal)
         if as_json:
             show_json(msgspec.json.encode(shown))
         else:
@@ -297,7 +290,7 @@ def ls(
     A table on a terminal, else one location a line. Lines come as the storage gives them, so a large folder begins to
     show at once. A missing folder is empty.
     """
-    with ending():
+    with exit_codes():
         path = folder.removesuffix("/")
         # Any file name will do: this reads and checks the folder.
         where = _location(f"{path}{'' if path[-1:] in {'', ':'} else '/'}any.account", folder)
@@ -308,27 +301,18 @@ def ls(
             page: list[Entry] = []
             async for entry in store.list(where.folder, storage=where.storage, recursive=recursive):
                 page.append(entry)
+                total += 1
                 if len(page) == _PAGE:
-                    _show_page(page, first=not total)
-                    total += len(page)
+                    show_entries(page, first=total == _PAGE)
                     page.clear()
             if page:
-                _show_page(page, first=not total)
-            return total + len(page)
+                show_entries(page, first=total < _PAGE)
+            return total
 
         total = _in_store(_config(context), work)
         if on_terminal():
             below = "" if recursive else " (-r also lists the folders below)"
             console().print(f"{total:,} document{'' if total == 1 else 's'}{below}", style="dim")
-
-
-def _show_page(page: list[Entry], /, *, first: bool) -> None:
-    page.sort(key=lambda entry: entry.location.path)
-    if on_terminal():
-        show_entries(page, first=first)
-    else:
-        sys.stdout.writelines(f"{entry.location}\n" for entry in page)
-        sys.stdout.flush()
 
 
 @app.command(epilog=_examples("accountstore rm mail/team-a/email.account", "accountstore rm -f a.account b.account"))
@@ -343,7 +327,7 @@ def rm(
 
     All names are checked before anything is removed. What can be removed is removed, whatever fails with another.
     """
-    with ending():
+    with exit_codes():
         places = [_location(location) for location in locations]
         for where in places:
             kind_at(where)
@@ -358,7 +342,7 @@ def rm(
                         raise NotFoundError("there is no such document", location=where)
                     await store.delete(where)
                 except AccountStoreError as error:
-                    complain(error)
+                    print_error(error)
                     held = False
                 else:
                     _done(f"removed {where}")
@@ -379,7 +363,7 @@ _Target = Annotated[
 ]
 
 
-def _two(source: str, target: str, /) -> tuple[Location, Location]:
+def _source_and_target(source: str, target: str, /) -> tuple[Location, Location]:
     where = _location(source)
     onto = f"{target}{where.file_name}" if target[-1:] in {"/", ":"} else target
     return where, _location(onto, target)
@@ -391,8 +375,8 @@ def cp(context: typer.Context, source: _Source, target: _Target, create: _Create
 
     Fields that this release does not know come along. It replaces a document that is there, unless --create is given.
     """
-    with ending():
-        where, onto = _two(source, target)
+    with exit_codes():
+        where, onto = _source_and_target(source, target)
         _in_store(_config(context), lambda store: store.copy(where, onto, mode=_mode(create)))
         _done(f"copied {where} to {onto}")
 
@@ -404,7 +388,7 @@ def mv(context: typer.Context, source: _Source, target: _Target, create: _Create
     It is copied, then removed at the source. A change of the source meanwhile is moved too, where its storage can tell.
     It replaces a document that is there, unless --create is given.
     """
-    with ending():
-        where, onto = _two(source, target)
+    with exit_codes():
+        where, onto = _source_and_target(source, target)
         _in_store(_config(context), lambda store: store.move(where, onto, mode=_mode(create)))
         _done(f"moved {where} to {onto}")

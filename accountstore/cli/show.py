@@ -56,7 +56,7 @@ _KINDS = {
 
 
 class _Console(Console):
-    """A console that leaves a closed pipe to `accountstore.cli.endings`."""
+    """A console that leaves a closed pipe to `accountstore.cli.exits`."""
 
     def on_broken_pipe(self) -> None:
         raise BrokenPipeError
@@ -133,14 +133,22 @@ def show_check(check: Check, /) -> None:
     versions = {
         True: Text("yes: old secrets stay there", "yellow"),
         False: Text("no"),
-        None: Text("it does not tell", "dim"),
+        None: Text("unknown", "dim"),
     }
     out.print(Text.assemble("keeps what was overwritten: ", versions[check.versioned]))
     out.print(f"median time of a request: {check.latency * 1000:.1f} ms")
 
 
 def show_entries(entries: Iterable[Entry], /, *, first: bool) -> None:
-    """A part of a listing. All parts have the same columns; the first one has their names."""
+    """A part of a listing, sorted: a table on a terminal, else one location a line.
+
+    The tables of all parts have the same columns; the first one has their names.
+    """
+    entries = sorted(entries, key=lambda entry: entry.location.path)
+    if not on_terminal():
+        sys.stdout.writelines(f"{entry.location}\n" for entry in entries)
+        sys.stdout.flush()
+        return
     out = console()
     table = Table(
         box=SIMPLE_HEAD if first else None, show_header=first, show_edge=False, pad_edge=False, width=out.width

@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from cloudtargets import AT, AZURE_KEY, BUCKET, CALLS, NEW, OLD, TARGETS, Target, on_asyncio
 
-from accountstore import AccountStore, ConfigError, DeniedError, TooLargeError, UnavailableError, UncertainError
+from accountstore import (
+    AccountStore,
+    BackendError,
+    ConfigError,
+    DeniedError,
+    TooLargeError,
+    UnavailableError,
+    UncertainError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -67,6 +75,18 @@ async def test_a_folder_in_a_listing_is_no_document(stub: Stub) -> None:
     async with AccountStore.open(AZURE.config(stub.url)) as store:
         for recursive in (False, True):
             assert [entry.location async for entry in store.list(AT.folder, recursive=recursive)] == [AT]
+
+
+async def test_a_missing_container_is_told_where_the_answer_has_no_code(stub: Stub) -> None:
+    """The first question about a document asks for the container too, where a server tells of neither in its answer."""
+    stub.faults([{"nth": 1, "times": 9, "kind": "answer", "status": 404, "op": "head"}])
+    for call in ("stat", "exists"):
+        async with AccountStore.open(AZURE.config(stub.url, "missing-1")) as store:
+            with pytest.raises(BackendError, match="the bucket or container does not exist") as caught:
+                await getattr(store, call)(AT)
+            assert type(caught.value) is BackendError
+    async with AccountStore.open(AZURE.config(stub.url)) as store:
+        assert not await store.exists(AT)
 
 
 # --- the account ------------------------------------------------------------------------------------------------------

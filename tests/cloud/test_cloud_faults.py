@@ -9,7 +9,7 @@ import socket
 import time
 import traceback
 from collections import Counter
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -18,8 +18,8 @@ import anyio
 import anyio.lowlevel
 import pytest
 from cloudstub import Stub
-from cloudtargets import BUCKET, NEW, OLD, TARGETS, Target, on_each_target, patiently
-from running import HUNG
+from cloudtargets import BUCKET, NEW, OLD, TARGETS, Target, on_each_target
+from running import HUNG, patiently
 
 from accountstore import (
     Account,
@@ -39,7 +39,8 @@ from accountstore import (
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 
-    from accountstore.retry import Change, Policy
+    from accountstore.backends.base import Stat
+    from accountstore.retry import Attempt, PendingWrite, RetryPolicy
 
 pytestmark = [pytest.mark.anyio, pytest.mark.once]
 
@@ -248,7 +249,7 @@ async def no_pause(*_: object) -> None:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Attempts follow one another at once."""
-    monkeypatch.setattr("accountstore.retry.pause", no_pause)
+    monkeypatch.setattr("accountstore.retry.backoff", no_pause)
 
 
 @pytest.fixture(scope="session")
@@ -386,22 +387,17 @@ async def test_a_plain_conflict_is_one(stubs: list[Stub], target: Target) -> Non
 # --- controls ---------------------------------------------------------------------------------------------------------
 
 
-async def plainly(change: Change, name: Callable[[Exception], AccountStoreError], _: Policy) -> Any:
-    """What `settle` would be without looking: one call, as the client makes it."""
-    try:
-        return await change.call()
-    except Exception as error:
-        return name(error)
+async def plainly(_: RetryPolicy, attempt: Attempt, write: PendingWrite) -> Stat | None:
+    """What `retry_write` would be without looking: one attempt."""
+    return await attempt(write.send)
 
 
-async def naively(change: Change, name: Callable[[Exception], AccountStoreError], policy: Policy) -> Any:
-    """What `settle` would be without looking: tried again while the failure is temporary."""
-    failure: Any = None
-    for _ in range(policy.attempts):
-        failure = await plainly(change, name, policy)
-        if not isinstance(failure, UnavailableError):
-            break
-    return failure
+async def naively(policy: RetryPolicy, attempt: Attempt, write: PendingWrite) -> Stat | None:
+    """What `retry_write` would be without looking: another attempt while the error is temporary."""
+    for _ in range(policy.attempts - 1):
+        with suppress(UnavailableError):
+            return await attempt(write.send)
+    return await attempt(write.send)
 
 
 CONTROL = [Schedule(name, ((1, 1, "drop-after"),)) for name in ("create", "swap")]
@@ -413,7 +409,7 @@ async def test_control_without_the_look_conflicts_are_false(
     stubs: list[Stub], target: Target, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The control: the same judge finds false conflicts where a lost answer is answered by a second attempt only."""
-    monkeypatch.setattr("accountstore.storage.settle", naively)
+    monkeypatch.setattr("accountstore.client.retry_write", naively)
     found = wrong(await run_all(target, stubs, CONTROL))
     assert len(found) == len(CONTROL)
     assert all("a false" in one for one in found)
@@ -431,7 +427,7 @@ async def test_clients_repeat_nothing(stubs: list[Stub], target: Target, monkeyp
     """A request whose connection was closed is not sent again below the store. The control: as aiohttp comes, a PUT is,
     and meets itself.
     """
-    monkeypatch.setattr("accountstore.storage.settle", plainly)
+    monkeypatch.setattr("accountstore.client.retry_write", plainly)
     assert all("false" not in one for one in wrong(await run_all(target, stubs, CONTROL)))
     if target.service != "gcs":  # whose writes are POSTs, which aiohttp does not repeat
         sessions = pytest.importorskip("aiobotocore.httpsession")

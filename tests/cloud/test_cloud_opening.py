@@ -4,68 +4,72 @@ from __future__ import annotations
 
 import gc
 import pkgutil
-import time
+from threading import Event
 from typing import TYPE_CHECKING, Any
 
 import anyio
 import pytest
 from anyio import get_running_tasks
 from cloudtargets import AT, OLD, Target, assert_closed, need_packages, on_each_target
+from running import HUNG
 
 from accountstore import AccountStore, BackendError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from cloudstub import Stub
 
 pytestmark = [pytest.mark.anyio, pytest.mark.once]
 
 OPENERS = {"s3": "s3.S3FileSystem", "gcs": "gcs.GCSFileSystem", "azure": "azure.AzureBlobFileSystem"}
-SECONDS = 0.3
 
 
-def before_opening(target: Target, monkeypatch: pytest.MonkeyPatch, step: Callable[[], object]) -> list[float]:
-    """Have `step` called before a client is made, in its thread; when it was is noted in what is returned."""
+def before_opening(target: Target, monkeypatch: pytest.MonkeyPatch, step: Callable[[], object]) -> list[str]:
+    """Have `step` called before a client is made, in its thread; each time is noted in what is returned."""
     need_packages(target.service, target.engine)
-    name = "obstore.open_store" if target.engine == "obstore" else OPENERS[target.service]
+    name = "obstore.backend.open_store" if target.engine == "obstore" else OPENERS[target.service]
     module, _, last = f"accountstore.backends.{name}".rpartition(".")
     make: Any = getattr(pkgutil.resolve_name(module), last)
-    moments: list[float] = []
+    begun: list[str] = []
 
     def noted(*arguments: Any, **options: Any) -> Any:
-        moments.append(time.monotonic())
+        begun.append(name)
         step()
         return make(*arguments, **options)
 
     monkeypatch.setattr(f"{module}.{last}", noted)
-    return moments
+    return begun
 
 
-def slowly() -> None:
-    time.sleep(SECONDS)
+@pytest.fixture
+def gate() -> Iterator[Event]:
+    """Opened by the test to let clients be made; at the end at the latest."""
+    gate = Event()
+    yield gate
+    gate.set()
 
 
-async def cancel_while_it_opens(store: AccountStore, moments: list[float], times: int) -> None:
+async def cancel_while_it_opens(store: AccountStore, begun: list[str], times: int) -> None:
     """Cancel a call once the opening has begun so many times."""
-    with anyio.fail_after(10):
+    with anyio.fail_after(HUNG):
         async with anyio.create_task_group() as group:
             group.start_soon(store.get, AT)
-            while len(moments) < times:
+            while len(begun) < times:
                 await anyio.sleep(0.005)
             group.cancel_scope.cancel()
 
 
 @on_each_target
 async def test_a_client_that_opens_slowly_is_opened_once(
-    stub: Stub, target: Target, monkeypatch: pytest.MonkeyPatch
+    stub: Stub, target: Target, monkeypatch: pytest.MonkeyPatch, gate: Event
 ) -> None:
     """Calls that are cancelled while they wait for the client leave its opening to those that follow."""
     config = target.config(stub.url)
     async with AccountStore.open(config) as store:
-        moments = before_opening(target, monkeypatch, slowly)
+        begun = before_opening(target, monkeypatch, lambda: gate.wait(HUNG))
         target.put(stub, AT, OLD)
-        await cancel_while_it_opens(store, moments, 1)
+        await cancel_while_it_opens(store, begun, 1)
         for _ in range(2):
             with anyio.move_on_after(0.02) as scope:
                 await store.get(AT)
@@ -73,41 +77,54 @@ async def test_a_client_that_opens_slowly_is_opened_once(
         async with anyio.create_task_group() as group:
             for _ in range(3):
                 group.start_soon(store.get, AT)
+            await anyio.sleep(0.02)
+            gate.set()
         assert await store.get(AT) == OLD
-        assert len(moments) == 1
+        assert len(begun) == 1
     await assert_closed(stub)
 
 
 @on_each_target
 async def test_control_an_opening_that_belongs_to_its_caller_begins_again(
-    stub: Stub, target: Target, monkeypatch: pytest.MonkeyPatch
+    stub: Stub, target: Target, monkeypatch: pytest.MonkeyPatch, gate: Event
 ) -> None:
     """The control: opened by the call itself, a client is opened again after each call that was cancelled."""
 
-    async def ask(opening: Any) -> object:
-        return await opening._make()
+    async def get(client: Any) -> object:
+        return await client._make()
 
-    monkeypatch.setattr("accountstore.backends.object_store.Opening.ask", ask)
+    monkeypatch.setattr("accountstore.backends.object_store.LazyClient.get", get)
     async with AccountStore.open(target.config(stub.url)) as store:
-        moments = before_opening(target, monkeypatch, slowly)
+        begun = before_opening(target, monkeypatch, lambda: gate.wait(HUNG))
         target.put(stub, AT, OLD)
         for times in (1, 2, 3):
-            await cancel_while_it_opens(store, moments, times)
-    assert len(moments) == 3
+            await cancel_while_it_opens(store, begun, times)
+        gate.set()
+    assert len(begun) == 3
 
 
 @on_each_target
 async def test_a_client_that_is_being_opened_is_closed_with_the_store(
-    stub: Stub, target: Target, monkeypatch: pytest.MonkeyPatch
+    stub: Stub, target: Target, monkeypatch: pytest.MonkeyPatch, gate: Event
 ) -> None:
     """A store that is closed while its client opens waits for it, and closes it."""
     tasks = {task.id for task in get_running_tasks()}
-    config = target.config(stub.url)
-    async with AccountStore.open(config) as store:
-        moments = before_opening(target, monkeypatch, slowly)
-        target.put(stub, AT, OLD)
-        await cancel_while_it_opens(store, moments, 1)
-    assert time.monotonic() - moments[0] >= SECONDS
+    store = await AccountStore.open(target.config(stub.url))
+    begun = before_opening(target, monkeypatch, lambda: gate.wait(HUNG))
+    target.put(stub, AT, OLD)
+    await cancel_while_it_opens(store, begun, 1)
+    closed: list[bool] = []
+
+    async def close() -> None:
+        await store.aclose()
+        closed.append(gate.is_set())
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(close)
+        await anyio.sleep(0.05)
+        assert not closed
+        gate.set()
+    assert closed == [True]
     assert {task.id for task in get_running_tasks()} == tasks
     gc.collect()
     await assert_closed(stub)
@@ -126,10 +143,10 @@ async def test_a_client_that_could_not_be_opened_is_tried_again(
 
     config = target.config(stub.url, attempts=1)
     async with AccountStore.open(config) as store:
-        moments = before_opening(target, monkeypatch, fail_once)
+        begun = before_opening(target, monkeypatch, fail_once)
         target.put(stub, AT, OLD)
         with pytest.raises(BackendError):
             await store.get(AT)
         assert await store.get(AT) == OLD
-        assert len(moments) == 2
+        assert len(begun) == 2
     await assert_closed(stub)

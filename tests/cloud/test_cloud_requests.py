@@ -11,9 +11,10 @@ import anyio
 import pytest
 from cloudstub import Stub
 from cloudtargets import ABSENT, AT, BUCKET, NEW, OLD, OTHER, Target, assert_closed, on_each_target
+from running import HUNG
 
 from accountstore import AccountStore, Location
-from accountstore.backends.object_store import MARK
+from accountstore.backends.object_store import WRITE_TOKEN
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
@@ -195,11 +196,11 @@ def mark_of(stub: Stub, target: Target, at: Location) -> str | None:
     """The mark that a document has at the server, asked for in plain HTTP."""
     path = quote(f"/{BUCKET}/p/{at.path}")
     path, name = {
-        "s3": (f"{path}?x-amz-plain=1", f"x-amz-meta-{MARK}"),
-        "gcs": (path, f"x-goog-meta-{MARK}"),
-        "azure": (f"/devstoreaccount1{path}", f"x-ms-meta-{MARK}"),
+        "s3": (f"{path}?x-amz-plain=1", f"x-amz-meta-{WRITE_TOKEN}"),
+        "gcs": (path, f"x-goog-meta-{WRITE_TOKEN}"),
+        "azure": (f"/devstoreaccount1{path}", f"x-ms-meta-{WRITE_TOKEN}"),
     }[target.service]
-    connection = http.client.HTTPConnection("127.0.0.1", stub.port, timeout=5)
+    connection = http.client.HTTPConnection("127.0.0.1", stub.port, timeout=HUNG)
     try:
         connection.request("GET", path)
         response = connection.getresponse()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import anyio
 import pytest
-from cloudtargets import ABSENT, AT, BUCKET, NEW, OLD, OTHER, TARGETS, Target, on_asyncio, on_each_target
+from cloudtargets import ABSENT, AT, BUCKET, NEW, OLD, OTHER, TARGETS, Target, backend_of, on_asyncio, on_each_target
 
 from accountstore import (
     AccountStore,
@@ -25,15 +25,12 @@ from accountstore import (
     Version,
 )
 from accountstore.codecs import JSON
-from accountstore.registry import find_backend
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from pathlib import Path
 
     from cloudstub import Stub
-
-    from accountstore.backends.base import Backend
 
 pytestmark = [pytest.mark.anyio, pytest.mark.once]
 
@@ -52,13 +49,6 @@ async def refusal(config: StoreConfig) -> str:
             raise AssertionError("it opened")
     assert CANARY not in str(caught.value)
     return str(caught.value)
-
-
-async def backend_of(target: Target, stub: Stub) -> Backend:
-    """The backend of a storage on the stub, as the registry gives it."""
-    storage = target.config(stub.url).storages["cloud"]
-    factory = await anyio.to_thread.run_sync(find_backend, storage.scheme, storage.engine)
-    return await factory(storage.url, storage.options)
 
 
 # --- opening ----------------------------------------------------------------------------------------------------------

@@ -1,8 +1,8 @@
 """A fast object-store server in memory: S3, Google Cloud Storage and Azure Blob on one port of 127.0.0.1.
 
-`python tests/servers/cloudstub.py [--port N]` prints `{"port": N}` and serves until its standard input ends or SIGTERM comes.
-Tests and benchmarks use it as `with Stub() as stub:`. It is for the cost of clients, for faults and for the exact
-number of requests; it verifies no signature, and every bucket exists but those whose names begin with `missing`,
+`python tests/servers/cloudstub.py [--port N]` prints `{"port": N}` and serves until its standard input ends or SIGTERM
+comes. Tests and benchmarks use it as `with Stub() as stub:`. It is for the cost of clients, for faults and for the
+exact number of requests; it verifies no signature, and every bucket exists but those whose names begin with `missing`,
 `forbidden`, `badkeys` or (S3) `elsewhere`. The objects of a `versioned...` bucket have versions.
 
 The parts: cloudstub_wire.py (HTTP), cloudstub_objects.py (buckets and listings), cloudstub_s3.py, cloudstub_gcs.py,

@@ -5,8 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import time
-from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import anyio
 import pytest
@@ -20,15 +19,17 @@ from accountstore import (
     PasswordCredentials,
     StorageConfig,
     StoreConfig,
-    UnavailableError,
 )
 from accountstore.codecs import JSON
+from accountstore.registry import find_backend
 from accountstore.validation import MAX_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
     from cloudstub import Stub
+
+    from accountstore.backends.base import Backend
 
 __all__ = (
     "ABSENT",
@@ -41,14 +42,12 @@ __all__ = (
     "TARGETS",
     "Target",
     "assert_closed",
+    "backend_of",
     "forget_credentials",
     "need_packages",
     "on_asyncio",
     "on_each_target",
-    "patiently",
 )
-
-T = TypeVar("T")
 
 AZURE_KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoMGGw=="
 """Azurite's published key: the stub verifies no signature, the clients want one to sign with."""
@@ -149,6 +148,13 @@ def forget_credentials(monkeypatch: pytest.MonkeyPatch, home: str) -> None:
     monkeypatch.setenv("NO_GCE_CHECK", "true")
 
 
+async def backend_of(target: Target, stub: Stub) -> Backend:
+    """The backend of a storage on the stub, as the registry gives it: for what the store does not show."""
+    storage = target.config(stub.url).storages["cloud"]
+    factory = await anyio.to_thread.run_sync(find_backend, storage.scheme, storage.engine)
+    return await factory(storage.url, storage.options)
+
+
 async def assert_closed(stub: Stub, left: int = 1) -> None:
     """No more connections are open at the server than are left: the one that asks.
 
@@ -159,11 +165,3 @@ async def assert_closed(stub: Stub, left: int = 1) -> None:
         assert time.monotonic() < deadline, f"{count - left} connections are still open"
         gc.collect()
         await anyio.sleep(0.005)
-
-
-async def patiently(call: Callable[[], Awaitable[T]]) -> T:
-    """What a call returns that nothing disturbs but the load of the machine, on which its deadline may be short."""
-    for _ in range(20):
-        with suppress(UnavailableError):
-            return await call()
-    return await call()

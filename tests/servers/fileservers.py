@@ -3,27 +3,17 @@
 from __future__ import annotations
 
 import threading
-import warnings
 from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import anyio
 import anyio.from_thread
-import asyncssh
 import fsspec
 import pytest
-from fsspec.implementations.sftp import SFTPFileSystem
+from running import HUNG
 
 from accountstore.backends.fsspec import FsspecBackend, open_backend
-
-with warnings.catch_warnings():
-    # pyftpdlib stands on asyncore, which Python 3.11 deprecates.
-    warnings.simplefilter("ignore", DeprecationWarning)
-    from pyftpdlib.authorizers import DummyAuthorizer
-    from pyftpdlib.handlers import FTPHandler
-    from pyftpdlib.ioloop import IOLoop
-    from pyftpdlib.servers import FTPServer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
@@ -57,7 +47,7 @@ class FileServer:
 
     async def wait(self, connections: int) -> None:
         """Wait until there are so many connections; a server learns of a closed one a little later."""
-        with anyio.move_on_after(10):
+        with anyio.move_on_after(HUNG):
             while len(self.connections) != connections:
                 await anyio.sleep(0.005)
         assert len(self.connections) == connections
@@ -86,8 +76,9 @@ def remote(request: pytest.FixtureRequest, sftp_server: FileServer, ftp_server: 
 @pytest.fixture(scope="module")
 def sftp_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FileServer]:
     """An SFTP server, and fsspec's own client for `sftp`, whose name the package of another client takes."""
+    client = pytest.importorskip("fsspec.implementations.sftp")
     before = fsspec.get_filesystem_class("sftp")
-    fsspec.register_implementation("sftp", SFTPFileSystem, clobber=True)
+    fsspec.register_implementation("sftp", client.SFTPFileSystem, clobber=True)
     with _sftp(tmp_path_factory.mktemp("sftp")) as server:
         yield server
     fsspec.register_implementation("sftp", before, clobber=True)
@@ -102,10 +93,11 @@ def ftp_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FileServer]
 
 @contextmanager
 def _sftp(folder: Path) -> Generator[FileServer]:
+    asyncssh: Any = pytest.importorskip("asyncssh")
     server = FileServer(folder)
 
-    class Login(asyncssh.SSHServer):
-        def connection_made(self, conn: asyncssh.SSHServerConnection) -> None:
+    class Login(asyncssh.SSHServer):  # type: ignore[misc]  # Any here
+        def connection_made(self, conn: Any) -> None:
             self._conn = conn
             server.add(conn)
 
@@ -118,7 +110,7 @@ def _sftp(folder: Path) -> Generator[FileServer]:
         def validate_password(self, username: str, password: str) -> bool:
             return (username, password) == (_USER, _PASSWORD)
 
-    def in_folder(channel: asyncssh.SSHServerChannel[bytes]) -> asyncssh.SFTPServer:
+    def in_folder(channel: Any) -> Any:
         return asyncssh.SFTPServer(channel, chroot=str(folder).encode())
 
     def hang_up() -> None:
@@ -139,13 +131,18 @@ def _sftp(folder: Path) -> Generator[FileServer]:
 
 @contextmanager
 def _ftp(folder: Path) -> Generator[FileServer]:
+    # It stands on asyncore, which Python 3.11 deprecates; the warning is ignored here.
+    authorizers: Any = pytest.importorskip("pyftpdlib.authorizers")
+    handlers: Any = pytest.importorskip("pyftpdlib.handlers")
+    ioloop: Any = pytest.importorskip("pyftpdlib.ioloop")
+    servers: Any = pytest.importorskip("pyftpdlib.servers")
     server = FileServer(folder)
-    users = DummyAuthorizer()
+    users = authorizers.DummyAuthorizer()
     users.add_user(_USER, _PASSWORD, str(folder), perm="elradfmwMT")
     stop, hang_up = threading.Event(), threading.Event()
     server.hang_up = hang_up.set
 
-    class Handler(FTPHandler):  # type: ignore[misc]  # pyftpdlib has no types
+    class Handler(handlers.FTPHandler):  # type: ignore[misc]  # pyftpdlib has no types
         authorizer = users
 
         def on_connect(self) -> None:
@@ -157,8 +154,8 @@ def _ftp(folder: Path) -> Generator[FileServer]:
         def log(self, *arguments: object, **more: object) -> None:
             pass
 
-    loop = IOLoop()
-    listener = FTPServer(("127.0.0.1", 0), Handler, ioloop=loop)
+    loop = ioloop.IOLoop()
+    listener = servers.FTPServer(("127.0.0.1", 0), Handler, ioloop=loop)
     server.options["port"] = listener.address[1]
 
     def serve() -> None:

@@ -16,11 +16,10 @@ _BATCH = 128
 _THREADS = 32
 _READERS = 2
 
+# File systems whose locks and caches do not carry compare-and-swap between machines; FUSE's count as such.
 _NETWORK = frozenset(
-    {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "glusterfs", "lustre", "gpfs", "beegfs"}
+    ["nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "glusterfs", "lustre", "gpfs", "beegfs"]
 )
-"""File systems whose locks and caches do not carry compare-and-swap between machines; those in user space are taken for
-such."""
 
 
 class LocalBackend:

@@ -52,7 +52,7 @@ class Directories:
         close(self._os, self.open_root())
 
     def open_root(self) -> int:
-        """A descriptor of the root."""
+        """A descriptor of the root folder."""
         try:
             return self._os.open(self._root, _ROOT)
         except (FileNotFoundError, NotADirectoryError):

@@ -87,7 +87,7 @@ class Files:
         return results
 
     def stat(self, key: str, /) -> Stat:
-        """What `read` tells beside the bytes, at any size."""
+        """The stat that `read` returns, of a document of any size."""
         folder, name = _split(key)
         at = self._directories.open(folder)
         try:
@@ -188,8 +188,6 @@ class Files:
                 close(self._os, at)
         yield page
 
-    # --- files --------------------------------------------------------------------------------------------------------
-
     def _regular(self, fd: int, /) -> os.stat_result:
         status = self._os.fstat(fd)
         if not stat.S_ISREG(status.st_mode):
@@ -201,23 +199,24 @@ class Files:
         try:
             status = self._regular(fd)
             check_size(status.st_size, limit)
-            data = self._read_all(fd, status.st_size)
+            size = status.st_size
+            data = self._os.read(fd, size + 1)
+            while len(data) < size and (more := self._os.read(fd, size - len(data))):
+                data += more
         finally:
             close(self._os, fd)
         return Blob(data, Stat(key, len(data), digest(data), _time(status)))
-
-    def _read_all(self, fd: int, size: int, /) -> bytes:
-        data = self._os.read(fd, size + 1)
-        while len(data) < size and (more := self._os.read(fd, size - len(data))):
-            data += more
-        return data
 
     def _version(self, fd: int, /) -> Version:
         return digest(iter(lambda: self._os.read(fd, _CHUNK), b""))
 
     def _write(self, at: int, key: str, name: str, data: bytes, mode: WriteMode, /) -> Stat:
-        if isinstance(mode, Version):
-            self._compare_at(at, name, mode)
+        if isinstance(mode, Version):  # a conflict is found before the disk has work with the new document
+            fd = self._os.open(name, _FILE, dir_fd=at)
+            try:
+                self._compare(fd, mode)
+            finally:
+                close(self._os, fd)
         for _ in range(_TRIES):
             temporary = f"{RESERVED_PREFIX}{os.urandom(8).hex()}.tmp"
             fd = self._os.open(temporary, _TEMPORARY, 0o600, dir_fd=at)
@@ -235,7 +234,7 @@ class Files:
         raise UnavailableError("cannot keep a temporary file from being swept", sent=False)
 
     def _fill(self, fd: int, data: bytes, /) -> os.stat_result | None:
-        """Bring a new temporary file to the disk: locked, which tells it from one that a crash left, and 0600.
+        """Bring a new temporary file to the disk: 0600, and locked, as one that a crash left is not.
 
         None when a sweeper was faster than the lock: the file is its to remove.
         """
@@ -312,19 +311,11 @@ class Files:
     def _unlock(self, fd: int, /) -> None:
         """Close a descriptor that may hold a lock. Closing alone would leave it to a child forked meanwhile."""
         if self._locking:
-            try:  # noqa: SIM105 -- as in _close
+            try:  # noqa: SIM105 -- as in `close`
                 self._os.flock(fd, fcntl.LOCK_UN)
             except OSError:
                 pass
         close(self._os, fd)
-
-    def _compare_at(self, at: int, name: str, version: Version, /) -> None:
-        """Find a conflict early, before the disk has work with the new document."""
-        fd = self._os.open(name, _FILE, dir_fd=at)
-        try:
-            self._compare(fd, version)
-        finally:
-            close(self._os, fd)
 
     def _compare(self, fd: int, version: Version, /) -> None:
         self._regular(fd)

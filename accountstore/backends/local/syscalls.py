@@ -43,7 +43,7 @@ class SystemCalls:
 
 
 def close(calls: SystemCalls, fd: int, /) -> None:
-    """Close a descriptor. What an error here could tell of a write, fsync has told."""
+    """Close a descriptor. An error here says nothing new of a write: `fsync` came before."""
     try:  # noqa: SIM105 -- suppress() costs more, and every call closes several times
         calls.close(fd)
     except OSError:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Generator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
 from importlib import import_module
 from typing import Any, cast
 
@@ -24,8 +25,7 @@ from obstore.exceptions import (
 )
 from obstore.store import MemoryStore
 
-from accountstore.aio.loops import AsyncioBridge, on_asyncio
-from accountstore.aio.pages import Paged
+from accountstore.aio.loops import on_asyncio
 from accountstore.backends.base import (
     Backend,
     BackendError,
@@ -40,8 +40,9 @@ from accountstore.backends.base import (
     Version,
     WriteMode,
     check_size,
+    pages_by_cursor,
 )
-from accountstore.backends.object_store import CAPABILITIES, WRITE_TOKEN, LazyClient, error_for_status, split_url
+from accountstore.backends.object_store import WRITE_TOKEN, Bucket, LazyClient, error_for_status, split_url
 from accountstore.backends.obstore.options import Service, open_store, service_of, settings_of
 
 _PAGE = 1000
@@ -50,22 +51,26 @@ _APART = 0.01
 _VERSION = {"s3": "e_tag", "gcs": "version", "azure": "e_tag"}
 
 
-class ObstoreBackend:
-    """One client of its own, opened with the first call. Versions are those that the fsspec engine tells.
+_STATUS = re.compile(r"status code: (\d{3})|\b(\d{3}) (?:[A-Z][a-z]+ ?)+:|Server error: (\d{3})")
+_CODE = re.compile(r"<Code>(\w+)</Code>|\"reason\": ?\"(\w+)\"")
+_NO_CREDENTIALS = re.compile(r"Generic \w+ error: (?:\w+ credential error|Unable to decode service account)")
+_NO_BUCKET = re.compile(r"NoSuchBucket|ContainerNotFound|bucket does not exist")
+
+
+class ObstoreBackend(Bucket[Any]):
+    """One client of its own, opened at the first call. Versions are those of the fsspec engine.
 
     Reads, writes and deletes are one request each. A listing of one folder is held in memory as a whole.
     """
 
-    capabilities = CAPABILITIES
+    _failures = (BaseError, FileNotFoundError)
 
     def __init__(self, service: Service, url: str, options: Mapping[str, object], /) -> None:
+        super().__init__(*split_url(url), LazyClient(self._open, _wake))
         self._service: Service = service
         self._url = url
         self._options = options
-        self._bucket, self._prefix = split_url(url)
-        self._lazy = LazyClient(self._open, _wake)
         self._sibling: Backend | None = None
-        self.bridge = AsyncioBridge()
 
     async def _open(self) -> Any:
         return await asyncio.to_thread(open_store, self._service, self._bucket, self._options)
@@ -80,12 +85,10 @@ class ObstoreBackend:
         # A listing of Azure's gives tags without their quotes.
         return Version(str(token) if self._service != "azure" else f'"{token.strip(chr(34))}"')
 
-    # --- documents ----------------------------------------------------------------------------------------------------
-
     @on_asyncio
     async def read(self, key: str, /, *, limit: int) -> Blob:
-        with _own_errors():
-            found = await obstore.get_async(await self._lazy.get(), self._prefix + key)
+        async with self._client() as client:
+            found = await obstore.get_async(client, self._prefix + key)
             stat = self._stat(key, found.meta)  # once: it is made anew each time
             check_size(stat.size, limit)
             data: Any = await found.bytes_async()
@@ -97,26 +100,21 @@ class ObstoreBackend:
     async def write(self, key: str, data: bytes, /, *, mode: WriteMode, write_token: str = "") -> Stat:
         condition: Any = mode
         if isinstance(mode, Version):
-            self._check_version(mode)
+            if self._service == "gcs" and not re.fullmatch("[0-9]+", mode.token):  # which it cannot have given
+                raise ConflictError("the document has changed since it was read")
             condition = {_VERSION[self._service]: mode.token}
         attributes: Any = {WRITE_TOKEN: write_token} if write_token else None
-        with _own_errors(mode):
-            store = await self._lazy.get()
+        async with self._client(mode) as client:
             answer = await obstore.put_async(
-                store, self._prefix + key, data, mode=condition, attributes=attributes, use_multipart=False
+                client, self._prefix + key, data, mode=condition, attributes=attributes, use_multipart=False
             )
         return Stat(key, len(data), self._version(answer), None)
 
-    def _check_version(self, version: Version, /) -> None:
-        """A version that this storage cannot have given is a conflict without asking."""
-        if self._service == "gcs" and not re.fullmatch("[0-9]+", version.token):
-            raise ConflictError("the document has changed since it was read")
-
     @on_asyncio
     async def stat(self, key: str, /) -> Stat:
-        with _own_errors():
+        async with self._client() as client:
             # obstore's own head() does not return the write token.
-            found = await obstore.get_async(await self._lazy.get(), self._prefix + key, options={"head": True})
+            found = await obstore.get_async(client, self._prefix + key, options={"head": True})
             return self._stat(key, found.meta, cast("Mapping[str, str]", found.attributes).get(WRITE_TOKEN))
 
     async def delete(self, key: str, /, *, version: Version | None = None) -> None:
@@ -126,23 +124,38 @@ class ObstoreBackend:
 
     @on_asyncio
     async def _delete(self, key: str, /) -> None:
-        with suppress(NotFoundError), _own_errors():
-            await obstore.delete_async(await self._lazy.get(), self._prefix + key)
+        with suppress(NotFoundError):
+            async with self._client() as client:
+                await obstore.delete_async(client, self._prefix + key)
 
     def scan(self, prefix: str, /, *, recursive: bool) -> AsyncIterator[Sequence[Stat]]:
-        return Paged(_Listing(self, (self._prefix + prefix).rstrip("/") or None, recursive=recursive).next_page)
+        where = (self._prefix + prefix).rstrip("/") or None
+        return pages_by_cursor(partial(self._below, where, []) if recursive else partial(self._in, where))
 
     @on_asyncio
-    async def page(self, listing: _Listing, /) -> list[Stat] | None:
-        """The next page of a listing."""
-        with _own_errors():
-            found = await listing.fetch(await self._lazy.get())
-        return None if found is None else [self._stat(meta["path"][len(self._prefix) :], meta) for meta in found]
+    async def _in(self, where: str | None, _: str | None, /) -> tuple[list[Stat], str | None]:
+        """The documents of a folder alone, which come at once."""
+        async with self._client() as client:
+            found = await obstore.list_with_delimiter_async(client, where)
+        return self._stats(cast("Sequence[Mapping[str, Any]]", found["objects"])), None
 
-    # --- what obstore cannot do ---------------------------------------------------------------------------------------
+    @on_asyncio
+    async def _below(self, where: str | None, kept: list[Any], last: str | None, /) -> tuple[list[Stat], str | None]:
+        """The next of all documents below a folder, from one stream; after an error, from a new one where it was."""
+        async with self._client() as client:
+            # A stream that was cancelled or has failed may have lost a page: it is kept only if neither happened.
+            stream: Any = kept.pop() if kept else obstore.list(client, where, offset=last, chunk_size=_PAGE)
+            page: Sequence[Mapping[str, Any]] | None = await anext(stream, None)
+            kept.append(stream)
+        if page is None:
+            return [], None
+        return self._stats(page), page[-1]["path"] if page else last or ""
+
+    def _stats(self, found: Sequence[Mapping[str, Any]], /) -> list[Stat]:
+        return [self._stat(meta["path"][len(self._prefix) :], meta) for meta in found]
 
     async def _fsspec(self) -> Backend:
-        """The backend of the same storage on fsspec.
+        """The backend of the same storage on fsspec, for what obstore cannot do.
 
         Raises:
             UnsupportedError: its package is not installed.
@@ -168,14 +181,39 @@ class ObstoreBackend:
         return await (await self._fsspec()).filesystem()
 
     async def aclose(self) -> None:
-        await self._close()
+        await super().aclose()
         if self._sibling is not None:
             await self._sibling.aclose()
-        await self.bridge.aclose()
 
-    @on_asyncio
-    async def _close(self) -> None:
-        await self._lazy.aclose()
+    def _error(self, error: Exception, mode: WriteMode | None, /) -> BackendError:
+        """By the HTTP status where the error has one, else by its class, which alone calls each 409 a document that is
+        there, and some 404 a condition that does not hold.
+        """
+        text = str(error)
+        status = _STATUS.search(text)
+        # What is before the answer, and what is behind it, names the key and the bucket.
+        answer = text[status.end() :].partition("\n\nDebug source:")[0] if status else ""
+        word = _CODE.search(answer)
+        code = str(word[word.lastindex or 0]) if word else ""
+        if status:
+            number = int(status[status.lastindex or 0])
+            if number == 404 and not word and _NO_BUCKET.search(answer):
+                code = "NoSuchBucket"
+            return error_for_status(number, code, mode)
+        if "redirect without LOCATION" in text:
+            return error_for_status(301)
+        if isinstance(error, FileNotFoundError):
+            return error_for_status(404)
+        if isinstance(error, (AlreadyExistsError, PreconditionError)):
+            return error_for_status(412, "", mode)
+        if isinstance(error, (PermissionDeniedError, UnauthenticatedError)):
+            return error_for_status(403)
+        if _NO_CREDENTIALS.match(text):
+            return DeniedError(f"no valid credentials were found ({type(error).__name__})")
+        if "error sending request" in text or "HTTP error" in text or "decod" in text:
+            unsent = "client error (Connect)" in text or "ConnectError" in text
+            return UnavailableError("the storage cannot be reached", sent=not unsent)
+        return BackendError(f"the request could not be made ({type(error).__name__})")
 
 
 async def _wake(_client: object, /) -> None:
@@ -185,90 +223,6 @@ async def _wake(_client: object, /) -> None:
     for _ in range(_WAKES):
         await obstore.list_with_delimiter_async(MemoryStore())
         await asyncio.sleep(_APART)
-
-
-class _Listing:
-    """Where a listing is: all documents below a folder come from one stream of the client; after an error, from a new
-    one where it was. Those of the folder alone come at once.
-    """
-
-    def __init__(self, backend: ObstoreBackend, where: str | None, /, *, recursive: bool) -> None:
-        self._backend = backend
-        self._where = where
-        self._recursive = recursive
-        self._last: str | None = None
-        self._stream: Any = None
-        self._ended = False
-
-    async def next_page(self) -> list[Stat] | None:
-        return None if self._ended else await self._backend.page(self)
-
-    async def fetch(self, store: Any, /) -> Sequence[Mapping[str, Any]] | None:
-        """The next page, as obstore gives it."""
-        if not self._recursive:
-            folder = await obstore.list_with_delimiter_async(store, self._where)
-            self._ended = True
-            return cast("Sequence[Mapping[str, Any]]", folder["objects"])
-        # A stream that was cancelled or has failed may have lost a page: it is kept only if neither happened.
-        stream, self._stream = self._stream, None
-        if stream is None:
-            stream = obstore.list(store, self._where, offset=self._last, chunk_size=_PAGE)
-        page: Sequence[Mapping[str, Any]] | None = await anext(stream, None)
-        self._ended = page is None
-        self._stream = stream
-        if page:
-            self._last = page[-1]["path"]
-        return page
-
-
-_STATUS = re.compile(r"status code: (\d{3})|\b(\d{3}) (?:[A-Z][a-z]+ ?)+:|Server error: (\d{3})")
-_CODE = re.compile(r"<Code>(\w+)</Code>|\"reason\": ?\"(\w+)\"")
-_NO_CREDENTIALS = re.compile(r"Generic \w+ error: (?:\w+ credential error|Unable to decode service account)")
-_NO_BUCKET = re.compile(r"NoSuchBucket|ContainerNotFound|bucket does not exist")
-
-
-@contextmanager
-def _own_errors(mode: WriteMode | None = None, /) -> Generator[None]:
-    """Raise errors of obstore's as errors of ours, about a request with this condition."""
-    try:
-        yield
-    except (BaseError, FileNotFoundError) as error:
-        failure = _error(error, mode)
-    else:
-        return
-    raise failure
-
-
-def _error(error: Exception, mode: WriteMode | None, /) -> Exception:
-    """The error of ours for one of obstore's: by the HTTP status where it has one, else by its class.
-
-    Its class alone calls each 409 a document that is there, and some 404 a condition that does not hold.
-    """
-    text = str(error)
-    status = _STATUS.search(text)
-    # What is before the answer, and what is behind it, names the key and the bucket.
-    answer = text[status.end() :].partition("\n\nDebug source:")[0] if status else ""
-    word = _CODE.search(answer)
-    code = str(word[word.lastindex or 0]) if word else ""
-    if status:
-        number = int(status[status.lastindex or 0])
-        if number == 404 and not word and _NO_BUCKET.search(answer):
-            code = "NoSuchBucket"
-        return error_for_status(number, code, mode)
-    if "redirect without LOCATION" in text:
-        return error_for_status(301)
-    if isinstance(error, FileNotFoundError):
-        return error_for_status(404)
-    if isinstance(error, (AlreadyExistsError, PreconditionError)):
-        return error_for_status(412, "", mode)
-    if isinstance(error, (PermissionDeniedError, UnauthenticatedError)):
-        return error_for_status(403)
-    if _NO_CREDENTIALS.match(text):
-        return DeniedError(f"no valid credentials were found ({type(error).__name__})")
-    if "error sending request" in text or "HTTP error" in text or "decod" in text:
-        unsent = "client error (Connect)" in text or "ConnectError" in text
-        return UnavailableError("the storage cannot be reached", sent=not unsent)
-    return BackendError(f"the request could not be made ({type(error).__name__})")
 
 
 async def open_backend(url: str, options: Mapping[str, object], /) -> ObstoreBackend:

@@ -24,12 +24,11 @@ _SERVICES: Mapping[str, Service] = {
     "abfs": "azure",
     "abfss": "azure",
 }
-# What concerns fsspec's open files, listings or new buckets, and no document.
-_WITHOUT_EFFECT: Mapping[Service, frozenset[str]] = {
-    "s3": frozenset({"default_block_size", "default_fill_cache", "default_cache_type", "max_concurrency"}),
-    "gcs": frozenset({"project", "block_size", "consistency", "cache_timeout", "default_location", "secure_serialize"}),
-    "azure": frozenset({"blocksize", "default_fill_cache", "default_cache_type", "max_concurrency"}),
-}
+# Settings of obstore's HTTP client; the others are of its store.
+_CLIENT = frozenset({"allow_http", "allow_invalid_certificates", "user_agent", "pool_max_idle_per_host"}) | frozenset(
+    {"timeout", "connect_timeout", "read_timeout"}
+)
+
 _SECRETS = {"AccountKey": "account_key", "SharedAccessSignature": "sas_key"}
 
 
@@ -40,9 +39,11 @@ class Settings(NamedTuple):
     client: dict[str, Any]
 
 
-# It raises an ArithmeticError, TypeError or ValueError for a value that obstore does not know.
-_Translation: TypeAlias = "Callable[[Any, Settings], None]"
-_Words: TypeAlias = "Mapping[str, str | _Translation]"
+_Word: TypeAlias = "str | tuple[str, Callable[[Any], Any] | Mapping[Any, Any]] | Mapping[str, _Word] | _Function"
+"""What an option is in obstore: the name of a setting, which takes the same text or bool; a name and what makes its
+value (None: no setting); the options in this one; or a function that returns settings. For a value without a
+counterpart, what makes one raises an ArithmeticError, LookupError, TypeError or ValueError."""
+_Function: TypeAlias = Callable[[Any], dict[str, Any]]
 
 
 def service_of(url: str, /) -> Service:
@@ -66,78 +67,70 @@ def settings_of(service: Service, bucket: str, options: Mapping[str, Any], /) ->
     """The options in obstore's words.
 
     Raises:
-        ConfigError: an option or its value has no counterpart in obstore, or the URL names no container; the option's
-            name is told, never its value.
+        ConfigError: an option or its value has no counterpart in obstore, or the URL names no container; it shows the
+            option's name, never its value.
     """
-    settings = Settings({}, {})
+    settings: dict[str, Any] = {}
     if service == "s3":
-        settings.store["disable_bulk_delete"] = True  # for servers that know no bulk
+        settings["disable_bulk_delete"] = True  # for servers that know no bulk
     if service == "azure" and "@" in bucket:
         container, _, host = bucket.partition("@")
         if not container:
             raise ConfigError("the url must name a container: abfs://container@account/prefix")
-        settings.store["account_name"] = host.partition(".")[0]
-    given = dict(options)
-    if service == "azure" and not given and (text := os.environ.get("AZURE_STORAGE_CONNECTION_STRING")):
-        given["connection_string"] = text
-    for name, value in given.items():
-        _translate(_WORDS[service], name, value, settings, _WITHOUT_EFFECT[service])
-    if service == "gcs" and settings.store.pop("skip_signature", False):
-        # The client signs writes all the same, unless it holds a key that says not to.
-        base = settings.store.pop("base_url", "https://storage.googleapis.com")
-        key = {"gcs_base_url": base, "disable_oauth": True, "client_email": "", "private_key": "", "private_key_id": ""}
-        settings.store["service_account_key"] = json.dumps(key)
-        if base.startswith("http://"):
-            settings.client["allow_http"] = True
-    endpoint = str(settings.store.get("endpoint") or settings.store.get("base_url") or "")
+        settings["account_name"] = host.partition(".")[0]
+    if service == "azure" and not options and (text := os.environ.get("AZURE_STORAGE_CONNECTION_STRING")):
+        options = {"connection_string": text}
+    settings |= _translate(_WORDS[service], options)
+    endpoint = str(settings.get("endpoint") or settings.get("base_url") or "")
     if endpoint.startswith("http://"):
-        settings.client.setdefault("allow_http", True)
+        settings["allow_http"] = True
+    if service == "gcs" and settings.pop("skip_signature", False):
+        # The client signs writes all the same, unless it holds a key that says not to.
+        base = settings.pop("base_url", "https://storage.googleapis.com")
+        key = {"gcs_base_url": base, "disable_oauth": True, "client_email": "", "private_key": "", "private_key_id": ""}
+        settings["service_account_key"] = json.dumps(key)
+    client = {name: settings.pop(name) for name in settings.keys() & _CLIENT}
+    return Settings(settings, client)
+
+
+def _translate(words: Mapping[str, _Word], options: Mapping[str, Any], within: str = "", /) -> dict[str, Any]:
+    settings: dict[str, Any] = {}
+    for name, value in options.items():
+        if value is None:  # how fsspec's are not given
+            continue
+        if name not in words:
+            raise ConfigError(f"options: {within}{name!r} has no counterpart in obstore")
+        try:
+            settings |= _settings(words[name], value, f"{within}{name} ")
+        except ConfigError:
+            raise  # of an option in this one
+        except (ArithmeticError, LookupError, TypeError, ValueError):
+            refusal = ConfigError(f"options: {within}{name!r} has a value that obstore does not know")
+        else:
+            continue
+        raise refusal  # outside: the text of its cause may hold the value
     return settings
 
 
-def _translate(
-    words: _Words, name: str, value: Any, settings: Settings, ignored: frozenset[str] = frozenset(), within: str = "", /
-) -> None:
-    word = words.get(name)
-    if value is None or (word is None and name in ignored):
-        return None  # None is how fsspec's are not given
-    if word is None:
-        raise ConfigError(f"options: {within}{name!r} has no counterpart in obstore")
-    try:
-        return (_setting(word) if isinstance(word, str) else word)(value, settings)
-    except ConfigError:
-        raise  # of an option in this one
-    except (ArithmeticError, TypeError, ValueError):
-        refusal = ConfigError(f"options: {within}{name!r} has a value that obstore does not know")
-    raise refusal  # outside: the text of its cause may hold the value
+def _settings(word: _Word, value: Any, within: str, /) -> dict[str, Any]:
+    match word:
+        case str():
+            if not isinstance(value, (str, bool)):
+                raise TypeError
+            return {word: value}
+        case Mapping():
+            if not isinstance(value, Mapping):
+                raise TypeError
+            return _translate(word, value, within)
+        case (name, make):
+            made = make[value] if isinstance(make, Mapping) else make(value)
+            return {} if made is None else {name: made}
+        case _:
+            return word(value)
 
 
-def _setting(word: str, /) -> _Translation:
-    def translate(value: Any, settings: Settings) -> None:
-        if not isinstance(value, (str, bool)):
-            raise TypeError
-        settings.store[word] = value
-
-    return translate
-
-
-def _each(words: Mapping[str, str | Callable[[Any, Settings], None]], within: str, /) -> _Translation:
-    """A table of options in an option."""
-
-    def translate(table: Any, settings: Settings) -> None:
-        if not isinstance(table, Mapping):
-            raise TypeError
-        for name, value in table.items():
-            _translate(words, name, value, settings, frozenset(), f"{within} ")
-
-    return translate
-
-
-def _client(word: str, make: Callable[[Any], Any], /) -> _Translation:
-    def translate(value: Any, settings: Settings) -> None:
-        settings.client[word] = make(value)
-
-    return translate
+def _if_true(value: Any, /) -> bool | None:
+    return True if value else None
 
 
 def _seconds(value: Any, /) -> timedelta:
@@ -153,78 +146,42 @@ def _unverified(verify: Any, /) -> bool:
     return not verify
 
 
-def _store(word: str, value: Any) -> _Translation:
-    """An option that, if true, sets another to a value."""
-
-    def translate(wanted: Any, settings: Settings) -> None:
-        if wanted:
-            settings.store[word] = value
-
-    return translate
-
-
-def _addressing(style: Any, settings: Settings, /) -> None:
-    if style in {"path", "virtual"}:
-        settings.store["virtual_hosted_style_request"] = style == "virtual"
-    elif style != "auto":
-        raise ValueError
-
-
-def _signature(version: Any, _: Settings, /) -> None:
-    if version not in {"s3v4", "v4"}:
-        raise ValueError
-
-
-def _google(access: Any, settings: Settings, /) -> None:
+def _google(access: Any, /) -> dict[str, Any]:
     """A word, a path, a raw token, or the content of a key file: as gcsfs takes it."""
-    if isinstance(access, dict):
-        settings.store["service_account_key"] = json.dumps(access)
-    elif access == "anon":
-        settings.store["skip_signature"] = True
-    elif access in {"google_default", "cloud"}:
-        return
-    elif access in {"cache", "browser"} or not isinstance(access, str):
-        raise ValueError
-    elif os.path.exists(access):
-        settings.store["application_credentials"] = access
-    else:
-        settings.store["bearer_token"] = access
-
-
-def _nothing(_value: Any, _settings: Settings, /) -> None:
-    """Take an option that has nothing to say."""
-
-
-def _only(*allowed: object) -> _Translation:
-    """An option that may be given if it says what obstore does anyway."""
-
-    def check(value: Any, _: Settings) -> None:
-        if value not in allowed:
+    match access:
+        case dict():
+            return {"service_account_key": json.dumps(access)}
+        case "anon":
+            return {"skip_signature": True}
+        case "google_default" | "cloud":
+            return {}
+        case str() if access not in {"cache", "browser"}:
+            return {"application_credentials" if os.path.exists(access) else "bearer_token": access}
+        case _:
             raise ValueError
 
-    return check
 
-
-def _connection_string(text: Any, settings: Settings, /) -> None:
-    parts: dict[str, str] = {}
-    for part in filter(None, str(text).split(";")):
-        name, _, value = part.partition("=")
-        parts[name] = value
+def _connection_string(text: Any, /) -> dict[str, Any]:
+    parts = {name: value for name, _, value in (part.partition("=") for part in str(text).split(";") if part)}
     protocol, suffix = parts.pop("DefaultEndpointsProtocol", "https"), parts.pop("EndpointSuffix", "core.windows.net")
     account, blob = parts.pop("AccountName", ""), parts.pop("BlobEndpoint", "").rstrip("/")
     account = account or re.split("[./]", blob.partition("://")[2])[0]
     if not account:
         raise ConfigError("options: 'connection_string' names no account")
-    settings.store.update({"account_name": account, "endpoint": blob or f"{protocol}://{account}.blob.{suffix}"})
     for name in ("QueueEndpoint", "FileEndpoint", "TableEndpoint"):
         parts.pop(name, None)
-    for name, value in parts.items():
-        if name not in _SECRETS:  # which may be a key whose name was forgotten, and is not told
-            raise ConfigError("options: 'connection_string' has a part that obstore does not know")
-        settings.store[_SECRETS[name]] = value
+    if not parts.keys() <= _SECRETS.keys():  # a part may be a key whose name was forgotten: it is not shown
+        raise ConfigError("options: 'connection_string' has a part that obstore does not know")
+    endpoint = blob or f"{protocol}://{account}.blob.{suffix}"
+    return {"account_name": account, "endpoint": endpoint, **{_SECRETS[name]: parts[name] for name in parts}}
 
 
-_WORDS: Mapping[Service, _Words] = {
+def _without_effect(*names: str) -> dict[str, _Word]:
+    """Options that concern fsspec's open files, listings or new buckets, and no document."""
+    return dict.fromkeys(names, ("", lambda _: None))
+
+
+_WORDS: Mapping[Service, Mapping[str, _Word]] = {
     "s3": {
         "key": "access_key_id",
         "username": "access_key_id",
@@ -232,51 +189,47 @@ _WORDS: Mapping[Service, _Words] = {
         "password": "secret_access_key",
         "token": "session_token",
         "endpoint_url": "endpoint",
-        "anon": _store("skip_signature", value=True),
-        "requester_pays": _store("request_payer", value=True),
-        "use_ssl": lambda wanted, settings: settings.client.update({} if wanted else {"allow_http": True}),
-        "version_aware": _only(False),
-        "cache_regions": _only(False),
-        "client_kwargs": _each(
-            {
-                "region_name": "region",
-                "endpoint_url": "endpoint",
-                "aws_access_key_id": "access_key_id",
-                "aws_secret_access_key": "secret_access_key",
-                "aws_session_token": "session_token",
-                "verify": _client("allow_invalid_certificates", _unverified),
+        "anon": ("skip_signature", _if_true),
+        "requester_pays": ("request_payer", _if_true),
+        "use_ssl": ("allow_http", lambda wanted: None if wanted else True),
+        "version_aware": ("", {False: None}),
+        "cache_regions": ("", {False: None}),
+        "client_kwargs": {
+            "region_name": "region",
+            "endpoint_url": "endpoint",
+            "aws_access_key_id": "access_key_id",
+            "aws_secret_access_key": "secret_access_key",
+            "aws_session_token": "session_token",
+            "verify": ("allow_invalid_certificates", _unverified),
+        },
+        "config_kwargs": {
+            "s3": {
+                "addressing_style": ("virtual_hosted_style_request", {"path": False, "virtual": True, "auto": None})
             },
-            "client_kwargs",
-        ),
-        "config_kwargs": _each(
-            {
-                "s3": _each({"addressing_style": _addressing}, "config_kwargs s3"),
-                "signature_version": _signature,
-                "region_name": "region",
-                "connect_timeout": _client("connect_timeout", _seconds),
-                "read_timeout": _client("read_timeout", _seconds),
-                "max_pool_connections": _client("pool_max_idle_per_host", lambda count: str(int(count))),
-                "user_agent": _client("user_agent", str),
-                "retries": _nothing,  # the store's own on either engine
-            },
-            "config_kwargs",
-        ),
-        "s3_additional_kwargs": _each(
-            {
-                "ServerSideEncryption": "server_side_encryption",
-                "SSEKMSKeyId": "sse_kms_key_id",
-                "BucketKeyEnabled": "sse_bucket_key_enabled",
-            },
-            "s3_additional_kwargs",
-        ),
+            "signature_version": ("", {"s3v4": None, "v4": None}),
+            "region_name": "region",
+            "connect_timeout": ("connect_timeout", _seconds),
+            "read_timeout": ("read_timeout", _seconds),
+            "max_pool_connections": ("pool_max_idle_per_host", lambda count: str(int(count))),
+            "user_agent": ("user_agent", str),
+            **_without_effect("retries"),  # the store's own on either engine
+        },
+        "s3_additional_kwargs": {
+            "ServerSideEncryption": "server_side_encryption",
+            "SSEKMSKeyId": "sse_kms_key_id",
+            "BucketKeyEnabled": "sse_bucket_key_enabled",
+        },
+        **_without_effect("default_block_size", "default_fill_cache", "default_cache_type", "max_concurrency"),
     },
     "gcs": {
         "token": _google,
         "endpoint_url": "base_url",
-        "access": _only("full_control", "read_write"),
-        "requester_pays": _only(False),
-        "version_aware": _only(False),
-        "requests_timeout": _client("timeout", _seconds),
+        "access": ("", {"full_control": None, "read_write": None}),
+        "requester_pays": ("", {False: None}),
+        "version_aware": ("", {False: None}),
+        "requests_timeout": ("timeout", _seconds),
+        **_without_effect("project", "block_size", "consistency", "cache_timeout"),
+        **_without_effect("default_location", "secure_serialize"),
     },
     "azure": {
         "account_name": "account_name",
@@ -285,13 +238,14 @@ _WORDS: Mapping[Service, _Words] = {
         "client_id": "client_id",
         "client_secret": "client_secret",
         "tenant_id": "tenant_id",
-        "anon": _store("skip_signature", value=True),
+        "anon": ("skip_signature", _if_true),
         "connection_string": _connection_string,
-        "account_host": lambda host, settings: settings.store.update(endpoint=f"https://{host}"),
-        "location_mode": _only("primary"),
-        "version_aware": _only(False),
-        "assume_container_exists": _only(True, False),
-        "connection_timeout": _client("connect_timeout", _seconds),
-        "read_timeout": _client("read_timeout", _seconds),
+        "account_host": ("endpoint", "https://{}".format),
+        "location_mode": ("", {"primary": None}),
+        "version_aware": ("", {False: None}),
+        "assume_container_exists": ("", {True: None, False: None}),
+        "connection_timeout": ("connect_timeout", _seconds),
+        "read_timeout": ("read_timeout", _seconds),
+        **_without_effect("blocksize", "default_fill_cache", "default_cache_type", "max_concurrency"),
     },
 }

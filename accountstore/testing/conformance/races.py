@@ -121,13 +121,14 @@ class RaceTests(Suite):
         async def write() -> None:
             nonlocal writing
             for i in range(self.rounds * 3):
+                await checkpoint()  # the backend need not have one
                 data = contents[i % 3]
                 written.add((data, version_of(await backend.write(KEY, data, mode="overwrite"))))
             writing = False
 
         async def read(through: Backend) -> None:
             while writing:
-                await checkpoint()  # the backend need not have one
+                await checkpoint()
                 blob = await through.read(KEY, limit=self.limit)
                 seen.add((blob.data, version_of(blob.stat)))
 

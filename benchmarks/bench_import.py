@@ -9,14 +9,12 @@ from typing import TYPE_CHECKING
 
 from anyio import to_thread
 
-from benchmarks.blocks import Case, Comparison, Contender, Goal, Round, ratio
+from benchmarks.harness import Comparison, Contender, Goal, Round
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Mapping
 
-    from benchmarks.blocks import Run, Workspace
-
-__all__ = ("CASES", "Child")
+    from benchmarks.harness import Case, Run, Workspace
 
 _BASE = "import anyio, msgspec"
 _OURS = "import accountstore"
@@ -43,19 +41,18 @@ class Child:
     def start(self, statement: str, /) -> tuple[float, bool]:
         """Seconds that the statement takes, and whether fsspec is imported after it."""
         done = subprocess.run(
-            [sys.executable, "-c", _PROGRAM.format(statement=statement)],
+            [sys.executable, "-P", "-c", _PROGRAM.format(statement=statement)],
             env=self._environment,
             check=True,
             capture_output=True,
             text=True,
-            timeout=60,
         )
         seconds, fsspec = done.stdout.split()
         return float(seconds), fsspec == "True"
 
     def timed(self, statement: str, /) -> Run:
-        async def run(count: int) -> float:
-            return await to_thread.run_sync(lambda: sum(self.start(statement)[0] for _ in range(count)))
+        async def run(times: int) -> float:
+            return await to_thread.run_sync(lambda: sum(self.start(statement)[0] for _ in range(times)))
 
         return run
 
@@ -67,10 +64,10 @@ async def _imports(work: Workspace, /) -> AsyncGenerator[Round]:
         yield Round(
             statement,
             (Contender(statement, child.timed(statement)), Contender(_BASE, child.timed(_BASE))),
-            (Comparison(_BASE, ratio, Goal("at most", 1.3)),),
+            (Comparison(_BASE, goal=Goal("at most", 1.3)),),
             work.effort(2, 1),
             ("fsspec is imported: it must not be" if fsspec else "fsspec is not imported",),
         )
 
 
-CASES = (Case("import", _imports),)
+CASES: Mapping[str, Case] = {"import": _imports}

@@ -10,41 +10,17 @@ from warnings import catch_warnings
 import msgspec
 from anyio import CapacityLimiter, to_thread
 
-from benchmarks.blocks import Case, Comparison, Goal, LeftOut, Round, ratio
-from benchmarks.cloud import (
-    BUCKET,
-    ENGINES,
-    KEYS,
-    NAMES,
-    POOL,
-    S3,
-    S3_ACCESS,
-    TASKS,
-    Side,
-    bare_aiobotocore,
-    contenders,
-    engine_sides,
-    fill,
-    missing,
-    s3_client,
-    s3_config,
-    s3_options,
-    serving,
-)
-from benchmarks.samples import PLAIN_ACCOUNT, PlainAccount
+from benchmarks import baseline
+from benchmarks.harness import TASKS, Comparison, Goal, LeftOut, Round, missing
+from benchmarks.samples import PLAIN_ACCOUNT, PlainAccount, decode, encode
+from benchmarks.servers import BUCKET, POOL, S3, S3_ACCESS, engine_sides, s3_client, s3_config, s3_options, serving
+from benchmarks.sides import KEYS, NAMES, Side, contenders, fill
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Sequence
+    from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
     from contextlib import AbstractAsyncContextManager
 
-    from benchmarks.blocks import Workspace
-
-__all__ = ("CASES",)
-
-_AHEAD = Goal("at most", 1)
-
-_encoder = msgspec.json.Encoder()
-_decoder = msgspec.json.Decoder(PlainAccount)
+    from benchmarks.harness import Case, Workspace
 
 
 class _Peer(NamedTuple):
@@ -84,13 +60,7 @@ async def _s3fs(url: str, folder: str, /) -> AsyncGenerator[Side]:
 async def _aioboto3(url: str, folder: str, /) -> AsyncGenerator[Side]:
     session: Any = import_module("aioboto3").Session(**S3_ACCESS)  # it has no types
     async with session.client("s3", endpoint_url=url, config=s3_config()) as client:
-        yield bare_aiobotocore(client)
-
-
-@asynccontextmanager
-async def _aiobotocore(url: str, folder: str, /) -> AsyncGenerator[Side]:
-    async with s3_client(url) as client:
-        yield bare_aiobotocore(client)
+        yield baseline.boto_side(client)
 
 
 @asynccontextmanager
@@ -108,10 +78,10 @@ async def _cloudpathlib(url: str, folder: str, /) -> AsyncGenerator[Side]:
     threads = CapacityLimiter(TASKS)
 
     def read(path: Any) -> PlainAccount:
-        return _decoder.decode(path.read_bytes())
+        return decode(path.read_bytes())
 
     def write(path: Any) -> None:
-        path.write_bytes(_encoder.encode(PLAIN_ACCOUNT))
+        path.write_bytes(encode(PLAIN_ACCOUNT))
 
     def get(i: int) -> Any:
         return to_thread.run_sync(read, paths[i % NAMES], limiter=threads)
@@ -146,45 +116,39 @@ async def _key_value(url: str, folder: str, /) -> AsyncGenerator[Side]:
         yield Side(get, save)
 
 
-_AIOBOTO3 = _Peer("aioboto3, msgspec", ("aioboto3",), _aioboto3)
-_AIOBOTOCORE = _Peer("aiobotocore, msgspec", ("aiobotocore",), _aiobotocore)
 _PEERS = (
     _Peer("s3fs, pydantic", ("s3fs", "pydantic"), _s3fs),
-    _AIOBOTOCORE if missing("aioboto3") else _AIOBOTO3,
+    _Peer("aioboto3, msgspec", ("aioboto3",), _aioboto3),
     _Peer("cloudpathlib in threads", ("cloudpathlib", "boto3"), _cloudpathlib),
     _Peer("py-key-value-aio", ("key_value", "aiobotocore"), _key_value),
 )
 
 
 async def _peers(work: Workspace, /) -> AsyncGenerator[Round | LeftOut]:
-    engines = ENGINES[S3]
-    if absent := missing(*(engine.package for engine in engines)):
+    if absent := missing(*(engine.package for engine in S3.engines)):
         yield LeftOut(f"S3 beside others, {TASKS} in flight", absent)
         return
-    if absent := missing(*_AIOBOTO3.packages):
-        yield LeftOut(_AIOBOTO3.name, f"{absent}; {_AIOBOTOCORE.name} stands for it")
+    comparisons: list[Comparison] = []
     async with AsyncExitStack() as stack:
         stub = stack.enter_context(serving())
         sides = await engine_sides(stack, S3, stub.url)
-        peers: list[str] = []
         for peer in _PEERS:
             if absent := missing(*peer.packages):
                 yield LeftOut(peer.name, absent)
                 continue
             sides[peer.name] = await stack.enter_async_context(peer.open(stub.url, work.folder))
-            peers.append(peer.name)
-        for side in sides.values():
-            await fill(side)
+            comparisons += [
+                Comparison(peer.name, goal=Goal("at most", 1)),
+                Comparison(peer.name, ours=S3.fsspec.contender),
+            ]
+        await fill(*sides.values())
         for name in Side._fields:
             yield Round(
                 f"S3 {name} beside others, {TASKS} in flight",
                 contenders(sides, name),
-                [
-                    *(Comparison(peer, ratio, _AHEAD) for peer in peers),
-                    *(Comparison(peer, ratio, ours=engines[1].contender) for peer in peers),
-                ],
+                comparisons,
                 work.effort(1, 4 * TASKS),
             )
 
 
-CASES = (Case("cloud-peers", _peers),)
+CASES: Mapping[str, Case] = {"cloud-peers": _peers}

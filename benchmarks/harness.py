@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from importlib.util import find_spec
+from itertools import count, islice
 from random import Random
 from statistics import median, quantiles
 from time import perf_counter
@@ -12,97 +15,68 @@ import anyio
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 
-__all__ = (
-    "Case",
-    "Comparison",
-    "Contender",
-    "Count",
-    "Effort",
-    "Goal",
-    "LeftOut",
-    "Measure",
-    "Round",
-    "Run",
-    "Summary",
-    "Tally",
-    "Workspace",
-    "added",
-    "in_flight",
-    "measure",
-    "rate",
-    "ratio",
-    "speedup",
-    "summarise",
-    "timed",
-    "timed_calls",
-)
-
+TASKS = 64
+"""Operations in flight."""
 _RESAMPLES = 2000
-_TASKS = 64
 
+Operation: TypeAlias = "Callable[[int], Awaitable[object]]"
+"""What is timed. It is given a counter that goes on from turn to turn."""
 Run: TypeAlias = "Callable[[int], Awaitable[float]]"
 """Does the operation so many times and says how many seconds it took."""
-Measure: TypeAlias = "Callable[[float, float], float]"
-"""One number from a block's seconds of the library and of the other side."""
+Case: TypeAlias = "Callable[[Workspace], AsyncGenerator[Round | Tally | LeftOut]]"
+"""A group of rounds. It prepares one, yields it, and clears up when the next is asked for."""
 
 
-def timed(operation: Callable[[int], Awaitable[object]], clock: Callable[[], float] = perf_counter, /) -> Run:
-    """Run an asynchronous operation again and again; it is given a counter that goes on from slice to slice."""
-    done = 0
+def timed(operation: Operation, clock: Callable[[], float] = perf_counter, /) -> Run:
+    """Run an operation again and again."""
+    numbers = count()
 
-    async def run(count: int) -> float:
-        nonlocal done
-        first, done = done, done + count
+    async def run(times: int) -> float:
         started = clock()
-        for i in range(first, first + count):
+        for i in islice(numbers, times):
             await operation(i)
         return clock() - started
 
     return run
 
 
-def in_flight(operation: Callable[[int], Awaitable[object]], tasks: int = _TASKS, /) -> Run:
-    """As `timed`, by so many tasks at once: each does its share, one operation after another."""
-    done = 0
-
-    async def share(numbers: range) -> None:
-        for i in numbers:
-            await operation(i)
-
-    async def run(count: int) -> float:
-        nonlocal done
-        first, done = done, done + count
-        started = perf_counter()
-        async with anyio.create_task_group() as group:
-            for task in range(min(tasks, count)):
-                group.start_soon(share, range(first + task, first + count, tasks))
-        return perf_counter() - started
-
-    return run
-
-
 def timed_calls(operation: Callable[[int], object], /) -> Run:
-    """As `timed`, for an operation that is a plain function."""
-    done = 0
+    """As `timed`, for a plain function."""
+    numbers = count()
 
-    async def run(count: int) -> float:
-        nonlocal done
-        first, done = done, done + count
+    async def run(times: int) -> float:
         started = perf_counter()
-        for i in range(first, first + count):
+        for i in islice(numbers, times):
             operation(i)
         return perf_counter() - started
 
     return run
 
 
+def in_flight(operation: Operation, tasks: int = TASKS, /) -> Run:
+    """As `timed`, by so many tasks at once: each does its share, one operation after another."""
+    numbers = count()
+
+    async def share(mine: Sequence[int]) -> None:
+        for i in mine:
+            await operation(i)
+
+    async def run(times: int) -> float:
+        turn = list(islice(numbers, times))
+        started = perf_counter()
+        async with anyio.create_task_group() as group:
+            for task in range(min(tasks, times)):
+                group.start_soon(share, turn[task::tasks])
+        return perf_counter() - started
+
+    return run
+
+
 class Contender(NamedTuple):
-    """One side of a comparison. `atomic` and `durable` say what its writes promise, where that matters."""
+    """One side of a comparison."""
 
     name: str
     run: Run
-    atomic: str = ""
-    durable: str = ""
 
 
 class Effort(NamedTuple):
@@ -113,59 +87,40 @@ class Effort(NamedTuple):
 
 
 class Goal(NamedTuple):
-    """The bound that a summary is held to."""
+    """The bound that a number is held to."""
 
     kind: Literal["at most", "at least"]
     bound: float
 
     def met(self, value: float, /) -> bool:
-        """Whether a median keeps to the bound."""
+        """Whether the number keeps to the bound."""
         return value <= self.bound if self.kind == "at most" else value >= self.bound
 
     def __str__(self) -> str:
         return f"{self.kind} {self.bound:g}"
 
 
-def ratio(ours: float, theirs: float, /) -> float:
-    """The library's time over the other's."""
-    return ours / theirs
+@dataclass(frozen=True)
+class Measure:
+    """One number from a block's seconds of the library and of the other side."""
+
+    unit: str
+    of: Callable[[float, float], float]
 
 
-def speedup(ours: float, theirs: float, /) -> float:
-    """The other's time over the library's."""
-    return theirs / ours
-
-
-def rate(ours: float, theirs: float, /) -> float:
-    """The library's operations a second over the other's."""
-    return theirs / ours
-
-
-def added(ours: float, theirs: float, /) -> float:
-    """Microseconds an operation that the library takes more than the other."""
-    return (ours - theirs) * 1e6
-
-
-_UNITS: Mapping[Measure, str] = {
-    ratio: "x the time",
-    speedup: "times as fast",
-    rate: "x the rate",
-    added: "us added",
-}
+RATIO = Measure("x the time", lambda ours, theirs: ours / theirs)
+SPEEDUP = Measure("times as fast", lambda ours, theirs: theirs / ours)
+RATE = Measure("x the rate", lambda ours, theirs: theirs / ours)
+ADDED = Measure("us added", lambda ours, theirs: (ours - theirs) * 1e6)
 
 
 class Comparison(NamedTuple):
     """The first contender, or the contender `ours`, against the contender `other`."""
 
     other: str
-    measure: Measure = ratio
+    measure: Measure = RATIO
     goal: Goal | None = None
     ours: str = ""
-
-    @property
-    def unit(self) -> str:
-        """What the number is."""
-        return _UNITS[self.measure]
 
 
 class Round(NamedTuple):
@@ -179,11 +134,11 @@ class Round(NamedTuple):
 
 
 class Count(NamedTuple):
-    """How many requests an operation sent to a storage."""
+    """A number that is counted of an operation."""
 
     storage: str
     operation: str
-    requests: int
+    number: int
     goal: Goal | None = None
 
 
@@ -199,13 +154,6 @@ class LeftOut(NamedTuple):
 
     title: str
     reason: str
-
-
-class Case(NamedTuple):
-    """A named group of rounds. `rounds` prepares one, yields it, and clears up when the next is asked for."""
-
-    name: str
-    rounds: Callable[[Workspace], AsyncGenerator[Round | Tally | LeftOut]]
 
 
 class Workspace(NamedTuple):
@@ -227,8 +175,13 @@ class Summary(NamedTuple):
     high: float
     values: Sequence[float]
 
+    def __str__(self) -> str:
+        return f"{self.median:.2f} [{self.low:.2f}, {self.high:.2f}]"
 
-async def measure(contenders: Sequence[Contender], effort: Effort, blocks: int, /) -> Mapping[str, Sequence[float]]:
+
+async def measure(
+    contenders: Sequence[Contender], effort: Effort, /, blocks: int, after_turn: Callable[[], None] | None = None
+) -> Mapping[str, Sequence[float]]:
     """Seconds an operation for each contender and block, after a block that is not counted.
 
     The contenders take turns within a block, forwards and backwards, so that what changes with time falls on all.
@@ -240,6 +193,8 @@ async def measure(contenders: Sequence[Contender], effort: Effort, blocks: int, 
             order = contenders if (block + turn) % 2 == 0 else tuple(reversed(contenders))
             for contender in order:
                 totals[contender.name] += await contender.run(effort.operations)
+                if after_turn:
+                    after_turn()
         if block >= 0:
             for name, total in totals.items():
                 seconds[name].append(total / (effort.turns * effort.operations))
@@ -252,3 +207,9 @@ def summarise(values: Sequence[float], /) -> Summary:
     medians = [median(draw.choices(values, k=len(values))) for _ in range(_RESAMPLES)]
     cuts = quantiles(medians, n=40, method="inclusive")
     return Summary(median(values), cuts[0], cuts[-1], values)
+
+
+def missing(*packages: str) -> str:
+    """Why what needs these packages is left out; empty if they are all there."""
+    absent = [package for package in packages if find_spec(package) is None]
+    return f"not installed: {', '.join(absent)}" if absent else ""

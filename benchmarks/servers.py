@@ -1,0 +1,143 @@
+"""Cloud storages for the benchmarks: a server in another process, stores on it, and this process on one processor."""
+
+from __future__ import annotations
+
+import os
+import sys
+from contextlib import contextmanager, suppress
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from accountstore import AccountStore, StorageConfig, StoreConfig
+from benchmarks.sides import Side, our_side
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Sequence
+    from contextlib import AbstractAsyncContextManager, AsyncExitStack
+
+POOL = 128
+"""Connections that a client may keep: that of the library's own clients, for all."""
+BUCKET = "benchmarks"
+S3_ACCESS = {"aws_access_key_id": "key", "aws_secret_access_key": "secret", "region_name": "us-east-1"}
+"""As boto names it."""
+
+_ACCOUNT = "devstoreaccount1"
+_ACCOUNT_KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
+
+
+class Engine(NamedTuple):
+    """A client below the store: its name in `StorageConfig`, and the package."""
+
+    engine: str
+    package: str
+
+    @property
+    def contender(self) -> str:
+        """What its side of a comparison is called."""
+        return f"accountstore, {self.package} engine"
+
+
+class Service(NamedTuple):
+    """A kind of cloud storage. `page` is how many documents a page of a listing holds."""
+
+    name: str
+    scheme: str
+    page: int
+    options: Callable[[str], dict[str, Any]]
+    fsspec: Engine
+    obstore: Engine = Engine("obstore", "obstore")
+
+    @property
+    def engines(self) -> tuple[Engine, Engine]:
+        """The library's own first."""
+        return self.obstore, self.fsspec
+
+    def open(self, engine: Engine, url: str, /) -> AbstractAsyncContextManager[AccountStore]:
+        """A store on the server, which is trusted to honour conditions: nothing is tried."""
+        config = StorageConfig(f"{self.scheme}://{BUCKET}", self.options(url), engine=engine.engine, conditions="trust")
+        return AccountStore.open(StoreConfig(storages={self.name: config}))
+
+
+def s3_options(url: str, /) -> dict[str, Any]:
+    """Options of s3fs for the server."""
+    return {
+        "key": S3_ACCESS["aws_access_key_id"],
+        "secret": S3_ACCESS["aws_secret_access_key"],
+        "endpoint_url": url,
+        "client_kwargs": {"region_name": S3_ACCESS["region_name"]},
+    }
+
+
+def _gcs_options(url: str, /) -> dict[str, Any]:
+    return {"project": "project", "token": "anon", "endpoint_url": url}
+
+
+def _azure_options(url: str, /) -> dict[str, Any]:
+    parts = ("DefaultEndpointsProtocol=http", f"AccountName={_ACCOUNT}", f"AccountKey={_ACCOUNT_KEY}")
+    return {"connection_string": ";".join((*parts, f"BlobEndpoint={url}/{_ACCOUNT};"))}
+
+
+S3 = Service("S3", "s3", 1000, s3_options, Engine("fsspec", "s3fs"))
+SERVICES = (
+    S3,
+    Service("GCS", "gs", 1000, _gcs_options, Engine("fsspec", "gcsfs")),
+    Service("Azure", "az", 5000, _azure_options, Engine("fsspec", "adlfs")),
+)
+
+
+async def engine_sides(stack: AsyncExitStack, service: Service, url: str, /) -> dict[str, Side]:
+    """The library's side by each engine of a service, under its contender's name; closed with the stack."""
+    return {
+        engine.contender: our_side(await stack.enter_async_context(service.open(engine, url)))
+        for engine in service.engines
+    }
+
+
+def s3_config() -> Any:
+    """The configuration that s3fs's client has in a store, for the bare one."""
+    from aiobotocore.config import AioConfig
+
+    return AioConfig(max_pool_connections=POOL, retries={"total_max_attempts": 1}, connect_timeout=5, read_timeout=15)
+
+
+def s3_client(url: str, /) -> Any:
+    """The context of a bare aiobotocore client on the server."""
+    from aiobotocore.session import get_session
+
+    session: Any = get_session()
+    return session.create_client("s3", **S3_ACCESS, endpoint_url=url, config=s3_config())
+
+
+@contextmanager
+def serving() -> Generator[Any]:
+    """The fast server that the tests use too, in a process of its own, without its log."""
+    folder = str(Path(__file__).parents[1] / "tests" / "servers")
+    if folder not in sys.path:
+        sys.path.append(folder)
+    with import_module("cloudstub").Stub() as stub:
+        stub.mode(log=False)
+        yield stub
+
+
+@contextmanager
+def one_processor(server: int, /) -> Generator[Sequence[str]]:
+    """Keep all threads that this process has now on one processor and the server on another, where the system can.
+
+    Then no thread of a client waits for another one's lock while it burns time. Yields what was done, as notes.
+    """
+    if sys.platform != "linux" or len(os.sched_getaffinity(0)) < 2:
+        yield ("client and server share the processors",)
+        return
+    threads = {int(thread): os.sched_getaffinity(int(thread)) for thread in os.listdir("/proc/self/task")}
+    mine, other, *more = sorted(os.sched_getaffinity(0))
+    for thread in threads:
+        with suppress(ProcessLookupError):
+            os.sched_setaffinity(thread, {mine})
+    os.sched_setaffinity(server, {other})
+    try:
+        yield ("client and server each on a processor of its own",)
+    finally:
+        for thread in map(int, os.listdir("/proc/self/task")):
+            with suppress(ProcessLookupError):  # it has ended
+                os.sched_setaffinity(thread, threads.get(thread, {mine, other, *more}))

@@ -1,0 +1,203 @@
+"""`check`: what is proven on a storage, what a bad one is found to do, and that each request is made once."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+import pytest
+from doubles import Recording, Selective
+from msgspec.structs import replace
+from samples import ACCOUNT, AT, ELSEWHERE
+
+from accountstore import AccountStore, StorageConfig, StoreConfig, Version
+from accountstore.backends.base import Blob, Stat
+from accountstore.backends.memory import MemoryBackend
+from accountstore.errors import ConflictError, UnsupportedError
+from accountstore.testing import Fault, store_over
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from accountstore.backends.base import Backend
+    from accountstore.testing.faults import Operation
+
+pytestmark = pytest.mark.anyio
+
+
+async def paths(store: AccountStore, /) -> list[str]:
+    return [entry.location.path async for entry in store.list(recursive=True)]
+
+
+# --- a good storage ---------------------------------------------------------------------------------------------------
+
+
+async def test_check_proves_a_good_storage_and_leaves_nothing(store: AccountStore) -> None:
+    """`check` of a storage that keeps its promises is ok, says what was proven, and leaves no document."""
+    await store.save(AT, ACCOUNT)
+    result = await store.check()
+    assert result.ok
+    assert (result.storage, result.create, result.update, result.delete) == ("main", True, True, True)
+    assert result.versioned is False
+    assert ", ".join(step.name for step in result.steps) == (
+        "write, read, create over a document, list, version, swap of an unknown version, swap of the current version, "
+        "swap of the version before, delete of the version before, delete, read after delete"
+    )
+    assert all(not step.problem and step.seconds >= 0 for step in result.steps)
+    seconds = sorted(step.seconds for step in result.steps)
+    assert result.latency == seconds[len(seconds) // 2]
+    assert await paths(store) == [AT.path]
+
+
+async def test_check_of_a_plain_storage_proves_what_it_declares(tmp_path: Path) -> None:
+    """A storage that declares no conditions is ok without them: they are None."""
+    storages = {"plain": StorageConfig("dir://", {"path": str(tmp_path), "target_protocol": "file"})}
+    async with AccountStore.open(StoreConfig(storages=storages)) as store:
+        result = await store.check()
+        assert result.ok
+        assert (result.create, result.update, result.delete) == (None, None, None)
+        assert await paths(store) == []
+
+
+REQUESTS = ["write", "read", "write", "scan", "stat", "write", "write", "write", "delete", "delete", "read"]
+
+
+@pytest.mark.parametrize("declared", [{}, {"verify": True}, {"write_tokens": True}], ids=str)
+async def test_check_makes_each_request_once(declared: dict[str, bool]) -> None:
+    """A check asks for each thing once, as it is: without the probe before a condition, and without a look at what a
+    refusal met.
+    """
+    backend = Recording(**declared)
+    assert (await store_over({"main": backend}, attempts=4).check()).ok
+    assert backend.log == REQUESTS
+
+
+async def test_check_tries_nothing_again() -> None:
+    """What fails for a while is a problem, where any other call of the store would try it again."""
+    backend = Recording(None, [Fault("read", 1, "before", ConnectionResetError())])
+    result = await store_over({"main": backend}, attempts=4).check()
+    assert [step.name for step in result.steps if step.problem] == ["read"]
+    assert backend.calls["read"] == 2
+
+
+@pytest.mark.parametrize("verify", [True, False])
+async def test_what_check_has_found_spares_the_probe(verify: bool) -> None:
+    """Where conditions depend on the server, the store relies on what a check has found; where the backend vouches for
+    them, a check changes nothing.
+    """
+    backend = Recording(Selective("swap", "delete"), verify=verify)
+    store = store_over({"main": backend})
+    found = await store.check()
+    assert (found.create, found.update, found.delete) == (False, True, True)
+    version = await store.save(AT, ACCOUNT)
+    backend.log.clear()
+    if verify:
+        with pytest.raises(UnsupportedError, match="ignores the condition"):
+            await store.save(ELSEWHERE, ACCOUNT, mode="create")
+    else:
+        await store.save(ELSEWHERE, ACCOUNT, mode="create")
+    await store.delete(AT, version=version)
+    assert backend.log == (["delete"] if verify else ["write", "delete"])
+
+
+@pytest.mark.parametrize(
+    ("operation", "nth", "name"),
+    [
+        ("read", 1, "read"),
+        ("write", 2, "create over a document"),
+        ("write", 3, "swap of an unknown version"),
+        ("delete", 1, "delete of the version before"),
+    ],
+)
+async def test_a_failure_of_check_proves_nothing(operation: Operation, nth: int, name: str) -> None:
+    """A request that failed for another reason than its condition is a problem, and says nothing of the condition: the
+    next conditional call probes, and works.
+    """
+    backend = Recording(None, [Fault(operation, nth, "before", PermissionError())], verify=True)
+    store = store_over({"main": backend})
+    result = await store.check()
+    assert name in {step.name for step in result.steps if step.problem.startswith("DeniedError: ")}
+    backend.log.clear()
+    await store.delete(AT, version=await store.save(AT, ACCOUNT, mode="create"))
+    assert len(backend.log) == 6 + 2
+
+
+# --- a bad one --------------------------------------------------------------------------------------------------------
+
+
+def stubborn() -> Recording:
+    """Refuses the swap of the current version."""
+    return Recording(None, [Fault("write", 4, "before", ConflictError("no"))])
+
+
+class Forgetful(MemoryBackend):
+    """Reads other bytes than were written."""
+
+    async def read(self, key: str, /, *, limit: int) -> Blob:
+        blob = await super().read(key, limit=limit)
+        return Blob(blob.data + b" ", blob.stat)
+
+
+class Hoarding(MemoryBackend):
+    """Deletes nothing."""
+
+    async def delete(self, key: str, /, *, version: Version | None = None) -> None:
+        if version is not None:
+            await super().delete(key, version=version)
+
+
+class Unversioned(MemoryBackend):
+    """Returns no versions, though it declares compare-and-swap."""
+
+    async def stat(self, key: str, /) -> Stat:
+        return replace(await super().stat(key), version=None)
+
+
+@pytest.mark.parametrize(
+    ("backend", "found", "problems"),
+    [
+        (Selective, (False, False, False), {"create over a document", "swap of an unknown version"}),
+        (partial(Selective, "swap", "delete"), (False, True, True), {"create over a document"}),
+        (partial(Selective, "create", "delete"), (True, False, True), {"swap of an unknown version"}),
+        (partial(Selective, "create", "swap"), (True, False, False), {"delete of the version before"}),
+        (stubborn, (True, False, True), {"swap of the current version"}),
+        (Forgetful, (None, True, True), {"read"}),
+        (Hoarding, (True, True, True), {"read after delete"}),
+        (Unversioned, (True, False, None), {"version"}),
+    ],
+    ids=["careless", "create", "swap", "delete", "stubborn", "forgetful", "hoarding", "unversioned"],
+)
+async def test_check_finds_a_backend_that_lies(
+    backend: Callable[[], Backend], found: tuple[bool | None, ...], problems: set[str]
+) -> None:
+    """`check` is not ok where a backend does not do what it declares, and names the step."""
+    result = await store_over({"main": backend()}).check()
+    assert not result.ok
+    assert (result.create, result.update, result.delete) == found
+    assert problems <= {step.name for step in result.steps if step.problem}
+
+
+async def test_a_delete_that_the_store_refuses_is_no_problem() -> None:
+    """Where conditions depend on the server, ignoring those of deletes is ok: the store refuses such deletes."""
+    result = await store_over({"main": Recording(Selective("create", "swap"), verify=True)}).check()
+    assert result.ok
+    assert (result.create, result.update, result.delete) == (True, True, False)
+
+
+@pytest.mark.parametrize("call", ["read", "write", "stat", "delete", "scan"])
+async def test_check_reports_what_a_storage_refuses(call: str) -> None:
+    """A storage that cannot be reached, in any of its calls, is a problem in the result and no exception."""
+    backend = Recording()
+
+    async def fail(name: str) -> None:
+        if name == call:
+            raise ConnectionRefusedError
+
+    backend.before = fail
+    store = store_over({"main": backend})
+    result = await store.check()
+    assert not result.ok
+    assert any(step.problem.startswith("UnavailableError: ") for step in result.steps)
+    backend.before = None
+    assert await paths(store) == [] or call == "delete"

@@ -1,0 +1,232 @@
+"""StorageClient: one request or one batch, its deadline, what it refuses to ask for, and its typed errors."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, cast
+
+import anyio
+import pytest
+from doubles import BatchMemory, Recording
+from running import HUNG
+from samples import ACCOUNT, AT, CALLS, ELSEWHERE, FAILING, MULTI_AT
+
+from accountstore import AccountStore, Version
+from accountstore.backends.base import Blob, Stat, Write, digest
+from accountstore.backends.memory import MemoryBackend
+from accountstore.client import StorageClient
+from accountstore.codecs import JSON
+from accountstore.errors import (
+    AccountStoreError,
+    ConflictError,
+    NotFoundError,
+    TooLargeError,
+    UnavailableError,
+    UncertainError,
+    UnsupportedError,
+)
+from accountstore.retry import RetryPolicy
+from accountstore.testing import Fault, store_over
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from accountstore.testing.faults import Operation
+
+pytestmark = pytest.mark.anyio
+
+CHANGES = {"write", "write_many", "delete"}
+
+each_request = pytest.mark.parametrize(("call", "operation"), FAILING)
+
+
+async def holding(*faults: Fault) -> Recording:
+    """A backend with a document at AT, that takes batches."""
+    backend = Recording(BatchMemory(), faults)
+    await backend.put(AT, JSON.encode(ACCOUNT))
+    return backend
+
+
+@pytest.mark.parametrize(
+    ("error", "named"),
+    [
+        *(
+            (error, 1)
+            for error in (OSError(), UnavailableError("busy"), UnavailableError("busy [storage 'main': url]"))
+        ),
+        *((kind("own words"), 0) for kind in (NotFoundError, ConflictError, TooLargeError, UnsupportedError)),
+    ],
+    ids=repr,
+)
+async def test_an_error_of_the_storage_itself_names_it_once(error: Exception, named: int) -> None:
+    """An error that is about the storage, and not about a document in it, says which one it is."""
+    backend = await holding(Fault("read", 1, "before", error))
+    policy = RetryPolicy(attempts=1, storage="storage 'main': url")
+    with pytest.raises(AccountStoreError) as caught:
+        await StorageClient("main", backend, policy, limit=10).read("a")
+    assert caught.value.message.count(" [storage 'main': url]") == named
+
+
+# --- the deadline -----------------------------------------------------------------------------------------------------
+
+
+def lengthen(store: AccountStore, /) -> None:
+    """Give later calls of a store all the time that they need on a busy machine."""
+    policy = cast("Any", store)._resolver.storage(None).client.policy
+    policy.timeout = policy.deadline.seconds = HUNG
+
+
+@each_request
+async def test_the_deadline_ends_a_call_that_hangs(call: str, operation: Operation) -> None:
+    """A storage that does not answer in time is an `UnavailableError` of a read, and of a change, which may have been
+    made, an `UncertainError`; about the document, which is as it was. There is no attempt after the deadline, and the
+    store goes on.
+    """
+    backend = await holding(Fault(operation, 1, "hang"))
+    store = store_over({"main": backend}, timeout=0.1, attempts=4)
+    started = anyio.current_time()
+    with pytest.raises(UnavailableError, match=r"no answer within 0\.1 s") as caught:
+        await CALLS[call](store)
+    assert anyio.current_time() - started >= 0.09
+    assert type(caught.value) is (UncertainError if operation in CHANGES else UnavailableError)
+    assert caught.value.location in ({None} if call == "list" else {AT, ELSEWHERE, MULTI_AT})
+    assert backend.calls[operation] == 1
+    assert await backend.raw(AT) == JSON.encode(ACCOUNT)
+    lengthen(store)
+    await CALLS[call](store)
+
+
+async def test_control_without_a_deadline_a_call_hangs_on() -> None:
+    """The control: the same call under a long deadline still hangs when the short one would have ended it."""
+    store = store_over({"main": await holding(Fault("read", 1, "hang"))})
+    with anyio.move_on_after(0.3) as scope:
+        await store.get(AT)
+    assert scope.cancelled_caught
+
+
+@pytest.mark.parametrize(
+    ("call", "operation"), [("get", "read"), ("list", "scan"), ("save", "write"), ("create", "write")]
+)
+async def test_the_deadline_is_that_of_all_attempts(
+    call: str, operation: Operation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pauses take their time from the same deadline: one that would last forever ends with it, and so does the call."""
+
+    async def pause(_: float) -> None:
+        await anyio.sleep_forever()
+
+    monkeypatch.setattr("anyio.sleep", pause)
+    backend = await holding(Fault(operation, 1, "before", ConnectionRefusedError()))
+    with pytest.raises(UnavailableError, match=r"no answer within 0\.1 s"):
+        await CALLS[call](store_over({"main": backend}, timeout=0.1, attempts=4))
+    assert backend.calls[operation] == 1
+
+
+@each_request
+async def test_a_call_that_hangs_can_be_cancelled(call: str, operation: Operation) -> None:
+    """A read is dropped at once, a change when its deadline has passed. The document is the old one, and the same call
+    then works.
+    """
+    backend = await holding(Fault(operation, 1, "hang"))
+    store = store_over({"main": backend}, timeout=0.1 if operation in CHANGES else HUNG)
+
+    async def cancel(begun: str) -> None:
+        if begun == operation:
+            scope.cancel()
+
+    backend.before = cancel
+    with anyio.CancelScope() as scope:
+        await CALLS[call](store)
+    assert scope.cancelled_caught
+    assert await backend.raw(AT) == JSON.encode(ACCOUNT)
+    lengthen(store)
+    await CALLS[call](store)
+
+
+@pytest.mark.parametrize("error", [None, PermissionError(), RuntimeError()], ids=repr)
+async def test_a_storage_that_does_not_say_whether_it_keeps_versions_may(error: Exception | None) -> None:
+    """Where that question fails, or has no answer in time, it is not known, and no error."""
+
+    class Unsure(MemoryBackend):
+        async def versioned(self) -> bool | None:
+            if error is None:
+                await anyio.sleep_forever()
+            raise error or AssertionError
+
+    assert await StorageClient("main", Unsure(), RetryPolicy(0.1), limit=10).versioned() is None
+
+
+async def test_what_a_storage_cannot_promise_is_refused_before_any_io() -> None:
+    """Conditions that the backend does not declare are an `UnsupportedError`, and nothing was read or written."""
+    backend = Recording(create=False, update=False)
+    store = store_over({"main": backend})
+    for call in (
+        *(CALLS[name](store) for name in ("create", "create of JSON", "create many")),
+        *(CALLS[name](store) for name in ("swap", "swap of JSON", "update", "update_multi", "delete of a version")),
+        store.copy(AT, ELSEWHERE, mode="create"),
+        store.copy(AT, ELSEWHERE, mode=Version("any")),
+        store.move(AT, ELSEWHERE, mode="create"),
+    ):
+        with pytest.raises(UnsupportedError, match="'main' does not promise") as caught:
+            await call
+        assert caught.value.location in {AT, ELSEWHERE, MULTI_AT}
+    assert backend.log == []
+    await store.save(AT, ACCOUNT)
+    await store.delete(AT)
+    assert backend.log == ["write", "delete"]
+
+
+# --- batches ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+async def test_a_batch_is_one_call_of_a_backend_that_takes_batches(batch: int) -> None:
+    """A backend that declares batches is given one, unless it is empty; of any other each document is a call
+    of its own.
+    """
+    backend = Recording(BatchMemory(batch))
+    client = StorageClient("main", backend, limit=10)
+    assert await client.write_many([]) == []
+    stats = await client.write_many([Write("a", b"1", "overwrite"), Write("b", b"2", "create")])
+    blobs = await client.read_many(["a", "b", "c"])
+    assert [stat.version for stat in stats if isinstance(stat, Stat)] == [digest(b"1"), digest(b"2")]
+    assert [blob.data if isinstance(blob, Blob) else type(blob) for blob in blobs] == [b"1", b"2", NotFoundError]
+    assert backend.log == (["write"] * 2 + ["read"] * 3 if batch == 1 else ["write_many", "read_many"])
+
+
+class Partial(BatchMemory):
+    """Each document of a batch fails with an error; what is asked for by itself does not."""
+
+    def __init__(self, error: Exception, /) -> None:
+        super().__init__()
+        self.error = error
+
+    async def read_many(self, keys: Sequence[str], /, *, limit: int) -> Sequence[Blob | Exception]:
+        return [self.error for _ in keys]
+
+    async def write_many(self, writes: Sequence[Write], /) -> Sequence[Stat | Exception]:
+        return [self.error for _ in writes]
+
+
+@pytest.mark.parametrize(
+    ("error", "attempts", "ends"),
+    [
+        (ConnectionResetError(), 1, [UncertainError, UncertainError, UnavailableError]),
+        (ConnectionResetError(), 2, [Stat, UncertainError, Blob]),
+        (ConnectionRefusedError(), 1, [UnavailableError, UnavailableError, UnavailableError]),
+        (ConnectionRefusedError(), 2, [Stat, Stat, Blob]),
+        (ConflictError("changed"), 2, [ConflictError, ConflictError, ConflictError]),
+    ],
+    ids=["lost, one attempt", "lost", "not sent, one attempt", "not sent", "not temporary"],
+)
+async def test_what_failed_for_a_while_in_a_batch_is_asked_for_by_itself(
+    error: Exception, attempts: int, ends: list[type]
+) -> None:
+    """Where there are attempts left, a document whose error in a batch was temporary is asked for by itself; but a
+    create that may have been made is not, for it would meet its own document.
+    """
+    backend = Recording(Partial(error))
+    client = StorageClient("main", backend, RetryPolicy(attempts=attempts), limit=10)
+    written = await client.write_many([Write("a", b"1", "overwrite"), Write("b", b"2", "create")])
+    read = await client.read_many(["a"])
+    assert [type(end) for end in (*written, *read)] == ends
+    assert backend.log == ["write_many", *["write"] * ends.count(Stat), "read_many", *["read"] * ends.count(Blob)]

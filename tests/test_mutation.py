@@ -1,0 +1,249 @@
+"""The measuring of the tests by mutants: which mutants there are, which tests are chosen, and what becomes of them."""
+
+from __future__ import annotations
+
+import ast
+import json
+from typing import TYPE_CHECKING, Any
+
+import mutation
+import pytest
+from mutants import Mutant, mutants, sample
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+EXPRESSIONS = {
+    "a < b": {"a <= b", "a >= b"},
+    "a == b": {"a != b"},
+    "a not in b": {"a in b"},
+    "a is None": {"a is not None"},
+    "a and b": {"a or b", "a", "b"},
+    "not a": {"a"},
+    "a + 2": {"a - 2", "a + 3", "a + 1"},
+    "[a for a in b if a]": {"[a for a in b if True]"},
+    "a if b else c": {"a if True else c", "a if False else c"},
+    "f(a, b, c=d)": {"f(b, a, c=d)", "f(a, b)"},
+    "f(a, b=True)": {"f(a)", "f(a, b=False)"},
+    "'text'": {"''"},
+    "b'text'": {"b''"},
+    "f'{a} of {b}'": {"f' of {b}'", "f'{a}{b}'", "f'{a} of '"},
+    "cast('T', a)": set[str](),
+}
+"""Expressions, and what they become."""
+
+STATEMENTS = {
+    "return a": {"return None"},
+    "return": {"pass"},
+    "return None": {"pass"},
+    "f()": {"pass"},
+    "a = b": {"pass"},
+    "a: T = b": {"pass"},
+    "a: T": set[str](),
+    "a += b": {"pass", "a -= b"},
+    "raise E('text', a)": {"pass", "raise E(a, 'text')"},
+    "'''text'''": set[str](),
+    "import a": set[str](),
+    "if a:\n    continue": {"if True:\n    continue", "if False:\n    continue", "if a:\n    pass"},
+    "while a:\n    break": {"while False:\n    break", "while a:\n    pass"},
+    "try:\n    import a\nexcept E:\n    return": {
+        "try:\n    import a\nexcept ZeroDivisionError:\n    return",
+        "try:\n    import a\nexcept E:\n    raise",
+        "try:\n    import a\nexcept E:\n    pass",
+    },
+    "try:\n    import a\nexcept (D, E):\n    import b": {
+        "try:\n    import a\nexcept (E,):\n    import b",
+        "try:\n    import a\nexcept (D,):\n    import b",
+        "try:\n    import a\nexcept (D, E):\n    raise",
+    },
+    "try:\n    import a\nfinally:\n    import b": {"try:\n    import a\nfinally:\n    pass"},
+    "with a, b as c:\n    import d": {"with b as c:\n    import d"},
+    "async with a:\n    import d": {"if True:\n    import d"},
+}
+"""Statements of a function, and what they become."""
+
+
+def plain(source: str) -> str:
+    """Without needless brackets and spaces."""
+    return ast.unparse(ast.parse(source))
+
+
+def assert_mutants(before: str, code: str, behind: str, expected: set[str]) -> None:
+    """The mutants of code between other code, which they leave as it is, are those expected, each once."""
+    source = before + code + behind
+    made = [mutant.apply(source) for mutant in mutants("m.py", source)]
+    assert all(text.startswith(before) and text.endswith(behind) for text in made)
+    assert sorted(map(plain, made)) == sorted(plain(before + each + behind) for each in expected)
+
+
+@pytest.mark.parametrize("code", EXPRESSIONS)
+def test_each_part_of_an_expression_is_changed(code: str) -> None:
+    """The mutants of an expression are these and no others, behind letters of several bytes too."""
+    assert_mutants("ä = ö; x = ", code, "\n", EXPRESSIONS[code])
+
+
+@pytest.mark.parametrize("code", STATEMENTS)
+def test_each_statement_of_a_function_is_changed(code: str) -> None:
+    """The mutants of a statement are these and no others; messages, docstrings and imports have none."""
+    expected = {each.replace("\n", "\n  ") for each in STATEMENTS[code]}
+    assert_mutants("async def f():\n  ", code.replace("\n", "\n  "), "\n", expected)
+
+
+SOURCE = '''"""Several functions."""
+
+LIMIT = 9
+NAMES: TypeAlias = "list[str]"
+double = lambda number: number * 2
+__all__ = ("Box",)
+
+
+class Box(Base, frozen=True):
+    def long(self, a: "int" = 1) -> "int":
+        """Of many mutants."""
+        return a + 2 + 3 + 4 + 5 + 6 + 7 + 8
+
+    def short(self):
+        return 9
+'''
+
+
+def test_a_mutant_knows_where_it_is() -> None:
+    """A mutant has its function, its lines and whether they run on import; types and lists of names have none."""
+    found = mutants("m.py", SOURCE)
+    places = {(mutant.function, *mutant.lines, mutant.on_import) for mutant in found}
+    assert places == {
+        ("", 3, True),
+        ("", 5, False),
+        ("Box", 9, True),
+        ("Box", 10, True),
+        ("Box.long", 12, False),
+        ("Box.short", 15, False),
+    }
+    assert {(mutant.old, mutant.new) for mutant in found if mutant.function == "Box"} == {
+        ("True", "False"),
+        ("1", "2"),
+        ("1", "0"),
+    }
+
+
+def test_mutants_are_drawn_by_a_seed() -> None:
+    """A seed draws the same mutants each time, with a larger count the same first, until there are none."""
+    found, sources = mutants("m.py", SOURCE), {"m.py": SOURCE}
+    every = [*sample(found, sources, 1000, 1)]
+    assert sorted(every) == sorted(found)
+    assert [*sample(found, sources, 5, 1)] == every[:5]
+    assert [*sample(found, sources, 1000, 2)] != every
+
+
+def test_what_is_no_change_is_not_drawn() -> None:
+    """Mutants that are no Python, or that make the same program, are left out."""
+    right = Mutant("m.py", "", [1], True, 4, "1", "2")
+    found = [right, right._replace(new="(1)"), right._replace(new=")")]
+    assert [*sample(found, {"m.py": "a = 1\n"}, 10, 1)] == [right]
+
+
+def test_the_quick_variant_of_each_test_is_chosen_first() -> None:
+    """Of the tests that execute a line the quick variant of each comes first, then others, then slow ones, while there
+    are seconds. Of what runs on import all tests of the module count, those in its own file first.
+    """
+    seconds = {"test_a.py::a[1]": 3.0, "test_a.py::a[2]": 2.0, "test_b.py::b": 1.0, "test_m.py::m": 4.0, "c": 9.0}
+    lines = {"1": ["", *seconds.keys() - {"test_m.py::m"}, "failed"], "2": ["test_m.py::m"], "3": [""]}
+    tests = mutation.Tests(seconds, {"p/m.py": lines})
+    mutant = Mutant("p/m.py", "f", [1], False, 0, "a", "b")
+    assert tests.of(mutant, 20) == ["test_b.py::b", "test_a.py::a[2]", "test_a.py::a[1]", "c"]
+    assert tests.of(mutant, 14) == ["test_b.py::b", "test_a.py::a[2]", "c"]
+    assert tests.of(mutant, 0) == ["test_b.py::b"]
+    for runs_on_import in (mutant._replace(on_import=True), mutant._replace(lines=[3])):
+        assert tests.of(runs_on_import, 20)[:2] == ["test_m.py::m", "test_b.py::b"]
+    assert tests.of(mutant._replace(lines=[4]), 20) == []
+
+
+TOY = """
+LIMIT = 9
+
+def small(number):
+    return number < LIMIT
+
+def count(limit):
+    number = 0
+    while number < limit:
+        number += 1
+    return number
+
+def greeting():
+    return "hello"
+
+def odd(number):
+    return number % 2
+
+def unused(number):
+    return -number
+"""
+TOY_TESTS = """
+import pytest, subprocess, sys, toy
+
+def test_small():
+    assert toy.small(3) and not toy.small(12)
+
+@pytest.mark.timeout(2)
+def test_count():
+    assert toy.count(3) == 3
+
+def test_program():
+    assert subprocess.check_output([sys.executable, "-I", "-c", "import toy; print(toy.greeting())"]) == b"hello\\n"
+
+seen = []
+
+def test_of_two_is_the_first():
+    seen.append(toy.odd(1))
+
+def test_of_two_needs_the_other():
+    assert seen == [1] and toy.odd(1)
+"""
+OUTCOMES = {
+    ("number < LIMIT", "(number <= LIMIT)"): "survived",
+    ("number += 1", "number -= 1"): "hung",
+    ('"hello"', "''"): "killed",
+    ("return number % 2", "return None"): "unclear",
+    ("return -number", "return None"): "unexecuted",
+}
+
+
+@pytest.mark.once
+@pytest.mark.timeout(300)
+def test_mutants_are_judged_by_the_tests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mutant that a test notices is killed, in a program that the test starts as well; so is one that lets it hang.
+    One that none notices survives. A test that also fails without it proves nothing. A second run repeats nothing, or
+    those that are not killed only.
+    """
+    for name in ("coverage", "pytest_reportlog", "pytest_timeout", "xdist"):
+        pytest.importorskip(name)
+    package, root = tmp_path / "installed" / "toy", tmp_path / "root"
+    for path, text in ((package / "__init__.py", TOY), (root / "tests" / "test_toy.py", TOY_TESTS)):
+        path.parent.mkdir(parents=True)
+        path.write_text(text)
+
+    def some(module: str, source: str) -> list[Mutant]:
+        return [mutant for mutant in mutants(module, source) if (mutant.old, mutant.new) in OUTCOMES]
+
+    monkeypatch.setattr("mutation.mutants", some)
+    monkeypatch.chdir(tmp_path)
+    chosen = mutation.PARSER.parse_args(["--jobs=1", "--out=out"])
+    report = mutation.run(chosen, package, root)
+    assert "| __init__.py | 5 | 2 | 1 | 1 | 1 | 1 | 50 % |" in report
+    assert "- __init__.py:5 small, survived: `number < LIMIT` -> `(number <= LIMIT)`" in report
+    (results,) = tmp_path.glob("out/*/results.jsonl")
+    rows = [json.loads(line) for line in results.read_text().splitlines()]
+    assert {(row["old"], row["new"]): row["outcome"] for row in rows} == OUTCOMES
+    judged: list[Mutant] = []
+
+    def judge(self: object, worker: object, mutant: Mutant) -> dict[str, Any]:
+        judged.append(mutant)
+        return {**mutant._asdict(), "outcome": "killed", "test": ""}
+
+    monkeypatch.setattr("mutation.Judge.judge", judge)
+    assert mutation.run(chosen, package, root) == report
+    assert judged == []
+    chosen.again = True
+    assert "| __init__.py | 5 | 4 | 1 | 0 | 1 | 0 | 80 % |" in mutation.run(chosen, package, root)
+    assert {OUTCOMES[mutant.old, mutant.new] for mutant in judged} == {"survived", "unclear"}

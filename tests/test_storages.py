@@ -1,0 +1,312 @@
+"""All storages of a store: opened and closed together, found by name, in the process and on the loop of their own."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import traceback
+from itertools import product
+from typing import TYPE_CHECKING, Any, cast
+
+import anyio
+import pytest
+from doubles import Recording, result
+from running import HUNG, PYTHON
+from samples import ACCOUNT, AT, CALLS, next_port
+
+from accountstore import AccountStore, Location, StorageConfig, StoreConfig
+from accountstore.backends.memory import MemoryBackend
+from accountstore.errors import AccountStoreError, BackendError, ClosedError, ConfigError, UnavailableError
+from accountstore.testing import Fault, FaultyBackend, store_over
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable
+    from pathlib import Path
+
+pytestmark = pytest.mark.anyio
+
+CANARY = "canary-7f3a"
+
+
+def closing(error: Exception | None = None, /) -> FaultyBackend:
+    """A backend that fails to close, if there is an error."""
+    return FaultyBackend(MemoryBackend(), [Fault("aclose", 1, "before", error)] if error else [])
+
+
+# --- opening and closing ----------------------------------------------------------------------------------------------
+
+
+async def test_a_store_may_be_awaited_and_closed_by_hand() -> None:
+    """`await AccountStore.open(...)` gives an open store, that `aclose` or `async with` closes."""
+    config = StoreConfig(storages={"main": StorageConfig("memory://")})
+    store = await AccountStore.open(config)
+    await store.save(AT, ACCOUNT)
+    await store.aclose()
+    with pytest.raises(ClosedError):
+        await store.get(AT)
+    async with await AccountStore.open(config) as other:
+        await other.save(AT, ACCOUNT)
+    with pytest.raises(ClosedError):
+        await other.get(AT)
+
+
+async def test_an_opening_opens_nothing_until_it_is_used(tmp_path: Path) -> None:
+    """`AccountStore.open` alone does nothing; each use of it opens a store of its own."""
+    opening = AccountStore.open(StoreConfig(storages={"main": StorageConfig(str(tmp_path / "root"))}))
+    assert not (tmp_path / "root").exists()
+    async with opening as first, await opening as second:
+        await first.save(AT, ACCOUNT)
+        assert await second.get(AT) == ACCOUNT
+        await first.aclose()
+        assert await second.get(AT) == ACCOUNT
+
+
+async def test_every_backend_is_closed_once_whatever_fails() -> None:
+    """`aclose` closes each backend, also when others fail to close, and raises the last one's error, typed; the store
+    is then closed, and a second `aclose` does nothing.
+    """
+    kinds = {None: type(None), ConnectionResetError(CANARY): UnavailableError, RuntimeError(CANARY): BackendError}
+    for failures in product(kinds, repeat=3):
+        backends = [closing(failure) for failure in failures]
+        store = store_over({str(number): backend for number, backend in enumerate(backends)})
+        end = await result(store.aclose())
+        assert type(end) is [type(None), *(kinds[failure] for failure in failures if failure)][-1]
+        assert end is None or CANARY not in "".join(traceback.format_exception(end))
+        assert await result(store.aclose()) is None
+        assert [backend.calls["aclose"] for backend in backends] == [1, 1, 1]
+        with pytest.raises(ClosedError):
+            await store.get(AT)
+
+
+async def test_a_backend_that_does_not_end_closing_is_given_up() -> None:
+    """A backend that hangs while it closes is an `UnavailableError` at the deadline; the others are closed."""
+    hanging, sound = FaultyBackend(MemoryBackend(), [Fault("aclose", 1, "hang")]), closing()
+    with pytest.raises(UnavailableError):
+        await store_over({"hanging": hanging, "sound": sound}, timeout=0.1).aclose()
+    assert (hanging.calls["aclose"], sound.calls["aclose"]) == (1, 1)
+
+
+async def test_an_error_in_the_body_closes_the_store_and_comes_out() -> None:
+    """`async with` closes the store after an error in its body, and raises that error; where closing fails too, it is
+    the context of the other.
+    """
+    error = KeyError("mine")
+    for backend, kind in ((closing(), KeyError), (closing(OSError()), BackendError)):
+        with pytest.raises(kind) as caught:
+            async with store_over({"main": backend}):
+                raise error
+        assert (caught.value if kind is KeyError else caught.value.__context__) is error
+        assert backend.calls["aclose"] == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (ConfigError("no such option"), "no such option"),
+        (PermissionError(errno.EACCES, CANARY), "cannot be opened (PermissionError: Permission denied)"),
+        (OSError(CANARY), "cannot be opened (OSError)"),
+        (RuntimeError(CANARY), "cannot be opened (RuntimeError)"),
+    ],
+)
+async def test_a_failed_opening_closes_what_it_opened(
+    error: Exception, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where one storage cannot be opened, those before it are closed, also if they fail to. The error is a
+    `ConfigError` that names the storage, without any foreign text.
+    """
+    opened = closing(OSError())
+
+    async def factory(url: str, options: object) -> FaultyBackend:
+        if url == "good://":
+            return opened
+        raise error
+
+    def find(scheme: str, engine: str) -> object:
+        return factory
+
+    monkeypatch.setattr("accountstore.storages.find_backend", find)
+    storages = {"a": StorageConfig("good://"), "b": StorageConfig("bad://")}
+    with pytest.raises(ConfigError) as caught:
+        await AccountStore.open(StoreConfig(default="a", storages=storages))
+    assert str(caught.value) == f"storage 'b': {said}"
+    assert CANARY not in "".join(traceback.format_exception(caught.value))
+    assert opened.calls["aclose"] == 1
+
+
+# --- one process, one event loop --------------------------------------------------------------------------------------
+
+FORKED = """
+import os, sys
+from concurrent.futures import ThreadPoolExecutor
+import anyio
+from accountstore import Account, AccountStore, ClosedError, Location, PasswordCredentials, StorageConfig, StoreConfig
+
+ACCOUNT = Account(host="h", port=1, credentials=PasswordCredentials(login="l", password="p"))
+AT = Location("x.account")
+config = StoreConfig(storages={"main": StorageConfig("memory://")})
+
+
+def refused(call):
+    try:
+        call().send(None)
+    except ClosedError as error:
+        return "another process" in str(error)
+
+
+async def elsewhere(store):
+    async with AccountStore.open(config) as own:
+        await own.save(AT, ACCOUNT)
+    try:
+        return await store.get(AT) == ACCOUNT and "it answers"
+    except ClosedError as error:
+        return "another process" in str(error)
+
+
+def in_the_child(store, tenant, kind, control):
+    results = []
+    if control:
+        storages = store._resolver.storages
+        storages._process, storages._loop = os.getpid(), None
+    else:  # on the event loop that the fork copied
+        calls = (
+            lambda: store.get(AT),
+            lambda: store.save(AT, ACCOUNT),
+            lambda: store.delete(AT),
+            lambda: tenant.get(AT),
+            store.list,
+            store.capabilities,
+        )
+        results = [refused(call) for call in calls]
+    # On one of its own, in a thread that has none yet.
+    return [*results, ThreadPoolExecutor(1).submit(anyio.run, elsewhere, store, backend=kind).result()]
+
+
+async def main(kind, control):
+    store = await AccountStore.open(config)
+    await store.save(AT, ACCOUNT)
+    tenant = store.scoped("folder")
+    pid = os.fork()
+    if pid == 0:
+        try:
+            print(in_the_child(store, tenant, kind, control), flush=True)
+        finally:
+            os._exit(0)
+    assert os.waitpid(pid, 0)[1] == 0
+    assert await store.get(AT) == ACCOUNT
+    await store.aclose()
+    print("well")
+
+
+anyio.run(main, sys.argv[1], sys.argv[2] == "control", backend=sys.argv[1])
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
+@pytest.mark.parametrize("kind", ["asyncio", "trio"])
+@pytest.mark.parametrize("control", [False, True])
+def test_a_store_is_of_no_use_in_a_forked_child(kind: str, control: bool) -> None:
+    """In a forked child every call on the parent's store is a `ClosedError`, before any I/O; a store of its own works
+    there, and the parent's in the parent. The control: with the check undone, the child's copy answers.
+    """
+    command = [*PYTHON, "-W", "ignore", "-c", FORKED, kind, "control" if control else ""]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=HUNG)
+    assert (done.stderr, done.returncode) == ("", 0)
+    assert done.stdout.splitlines() == [repr(["it answers"] if control else [True] * 7), "well"]
+
+
+@pytest.mark.parametrize("kind", ["asyncio", "trio"])
+@pytest.mark.parametrize("moment", ["opened", "made outside of any"])
+def test_a_store_is_of_no_use_on_a_second_event_loop(kind: str, moment: str) -> None:
+    """A store belongs to the event loop that opened it, or that first used it; on another, of either kind, every call
+    is a `ClosedError`, and no backend is asked. What needs no event loop works outside of any.
+    """
+    backend = Recording()
+    stores: list[AccountStore] = []
+
+    async def opening() -> None:
+        stores.append(store_over({"main": backend}))
+        await stores[0].save(AT, ACCOUNT)
+
+    async def use() -> None:
+        await stores[0].save(AT, ACCOUNT)
+        assert await stores[0].get(AT) == ACCOUNT
+
+    async def every_call() -> None:
+        for call in CALLS.values():
+            with pytest.raises(ClosedError, match="another event loop"):
+                await call(stores[0])
+
+    if moment == "opened":
+        anyio.run(opening, backend=kind)
+    else:
+        stores.append(store_over({"main": backend}))
+        anyio.run(use, backend=kind)
+    backend.log.clear()
+    for other in ("asyncio", "trio"):
+        anyio.run(every_call, backend=other)
+    assert backend.log == []
+    assert stores[0].capabilities().create
+    # The control: with the check undone the same calls are made.
+    cast("Any", stores[0])._resolver.storages._loop = None
+    anyio.run(use, backend=kind)
+    assert backend.log == ["write", "read"]
+
+
+# --- after the end ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("call", CALLS)
+async def test_a_closed_store_is_of_no_use(call: str) -> None:
+    """Every call on a closed store is a `ClosedError`, on one that was narrowed before too, and no backend is asked."""
+    backend = Recording()
+    store = store_over({"main": backend})
+    tenant = store.scoped("mail")
+    await store.save(AT, ACCOUNT)
+    await store.aclose()
+    backend.log.clear()
+    for closed in (store, tenant):
+        with pytest.raises(ClosedError):
+            await CALLS[call](closed)
+        with pytest.raises(ClosedError):
+            closed.capabilities()
+        with pytest.raises(ClosedError):
+            closed.scoped("mail")
+    assert backend.log == []
+
+
+def test_every_public_call_is_tried_on_a_closed_store() -> None:
+    """The table of calls has every public method that is awaited, but those that open and close the store."""
+    public = {name for name in vars(AccountStore) if not name.startswith("_")}
+    assert public - set(CALLS) == {"open", "aclose", "storages", "capabilities", "scoped"}
+
+
+async def test_iterators_made_before_the_end_notice_it() -> None:
+    """A listing or batch that was begun is a `ClosedError` when it would go on after the store was closed."""
+    store = store_over({"main": MemoryBackend()})
+    await store.save(AT, ACCOUNT)
+    iterators = store.list(recursive=True), store.get_many([AT]), store.save_many([(AT, ACCOUNT)])
+    await store.aclose()
+    for iterator in iterators:
+        with pytest.raises(ClosedError):
+            await anext(aiter(cast("AsyncIterator[object]", iterator)))
+
+
+async def test_closing_during_calls_ends_each_with_a_result_or_a_typed_error(store: AccountStore) -> None:
+    """A store that is closed while calls are under way ends each of them with its result or an error of the library."""
+    await store.save(AT, ACCOUNT)
+    ends: list[object] = []
+
+    async def end(call: Awaitable[object]) -> None:
+        ends.append(await result(call))
+
+    async with anyio.create_task_group() as tasks:
+        for number in range(8):
+            tasks.start_soon(end, store.get(AT))
+            tasks.start_soon(end, store.save(Location(f"{number}.account"), ACCOUNT))
+            tasks.start_soon(end, store.update(AT, next_port))
+        for _ in range(3):
+            await anyio.lowlevel.checkpoint()
+        await store.aclose()
+    assert len(ends) == 24
+    assert all(isinstance(end, AccountStoreError) for end in ends if isinstance(end, Exception))

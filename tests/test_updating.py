@@ -1,0 +1,345 @@
+"""Read, change, swap, again: `update`, `copy` and `move`."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import pytest
+from doubles import Recording, skip_pauses
+from msgspec.structs import replace
+from samples import ACCOUNT, AT, ELSEWHERE, FULL, MULTI, MULTI_AT, OAUTH, next_port
+
+from accountstore import Account, AccountStore, Location, StorageConfig, StoreConfig
+from accountstore.codecs import JSON
+from accountstore.errors import (
+    ConflictError,
+    DeniedError,
+    EncodeError,
+    ExistsError,
+    LocationError,
+    NotFoundError,
+)
+from accountstore.testing import Fault, store_over
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping
+    from pathlib import Path
+
+pytestmark = pytest.mark.anyio
+
+MISSING = Location("missing.account")
+
+
+@pytest.fixture
+def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The pauses between two attempts, which are not waited for."""
+    return skip_pauses(monkeypatch)
+
+
+async def holding(*faults: Fault) -> tuple[Recording, AccountStore]:
+    """A backend with ACCOUNT at AT, and a store over it."""
+    backend = Recording(None, faults)
+    await backend.put(AT, JSON.encode(ACCOUNT))
+    return backend, store_over({"main": backend})
+
+
+def numbered(port: int, /) -> bytes:
+    return JSON.encode(replace(ACCOUNT, port=port))
+
+
+def before(operation: str, change: Callable[[], Awaitable[object]], /) -> Callable[[str], Awaitable[None]]:
+    """What another writer does just before each request of this kind."""
+
+    async def rival(begun: str) -> None:
+        if begun == operation:
+            await change()
+
+    return rival
+
+
+# --- update -----------------------------------------------------------------------------------------------------------
+
+
+async def test_update_changes_and_returns_the_new_document(store: AccountStore) -> None:
+    """`update` writes what the function returns, and returns it with its version, size and time."""
+    await store.save(AT, ACCOUNT)
+    assert (await store.update(AT, next_port)).document == next_port(ACCOUNT)
+    await store.save_multi(MULTI_AT, MULTI)
+    many = await store.update_multi(MULTI_AT, lambda multi: replace(multi, receive_accounts=[ACCOUNT]))
+    assert many == await store.read_multi(MULTI_AT)
+    assert many.document.receive_accounts == (ACCOUNT,)
+
+
+async def test_update_takes_functions_of_every_colour(store: AccountStore) -> None:
+    """The change may be a function, a coroutine function, a partial of either, or an object to be called."""
+
+    async def slow(account: Account, step: int = 1) -> Account:
+        await anyio.lowlevel.checkpoint()
+        return replace(account, port=account.port + step)
+
+    class Step:
+        async def __call__(self, account: Account) -> Account:
+            return await slow(account)
+
+    await store.save(AT, replace(ACCOUNT, port=1))
+    await store.update(AT, next_port)
+    await store.update(AT, slow)
+    await store.update(AT, partial(slow, step=10))
+    await store.update(AT, lambda account: slow(account, 100))
+    await store.update(AT, Step())
+    assert (await store.get(AT)).port == 1 + 1 + 1 + 10 + 100 + 1
+
+
+async def test_update_of_a_missing_document_calls_nothing(store: AccountStore) -> None:
+    """`update` of nothing is a `NotFoundError`, and the function is not called."""
+    called: list[Account] = []
+
+    def change(account: Account) -> Account:
+        called.append(account)
+        return account
+
+    with pytest.raises(NotFoundError) as caught:
+        await store.update(AT, change)
+    assert caught.value.location == AT
+    assert not called
+
+
+async def test_update_does_not_bring_back_a_document_removed_meanwhile(store: AccountStore) -> None:
+    """A document that is removed while the change runs stays removed: `NotFoundError`."""
+    await store.save(AT, ACCOUNT)
+
+    async def change(account: Account) -> Account:
+        await store.delete(AT)
+        return next_port(account)
+
+    with pytest.raises(NotFoundError):
+        await store.update(AT, change)
+    assert not await store.exists(AT)
+
+
+@pytest.mark.parametrize("error", [ValueError("mine"), ConflictError("mine"), NotFoundError("mine"), KeyError("mine")])
+async def test_an_error_of_the_change_comes_out_as_it_is(store: AccountStore, error: Exception) -> None:
+    """What the function raises passes through untouched, is not taken for a lost race, and nothing is written."""
+    version = await store.save(AT, ACCOUNT)
+    calls: list[Account] = []
+
+    def change(account: Account) -> Account:
+        calls.append(account)
+        raise error
+
+    with pytest.raises(type(error)) as caught:
+        await store.update(AT, change)
+    assert caught.value is error
+    assert calls == [ACCOUNT]
+    assert (await store.stat(AT)).version == version
+    assert getattr(error, "location", None) is None
+
+
+@pytest.mark.parametrize(
+    "result",
+    [None, MULTI, {"host": "h"}, "text", replace(ACCOUNT, port=0)],
+    ids=["none", "multi", "dict", "str", "invalid"],
+)
+async def test_a_change_that_returns_no_account_writes_nothing(store: AccountStore, result: Any) -> None:
+    """A function that returns anything but an account is an `EncodeError`: such as one that forgot its return."""
+    version = await store.save(AT, ACCOUNT)
+    with pytest.raises(EncodeError) as caught:
+        await store.update(AT, lambda _: result)
+    assert caught.value.location == AT
+    assert (await store.stat(AT)).version == version
+
+
+async def test_update_holds_no_lock_while_the_change_runs(store: AccountStore) -> None:
+    """The function may write the same document; then it runs again on the newer one."""
+    await store.save(AT, ACCOUNT)
+    seen: list[Account] = []
+
+    async def change(account: Account) -> Account:
+        seen.append(account)
+        if len(seen) == 1:
+            await store.save(AT, FULL)
+        return next_port(account)
+
+    stored = await store.update(AT, change)
+    assert seen == [ACCOUNT, FULL]
+    assert stored.document == next_port(FULL)
+
+
+async def test_update_gives_up_after_64_attempts(pauses: list[float]) -> None:
+    """When others are always faster, `update` tries 64 times with a pause between, and is a `ConflictError`."""
+    backend, store = await holding()
+    ports: list[int] = []
+
+    def change(account: Account) -> Account:
+        ports.append(account.port)
+        return OAUTH
+
+    backend.before = before("write", lambda: backend.put(AT, numbered(1000 + len(ports))))
+    with pytest.raises(ConflictError) as caught:
+        await store.update(AT, change)
+    assert caught.value.location == AT
+    assert backend.log == ["read", "write"] * 64
+    assert ports == [993, *range(1001, 1064)]
+    assert len(pauses) == 63
+    assert 0 <= min(pauses) < max(pauses) <= 0.25
+    assert await backend.raw(AT) == numbered(1064)
+
+
+# --- copy and move ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("call", ["copy", "move"])
+async def test_modes_of_copy_and_move_are_about_the_target(store: AccountStore, call: str) -> None:
+    """`"create"` and versions mean the target; where they fail, the error names it and both documents stay. The result
+    is the target's new version.
+    """
+    run = getattr(store, call)
+    await store.save(AT, ACCOUNT)
+    old = await store.save(ELSEWHERE, OAUTH)
+    new = await store.save(ELSEWHERE, FULL)
+    for mode, error in (("create", ExistsError), (old, ConflictError)):
+        with pytest.raises(error) as caught:
+            await run(AT, ELSEWHERE, mode=mode)
+        assert caught.value.location == ELSEWHERE
+        assert await store.get(AT) == ACCOUNT
+        assert await store.get(ELSEWHERE) == FULL
+    version = await run(AT, ELSEWHERE, mode=new)
+    stored = await store.read(ELSEWHERE)
+    assert (stored.document, stored.version) == (ACCOUNT, version)
+    assert await store.exists(AT) == (call == "copy")
+    with pytest.raises(NotFoundError) as gone:
+        await run(MISSING, ELSEWHERE)
+    assert gone.value.location == MISSING
+    assert (await store.stat(ELSEWHERE)).version == version
+
+
+async def test_move_takes_a_change_made_meanwhile_along(pauses: list[float]) -> None:
+    """A source that changes between the copy and the removal is copied again: the change is at the target."""
+    backend, store = await holding()
+
+    async def change(begun: str) -> None:
+        if begun == "delete" and not pauses:
+            await backend.put(AT, numbered(7))
+
+    backend.before = change
+    await store.move(AT, ELSEWHERE, mode="create")
+    assert await backend.raw(ELSEWHERE) == numbered(7)
+    assert not await store.exists(AT)
+    assert len(pauses) == 1
+
+
+async def test_move_gives_up_when_the_source_keeps_changing(pauses: list[float]) -> None:
+    """After 64 attempts `move` is a `ConflictError` about the source, and both documents stay."""
+    backend, store = await holding()
+    backend.before = before("delete", lambda: backend.put(AT, numbered(len(backend.log))))
+    with pytest.raises(ConflictError) as caught:
+        await store.move(AT, ELSEWHERE)
+    assert caught.value.location == AT
+    assert backend.log == ["read", "write", "delete"] * 64
+    assert len(pauses) == 63
+    assert await backend.raw(AT) == numbered(192)
+    assert await backend.raw(ELSEWHERE) == numbered(189)
+
+
+async def test_move_does_not_overwrite_a_target_that_changed_meanwhile(pauses: list[float]) -> None:
+    """When source and target both change between the steps, `move` is a `ConflictError` and both changes stay."""
+    backend, store = await holding()
+
+    async def change() -> None:
+        await backend.put(AT, numbered(7))
+        await backend.put(ELSEWHERE, numbered(8))
+
+    backend.before = before("delete", change)
+    with pytest.raises(ConflictError) as caught:
+        await store.move(AT, ELSEWHERE)
+    assert caught.value.location == ELSEWHERE
+    assert await backend.raw(AT) == numbered(7)
+    assert await backend.raw(ELSEWHERE) == numbered(8)
+    assert len(pauses) == 1
+
+
+async def test_move_onto_a_storage_without_swap_stops_at_the_first_conflict() -> None:
+    """Where the target cannot compare and swap, a source that changed is a `ConflictError`, and both stay."""
+    source, _ = await holding()
+    target = Recording(create=False, update=False)
+    there = replace(ELSEWHERE, storage="plain")
+    source.before = before("delete", lambda: source.put(AT, numbered(7)))
+    with pytest.raises(ConflictError) as caught:
+        await store_over({"main": source, "plain": target}).move(AT, there)
+    assert caught.value.location == AT
+    assert await source.raw(AT) == numbered(7)
+    assert await target.raw(there) == JSON.encode(ACCOUNT)
+    assert target.log == ["write"]
+
+
+async def test_move_from_a_storage_without_swap_removes_what_it_copied() -> None:
+    """Where the source cannot compare and swap, `move` copies and removes, without a condition."""
+    store = store_over({"plain": Recording(create=False, update=False), "main": Recording()})
+    there = replace(ELSEWHERE, storage="main")
+    await store.save(AT, ACCOUNT)
+    await store.move(AT, there)
+    assert await store.get(there) == ACCOUNT
+    assert not await store.exists(AT)
+
+
+async def test_a_move_that_cannot_remove_the_source_loses_nothing() -> None:
+    """When the source cannot be removed the error says so, both documents are there, and moving again ends the move."""
+    _, store = await holding(Fault("delete", 1, "before", PermissionError()))
+    with pytest.raises(DeniedError) as caught:
+        await store.move(AT, ELSEWHERE)
+    assert caught.value.location == AT
+    assert await store.get(AT) == await store.get(ELSEWHERE) == ACCOUNT
+    await store.move(AT, ELSEWHERE)
+    assert [entry.location async for entry in store.list(recursive=True)] == [ELSEWHERE]
+
+
+# --- one file by two names --------------------------------------------------------------------------------------------
+
+
+def fsspecs(path: str, protocol: str = "file", /) -> StorageConfig:
+    return StorageConfig("dir://", {"path": path, "target_protocol": protocol})
+
+
+SAME: Mapping[str, Callable[[str], tuple[StorageConfig, StorageConfig]]] = {
+    "the same folder": lambda folder: (StorageConfig(folder), StorageConfig(folder)),
+    "path and URL": lambda folder: (StorageConfig(folder), StorageConfig(f"file://{folder}/")),
+    "two schemes": lambda folder: (StorageConfig(folder), StorageConfig(f"local://{folder}")),
+    "dots": lambda folder: (StorageConfig(folder), StorageConfig(f"{folder}/../inside")),
+    "a symbolic link": lambda folder: (StorageConfig(folder), StorageConfig(f"{folder}/../link")),
+    "one root in the other": lambda folder: (StorageConfig(folder), StorageConfig(f"{folder}/deep")),
+    "fsspec's own backend": lambda folder: (StorageConfig(folder), fsspecs(folder)),
+    "two of fsspec's": lambda folder: (fsspecs(folder), fsspecs(f"{folder}/", "local")),
+}
+"""Two storages that share a folder."""
+
+
+@pytest.mark.parametrize("case", SAME)
+async def test_a_document_moved_onto_itself_survives(case: str, tmp_path: Path) -> None:
+    """However one file is named twice, moving it onto itself does not remove it, in either direction."""
+    (tmp_path / "inside").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "inside", target_is_directory=True)
+    one, other = SAME[case](str(tmp_path / "inside"))
+    here = Location("x.account", folder="deep", storage="a")
+    there = replace(here, folder="" if case == "one root in the other" else "deep", storage="b")
+    async with AccountStore.open(StoreConfig(storages={"a": one, "b": other}, default="a")) as store:
+        for source, target in ((here, there), (there, here), (here, here), (here, replace(here, storage=None))):
+            await store.save(here, ACCOUNT)
+            for call in (store.move, store.copy):
+                try:
+                    await call(source, target)
+                except LocationError as error:
+                    assert error.location is not None
+                assert await store.get(here) == await store.get(there) == ACCOUNT
+
+
+@pytest.mark.parametrize("urls", [("memory://", "memory://"), ("{}/a", "{}/b")], ids=["memory", "two folders"])
+async def test_control_one_name_in_two_storages_is_two_documents(urls: tuple[str, str], tmp_path: Path) -> None:
+    """The control: a document moves between storages that share nothing but the names in them."""
+    storages = {name: StorageConfig(url.format(tmp_path)) for name, url in zip("ab", urls, strict=True)}
+    async with AccountStore.open(StoreConfig(default="a", storages=storages)) as store:
+        await store.save(AT, ACCOUNT)
+        await store.move(AT, replace(AT, storage="b"))
+        assert await store.get(replace(AT, storage="b")) == ACCOUNT
+        assert not await store.exists(AT)
