@@ -10,7 +10,7 @@ from anyio import to_thread
 from running import HUNG
 
 from accountstore import AccountStore, StorageConfig, StoreConfig
-from accountstore.backends.base import ConfigError
+from accountstore.backends.base import Capabilities, ConfigError
 from accountstore.backends.local import backend as module
 from accountstore.backends.local.backend import open_backend
 from accountstore.backends.local.syscalls import SystemCalls
@@ -70,7 +70,9 @@ async def test_network_file_system_declares_no_swap(
     await backend.write(KEY, b"1", mode="overwrite")
     await backend.write(KEY, b"2", mode="overwrite")
     assert (await backend.read(KEY, limit=100)).data == b"2"
-    assert backend.capabilities.update is bool(locked) is (kind in {"ext4", None})
+    swaps = kind in {"ext4", None}
+    assert bool(locked) is swaps
+    assert backend.capabilities == Capabilities(create=True, update=swaps, atomic=True, durable=True, batch=128)
     await backend.aclose()
 
 
