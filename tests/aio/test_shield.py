@@ -205,18 +205,17 @@ def test_each_call_has_its_own_time_and_none_is_cancelled_after_its_end() -> Non
 
 @pytest.mark.anyio
 async def test_a_call_that_has_ended_is_let_go() -> None:
-    """A deadline that has not passed keeps nothing of what an ended call has worked on."""
+    """A deadline that has not passed keeps nothing of what an ended call has returned."""
 
     class Document:
         pass
 
-    async def call(document: Document) -> None:
+    async def call() -> Document:
         await anyio.sleep(0)
+        return Document()
 
-    deadline, document = Deadline(60), Document()
-    kept = weakref.ref(document)
-    await run_shielded(deadline, call, document)
-    del document
+    deadline = Deadline(60)
+    kept = weakref.ref(await run_shielded(deadline, call))
     gc.collect()
     assert kept() is None
 
