@@ -108,6 +108,7 @@ def test_secret_example_masks(names: dict[str, Any]) -> None:
     assert names["credentials"] == PasswordCredentials(login="me@example.com", password="correct horse")
 
 
+@pytest.mark.once
 def test_backend_example_passes_the_suite(tmp_path: Path) -> None:
     """The README's backend passes the conformance suite as the README applies it."""
     shelf, suite = (block for block in _blocks("python") if "ShelfBackend" in block)
