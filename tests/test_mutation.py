@@ -210,7 +210,6 @@ OUTCOMES = {
 
 
 @pytest.mark.once
-@pytest.mark.timeout(300)
 def test_mutants_are_judged_by_the_tests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A mutant that a test notices is killed, in a program that the test starts as well; so is one that lets it hang.
     One that none notices survives. A test that also fails without it proves nothing. A second run repeats nothing, or

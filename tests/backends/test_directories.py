@@ -132,6 +132,13 @@ def test_root_is_made_below_a_folder_that_cannot_be_read(nobodys: Path) -> None:
     assert stat.S_IMODE(root.stat().st_mode) == 0o700
 
 
+def test_swap_makes_no_folder(tmp_path: Path) -> None:
+    """A swap in a folder that is not there finds no document, and leaves no folder."""
+    with pytest.raises(FileNotFoundError):
+        Files(str(tmp_path)).write("new/deep/a.account", b"1", digest(b"0"))
+    assert os.listdir(tmp_path) == []
+
+
 def test_removed_folder_is_made_again(tmp_path: Path) -> None:
     """A folder that someone removed after the first write in it is made again by the next."""
     files = Files(str(tmp_path))

@@ -324,6 +324,28 @@ def test_readable_document_is_private_after_it_is_written(root: Path, files: Fil
     assert stat.S_IMODE((root / KEY).stat().st_mode) == 0o600
 
 
+def test_mode_that_the_umask_has_taken_is_durable(files: Files, system: System) -> None:
+    """A mode that is set after the temporary file was made goes to the disk before the file has the document's name."""
+    steps: list[str] = []
+
+    def noted(name: str) -> Callable[..., object]:
+        def call(*arguments: Any, **options: Any) -> object:
+            steps.append(name)
+            return real(*arguments, **options)
+
+        real = getattr(SystemCalls, name)
+        return call
+
+    for name in ("fchmod", "fsync", "link"):
+        system.patch(name, noted(name))
+    umask = os.umask(0o277)
+    try:
+        files.write(ABSENT, NEW, "create")
+    finally:
+        os.umask(umask)
+    assert steps[-5:] == ["fsync", "fchmod", "fsync", "link", "fsync"]
+
+
 def test_huge_file_is_never_held_in_memory(root: Path, files: Files) -> None:
     """A file far beyond the limit is refused by a read, and looked at by a stat and a swap in little memory."""
     size = 100_000_000
