@@ -221,6 +221,7 @@ def test_mutants_are_judged_by_the_tests(tmp_path: Path, monkeypatch: pytest.Mon
     for path, text in ((package / "__init__.py", TOY), (root / "tests" / "test_toy.py", TOY_TESTS)):
         path.parent.mkdir(parents=True)
         path.write_text(text)
+    (root / "pytest.ini").write_text("[pytest]\n")  # or pytest would take that of a folder above
 
     def some(module: str, source: str) -> list[Mutant]:
         return [mutant for mutant in mutants(module, source) if (mutant.old, mutant.new) in OUTCOMES]
