@@ -99,6 +99,7 @@ def test_service_example_prints_its_audit_event(names: dict[str, Any], capsys: p
     assert re.fullmatch(r"exists tenants/4711/email\.account ok \d\.\d{3} s\nFalse\n", capsys.readouterr().out)
 
 
+@pytest.mark.once
 def test_backend_example_passes_the_suite(tmp_path: Path) -> None:
     """The README's backend passes the conformance suite as the README applies it, and needs no more of the library."""
     shelf, suite = (block for block in _blocks("python") if "ShelfBackend" in block)

@@ -5,6 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+
+pytest.importorskip("rich")
+
 from rich.console import Console
 from rich.pretty import pretty_repr
 

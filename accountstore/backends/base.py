@@ -252,7 +252,7 @@ def digest(data: bytes | Iterable[bytes], /) -> Version:
     return Version(f"sha256:{total.hexdigest()}")
 
 
-_BY_ERRNO: Mapping[int | None, type[BackendError]] = {
+_BY_ERRNO: Mapping[int, type[BackendError]] = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), FullError),
     errno.EROFS: DeniedError,
     errno.ENXIO: NotRegularError,  # a socket

@@ -20,6 +20,7 @@ from botocore.exceptions import (
     ConnectionError,  # noqa: A004 -- botocore's own name
     CredentialRetrievalError,
     HTTPClientError,
+    IncompleteReadError,
     NoCredentialsError,
     PartialCredentialsError,
     SSLError,
@@ -50,7 +51,7 @@ from accountstore.backends.object_store import (
 )
 
 _POOL = 128
-_UNREACHED = (HTTPClientError, ConnectionError, aiohttp.ClientError)
+_UNREACHED = (HTTPClientError, ConnectionError, IncompleteReadError, aiohttp.ClientError)
 _CONDITIONS: Mapping[str, Mapping[str, str]] = {"overwrite": {}, "create": {"IfNoneMatch": "*"}}
 _OPERATIONS = ("GetObject", "PutObject", "HeadObject", "DeleteObject", "ListObjectsV2")
 _Session: Any = AIOHTTPSession  # which has types in some installations only

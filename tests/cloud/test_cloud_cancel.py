@@ -61,10 +61,10 @@ READS = ("get", "list")
 
 def tasks_of(store: AccountStore) -> int:
     """How many tasks run on the event loop that the store keeps in a thread for trio."""
-    backend: Any = cast("Any", store)._reach.storages.find("cloud").backend
+    backend: Any = cast("Any", store)._resolver.storages.find("cloud").client.backend
     count = 0
     for one in (backend, getattr(backend, "_sibling", None)):
-        loop = getattr(getattr(one, "_loop", None), "_loop", None)
+        loop = getattr(getattr(one, "bridge", None), "_loop", None)
         count += 0 if loop is None else len(asyncio.all_tasks(loop))
     return count
 
@@ -259,7 +259,7 @@ async def test_a_cancelled_write_waits_no_longer_than_its_deadline(stub: Stub, t
 
 # --- processes --------------------------------------------------------------------------------------------------------
 
-HERE = str(Path(__file__).parent)
+SHARED = [str(Path(__file__).parents[1]), str(Path(__file__).parents[1] / "servers")]
 
 
 def python(script: str, *arguments: str, flags: tuple[str, ...] = ("-X", "dev")) -> subprocess.CompletedProcess[str]:
@@ -267,7 +267,7 @@ def python(script: str, *arguments: str, flags: tuple[str, ...] = ("-X", "dev"))
 
     What asyncio's debug mode says of a slow machine is left out.
     """
-    head = f"import sys; sys.path.insert(0, {HERE!r})\nimport asyncio, json, logging, os, time, anyio\n"
+    head = f"import sys; sys.path[:0] = {SHARED!r}\nimport asyncio, json, logging, os, time, anyio\n"
     head += "logging.getLogger('asyncio').addFilter(lambda one: not one.getMessage().startswith('Executing '))\n"
     head += "from accountstore import *\nfrom cloudtargets import *\ntargets = [Target(*one) for one in "
     head += "json.loads(sys.argv[2])]\nurl = sys.argv[1]\nat = Location('a.account', folder='f')\n"

@@ -13,10 +13,13 @@ import subprocess
 from collections import Counter
 from typing import TYPE_CHECKING, Literal
 
+import pytest
 from running import HUNG, PYTHON
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+pytestmark = pytest.mark.once
 
 KILLS = int(os.environ.get("ACCOUNTSTORE_KILLS", "60"))
 SERVERS = 2

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from functools import partial
+from importlib.util import find_spec
 from multiprocessing import get_context
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,8 @@ UPDATES = 50
 ROUNDS = 60
 TASKS = 64
 FIRST = "first"
+ATTEMPTS = 100
+"""How often a race is run that has to be seen: on a loaded machine processes may take turns by chance."""
 
 
 @pytest.fixture(scope="module")
@@ -47,15 +50,18 @@ def _answers(
     return list(workers.map(partial(racing.run, command, str(root)), range(1, WORKERS + 1), timeout=HUNG))
 
 
-@pytest.fixture
-def start(tmp_path: Path) -> Path:
-    """A folder with a document."""
-
+def _begin(root: Path, /) -> None:
     async def put() -> None:
-        async with opened(tmp_path) as store:
+        async with opened(root) as store:
             await store.save(AT, account(FIRST))
 
     anyio.run(put)
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Path:
+    """A folder with a document."""
+    _begin(tmp_path)
     return tmp_path
 
 
@@ -84,8 +90,13 @@ def test_updates_of_many_processes_all_count(
     workers: ProcessPoolExecutor, start: Path, command: Any, loses: bool
 ) -> None:
     """8 processes that add 1 to a document 50 times each make 400 more of it. The control: get and save lose some."""
-    _answers(workers, partial(command, count=UPDATES), start)
-    added = _port(start) - 1
+    added = 0
+    for _ in range(ATTEMPTS if loses else 1):
+        _begin(start)
+        _answers(workers, partial(command, count=UPDATES), start)
+        added = _port(start) - 1
+        if added < WORKERS * UPDATES:
+            break
     assert 0 < added <= WORKERS * UPDATES
     assert (added < WORKERS * UPDATES) is loses
 
@@ -121,7 +132,8 @@ def test_updates_of_many_loops_in_many_threads_all_count(start: Path) -> None:
             for _ in range(4):
                 tasks.start_soon(partial(racing.update, store, "", count=5))
 
-    loops = [("asyncio", {}), ("asyncio", {"use_uvloop": True}), ("trio", {})] * 2
+    kinds: list[tuple[str, dict[str, Any]]] = [("asyncio", {}), ("trio", {})]
+    loops = (kinds + [("asyncio", {"use_uvloop": True})] * (find_spec("uvloop") is not None)) * 2
     with ThreadPoolExecutor(len(loops)) as threads:
         done = [
             threads.submit(partial(anyio.run, add_in_tasks, backend=kind, backend_options=of)) for kind, of in loops
@@ -135,7 +147,7 @@ def test_updates_of_many_loops_in_many_threads_all_count(start: Path) -> None:
 
 def test_create_has_one_winner_among_processes(workers: ProcessPoolExecutor, tmp_path: Path) -> None:
     """Of 8 processes that create a document at once exactly one succeeds, and the document is its own."""
-    for attempt in range(20):
+    for attempt in range(ATTEMPTS):
         root = tmp_path / str(attempt)
         answers = _answers(workers, partial(racing.create, count=ROUNDS), root)
         winners = {i: str(number) for number, won in enumerate(answers, 1) for i in won}
@@ -153,7 +165,7 @@ def test_create_has_one_winner_among_processes(workers: ProcessPoolExecutor, tmp
 def test_control_looking_before_creating_has_several_winners(workers: ProcessPoolExecutor, tmp_path: Path) -> None:
     """Control: with fsspec's `mode="create"`, which looks and then writes, several processes win a round."""
     most = 0
-    for attempt in range(50):
+    for attempt in range(ATTEMPTS):
         answers = _answers(workers, partial(racing.create, count=ROUNDS, plain=True), tmp_path / str(attempt))
         most = max(Counter(i for won in answers for i in won).values())
         if most > 1:
@@ -171,24 +183,35 @@ def _forks(swaps: Sequence[tuple[str, str]], /) -> list[str]:
 
 def test_swaps_of_many_processes_form_one_chain(workers: ProcessPoolExecutor, start: Path) -> None:
     """Each successful swap replaced the very document that it had read: all of them form one chain without forks."""
-    swaps = [pair for answer in _answers(workers, partial(racing.swap, count=UPDATES), start) for pair in answer]
-    assert len(swaps) >= UPDATES
-    assert len({new.partition("-")[0] for _, new in swaps}) > 1
-    assert not _forks(swaps)
-    followers = dict(swaps)
-    at, length = FIRST, 0
-    while at in followers:
-        at, length = followers[at], length + 1
-    assert length == len(swaps)
-    last = _get(start)
-    assert last is not None
-    assert at == login(last)
+    for _ in range(ATTEMPTS):
+        _begin(start)
+        swaps = [pair for answer in _answers(workers, partial(racing.swap, count=UPDATES), start) for pair in answer]
+        assert len(swaps) >= UPDATES
+        assert not _forks(swaps)
+        followers = dict(swaps)
+        at, length = FIRST, 0
+        while at in followers:
+            at, length = followers[at], length + 1
+        assert length == len(swaps)
+        last = _get(start)
+        assert last is not None
+        assert at == login(last)
+        if len({new.partition("-")[0] for _, new in swaps}) > 1:
+            break
+    else:
+        pytest.fail("one process won all, every time: that was no race")
 
 
 def test_control_blind_saves_fork_the_chain(workers: ProcessPoolExecutor, start: Path) -> None:
     """Control: without compare-and-swap several saves replace a document that was read once."""
-    answers = _answers(workers, partial(racing.swap, count=UPDATES, blindly=True), start)
-    assert _forks([pair for answer in answers for pair in answer])
+    forks: list[str] = []
+    for _ in range(ATTEMPTS):
+        _begin(start)
+        answers = _answers(workers, partial(racing.swap, count=UPDATES, blindly=True), start)
+        forks = _forks([pair for answer in answers for pair in answer])
+        if forks:
+            break
+    assert forks
 
 
 def test_swaps_deletes_and_creates_of_many_processes_have_one_order(workers: ProcessPoolExecutor, start: Path) -> None:
@@ -217,18 +240,23 @@ def test_swaps_deletes_and_creates_of_many_processes_have_one_order(workers: Pro
 @pytest.mark.anyio
 async def test_reader_beside_a_writer_sees_whole_documents(workers: ProcessPoolExecutor, tmp_path: Path) -> None:
     """Beside a process that writes in a tight loop each read is a whole document, not older than the one before."""
+    most = 0
     async with opened(tmp_path) as store:
-        await store.save(AT, numbered(1))
-        writing = workers.submit(racing.run, partial(racing.rewrite, count=150), str(tmp_path), 0)
-        seen = list[int]()
-        while not writing.done():
-            stored = await store.read(AT)
-            assert stored.document == numbered(stored.document.port)
-            assert stored.size > len(login(stored.document))
-            seen.append(stored.document.port)
-    assert writing.exception() is None
-    assert seen == sorted(seen)
-    assert len(set(seen)) > 5
+        for _ in range(ATTEMPTS):
+            await store.save(AT, numbered(1))
+            writing = workers.submit(racing.run, partial(racing.rewrite, count=150), str(tmp_path), 0)
+            seen = list[int]()
+            while not writing.done():
+                stored = await store.read(AT)
+                assert stored.document == numbered(stored.document.port)
+                assert stored.size > len(login(stored.document))
+                seen.append(stored.document.port)
+            assert writing.exception() is None
+            assert seen == sorted(seen)
+            most = max(most, len(set(seen)))
+            if most > 5:
+                break
+    assert most > 5
 
 
 def test_control_reader_beside_a_plain_writer_sees_parts(workers: ProcessPoolExecutor, start: Path) -> None:
@@ -236,7 +264,7 @@ def test_control_reader_beside_a_plain_writer_sees_parts(workers: ProcessPoolExe
     path = start / AT.path
     path.write_bytes(b"A" * LARGE)
     parts = 0
-    for _ in range(30):
+    for _ in range(ATTEMPTS):
         writing = workers.submit(racing.run, partial(racing.rewrite, count=300, plain=True), str(start), 0)
         while not writing.done():
             data = path.read_bytes()
