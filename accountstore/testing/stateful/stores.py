@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from datetime import UTC, timedelta, timezone
+from datetime import UTC, datetime, timedelta, timezone
 from functools import partial
 from typing import Any, TypeAlias, TypeVar
 
@@ -45,6 +45,8 @@ _NAMES = ("a.account", "\u00e9 %2F~.account", "a.multi.account")
 _PLACES = ("", "mail", "mail/team-a")
 _text = st.text(min_size=1, max_size=12)
 _ZONES = (UTC, timezone(timedelta(hours=5, minutes=45)), timezone(timedelta(hours=-9)))
+_FIRST, _LAST = datetime(2, 1, 1), datetime(9998, 12, 31)  # noqa: DTZ001 -- the zone is drawn
+_moments = st.datetimes(_FIRST, _LAST, timezones=st.sampled_from(_ZONES))  # in years that UTC has too
 _accounts = st.builds(
     Account,
     host=_text,
@@ -60,7 +62,7 @@ _accounts = st.builds(
         refresh_token=_text,
         request_url=st.none() | st.text(max_size=12),
         access_token=st.none() | _text,
-        expires_at=st.none() | st.datetimes(timezones=st.sampled_from(_ZONES)),
+        expires_at=st.none() | _moments,
     ),
     cache_file=st.none() | st.just(Location("cache.bin", folder="messages")),
 )
