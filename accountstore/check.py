@@ -16,7 +16,7 @@ from accountstore.errors import BackendError, ConflictError, ExistsError, NotFou
 from accountstore.model import Account, PasswordCredentials
 from accountstore.probe import Conditions
 from accountstore.retry import RetryPolicy
-from accountstore.storage import Storage
+from accountstore.storage import Storage, stored
 
 _IGNORED = "the condition was ignored"
 
@@ -150,10 +150,7 @@ async def _swaps(
 
 
 async def _take_version(client: StorageClient, key: str, versions: list[Version], /) -> None:
-    stat = await client.stat(key)
-    if stat.version is None:
-        raise BackendError("the backend returned no version")
-    versions.append(stat.version)
+    versions.append(stored(None, await client.stat(key)).version)
 
 
 async def _read_back(client: StorageClient, key: str, data: bytes, /) -> None:

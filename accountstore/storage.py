@@ -178,7 +178,7 @@ class DocumentRef(Struct, frozen=True, eq=False):
 
 
 def stored(document: T, stat: Stat, /) -> Stored[T]:
-    """A document with what its write has returned. Raises `BackendError` where that has no version."""
+    """A document with what the storage has returned. Raises `BackendError` where that has no version."""
     if stat.version is None:
         raise BackendError("the backend returned no version")
     return Stored(document, stat.version, stat.size, stat.modified)

@@ -38,6 +38,7 @@ from accountstore.backends.object_store import (
     finalizers,
     split_url,
     unsent,
+    whole_blob,
 )
 
 _PAGE = 5000
@@ -96,9 +97,7 @@ class AzureBackend(ObjectStore[tuple[Any, Any]]):
             size = int(stream.properties.size)
             check_size(size, limit)
             data = await stream.readall()
-        if len(data) != size:
-            raise UnavailableError("the answer was cut short")
-        return Blob(data, _stat(key, stream.properties, size))
+        return whole_blob(data, _stat(key, stream.properties, size))
 
     @on_asyncio
     async def write(self, key: str, data: bytes, /, *, mode: WriteMode, write_token: str = "") -> Stat:

@@ -18,6 +18,7 @@ from accountstore.aio.loops import AsyncioBridge, on_asyncio
 from accountstore.aio.threads import Lazy
 from accountstore.backends.base import (
     BackendError,
+    Blob,
     Capabilities,
     ConfigError,
     ConflictError,
@@ -48,6 +49,13 @@ _OWN = frozenset({*INSTANCE, "loop"})
 _NO_BUCKET = frozenset({"NoSuchBucket", "ContainerNotFound", "ContainerBeingDeleted"})
 _FULL = frozenset({"QuotaExceeded", "AccountLimitExceeded", "XMinioStorageFull"})
 _ELSEWHERE = frozenset({"PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException"})
+
+
+def whole_blob(data: bytes, stat: Stat, /) -> Blob:
+    """The blob of an answer. Raises `UnavailableError` where it has fewer or more bytes than it has told."""
+    if len(data) != stat.size:
+        raise UnavailableError("the answer was cut short")
+    return Blob(data, stat)
 
 
 class LazyClient(Generic[T]):

@@ -48,6 +48,7 @@ from accountstore.backends.object_store import (
     error_for_status,
     split_url,
     unsent,
+    whole_blob,
 )
 
 _POOL = 128
@@ -117,9 +118,7 @@ class S3Backend(ObjectStore[tuple[Any, dict[str, dict[str, Any]]]]):
                 size = int(answer["ContentLength"])
                 check_size(size, limit)
                 data = await body.read()
-        if len(data) != size:
-            raise UnavailableError("the answer was cut short")
-        return Blob(data, _stat(key, answer, size))
+        return whole_blob(data, _stat(key, answer, size))
 
     @on_asyncio
     async def write(self, key: str, data: bytes, /, *, mode: WriteMode, write_token: str = "") -> Stat:

@@ -42,7 +42,7 @@ from accountstore.backends.base import (
     check_size,
     pages_by_cursor,
 )
-from accountstore.backends.object_store import WRITE_TOKEN, Bucket, LazyClient, error_for_status, split_url
+from accountstore.backends.object_store import WRITE_TOKEN, Bucket, LazyClient, error_for_status, split_url, whole_blob
 from accountstore.backends.obstore.options import Service, open_store, service_of, settings_of
 
 _PAGE = 1000
@@ -92,9 +92,7 @@ class ObstoreBackend(Bucket[Any]):
             stat = self._stat(key, found.meta)  # once: it is made anew each time
             check_size(stat.size, limit)
             data: Any = await found.bytes_async()
-        if len(data) != stat.size:
-            raise UnavailableError("the answer was cut short")
-        return Blob(data, stat)
+        return whole_blob(data, stat)
 
     @on_asyncio
     async def write(self, key: str, data: bytes, /, *, mode: WriteMode, write_token: str = "") -> Stat:
