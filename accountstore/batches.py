@@ -219,5 +219,5 @@ def _emit(
         if isinstance(result, AccountStoreError):
             log.emit(operation, type(result).__name__, seconds)
         else:
-            operation.version, operation.bytes = result.version, result.size
+            operation.record(result)
             log.emit(operation, "ok", seconds)

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from functools import cache
 from types import TracebackType
-from typing import TYPE_CHECKING, Self, TypeAlias
+from typing import TYPE_CHECKING, Protocol, Self, TypeAlias, TypeVar
 
 from msgspec import Struct, field
 from msgspec.structs import replace
@@ -19,6 +19,18 @@ if TYPE_CHECKING:
     from logging import Logger
 
 _DEBUG = 10
+
+
+class _State(Protocol):
+    """A document's version and size."""
+
+    @property
+    def version(self) -> Version | None: ...
+    @property
+    def size(self) -> int: ...
+
+
+S = TypeVar("S", bound=_State)
 
 
 class Event(Struct, frozen=True, kw_only=True):
@@ -111,6 +123,11 @@ class Operation(Struct, eq=False):
     bytes: int | None = None
     attempts: int = 1
     started: float = field(default_factory=time.perf_counter)
+
+    def record(self, state: S, /) -> S:
+        """Note which version was read or written, and return it."""
+        self.version, self.bytes = state.version, state.size
+        return state
 
     def __enter__(self) -> Self:
         return self

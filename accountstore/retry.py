@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import ParamSpec, Protocol, TypeVar
 
 import anyio
 from msgspec import Struct
 
-from accountstore.aio.shield import Deadline
+from accountstore.aio.shield import Deadline, time_limit
 from accountstore.backends.base import Stat, Version, WriteMode
 from accountstore.errors import (
     AccountStoreError,
@@ -78,15 +79,16 @@ async def retry(
         AccountStoreError: what the last attempt raised; `UnavailableError` when the time is up.
     """
     attempts = 0
-    with anyio.move_on_after(policy.timeout):
-        while True:
-            attempts += 1
-            try:
-                return await attempt(call, *args, **kwargs)
-            except AccountStoreError as error:
-                if not error.temporary or attempts >= policy.attempts:
-                    raise
-            await backoff(attempts)
+    with suppress(TimeoutError):
+        async with time_limit(policy.timeout):
+            while True:
+                attempts += 1
+                try:
+                    return await attempt(call, *args, **kwargs)
+                except AccountStoreError as error:
+                    if not error.temporary or attempts >= policy.attempts:
+                        raise
+                await backoff(attempts)
     raise policy.unanswered()
 
 

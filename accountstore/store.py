@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Generator, Iterable, Mapping
+from collections.abc import AsyncIterator, Generator, Iterable
 from inspect import iscoroutinefunction
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Literal, Self, cast
 
 from accountstore import updating
 from accountstore.backends.base import Capabilities, Version, WriteMode
@@ -22,14 +22,9 @@ from accountstore.scope import Resolver
 from accountstore.secrets import SecretBytes
 from accountstore.storage import Stored
 from accountstore.updating import Change
-from accountstore.validation import Kind
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
-
-D = TypeVar("D", bound=Account | MultiAccount)
-
-_KINDS: Mapping[type, Kind] = {Account: "account", MultiAccount: "multi"}
 
 
 class _OpenStore:
@@ -118,19 +113,23 @@ class AccountStore:
             DecodeError: the file holds something else; the message names the field.
             TooLargeError: it is larger than the configured `max_bytes`.
         """
-        return (await self._read("get", location, Account)).document
+        with Operation(self._log, "get", location) as operation:
+            return operation.record((await self._resolver.ref(location, "account").read(Account)).stored).document
 
     async def get_multi(self, location: Location, /) -> MultiAccount:
         """The accounts at a `*.multi.account` location (SEED.md: GetMulti). As `get`."""
-        return (await self._read("get_multi", location, MultiAccount)).document
+        with Operation(self._log, "get_multi", location) as operation:
+            return operation.record((await self._resolver.ref(location, "multi").read(MultiAccount)).stored).document
 
     async def read(self, location: Location, /) -> Stored[Account]:
         """The account with its version, size and time, in one request. As `get`."""
-        return await self._read("read", location, Account)
+        with Operation(self._log, "read", location) as operation:
+            return operation.record((await self._resolver.ref(location, "account").read(Account)).stored)
 
     async def read_multi(self, location: Location, /) -> Stored[MultiAccount]:
         """The multi account with its version, size and time, in one request. As `get`."""
-        return await self._read("read_multi", location, MultiAccount)
+        with Operation(self._log, "read_multi", location) as operation:
+            return operation.record((await self._resolver.ref(location, "multi").read(MultiAccount)).stored)
 
     async def save(self, location: Location, account: Account, /, *, mode: WriteMode = "overwrite") -> Version:
         """Write an account to a `*.account` location, with its folder, in one request (SEED.md: Save).
@@ -147,13 +146,17 @@ class AccountStore:
             NotFoundError: a version was given and the document is gone.
             UnsupportedError: the storage cannot promise the mode.
         """
-        return await self._save("save", location, account, Account, mode)
+        with Operation(self._log, "save", location) as operation:
+            stored = await self._resolver.ref(location, "account").write(account, Account, mode)
+            return operation.record(stored).version
 
     async def save_multi(
         self, location: Location, account: MultiAccount, /, *, mode: WriteMode = "overwrite"
     ) -> Version:
         """Write a multi account to a `*.multi.account` location (SEED.md: SaveMulti). As `save`."""
-        return await self._save("save_multi", location, account, MultiAccount, mode)
+        with Operation(self._log, "save_multi", location) as operation:
+            stored = await self._resolver.ref(location, "multi").write(account, MultiAccount, mode)
+            return operation.record(stored).version
 
     async def update(self, location: Location, change: Change[Account], /) -> Stored[Account]:
         """Read, change and write back, so that no other writer's change is lost. Two requests without contention.
@@ -167,11 +170,13 @@ class AccountStore:
             ConflictError: other writers were faster 64 times in a row.
             UnsupportedError: the storage cannot compare and swap; nothing was read.
         """
-        return await self._update("update", location, change, Account)
+        with Operation(self._log, "update", location) as operation:
+            return await updating.update(operation, self._resolver.ref(location, "account"), change, Account)
 
     async def update_multi(self, location: Location, change: Change[MultiAccount], /) -> Stored[MultiAccount]:
         """As `update`, for a multi account."""
-        return await self._update("update_multi", location, change, MultiAccount)
+        with Operation(self._log, "update_multi", location) as operation:
+            return await updating.update(operation, self._resolver.ref(location, "multi"), change, MultiAccount)
 
     # --- either kind --------------------------------------------------------------------------------------------------
 
@@ -185,9 +190,7 @@ class AccountStore:
             EncodeError: the document has a value that JSON does not have.
         """
         with Operation(self._log, "read_json", location) as operation:
-            stored = await self._resolver.ref(location).read_json()
-            operation.version, operation.bytes = stored.version, stored.size
-            return stored
+            return operation.record(await self._resolver.ref(location).read_json())
 
     async def save_json(self, location: Location, data: bytes, /, *, mode: WriteMode = "overwrite") -> Version:
         """Write the JSON of a document of either kind, whole, in the storage's codec.
@@ -199,9 +202,7 @@ class AccountStore:
         """
         data = SecretBytes(data)  # so that no traceback with locals shows it
         with Operation(self._log, "save_json", location) as operation:
-            stored = await self._resolver.ref(location).write_json(data, mode)
-            operation.version, operation.bytes = stored.version, stored.size
-            return stored.version
+            return operation.record(await self._resolver.ref(location).write_json(data, mode)).version
 
     async def stat(self, location: Location, /) -> Entry:
         """Size, version and time of a document of either kind.
@@ -344,21 +345,3 @@ class AccountStore:
 
     def __repr__(self) -> str:
         return f"<AccountStore {', '.join(self.storages)}>"
-
-    # --- both kinds ---------------------------------------------------------------------------------------------------
-
-    async def _read(self, name: str, location: Location, kind: type[D], /) -> Stored[D]:
-        with Operation(self._log, name, location) as operation:
-            stored = (await self._resolver.ref(location, _KINDS[kind]).read(kind)).stored
-            operation.version, operation.bytes = stored.version, stored.size
-            return stored
-
-    async def _save(self, name: str, location: Location, document: D, kind: type[D], mode: WriteMode, /) -> Version:
-        with Operation(self._log, name, location) as operation:
-            stored = await self._resolver.ref(location, _KINDS[kind]).write(document, kind, mode)
-            operation.version, operation.bytes = stored.version, stored.size
-            return stored.version
-
-    async def _update(self, name: str, location: Location, change: Change[D], kind: type[D], /) -> Stored[D]:
-        with Operation(self._log, name, location) as operation:
-            return await updating.update(operation, self._resolver.ref(location, _KINDS[kind]), change, kind)

@@ -28,20 +28,16 @@ async def update(operation: Operation, ref: DocumentRef, change: Change[D], kind
     await ref.require("update")
     while True:
         opened = await ref.read(kind)
-        stored = opened.stored
-        operation.version, operation.bytes = stored.version, stored.size
+        stored = operation.record(opened.stored)
         changed = change(stored.document)
         document = await changed if isawaitable(changed) else changed
         if document == stored.document:
             return stored
         try:
-            stored = await ref.rewrite(document, kind, opened)
+            return operation.record(await ref.rewrite(document, kind, opened))
         except ConflictError:
             if operation.attempts == _ATTEMPTS:
                 raise
-        else:
-            operation.version, operation.bytes = stored.version, stored.size
-            return stored
         await backoff(operation.attempts, _FIRST_PAUSE, _LONGEST_PAUSE)
         operation.attempts += 1
 
@@ -53,9 +49,7 @@ async def copy(
     if mode != "overwrite":
         await target.require(condition_of(mode))
     opened = await source.read(source.kind)
-    stored = await target.write_copy(opened, source.storage, mode)
-    operation.version, operation.bytes = stored.version, stored.size
-    return opened, stored
+    return opened, operation.record(await target.write_copy(opened, source.storage, mode))
 
 
 async def move(operation: Operation, source: DocumentRef, target: DocumentRef, mode: WriteMode, /) -> Stored[Document]:

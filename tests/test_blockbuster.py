@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from multiprocessing.util import Finalize
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import pytest
@@ -96,3 +98,27 @@ def test_event_loops_may_import_the_same_module(allowed: bool, tmp_path: Path, m
         else:
             with pytest.raises(blockbuster.BlockingError):
                 _import_in_two_loops(name, begun, go_on)
+
+
+@pytest.mark.parametrize("allowed", [True, False], ids=["allowed", "control"])
+def test_finalizers_of_processes_may_block(allowed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What an earlier test's processes have left, collected as garbage during a call, is no blocking call of it. The
+    control: to the detector as it comes it is one.
+    """
+    raised: list[Any] = []
+    monkeypatch.setattr(sys, "unraisablehook", raised.append)
+    with no_blocking_calls() if allowed else blockbuster.blockbuster_ctx("accountstore"):
+        anyio.run(_collect_a_process_s_garbage)
+    assert [each.exc_type for each in raised] == ([] if allowed else [blockbuster.BlockingError])
+
+
+async def _collect_a_process_s_garbage() -> None:
+    class Garbage:
+        itself: Garbage
+
+    store = store_over({"a": MemoryBackend()}, observer=lambda _: gc.collect())
+    garbage = Garbage()
+    garbage.itself = garbage
+    Finalize(garbage, time.sleep, (0,))
+    del garbage
+    await store.exists(AT)
