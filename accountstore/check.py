@@ -98,6 +98,8 @@ async def check(storage: Storage, folder: str, /) -> Check:
     policy = RetryPolicy(storage.client.policy.timeout, 1, storage.client.policy.storage)
     once = replace(able, verify=False, write_tokens=False)
     client = StorageClient(storage.name, storage.client.backend, policy, limit=storage.client.limit, capabilities=once)
+    client.calls = storage.client.calls  # which closing the store ends
+    by = client.deadline
     key = f"{folder}/" * bool(folder) + f"check-{os.urandom(8).hex()}.account"
     first, second, third = (
         storage.encode(
@@ -109,9 +111,11 @@ async def check(storage: Storage, folder: str, /) -> Check:
     create = update = delete = versioned = None
     removed = False
     try:
-        if await steps.succeeds("write", client.write(key, first, "overwrite")):
+        if await steps.succeeds("write", client.write(key, first, "overwrite", by())):
             if await steps.succeeds("read", _read_back(client, key, first)) and able.create:
-                create = await steps.refused("create over a document", client.write(key, second, "create"), ExistsError)
+                create = await steps.refused(
+                    "create over a document", client.write(key, second, "create", by()), ExistsError
+                )
             await steps.succeeds("list", anext(client.pages(folder, recursive=False), None))
             if able.update:
                 update, delete = await _swaps(client, key, steps, second, third, excused=able.verify)
@@ -119,12 +123,12 @@ async def check(storage: Storage, folder: str, /) -> Check:
     finally:
         with anyio.CancelScope(shield=True):
             try:
-                removed = await steps.succeeds("delete", client.delete(key))
+                removed = await steps.succeeds("delete", client.delete(key, None, by()))
             except BaseException:  # Task.cancel() passes through the shield
-                await client.delete(key)
+                await client.delete(key, None, by())
                 raise
     if removed:
-        await steps.refused("read after delete", client.read(key), NotFoundError)
+        await steps.refused("read after delete", client.read(key, by()), NotFoundError)
     if steps.conclusive and create is not None and update is not None and delete is not None:
         storage.client.record(Conditions(create, update, delete))
     return Check(storage.name, create, update, delete, versioned, tuple(steps.done))
@@ -134,14 +138,17 @@ async def _swaps(
     client: StorageClient, key: str, steps: _Steps, second: bytes, third: bytes, /, *, excused: bool
 ) -> tuple[bool, bool | None]:
     versions: list[Version] = []
+    by = client.deadline
     if not await steps.succeeds("version", _take_version(client, key, versions)):
         return False, None
     swaps = [
-        await steps.refused("swap of an unknown version", client.write(key, second, Version("stale")), ConflictError),
-        await steps.succeeds("swap of the current version", client.write(key, third, versions[0])),
-        await steps.refused("swap of the version before", client.write(key, second, versions[0]), ConflictError),
+        await steps.refused(
+            "swap of an unknown version", client.write(key, second, Version("stale"), by()), ConflictError
+        ),
+        await steps.succeeds("swap of the current version", client.write(key, third, versions[0], by())),
+        await steps.refused("swap of the version before", client.write(key, second, versions[0], by()), ConflictError),
     ]
-    delete = await steps.refused("delete of the version before", client.delete(key, versions[0]), ConflictError)
+    delete = await steps.refused("delete of the version before", client.delete(key, versions[0], by()), ConflictError)
     if not excused:
         return all(swaps) and delete, delete
     if not delete and steps.conclusive:
@@ -150,9 +157,9 @@ async def _swaps(
 
 
 async def _take_version(client: StorageClient, key: str, versions: list[Version], /) -> None:
-    versions.append(stored(None, await client.stat(key)).version)
+    versions.append(stored(None, await client.stat(key, client.deadline())).version)
 
 
 async def _read_back(client: StorageClient, key: str, data: bytes, /) -> None:
-    if (await client.read(key)).data != data:
+    if (await client.read(key, client.deadline())).data != data:
         raise BackendError("read other bytes than were written")

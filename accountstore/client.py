@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import suppress
 from copy import copy
+from datetime import timedelta
 from errno import errorcode
 from functools import partial
 from os import strerror, urandom
+from time import monotonic
+from types import TracebackType
 from typing import Concatenate, Literal, ParamSpec, TypeAlias, TypeVar, cast
 
 import anyio
 from msgspec.structs import replace
 
 from accountstore.aio.pages import Paged
-from accountstore.aio.shield import run_shielded
+from accountstore.aio.shield import InFlight, run_shielded
 from accountstore.backends.base import (
     Backend,
     BatchBackend,
@@ -29,6 +32,7 @@ from accountstore.backends.base import (
 from accountstore.errors import (
     AccountStoreError,
     BackendError,
+    ClosedError,
     ConflictError,
     DeniedError,
     ExistsError,
@@ -39,8 +43,8 @@ from accountstore.errors import (
     UncertainError,
     UnsupportedError,
 )
-from accountstore.probe import Conditions, probe
-from accountstore.retry import PendingWrite, RetryPolicy, retry, retry_write
+from accountstore.probe import Conditions, probe, server_time
+from accountstore.retry import PendingWrite, RetryPolicy, out_of_time, retry, retry_write, uncertain
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -58,6 +62,9 @@ _REASONS: dict[type[BackendError], str] = {
     BackendError: "the storage failed",
 }
 _OF_THE_DOCUMENT = (NotFoundError, ExistsError, ConflictError, NotRegularError)
+_REMEMBERED = 1000
+_GRANULARITY = timedelta(seconds=1)
+"""Of the times of the services, which tell whole seconds."""
 _CONDITIONS: dict[Condition, str] = {"create": "a create", "update": "a swap", "delete": "a delete of a version"}
 
 
@@ -78,7 +85,7 @@ class StorageClient:
     documents and credentials.
     """
 
-    __slots__ = ("_conditions", "_probing", "backend", "capabilities", "limit", "name", "policy")
+    __slots__ = ("_conditions", "_ours", "_probing", "backend", "calls", "capabilities", "limit", "name", "policy")
 
     def __init__(
         self,
@@ -89,26 +96,37 @@ class StorageClient:
         *,
         limit: int,
         capabilities: Capabilities | None = None,
+        concurrency: int | None = None,
     ) -> None:
-        """`limit` bounds what a read takes into memory, in bytes; `capabilities` replace the backend's own."""
+        """`limit` bounds what a read takes into memory, in bytes; `capabilities` and `concurrency`, how many operations
+        may be in flight, replace the backend's own.
+        """
         self.name: str = name
         self.backend: Backend = backend
         self.policy: RetryPolicy = policy or RetryPolicy()
         self.limit: int = limit
         self.capabilities: Capabilities = capabilities or backend.capabilities
+        self.calls: InFlight = InFlight(concurrency or self.capabilities.concurrency)
         verify = self.capabilities.verify
         self._conditions: Conditions | None = None if verify else Conditions.declared(self.capabilities)
         self._probing = anyio.Lock()
+        self._ours: dict[str, str] = {}
 
-    def read(self, key: str, /) -> Awaitable[Blob]:
+    def deadline(self) -> float:
+        """When an operation that begins now must have ended, as a moment of `time.monotonic()`."""
+        return monotonic() + self.policy.timeout
+
+    async def read(self, key: str, by: float, /) -> Blob:
         """The document's bytes and stat. Raises `NotFoundError`, `TooLargeError`."""
-        return retry(self.policy, self.attempt, self.backend.read, key, limit=self.limit)
+        async with _Turn(self, by):
+            return await retry(self, by, self.backend.read, key, limit=self.limit)
 
-    def stat(self, key: str, /) -> Awaitable[Stat]:
+    async def stat(self, key: str, by: float, /) -> Stat:
         """Size, version and time. Raises `NotFoundError`."""
-        return retry(self.policy, self.attempt, self.backend.stat, key)
+        async with _Turn(self, by):
+            return await retry(self, by, self.backend.stat, key)
 
-    async def write(self, key: str, data: bytes, mode: WriteMode, /) -> Stat:
+    async def write(self, key: str, data: bytes, mode: WriteMode, by: float, /) -> Stat:
         """Store the bytes, awaited to its end whatever cancels the caller.
 
         Raises:
@@ -116,113 +134,180 @@ class StorageClient:
             UnsupportedError: the storage does not honour the mode's condition.
             UncertainError: the outcome is unknown.
         """
-        token = ""
         if mode != "overwrite":
-            await self.require(condition_of(mode), _folder(key))
-            token = urandom(8).hex()
-        tokens = self.capabilities.write_tokens
-        send = partial(self.backend.write, key, data, mode=mode, write_token=token if tokens else "")
-        if tokens:
-            observe = partial(self.backend.stat, key)
-        else:
-            observe = partial(_compare, self.backend, key, self.limit, data, token)
-        return cast("Stat", await self._settle(PendingWrite(mode, token, send, observe, not tokens)))
+            await self.require(condition_of(mode), _folder(key), by)
+        token = urandom(8).hex() if self.capabilities.write_tokens else ""
+        stat = cast("Stat", await self._settle(PendingWrite(key, data, mode, token), by))
+        if token:
+            self._remember(key, token)
+        return stat
 
-    async def delete(self, key: str, version: Version | None = None, /) -> None:
+    async def delete(self, key: str, version: Version | None, by: float, /) -> None:
         """Remove the document, if it has this version. Otherwise as `write`; a missing document is no error."""
         if version is not None:
-            await self.require("delete", _folder(key))
-        send = partial(self.backend.delete, key, version=version)
-        final = not self.capabilities.write_tokens
-        await self._settle(PendingWrite(version or "overwrite", None, send, partial(self.backend.stat, key), final))
+            await self.require("delete", _folder(key), by)
+        await self._settle(PendingWrite(key, None, version or "overwrite", ""), by)
 
-    def _settle(self, write: PendingWrite, /) -> Awaitable[Stat | None]:
-        return run_shielded(self.policy.deadline, retry_write, self.policy, self.attempt, write)
+    async def _settle(self, write: PendingWrite, by: float, /) -> Stat | None:
+        async with _Turn(self, by):
+            return await run_shielded(retry_write, self, by, write)
+
+    async def send(self, write: PendingWrite, /) -> Stat | None:
+        """One request of a write or a delete."""
+        mode = write.condition
+        if write.data is None:
+            return await self.attempt(
+                self.backend.delete, write.key, version=mode if isinstance(mode, Version) else None
+            )
+        return await self.attempt(self.backend.write, write.key, write.data, mode=mode, write_token=write.token)
+
+    async def observe(self, write: PendingWrite, /) -> Stat | None:
+        """The document of a write as it is now; None: there is none."""
+        try:
+            return await self.attempt(self.backend.stat, write.key)
+        except NotFoundError:
+            return None
+
+    async def repeatable(
+        self, write: PendingWrite, now: Stat | None, since: float, by: float, /
+    ) -> PendingWrite | None:
+        """An unconditional write on the condition that the document is still as it is now, if that is how it was at a
+        moment of `time.monotonic()`; itself, where the storage honours no conditions; else None.
+        """
+        folder = _folder(write.key)
+        honoured = self._conditions
+        if honoured is None and self.capabilities.create:
+            honoured = await self._prove(folder, by)
+        if honoured is None or not honoured.create:
+            return write
+        if now is None:
+            return replace(write, condition="create")
+        if not (honoured.delete if write.data is None else honoured.update):
+            return None
+        if now.version is None or not (self._is_ours(now) or await self._predates(now, since, folder)):
+            return None
+        return replace(write, condition=now.version)
+
+    def _remember(self, key: str, token: str, /) -> None:
+        """Note who made the state of a document that this client has made last."""
+        self._ours.pop(key, None)
+        self._ours[key] = token
+        if len(self._ours) > _REMEMBERED:
+            del self._ours[next(iter(self._ours))]
+
+    def _is_ours(self, now: Stat, /) -> bool:
+        return now.write_token is not None and self._ours.get(now.key) == now.write_token
+
+    async def _predates(self, now: Stat, since: float, folder: str, /) -> bool:
+        """Whether a state of a document is older than a moment of `time.monotonic()`, by the server's own clock."""
+        time = await self.attempt(server_time, self.backend, folder)
+        if time is None or now.modified is None:
+            return False
+        return now.modified + _GRANULARITY < time - timedelta(seconds=monotonic() - since)
 
     def pages(self, prefix: str, /, *, recursive: bool) -> AsyncIterator[Sequence[Stat]]:
         """Pages of the documents in a folder, and below it if `recursive`; each is asked for under the retry policy."""
         return Paged(partial(self._next_page, self.backend.scan(prefix, recursive=recursive)))
 
     async def _next_page(self, pages: AsyncIterator[Sequence[Stat]], /) -> Sequence[Stat] | None:
-        return await retry(self.policy, self.attempt, anext, pages, None)
+        by = self.deadline()
+        async with _Turn(self, by):
+            return await retry(self, by, anext, pages, None)
 
     async def read_many(self, keys: Sequence[str], /) -> list[Blob | AccountStoreError]:
         """What `read` returns or raises for each key; in one call of the backend where that pays."""
         if self.capabilities.batch == 1:
-            return [await _outcome(self.read(key)) for key in keys]
-        read_many = cast("BatchBackend", self.backend).read_many
-        blobs = await _outcome(retry(self.policy, self.attempt, _results, read_many, keys, limit=self.limit))
+            return [await _outcome(self.read(key, self.deadline())) for key in keys]
+        by = self.deadline()
+        blobs = await _outcome(self._read_batch(keys, by))
         if isinstance(blobs, AccountStoreError):
             return [blobs] * len(keys)
         return [
-            await _outcome(self._read_again(key, blob)) if isinstance(blob, Exception) else blob
+            await _outcome(self._read_again(key, blob, by)) if isinstance(blob, Exception) else blob
             for key, blob in zip(keys, blobs, strict=True)
         ]
 
-    async def _read_again(self, key: str, error: Exception, /) -> Blob:
+    async def _read_batch(self, keys: Sequence[str], by: float, /) -> Sequence[Blob | Exception]:
+        async with _Turn(self, by):
+            read_many = cast("BatchBackend", self.backend).read_many
+            return await retry(self, by, _results, read_many, keys, limit=self.limit)
+
+    async def _read_again(self, key: str, error: Exception, by: float, /) -> Blob:
         """A document of a batch by itself, where its error was temporary."""
         failure = await _outcome(self.attempt(_fail, error))
         if not failure.temporary or self.policy.attempts == 1:
             raise failure
-        return await self.read(key)
+        return await self.read(key, by)
 
     async def write_many(self, writes: Sequence[Write], /) -> list[Stat | AccountStoreError]:
         """What `write` returns or raises for each write; in one call of the backend where that pays."""
         if self.capabilities.batch == 1:
-            return [await _outcome(self.write(key, data, mode)) for key, data, mode in writes]
-        stats = await _outcome(run_shielded(self.policy.deadline, self._attempt_many, writes))
+            return [await _outcome(self.write(key, data, mode, self.deadline())) for key, data, mode in writes]
+        by = self.deadline()
+        stats = await _outcome(self._write_batch(writes, by))
         if isinstance(stats, AccountStoreError):
             return [stats] * len(writes)
         return [
-            await _outcome(self._write_again(write, stat)) if isinstance(stat, Exception) else stat
+            await _outcome(self._write_again(write, stat, by)) if isinstance(stat, Exception) else stat
             for write, stat in zip(writes, stats, strict=True)
         ]
 
-    async def _attempt_many(self, writes: Sequence[Write], /) -> Sequence[Stat | Exception]:
-        try:
-            return await _results(cast("BatchBackend", self.backend).write_many, writes) if writes else ()
-        except Exception as error:  # noqa: BLE001 -- one error for all of the batch
-            return [error] * len(writes)
+    async def _write_batch(self, writes: Sequence[Write], by: float, /) -> Sequence[Stat | Exception]:
+        async with _Turn(self, by):
+            return await run_shielded(self._attempt_batch, writes, by)
 
-    async def _write_again(self, write: Write, error: Exception, /) -> Stat:
+    async def _attempt_batch(self, writes: Sequence[Write], by: float, /) -> Sequence[Stat | Exception]:
+        if not writes:
+            return ()
+        try:
+            async with self.calls.limit(by):
+                return await self.attempt(_results, cast("BatchBackend", self.backend).write_many, writes)
+        except AccountStoreError as error:
+            return [error] * len(writes)
+        except TimeoutError:
+            pass
+        raise out_of_time(self) if self.capabilities.certain else uncertain(self)
+
+    async def _write_again(self, write: Write, error: Exception, by: float, /) -> Stat:
         """A document of a batch by itself, where its error was temporary and the write may be repeated."""
         failure = await _outcome(self.attempt(_fail, error))
-        if not isinstance(failure, UnavailableError):
+        if not isinstance(failure, UnavailableError) or isinstance(failure, UncertainError):
             raise failure
         if (write.mode == "overwrite" or not failure.sent) and self.policy.attempts > 1:
-            return await self.write(*write)
-        raise self.policy.uncertain(failure.message) if failure.sent else failure
+            return await self.write(*write, by)
+        raise uncertain(self, failure.message) if failure.sent else failure
 
-    async def require(self, condition: Condition, folder: str, /) -> None:
+    async def require(self, condition: Condition, folder: str, by: float, /) -> None:
         """Raise `UnsupportedError` unless the storage honours the condition of a create, a swap or a delete."""
-        if not await self.honours(condition, folder):
+        if not await self.honours(condition, folder, by):
             what = "ignores" if self._declares(condition) else "does not promise"
             raise UnsupportedError(f"storage {self.name!r} {what} the condition of {_CONDITIONS[condition]}")
 
-    async def honours(self, condition: Condition, folder: str, /) -> bool:
+    async def honours(self, condition: Condition, folder: str, by: float, /) -> bool:
         """Whether the storage honours a condition: as its backend declares; or, where that depends on the server, as
         the probe finds in a folder the first time.
         """
         if not self._declares(condition):
             return False
         if self._conditions is None:
-            async with self._probing:
-                if self._conditions is None:
-                    self._conditions = await self._probe(folder)
+            async with _Turn(self, by):
+                await self._prove(folder, by)
         return bool(getattr(self._conditions, condition))
 
     def _declares(self, condition: Condition, /) -> bool:
         return self.capabilities.create if condition == "create" else self.capabilities.update
 
-    async def _probe(self, folder: str, /) -> Conditions:
-        try:
-            return await run_shielded(self.policy.deadline, self._retry_probe, folder)
-        except UncertainError:
-            failure = self.policy.unanswered()
-        raise failure
+    async def _prove(self, folder: str, by: float, /) -> Conditions:
+        """What the probe finds, or has found for another operation meanwhile."""
+        with suppress(TimeoutError):
+            async with self.calls.limit(by), self._probing:
+                if self._conditions is None:
+                    self._conditions = await run_shielded(self._probe, folder, by)
+                return self._conditions
+        raise out_of_time(self)
 
-    async def _retry_probe(self, folder: str, /) -> Conditions:
-        return await retry(self.policy, self.attempt, probe, self.backend, folder)
+    async def _probe(self, folder: str, by: float, /) -> Conditions:
+        return await retry(self, by, probe, self.backend, folder)
 
     def record(self, conditions: Conditions, /) -> None:
         """Take over what a check has found, unless the backend or the configuration vouches for the storage."""
@@ -231,24 +316,43 @@ class StorageClient:
 
     async def versioned(self) -> bool | None:
         """Whether the storage keeps what was overwritten or deleted; None where that cannot be known."""
-        with anyio.move_on_after(self.policy.timeout), suppress(AccountStoreError):
-            return await self.attempt(self.backend.versioned)
+        with suppress(AccountStoreError):
+            return await self._once(self.backend.versioned)
         return None
 
     async def filesystem(self) -> tuple[object, str]:
         """The fsspec filesystem below, and its root. Raises `UnsupportedError`."""
-        return await self.attempt(self.backend.filesystem)
+        return await self._once(self.backend.filesystem)
+
+    async def _once(self, call: Callable[[], Awaitable[T]], /) -> T:
+        with suppress(TimeoutError):
+            async with self.calls.limit(self.deadline()):
+                return await self.attempt(call)
+        raise out_of_time(self, sent=True)
 
     async def aclose(self) -> None:
-        """Close the backend, within the deadline."""
-        await self.attempt(_close, self.backend, self.policy.timeout)
+        """End the operations under way and close the backend, within the deadline. Nothing is sent afterwards."""
+        await self.calls.aclose(self.deadline())
+        try:
+            with anyio.fail_after(self.policy.timeout, shield=True):
+                await self.backend.aclose()
+        except Exception as error:  # noqa: BLE001 -- whatever a backend raises
+            failure = self._typed(error)
+        else:
+            return
+        raise failure
 
     async def attempt(self, call: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """The result of one request, or its error, typed and raised outside of the frames that held the document."""
+        if self.calls.closed:
+            raise ClosedError("the store is closed")
         try:
             return await call(*args, **kwargs)
         except Exception as error:  # noqa: BLE001 -- whatever a backend raises
             failure = self._typed(error)
+        except BaseException as ended:  # noqa: BLE001 -- cancellation goes on, without the frames below
+            ended.__context__ = ended.__cause__ = None
+            raise ended.with_traceback(None)  # noqa: B904 -- it is the same one
         raise failure
 
     def _typed(self, error: Exception, /) -> AccountStoreError:
@@ -266,7 +370,7 @@ class StorageClient:
             detail = "" if kind in {NotFoundError, ExistsError} else f" ({cause or type(error).__name__})"
             failure = kind(_REASONS[kind] + detail)
             if isinstance(failure, UnavailableError):
-                failure.sent = not isinstance(error, ConnectionRefusedError)
+                failure.sent = not (self.capabilities.certain or isinstance(error, ConnectionRefusedError))
         if isinstance(failure, BackendError) and not isinstance(failure, _OF_THE_DOCUMENT):
             failure.message = self.policy.about_storage(failure.message)
             failure.args = (failure.message,)
@@ -275,10 +379,29 @@ class StorageClient:
         return failure
 
 
-async def _compare(backend: Backend, key: str, limit: int, data: bytes, token: str, /) -> Stat:
-    """The document's stat on a backend that keeps no write tokens: it has this one if it has these bytes."""
-    blob = await backend.read(key, limit=limit)
-    return replace(blob.stat, write_token=token if blob.data == data else None)
+class _Turn:
+    """A turn among the operations in flight: an `async with` block.
+
+    Raises `UnavailableError` when the time is up before, and `ClosedError`.
+    """
+
+    __slots__ = ("_by", "_client")
+
+    def __init__(self, client: StorageClient, by: float, /) -> None:
+        self._client = client
+        self._by = by
+
+    async def __aenter__(self) -> None:
+        try:
+            return await self._client.calls.begin(self._by)
+        except TimeoutError:
+            pass
+        raise out_of_time(self._client)
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
+        self._client.calls.end()
 
 
 async def _outcome(call: Awaitable[T], /) -> T | AccountStoreError:
@@ -305,11 +428,6 @@ async def _results(
 
 async def _fail(error: Exception, /) -> AccountStoreError:
     raise error
-
-
-async def _close(backend: Backend, seconds: float, /) -> None:
-    with anyio.fail_after(seconds, shield=True):
-        await backend.aclose()
 
 
 def _folder(key: str, /) -> str:

@@ -8,12 +8,13 @@ from __future__ import annotations
 import os
 from collections.abc import Awaitable
 from contextlib import suppress
+from datetime import datetime
 
 import anyio
 from msgspec import Struct
 
-from accountstore.backends.base import Backend, Capabilities, classify_error
-from accountstore.errors import BackendError, ConflictError, ExistsError, UnsupportedError
+from accountstore.backends.base import Backend, Capabilities, Version, classify_error
+from accountstore.errors import BackendError, ConflictError, DeniedError, ExistsError, UnsupportedError
 from accountstore.validation import RESERVED_PREFIX
 
 _CLEANUP_SECONDS = 1.0
@@ -34,35 +35,79 @@ class Conditions(Struct, frozen=True):
 
 
 async def probe(backend: Backend, folder: str, /) -> Conditions:
-    """Provoke a second create, a stale swap and a stale delete in a folder. Six requests; no document stays.
+    """Provoke a second create, a stale swap and a stale delete in a folder, on a document that has the same name each
+    time: where it may not be removed, the next probe finds it. Six requests; else no document stays.
 
-    Raises whatever the backend raises where the probe document cannot be written at all, or a request fails for another
-    reason than its condition.
+    What this finds missing is tried once more under a name of its own: another store may have probed meanwhile.
+
+    Raises whatever the backend raises where the document can neither be written nor is there, or a request fails for
+    another reason than its condition.
     """
-    name = f"{RESERVED_PREFIX}{os.urandom(8).hex()}.probe"
-    key = f"{folder}/{name}" if folder else name
+    found = await _probe(backend, _key(folder, "accountstore"))
+    if found.create and found.update and found.delete:
+        return found
+    return await _probe(backend, _key(folder, os.urandom(8).hex()))
+
+
+async def server_time(backend: Backend, folder: str, /) -> datetime | None:
+    """The time by the clock that dates documents, at some moment of this call; None where documents have no date."""
+    key = _key(folder, os.urandom(8).hex())
     try:
-        first = (await backend.write(key, b"1", mode="create")).version
-        create = await _is_refused(backend.write(key, b"2", mode="create"), ExistsError)
-        if first is None or not create:
-            return Conditions(create, update=False, delete=False)
-        await backend.write(key, b"3", mode=first)
-        update = await _is_refused(backend.write(key, b"4", mode=first), ConflictError)
-        delete = update and await _is_refused(backend.delete(key, version=first), ConflictError)
-        return Conditions(create, update, delete)
+        await backend.write(key, b"", mode="overwrite")
+        return (await backend.stat(key)).modified
     finally:
-        with anyio.move_on_after(_CLEANUP_SECONDS, shield=True), suppress(Exception):  # a delete may be denied
-            await backend.delete(key)
+        await _remove(backend, key)
 
 
-async def _is_refused(call: Awaitable[object], kind: type[BackendError], /) -> bool:
+async def _probe(backend: Backend, key: str, /) -> Conditions:
+    try:
+        first = await _create(backend, key)
+        if first is None or not await _is_refused(backend.write(key, _content(), mode="create"), ExistsError):
+            return Conditions(create=False, update=False, delete=False)
+        with suppress(ConflictError):  # another probe's
+            await backend.write(key, _content(), mode=first)
+        update = await _is_refused(backend.write(key, _content(), mode=first), ConflictError)
+        delete = update and await _is_refused(backend.delete(key, version=first), ConflictError, DeniedError)
+        return Conditions(create=True, update=update, delete=delete)
+    finally:
+        await _remove(backend, key)
+
+
+async def _create(backend: Backend, key: str, /) -> Version | None:
+    """Create the document; the version of it, or of that which stands there. None: the condition is not supported."""
+    try:
+        return (await backend.write(key, _content(), mode="create")).version
+    except UnsupportedError:
+        return None
+    except Exception as error:
+        if not issubclass(classify_error(error), ExistsError):
+            raise
+    return (await backend.stat(key)).version
+
+
+async def _remove(backend: Backend, key: str, /) -> None:
+    with anyio.move_on_after(_CLEANUP_SECONDS, shield=True), suppress(Exception):  # a delete may be denied
+        await backend.delete(key)
+
+
+def _key(folder: str, name: str, /) -> str:
+    name = f"{RESERVED_PREFIX}{name}.probe"
+    return f"{folder}/{name}" if folder else name
+
+
+def _content() -> bytes:
+    """Different each time, as a version may be a digest."""
+    return os.urandom(8).hex().encode()
+
+
+async def _is_refused(call: Awaitable[object], *kinds: type[BackendError]) -> bool:
     """Whether a call fails for its condition; any other failure is raised, but for a refusal to try."""
     try:
         await call
     except UnsupportedError:
         return False
     except Exception as error:
-        if not issubclass(classify_error(error), kind):
+        if not issubclass(classify_error(error), kinds):
             raise
         return True
     return False

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from random import random
+from time import monotonic
 from typing import ParamSpec, Protocol, TypeVar
 
 import anyio
 from msgspec import Struct
 
-from accountstore.aio.shield import Deadline, time_limit
-from accountstore.backends.base import Stat, Version, WriteMode
+from accountstore.aio.shield import InFlight
+from accountstore.backends.base import Capabilities, Stat, Version, WriteMode
 from accountstore.errors import (
     AccountStoreError,
+    ClosedError,
     ConflictError,
     ExistsError,
     NotFoundError,
@@ -27,28 +30,15 @@ _FIRST_PAUSE = 0.1
 _LONGEST_PAUSE = 5.0
 
 
-class RetryPolicy:
+class RetryPolicy(Struct, frozen=True):
     """How long an operation may take in all, in seconds, and how often it is tried while its failure is temporary.
 
     `storage` names the storage in the errors that are about the storage itself.
     """
 
-    __slots__ = ("attempts", "deadline", "storage", "timeout")
-
-    def __init__(self, timeout: float = 30.0, attempts: int = 4, storage: str = "") -> None:
-        self.timeout: float = timeout
-        self.deadline: Deadline = Deadline(timeout, self.uncertain)
-        self.attempts: int = attempts
-        self.storage: str = storage
-
-    def unanswered(self) -> UnavailableError:
-        """The error of a call that changes nothing and had no answer in time."""
-        return UnavailableError(self.about_storage(f"no answer within {self.timeout:g} s"))
-
-    def uncertain(self, reason: str = "") -> UncertainError:
-        """The error of a write whose outcome is unknown; without a reason, it had no answer in time."""
-        reason = reason or f"no answer within {self.timeout:g} s"
-        return UncertainError(self.about_storage(f"the outcome of the write is unknown ({reason})"))
+    timeout: float = 30.0
+    attempts: int = 4
+    storage: str = ""
 
     def about_storage(self, message: str, /) -> str:
         """The message with the storage's name."""
@@ -57,124 +47,194 @@ class RetryPolicy:
 
 async def backoff(attempt: int, first: float = _FIRST_PAUSE, longest: float = _LONGEST_PAUSE, /) -> None:
     """Wait with full jitter, longer after each attempt."""
-    from random import random
-
     await anyio.sleep(random() * min(first * 2 ** min(attempt, 16), longest))  # noqa: S311 -- jitter
 
 
-class Attempt(Protocol):
-    """Makes one request."""
+class PendingWrite(Struct, frozen=True, eq=False):
+    """A write, or a delete if it has no data, on a condition (`"overwrite"`: none); with the token by which a write
+    recognises its own document.
+    """
 
-    async def __call__(self, call: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs) -> T:
-        """The result of the call. Raises an `AccountStoreError`."""
+    key: str
+    data: bytes | None
+    condition: WriteMode
+    token: str
+
+
+class Client(Protocol):
+    """Makes the requests: each method makes one. They raise an `AccountStoreError`."""
+
+    policy: RetryPolicy
+    calls: InFlight
+    capabilities: Capabilities
+
+    async def attempt(self, call: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """The result of a request that changes nothing."""
+        ...
+
+    async def send(self, write: PendingWrite, /) -> Stat | None:
+        """What a write returns."""
+        ...
+
+    async def observe(self, write: PendingWrite, /) -> Stat | None:
+        """The document of a write as it is now, or None."""
+        ...
+
+    async def repeatable(
+        self, write: PendingWrite, now: Stat | None, since: float, by: float, /
+    ) -> PendingWrite | None:
+        """An unconditional write on the condition that the document is still as it is now, if that is how it was at a
+        moment of `time.monotonic()`.
+        """
         ...
 
 
-async def retry(
-    policy: RetryPolicy, attempt: Attempt, call: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs
-) -> T:
+def unavailable(client: Client, message: str, /, *, sent: bool = False) -> UnavailableError:
+    """An error about the storage that may pass."""
+    return UnavailableError(client.policy.about_storage(message), sent=sent)
+
+
+def out_of_time(client: Client, /, *, sent: bool = False) -> AccountStoreError:
+    """The error of a call that has changed nothing when its time was up or its storage was closed."""
+    if client.calls.closed:
+        return ClosedError("the store is closed")
+    return unavailable(client, f"no answer within {client.policy.timeout:g} s", sent=sent)
+
+
+def uncertain(client: Client, reason: str = "", /) -> UncertainError:
+    """The error of a write whose outcome is unknown; without a reason, it had no answer in time."""
+    if not reason:
+        reason = "the store was closed" if client.calls.closed else f"no answer within {client.policy.timeout:g} s"
+    return UncertainError(client.policy.about_storage(f"the outcome of the write is unknown ({reason})"))
+
+
+async def retry(client: Client, by: float, call: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs) -> T:
     """The result of a call that changes nothing, attempted again while its error is temporary.
+
+    `by` is the operation's deadline, a moment of `time.monotonic()`.
 
     Raises:
         AccountStoreError: what the last attempt raised; `UnavailableError` when the time is up.
     """
     attempts = 0
     with suppress(TimeoutError):
-        async with time_limit(policy.timeout):
+        async with client.calls.limit(by):
             while True:
                 attempts += 1
                 try:
-                    return await attempt(call, *args, **kwargs)
+                    return await client.attempt(call, *args, **kwargs)
                 except AccountStoreError as error:
-                    if not error.temporary or attempts >= policy.attempts:
+                    if not error.temporary or attempts >= client.policy.attempts:
                         raise
                 await backoff(attempts)
-    raise policy.unanswered()
+    raise out_of_time(client, sent=True)
 
 
-class PendingWrite(Struct, frozen=True, eq=False):
-    """A write or a delete: on which condition, how to send it, and how to observe what it has done."""
-
-    condition: WriteMode
-    """`"overwrite"` for an unconditional write or delete."""
-    token: str | None
-    """The write token, by which it recognises its own document; None for a delete."""
-    send: Callable[[], Awaitable[Stat | None]]
-    """Sends the request."""
-    observe: Callable[[], Awaitable[Stat]]
-    """Returns the document's stat as it is now."""
-    final_on_refusal: bool
-    """Whether a refusal at the first attempt is final, as no client below repeats a request."""
-
-    def is_ours(self, now: Stat | None, /) -> bool:
-        """Whether the document as it is now was made by this write."""
-        return now is None if self.token is None else now is not None and now.write_token == self.token
-
-
-async def retry_write(policy: RetryPolicy, attempt: Attempt, write: PendingWrite, /) -> Stat | None:
-    """What a write returns; tried again while its error is temporary and its condition holds. The deadline is the
-    caller's to keep.
+async def retry_write(client: Client, by: float, write: PendingWrite, /) -> Stat | None:
+    """What a write returns; attempted again while its error is temporary and that undoes nobody's change.
 
     After a temporary error it is unknown whether the write was done; after a refusal, whether an earlier request of the
-    same write stood in its way. The document itself then decides: a write that finds its own document has succeeded,
-    one whose condition still holds is tried again, and one that finds another's has lost - or its outcome is unknown,
-    if it may have been done and then overwritten.
+    same write stood in its way. The document itself then decides: a write that finds its own document has succeeded;
+    one whose condition still holds is tried again, and one without a condition on the condition that the document stays
+    as it was before the first request; any other has lost - or its outcome is unknown, if it may have been done.
 
     Raises:
         UncertainError: the outcome is unknown.
         AccountStoreError: what the last attempt raised, if it surely did nothing.
     """
-    unknown = False
-    attempts = 0
-    while True:
-        attempts += 1
+    writing = _Writing(client, write, by)
+    with suppress(TimeoutError):
+        async with client.calls.limit(by):
+            return await writing.run()
+    raise uncertain(client) if writing.unknown else out_of_time(client)
+
+
+class _Writing:
+    """A write under way, attempt after attempt."""
+
+    def __init__(self, client: Client, write: PendingWrite, by: float, /) -> None:
+        self._client = client
+        self._write = write
+        self._by = by
+        self._started = monotonic()
+        self._attempts = 0
+        self._looking = False
+        self._refused = False
+        self._failure: AccountStoreError = AccountStoreError("")
+        self._stat: Stat | None = None
+        self.unknown = False
+        """Whether it may have been done."""
+
+    async def run(self) -> Stat | None:
+        """Until it has succeeded or failed."""
+        while not await self._attempt():
+            final = not (self._refused or self._failure.temporary)
+            if final or self._attempts >= self._client.policy.attempts:
+                raise uncertain(self._client, self._failure.message) if self.unknown else self._failure
+            await backoff(self._attempts)
+        return self._stat
+
+    async def _attempt(self) -> bool:
+        """Whether it has succeeded."""
+        self._attempts += 1
+        if not self._looking:
+            try:
+                self._stat = await self._send()
+            except AccountStoreError as error:
+                self._failure = error
+            else:
+                return True
+            self._refused = _is_refusal(self._failure, self._write.condition)
+            clear = self._refused and not self._client.capabilities.write_tokens
+            if not self.unknown and (clear or not (self._refused or self._failure.temporary)):
+                raise self._failure
+            self._looking = self._refused or self.unknown
+        return self._looking and await self._look()
+
+    async def _look(self) -> bool:
+        """Whether the document shows that it was done; if not, how it may be attempted again."""
         try:
-            return await attempt(write.send)
+            now = await self._client.observe(self._write)
+            if _is_own(self._write, now):
+                self._stat = now
+                return True
+            again = await self._again(now)
         except AccountStoreError as error:
-            failure = error
-        refused = _is_refusal(failure, write.condition)
-        final = not (refused or failure.temporary)
-        if not unknown and (final or (refused and write.final_on_refusal)):
-            raise failure
-        unknown = unknown or (isinstance(failure, UnavailableError) and failure.sent)
-        if write.condition != "overwrite" and (refused or unknown):
-            observed = await _observe(attempt, write)
-            if observed.done:
-                return observed.now
-            if observed.lost:
-                raise policy.uncertain(observed.reason) if unknown else failure
-            unknown = unknown or bool(observed.reason)
-            if refused and not unknown:  # whoever stood in the way is gone
-                failure = UnavailableError(policy.about_storage("the storage refused it, but nothing is in its way"))
-        if final or attempts >= policy.attempts:
-            raise policy.uncertain(failure.message) if unknown else failure
-        await backoff(attempts)
+            if not error.temporary:
+                raise uncertain(self._client, error.message) from None
+            self.unknown = True
+            return False
+        if again is None:
+            raise uncertain(self._client, "another document is there now") if self.unknown else self._failure
+        if not self.unknown:  # whoever stood in the way is gone
+            self._failure = unavailable(self._client, "the storage refused it, but nothing is in its way")
+        self._write = again
+        self._looking = False
+        return False
+
+    async def _send(self) -> Stat | None:
+        before = self.unknown
+        self.unknown = before or not self._client.capabilities.certain  # should it be cut short
+        try:
+            return await self._client.send(self._write)
+        except AccountStoreError as error:
+            self.unknown = before or (isinstance(error, UnavailableError) and error.sent)
+            raise
+
+    async def _again(self, now: Stat | None, /) -> PendingWrite | None:
+        """The write as it may be attempted again, if at all."""
+        write = self._write
+        if write.condition == "overwrite":
+            return await self._client.repeatable(write, now, self._started, self._by)
+        holds = now is None if write.condition == "create" else now is not None and now.version == write.condition
+        return write if holds else None
 
 
-class _Observed(Struct, frozen=True):
-    """What the document shows of a conditional write that had no clear answer; undecided if nothing is set.
-
-    `reason` is why the document shows no success.
-    """
-
-    done: bool = False
-    now: Stat | None = None
-    lost: bool = False
-    reason: str = ""
-
-
-async def _observe(attempt: Attempt, write: PendingWrite, /) -> _Observed:
-    now: Stat | None = None
-    try:
-        now = await attempt(write.observe)
-    except NotFoundError:
-        pass
-    except AccountStoreError as error:
-        return _Observed(lost=not error.temporary, reason=error.message)
-    if write.is_ours(now):
-        return _Observed(done=True, now=now)
-    holds = now is None if write.condition == "create" else now is not None and now.version == write.condition
-    return _Observed() if holds else _Observed(lost=True, reason="another document is there now")
+def _is_own(write: PendingWrite, now: Stat | None, /) -> bool:
+    """Whether the document as it is now was made by this write."""
+    if write.data is None:
+        return now is None
+    return now is not None and write.token != "" and now.write_token == write.token
 
 
 def _is_refusal(failure: AccountStoreError, condition: WriteMode, /) -> bool:

@@ -73,7 +73,7 @@ class Resolver:
         except AccountStoreError:
             with Located(location):
                 raise
-        return DocumentRef(storage, key, location)
+        return DocumentRef(storage, key, location, storage.client.deadline())
 
     def pair(self, source: Location, target: Location, /) -> tuple[DocumentRef, DocumentRef]:
         """Two documents of one kind that are not the same by their names."""

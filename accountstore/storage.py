@@ -95,6 +95,8 @@ class DocumentRef(Struct, frozen=True, eq=False):
     storage: Storage
     key: str
     location: Location
+    by: float
+    """When the operation must have ended, as a moment of `time.monotonic()`."""
 
     @property
     def kind(self) -> type[Account | MultiAccount]:
@@ -116,30 +118,30 @@ class DocumentRef(Struct, frozen=True, eq=False):
     async def read(self, kind: type[D], /) -> Opened[D]:
         """The document. Raises `NotFoundError`, `DecodeError`, `TooLargeError`."""
         with Located(self.location):
-            return self.storage.open(await self.storage.client.read(self.key), kind)
+            return self.storage.open(await self.storage.client.read(self.key, self.by), kind)
 
     async def stat(self) -> Stat:
         """Size, version and time. Raises `NotFoundError`."""
         with Located(self.location):
-            return await self.storage.client.stat(self.key)
+            return await self.storage.client.stat(self.key, self.by)
 
     async def write(self, document: D, kind: type[D], mode: WriteMode, /) -> Stored[D]:
         """Encode and write a document. Raises `EncodeError`, `TooLargeError`, and as `StorageClient.write`."""
         with Located(self.location):
             data = self.storage.encode(document, kind)
-            return stored(document, await self.storage.client.write(self.key, data, mode))
+            return stored(document, await self.storage.client.write(self.key, data, mode, self.by))
 
     async def rewrite(self, document: D, kind: type[D], opened: Opened[D], /) -> Stored[D]:
         """Write a document over the one that it was made from, if that is still there; its unknown fields stay."""
         with Located(self.location):
             data = self.storage.encode(document, kind, opened.plain)
-            return stored(document, await self.storage.client.write(self.key, data, opened.stored.version))
+            return stored(document, await self.storage.client.write(self.key, data, opened.stored.version, self.by))
 
     async def write_copy(self, opened: Opened[D], source: Storage, mode: WriteMode, /) -> Stored[D]:
         """Write a document that was opened on another storage, unknown fields included."""
         with Located(self.location):
             data = self.storage.transcode(opened.plain, source.codec, self.kind)
-            return stored(opened.stored.document, await self.storage.client.write(self.key, data, mode))
+            return stored(opened.stored.document, await self.storage.client.write(self.key, data, mode, self.by))
 
     async def read_json(self) -> Stored[bytes]:
         """The document's JSON, whole. As `read`."""
@@ -159,22 +161,22 @@ class DocumentRef(Struct, frozen=True, eq=False):
             except DecodeError as error:
                 raise EncodeError(error.message, field=error.field) from None
             encoded = self.storage.transcode(data, JSON, self.kind)
-            return stored(None, await self.storage.client.write(self.key, encoded, mode))
+            return stored(None, await self.storage.client.write(self.key, encoded, mode, self.by))
 
     async def delete(self, version: Version | None = None, /) -> None:
         """Remove the document, if it has this version."""
         with Located(self.location):
-            await self.storage.client.delete(self.key, version)
+            await self.storage.client.delete(self.key, version, self.by)
 
     async def require(self, condition: Condition, /) -> None:
         """Raise `UnsupportedError` unless the storage honours the condition."""
         with Located(self.location):
-            await self.storage.client.require(condition, self.folder)
+            await self.storage.client.require(condition, self.folder, self.by)
 
     async def honours(self, condition: Condition, /) -> bool:
         """Whether the storage honours the condition."""
         with Located(self.location):
-            return await self.storage.client.honours(condition, self.folder)
+            return await self.storage.client.honours(condition, self.folder, self.by)
 
 
 def stored(document: T, stat: Stat, /) -> Stored[T]:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from inspect import isawaitable
+from time import monotonic
 from typing import TypeAlias, TypeVar
+
+from msgspec.structs import replace
 
 from accountstore.backends.base import WriteMode
 from accountstore.client import condition_of
@@ -29,8 +32,10 @@ async def update(operation: Operation, ref: DocumentRef, change: Change[D], kind
     while True:
         opened = await ref.read(kind)
         stored = operation.record(opened.stored)
+        started = monotonic()
         changed = change(stored.document)
         document = await changed if isawaitable(changed) else changed
+        ref = replace(ref, by=ref.by + monotonic() - started)  # the caller's time is not the storage's
         if document == stored.document:
             return stored
         try:

@@ -1,16 +1,16 @@
-"""Deadlines: a block that ends in time, and a call that goes on until then whatever cancels its caller."""
+"""Calls under way: their deadlines, their number, their end, and a call that goes on whatever cancels its caller."""
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import AsyncGenerator, Callable, Coroutine
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
-from functools import partial
+from collections.abc import Callable, Coroutine
+from contextlib import AbstractAsyncContextManager, suppress
 from sys import modules
-from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple
+from time import monotonic
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar, TypeVarTuple, cast
+from weakref import WeakSet
 
 import anyio
-from msgspec import Struct
 
 from accountstore.aio.loops import asyncio_loop
 
@@ -21,87 +21,102 @@ T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
 
-def time_limit(seconds: float, /) -> AbstractAsyncContextManager[object]:
-    """A block that is cancelled when the time is up, and then raises `TimeoutError`.
+class Limit(Protocol):
+    """The time limit of a block that is entered."""
+
+    def reschedule(self, when: float | None, /) -> None:
+        """Move it; to 0: its time is up."""
+        ...
+
+
+def time_limit(by: float, /) -> AbstractAsyncContextManager[Limit]:
+    """A block that is cancelled at a moment of `time.monotonic()`, and then raises `TimeoutError`.
 
     On asyncio it is `asyncio.timeout`, which costs 5 µs around a call that waits, against 12 by `anyio.fail_after`.
     """
     if "trio" in modules and asyncio_loop() is None:
-        return _time_limit_on_trio(seconds)
-    limit: AbstractAsyncContextManager[object] = modules["asyncio"].timeout(seconds)
+        return _TrioLimit(by - monotonic())
+    limit: AbstractAsyncContextManager[Limit] = modules["asyncio"].timeout(by - monotonic())
     return limit
 
 
-@asynccontextmanager
-async def _time_limit_on_trio(seconds: float, /) -> AsyncGenerator[None]:
-    with anyio.fail_after(seconds):
-        yield
+class _TrioLimit:
+    """`asyncio.timeout` on trio."""
+
+    def __init__(self, seconds: float, /) -> None:
+        self._scope = anyio.move_on_after(seconds)
+
+    def reschedule(self, _: float | None, /) -> None:
+        self._scope.cancel()
+
+    async def __aenter__(self) -> Self:
+        self._scope.__enter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> bool | None:
+        caught = self._scope.__exit__(kind, error, at)
+        if self._scope.cancelled_caught:
+            raise TimeoutError
+        return caught
 
 
-class Deadline:
-    """A number of seconds that each of many calls may take, at the cost of one timer for all of them (on asyncio).
+class InFlight:
+    """The calls of one storage that are under way: at most `total` at a time, ended together."""
 
-    `error` makes what is raised when the time is up.
-    """
+    def __init__(self, total: int, /) -> None:
+        self.closed: bool = False
+        self._total = total
+        self._turns = anyio.Semaphore(total, fast_acquire=True)
+        self._limits: WeakSet[Limit] = WeakSet()
 
-    def __init__(self, seconds: float, error: Callable[[], Exception] = TimeoutError, /) -> None:
-        self.seconds: float = seconds
-        self.error: Callable[[], Exception] = error
-        self._waiting: deque[_Bound] = deque()
-        self._timer: asyncio.TimerHandle | None = None
+    def limit(self, by: float, /) -> AbstractAsyncContextManager[Limit]:
+        """A time limit, which `aclose` brings forward."""
+        limit = time_limit(by)
+        self._limits.add(cast("Limit", limit))
+        return limit
 
-    def begin(self, loop: asyncio.AbstractEventLoop, expire: Callable[[], object], /) -> _Bound:
-        """Call `expire` when the time is up, unless the result's `expire` is None by then."""
-        waiting = self._waiting
-        while waiting and waiting[0].expire is None:
-            waiting.popleft()
-        bound = _Bound(loop.time() + self.seconds, expire)
-        waiting.append(bound)
-        if self._timer is None:
-            self._timer = loop.call_at(bound.when, self._sweep, loop)
-        return bound
+    async def begin(self, by: float, /) -> None:
+        """Wait for a turn. Raises `TimeoutError`."""
+        try:
+            self._turns.acquire_nowait()
+        except anyio.WouldBlock:
+            async with self.limit(by):
+                await self._turns.acquire()
 
-    def _sweep(self, loop: asyncio.AbstractEventLoop, /) -> None:
-        waiting, now = self._waiting, loop.time()
-        while waiting and (waiting[0].expire is None or waiting[0].when <= now):
-            expire = waiting.popleft().expire
-            if expire is not None:
-                expire()
-        self._timer = loop.call_at(waiting[0].when, self._sweep, loop) if waiting else None
+    def end(self) -> None:
+        """Give the turn to the next one."""
+        self._turns.release()
 
-
-class _Bound(Struct, eq=False):
-    """When one call's time is up, and what is called then; None: the call has ended."""
-
-    when: float
-    expire: Callable[[], object] | None
+    async def aclose(self, by: float, /) -> None:
+        """End the calls under way, and those that wait for a turn; wait until they have ended, or the time is up."""
+        self.closed = True
+        for limit in [*self._limits]:
+            with suppress(RuntimeError):  # it has ended
+                limit.reschedule(0)
+        with suppress(TimeoutError):
+            async with time_limit(by):
+                for _ in range(self._total):
+                    await self._turns.acquire()
 
 
-async def run_shielded(deadline: Deadline, call: Callable[[*Ts], Coroutine[Any, Any, T]], /, *arguments: *Ts) -> T:
-    """The result of `call`, which goes on whatever cancels the caller; it is given up only when the time is up.
+async def run_shielded(call: Callable[[*Ts], Coroutine[Any, Any, T]], /, *arguments: *Ts) -> T:
+    """The result of `call`, which goes on whatever cancels the caller.
 
     A cancellation of the caller takes effect before the call begins, or when it has ended. On asyncio the call has a
-    task of its own, for `Task.cancel()`, which `asyncio.timeout()` calls, passes through anyio's shields; with the
-    shared timer that costs 14 µs, against 30 by `asyncio.shield` and `asyncio.timeout`.
-
-    Raises:
-        Exception: the deadline's error, when the time is up; the call was cancelled.
+    task of its own, for `Task.cancel()`, which `asyncio.timeout()` calls, passes through anyio's shields.
     """
     loop = asyncio_loop()
     if loop is None:
-        return await _in_a_scope(deadline, call, *arguments)
+        return await _in_a_scope(call, *arguments)
     waiter = loop.create_future()
     task = loop.create_task(_in_a_task(waiter, call, *arguments))
-    bound = deadline.begin(loop, partial(_give_up, task, waiter))
     try:
         await waiter
     except modules["asyncio"].CancelledError:
         await _end_of(task)  # deferred, not caught
         raise
-    finally:
-        bound.expire = None
-    if task.cancelled():
-        raise deadline.error()
     return task.result()
 
 
@@ -117,11 +132,6 @@ async def _in_a_task(
             waiter.set_result(None)
 
 
-def _give_up(task: asyncio.Task[Any], waiter: asyncio.Future[None], /) -> None:
-    if not task.cancel() and not waiter.done():
-        waiter.set_result(None)
-
-
 async def _end_of(task: asyncio.Task[Any], /) -> None:
     """Wait until a task has ended, whatever cancels the caller. What it raises is dropped."""
     from asyncio import CancelledError, wait
@@ -134,15 +144,12 @@ async def _end_of(task: asyncio.Task[Any], /) -> None:
         task.exception()
 
 
-async def _in_a_scope(deadline: Deadline, call: Callable[[*Ts], Coroutine[Any, Any, T]], /, *arguments: *Ts) -> T:
-    from trio import CancelScope, current_time
+async def _in_a_scope(call: Callable[[*Ts], Coroutine[Any, Any, T]], /, *arguments: *Ts) -> T:
     from trio.lowlevel import checkpoint_if_cancelled
 
     await checkpoint_if_cancelled()
-    result: tuple[()] | tuple[T] = ()
-    with CancelScope(deadline=current_time() + deadline.seconds, shield=True):
-        result = (await call(*arguments),)
+    result: list[T] = []
+    with anyio.CancelScope(shield=True):
+        result += [await call(*arguments)]
     await checkpoint_if_cancelled()
-    if not result:
-        raise deadline.error()
     return result[0]

@@ -4,95 +4,214 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from itertools import islice
 from queue import SimpleQueue
+from sys import modules
 from threading import Lock, Thread
-from typing import TYPE_CHECKING, Generic, TypeVar
+from types import TracebackType
+from typing import Any, Generic, TypeVar
 from weakref import finalize
 
-import anyio
 from anyio.lowlevel import checkpoint_if_cancelled
 
 from accountstore.aio.loops import asyncio_loop
 from accountstore.aio.pages import Paged
-from accountstore.errors import ClosedError
-
-if TYPE_CHECKING:
-    import asyncio
+from accountstore.errors import ClosedError, UnavailableError
 
 T = TypeVar("T")
+
+
+class Fence:
+    """Between a blocking write and its publication, which is a `with` block: nothing is published once it is closed.
+
+    Raises `UnavailableError` at the block's beginning.
+    """
+
+    def __init__(self) -> None:
+        self._publishing = Lock()
+        self._closed = False
+        self.abandoned: Callable[[], bool] = bool
+        """Whether the event loop of the caller is gone."""
+
+    def close(self) -> bool:
+        """Let nothing more be published. Whether nothing is just being published."""
+        self._closed = True
+        if self._publishing.acquire(blocking=False):
+            self._publishing.release()
+            return True
+        return False
+
+    def __enter__(self) -> None:
+        self._publishing.acquire()
+        if self._closed or self.abandoned():
+            self._publishing.release()
+            raise UnavailableError("it was given up", sent=False)
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._publishing.release()
 
 
 class ThreadPool:
     """Runs a backend's blocking functions, at most `total` at a time.
 
-    A thread cannot be stopped: a call that was cancelled ends on its own, and its result is dropped. The threads do not
-    keep the process from ending.
+    A thread cannot be stopped: a call that was cancelled in its midst keeps its thread, which ends with it, and another
+    thread takes its place; so up to `total` calls may hang, and as many go on. The threads do not keep the process from
+    ending.
 
-    On asyncio the threads are its own: a hop costs 29 µs, 10 with 64 tasks at once, against 52 and 42 by
-    `anyio.to_thread`, with which a local `get` takes 1.6 times as long. On trio it uses `anyio.to_thread`.
+    The threads are its own: on asyncio a hop costs 29 µs, 10 with 64 tasks at once, against 52 and 42 by
+    `anyio.to_thread`, with which a local `get` takes 1.6 times as long.
     """
 
     def __init__(self, total: int, /) -> None:
         self._total = total
         self._started = 0
+        self._lost = 0
         self._busy = 0
-        self._calls: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
-        self._turn = anyio.CapacityLimiter(total)
+        self._calls: SimpleQueue[_Call[Any] | None] = SimpleQueue()
         self._close = finalize(self, self._calls.put, None)
         self._close.atexit = False
 
     async def run(self, function: Callable[[], T], /) -> T:
-        """The function's result, in a thread. A cancelled caller leaves it behind, or withdraws it before it begins."""
-        loop = asyncio_loop()
-        if loop is None:
-            return await anyio.to_thread.run_sync(function, abandon_on_cancel=True, limiter=self._turn)
+        """The function's result, in a thread. A cancelled caller leaves it behind, or withdraws it before it begins.
+
+        Raises:
+            UnavailableError: the system has no thread.
+            ClosedError: the pool is closed.
+        """
+        return await self._run(_Call(function, None))
+
+    async def run_fenced(self, function: Callable[[Fence], T], /) -> T:
+        """As `run`, for a function that publishes something behind a fence. Where that has begun when the caller is
+        cancelled, the result comes all the same.
+        """
+        fence = Fence()
+        return await self._run(_Call(partial(function, fence), fence))
+
+    async def _run(self, call: _Call[T], /) -> T:
         await checkpoint_if_cancelled()
         if not self._close.alive:
             raise ClosedError("the store is closed")
-        call = _Call(loop, function, self._end)
-        # Threads start as they are needed; both counts change on the event loop only.
-        self._busy += 1
-        if self._started < min(self._busy, self._total):
-            self._started += 1
-            Thread(target=_work, args=(self._calls,), name="accountstore", daemon=True).start()
-        self._calls.put(call.run)
-        try:
-            await call.waiter
-        except BaseException:
-            call.functions.clear()  # withdrawn, if it has not begun
-            raise
+        loop = asyncio_loop()
+        if loop is None:
+            await self._run_on_trio(call)
+        else:
+            if call.fence is not None:
+                call.fence.abandoned = loop.is_closed
+            waiter = loop.create_future()
+            call.begin(lambda: loop.call_soon_threadsafe(self._end, call), partial(_set, waiter))
+            self._submit(call)
+            try:
+                await waiter
+            except BaseException:
+                if self._give_up(call):
+                    raise
+                waiter = loop.create_future()
+                call.wake = partial(_set, waiter)
+                while not waiter.done():
+                    with suppress(modules["asyncio"].CancelledError):  # its outcome is near
+                        await modules["asyncio"].wait((waiter,))
         return call.outcome()
 
-    def _end(self) -> None:
-        self._busy -= 1
+    async def _run_on_trio(self, call: _Call[T], /) -> None:
+        from trio.lowlevel import Abort, current_task, current_trio_token, reschedule, wait_task_rescheduled
+
+        token = current_trio_token()
+        call.begin(lambda: token.run_sync_soon(self._end, call), partial(reschedule, current_task()))
+        self._submit(call)
+        await wait_task_rescheduled(lambda _: Abort.SUCCEEDED if self._give_up(call) else Abort.FAILED)
+
+    def _submit(self, call: _Call[Any], /) -> None:
+        """Have a thread call it. All counts change on the event loop only."""
+        self._calls.put(call)
+        self._busy += 1
+        if self._started < min(self._busy, self._total):
+            try:
+                Thread(target=_work, args=(self._calls,), name="accountstore", daemon=True).start()
+            except RuntimeError:  # the system has none
+                if not self._started:
+                    call.withdraw()
+                    self._busy -= 1
+                    raise UnavailableError("no thread can be started", sent=False) from None
+            else:
+                self._started += 1
+
+    def _give_up(self, call: _Call[Any], /) -> bool:
+        """Whether a call that nobody waits for has no effect any more."""
+        call.wake = None
+        if call.withdraw():
+            return True
+        if call.fence is not None and not call.fence.close():
+            return False
+        if self._lost < self._total and call.take_place():
+            call.lost = True
+            self._lost += 1
+            self._started -= 1
+            self._busy -= 1
+        return True
+
+    def _end(self, call: _Call[Any], /) -> None:
+        if call.lost:
+            self._lost -= 1
+        else:
+            self._busy -= 1
+        if call.wake is not None:
+            call.wake()
 
     def close(self) -> None:
         """Let the threads end when they have done what was begun."""
         self._close()
 
 
-def _work(calls: SimpleQueue[Callable[[], None] | None], /) -> None:
-    while (run := calls.get()) is not None:
-        run()
-        del run  # it holds a document
+def _work(calls: SimpleQueue[_Call[Any] | None], /) -> None:
+    while (call := calls.get()) is not None:
+        call.run()
+        if not call.take_place():
+            return  # another thread has it
+        del call  # it holds a document
     calls.put(None)  # for the next thread
 
 
+def _set(waiter: Any, /) -> None:
+    if not waiter.done():
+        waiter.set_result(None)
+
+
 class _Call(Generic[T]):
-    """A call in a thread that wakes its event loop once."""
+    """A call in a thread, which wakes the event loop once."""
 
-    __slots__ = ("_end", "_error", "_loop", "_result", "functions", "waiter")
+    __slots__ = ("_end", "_error", "_functions", "_place", "_result", "fence", "lost", "wake")
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, function: Callable[[], T], end: Callable[[], None], /) -> None:
-        self.functions = [function]  # of the thread that pops it to call it, or of the caller who withdraws it
-        self._end = end
-        self._loop = loop
+    def __init__(self, function: Callable[[], T], fence: Fence | None, /) -> None:
+        self._functions = [function]  # of the thread that pops it to call it, or of the caller who withdraws it
         self._error: BaseException | None = None
-        self.waiter = loop.create_future()
+        self.fence = fence
+        self._place = [True]
+        self.lost = False
+
+    def begin(self, end: Callable[[], object], wake: Callable[[], object], /) -> None:
+        """What the thread calls at the end; and what wakes the waiter, on the event loop."""
+        self._end = end
+        self.wake: Callable[[], object] | None = wake
+
+    def take_place(self) -> bool:
+        """Who is first has the thread's place in the pool: the thread, or whoever takes it for lost."""
+        try:
+            self._place.pop()
+        except IndexError:
+            return False
+        return True
+
+    def withdraw(self) -> bool:
+        """Keep it from beginning. Whether it had not begun."""
+        try:
+            self._functions.pop()
+        except IndexError:
+            return False
+        return True
 
     def outcome(self) -> T:
-        """What the function returned or raised, once the waiter is done."""
+        """What the function returned or raised, once it has ended."""
         if self._error is not None:
             raise self._error
         return self._result
@@ -100,16 +219,17 @@ class _Call(Generic[T]):
     def run(self) -> None:
         """Call the function, in the thread."""
         try:
-            self._result = self.functions.pop()()
-        except BaseException as error:  # noqa: BLE001 -- raised by whoever waits
-            self._error = error
+            function = self._functions.pop()
+        except IndexError:  # withdrawn
+            pass
+        else:
+            try:
+                self._result = function()
+            except BaseException as error:  # noqa: BLE001 -- raised by whoever waits
+                self._error = error
+            del function
         with suppress(RuntimeError):  # the loop was closed, and no caller waits
-            self._loop.call_soon_threadsafe(self._wake)
-
-    def _wake(self) -> None:
-        self._end()
-        if not self.waiter.done():
-            self.waiter.set_result(None)
+            self._end()
 
 
 def pages_in_threads(pool: ThreadPool, pages: Iterator[T], /) -> Paged[T]:

@@ -97,6 +97,11 @@ class Capabilities(Struct, frozen=True, kw_only=True):
     probe) before it relies on them."""
     write_tokens: bool = False
     """A write's `write_token` is stored with the document, and `stat` returns it."""
+    certain: bool = False
+    """A write or delete that fails or is cancelled has surely changed nothing, now and later, unless its error is an
+    `UncertainError`."""
+    concurrency: int = 64
+    """How many operations may be in flight at once."""
     batch: int = 1
     """How many documents a `BatchBackend` is best given at once; 1: the backend is none."""
 

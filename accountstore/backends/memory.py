@@ -8,6 +8,7 @@ from typing import Any
 
 from anyio.lowlevel import checkpoint
 from fsspec.implementations.memory import MemoryFileSystem
+from msgspec.structs import replace
 
 from accountstore.backends.base import (
     Blob,
@@ -25,6 +26,7 @@ from accountstore.backends.base import (
 )
 
 _PAGE = 1000
+_CONCURRENCY = 1000
 
 
 class MemoryBackend:
@@ -41,7 +43,9 @@ class MemoryBackend:
 
     @property
     def capabilities(self) -> Capabilities:
-        return Capabilities(create=True, update=True, atomic=True, durable=False)
+        return Capabilities(
+            create=True, update=True, atomic=True, durable=False, write_tokens=True, concurrency=_CONCURRENCY
+        )
 
     def _find(self, key: str, /) -> Blob:
         try:
@@ -68,11 +72,13 @@ class MemoryBackend:
         if isinstance(mode, Version):
             self._compare(key, mode)
         self._fs.pipe_file(f"/{key}", data)
+        self._fs.store[f"/{key}"].write_token = write_token
         return Stat(key, len(data), digest(data), self._fs.store[f"/{key}"].modified)
 
     async def stat(self, key: str, /) -> Stat:
         await checkpoint()
-        return self._find(key).stat
+        stat = self._find(key).stat
+        return replace(stat, write_token=getattr(self._fs.store[f"/{key}"], "write_token", None))
 
     async def delete(self, key: str, /, *, version: Version | None = None) -> None:
         await checkpoint()
