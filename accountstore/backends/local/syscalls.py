@@ -42,12 +42,37 @@ class SystemCalls:
         return os.scandir(fd)
 
 
-def close(calls: SystemCalls, fd: int, /) -> None:
-    """Close a descriptor. An error here says nothing new of a write: `fsync` came before."""
-    try:  # noqa: SIM105 -- suppress() costs more, and every call closes several times
-        calls.close(fd)
-    except OSError:
-        pass
+class Descriptor:
+    """An open file or folder, which the end of its `with` block closes.
+
+    One that `locks` is unlocked before: closing alone would leave its lock to a child forked meanwhile.
+    """
+
+    __slots__ = ("_calls", "_locks", "fd")
+
+    def __init__(
+        self, calls: SystemCalls, path: str, flags: int, at: int | None = None, mode: int = 0, /, *, locks: bool = False
+    ) -> None:
+        self.fd: int = calls.open(path, flags, mode, dir_fd=at)
+        self._calls = calls
+        self._locks = locks
+
+    def __enter__(self) -> int:
+        return self.fd
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close it. An error here says nothing new of a write: `fsync` came before."""
+        try:  # suppress() costs more, and every call closes several times
+            try:
+                if self._locks:
+                    self._calls.flock(self.fd, fcntl.LOCK_UN)
+            finally:
+                self._calls.close(self.fd)
+        except OSError:
+            pass
 
 
 def filesystem_type(path: str, /, *, mounts: str = "/proc/self/mountinfo") -> str | None:
