@@ -13,23 +13,23 @@ from typing import TYPE_CHECKING
 from accountstore.errors import *
 
 if TYPE_CHECKING:
-    from accountstore.backends.base import Capabilities as Capabilities
-    from accountstore.backends.base import Version as Version
-    from accountstore.check import Check as Check
-    from accountstore.config import StorageConfig as StorageConfig
-    from accountstore.config import StoreConfig as StoreConfig
-    from accountstore.events import Event as Event
-    from accountstore.listing import Entry as Entry
-    from accountstore.location import Location as Location
-    from accountstore.model import Account as Account
-    from accountstore.model import MultiAccount as MultiAccount
-    from accountstore.model import OAuthCredentials as OAuthCredentials
-    from accountstore.model import PasswordCredentials as PasswordCredentials
-    from accountstore.model import ProtocolType as ProtocolType
-    from accountstore.model import SecurityOptions as SecurityOptions
-    from accountstore.secrets import Secret as Secret
-    from accountstore.storage import Stored as Stored
-    from accountstore.store import AccountStore as AccountStore
+    from accountstore.backends.base import Capabilities, Version
+    from accountstore.check import Check
+    from accountstore.config import StorageConfig, StoreConfig
+    from accountstore.events import Event
+    from accountstore.listing import Entry
+    from accountstore.location import Location
+    from accountstore.model import (
+        Account,
+        MultiAccount,
+        OAuthCredentials,
+        PasswordCredentials,
+        ProtocolType,
+        SecurityOptions,
+    )
+    from accountstore.secrets import Secret
+    from accountstore.storage import Stored
+    from accountstore.store import AccountStore
 
 __all__ = [
     "Account",
