@@ -17,6 +17,7 @@ from accountstore.model import Account, PasswordCredentials
 from accountstore.probe import Conditions
 from accountstore.retry import RetryPolicy
 from accountstore.storage import Storage, stored
+from accountstore.validation import join
 
 _IGNORED = "the condition was ignored"
 
@@ -89,7 +90,7 @@ async def check(storage: Storage, folder: str, /) -> Check:
     policy = RetryPolicy(storage.client.policy.timeout, 1, storage.client.policy.storage)
     once = replace(able, verify=False, write_tokens=False)
     client = StorageClient(storage.name, storage.client.backend, policy, limit=storage.client.limit, capabilities=once)
-    key = f"{folder}/" * bool(folder) + f"check-{os.urandom(8).hex()}.account"
+    key = join(folder, f"check-{os.urandom(8).hex()}.account")
     first, second, third = (
         storage.encode(
             Account(host=host, port=1, credentials=PasswordCredentials(login="check", password=host)), Account

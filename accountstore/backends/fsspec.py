@@ -33,7 +33,7 @@ from accountstore.backends.base import (
 )
 from accountstore.backends.object_store import finalizers
 from accountstore.errors import AccountStoreError
-from accountstore.validation import did_you_mean
+from accountstore.validation import did_you_mean, join
 
 _BATCH = 16
 _THREADS = 16
@@ -150,8 +150,7 @@ class FsspecBackend:
                 continue
             page: list[Stat] = []
             for info in entries:
-                name = info["name"].rstrip("/").rpartition("/")[2]
-                key = f"{folder}/{name}" if folder else name
+                key = join(folder, info["name"].rstrip("/").rpartition("/")[2])
                 if info["type"] == "file":
                     page.append(Stat(key, int(info["size"]), None, _modified(info)))
                 elif recursive and info["type"] == "directory":

@@ -58,6 +58,13 @@ def whole_blob(data: bytes, stat: Stat, /) -> Blob:
     return Blob(data, stat)
 
 
+def generation(version: Version, /) -> str:
+    """The generation of a version of Google Cloud Storage. Raises `ConflictError` for one that it cannot have given."""
+    if not re.fullmatch("[0-9]+", version.token):
+        raise ConflictError("the document has changed since it was read")
+    return version.token
+
+
 class LazyClient(Generic[T]):
     """A client that the first call opens for all, on asyncio.
 

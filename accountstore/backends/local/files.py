@@ -31,7 +31,7 @@ from accountstore.backends.base import (
 )
 from accountstore.backends.local.directories import Directories
 from accountstore.backends.local.syscalls import Descriptor, SystemCalls
-from accountstore.validation import RESERVED_PREFIX
+from accountstore.validation import RESERVED_PREFIX, join
 
 # Without O_NONBLOCK, opening a named pipe would wait for its other end.
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
@@ -140,7 +140,7 @@ class Files:
                 continue
             with opened as at, self._os.scandir(at) as entries:
                 for entry in entries:
-                    path = f"{folder}/{entry.name}" if folder else entry.name
+                    path = join(folder, entry.name)
                     if entry.is_file(follow_symlinks=False):
                         if self._sweep(at, entry.name):
                             continue

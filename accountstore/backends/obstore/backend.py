@@ -31,7 +31,6 @@ from accountstore.backends.base import (
     BackendError,
     Blob,
     ConfigError,
-    ConflictError,
     DeniedError,
     NotFoundError,
     Stat,
@@ -42,7 +41,15 @@ from accountstore.backends.base import (
     check_size,
     pages_by_cursor,
 )
-from accountstore.backends.object_store import WRITE_TOKEN, Bucket, LazyClient, error_for_status, split_url, whole_blob
+from accountstore.backends.object_store import (
+    WRITE_TOKEN,
+    Bucket,
+    LazyClient,
+    error_for_status,
+    generation,
+    split_url,
+    whole_blob,
+)
 from accountstore.backends.obstore.options import Service, open_store, service_of, settings_of
 
 _PAGE = 1000
@@ -98,9 +105,7 @@ class ObstoreBackend(Bucket[Any]):
     async def write(self, key: str, data: bytes, /, *, mode: WriteMode, write_token: str = "") -> Stat:
         condition: Any = mode
         if isinstance(mode, Version):
-            if self._service == "gcs" and not re.fullmatch("[0-9]+", mode.token):  # which it cannot have given
-                raise ConflictError("the document has changed since it was read")
-            condition = {_VERSION[self._service]: mode.token}
+            condition = {_VERSION[self._service]: generation(mode) if self._service == "gcs" else mode.token}
         attributes: Any = {WRITE_TOKEN: write_token} if write_token else None
         async with self._client(mode) as client:
             answer = await obstore.put_async(
