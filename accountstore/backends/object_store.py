@@ -132,7 +132,6 @@ class Bucket(ABC, Generic[T]):
     def _error(self, error: Any, mode: WriteMode | None, /) -> BackendError: ...
 
     async def aclose(self) -> None:
-        """As `Backend.aclose`."""
         await self._close()
         await self.bridge.aclose()
 
@@ -153,7 +152,6 @@ class ObjectStore(Bucket[T]):
 
     @on_asyncio
     async def delete(self, key: str, /, *, version: Version | None = None) -> None:
-        """As `Backend.delete`."""
         with suppress(NotFoundError):
             try:
                 await self._delete(key, version)
@@ -166,7 +164,6 @@ class ObjectStore(Bucket[T]):
 
     @on_asyncio
     async def stat(self, key: str, /) -> Stat:
-        """As `Backend.stat`."""
         first = not self._answered
         try:
             return await self._head(key)
@@ -183,7 +180,6 @@ class ObjectStore(Bucket[T]):
         """Raise a `BackendError` if the bucket does not exist, where an answer to `_head` does not distinguish that."""
 
     def scan(self, prefix: str, /, *, recursive: bool) -> AsyncIterator[Sequence[Stat]]:
-        """As `Backend.scan`."""
         start = self._prefix + (f"{prefix}/" if prefix else "")
         return pages_by_cursor(partial(self._page, start, recursive))
 
@@ -193,11 +189,9 @@ class ObjectStore(Bucket[T]):
     ) -> Coroutine[Any, Any, tuple[list[Stat], str | None]]: ...
 
     async def filesystem(self) -> tuple[object, str]:
-        """As `Backend.filesystem`."""
         return await to_thread.run_sync(self._filesystem.get), f"{self._bucket}/{self._prefix}".rstrip("/")
 
     async def aclose(self) -> None:
-        """As `Backend.aclose`."""
         await super().aclose()
         for finalizer in finalizers(self._filesystem.take()):  # fsspec's way to close a session
             await to_thread.run_sync(finalizer)

@@ -30,7 +30,6 @@ from accountstore.backends.base import (
     Backend,
     BackendError,
     Blob,
-    ConfigError,
     DeniedError,
     NotFoundError,
     Stat,
@@ -235,8 +234,5 @@ async def open_backend(url: str, options: Mapping[str, object], /) -> ObstoreBac
         ConfigError: an option has no counterpart in obstore, or the URL names no bucket.
     """
     service = service_of(url)
-    bucket, _ = split_url(url)
-    if service == "azure" and bucket.startswith("@"):
-        raise ConfigError("the url must name a container: az://container/prefix")
-    await to_thread.run_sync(settings_of, service, bucket, options)
+    await to_thread.run_sync(settings_of, service, split_url(url)[0], options)
     return ObstoreBackend(service, url, options)
