@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator, Mapping, Sequence
 from functools import partial
 
@@ -85,8 +86,6 @@ async def open_backend(url: str, options: Mapping[str, object], /) -> LocalBacke
 
 
 def _open(url: str, /) -> LocalBackend:
-    import os
-
     root = os.path.realpath(os.path.expanduser(url.removeprefix("file://").removeprefix("local://")))
     files = Files(root)
     files.make_root()

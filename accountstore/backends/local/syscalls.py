@@ -7,7 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 
 
 def _fsync(fd: int, /) -> None:
@@ -35,11 +35,7 @@ class SystemCalls:
     rename: staticmethod[..., None] = staticmethod(os.rename)
     unlink: staticmethod[..., None] = staticmethod(os.unlink)
     sleep: staticmethod[[float], None] = staticmethod(time.sleep)
-
-    @staticmethod
-    def scandir(fd: int, /) -> AbstractContextManager[Iterator[os.DirEntry[str]]]:
-        """The entries of an open folder."""
-        return os.scandir(fd)
+    scandir: staticmethod[[int], AbstractContextManager[Iterator[os.DirEntry[str]]]] = staticmethod(os.scandir)
 
 
 class Descriptor:
@@ -79,12 +75,9 @@ def filesystem_type(path: str, /, *, mounts: str = "/proc/self/mountinfo") -> st
     """The type of the file system that holds `path`, as Linux names it in proc(5); None where it does not say."""
     device = os.stat(path).st_dev
     wanted = f"{os.major(device)}:{os.minor(device)}"
-    try:
-        with open(mounts, encoding="utf-8", errors="replace") as lines:
-            for line in lines:
-                fields = line.split()
-                if len(fields) > 2 and fields[2] == wanted:
-                    return fields[fields.index("-") + 1]
-    except OSError:
-        return None
+    with suppress(OSError), open(mounts, encoding="utf-8", errors="replace") as lines:
+        for line in lines:
+            fields = line.split()
+            if len(fields) > 2 and fields[2] == wanted:
+                return fields[fields.index("-") + 1]
     return None
