@@ -50,14 +50,13 @@ async def _next_page(
         page = await anext(pages, None)
     if page is None:
         return None
-    return [entry for stat in page if (entry := _entry(stat, stat.key[above:], storage))]
-
-
-def _entry(stat: Stat, path: str, storage: str | None, /) -> Entry | None:
-    folder, _, name = path.rpartition("/")
-    try:
-        kind_of(name)
-        location = Location(name, folder=folder, storage=storage)
-    except LocationError:
-        return None
-    return Entry(location, stat.size, stat.version, stat.modified)
+    entries: list[Entry] = []
+    for stat in page:
+        folder, _, name = stat.key[above:].rpartition("/")
+        try:
+            kind_of(name)
+            location = Location(name, folder=folder, storage=storage)
+        except LocationError:
+            continue
+        entries.append(Entry(location, stat.size, stat.version, stat.modified))
+    return entries

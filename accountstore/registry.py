@@ -22,16 +22,11 @@ _LOCAL = "accountstore.backends.local.backend:open_backend" if os.name == "posix
 
 _S3, _GCS, _AZURE = (f"accountstore.backends.{name}:open_backend" for name in ("s3", "gcs", "azure"))
 _BUILTIN: Mapping[str, str] = {
-    "file": _LOCAL,
-    "local": _LOCAL,
+    **dict.fromkeys(("file", "local"), _LOCAL),
     "memory": "accountstore.backends.memory:open_backend",
-    "s3": _S3,
-    "s3a": _S3,
-    "gs": _GCS,
-    "gcs": _GCS,
-    "az": _AZURE,
-    "abfs": _AZURE,
-    "abfss": _AZURE,
+    **dict.fromkeys(("s3", "s3a"), _S3),
+    **dict.fromkeys(("gs", "gcs"), _GCS),
+    **dict.fromkeys(("az", "abfs", "abfss"), _AZURE),
 }
 _OBSTORE = "accountstore.backends.obstore.backend:open_backend"
 _EXTRAS: Mapping[str, str] = {_S3: "s3", _GCS: "gcs", _AZURE: "azure", _OBSTORE: "fast"}
@@ -72,5 +67,4 @@ def _load(target: str, /) -> BackendFactory:
         if target not in _EXTRAS:
             raise
         missing = f"{error.name} is not installed" if isinstance(error, ModuleNotFoundError) else str(error)
-        extra = _EXTRAS[target]
-        raise ConfigError(f"{missing}; install it with: pip install 'accountstore[{extra}]'") from None
+        raise ConfigError(f"{missing}; install it with: pip install 'accountstore[{_EXTRAS[target]}]'") from None

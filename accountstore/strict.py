@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from importlib import import_module
 from typing import Any
 
 from msgspec import MsgspecError
 from msgspec.msgpack import decode
 
-from accountstore.errors import ConfigError, DecodeError
+from accountstore.errors import DecodeError
 
 MAX_DEPTH = 32
 """Objects and arrays inside one another."""
@@ -57,15 +56,6 @@ def _distinct(pairs: list[tuple[object, object]], /) -> dict[object, object]:
     if len(fields) != len(pairs):
         raise DecodeError("an object has the same key twice")
     return fields
-
-
-def require_msgpack() -> None:
-    """Raise `ConfigError` unless the package that checks MessagePack is installed."""
-    try:
-        import_module("msgpack")
-    except ImportError:
-        hint = "install it with: pip install 'accountstore[msgpack]'"
-        raise ConfigError(f"the codec 'msgpack' needs the package msgpack; {hint}") from None
 
 
 def check_msgpack(data: bytes, /) -> None:
