@@ -47,8 +47,8 @@ def find_backend(scheme: str, engine: str = "fsspec", /) -> BackendFactory:
 
     found = list(entry_points(group="accountstore.backends", name=scheme))
     names = [point.dist.name if point.dist else point.value for point in found]
-    if len(found) > 1 or (found and scheme in _BUILTIN):
-        names += ["accountstore"] * (scheme in _BUILTIN)
+    names += ["accountstore"] * (scheme in _BUILTIN)
+    if len(names) > 1:
         raise ConfigError(f"several packages provide the scheme {scheme!r}: {', '.join(sorted(names))}")
     if found:
         try:

@@ -14,7 +14,7 @@ from accountstore.errors import DecodeError
 MAX_DEPTH = 32
 """Objects and arrays inside one another."""
 
-_JSON_MARKS = r'\\.|["\[\]{}]'
+_STRING = r'(?s)\\.|"[^"\\]*(?:\\.[^"\\]*)*"?'
 
 
 def check_json(data: bytes, /) -> None:
@@ -24,7 +24,11 @@ def check_json(data: bytes, /) -> None:
     except UnicodeDecodeError:
         raise DecodeError("is not UTF-8") from None
     if text.count("{") + text.count("[") > MAX_DEPTH:
-        _check_json_depth(text)
+        depth = 0
+        for mark in re.findall(r"[\[\]{}]", re.sub(_STRING, "", text)):
+            depth += 1 if mark in "[{" else -1
+            if depth > MAX_DEPTH:
+                raise DecodeError(f"is nested deeper than {MAX_DEPTH} levels")
     import json
 
     try:
@@ -32,23 +36,6 @@ def check_json(data: bytes, /) -> None:
         json.loads(text, object_pairs_hook=_distinct, parse_int=str, parse_float=str)
     except json.JSONDecodeError:
         raise DecodeError("is not valid JSON") from None
-
-
-def _check_json_depth(text: str, /) -> None:
-    depth = 0
-    in_string = False
-    for mark in re.finditer(_JSON_MARKS, text, re.DOTALL):
-        match mark[0]:
-            case '"':
-                in_string = not in_string
-            case "{" | "[" if not in_string:
-                depth += 1
-                if depth > MAX_DEPTH:
-                    raise DecodeError(f"is nested deeper than {MAX_DEPTH} levels")
-            case "}" | "]" if not in_string:
-                depth -= 1
-            case _:
-                pass
 
 
 def _distinct(pairs: list[tuple[object, object]], /) -> dict[object, object]:

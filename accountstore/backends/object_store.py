@@ -39,9 +39,6 @@ T = TypeVar("T")
 WRITE_TOKEN = "accountstore_write"  # noqa: S105 -- no password
 """The metadata field for the token of a conditional write. Azure takes letters, digits and underscores only."""
 
-CAPABILITIES = Capabilities(create=True, update=True, atomic=True, durable=True, verify=True, write_tokens=True)
-"""What each promises, if its server keeps to the protocol."""
-
 INSTANCE: Mapping[str, Any] = {"asynchronous": True, "skip_instance_cache": True, "use_listings_cache": False}
 """Options of an fsspec filesystem that is the store's own and caches nothing."""
 
@@ -104,7 +101,10 @@ class LazyClient(Generic[T]):
 class Bucket(ABC, Generic[T]):
     """A bucket and a client for it."""
 
-    capabilities: Capabilities = CAPABILITIES
+    # If its server keeps to the protocol.
+    capabilities: Capabilities = Capabilities(
+        create=True, update=True, atomic=True, durable=True, verify=True, write_tokens=True
+    )
     _failures: tuple[type[Exception], ...]
     """What the client raises."""
 

@@ -51,7 +51,7 @@ class Files:
 
     def __init__(self, root: str, /, *, locking: bool = True, calls: SystemCalls | None = None) -> None:
         self.root = root
-        self._locking = locking
+        self.locking = locking
         self._os = calls or SystemCalls()
         self._directories = Directories(root, self._os, self._sweep if locking else None)
 
@@ -180,7 +180,7 @@ class Files:
                 self._compare(fd, mode)
         for _ in range(_TRIES):
             temporary = f"{RESERVED_PREFIX}{os.urandom(8).hex()}.tmp"
-            with Descriptor(self._os, temporary, _TEMPORARY, at, 0o600, locks=self._locking) as fd:
+            with Descriptor(self._os, temporary, _TEMPORARY, at, 0o600, locks=self.locking) as fd:
                 try:
                     status = self._fill(fd, data)
                     if status is not None:
@@ -197,7 +197,7 @@ class Files:
 
         None when a sweeper was faster than the lock: the file is its to remove.
         """
-        if self._locking:
+        if self.locking:
             try:
                 self._os.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -242,10 +242,10 @@ class Files:
         """Hold the document itself: the file that has the name, and goes on having it until it is closed."""
         deadline = time.monotonic() + _LOCK_SECONDS
         while True:
-            file = Descriptor(self._os, name, _FILE, at, locks=self._locking)
+            file = Descriptor(self._os, name, _FILE, at, locks=self.locking)
             try:
                 mine = self._regular(file.fd)
-                if not self._locking or self._try_lock(at, name, file.fd, mine):
+                if not self.locking or self._try_lock(at, name, file.fd, mine):
                     return file
             except BaseException:
                 file.close()
@@ -272,7 +272,7 @@ class Files:
         """Whether a file is a temporary one; if a crash has left it, it is removed."""
         if not name.startswith(RESERVED_PREFIX):
             return False
-        if self._locking and name.endswith(".tmp"):
+        if self.locking and name.endswith(".tmp"):
             with suppress(OSError), Descriptor(self._os, name, _FILE, at, locks=True) as fd:
                 self._os.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 self._os.unlink(name, dir_fd=at)
