@@ -74,27 +74,22 @@ class LazyClient(Generic[T]):
         self._make = make
         self._close = close
         self._task: asyncio.Task[T] | None = None
-        self._client: T | None = None
 
     async def get(self) -> T:
         """The client. Raises what opening it raises; the next call then opens it anew."""
-        if self._client is not None:
-            return self._client
-        if self._task is None or self._task.done():
-            self._task = asyncio.create_task(self._open())
-        return await asyncio.shield(self._task)
-
-    async def _open(self) -> T:
-        self._client = await self._make()
-        return self._client
+        task = self._task
+        if task is None or (task.done() and (task.cancelled() or task.exception() is not None)):
+            task = self._task = asyncio.create_task(self._make())
+        return task.result() if task.done() else await asyncio.shield(task)
 
     async def aclose(self) -> None:
         """Close the client, if it was opened; one that is being opened is waited for."""
         if self._task is not None:
-            with suppress(Exception):  # which those who asked for the client have met
-                await self._task
-        client, self._client, self._task = self._client, None, None
-        if client is not None:
+            try:
+                client = await self._task
+            except Exception:  # noqa: BLE001 -- which those who asked for the client have met
+                return
+            self._task = None
             await self._close(client)
 
 
