@@ -73,34 +73,28 @@ __version__ = "0.1.0"
 
 
 _HOMES = {
-    "Account": "model",
-    "AccountStore": "store",
-    "Capabilities": "backends.base",
-    "Check": "check",
-    "Entry": "listing",
-    "Event": "events",
-    "Location": "location",
-    "MultiAccount": "model",
-    "OAuthCredentials": "model",
-    "PasswordCredentials": "model",
-    "ProtocolType": "model",
-    "Secret": "secrets",
-    "SecurityOptions": "model",
-    "StorageConfig": "config",
-    "StoreConfig": "config",
-    "Stored": "storage",
-    "Version": "backends.base",
+    "backends.base": "Capabilities Version",
+    "check": "Check",
+    "config": "StorageConfig StoreConfig",
+    "events": "Event",
+    "listing": "Entry",
+    "location": "Location",
+    "model": "Account MultiAccount OAuthCredentials PasswordCredentials ProtocolType SecurityOptions",
+    "secrets": "Secret",
+    "storage": "Stored",
+    "store": "AccountStore",
 }
 
 
 def __getattr__(name: str) -> object:
     """Import a public name when it is first used (PEP 562)."""
-    if name in _HOMES:
-        from importlib import import_module
+    for module, names in _HOMES.items():
+        if name in names.split():
+            from importlib import import_module
 
-        value: object = getattr(import_module(f"accountstore.{_HOMES[name]}"), name)
-        globals()[name] = value
-        return value
+            value: object = getattr(import_module(f"accountstore.{module}"), name)
+            globals()[name] = value
+            return value
     raise AttributeError(f"module 'accountstore' has no attribute {name!r}")
 
 

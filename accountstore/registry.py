@@ -16,20 +16,18 @@ from typing import cast
 from accountstore.backends.base import BackendFactory
 from accountstore.errors import ConfigError
 
-_GENERIC = "accountstore.backends.fsspec:open_backend"
+_GENERIC = "fsspec"
 # Elsewhere a folder is reached through fsspec, which promises less and whose capabilities say so.
-_LOCAL = "accountstore.backends.local.backend:open_backend" if os.name == "posix" else _GENERIC
-
-_S3, _GCS, _AZURE = (f"accountstore.backends.{name}:open_backend" for name in ("s3", "gcs", "azure"))
+_LOCAL = "local.backend" if os.name == "posix" else _GENERIC
 _BUILTIN: Mapping[str, str] = {
     **dict.fromkeys(("file", "local"), _LOCAL),
-    "memory": "accountstore.backends.memory:open_backend",
-    **dict.fromkeys(("s3", "s3a"), _S3),
-    **dict.fromkeys(("gs", "gcs"), _GCS),
-    **dict.fromkeys(("az", "abfs", "abfss"), _AZURE),
+    "memory": "memory",
+    **dict.fromkeys(("s3", "s3a"), "s3"),
+    **dict.fromkeys(("gs", "gcs"), "gcs"),
+    **dict.fromkeys(("az", "abfs", "abfss"), "azure"),
 }
-_OBSTORE = "accountstore.backends.obstore.backend:open_backend"
-_EXTRAS: Mapping[str, str] = {_S3: "s3", _GCS: "gcs", _AZURE: "azure", _OBSTORE: "fast"}
+"""The modules in `accountstore.backends` by the schemes that they serve."""
+_EXTRAS: Mapping[str, str] = {"s3": "s3", "gcs": "gcs", "azure": "azure", "obstore.backend": "fast"}
 
 
 def find_backend(scheme: str, engine: str = "fsspec", /) -> BackendFactory:
@@ -40,9 +38,9 @@ def find_backend(scheme: str, engine: str = "fsspec", /) -> BackendFactory:
             the scheme.
     """
     if engine == "obstore":
-        if _BUILTIN.get(scheme) not in {_S3, _GCS, _AZURE}:
+        if _BUILTIN.get(scheme) not in {"s3", "gcs", "azure"}:
             raise ConfigError(f"the engine 'obstore' serves s3, gs and az URLs, not {scheme!r}")
-        return _load(_OBSTORE)
+        return _load("obstore.backend")
     from importlib.metadata import entry_points
 
     found = list(entry_points(group="accountstore.backends", name=scheme))
@@ -59,12 +57,11 @@ def find_backend(scheme: str, engine: str = "fsspec", /) -> BackendFactory:
     return _load(_BUILTIN.get(scheme, _GENERIC))
 
 
-def _load(target: str, /) -> BackendFactory:
-    module, _, name = target.partition(":")
+def _load(module: str, /) -> BackendFactory:
     try:
-        return cast("BackendFactory", getattr(import_module(module), name))
+        return cast("BackendFactory", import_module(f"accountstore.backends.{module}").open_backend)
     except ImportError as error:
-        if target not in _EXTRAS:
+        if module not in _EXTRAS:
             raise
         missing = f"{error.name} is not installed" if isinstance(error, ModuleNotFoundError) else str(error)
-        raise ConfigError(f"{missing}; install it with: pip install 'accountstore[{_EXTRAS[target]}]'") from None
+        raise ConfigError(f"{missing}; install it with: pip install 'accountstore[{_EXTRAS[module]}]'") from None
