@@ -71,7 +71,6 @@ __all__ = [
 ]
 __version__ = "0.1.0"
 
-
 _HOMES = {
     "backends.base": "Capabilities Version",
     "check": "Check",

@@ -35,7 +35,7 @@ async def update(operation: Operation, ref: DocumentRef, change: Change[D], kind
         if document == stored.document:
             return stored
         try:
-            stored = await ref.rewrite(document, kind, opened)
+            stored = await ref.write(document, kind, stored.version, opened.plain)
         except ConflictError:
             if operation.attempts == _ATTEMPTS:
                 raise

@@ -56,7 +56,6 @@ _WAKES = 5
 _APART = 0.01
 _VERSION = {"s3": "e_tag", "gcs": "version", "azure": "e_tag"}
 
-
 _STATUS = re.compile(r"status code: (\d{3})|\b(\d{3}) (?:[A-Z][a-z]+ ?)+:|Server error: (\d{3})")
 _CODE = re.compile(r"<Code>(\w+)</Code>|\"reason\": ?\"(\w+)\"")
 _NO_CREDENTIALS = re.compile(r"Generic \w+ error: (?:\w+ credential error|Unable to decode service account)")
