@@ -19,8 +19,6 @@ from accountstore.retry import RetryPolicy
 from accountstore.storage import Storage, stored
 from accountstore.validation import join
 
-_IGNORED = "the condition was ignored"
-
 
 class Step(Struct, frozen=True):
     """One thing that was tried. `problem` is empty where it went as it must."""
@@ -70,7 +68,7 @@ class _Steps:
     async def passes(self, name: str, call: Awaitable[object], wanted: type[BackendError] | None = None, /) -> bool:
         """Whether a call succeeds, or fails with the error that is wanted."""
         started = time.perf_counter()
-        problem = "" if wanted is None else _IGNORED
+        problem = "" if wanted is None else "the condition was ignored"
         try:
             await call
         except (BackendError, UnsupportedError) as error:
