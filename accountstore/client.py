@@ -63,8 +63,6 @@ _REASONS: dict[type[BackendError], str] = {
 }
 _OF_THE_DOCUMENT = (NotFoundError, ExistsError, ConflictError, NotRegularError)
 _REMEMBERED = 1000
-_GRANULARITY = timedelta(seconds=1)
-"""Of the times of the services, which tell whole seconds."""
 _CONDITIONS: dict[Condition, str] = {"create": "a create", "update": "a swap", "delete": "a delete of a version"}
 
 
@@ -203,7 +201,8 @@ class StorageClient:
         time = await self.attempt(server_time, self.backend, folder)
         if time is None or now.modified is None:
             return False
-        return now.modified + _GRANULARITY < time - timedelta(seconds=monotonic() - since)
+        unit = timedelta(milliseconds=1) if now.modified.microsecond else timedelta(seconds=1)  # of the server's dates
+        return now.modified + unit < time - timedelta(seconds=monotonic() - since)
 
     def pages(self, prefix: str, /, *, recursive: bool) -> AsyncIterator[Sequence[Stat]]:
         """Pages of the documents in a folder, and below it if `recursive`; each is asked for under the retry policy."""

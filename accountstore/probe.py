@@ -15,7 +15,7 @@ from msgspec import Struct
 
 from accountstore.backends.base import Backend, Capabilities, Version, classify_error
 from accountstore.errors import BackendError, ConflictError, DeniedError, ExistsError, UnsupportedError
-from accountstore.validation import RESERVED_PREFIX
+from accountstore.validation import RESERVED_PREFIX, join
 
 _CLEANUP_SECONDS = 1.0
 """What may go into removing the probe document when the deadline has passed."""
@@ -91,8 +91,7 @@ async def _remove(backend: Backend, key: str, /) -> None:
 
 
 def _key(folder: str, name: str, /) -> str:
-    name = f"{RESERVED_PREFIX}{name}.probe"
-    return f"{folder}/{name}" if folder else name
+    return join(folder, f"{RESERVED_PREFIX}{name}.probe")
 
 
 def _content() -> bytes:

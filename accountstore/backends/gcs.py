@@ -26,7 +26,6 @@ from accountstore.aio.loops import on_asyncio
 from accountstore.backends.base import (
     BackendError,
     Blob,
-    ConflictError,
     DeniedError,
     Stat,
     UnavailableError,
@@ -41,6 +40,7 @@ from accountstore.backends.object_store import (
     ObjectStore,
     check_options,
     error_for_status,
+    generation,
     split_url,
     unsent,
 )
@@ -168,11 +168,9 @@ def _multipart(about: Mapping[str, object], data: bytes, boundary: str, /) -> by
 
 
 def _condition(mode: WriteMode, /) -> dict[str, str]:
-    """What makes a request conditional. A version that this storage cannot have given is a conflict without asking."""
+    """What makes a request conditional."""
     if isinstance(mode, Version):
-        if not mode.token.isdecimal() or not mode.token.isascii():
-            raise ConflictError("the document has changed since it was read")
-        return {"ifGenerationMatch": mode.token}
+        return {"ifGenerationMatch": generation(mode)}
     return {"ifGenerationMatch": "0"} if mode == "create" else {}
 
 

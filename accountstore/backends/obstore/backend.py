@@ -30,8 +30,6 @@ from accountstore.backends.base import (
     Backend,
     BackendError,
     Blob,
-    ConfigError,
-    ConflictError,
     DeniedError,
     NotFoundError,
     Stat,
@@ -42,14 +40,21 @@ from accountstore.backends.base import (
     check_size,
     pages_by_cursor,
 )
-from accountstore.backends.object_store import WRITE_TOKEN, Bucket, LazyClient, error_for_status, split_url, whole_blob
+from accountstore.backends.object_store import (
+    WRITE_TOKEN,
+    Bucket,
+    LazyClient,
+    error_for_status,
+    generation,
+    split_url,
+    whole_blob,
+)
 from accountstore.backends.obstore.options import Service, open_store, service_of, settings_of
 
 _PAGE = 1000
 _WAKES = 5
 _APART = 0.01
 _VERSION = {"s3": "e_tag", "gcs": "version", "azure": "e_tag"}
-
 
 _STATUS = re.compile(r"status code: (\d{3})|\b(\d{3}) (?:[A-Z][a-z]+ ?)+:|Server error: (\d{3})")
 _CODE = re.compile(r"<Code>(\w+)</Code>|\"reason\": ?\"(\w+)\"")
@@ -98,9 +103,7 @@ class ObstoreBackend(Bucket[Any]):
     async def write(self, key: str, data: bytes, /, *, mode: WriteMode, write_token: str = "") -> Stat:
         condition: Any = mode
         if isinstance(mode, Version):
-            if self._service == "gcs" and not re.fullmatch("[0-9]+", mode.token):  # which it cannot have given
-                raise ConflictError("the document has changed since it was read")
-            condition = {_VERSION[self._service]: mode.token}
+            condition = {_VERSION[self._service]: generation(mode) if self._service == "gcs" else mode.token}
         attributes: Any = {WRITE_TOKEN: write_token} if write_token else None
         async with self._client(mode) as client:
             answer = await obstore.put_async(
@@ -230,8 +233,5 @@ async def open_backend(url: str, options: Mapping[str, object], /) -> ObstoreBac
         ConfigError: an option has no counterpart in obstore, or the URL names no bucket.
     """
     service = service_of(url)
-    bucket, _ = split_url(url)
-    if service == "azure" and bucket.startswith("@"):
-        raise ConfigError("the url must name a container: az://container/prefix")
-    await to_thread.run_sync(settings_of, service, bucket, options)
+    await to_thread.run_sync(settings_of, service, split_url(url)[0], options)
     return ObstoreBackend(service, url, options)
