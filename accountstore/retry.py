@@ -184,6 +184,8 @@ class _Writing:
                 self._failure = error
             else:
                 return True
+            if isinstance(self._failure, UncertainError):
+                raise self._failure
             self._refused = _is_refusal(self._failure, self._write.condition)
             clear = self._refused and not self._client.capabilities.write_tokens
             if not self.unknown and (clear or not (self._refused or self._failure.temporary)):

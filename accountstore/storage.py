@@ -11,7 +11,7 @@ from msgspec import Struct
 from accountstore.backends.base import Blob, Stat, Version, WriteMode
 from accountstore.client import Condition, StorageClient
 from accountstore.codecs import JSON, Codec
-from accountstore.errors import BackendError, DecodeError, EncodeError
+from accountstore.errors import BackendError, DecodeError, EncodeError, NotFoundError
 from accountstore.location import Located, Location
 from accountstore.model import Account, Document, MultiAccount
 from accountstore.secrets import SecretBytes
@@ -125,16 +125,27 @@ class DocumentRef(Struct, frozen=True, eq=False):
         with Located(self.location):
             return await self.storage.client.stat(self.key, self.by)
 
+    async def present(self) -> Stat | None:
+        """As `stat`; None where there is no document."""
+        try:
+            return await self.stat()
+        except NotFoundError:
+            return None
+
     async def write(self, document: D, kind: type[D], mode: WriteMode, original: bytes | None = None, /) -> Stored[D]:
         """Encode and write a document. Raises as `Storage.encode` and `StorageClient.write`."""
         with Located(self.location):
             data = self.storage.encode(document, kind, original)
             return stored(document, await self.storage.client.write(self.key, data, mode, self.by))
 
-    async def write_copy(self, opened: Opened[D], source: Storage, mode: WriteMode, /) -> Stored[D]:
-        """Write a document that was opened on another storage, unknown fields included."""
+    async def write_copy(
+        self, opened: Opened[D], source: Storage, mode: WriteMode, fields: Mapping[str, Any] | None = None, /
+    ) -> Stored[D]:
+        """Write a document that was opened on another storage, unknown fields included, and these."""
         with Located(self.location):
             data = self.storage.transcode(opened.plain, source.codec, self.kind)
+            if fields is not None:
+                data = SecretBytes(self.storage.codec.merge(opened.stored.document, data, set=fields))
             return stored(opened.stored.document, await self.storage.client.write(self.key, data, mode, self.by))
 
     async def read_json(self) -> Stored[bytes]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from inspect import isawaitable
+from os import urandom
 from time import monotonic
 from typing import TypeAlias, TypeVar
 
@@ -11,7 +12,7 @@ from msgspec.structs import replace
 
 from accountstore.backends.base import WriteMode
 from accountstore.client import condition_of
-from accountstore.errors import ConflictError, LocationError, NotFoundError
+from accountstore.errors import ConflictError, LocationError
 from accountstore.events import Operation
 from accountstore.model import Account, Document, MultiAccount
 from accountstore.retry import backoff
@@ -61,25 +62,40 @@ async def move(operation: Operation, source: DocumentRef, target: DocumentRef, m
     """Copy, then remove the source if it is still what was copied, again on conflict (`AccountStore.move`)."""
     conditional = await source.honours("delete")
     while True:
+        before = await target.present()
         opened, stored = await copy(operation, source, target, mode)
+        if before is not None:
+            stored = await _tell_apart(source, target, opened, stored)
         try:
             await source.delete(opened.stored.version if conditional else None)
         except ConflictError:
             if operation.attempts == _ATTEMPTS or not target.storage.client.capabilities.update:
                 raise
         else:
-            await _keep(opened, source, target)
             return stored
         mode = stored.version
         await backoff(operation.attempts, _FIRST_PAUSE, _LONGEST_PAUSE)
         operation.attempts += 1
 
 
-async def _keep(opened: Opened[Document], source: DocumentRef, target: DocumentRef, /) -> None:
-    """Put a moved document back if removing it from one storage has removed it from the other: they are one."""
-    if source.storage is not target.storage:
-        try:
-            await target.stat()
-        except NotFoundError:
-            await target.write_copy(opened, source.storage, "overwrite")
-            raise LocationError("source and target are the same document", location=source.location) from None
+async def _tell_apart(
+    source: DocumentRef, target: DocumentRef, opened: Opened[Document], copied: Stored[Document], /
+) -> Stored[Document]:
+    """The target, to which the source was just copied. Raises `LocationError` if both are one document's names.
+
+    What the storages say of who wrote each decides; where one does not say it, the target is written once more with a
+    field of its own, and the source looked at.
+    """
+    ours, theirs = await source.present(), await target.present()
+    if ours is None or theirs is None:
+        return copied
+    are_one = ours.write_token == theirs.write_token
+    if not (ours.write_token and theirs.write_token):
+        field = {"accountstoreMove": urandom(8).hex()}
+        conditional = await target.honours("update")
+        marked = await target.write_copy(opened, source.storage, copied.version if conditional else "overwrite", field)
+        are_one = field["accountstoreMove"].encode() in (await source.read(source.kind)).plain
+        copied = await target.write_copy(opened, source.storage, marked.version if conditional else "overwrite")
+    if are_one:
+        raise LocationError("source and target are the same document", location=source.location)
+    return copied

@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Mapping, Sequence
+import re
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from functools import partial
+from random import random
+from time import monotonic
+from typing import TypeVar
 
-from anyio import to_thread
+from anyio import sleep, to_thread
 
-from accountstore.aio.threads import ThreadPool, pages_in_threads
+from accountstore.aio.threads import Fence, ThreadPool, pages_in_threads
 from accountstore.backends.base import Blob, Capabilities, ConfigError, Stat, Version, Write, WriteMode
-from accountstore.backends.local.files import Files
+from accountstore.backends.local.files import Files, LockedError
 from accountstore.backends.local.syscalls import filesystem_type
+from accountstore.validation import did_you_mean
+
+T = TypeVar("T")
 
 _BATCH = 128
 _THREADS = 32
 _READERS = 2
+_CONCURRENCY = 64
+_LOCK_SECONDS = 10.0
+_LOCK_PAUSE = 0.1
 
 # File systems whose locks and caches do not carry compare-and-swap between machines; FUSE's count as such.
 _NETWORK = frozenset(
@@ -35,7 +45,13 @@ class LocalBackend:
         # Reading many small files keeps the interpreter busy: more threads would only wait for one another.
         self._readers = ThreadPool(_READERS)
         self.capabilities: Capabilities = Capabilities(
-            create=True, update=files.locking, atomic=True, durable=True, batch=_BATCH
+            create=files.links,
+            update=files.locking,
+            atomic=True,
+            durable=True,
+            certain=True,
+            concurrency=_CONCURRENCY,
+            batch=_BATCH,
         )
 
     async def read(self, key: str, /, *, limit: int) -> Blob:
@@ -45,16 +61,27 @@ class LocalBackend:
         return await self._readers.run(partial(self._files.read_many, keys, limit=limit))
 
     async def write(self, key: str, data: bytes, /, *, mode: WriteMode, write_token: str = "") -> Stat:
-        return await self._threads.run(partial(self._files.write, key, data, mode))
+        return await self._unlocked(partial(self._files.write, key, data, mode))
 
     async def write_many(self, writes: Sequence[Write], /) -> Sequence[Stat | Exception]:
-        return await self._threads.run(partial(self._files.write_many, writes))
+        return await self._threads.run_fenced(partial(self._files.write_many, writes))
 
     async def stat(self, key: str, /) -> Stat:
         return await self._threads.run(partial(self._files.stat, key))
 
     async def delete(self, key: str, /, *, version: Version | None = None) -> None:
-        await self._threads.run(partial(self._files.delete, key, version))
+        await self._unlocked(partial(self._files.delete, key, version))
+
+    async def _unlocked(self, function: Callable[[Fence], T], /) -> T:
+        """The result of a write, made again while another process holds the document: nobody waits in a thread."""
+        end = monotonic() + _LOCK_SECONDS
+        while True:
+            try:
+                return await self._threads.run_fenced(function)
+            except LockedError:
+                if monotonic() > end:
+                    raise
+            await sleep(random() * _LOCK_PAUSE)  # noqa: S311 -- jitter
 
     def scan(self, prefix: str, /, *, recursive: bool) -> AsyncIterator[Sequence[Stat]]:
         return pages_in_threads(self._threads, self._files.scan(prefix, recursive=recursive))
@@ -76,15 +103,41 @@ def _filesystem() -> object:
     return LocalFileSystem(auto_mkdir=True, skip_instance_cache=True)
 
 
+_MODES = ("file_mode", "folder_mode")
+
+
 async def open_backend(url: str, options: Mapping[str, object], /) -> LocalBackend:
-    """Open the folder that `url` names, making it if it is missing. There are no options."""
-    if options:
-        raise ConfigError(f"a local storage has no options, but got {', '.join(sorted(options))}")
-    return await to_thread.run_sync(_open, url)
+    """Open the folder that `url` names, making it if it is missing.
+
+    The options `file_mode` and `folder_mode` are the modes of documents and folders that are made, 0600 and 0700
+    without them: a number, or text such as `"0640"`.
+    """
+    for name in options:
+        if name not in _MODES:
+            raise ConfigError(f"options: unknown {name!r}{did_you_mean(name, _MODES)}")
+    modes = (
+        _mode("file_mode", options.get("file_mode", 0o600)),
+        _mode("folder_mode", options.get("folder_mode", 0o700)),
+    )
+    return await to_thread.run_sync(_open, url, *modes)
 
 
-def _open(url: str, /) -> LocalBackend:
-    root = os.path.realpath(os.path.expanduser(url.removeprefix("file://").removeprefix("local://")))
-    Files(root).make_root()
+def _mode(name: str, value: object, /) -> int:
+    try:
+        mode = int(value, 8) if isinstance(value, str) else value
+    except ValueError:
+        mode = None
+    least = 0o600 if name == "file_mode" else 0o700
+    if not isinstance(mode, int) or not least == mode & least or mode > 0o777:
+        raise ConfigError(f"options: {name!r} must be a mode such as '{least:04o}', which leaves the owner all")
+    return mode
+
+
+def _open(url: str, file_mode: int, folder_mode: int, /) -> LocalBackend:
+    root = os.path.realpath(os.path.expanduser(re.sub("(?i)^(file|local)://", "", url)))
+    files = Files(root, file_mode=file_mode, folder_mode=folder_mode)
+    files.make_root()
     kind = filesystem_type(root) or ""
-    return LocalBackend(Files(root, locking=kind not in _NETWORK and kind.partition(".")[0] != "fuse"))
+    locking = kind not in _NETWORK and kind.partition(".")[0] != "fuse"
+    links = files.has_links()
+    return LocalBackend(Files(root, locking=locking, links=links, file_mode=file_mode, folder_mode=folder_mode))

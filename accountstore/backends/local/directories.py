@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -11,6 +12,7 @@ from accountstore.backends.local.syscalls import Descriptor, SystemCalls
 
 _ROOT = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _FOLDER = _ROOT | os.O_NOFOLLOW
+_UNREADABLE = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _REMEMBERED_FOLDERS = 10_000
 
 
@@ -20,11 +22,13 @@ class Directories:
     `sweep` is called with each name in a folder that is prepared for the first time.
     """
 
-    def __init__(self, root: str, calls: SystemCalls, sweep: Callable[[int, str], object] | None, /) -> None:
+    def __init__(self, root: str, calls: SystemCalls, sweep: Callable[[int, str], object] | None, mode: int, /) -> None:
+        """`mode` is that of the folders that are made."""
         self._root = root
         self._os = calls
         self._sweep = sweep
-        self._ready: set[str] = set()
+        self._mode = mode
+        self._ready: dict[str, tuple[int, int]] = {}
 
     def make_root(self) -> None:
         """Create the root, and the folders above it that are missing, private and durably."""
@@ -33,9 +37,7 @@ class Directories:
             path = os.path.join(above, segment)
             made = False
             with suppress(FileExistsError):
-                self._os.mkdir(path, 0o700)
-                with Descriptor(self._os, path, _ROOT) as fd:
-                    self._os.fchmod(fd, 0o700)
+                self._make(path, None).close()
                 made = True
             # Also of what exists: whoever made it may not have reached its fsync. But where this process may not look
             # into a folder, it has not made one there; and not every kind of file system can fsync a folder.
@@ -66,10 +68,11 @@ class Directories:
     def prepare(self, folder: str, /) -> Descriptor:
         """Open a folder to write in. The first time, make it, make its name durable and sweep it."""
         if folder in self._ready:
-            try:
-                return self.open(folder)
-            except FileNotFoundError:
-                self._ready.discard(folder)
+            with suppress(FileNotFoundError):
+                at = self.open(folder)
+                if self._ready.get(folder) == _inode(self._os.fstat(at.fd)):
+                    return at
+                at.close()  # others have made it anew, and its name may not be durable
         at = self._open_root()
         for segment in folder.split("/") if folder else ():
             with at as above:
@@ -84,24 +87,41 @@ class Directories:
             raise
         if len(self._ready) >= _REMEMBERED_FOLDERS:
             self._ready.clear()
-        self._ready.add(folder)
+        self._ready[folder] = _inode(self._os.fstat(at.fd))
         return at
 
     def _enter_or_make(self, above: int, segment: str, /) -> Descriptor:
-        made = False
         try:
             at = Descriptor(self._os, segment, _FOLDER, above)
         except FileNotFoundError:
-            with suppress(FileExistsError):
-                self._os.mkdir(segment, 0o700, dir_fd=above)
-                made = True
-            at = Descriptor(self._os, segment, _FOLDER, above)
+            try:
+                at = self._make(segment, above)
+            except FileExistsError:
+                at = Descriptor(self._os, segment, _FOLDER, above)
         try:
-            if made:
-                self._os.fchmod(at.fd, 0o700)
             # Also of one that exists: whoever made it may not have reached its fsync.
             self._os.fsync(above)
         except BaseException:
             at.close()
             raise
         return at
+
+    def _make(self, path: str, above: int | None, /) -> Descriptor:
+        """Make a folder, with its mode whatever the umask; its group is passed on where the folder above says so."""
+        self._os.mkdir(path, self._mode, dir_fd=above)
+        try:
+            at = Descriptor(self._os, path, _FOLDER, above)
+        except PermissionError:  # the umask takes the owner's own bits
+            with Descriptor(self._os, path, _UNREADABLE, above) as fd:
+                self._os.chmod(f"/proc/self/fd/{fd}", self._mode)
+            at = Descriptor(self._os, path, _FOLDER, above)
+        try:
+            self._os.fchmod(at.fd, self._mode | (self._os.fstat(at.fd).st_mode & stat.S_ISGID))
+        except BaseException:
+            at.close()
+            raise
+        return at
+
+
+def _inode(status: os.stat_result, /) -> tuple[int, int]:
+    return status.st_dev, status.st_ino

@@ -28,6 +28,8 @@ class SystemCalls:
     fsync: staticmethod[[int], None] = staticmethod(_fsync)
     fstat: staticmethod[[int], os.stat_result] = staticmethod(os.fstat)
     fchmod: staticmethod[[int, int], None] = staticmethod(os.fchmod)
+    fchown: staticmethod[[int, int, int], None] = staticmethod(os.fchown)
+    chmod: staticmethod[..., None] = staticmethod(os.chmod)
     flock: staticmethod[[int, int], None] = staticmethod(fcntl.flock)
     stat: staticmethod[..., os.stat_result] = staticmethod(os.stat)
     mkdir: staticmethod[..., None] = staticmethod(os.mkdir)
