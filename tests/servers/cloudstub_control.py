@@ -26,7 +26,7 @@ _SILENT = {"hang", "hang-after", "late"}
 _DROPPED = {"drop-before", "drop-after"}
 _PIECES = 10
 _JSON = b"Content-Type: application/json\r\n"
-_MODES = {"delay": 0, "heads": False, "ignore_conditions": False, "drop_metadata": False, "log": True, "page": 0}
+_MODES = {"delay": 0, "ignore_conditions": False, "drop_metadata": False, "log": True, "page": 0}
 
 
 class Fault(NamedTuple):
@@ -196,19 +196,12 @@ class Hub:
 
     def do_log(self) -> list[dict[str, Any]]:
         """What was asked for and what became of it."""
-        return [
-            {
-                "n": number,
-                "method": text(request.method),
-                "service": request.service,
-                "op": request.op,
-                "bucket": text(request.bucket),
-                "key": text(request.key),
-                "status": status,
-                "fault": fault,
-            }
-            for number, (request, status, fault) in enumerate(self._log, 1)
-        ]
+        log: list[dict[str, Any]] = []
+        for number, (request, status, fault) in enumerate(self._log, 1):
+            about = {"n": number, "method": text(request.method), "service": request.service, "op": request.op}
+            place = {"bucket": text(request.bucket), "key": text(request.key)}
+            log.append({**about, **place, "status": status, "fault": fault})
+        return log
 
     def do_count(self) -> int:
         """How many requests came."""

@@ -17,8 +17,13 @@ from cloudstub_wire import Answer, Request, http_date, ranged
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-_ESCAPES = {code: f"&#x{code:X};" for code in range(32) if code not in {9, 10}}
-_ESCAPES |= {ord("&"): "&amp;", ord("<"): "&lt;", ord(">"): "&gt;", ord('"'): "&quot;"}
+_ESCAPES: Mapping[int, str] = {
+    **{code: f"&#x{code:X};" for code in range(32) if code not in {9, 10}},
+    ord("&"): "&amp;",
+    ord("<"): "&lt;",
+    ord(">"): "&gt;",
+    ord('"'): "&quot;",
+}
 
 
 @dataclass

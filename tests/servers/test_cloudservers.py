@@ -80,12 +80,12 @@ def test_a_refusal_says_why(server: cloudservers.Server) -> None:
 def test_the_process_ends_with_the_block(name: str) -> None:
     with cloudservers.or_skip(cloudservers.SERVERS[name]) as server:
         assert server.running
-        os.kill(server.pid, 0)
+        os.kill(server.process.pid, 0)
         home = server.log.parent
     assert not server.running
     assert not home.exists()
     with pytest.raises(ProcessLookupError):
-        os.kill(server.pid, 0)
+        os.kill(server.process.pid, 0)
 
 
 def test_what_is_not_installed_is_skipped_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
