@@ -50,10 +50,10 @@ def gate() -> Iterator[Event]:
 
 
 @pytest.fixture
-def begun(stub: Stub, target: Target, monkeypatch: pytest.MonkeyPatch, gate: Event) -> list[str]:
-    """The clients whose making has begun: they wait for the gate. The document is there."""
+def hold(stub: Stub, target: Target, monkeypatch: pytest.MonkeyPatch, gate: Event) -> Callable[[], list[str]]:
+    """From its call on the making of clients, which are noted, waits for the gate. The document is there."""
     target.put(stub, AT, OLD)
-    return before_opening(target, monkeypatch, lambda: gate.wait(HUNG))
+    return lambda: before_opening(target, monkeypatch, lambda: gate.wait(HUNG))
 
 
 async def cancel_while_it_opens(store: AccountStore, begun: list[str], times: int) -> None:
@@ -68,10 +68,11 @@ async def cancel_while_it_opens(store: AccountStore, begun: list[str], times: in
 
 @on_each_target
 async def test_a_client_that_opens_slowly_is_opened_once(
-    stub: Stub, target: Target, gate: Event, begun: list[str]
+    stub: Stub, target: Target, gate: Event, hold: Callable[[], list[str]]
 ) -> None:
     """Calls that are cancelled while they wait for the client leave its opening to those that follow."""
     async with AccountStore.open(target.config(stub.url)) as store:
+        begun = hold()
         await cancel_while_it_opens(store, begun, 1)
         for _ in range(2):
             with anyio.move_on_after(0.02) as scope:
@@ -89,7 +90,7 @@ async def test_a_client_that_opens_slowly_is_opened_once(
 
 @on_each_target
 async def test_control_an_opening_that_belongs_to_its_caller_begins_again(
-    stub: Stub, target: Target, monkeypatch: pytest.MonkeyPatch, gate: Event, begun: list[str]
+    stub: Stub, target: Target, monkeypatch: pytest.MonkeyPatch, gate: Event, hold: Callable[[], list[str]]
 ) -> None:
     """The control: opened by the call itself, a client is opened again after each call that was cancelled."""
 
@@ -98,6 +99,7 @@ async def test_control_an_opening_that_belongs_to_its_caller_begins_again(
 
     monkeypatch.setattr("accountstore.backends.object_store.LazyClient.get", get)
     async with AccountStore.open(target.config(stub.url)) as store:
+        begun = hold()
         for times in (1, 2, 3):
             await cancel_while_it_opens(store, begun, times)
         gate.set()
@@ -106,12 +108,12 @@ async def test_control_an_opening_that_belongs_to_its_caller_begins_again(
 
 @on_each_target
 async def test_a_client_that_is_being_opened_is_closed_with_the_store(
-    stub: Stub, target: Target, gate: Event, begun: list[str]
+    stub: Stub, target: Target, gate: Event, hold: Callable[[], list[str]]
 ) -> None:
     """A store that is closed while its client opens waits for it, and closes it."""
     tasks = {task.id for task in get_running_tasks()}
     store = await AccountStore.open(target.config(stub.url))
-    await cancel_while_it_opens(store, begun, 1)
+    await cancel_while_it_opens(store, hold(), 1)
     closed: list[bool] = []
 
     async def close() -> None:
@@ -141,8 +143,8 @@ async def test_a_client_that_could_not_be_opened_is_tried_again(
             raise failures.pop()
 
     target.put(stub, AT, OLD)
-    begun = before_opening(target, monkeypatch, fail_once)
     async with AccountStore.open(target.config(stub.url, attempts=1)) as store:
+        begun = before_opening(target, monkeypatch, fail_once)
         with pytest.raises(BackendError):
             await store.get(AT)
         assert await store.get(AT) == OLD

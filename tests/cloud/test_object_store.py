@@ -15,7 +15,6 @@ from cloudtargets import (
     CANARY,
     NEW,
     OLD,
-    OTHER,
     Target,
     backend_of,
     by_fsspec,
@@ -107,19 +106,6 @@ async def test_what_an_object_store_promises(stub: Stub, target: Target) -> None
 
 
 # --- documents --------------------------------------------------------------------------------------------------------
-
-
-@on_each_target
-@on_asyncio
-async def test_the_name_of_the_metadata_field(stub: Stub, target: Target) -> None:
-    """A conditional write leaves one field of metadata, whose name all releases agree on; a plain one leaves none."""
-    async with AccountStore.open(target.config(stub.url)) as store:
-        version = await store.save(AT, OLD, mode="create")
-        await store.save(OTHER, OLD)
-        assert list(stub.metadata(target.service, BUCKET, f"p/{AT.path}") or {}) == ["accountstore_write"]
-        assert stub.metadata(target.service, BUCKET, f"p/{OTHER.path}") == {}
-        await store.save(AT, NEW, mode=version)
-        assert list(stub.metadata(target.service, BUCKET, f"p/{AT.path}") or {}) == ["accountstore_write"]
 
 
 @on_each_target
