@@ -23,9 +23,6 @@ by_each_engine = pytest.mark.parametrize(
 )
 
 
-# --- requests and answers ---------------------------------------------------------------------------------------------
-
-
 async def test_no_more_is_asked_for_than_a_document_may_have(stub: Stub) -> None:
     """A read asks for one byte more than the limit, so that a huge blob is not downloaded to be refused."""
     stub.put("azure", BUCKET, f"p/{AT.path}", b"x" * 100_000)
@@ -73,9 +70,6 @@ async def test_a_missing_container_is_told_where_the_answer_has_no_code(stub: St
             assert type(caught.value) is BackendError
     async with AccountStore.open(AZURE.config(stub.url)) as store:
         assert not await store.exists(AT)
-
-
-# --- the account ------------------------------------------------------------------------------------------------------
 
 
 @by_each_engine
@@ -152,9 +146,6 @@ async def test_credentials_that_are_refused(stub: Stub, kind: type[Credential], 
         assert (credential.asked, credential.closed) == (len(CALLS), 0)
     assert credential.closed == closed
     assert stub.count() == 0
-
-
-# --- errors of the client's own ---------------------------------------------------------------------------------------
 
 
 def in_a_circle() -> Exception:

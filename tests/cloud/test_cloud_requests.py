@@ -42,10 +42,6 @@ def requests(stub: Stub) -> list[str]:
     return [str(one["op"]) for one in stub.log()]
 
 
-async def version_of(store: AccountStore, at: Location) -> Any:
-    return (await store.read(at)).version
-
-
 OPERATIONS: Mapping[str, tuple[Callable[[AccountStore, Any], Awaitable[object]], list[str]]] = {
     "get": (lambda store, _: store.get(AT), ["get"]),
     "read": (lambda store, _: store.read(AT), ["get"]),
@@ -68,7 +64,7 @@ async def test_requests_of_an_operation(stub: Stub, target: Target, name: str) -
     call, expected = OPERATIONS[name]
     target.put(stub, AT, OLD)
     async with opened(target, stub) as other:
-        version = await version_of(other, AT)
+        version = (await other.read(AT)).version
     stub.reset(keep=True)
     async with opened(target, stub) as store:
         await call(store, version)
@@ -87,7 +83,7 @@ async def test_requests_of_refusals(stub: Stub, target: Target) -> None:
     """
     target.put(stub, AT, OLD)
     async with opened(target, stub) as store:
-        stale = await version_of(store, AT)
+        stale = (await store.read(AT)).version
         target.put(stub, AT, NEW)
         calls: list[tuple[type[BackendError], set[int], Callable[[], Awaitable[object]]]] = [
             (ExistsError, {2}, lambda: store.save(AT, OLD, mode="create")),
@@ -121,7 +117,7 @@ async def test_requests_of_a_listing(full: Stub, target: Target, recursive: bool
 async def conditional_calls(store: AccountStore) -> None:
     await store.save(ABSENT, OLD, mode="create")
     await store.update(ABSENT, lambda _: NEW)
-    await store.delete(ABSENT, version=await version_of(store, ABSENT))
+    await store.delete(ABSENT, version=(await store.read(ABSENT)).version)
 
 
 CONDITIONAL = ["create", "get", "swap", "get", "delete-if"]
@@ -193,7 +189,7 @@ async def test_conditional_writes_alone_are_marked(stub: Stub, target: Target) -
     async with opened(target, stub) as store:
         await store.save(AT, OLD)
         assert (target.found(stub, AT), metadata(AT)) == (OLD, {})
-        await store.save(AT, NEW, mode=await version_of(store, AT))
+        await store.save(AT, NEW, mode=(await store.read(AT)).version)
         assert target.found(stub, AT) == NEW
         swapped = metadata(AT)
         await store.save(ABSENT, OLD, mode="create")

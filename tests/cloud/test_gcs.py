@@ -21,9 +21,6 @@ pytestmark = [pytest.mark.anyio, pytest.mark.once]
 GCS = Target("gcs", "fsspec")
 
 
-# --- credentials ------------------------------------------------------------------------------------------------------
-
-
 def credentials(token: str | None, minutes: float | None = 60, error: Exception | None = None) -> Any:
     """Credentials that end in so many minutes (None: never), and are not valid without a token; `refreshes` has what
     runs where they were refreshed: an event loop, or None.
@@ -97,9 +94,6 @@ async def test_credentials_that_are_not_there(stub: Stub, monkeypatch: pytest.Mo
     async with AccountStore.open(GCS.config_of(f"gs://{BUCKET}/p", options)) as store:
         await denied(store, r"no valid credentials were found \(DefaultCredentialsError\)")
     assert stub.count() == 0
-
-
-# --- requests and answers ---------------------------------------------------------------------------------------------
 
 
 @on_asyncio

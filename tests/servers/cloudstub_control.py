@@ -6,7 +6,7 @@ import asyncio
 import json
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from cloudstub_azure import ACCOUNT, Azure
 from cloudstub_gcs import JSON_PATHS, Gcs
@@ -15,7 +15,7 @@ from cloudstub_s3 import S3, is_s3
 from cloudstub_wire import Answer, Request, encode, read_request
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
 _CONTROL = b"/_control/"
 _REFUSED = {str(status): status for status in (403, 409, 412, 429, 500, 503)}
@@ -24,29 +24,15 @@ _UNAPPLIED = {"answer", "drop-before", "hang", "late", *_REFUSED}
 _KINDS = {"drop-after", "hang-after", "slow", "trickle", "truncate", *_UNAPPLIED, *_REFUSED_AFTER}
 _SILENT = {"hang", "hang-after", "late"}
 _DROPPED = {"drop-before", "drop-after"}
+_NO_FAULT: Mapping[str, Any] = {"kind": ""}
 _PIECES = 10
 _JSON = b"Content-Type: application/json\r\n"
 _MODES = {"delay": 0, "ignore_conditions": False, "drop_metadata": False, "log": True, "page": 0}
 
 
-class Fault(NamedTuple):
-    """What the requests from the first to the last meet, numbered since the faults were asked for; with an `op`, only
-    those that are so named. `said` has what an answer is made of.
-    """
-
-    kind: str = ""
-    first: int = 0
-    last: int = 0
-    seconds: float = 0
-    op: str = ""
-    said: Mapping[str, Any] = {}
-
-
-def _fault(said: dict[str, Any]) -> Fault:
-    if said["kind"] not in _KINDS:
-        raise ValueError(f"there is no fault {said['kind']!r}; there are {', '.join(sorted(_KINDS))}")
-    last = said["nth"] + said.get("times", 1) - 1
-    return Fault(said["kind"], said["nth"], last, said.get("seconds", 0), said.get("op", ""), said)
+def _is_due(fault: Mapping[str, Any], number: int, op: str) -> bool:
+    """Whether the request of this number and name meets a fault."""
+    return number in range(fault["nth"], fault["nth"] + fault.get("times", 1)) and op == fault.get("op", op)
 
 
 def _answer(request: Request, service: Service, said: Mapping[str, Any]) -> Answer:
@@ -70,7 +56,7 @@ class Hub:
         self._log: list[tuple[Request, int | None, str | None]] = []  # status None: the client saw none
         self._modes: dict[str, Any] = dict(_MODES)
         self._count = 0
-        self._faults: list[Fault] = []
+        self._faults: Sequence[Mapping[str, Any]] = []
         self._faults_since = 0
 
     async def talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -119,20 +105,19 @@ class Hub:
     ) -> bool:
         """Serve a request with its fault and the delay; whether the connection goes on."""
         number, delay = self._count - self._faults_since, self._modes["delay"]
-        due = (one for one in self._faults if one.first <= number <= one.last and one.op in {"", request.op})
-        fault = next(due, Fault())
-        kind = fault.kind
+        fault = next((one for one in self._faults if _is_due(one, number, request.op)), _NO_FAULT)
+        kind, seconds = fault["kind"], fault.get("seconds", 0)
         answer = Answer(500) if kind in _UNAPPLIED else call(request)
         if rival := self._rivals.pop(self._count, None):
             rival()
         if refused := _REFUSED.get(kind) or _REFUSED_AFTER.get(kind):
             answer = service.refuse(request, refused)
         if kind == "answer":
-            answer = _answer(request, service, fault.said)
+            answer = _answer(request, service, fault)
         if kind == "late":
             self._late.append(partial(call, request))
         self._note(request, None if kind in _SILENT | _DROPPED else answer.status, kind)
-        await _wait(reader, None if kind in _SILENT else delay + (fault.seconds if kind == "slow" else 0))
+        await _wait(reader, None if kind in _SILENT else delay + (seconds if kind == "slow" else 0))
         if kind in _SILENT | _DROPPED:
             return False
         head, body = encode(answer, request.method)
@@ -143,7 +128,7 @@ class Hub:
         size = -(-len(wire) // _PIECES) if kind == "trickle" else len(wire)
         for at in range(0, len(wire), size):
             if kind == "trickle":
-                await _wait(reader, fault.seconds / _PIECES)
+                await _wait(reader, seconds / _PIECES)
             writer.write(wire[at : at + size])
         return True
 
@@ -167,9 +152,12 @@ class Hub:
         self.do_mode(**_MODES)
         self.do_faults([])
 
-    def do_faults(self, faults: list[dict[str, Any]]) -> None:
+    def do_faults(self, faults: Sequence[Mapping[str, Any]]) -> None:
         """Have these faults instead of others, from the next request on."""
-        self._faults = [_fault(one) for one in faults]
+        for fault in faults:
+            if fault["kind"] not in _KINDS:
+                raise ValueError(f"there is no fault {fault['kind']!r}; there are {', '.join(sorted(_KINDS))}")
+        self._faults = faults
         self._faults_since = self._count
 
     def do_land(self) -> int:
@@ -217,7 +205,7 @@ class Hub:
 
     def do_get(self, service: str, bucket: str, key: str) -> tuple[str, dict[str, str]] | None:
         """The bytes of an object, and its metadata; None: there is none."""
-        entry = self._world.bucket(service, bucket.encode()).entries.get(key.encode())
+        entry = self._world.buckets[service, bucket.encode()].get(key.encode())
         metadata = {text(name): text(value) for name, value in entry.metadata.items()} if entry else {}
         return (entry.data.decode("latin-1"), metadata) if entry else None
 

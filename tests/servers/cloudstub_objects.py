@@ -6,24 +6,20 @@ import base64
 import hashlib
 import time
 from abc import ABC, abstractmethod
-from bisect import bisect_left, bisect_right
+from bisect import bisect_left
+from collections import defaultdict
 from dataclasses import dataclass, field
 from functools import lru_cache
+from html import escape
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 from urllib.parse import unquote_to_bytes
 
 from cloudstub_wire import Answer, Request, http_date, ranged
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
-_ESCAPES: Mapping[int, str] = {
-    **{code: f"&#x{code:X};" for code in range(32) if code not in {9, 10}},
-    ord("&"): "&amp;",
-    ord("<"): "&lt;",
-    ord(">"): "&gt;",
-    ord('"'): "&quot;",
-}
+_CONTROLS = {code: f"&#x{code:X};" for code in range(32) if code not in {9, 10}}
 
 
 @dataclass
@@ -42,76 +38,37 @@ class Entry:
 class Page(NamedTuple):
     """A page of a listing: objects, and common prefixes (without an entry); `token` asks for the next page."""
 
-    items: list[tuple[bytes, Entry | None]]
+    items: Sequence[tuple[bytes, Entry | None]]
     token: str
 
 
-class Bucket:
-    """The objects of one bucket by their keys; lists them in the order of their bytes."""
-
-    def __init__(self) -> None:
-        self.entries: dict[bytes, Entry] = {}
-        self._names: list[bytes] | None = None
-
-    def put(self, key: bytes, entry: Entry) -> None:
-        """Store an object."""
-        if key not in self.entries:
-            self._names = None
-        self.entries[key] = entry
-
-    def pop(self, key: bytes) -> None:
-        """Forget an object that may be absent."""
-        if self.entries.pop(key, None) is not None:
-            self._names = None
-
-    def page(self, prefix: bytes, delimiter: bytes, limit: int, after: bytes) -> Page:
-        """List the names with a prefix, behind one name."""
-        if self._names is None:
-            self._names = sorted(self.entries)
-        names, items = self._names, list[tuple[bytes, Entry | None]]()
-        at = max(bisect_left(names, prefix), self._behind(names, prefix, delimiter, after))
-        while at < len(names) and names[at].startswith(prefix) and len(items) < limit:
-            name = names[at]
-            cut = name.find(delimiter, len(prefix)) if delimiter else -1
-            if cut < 0:
-                items.append((name, self.entries[name]))
-                at += 1
-            else:
-                common = name[: cut + len(delimiter)]
-                items.append((common, None))
-                at = bisect_left(names, common + b"\xff", at)
-        more = bool(items) and at < len(names) and names[at].startswith(prefix)
-        return Page(items, base64.urlsafe_b64encode(items[-1][0]).decode() if more else "")
-
-    @staticmethod
-    def _behind(names: list[bytes], prefix: bytes, delimiter: bytes, after: bytes) -> int:
-        """The index behind a name, or behind all names under it where it is a common prefix (no name holds 0xFF)."""
-        if delimiter and after.endswith(delimiter) and len(after) > len(prefix):
-            return bisect_left(names, after + b"\xff")
-        return bisect_right(names, after) if after else 0
-
-
-def name_of(token: str) -> bytes:
-    """The name that a page's token continues after."""
-    return base64.urlsafe_b64decode(token)
+def page_of(entries: Mapping[bytes, Entry], prefix: bytes, delimiter: bytes, limit: int, after: bytes) -> Page:
+    """List the names with a prefix, in the order of their bytes, behind a name or a common prefix."""
+    names = sorted(entries)
+    found: dict[bytes, Entry | None] = {}
+    for at in range(bisect_left(names, max(prefix, after)), len(names)):
+        name = names[at]
+        if not name.startswith(prefix):
+            break
+        cut = name.find(delimiter, len(prefix)) if delimiter else -1
+        shown, entry = (name, entries[name]) if cut < 0 else (name[: cut + len(delimiter)], None)
+        if shown <= after or shown in found:
+            continue
+        if len(found) == limit:
+            return Page([*found.items()], base64.urlsafe_b64encode([*found][-1]).decode())
+        found[shown] = entry
+    return Page([*found.items()], "")
 
 
 class World:
     """All that the server holds and how it behaves, for all services."""
 
     def __init__(self) -> None:
-        self.buckets: dict[tuple[str, bytes], Bucket] = {}
+        self.buckets: defaultdict[tuple[str, bytes], dict[bytes, Entry]] = defaultdict(dict)
         self.generation = 1_700_000_000_000_000
         self.ignore_conditions = False
         self.drop_metadata = False
         self.page = 0
-
-    def bucket(self, service: str, name: bytes) -> Bucket:
-        """The bucket of that name, which exists from now on."""
-        found = self.buckets.get((service, name))
-        if found is None:
-            found = self.buckets[service, name] = Bucket()
-        return found
 
     def entry(self, data: bytes, content_type: bytes | None, metadata: Mapping[bytes, bytes]) -> Entry:
         """A new object of the next generation, not yet in a bucket."""
@@ -155,9 +112,9 @@ class Service(ABC):
         """The tag that the request wants the object to have, empty where it wants none to be there; None: any."""
         return b"" if request.header(b"if-none-match") == b"*" else request.header(b"if-match")
 
-    @abstractmethod
     def _headers(self, entry: Entry) -> bytes:
         """The headers of a GET that the service alone has."""
+        return b""
 
     @abstractmethod
     def _written(self, request: Request, entry: Entry) -> Answer: ...
@@ -185,7 +142,7 @@ class Service(ABC):
         return self._put
 
     def _found(self, request: Request) -> Entry | None:
-        return self._world.bucket(self.name, request.bucket).entries.get(request.key)
+        return self._world.buckets[self.name, request.bucket].get(request.key)
 
     def _refusal(self, request: Request, current: Entry | None) -> Answer | None:
         """Why the condition of a write or a delete forbids it; None: it holds."""
@@ -220,7 +177,7 @@ class Service(ABC):
             return self.refuse(request, 404)
         if refusal := self._refusal(request, entry):
             return refusal
-        self._world.bucket(self.name, request.bucket).pop(request.key)
+        self._world.buckets[self.name, request.bucket].pop(request.key, None)
         return Answer(202 if self.name == "azure" else 204)
 
     def store(self, bucket: bytes, key: bytes, data: bytes) -> None:
@@ -243,7 +200,7 @@ class Service(ABC):
             + self._version(bucket, entry)
             + b"".join([b"%b%b: %b\r\n" % (self.metadata, *item) for item in entry.metadata.items()])
         )
-        self._world.bucket(self.name, bucket).put(key, entry)
+        self._world.buckets[self.name, bucket][key] = entry
         return entry
 
     def _version(self, bucket: bytes, entry: Entry) -> bytes:
@@ -253,10 +210,10 @@ class Service(ABC):
     def _page(self, request: Request, limit: str, token: str, largest: int = 1000) -> Page:
         """The page that a listing asks for by the parameters of these names."""
         query = request.query
-        after = name_of(query[token]) if query.get(token) else query.get("start-after", "").encode()
+        after = base64.urlsafe_b64decode(query.get(token, "")) or query.get("start-after", "").encode()
         size = min(int(query.get(limit) or largest), self._world.page or largest)
         prefix, delimiter = query.get("prefix", "").encode(), query.get("delimiter", "").encode()
-        return self._world.bucket(self.name, request.bucket).page(prefix, delimiter, size, after)
+        return page_of(self._world.buckets[self.name, request.bucket], prefix, delimiter, size, after)
 
     def _unknown(self, request: Request) -> Answer:
         return self.refuse(request, 501)
@@ -280,7 +237,7 @@ def text(data: bytes) -> str:
 
 def xml(value: bytes | str) -> str:
     """Escape text for XML; a carriage return and controls survive as character references."""
-    return (value if isinstance(value, str) else text(value)).translate(_ESCAPES)
+    return escape(value if isinstance(value, str) else text(value)).translate(_CONTROLS)
 
 
 def element(name: str, fields: Mapping[str, str], rest: str = "", attributes: str = "") -> str:

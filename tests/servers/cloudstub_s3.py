@@ -98,15 +98,12 @@ class S3(Service):
             return lambda _: Answer(200, _REGION % b"us-east-1")
         return self._unknown
 
-    def _headers(self, entry: Entry) -> bytes:
-        return b""
-
     def _written(self, request: Request, entry: Entry) -> Answer:
         return Answer(200, b"ETag: %b\r\n%b" % (entry.etag, self._version(request.bucket, entry)))
 
     def _delete_many(self, request: Request, keys: list[bytes]) -> Answer:
         for key in keys:
-            self._world.bucket("s3", request.bucket).pop(key)
+            self._world.buckets["s3", request.bucket].pop(key, None)
         quiet = b"<Quiet>true</Quiet>" in request.body
         return _xml("DeleteResult", {}, "" if quiet else "".join(element("Deleted", {"Key": text(k)}) for k in keys))
 

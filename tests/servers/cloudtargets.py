@@ -12,17 +12,9 @@ import pytest
 from cloudservers import client_options
 from msgspec.structs import replace
 from running import HUNG
+from samples import ACCOUNT
 
-from accountstore import (
-    Account,
-    AccountStore,
-    ConfigError,
-    DeniedError,
-    Location,
-    PasswordCredentials,
-    StorageConfig,
-    StoreConfig,
-)
+from accountstore import Account, AccountStore, ConfigError, DeniedError, Location, StorageConfig, StoreConfig
 from accountstore.codecs import JSON
 from accountstore.registry import find_backend
 from accountstore.validation import MAX_BYTES
@@ -37,7 +29,7 @@ if TYPE_CHECKING:
 CANARY = "zQ7kzQ7k"
 """A secret, which no message may tell."""
 BUCKET = "acct"
-OLD = Account(host="old.example.org", port=993, credentials=PasswordCredentials(login="me", password="pw"))
+OLD = ACCOUNT
 NEW = replace(OLD, host="new.example.org")
 AT, OTHER, ABSENT = (Location(f"{name}.account", folder="f") for name in ("a", "b", "c"))
 CALLS: Mapping[str, Callable[[AccountStore], Awaitable[object]]] = {
@@ -93,10 +85,6 @@ class Target(NamedTuple):
     def put(self, stub: Stub, at: Location, account: Account) -> None:
         """Store a document around every client."""
         stub.put(self.service, BUCKET, f"p/{at.path}", JSON.encode(account))
-
-    def rival(self, stub: Stub, at: Location, account: Account) -> None:
-        """Store a document around every client in the midst of the next request."""
-        stub.rival(1, self.service, BUCKET, f"p/{at.path}", JSON.encode(account))
 
     def found(self, stub: Stub, at: Location) -> Account | None:
         """The document that the server holds."""
