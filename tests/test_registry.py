@@ -7,30 +7,21 @@ import subprocess
 import sys
 import textwrap
 from importlib.util import find_spec
-from itertools import chain
-from types import ModuleType
+from itertools import chain, product
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
+from unittest.mock import Mock
 
 import pytest
 from msgspec.structs import replace
 from running import PYTHON
 from samples import ACCOUNT, AT
 
-from accountstore import (
-    AccountStore,
-    ConfigError,
-    ConflictError,
-    ExistsError,
-    Location,
-    NotFoundError,
-    StorageConfig,
-    StoreConfig,
-    UncertainError,
-    UnsupportedError,
-)
+from accountstore import AccountStore, ConfigError, Location, StorageConfig, StoreConfig
 from accountstore.backends import fsspec as fsspec_backend
 from accountstore.backends import memory
 from accountstore.backends.local import backend as local
+from accountstore.errors import ConflictError, ExistsError, NotFoundError, UncertainError, UnsupportedError
 from accountstore.registry import find_backend
 
 if TYPE_CHECKING:
@@ -117,6 +108,14 @@ def store_on(*urls: str, **options: Any) -> AbstractAsyncContextManager[AccountS
     return AccountStore.open(StoreConfig(default="s0", storages=storages))
 
 
+async def refused(url: str, /, engine: str = "fsspec", **options: Any) -> str:
+    """The message of the `ConfigError` of opening a store on a storage `s0`."""
+    with pytest.raises(ConfigError) as caught:
+        await AccountStore.open(StoreConfig(storages={"s0": StorageConfig(url, options, engine=engine)}))
+    assert type(caught.value) is ConfigError
+    return str(caught.value)
+
+
 # --- built in ---------------------------------------------------------------------------------------------------------
 
 
@@ -129,35 +128,22 @@ def test_the_built_in_schemes_have_their_backends() -> None:
         assert find_backend(scheme) is fsspec_backend.open_backend
 
 
-CLOUDS = {
-    "s3": ("s3", "s3a"),
-    "gcs": ("gs", "gcs"),
-    "azure": ("az", "abfs", "abfss"),
-}
+CLOUDS = {"s3": ("s3", "s3a"), "gcs": ("gs", "gcs"), "azure": ("az", "abfs", "abfss")}
 """Modules of backends, with their schemes."""
+OURS = ("memory", "file", "local", *chain(*CLOUDS.values()))
 
 
 def test_the_schemes_of_clouds_have_their_backends(monkeypatch: pytest.MonkeyPatch) -> None:
     """The schemes of S3, Google Cloud Storage and Azure have a backend each, and with the engine `obstore` one for all;
     the packages below are not looked for.
     """
-
-    modules: dict[str, ModuleType] = {}
-
-    def load(name: str) -> ModuleType:
-        modules[name] = ModuleType(name)
-        modules[name].__dict__["open_backend"] = object()
-        return modules[name]
-
+    load = Mock()
     monkeypatch.setattr("accountstore.registry.import_module", load)
     for name, schemes in CLOUDS.items():
-        for scheme in schemes:
-            for engine, module in (("fsspec", name), ("obstore", "obstore.backend")):
-                modules.clear()
-                factory = find_backend(scheme, engine)
-                assert [(name, module.open_backend) for name, module in modules.items()] == [
-                    (f"accountstore.backends.{module}", factory)
-                ]
+        for scheme, (engine, module) in product(schemes, (("fsspec", name), ("obstore", "obstore.backend"))):
+            load.reset_mock()
+            assert find_backend(scheme, engine) is load.return_value.open_backend
+            load.assert_called_once_with(f"accountstore.backends.{module}")
 
 
 @pytest.mark.parametrize("scheme", ["memory", "file", "local", "sftp", "nonsense", "s3x"])
@@ -167,10 +153,8 @@ async def test_the_engine_of_clouds_serves_no_other_scheme(install: Callable[...
     neither its own package nor another one that provides the scheme.
     """
     module = install("other-backend", **({} if scheme in {"memory", "file", "local"} else {scheme: "open_backend"}))
-    config = StoreConfig(storages={"s0": StorageConfig(f"{scheme}:///tmp/never", engine="obstore")})
-    with pytest.raises(ConfigError) as caught:
-        await AccountStore.open(config)
-    assert str(caught.value) == f"storage 's0': the engine 'obstore' serves s3, gs and az URLs, not {scheme!r}"
+    message = await refused(f"{scheme}:///tmp/never", engine="obstore")
+    assert message == f"storage 's0': the engine 'obstore' serves s3, gs and az URLs, not {scheme!r}"
     assert module not in sys.modules
 
 
@@ -183,32 +167,24 @@ MISSING = {
 """By module: a URL, an engine, the package that they need, and the extra that brings it."""
 
 
-class Missing:
-    """Finds no module of a package, as where it is not installed."""
-
-    def __init__(self, package: str, /) -> None:
-        self.package = package
-
-    def find_spec(self, name: str, path: object = None, target: object = None, /) -> None:
-        if name.partition(".")[0] == self.package:
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-
-
 @pytest.mark.parametrize("module", MISSING)
 @on_asyncio
 async def test_a_missing_package_is_reported_with_its_extra(module: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A storage whose package is not installed is a `ConfigError` at open with the command that installs it."""
     url, engine, package, extra = MISSING[module]
+
+    def find_none(name: str, *_: object) -> None:
+        if name.partition(".")[0] == package:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
     for name in [name for name in sys.modules if name.partition(".")[0] == package]:
         monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setattr(sys, "meta_path", [Missing(package), *sys.meta_path])
+    monkeypatch.setattr(sys, "meta_path", [SimpleNamespace(find_spec=find_none), *sys.meta_path])
     if module in {"s3", "gcs"} and find_spec("aiohttp") is None:
         pytest.skip("aiohttp, which is looked for first, is not installed")
     monkeypatch.delitem(sys.modules, f"accountstore.backends.{module}", raising=False)
-    with pytest.raises(ConfigError) as caught:
-        await AccountStore.open(StoreConfig(storages={"s0": StorageConfig(url, engine=engine)}))
     message = f"storage 's0': {package} is not installed; install it with: pip install 'accountstore[{extra}]'"
-    assert str(caught.value) == message
+    assert await refused(url, engine=engine) == message
 
 
 def test_backends_are_imported_on_first_use(tmp_path: Path) -> None:
@@ -289,34 +265,22 @@ async def test_each_storage_has_a_backend_of_its_own(install: Callable[..., str]
     assert [backend.url for backend in sys.modules[module].opened] == ["own://a", "own://b", "own://a"]
 
 
-async def opening(url: str, /, **options: Any) -> str:
-    """The message of the `ConfigError` of opening a store."""
-    with pytest.raises(ConfigError) as caught:
-        async with store_on(url, **options):
-            raise AssertionError("it opened")
-    assert type(caught.value) is ConfigError
-    return str(caught.value)
-
-
 @on_asyncio
-async def test_two_packages_for_one_scheme_are_refused(install: Callable[..., str]) -> None:
-    """A scheme that two packages provide is a `ConfigError` that names both; neither is imported."""
-    modules = [install(package, twice="open_backend") for package in ("one-backend", "two-backend")]
-    message = await opening("twice://")
-    for part in ("'s0'", "'twice'", "one-backend", "two-backend"):
-        assert part in message
+@pytest.mark.parametrize(
+    ("scheme", "packages", "named"),
+    [
+        ("twice", ("one-backend", "two-backend"), "one-backend, two-backend"),
+        *((ours, ("greedy-backend",), "accountstore, greedy-backend") for ours in OURS),
+    ],
+)
+async def test_a_scheme_that_two_packages_provide_is_refused(
+    install: Callable[..., str], scheme: str, packages: tuple[str, ...], named: str
+) -> None:
+    """A scheme of two packages, of which one may be ours, is a `ConfigError` that names both; neither is imported."""
+    modules = [install(package, **{scheme: "open_backend"}) for package in packages]
+    message = await refused(f"{scheme}:///tmp/never")
+    assert message == f"storage 's0': several packages provide the scheme {scheme!r}: {named}"
     assert not set(modules) & set(sys.modules)
-
-
-@on_asyncio
-@pytest.mark.parametrize("scheme", ["memory", "file", "local", *chain(*CLOUDS.values())])
-async def test_a_built_in_scheme_is_not_taken_over_in_silence(install: Callable[..., str], scheme: str) -> None:
-    """A package that provides a scheme of ours is a `ConfigError` that names it, and gets no document."""
-    module = install("greedy-backend", **{scheme: "open_backend"})
-    message = await opening(f"{scheme}:///tmp/never")
-    for part in (f"'{scheme}'", "greedy-backend", "accountstore"):
-        assert part in message
-    assert module not in sys.modules
 
 
 @on_asyncio
@@ -350,11 +314,11 @@ async def test_a_backend_that_cannot_be_loaded_is_reported(
     """
     install("broken-backend", code, broken=name)
     package = "the backend for 'broken' of broken-backend " if reason.startswith("loaded") else ""
-    assert await opening("broken://", colour="canary") == f"storage 's0': {package}cannot be {reason}"
+    assert await refused("broken://", colour="canary") == f"storage 's0': {package}cannot be {reason}"
 
 
 @on_asyncio
 async def test_a_backend_refuses_its_own_options(install: Callable[..., str]) -> None:
     """What a factory says in a `ConfigError` reaches the user, with the storage's name."""
     install("strict-backend", strict="open_backend")
-    assert await opening("strict://", color="red") == "storage 's0': unknown option color"
+    assert await refused("strict://", color="red") == "storage 's0': unknown option color"
