@@ -8,6 +8,7 @@ import subprocess
 import traceback
 from itertools import product
 from typing import TYPE_CHECKING, Any, cast
+from unittest.mock import AsyncMock, Mock
 
 import anyio
 import pytest
@@ -116,16 +117,8 @@ async def test_a_failed_opening_closes_what_it_opened(
     `ConfigError` that names the storage, without any foreign text.
     """
     opened = closing(OSError())
-
-    async def factory(url: str, options: object) -> FaultyBackend:
-        if url == "good://":
-            return opened
-        raise error
-
-    def find(scheme: str, engine: str) -> object:
-        return factory
-
-    monkeypatch.setattr("accountstore.storages.find_backend", find)
+    factory = AsyncMock(side_effect=[opened, error])
+    monkeypatch.setattr("accountstore.storages.find_backend", Mock(return_value=factory))
     storages = {"a": StorageConfig("good://"), "b": StorageConfig("bad://")}
     with pytest.raises(ConfigError) as caught:
         await AccountStore.open(StoreConfig(default="a", storages=storages))
@@ -146,13 +139,11 @@ ACCOUNT = Account(host="h", port=1, credentials=PasswordCredentials(login="l", p
 AT = Location("x.account")
 config = StoreConfig(storages={"main": StorageConfig("memory://")})
 
-
 def refused(call):
     try:
         call().send(None)
     except ClosedError as error:
         return "another process" in str(error)
-
 
 async def elsewhere(store):
     async with AccountStore.open(config) as own:
@@ -162,25 +153,15 @@ async def elsewhere(store):
     except ClosedError as error:
         return "another process" in str(error)
 
-
 def in_the_child(store, tenant, kind, control):
     results = []
     if control:
-        storages = store._resolver.storages
-        storages._process, storages._loop = os.getpid(), None
+        store._resolver.storages._process, store._resolver.storages._loop = os.getpid(), None
     else:  # on the event loop that the fork copied
-        calls = (
-            lambda: store.get(AT),
-            lambda: store.save(AT, ACCOUNT),
-            lambda: store.delete(AT),
-            lambda: tenant.get(AT),
-            store.list,
-            store.capabilities,
-        )
-        results = [refused(call) for call in calls]
+        asked = lambda: store.get(AT), lambda: store.save(AT, ACCOUNT), lambda: store.delete(AT), lambda: tenant.get(AT)
+        results = [refused(call) for call in (*asked, store.list, store.capabilities)]
     # On one of its own, in a thread that has none yet.
     return [*results, ThreadPoolExecutor(1).submit(anyio.run, elsewhere, store, backend=kind).result()]
-
 
 async def main(kind, control):
     store = await AccountStore.open(config)
@@ -196,7 +177,6 @@ async def main(kind, control):
     assert await store.get(AT) == ACCOUNT
     await store.aclose()
     print("well")
-
 
 anyio.run(main, sys.argv[1], sys.argv[2] == "control", backend=sys.argv[1])
 """
@@ -222,33 +202,31 @@ def test_a_store_is_of_no_use_on_a_second_event_loop(kind: str, moment: str) -> 
     is a `ClosedError`, and no backend is asked. What needs no event loop works outside of any.
     """
     backend = Recording()
-    stores: list[AccountStore] = []
 
-    async def opening() -> None:
-        stores.append(store_over({"main": backend}))
-        await stores[0].save(AT, ACCOUNT)
+    async def opening() -> AccountStore:
+        return store_over({"main": backend})
 
     async def use() -> None:
-        await stores[0].save(AT, ACCOUNT)
-        assert await stores[0].get(AT) == ACCOUNT
+        await store.save(AT, ACCOUNT)
+        assert await store.get(AT) == ACCOUNT
 
     async def every_call() -> None:
         for call in CALLS.values():
             with pytest.raises(ClosedError, match="another event loop"):
-                await call(stores[0])
+                await call(store)
 
     if moment == "opened":
-        anyio.run(opening, backend=kind)
+        store = anyio.run(opening, backend=kind)
     else:
-        stores.append(store_over({"main": backend}))
+        store = store_over({"main": backend})
         anyio.run(use, backend=kind)
     backend.log.clear()
     for other in ("asyncio", "trio"):
         anyio.run(every_call, backend=other)
     assert backend.log == []
-    assert stores[0].capabilities().create
+    assert store.capabilities().create
     # The control: with the check undone the same calls are made.
-    cast("Any", stores[0])._resolver.storages._loop = None
+    cast("Any", store)._resolver.storages._loop = None
     anyio.run(use, backend=kind)
     assert backend.log == ["write", "read"]
 
