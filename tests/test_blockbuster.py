@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 import anyio
@@ -21,8 +22,6 @@ from accountstore.testing import store_over
 blockbuster = pytest.importorskip("blockbuster")
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from accountstore import Account
@@ -81,18 +80,12 @@ def test_event_loops_may_import_the_same_module(allowed: bool, tmp_path: Path, m
     """
     begun, go_on = threading.Event(), threading.Event()
     name = f"imported_{allowed}".lower()
-    (tmp_path / f"{name}.py").write_text(
-        "import threading\nthreading.begun.set()\nwhile not threading.go_on.is_set(): pass\n"
-    )
+    code = "import threading\nthreading.begun.set()\nwhile not threading.go_on.is_set(): pass\n"
+    (tmp_path / f"{name}.py").write_text(code)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(threading, "begun", begun, raising=False)
     monkeypatch.setattr(threading, "go_on", go_on, raising=False)
-    detecting: Callable[[], AbstractContextManager[object]] = (
-        no_blocking_calls if allowed else lambda: blockbuster.blockbuster_ctx("accountstore")
-    )
-    with detecting():
-        if allowed:
-            _import_in_two_loops(name, begun, go_on)
-        else:
-            with pytest.raises(blockbuster.BlockingError):
-                _import_in_two_loops(name, begun, go_on)
+    detector = no_blocking_calls() if allowed else blockbuster.blockbuster_ctx("accountstore")
+    end = nullcontext() if allowed else pytest.raises(blockbuster.BlockingError)
+    with detector, end:
+        _import_in_two_loops(name, begun, go_on)
