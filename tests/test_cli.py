@@ -167,9 +167,6 @@ def saved(run: Commands) -> Commands:
     return run
 
 
-# --- names ------------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("name", "document", "other"), [("x.account", SINGLE, MULTI), ("x.multi.account", MULTI, SINGLE)]
 )
@@ -217,9 +214,6 @@ def test_a_name_that_leads_nowhere_is_reported(
     for command in commands:
         assert re.fullmatch(refusal, run(*command.format(name).split(), stdin=SINGLE).refusal)
     assert run.files() == []
-
-
-# --- save and get -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("name", "document"), [("a.account", SINGLE), ("a.multi.account", MULTI)])
@@ -340,9 +334,6 @@ def test_characters_that_steer_a_terminal_show_as_escapes(run: Commands) -> None
     assert run.document("a.account")["host"] == host
 
 
-# --- ls ---------------------------------------------------------------------------------------------------------------
-
-
 @pytest.fixture
 def tree(run: Commands) -> Commands:
     data = json.dumps(SINGLE).encode()
@@ -415,9 +406,6 @@ def test_a_large_listing_is_one_table(run: Commands, monkeypatch: pytest.MonkeyP
     assert total.startswith(f"{count:,} documents")
 
 
-# --- rm, cp, mv -------------------------------------------------------------------------------------------------------
-
-
 def test_rm_removes_what_is_there_and_reports_what_is_not(tree: Commands) -> None:
     """`rm` goes on after a missing document and then ends with exit code 1."""
     answer = tree("rm", "a.account", "nope.account", "Archive:old/e.account")
@@ -478,9 +466,6 @@ def test_cp_and_mv_refuse_another_kind_and_the_same_place(saved: Commands, comma
     """A document does not change its kind by a copy, and is not copied onto itself."""
     assert "source and target " in saved(command, "a.account", target).refusal
     assert saved.files() == ["first/a.account"]
-
-
-# --- storages and check -----------------------------------------------------------------------------------------------
 
 
 def test_storages_shows_each_without_credentials(run: Commands) -> None:
@@ -544,9 +529,6 @@ def test_check_of_a_storage_that_ignores_conditions_ends_with_one(
     assert "create has one winner: proven" in answer.out
 
 
-# --- configuration ----------------------------------------------------------------------------------------------------
-
-
 A = '[storages.a]\nurl = "a"\n'
 
 
@@ -589,8 +571,6 @@ def test_the_configuration_is_chosen_on_the_command_line_or_by_the_environment(
     refusal = run("--config", "missing.toml", "storages").refusal
     assert refusal == "missing.toml: cannot be read (FileNotFoundError)"
 
-
-# --- usage ------------------------------------------------------------------------------------------------------------
 
 NAMES = ("demo", "storages", "check", "save", "get", "ls", "rm", "cp", "mv")
 
@@ -663,9 +643,6 @@ def test_an_interrupt_at_the_start_ends_with_130(run: Commands) -> None:
     assert (answer.code, answer.everything) == (130, "")
 
 
-# --- pipes and streams ------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("command", ["get a.account", "get --json a.account"])
 def test_a_reader_that_went_away_is_no_message(saved: Commands, command: str) -> None:
     """Output into a closed pipe ends the program silently, as a broken pipe ends others."""
@@ -699,9 +676,6 @@ def test_an_output_that_cannot_show_a_character_gets_its_escape(run: Commands) -
     run("save", "é.account", stdin=SINGLE)
     answer = program("ls", PYTHONIOENCODING="ascii", PYTHONUTF8="0")
     assert (answer.code, answer.out, answer.err) == (0, "\\xe9.account\n", "")
-
-
-# --- at a terminal ----------------------------------------------------------------------------------------------------
 
 
 class Terminal:
@@ -861,9 +835,6 @@ def test_json_on_a_terminal_is_indented_and_masked(saved: Commands) -> None:
     assert terminal.shown.count("\n") > 10
 
 
-# --- questions, in process --------------------------------------------------------------------------------------------
-
-
 def answer_with(monkeypatch: pytest.MonkeyPatch, *answers: str) -> None:
     """Give these answers to the questions to come, secrets among them."""
     answer = Mock(side_effect=answers)
@@ -914,9 +885,6 @@ def test_a_terminal_that_would_echo_is_refused(monkeypatch: pytest.MonkeyPatch) 
     with pytest.raises(UnsupportedError, match="would show the secret"):
         ask_document(Account)
     assert asked == []
-
-
-# --- nothing leaks ----------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture

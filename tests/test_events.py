@@ -275,9 +275,6 @@ async def test_a_cancelled_call_makes_an_event(store: AccountStore, events: list
     assert "Cancelled" in event.outcome
 
 
-# --- never contents ---------------------------------------------------------------------------------------------------
-
-
 def traces(value: object, /) -> bytes:
     """All that a value holds, at any depth, and what it shows."""
     return f"{value!r} {value}".encode() + pickle.dumps(
@@ -303,9 +300,6 @@ def test_the_search_for_contents_finds_them() -> None:
     for value in (ACCOUNT, {"x": [ACCOUNT.host]}, JSON.encode(ACCOUNT), (b"", {CANARY}), KeyError(CANARY)):
         assert CANARY.encode() in traces(value)
     assert CANARY.encode() not in traces(ACCOUNT.port)
-
-
-# --- observers --------------------------------------------------------------------------------------------------------
 
 
 def logged(caplog: pytest.LogCaptureFixture, /) -> list[logging.LogRecord]:
@@ -351,9 +345,6 @@ async def test_an_async_observer_is_refused() -> None:
 
     with pytest.raises(TypeError, match="observer"):
         AccountStore.open(StoreConfig(storages={"main": StorageConfig("memory://")}), observer=observe)
-
-
-# --- the standard logger ----------------------------------------------------------------------------------------------
 
 
 async def test_without_an_observer_events_are_logged_at_debug(caplog: pytest.LogCaptureFixture) -> None:

@@ -81,9 +81,6 @@ def defined(module: object, /) -> dict[str, Any]:
     }
 
 
-# --- names ------------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("module", NAMES)
 def test_the_public_names_are_these(module: str) -> None:
     """A public module exports just the names that are promised, each once; a star import brings them and no others."""
@@ -102,9 +99,6 @@ def test_the_public_names_are_these(module: str) -> None:
 def test_the_members_of_the_store_are_these() -> None:
     """`AccountStore` has just the public members that are promised."""
     assert {name for name in vars(AccountStore) if not name.startswith("_")} == set(STORE.split())
-
-
-# --- docstrings and signatures ----------------------------------------------------------------------------------------
 
 
 def documentable() -> Iterator[tuple[str, Any]]:
@@ -154,9 +148,6 @@ def test_data_goes_by_position_and_options_by_name() -> None:
             assert kinds <= {inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.KEYWORD_ONLY}, f"{cls}.{name}"
 
 
-# --- the distribution -------------------------------------------------------------------------------------------------
-
-
 def test_the_package_is_typed() -> None:
     """`py.typed` is shipped, so that type checkers read the package's annotations (PEP 561)."""
     assert (files("accountstore") / "py.typed").is_file()
@@ -172,8 +163,6 @@ def test_the_dependencies_are_light() -> None:
     core = {re.split(r"[^\w-]", line)[0] for line in requires("accountstore") or [] if "extra ==" not in line}
     assert core == {"anyio", "fsspec", "msgspec", "platformdirs"}
 
-
-# --- importing --------------------------------------------------------------------------------------------------------
 
 WATCH = """
     import json, os, sys, threading

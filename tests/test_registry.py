@@ -116,9 +116,6 @@ async def refused(url: str, /, engine: str = "fsspec", **options: Any) -> str:
     return str(caught.value)
 
 
-# --- built in ---------------------------------------------------------------------------------------------------------
-
-
 def test_the_built_in_schemes_have_their_backends() -> None:
     """`memory`, `file` and `local` have backends of their own; a scheme that is not built in goes to fsspec."""
     assert find_backend("memory") is memory.open_backend
@@ -206,9 +203,6 @@ def test_backends_are_imported_on_first_use(tmp_path: Path) -> None:
     command = [*PYTHON, "-c", textwrap.dedent(code), str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.stdout, done.stderr) == ("well\n", "")
-
-
-# --- other packages ---------------------------------------------------------------------------------------------------
 
 
 async def test_another_packages_backend_works_from_end_to_end(install: Callable[..., str]) -> None:

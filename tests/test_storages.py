@@ -35,9 +35,6 @@ def closing(error: Exception | None = None, /) -> FaultyBackend:
     return FaultyBackend(MemoryBackend(), [Fault("aclose", 1, "before", error)] if error else [])
 
 
-# --- opening and closing ----------------------------------------------------------------------------------------------
-
-
 async def test_a_store_may_be_awaited_and_closed_by_hand() -> None:
     """`await AccountStore.open(...)` gives an open store, that `aclose` or `async with` closes."""
     config = StoreConfig(storages={"main": StorageConfig("memory://")})
@@ -126,8 +123,6 @@ async def test_a_failed_opening_closes_what_it_opened(
     assert CANARY not in "".join(traceback.format_exception(caught.value))
     assert opened.calls["aclose"] == 1
 
-
-# --- one process, one event loop --------------------------------------------------------------------------------------
 
 FORKED = """
 import os, sys
@@ -229,9 +224,6 @@ def test_a_store_is_of_no_use_on_a_second_event_loop(kind: str, moment: str) -> 
     cast("Any", store)._resolver.storages._loop = None
     anyio.run(use, backend=kind)
     assert backend.log == ["write", "read"]
-
-
-# --- after the end ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("call", CALLS)

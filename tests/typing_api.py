@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from accountstore import *  # noqa: F403 -- as above
 from accountstore.errors import *  # noqa: F403 -- mypy does not follow `__all__ +=` to them
 
-# --- the model: a string is as good as a Secret -------------------------------------------------------------------
+# the model: a string is as good as a Secret
 
 plain = PasswordCredentials(login="l", password="p")
 wrapped = PasswordCredentials(login="l", password=Secret("p"))
@@ -76,7 +76,7 @@ assert_type(full_config.storages["a"].timeout, float)
 assert_type(full_config.storages["a"].attempts, int)
 
 
-# --- the store -----------------------------------------------------------------------------------------------------
+# the store
 
 
 def observe(event: Event) -> None:
@@ -202,7 +202,7 @@ async def errors(store: AccountStore) -> None:
         assert_type(broken.errno, int | None)
 
 
-# --- mistakes that a type checker finds: each suppression below is an error when it suppresses nothing --------------
+# mistakes that a type checker finds: each suppression below is an error when it suppresses nothing
 
 
 async def mistakes(store: AccountStore) -> None:
