@@ -13,6 +13,7 @@ import traceback
 import warnings
 from contextlib import suppress
 from getpass import GetPassWarning
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 from unittest.mock import Mock
 
@@ -37,7 +38,6 @@ from accountstore.codecs import JSON
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
-    from pathlib import Path
 
 SINGLE: dict[str, Any] = json.loads("""{
     "host": "smtp.example.com", "port": 465, "securityOptions": "SSLAuto", "protocolType": "SMTP",
@@ -55,12 +55,8 @@ PASSWORD: dict[str, Any] = json.loads("""{
         "discriminator": "EmailClientAccountPasswordCredentials", "login": "me", "password": "CANARY-password"
     }
 }""")
-
-
 MULTI: dict[str, Any] = {"receiveAccounts": [PASSWORD, SINGLE], "sendAccount": SINGLE}
 CANARIES = re.findall(r"CANARY-[\w-]+", json.dumps(SINGLE))
-
-
 CONFIG = """\
 default = "First Storage"
 max_bytes = 20_000
@@ -113,41 +109,12 @@ def program(*arguments: str, **options: Any) -> Answer:
     return python("-m", "accountstore.cli", *arguments, **options)
 
 
-class Commands:
-    """Runs commands in a folder that has a configuration and nothing else."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def __call__(self, *arguments: str, stdin: bytes | dict[str, Any] = b"") -> Answer:
-        """In this process."""
-        given = json.dumps(stdin).encode() if isinstance(stdin, dict) else stdin
-        result = CliRunner().invoke(app, arguments, input=given, prog_name="accountstore")
-        crash = ""
-        if result.exception is not None and not isinstance(result.exception, SystemExit):
-            crash = "".join(traceback.format_exception(result.exception))
-        return Answer(result.exit_code, result.stdout_bytes, result.stderr, crash)
-
-    def configure(self, text: str) -> None:
-        (self.folder / "accountstore.toml").write_text(text, encoding="utf-8")
-
-    def file(self, name: str, storage: str = "first") -> Path:
-        return self.folder / storage / name
-
-    def document(self, location: str) -> Any:
-        """The whole document at a location."""
-        return json.loads(self("get", "--json", "--reveal", location).out)
-
-    def files(self) -> list[str]:
-        paths = (path for path in self.folder.rglob("*") if path.is_file() and path.name != "accountstore.toml")
-        return sorted(str(path.relative_to(self.folder)) for path in paths)
-
-
 COMMAND: Any = get_command(app)
 
 
-@pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Commands:
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A working directory that has a configuration and nothing else."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     outside = {"ACCOUNTSTORE_CONFIG", "COLUMNS", "FORCE_COLOR", "NO_COLOR", "PYTHONIOENCODING", "PYTHONUNBUFFERED"}
@@ -155,40 +122,60 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Commands:
         monkeypatch.delenv(name, raising=False)
     # The runner would build all commands anew for each call, which takes longer than most of them.
     monkeypatch.setattr("typer.testing._get_command", lambda _: COMMAND, raising=False)  # pyright: ignore[reportUnknownLambdaType] -- typer's own
-    commands = Commands(tmp_path)
-    commands.configure(CONFIG)
-    return commands
+    configure(CONFIG)
+
+
+def configure(text: str) -> None:
+    Path("accountstore.toml").write_text(text, encoding="utf-8")
+
+
+def run(*arguments: str, stdin: bytes | dict[str, Any] = b"") -> Answer:
+    """Run a command in this process."""
+    given = json.dumps(stdin).encode() if isinstance(stdin, dict) else stdin
+    result = CliRunner().invoke(app, arguments, input=given, prog_name="accountstore")
+    crash = ""
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        crash = "".join(traceback.format_exception(result.exception))
+    return Answer(result.exit_code, result.stdout_bytes, result.stderr, crash)
+
+
+def document_at(location: str) -> Any:
+    """The whole document at a location."""
+    return json.loads(run("get", "--json", "--reveal", location).out)
+
+
+def files() -> list[str]:
+    return sorted(str(path) for path in Path().rglob("*") if path.is_file() and path.name != "accountstore.toml")
 
 
 @pytest.fixture
-def saved(run: Commands) -> Commands:
+def saved() -> None:
     """With a document at `a.account`."""
     run("save", "a.account", stdin=SINGLE)
-    return run
 
 
 @pytest.mark.parametrize(
     ("name", "document", "other"), [("x.account", SINGLE, MULTI), ("x.multi.account", MULTI, SINGLE)]
 )
 def test_save_takes_a_document_only_under_the_extension_of_its_kind(
-    run: Commands, name: str, document: dict[str, Any], other: dict[str, Any]
+    name: str, document: dict[str, Any], other: dict[str, Any]
 ) -> None:
     """`save` writes one account to `*.account` and several to `*.multi.account`, and otherwise makes no file."""
     assert run("save", name, stdin=other).refusal.startswith("standard input: ")
-    assert run.files() == []
+    assert files() == []
     answer = run("save", name, stdin=document)
     assert (answer.code, answer.everything) == (0, "")
-    assert json.loads(run.file(name).read_bytes()) == document
+    assert json.loads(Path("first", name).read_bytes()) == document
 
 
 @pytest.mark.parametrize("name", [".account", ".multi.account", "x.Account", "x.account.txt", "x"])
-def test_every_command_refuses_other_extensions_before_any_io(run: Commands, name: str) -> None:
+def test_every_command_refuses_other_extensions_before_any_io(name: str) -> None:
     """A name that ends in neither extension is refused; most commands do not even open the storage, and none writes."""
     for command in ("save {}", "get {}", "get --json {}", "rm {}", "cp {} new/", "mv {} new/"):
         refusal = run(*command.format(name).split(), stdin=SINGLE).refusal
         assert refusal == f"{name}: the file name must end in .account or .multi.account, with a name before it"
-        assert command[:2] in {"cp", "mv"} or not run.folder.joinpath("first").exists()
-    assert run.files() == []
+        assert command[:2] in {"cp", "mv"} or not Path("first").exists()
+    assert files() == []
 
 
 OF_ONE = ("get {}", "get --json {}", "rm {}", "cp {} new/", "mv {} new/")
@@ -207,41 +194,41 @@ BAD_FOLDERS = (":", "a//b", "../x", "x.account", "a*", "//")
         (("check {}",), "Nope", ".*Nope.*is not configured.*"),
     ],
 )
-def test_a_name_that_leads_nowhere_is_reported(
-    run: Commands, commands: tuple[str, ...], name: str, refusal: str
-) -> None:
+def test_a_name_that_leads_nowhere_is_reported(commands: tuple[str, ...], name: str, refusal: str) -> None:
     """What is not there, not allowed or not configured ends with exit code 1 and one line that shows the name."""
     for command in commands:
         assert re.fullmatch(refusal, run(*command.format(name).split(), stdin=SINGLE).refusal)
-    assert run.files() == []
+    assert files() == []
 
 
 @pytest.mark.parametrize(("name", "document"), [("a.account", SINGLE), ("a.multi.account", MULTI)])
-def test_a_pipe_of_two_programs_copies_the_whole_document(run: Commands, name: str, document: dict[str, Any]) -> None:
+def test_a_pipe_of_two_programs_copies_the_whole_document(name: str, document: dict[str, Any]) -> None:
     """`get --json --reveal A | save B` keeps every byte, fields that this release does not know included."""
     run("save", name, stdin=document)
     got = program("get", "--json", "--reveal", name)
     saved = program("save", f"mail/{name}", stdin=got.raw)
     assert (got.code, got.err, saved.code, saved.everything) == (0, "", 0, "")
-    assert run.file(name).read_bytes() == run.file(f"mail/{name}").read_bytes() == json.dumps(document).encode()
-    assert got.raw == run.file(name).read_bytes() + b"\n"
+    assert (
+        Path("first", name).read_bytes() == Path("first", f"mail/{name}").read_bytes() == json.dumps(document).encode()
+    )
+    assert got.raw == Path("first", name).read_bytes() + b"\n"
 
 
-def test_a_storage_with_another_codec_takes_and_gives_json(run: Commands) -> None:
+def test_a_storage_with_another_codec_takes_and_gives_json() -> None:
     """A MessagePack storage keeps the same document, and `get` shows it as JSON."""
     assert run("save", "Archive:a.account", stdin=SINGLE).code == 0
-    assert not run.file("a.account", "archive").read_bytes().startswith(b"{")
-    assert run.document("Archive:a.account") == SINGLE
+    assert not Path("archive", "a.account").read_bytes().startswith(b"{")
+    assert document_at("Archive:a.account") == SINGLE
 
 
-def test_get_masks_secrets_in_both_views(saved: Commands) -> None:
+def test_get_masks_secrets_in_both_views(saved: None) -> None:
     """Without `--reveal`, secrets, unknown fields and a `requestUrl` that is no address show as asterisks."""
     stars = "**********"
     hidden = ("clientSecret", "refreshToken", "accessToken", "requestUrl", "ofTomorrow")
     credentials = SINGLE["credentials"] | dict.fromkeys(hidden, stars)
-    masked = json.loads(saved("get", "--json", "a.account").out)
+    masked = json.loads(run("get", "--json", "a.account").out)
     assert masked == SINGLE | {"credentials": credentials, "alsoOfTomorrow": stars}
-    view = saved("get", "a.account").out
+    view = run("get", "a.account").out
     assert view.count(stars) == 6
     for shown in ("smtp.example.com", "465", "SSLAuto", "SMTP", "example@example.com", "OAuth", "clientId"):
         assert shown in view
@@ -262,15 +249,15 @@ def test_get_masks_secrets_in_both_views(saved: Commands) -> None:
         ("", False),
     ],
 )
-def test_a_request_url_shows_only_as_a_plain_address(run: Commands, url: str, shown: bool) -> None:
+def test_a_request_url_shows_only_as_a_plain_address(url: str, shown: bool) -> None:
     """Some programs put a token into `requestUrl`, so anything but an address is masked."""
     run("save", "a.account", stdin=SINGLE | {"credentials": SINGLE["credentials"] | {"requestUrl": url}})
     masked = json.loads(run("get", "--json", "a.account").out)
     assert (masked["credentials"]["requestUrl"] == url) is shown
-    assert run.document("a.account")["credentials"]["requestUrl"] == url
+    assert document_at("a.account")["credentials"]["requestUrl"] == url
 
 
-def test_get_shows_every_account_of_a_multi_account(run: Commands) -> None:
+def test_get_shows_every_account_of_a_multi_account() -> None:
     """The view of a multi account has one table for each account, unknown fields of the whole included."""
     run("save", "a.multi.account", stdin=MULTI | {"ofTomorrow": [1, {"x": None}]})
     view = run("get", "a.multi.account").out
@@ -279,20 +266,20 @@ def test_get_shows_every_account_of_a_multi_account(run: Commands) -> None:
     assert '[1, {"x": null}]' in run("get", "--reveal", "a.multi.account").out
 
 
-def test_null_fields_do_not_show_in_the_view(run: Commands) -> None:
+def test_null_fields_do_not_show_in_the_view() -> None:
     """A field that is null, as other programs write it, is not there for people, and is kept for programs."""
     run("save", "a.account", stdin=SINGLE | {"cacheFile": None})
     assert "cacheFile" not in run("get", "a.account").out
     assert json.loads(run("get", "--json", "a.account").out)["cacheFile"] is None
 
 
-def test_save_refuses_masked_json(saved: Commands) -> None:
+def test_save_refuses_masked_json(saved: None) -> None:
     """Masked JSON is not saved over the secrets that it hides."""
-    masked = saved("get", "--json", "a.account").raw
-    assert saved("save", "a.account", stdin=masked).refusal.startswith("standard input: a secret in it is masked")
-    assert saved.document("a.account") == SINGLE
+    masked = run("get", "--json", "a.account").raw
+    assert run("save", "a.account", stdin=masked).refusal.startswith("standard input: a secret in it is masked")
+    assert document_at("a.account") == SINGLE
     multi = MULTI | {"sendAccount": json.loads(masked)}
-    assert saved("save", "a.multi.account", stdin=multi).code == 1
+    assert run("save", "a.multi.account", stdin=multi).code == 1
 
 
 def wrong(**fields: object) -> bytes:
@@ -314,16 +301,16 @@ def wrong(**fields: object) -> bytes:
         (wrong(long="CANARY" * 5000), "has more than the 20000 bytes allowed"),
     ],
 )
-def test_save_names_the_field_and_quotes_no_value(run: Commands, data: bytes, reason: str) -> None:
+def test_save_names_the_field_and_quotes_no_value(data: bytes, reason: str) -> None:
     """What is not a document is refused with its field, without a value of it, and nothing is written."""
     refusal = run("save", "a.account", stdin=data).refusal
     assert refusal.startswith("standard input: ")
     assert reason in refusal
     assert "CANARY" not in refusal
-    assert run.files() == []
+    assert files() == []
 
 
-def test_characters_that_steer_a_terminal_show_as_escapes(run: Commands) -> None:
+def test_characters_that_steer_a_terminal_show_as_escapes() -> None:
     """A host with control or direction characters shows as escapes; the program's output has it as it is."""
     host = "a\x1b[31mb\x9bc\u202ed.example.com"
     run("save", "a.account", stdin=json.dumps(SINGLE | {"host": host}, ensure_ascii=False).encode())
@@ -331,17 +318,16 @@ def test_characters_that_steer_a_terminal_show_as_escapes(run: Commands) -> None
         assert not any(mark in answer.out for mark in "\x1b\x9b\u202e")
         assert "\\u202e" in answer.out
     assert json.loads(run("get", "--json", "a.account").out)["host"] == host
-    assert run.document("a.account")["host"] == host
+    assert document_at("a.account")["host"] == host
 
 
 @pytest.fixture
-def tree(run: Commands) -> Commands:
+def tree() -> None:
     data = json.dumps(SINGLE).encode()
     for name in ("a.account", "b.multi.account", "mail/c.account", "mail/team a/d.account", "note.txt"):
-        run.file(name).parent.mkdir(parents=True, exist_ok=True)
-        run.file(name).write_bytes(data)
+        Path("first", name).parent.mkdir(parents=True, exist_ok=True)
+        Path("first", name).write_bytes(data)
     run("save", "Archive:old/e.account", stdin=SINGLE)
-    return run
 
 
 @pytest.mark.parametrize(
@@ -361,9 +347,9 @@ def tree(run: Commands) -> Commands:
         (["nowhere"], []),
     ],
 )
-def test_ls_prints_one_location_a_line_in_a_pipe(tree: Commands, arguments: list[str], lines: list[str]) -> None:
+def test_ls_prints_one_location_a_line_in_a_pipe(tree: None, arguments: list[str], lines: list[str]) -> None:
     """In a pipe `ls` prints locations that every other command takes, and nothing else."""
-    answer = tree("ls", *arguments)
+    answer = run("ls", *arguments)
     assert (answer.code, answer.err) == (0, "")
     assert answer.out.splitlines() == lines
     for line in lines:
@@ -383,9 +369,7 @@ def list_many(monkeypatch: pytest.MonkeyPatch, count: int, end: Exception | None
 
 
 @pytest.mark.parametrize(("before", "printed"), [(1700, 1500), (499, 0)])
-def test_a_large_listing_prints_before_it_ends(
-    run: Commands, monkeypatch: pytest.MonkeyPatch, before: int, printed: int
-) -> None:
+def test_a_large_listing_prints_before_it_ends(monkeypatch: pytest.MonkeyPatch, before: int, printed: int) -> None:
     """`ls` prints pages as they come: what came before a failure is printed but for the page not yet full."""
     list_many(monkeypatch, before, BackendError("the storage failed"))
     answer = run("ls")
@@ -394,7 +378,7 @@ def test_a_large_listing_prints_before_it_ends(
 
 
 @pytest.mark.parametrize("count", [4, 500, 1200])
-def test_a_large_listing_is_one_table(run: Commands, monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+def test_a_large_listing_is_one_table(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
     """On a terminal the names of the columns show once, above all pages, and the number of documents below."""
     list_many(monkeypatch, count)
     for module in ("commands", "show"):
@@ -406,27 +390,27 @@ def test_a_large_listing_is_one_table(run: Commands, monkeypatch: pytest.MonkeyP
     assert total.startswith(f"{count:,} documents")
 
 
-def test_rm_removes_what_is_there_and_reports_what_is_not(tree: Commands) -> None:
+def test_rm_removes_what_is_there_and_reports_what_is_not(tree: None) -> None:
     """`rm` goes on after a missing document and then ends with exit code 1."""
-    answer = tree("rm", "a.account", "nope.account", "Archive:old/e.account")
+    answer = run("rm", "a.account", "nope.account", "Archive:old/e.account")
     assert answer.refusal == "nope.account: there is no such document"
     left = ("b.multi.account", "mail/c.account", "mail/team a/d.account", "note.txt")
-    assert tree.files() == [f"first/{name}" for name in left]
+    assert files() == [f"first/{name}" for name in left]
 
 
-def test_rm_with_force_takes_a_missing_document_for_removed(tree: Commands) -> None:
+def test_rm_with_force_takes_a_missing_document_for_removed(tree: None) -> None:
     """With `-f` a missing document is no error."""
     for force in ("-f", "--force"):
-        answer = tree("rm", force, "nope.account", "a.account")
+        answer = run("rm", force, "nope.account", "a.account")
         assert (answer.code, answer.everything) == (0, "")
-    assert not tree.file("a.account").exists()
+    assert not Path("first", "a.account").exists()
 
 
 @pytest.mark.parametrize("bad", ["x.txt", "../a.account", "Nope:a.account"])
-def test_rm_checks_every_name_before_it_removes_anything(tree: Commands, bad: str) -> None:
+def test_rm_checks_every_name_before_it_removes_anything(tree: None, bad: str) -> None:
     """One wrong name among several leaves all documents where they are."""
-    assert tree("rm", "a.account", bad).code == 1
-    assert tree.file("a.account").exists()
+    assert run("rm", "a.account", bad).code == 1
+    assert Path("first", "a.account").exists()
 
 
 @pytest.mark.parametrize("command", ["cp", "mv"])
@@ -440,37 +424,37 @@ def test_rm_checks_every_name_before_it_removes_anything(tree: Commands, bad: st
         ("First Storage:z.account", "z.account"),
     ],
 )
-def test_cp_and_mv_bring_the_whole_document(saved: Commands, command: str, target: str, arrives: str) -> None:
+def test_cp_and_mv_bring_the_whole_document(saved: None, command: str, target: str, arrives: str) -> None:
     """`cp` and `mv` bring every field to another name, folder or storage; `mv` removes the source."""
-    assert saved(command, "a.account", target).everything == ""
-    assert saved.document(arrives) == SINGLE
-    assert saved.file("a.account").exists() is (command == "cp")
+    assert run(command, "a.account", target).everything == ""
+    assert document_at(arrives) == SINGLE
+    assert Path("first", "a.account").exists() is (command == "cp")
 
 
 @pytest.mark.parametrize("command", ["save b.account", "cp a.account b.account", "mv a.account b.account"])
-def test_a_document_is_replaced_unless_create_is_given(run: Commands, command: str) -> None:
+def test_a_document_is_replaced_unless_create_is_given(command: str) -> None:
     """`save`, `cp` and `mv` replace a document; with `--create` both it and the source stay."""
     other = SINGLE | {"host": "other.example.com"}
     run("save", "a.account", stdin=SINGLE)
     assert run("save", "--create", "b.account", stdin=other).code == 0
     answer = run(*command.split(), "--create", stdin=SINGLE)
     assert answer.refusal == "b.account: there is a document already"
-    assert (run.document("a.account"), run.document("b.account")) == (SINGLE, other)
+    assert (document_at("a.account"), document_at("b.account")) == (SINGLE, other)
     assert run(*command.split(), stdin=SINGLE).code == 0
-    assert run.document("b.account") == SINGLE
+    assert document_at("b.account") == SINGLE
 
 
 @pytest.mark.parametrize("command", ["cp", "mv"])
 @pytest.mark.parametrize("target", ["a.multi.account", "First Storage:a.account"])
-def test_cp_and_mv_refuse_another_kind_and_the_same_place(saved: Commands, command: str, target: str) -> None:
+def test_cp_and_mv_refuse_another_kind_and_the_same_place(saved: None, command: str, target: str) -> None:
     """A document does not change its kind by a copy, and is not copied onto itself."""
-    assert "source and target " in saved(command, "a.account", target).refusal
-    assert saved.files() == ["first/a.account"]
+    assert "source and target " in run(command, "a.account", target).refusal
+    assert files() == ["first/a.account"]
 
 
-def test_storages_shows_each_without_credentials(run: Commands) -> None:
+def test_storages_shows_each_without_credentials() -> None:
     """`storages` shows name, default, URL and promises; no user, password, query or option."""
-    run.configure(
+    configure(
         CONFIG + '[storages.Far]\nurl = "ftp://CANARY-user:CANARY-word@127.0.0.1:1/mail?CANARY-query"\n'
         'options = { password = "CANARY-option" }\n'
     )
@@ -478,13 +462,13 @@ def test_storages_shows_each_without_credentials(run: Commands) -> None:
     assert (answer.code, answer.err) == (0, "")
     rows = [line.split() for line in answer.out.splitlines()[2:]]
     assert [row[0] for row in rows] == ["First", "Archive", "Far"]
-    assert rows[0][2:] == ["yes", str(run.folder / "first"), *["yes"] * 4]
-    assert rows[1][1:] == [str(run.folder / "archive"), *["yes"] * 4]
+    assert rows[0][2:] == ["yes", str(Path("first").absolute()), *["yes"] * 4]
+    assert rows[1][1:] == [str(Path("archive").absolute()), *["yes"] * 4]
     assert rows[2][1:] == ["ftp://127.0.0.1:1/mail", *["no"] * 4]
     assert "CANARY" not in answer.everything
 
 
-def test_check_proves_a_storage(run: Commands) -> None:
+def test_check_proves_a_storage() -> None:
     """`check` lists its steps, says what they prove and ends with 0; a storage is chosen by name."""
     for arguments, name in (([], "First Storage"), (["Archive"], "Archive")):
         answer = run("check", *arguments)
@@ -495,21 +479,21 @@ def test_check_proves_a_storage(run: Commands) -> None:
         steps = answer.out.partition("create has one winner")[0].splitlines()[3:]
         assert len(steps) >= 8
         assert all(" ok " in step for step in steps)
-    assert run.files() == []
+    assert files() == []
 
 
-def test_check_of_a_storage_that_fails_ends_with_one(run: Commands) -> None:
+def test_check_of_a_storage_that_fails_ends_with_one() -> None:
     """A step that fails shows its reason, and the exit code is 1."""
-    run.configure(CONFIG + '[storages.Far]\nurl = "ftp://127.0.0.1:1/mail"\n')
+    configure(CONFIG + '[storages.Far]\nurl = "ftp://127.0.0.1:1/mail"\n')
     answer = run("check", "Far")
     assert answer.code == 1
     assert "UnavailableError: " in answer.out
     assert "create has one winner: not promised by this storage" in answer.out
 
 
-def test_a_storage_that_cannot_be_reached_is_named_in_one_line(run: Commands) -> None:
+def test_a_storage_that_cannot_be_reached_is_named_in_one_line() -> None:
     """A storage that is down is named with its place; a write that did not reach it is not called uncertain."""
-    run.configure(CONFIG + '[storages.Far]\nurl = "ftp://me:CANARY@127.0.0.1:1/mail"\nattempts = 1\n')
+    configure(CONFIG + '[storages.Far]\nurl = "ftp://me:CANARY@127.0.0.1:1/mail"\nattempts = 1\n')
     for command in ("get Far:a.account", "save Far:a.account"):
         refusal = run(*command.split(), stdin=SINGLE).refusal
         assert refusal.startswith("Far:a.account: the storage cannot be reached or is busy (")
@@ -517,9 +501,7 @@ def test_a_storage_that_cannot_be_reached_is_named_in_one_line(run: Commands) ->
         assert "CANARY" not in refusal
 
 
-def test_check_of_a_storage_that_ignores_conditions_ends_with_one(
-    run: Commands, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_check_of_a_storage_that_ignores_conditions_ends_with_one(monkeypatch: pytest.MonkeyPatch) -> None:
     """A backend that declares more than it keeps is found out."""
     monkeypatch.setattr("accountstore.backends.local.files.Files._compare", Mock())
     answer = run("check")
@@ -547,23 +529,21 @@ A = '[storages.a]\nurl = "a"\n'
     ],
 )
 def test_a_faulty_configuration_is_reported_in_one_line(
-    run: Commands, monkeypatch: pytest.MonkeyPatch, text: str, reason: str
+    monkeypatch: pytest.MonkeyPatch, text: str, reason: str
 ) -> None:
     """Whatever is wrong with the configuration ends every command with 1 and one line that says where."""
     from fsspec.registry import known_implementations
 
     monkeypatch.setitem(known_implementations, "absent", {"class": "absentfs.Files", "err": "pip install absentfs"})
-    run.configure(text)
+    configure(text)
     for command in ("storages", "get a.account", "save a.account"):
         assert reason in run(*command.split(), stdin=SINGLE).refusal
 
 
-def test_the_configuration_is_chosen_on_the_command_line_or_by_the_environment(
-    run: Commands, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_configuration_is_chosen_on_the_command_line_or_by_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """`--config` goes before the environment variable, and that before the file in the working directory."""
     for name in ("given", "named"):
-        (run.folder / f"{name}.toml").write_text(f'[storages.{name}]\nurl = "{name}"\n', encoding="utf-8")
+        Path(f"{name}.toml").write_text(f'[storages.{name}]\nurl = "{name}"\n', encoding="utf-8")
     assert "First Storage" in run("storages").out
     monkeypatch.setenv("ACCOUNTSTORE_CONFIG", "named.toml")
     assert run("storages").out.splitlines()[2].startswith("named")
@@ -578,7 +558,7 @@ NAMES = ("demo", "storages", "check", "save", "get", "ls", "rm", "cp", "mv")
 @pytest.mark.parametrize(
     "arguments", ["nope", "get", "get a b", "get --nope a", "rm", "cp a", "--config", "ls -x", "check a b"]
 )
-def test_wrong_usage_ends_with_two(run: Commands, arguments: str) -> None:
+def test_wrong_usage_ends_with_two(arguments: str) -> None:
     """Wrong usage ends with 2, a hint on stderr and no traceback."""
     answer = run(*arguments.split())
     assert (answer.code, answer.out, answer.crash) == (2, "", "")
@@ -587,7 +567,7 @@ def test_wrong_usage_ends_with_two(run: Commands, arguments: str) -> None:
 
 
 @pytest.mark.parametrize("option", ["--help", "-h"])
-def test_help_lists_every_command(run: Commands, option: str) -> None:
+def test_help_lists_every_command(option: str) -> None:
     """The help of the whole names every command and the exit codes."""
     answer = run(option)
     assert answer.code == 0
@@ -597,7 +577,7 @@ def test_help_lists_every_command(run: Commands, option: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_help_of_each_command_has_an_example(run: Commands, name: str) -> None:
+def test_the_help_of_each_command_has_an_example(name: str) -> None:
     """Each command's help says what it does and gives an example of itself."""
     answer = run(name, "--help")
     assert answer.code == 0
@@ -605,14 +585,14 @@ def test_the_help_of_each_command_has_an_example(run: Commands, name: str) -> No
     assert f"accountstore {name}" in answer.out.partition("Examples:")[2].replace("-- ", "") or name == "storages"
 
 
-def test_version_prints_the_version(run: Commands) -> None:
+def test_version_prints_the_version() -> None:
     """`--version` needs no command and no configuration."""
-    run.configure("broken")
+    configure("broken")
     assert run("--version").out == "accountstore 0.1.0\n"
 
 
 @pytest.mark.parametrize("missing", ["typer", "click", "rich"])
-def test_without_the_extra_the_program_says_what_to_install(run: Commands, missing: str) -> None:
+def test_without_the_extra_the_program_says_what_to_install(missing: str) -> None:
     """Where a package of the extra is missing, the program says how to get it and ends with 1."""
     terminal = "sys.stdin.isatty = lambda: True"  # where `save` needs click
     code = f"import sys; {terminal}; sys.modules[{missing!r}] = None; from accountstore.cli import main; main()"
@@ -620,7 +600,7 @@ def test_without_the_extra_the_program_says_what_to_install(run: Commands, missi
     assert refusal == "the command line needs typer, click and rich: pip install 'accountstore[cli]'"
 
 
-def test_another_missing_module_is_not_blamed_on_the_extra(run: Commands) -> None:
+def test_another_missing_module_is_not_blamed_on_the_extra() -> None:
     """A module of our own that cannot be imported is a bug, and shows as one."""
     code = "import sys; sys.modules['accountstore.codecs'] = None; from accountstore.cli import main; main()"
     answer = python("-c", code)
@@ -629,7 +609,7 @@ def test_another_missing_module_is_not_blamed_on_the_extra(run: Commands) -> Non
     assert "pip install" not in answer.err
 
 
-def test_an_interrupt_at_the_start_ends_with_130(run: Commands) -> None:
+def test_an_interrupt_at_the_start_ends_with_130() -> None:
     """Ctrl-C while the commands are still being imported shows no traceback."""
     code = """if True:
         import sys
@@ -644,7 +624,7 @@ def test_an_interrupt_at_the_start_ends_with_130(run: Commands) -> None:
 
 
 @pytest.mark.parametrize("command", ["get a.account", "get --json a.account"])
-def test_a_reader_that_went_away_is_no_message(saved: Commands, command: str) -> None:
+def test_a_reader_that_went_away_is_no_message(saved: None, command: str) -> None:
     """Output into a closed pipe ends the program silently, as a broken pipe ends others."""
     reading, writing = os.pipe()
     os.close(reading)
@@ -654,24 +634,24 @@ def test_a_reader_that_went_away_is_no_message(saved: Commands, command: str) ->
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is always full")
-def test_output_that_cannot_be_written_is_reported(saved: Commands) -> None:
+def test_output_that_cannot_be_written_is_reported(saved: None) -> None:
     """A full disk under the output ends with 1 and one line."""
     with open("/dev/full", "wb") as full:
         answer = program("ls", stdout=full)
     assert answer.refusal == "cannot read the input or write the output (No space left on device)"
 
 
-def test_closed_streams_are_empty_ones(saved: Commands) -> None:
+def test_closed_streams_are_empty_ones(saved: None) -> None:
     """A program started without stdin or stdout reads nothing and writes nowhere."""
     for line, code in (("ls >&-", 0), ("save b.account <&-", 1)):
         command = ["sh", "-c", f'"$0" "$@" -m accountstore.cli {line}', *PYTHON]
         done = subprocess.run(command, capture_output=True, check=False, timeout=HUNG)
         assert done.returncode == code
         assert b"Traceback" not in done.stderr
-    assert saved.files() == ["first/a.account"]
+    assert files() == ["first/a.account"]
 
 
-def test_an_output_that_cannot_show_a_character_gets_its_escape(run: Commands) -> None:
+def test_an_output_that_cannot_show_a_character_gets_its_escape() -> None:
     """Where the output's encoding lacks a character, its escape shows instead of a traceback."""
     run("save", "é.account", stdin=SINGLE)
     answer = program("ls", PYTHONIOENCODING="ascii", PYTHONUTF8="0")
@@ -736,7 +716,7 @@ class Terminal:
             self.shown += data.decode(errors="replace").replace("\r\n", "\n")
 
 
-def test_save_asks_on_a_terminal_and_hides_secrets(run: Commands) -> None:
+def test_save_asks_on_a_terminal_and_hides_secrets() -> None:
     """On a terminal `save` asks for each field, asks again for what cannot be, and does not echo secrets."""
     terminal = Terminal("save", "mail/me.account", PYTHONIOENCODING="utf-8:strict")
     terminal.expect("mail/me.account is new.")
@@ -760,7 +740,7 @@ def test_save_asks_on_a_terminal_and_hides_secrets(run: Commands) -> None:
     assert "imap.example.com" in terminal.shown, "what is not secret is echoed"
     assert "CANARY" not in terminal.shown
     assert "saved mail/me.account" in terminal.shown
-    assert json.loads(run.file("mail/me.account").read_bytes()) == PASSWORD | {
+    assert json.loads(Path("first", "mail/me.account").read_bytes()) == PASSWORD | {
         "securityOptions": "SSLImplicit",
         "protocolType": "IMAP",
         "credentials": {
@@ -773,7 +753,7 @@ def test_save_asks_on_a_terminal_and_hides_secrets(run: Commands) -> None:
     }
 
 
-def test_save_on_a_terminal_refuses_before_it_asks(saved: Commands) -> None:
+def test_save_on_a_terminal_refuses_before_it_asks(saved: None) -> None:
     """With `--create` over a document, nobody has to type a document in vain."""
     terminal = Terminal("save", "--create", "a.account")
     assert terminal.end() == 1
@@ -781,7 +761,7 @@ def test_save_on_a_terminal_refuses_before_it_asks(saved: Commands) -> None:
 
 
 @pytest.mark.parametrize("question", ["Host: ", "Password (hidden): "])
-def test_ctrl_c_ends_with_130_and_writes_nothing(run: Commands, question: str) -> None:
+def test_ctrl_c_ends_with_130_and_writes_nothing(question: str) -> None:
     """The first interrupt at a question ends the program with 130, without a traceback and without a document."""
     # With a buffer, `input()` clears what is raised while it flushes its prompt.
     terminal = Terminal("save", "a.account", PYTHONUNBUFFERED="1")
@@ -792,20 +772,20 @@ def test_ctrl_c_ends_with_130_and_writes_nothing(run: Commands, question: str) -
     terminal.interrupt()
     assert terminal.end() == 130
     assert "Traceback" not in terminal.shown
-    assert run.files() == []
+    assert files() == []
 
 
-def test_the_end_of_input_at_a_question_is_reported(run: Commands) -> None:
+def test_the_end_of_input_at_a_question_is_reported() -> None:
     """Ctrl-D at a question ends with 1 and writes nothing."""
     terminal = Terminal("save", "a.account")
     terminal.expect("Host: ")
     terminal.type(b"\x04")
     assert terminal.end() == 1
     assert terminal.shown.endswith("accountstore: the input ended before the document was complete\n")
-    assert run.files() == []
+    assert files() == []
 
 
-def test_a_terminal_gets_tables_in_its_width(tree: Commands) -> None:
+def test_a_terminal_gets_tables_in_its_width(tree: None) -> None:
     """On a terminal `ls` and `get` show tables no wider than it, in colour unless NO_COLOR is set."""
     listing = Terminal("ls", "-r")
     coloured, without = Terminal("get", "a.account"), Terminal("get", "a.account", NO_COLOR="1")
@@ -827,7 +807,7 @@ def plain(text: str) -> str:
     return re.sub(r"\x1b\[[0-9;]*m", "", text)
 
 
-def test_json_on_a_terminal_is_indented_and_masked(saved: Commands) -> None:
+def test_json_on_a_terminal_is_indented_and_masked(saved: None) -> None:
     """On a terminal `get --json` shows indented JSON that a program can still read."""
     terminal = Terminal("get", "--json", "--reveal", "a.account")
     assert terminal.end() == 0
@@ -845,7 +825,7 @@ def answer_with(monkeypatch: pytest.MonkeyPatch, *answers: str) -> None:
 ONE = ("smtp.example.com", "587", "", "", "", "me", "CANARY-password")
 
 
-def test_answers_are_saved_with_defaults_that_fit_the_port(run: Commands, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_answers_are_saved_with_defaults_that_fit_the_port(monkeypatch: pytest.MonkeyPatch) -> None:
     """The answers make a document, which is saved by the same store that has looked whether there is one."""
     opening = Mock(wraps=AccountStore.open)
     monkeypatch.setattr(AccountStore, "open", opening)
@@ -853,7 +833,7 @@ def test_answers_are_saved_with_defaults_that_fit_the_port(run: Commands, monkey
     answer_with(monkeypatch, *ONE)
     app(["save", "a.account"], standalone_mode=False)
     saved = {"host": "smtp.example.com", "port": 587, "securityOptions": "SSLAuto", "protocolType": "SMTP"}
-    assert json.loads(run.file("a.account").read_bytes()) == PASSWORD | saved
+    assert json.loads(Path("first", "a.account").read_bytes()) == PASSWORD | saved
     assert opening.call_count == 1
 
 
@@ -888,29 +868,27 @@ def test_a_terminal_that_would_echo_is_refused(monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.fixture
-def canaries(run: Commands, monkeypatch: pytest.MonkeyPatch) -> Commands:
+def canaries(monkeypatch: pytest.MonkeyPatch) -> None:
     """Documents and files full of secrets, sound and broken, and storages that are reached with some."""
     far = '[storages.Far]\nurl = "ftp://CANARY-user:CANARY-word@127.0.0.1:1/mail"\n'
-    run.configure(CONFIG + far + 'options = { password = "CANARY-option", acct = "${CANARY_VARIABLE}" }\n')
+    configure(CONFIG + far + 'options = { password = "CANARY-option", acct = "${CANARY_VARIABLE}" }\n')
     monkeypatch.setenv("CANARY_VARIABLE", "CANARY-of-environment")
     run("save", "a.account", stdin=SINGLE)
     run("save", "a.multi.account", stdin=MULTI)
     run("save", "Archive:a.account", stdin=SINGLE)
-    run.file("cut.account").write_bytes(json.dumps(SINGLE).encode()[:-3])
-    run.file("field.account").write_bytes(wrong(port="CANARY-port"))
-    run.file("tag.account").write_bytes(wrong(credentials={"discriminator": "CANARY-tag", "login": "CANARY"}))
-    run.file("text.account").write_bytes(b"CANARY \xff")
-    run.file("big.account").write_bytes(wrong(long="CANARY" * 5000))
-    run.file("cut.account", "archive").write_bytes(run.file("a.account", "archive").read_bytes()[:-3])
-    return run
+    Path("first", "cut.account").write_bytes(json.dumps(SINGLE).encode()[:-3])
+    Path("first", "field.account").write_bytes(wrong(port="CANARY-port"))
+    Path("first", "tag.account").write_bytes(wrong(credentials={"discriminator": "CANARY-tag", "login": "CANARY"}))
+    Path("first", "text.account").write_bytes(b"CANARY \xff")
+    Path("first", "big.account").write_bytes(wrong(long="CANARY" * 5000))
+    Path("archive", "cut.account").write_bytes(Path("archive", "a.account").read_bytes()[:-3])
 
 
 BROKEN = ("cut.account", "field.account", "tag.account", "text.account", "big.account", "Archive:cut.account")
 
 
-def test_no_command_shows_a_secret_unless_asked_to(canaries: Commands) -> None:
+def test_no_command_shows_a_secret_unless_asked_to(canaries: None) -> None:
     """Every command, on every path through it, shows no secret of a document or of the configuration."""
-    run = canaries
     answers = [
         run(*command.split())
         for command in (
@@ -932,18 +910,18 @@ def test_no_command_shows_a_secret_unless_asked_to(canaries: Commands) -> None:
     assert [answer.crash for answer in answers if answer.crash] == []
 
 
-def test_reveal_shows_every_secret(canaries: Commands) -> None:
+def test_reveal_shows_every_secret(canaries: None) -> None:
     """The control: with `--reveal` the same canaries do show, so the search would find them."""
     for arguments in (["--reveal"], ["--reveal", "--json"]):
         for name in ("a.account", "Archive:a.account"):
-            shown = canaries("get", *arguments, name).out
+            shown = run("get", *arguments, name).out
             assert [canary for canary in CANARIES if canary not in shown] == []
             assert "**********" not in shown
-    assert "CANARY-password" in canaries("get", "--reveal", "a.multi.account").out
+    assert "CANARY-password" in run("get", "--reveal", "a.multi.account").out
 
 
 @pytest.mark.parametrize("protected", [True, False])
-def test_a_crash_shows_no_secret(run: Commands, protected: bool) -> None:
+def test_a_crash_shows_no_secret(protected: bool) -> None:
     """A bug's traceback has no local variables in it. The control: typer's own tracebacks can show them."""
     control = "commands.app.pretty_exceptions_enable = commands.app.pretty_exceptions_show_locals = True"
     code = f"""if True:
