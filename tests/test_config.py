@@ -135,34 +135,6 @@ def test_a_byte_order_mark_is_passed_over() -> None:
         assert "c.toml" in str(failure(write(text.encode(encoding))))
 
 
-def test_a_whole_file_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    """All keys of the documentation's example are taken."""
-    monkeypatch.setenv("SFTP_PASSWORD", CANARY)
-    path = write(
-        """
-        default = "First Storage"
-        max_bytes = 1000
-
-        [storages."First Storage"]
-        url = "file:///srv/accounts"
-
-        [storages.Archive]
-        url = "sftp://backup.example.org/accounts"
-        options = { username = "mail", password = "${SFTP_PASSWORD}" }
-        codec = "msgpack"
-        """
-    )
-    options = {"username": "mail", "password": CANARY}
-    assert load_config(path) == StoreConfig(
-        default="First Storage",
-        max_bytes=1000,
-        storages={
-            "First Storage": StorageConfig("file:///srv/accounts"),
-            "Archive": StorageConfig("sftp://backup.example.org/accounts", options, "msgpack"),
-        },
-    )
-
-
 def test_a_lone_storage_is_the_default() -> None:
     """`default` may be left out with one storage, and not with two."""
     assert opened(write(MEMORY % "only")) == ("only",)
@@ -173,8 +145,7 @@ def test_a_lone_storage_is_the_default() -> None:
 
 def test_a_relative_folder_is_in_the_files_own(tmp_path: Path) -> None:
     """A folder without a scheme is relative to the file that names it; one in Python to the working directory."""
-    path = write('[storages.a]\nurl = "accounts"\n', tmp_path / "etc" / "c.toml")
-    opened(path)
+    opened(write('[storages.a]\nurl = "accounts"\n', tmp_path / "etc" / "c.toml"))
     assert (tmp_path / "etc" / "accounts").is_dir()
     os.chdir(tmp_path / "etc")
     opened(write('[storages.a]\nurl = "./other/deep"\n', tmp_path / "etc" / "c.toml").name)

@@ -14,7 +14,7 @@ import anyio
 import pytest
 from running import HUNG, PYTHON
 
-from accountstore import AccountStore, Location, registry
+from accountstore import AccountStore, Location, StorageConfig, StoreConfig, registry
 from accountstore.backends.memory import MemoryBackend
 from accountstore.config import load_config
 from accountstore.testing import store_over
@@ -108,8 +108,10 @@ def test_configuration_example_loads(tmp_path: Path, monkeypatch: pytest.MonkeyP
     path = tmp_path / "accountstore.toml"
     path.write_text(_blocks("toml")[1])
     config = load_config(path)
-    assert config.default_name() == "First Storage"
-    assert config.storages["Archive"].options["password"] == "hidden"
+    options = {"username": "mail", "password": "hidden"}
+    archive = StorageConfig("sftp://backup.example.org/srv/accounts", options, "msgpack")
+    storages = {"First Storage": StorageConfig("file:///srv/accounts"), "Archive": archive}
+    assert config == StoreConfig(default="First Storage", max_bytes=262144, storages=storages)
     assert "hidden" not in repr(config)
 
 
