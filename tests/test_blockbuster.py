@@ -46,9 +46,7 @@ def _waits_for_an_import(thread: int) -> bool:
 
 @pytest.mark.parametrize("allowed", [True, False], ids=["allowed", "control"])
 def test_event_loops_may_import_the_same_module(allowed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An event loop that waits for another thread's import of the same module is no blocking call: the packages below
-    import on first use. The control: to the detector as it comes it is one.
-    """
+    """Waiting for another thread's import is no blocking call. The control: to the plain detector it is."""
     begun, given_up = threading.Event(), threading.Event()
     loop = threading.get_ident()
     name = f"imported_{allowed}".lower()

@@ -20,10 +20,8 @@ from unittest.mock import Mock
 import pytest
 from running import HUNG, PYTHON
 
-pytest.importorskip("pty", reason="the terminal tests need pseudo terminals")
-pytest.importorskip("typer")
-pytest.importorskip("click")
-pytest.importorskip("rich")
+for package in ("pty", "typer", "click", "rich"):
+    pytest.importorskip(package)
 
 import pty
 import termios

@@ -329,9 +329,7 @@ def test_a_fault_in_python_names_the_key(config: StoreConfig, parts: tuple[str, 
 
 
 def test_a_policy_is_that_of_its_storage(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a storage says of its engine, time, attempts and conditions is that storage's; any other has fsspec, 30 s
-    and four attempts, and its conditions are probed before they are relied on.
-    """
+    """Engine, time, attempts and conditions are each storage's own; another has fsspec, 30 s, four and the probe."""
     own = 'engine = "obstore"\ntimeout = 5\nattempts = 1\nconditions = "trust"\n'
     config = load_config(write('default = "a"\n' + A + B + own))
     b = StorageConfig("memory://", engine="obstore", timeout=5.0, attempts=1, conditions="trust")

@@ -151,9 +151,7 @@ RAISED: Mapping[type[AccountStoreError], Callable[[AccountStore], Awaitable[obje
 @pytest.mark.anyio
 @pytest.mark.parametrize("cls", RAISED)
 async def test_each_class_is_raised(cls: type[AccountStoreError]) -> None:
-    """A public call raises just this class, and standard Python code catches it by its twin; as it is, it can be
-    pickled: for worker processes and task queues.
-    """
+    """A public call raises just this class; Python's own twin catches it; and it can be pickled."""
     _, store = await prepared()
     with pytest.raises(drawn()[cls.__name__][-1]) as caught:
         await RAISED[cls](store)
@@ -376,9 +374,7 @@ class ThrottledError(UnavailableError):
 
 @pytest.mark.anyio
 async def test_an_error_of_a_backends_own_comes_out_whole() -> None:
-    """A backend that raises the library's errors, or its own kinds of them with attributes of their own, is taken at
-    its word; the location is the caller's.
-    """
+    """The library's errors, or a backend's own kinds of them, come out whole, about the caller's location."""
     own = [cls("own words", location=MISSING) for cls in CLASSES if issubclass(cls, BackendError)]
     for error in (*own, ThrottledError(503, 2.5)):
         store = over(Raising(error))

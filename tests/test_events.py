@@ -189,9 +189,7 @@ async def test_events_count_the_attempts(events: list[Event]) -> None:
 
 
 async def test_a_call_that_is_tried_again_makes_one_event(events: list[Event]) -> None:
-    """Whatever fails for a while below is one event, with the outcome of the last attempt; it counts as one attempt,
-    for those of `update` and `move` are what an event counts.
-    """
+    """What fails for a while below is one event of one attempt, with the outcome of the last."""
     operations: tuple[Operation, ...] = ("write", "read")
     faults = [Fault(operation, nth, "before", ConnectionResetError()) for operation in operations for nth in (1, 2)]
     backend = FaultyBackend(MemoryBackend(), faults)
@@ -249,9 +247,7 @@ async def test_events_name_the_storage_that_is_meant(tmp_path: Path, events: lis
 
 
 async def test_events_of_a_scope_tell_documents_apart(store: AccountStore, events: list[Event]) -> None:
-    """Who audits a store with several tenants sees whose document it was: the same observer gets the events, with the
-    location in the storage.
-    """
+    """The observer of the store gets the events of its tenants too, with the location in the storage."""
     for tenant in ("a", "b"):
         scoped = store.scoped(f"tenants/{tenant}")
         await scoped.save(AT, ACCOUNT)
@@ -277,17 +273,14 @@ async def test_a_cancelled_call_makes_an_event(store: AccountStore, events: list
 
 def traces(value: object, /) -> bytes:
     """All that a value holds, at any depth, and what it shows."""
-    return f"{value!r} {value}".encode() + pickle.dumps(
-        msgspec.to_builtins(value, builtin_types=[bytes], enc_hook=repr)
-    )
+    plain = msgspec.to_builtins(value, builtin_types=[bytes], enc_hook=repr)
+    return f"{value!r} {value}".encode() + pickle.dumps(plain)
 
 
 # The version that these two give is the canary itself.
 @pytest.mark.parametrize("name", [name for name in CALLS if not name.endswith("a version")])
 async def test_no_event_holds_contents(store: AccountStore, events: list[Event], name: str) -> None:
-    """Nothing in an event of any call, good or failing, is from a document; and `repr` does not show its version, which
-    may be a digest of the document.
-    """
+    """Nothing in an event of any call is from a document, and `repr` hides its version: it may be a digest."""
     with suppress(AccountStoreError, KeyError):
         await CALLS[name][0](store)
     [event] = events
@@ -307,9 +300,7 @@ def logged(caplog: pytest.LogCaptureFixture, /) -> list[logging.LogRecord]:
 
 
 async def test_an_observer_that_raises_breaks_nothing(caplog: pytest.LogCaptureFixture) -> None:
-    """Every call works with an observer that raises, and its error is no part of the call's; each time is logged,
-    without the exception's text or traceback.
-    """
+    """Calls work with an observer that raises; its error is logged each time, without its text or traceback."""
     observer = Mock(side_effect=RuntimeError(CANARY))
     store = over_memory(observer)
     with caplog.at_level(logging.DEBUG):
@@ -367,9 +358,7 @@ async def test_without_an_observer_events_are_logged_at_debug(caplog: pytest.Log
 
 @pytest.mark.parametrize(("level", "observer"), [(logging.INFO, None), (logging.WARNING, None), (logging.DEBUG, repr)])
 async def test_nothing_else_is_logged(caplog: pytest.LogCaptureFixture, level: int, observer: Observer | None) -> None:
-    """Above DEBUG the library logs nothing of what it does, not even failures: those are raised; an observer takes the
-    place of the logger, whose handlers and level are the application's.
-    """
+    """Above DEBUG nothing is logged, not even failures: they are raised; an observer takes the logger's place."""
     store = over_memory(observer)
     logger = logging.getLogger("accountstore")
     assert (logger.handlers, logger.level, logger.propagate) == ([], logging.NOTSET, True)

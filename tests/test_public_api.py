@@ -102,9 +102,7 @@ def test_the_members_of_the_store_are_these() -> None:
 
 
 def documentable() -> Iterator[tuple[str, Any]]:
-    """Every module, and every class, function and method without an underscore, by its name; not methods that the
-    protocol of a backend documents.
-    """
+    """Modules, classes, functions and methods that are public, by name, but methods that the protocol documents."""
     protocol = {*vars(Backend), *vars(BatchBackend)}
     for module_name in ["accountstore", *MODULES]:
         module = importlib.import_module(module_name)

@@ -39,7 +39,6 @@ BACKEND = """
 from accountstore.backends.base import ConfigError, UnsupportedError
 from accountstore.backends.memory import MemoryBackend
 
-
 class Shelf(MemoryBackend):
     def __init__(self, url, options):
         super().__init__()
@@ -56,9 +55,7 @@ class Shelf(MemoryBackend):
     async def aclose(self):
         self.closed += 1
 
-
 opened = []
-
 
 async def open_backend(url, options, /):
     unknown = set(options) - {"colour"}
@@ -67,10 +64,8 @@ async def open_backend(url, options, /):
     opened.append(Shelf(url, options))
     return opened[-1]
 
-
 def not_async(url, options, /):
     return Shelf(url, options)
-
 
 async def explode(url, options, /):
     raise RuntimeError(options["colour"])
@@ -132,9 +127,7 @@ OURS = ("memory", "file", "local", *chain(*CLOUDS.values()))
 
 
 def test_the_schemes_of_clouds_have_their_backends(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The schemes of S3, Google Cloud Storage and Azure have a backend each, and with the engine `obstore` one for all;
-    the packages below are not looked for.
-    """
+    """Each cloud has a backend, and the engine `obstore` one for all; packages below are not looked for."""
     load = Mock()
     monkeypatch.setattr("accountstore.registry.import_module", load)
     for name, schemes in CLOUDS.items():
@@ -147,9 +140,7 @@ def test_the_schemes_of_clouds_have_their_backends(monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize("scheme", ["memory", "file", "local", "sftp", "nonsense", "s3x"])
 @on_asyncio
 async def test_the_engine_of_clouds_serves_no_other_scheme(install: Callable[..., str], scheme: str) -> None:
-    """The engine `obstore` for a scheme that it does not serve is a `ConfigError` that names both, and imports nothing:
-    neither its own package nor another one that provides the scheme.
-    """
+    """The engine `obstore` with another scheme is a `ConfigError` that names both, and imports no package."""
     module = install("other-backend", **({} if scheme in {"memory", "file", "local"} else {scheme: "open_backend"}))
     message = await refused(f"{scheme}:///tmp/never", engine="obstore")
     assert message == f"storage 's0': the engine 'obstore' serves s3, gs and az URLs, not {scheme!r}"
@@ -299,9 +290,7 @@ async def test_a_package_may_take_a_scheme_of_fsspec(install: Callable[..., str]
 async def test_a_backend_that_cannot_be_loaded_is_reported(
     install: Callable[..., str], code: str, name: str, reason: str
 ) -> None:
-    """A package that cannot be imported or opened is a `ConfigError` at open, with the storage and the reason, no
-    values; the package is named where it is what must be repaired.
-    """
+    """The `ConfigError` has storage and reason, no values, and the package where that must be repaired."""
     install("broken-backend", code, broken=name)
     package = "the backend for 'broken' of broken-backend " if reason.startswith("loaded") else ""
     assert await refused("broken://", colour="canary") == f"storage 's0': {package}cannot be {reason}"

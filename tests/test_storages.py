@@ -61,9 +61,7 @@ async def test_an_opening_opens_nothing_until_it_is_used(tmp_path: Path) -> None
 
 
 async def test_every_backend_is_closed_once_whatever_fails() -> None:
-    """`aclose` closes each backend, also when others fail to close, and raises the last one's error, typed; the store
-    is then closed, and a second `aclose` does nothing.
-    """
+    """`aclose` closes every backend, and raises the last error, typed; a second one does nothing."""
     kinds = {None: type(None), ConnectionResetError(CANARY): UnavailableError, RuntimeError(CANARY): BackendError}
     for failures in product(kinds, repeat=3):
         backends = [closing(failure) for failure in failures]
@@ -86,9 +84,7 @@ async def test_a_backend_that_does_not_end_closing_is_given_up() -> None:
 
 
 async def test_an_error_in_the_body_closes_the_store_and_comes_out() -> None:
-    """`async with` closes the store after an error in its body, and raises that error; where closing fails too, it is
-    the context of the other.
-    """
+    """An error in the body comes out of `async with`; as the context, where closing fails too."""
     error = KeyError("mine")
     for backend, kind in ((closing(), KeyError), (closing(OSError()), BackendError)):
         with pytest.raises(kind) as caught:
@@ -110,9 +106,7 @@ async def test_an_error_in_the_body_closes_the_store_and_comes_out() -> None:
 async def test_a_failed_opening_closes_what_it_opened(
     error: Exception, said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where one storage cannot be opened, those before it are closed, also if they fail to. The error is a
-    `ConfigError` that names the storage, without any foreign text.
-    """
+    """Storages opened before are closed, also if they fail to; the error names the storage, without foreign text."""
     opened = closing(OSError())
     factory = AsyncMock(side_effect=[opened, error])
     monkeypatch.setattr("accountstore.storages.find_backend", Mock(return_value=factory))
@@ -181,9 +175,7 @@ anyio.run(main, sys.argv[1], sys.argv[2] == "control", backend=sys.argv[1])
 @pytest.mark.parametrize("kind", ["asyncio", "trio"])
 @pytest.mark.parametrize("control", [False, True])
 def test_a_store_is_of_no_use_in_a_forked_child(kind: str, control: bool) -> None:
-    """In a forked child every call on the parent's store is a `ClosedError`, before any I/O; a store of its own works
-    there, and the parent's in the parent. The control: with the check undone, the child's copy answers.
-    """
+    """In a forked child the parent's store is a `ClosedError`, a new one works. Control: unchecked, it answers."""
     command = [*PYTHON, "-W", "ignore", "-c", FORKED, kind, "control" if control else ""]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=HUNG)
     assert (done.stderr, done.returncode) == ("", 0)
@@ -193,9 +185,7 @@ def test_a_store_is_of_no_use_in_a_forked_child(kind: str, control: bool) -> Non
 @pytest.mark.parametrize("kind", ["asyncio", "trio"])
 @pytest.mark.parametrize("moment", ["opened", "made outside of any"])
 def test_a_store_is_of_no_use_on_a_second_event_loop(kind: str, moment: str) -> None:
-    """A store belongs to the event loop that opened it, or that first used it; on another, of either kind, every call
-    is a `ClosedError`, and no backend is asked. What needs no event loop works outside of any.
-    """
+    """On another loop than that of its opening or first use every call is a `ClosedError`, before any I/O."""
     backend = Recording()
 
     async def opening() -> AccountStore:
