@@ -10,12 +10,12 @@ import os
 import pickle
 import re
 import traceback
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 import samples
 from calls import EITHER, EVERY, SINGLE, ends
-from doubles import BatchMemory
+from doubles import BatchMemory, Recording
 from msgspec.structs import replace
 
 import accountstore
@@ -23,16 +23,12 @@ from accountstore import AccountStore, Location, PasswordCredentials, StoreConfi
 from accountstore.backends.base import classify_error
 from accountstore.backends.memory import MemoryBackend
 from accountstore.errors import AccountStoreError, BackendError, DocumentError, NotFoundError, UnavailableError
-from accountstore.testing import FaultyBackend, store_over
+from accountstore.testing import store_over
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
     from accountstore.backends.base import Backend
-    from accountstore.testing.faults import Operation
-
-T = TypeVar("T")
-P = ParamSpec("P")
 
 CANARY = "canary-77aa"
 ACCOUNT = replace(samples.ACCOUNT, credentials=PasswordCredentials(login="me", password=CANARY))
@@ -44,14 +40,15 @@ CLASSES: tuple[type[AccountStoreError], ...] = tuple(getattr(errors, name) for n
 CALLS = [*SINGLE, *EITHER]
 
 
-class Raising(FaultyBackend):
+class Raising(Recording):
     """Raises an error, if it has one, from a frame that holds a document."""
 
     def __init__(self, error: BaseException | None = None, /) -> None:
         super().__init__(BatchMemory())
         self.error = error
+        self.before = self.fail
 
-    def fail(self) -> None:
+    async def fail(self, _: object = None) -> None:
         secret = CANARY
         if self.error is not None:
             try:
@@ -59,14 +56,8 @@ class Raising(FaultyBackend):
             except KeyError:
                 raise self.error from ValueError(secret)
 
-    async def _call(
-        self, operation: Operation, call: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs
-    ) -> T:
-        self.fail()
-        return await super()._call(operation, call, *args, **kwargs)
-
     async def filesystem(self) -> tuple[object, str]:
-        self.fail()
+        await self.fail()
         return await super().filesystem()
 
 
@@ -359,7 +350,7 @@ async def test_no_frame_from_below_is_kept(error: Exception) -> None:
 def test_frames_are_found() -> None:
     """The control: the search above finds the frames that an error of a backend has passed."""
     with pytest.raises(ForeignError) as caught:
-        Raising(ForeignError(CANARY)).fail()
+        Raising(ForeignError(CANARY)).fail().send(None)
     assert frames_below(caught.value) == ["fail"]
     assert [type(error) for error in chain(caught.value)] == [ValueError, KeyError]
 

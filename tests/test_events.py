@@ -12,7 +12,7 @@ import anyio
 import msgspec
 import pytest
 from calls import EVERY, MULTIPLE, ends, other
-from doubles import drained
+from doubles import Recording, drained
 from samples import AT, MULTI_AT
 
 from accountstore import AccountStore, AccountStoreError, Event, Location, StorageConfig, StoreConfig, Version
@@ -160,22 +160,15 @@ async def test_events_have_version_and_size(store: AccountStore, events: list[Ev
     assert [event.bytes for event in events] == [(await store.stat(at)).size for at in (AT, NEW)]
 
 
-class Changing(MemoryBackend):
-    """Changes a document just before it is deleted, once."""
-
-    changed = False
-
-    async def delete(self, key: str, /, *, version: Version | None = None) -> None:
-        if not self.changed:
-            self.changed = True
-            await self.write(key, JSON.encode(OAUTH), mode="overwrite")
-        await super().delete(key, version=version)
-
-
 async def test_events_count_the_attempts(events: list[Event]) -> None:
     """An `update` that lost two races counts three attempts, a `move` whose source changed once two."""
-    store = store_over({"main": Changing()}, observer=events.append)
+    backend = Recording()
+    store = store_over({"main": backend}, observer=events.append)
     await store.save(AT, ACCOUNT)
+
+    async def change_before_the_first_delete(operation: Operation) -> None:
+        if operation == "delete" and backend.log.count("delete") == 1:
+            await backend.put(AT, JSON.encode(OAUTH))
 
     async def change(account: Account) -> Account:
         if account.port < 995:
@@ -183,6 +176,7 @@ async def test_events_count_the_attempts(events: list[Event]) -> None:
         return msgspec.structs.replace(account, host="changed")
 
     await store.update(AT, change)
+    backend.before = change_before_the_first_delete
     await store.move(AT, NEW)
     counts = [("save", 1), ("save", 1), ("save", 1), ("update", 3), ("move", 2)]
     assert [(event.operation, event.attempts) for event in events] == counts
