@@ -68,6 +68,9 @@ codec = "msgpack"
 """
 
 
+PROGRAM = ("-m", "accountstore.cli")
+
+
 class Answer(NamedTuple):
     """What a command left; `crash` is the traceback that it would have shown, if any."""
 
@@ -102,11 +105,6 @@ def python(*arguments: str, stdin: bytes = b"", stdout: Any = subprocess.PIPE, *
     return Answer(done.returncode, done.stdout or b"", done.stderr.decode())
 
 
-def program(*arguments: str, **options: Any) -> Answer:
-    """Run a command as a program of its own."""
-    return python("-m", "accountstore.cli", *arguments, **options)
-
-
 COMMAND: Any = get_command(app)
 
 
@@ -119,7 +117,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in outside | {"XDG_CONFIG_HOME", "XDG_DATA_HOME"}:
         monkeypatch.delenv(name, raising=False)
     # The runner would build all commands anew for each call, which takes longer than most of them.
-    monkeypatch.setattr("typer.testing._get_command", lambda _: COMMAND, raising=False)  # pyright: ignore[reportUnknownLambdaType] -- typer's own
+    monkeypatch.setattr("typer.testing._get_command", Mock(return_value=COMMAND), raising=False)
     configure(CONFIG)
 
 
@@ -203,8 +201,8 @@ def test_a_name_that_leads_nowhere_is_reported(commands: tuple[str, ...], name: 
 def test_a_pipe_of_two_programs_copies_the_whole_document(name: str, document: dict[str, Any]) -> None:
     """`get --json --reveal A | save B` keeps every byte, fields that this release does not know included."""
     run("save", name, stdin=document)
-    got = program("get", "--json", "--reveal", name)
-    saved = program("save", f"mail/{name}", stdin=got.raw)
+    got = python(*PROGRAM, "get", "--json", "--reveal", name)
+    saved = python(*PROGRAM, "save", f"mail/{name}", stdin=got.raw)
     assert (got.code, got.err, saved.code, saved.everything) == (0, "", 0, "")
     assert (
         Path("first", name).read_bytes() == Path("first", f"mail/{name}").read_bytes() == json.dumps(document).encode()
@@ -627,7 +625,7 @@ def test_a_reader_that_went_away_is_no_message(saved: None, command: str) -> Non
     reading, writing = os.pipe()
     os.close(reading)
     with os.fdopen(writing, "wb") as pipe:
-        answer = program(*command.split(), stdout=pipe)
+        answer = python(*PROGRAM, *command.split(), stdout=pipe)
     assert (answer.code, answer.err) == (128 + signal.SIGPIPE, "")
 
 
@@ -635,7 +633,7 @@ def test_a_reader_that_went_away_is_no_message(saved: None, command: str) -> Non
 def test_output_that_cannot_be_written_is_reported(saved: None) -> None:
     """A full disk under the output ends with 1 and one line."""
     with open("/dev/full", "wb") as full:
-        answer = program("ls", stdout=full)
+        answer = python(*PROGRAM, "ls", stdout=full)
     assert answer.refusal == "cannot read the input or write the output (No space left on device)"
 
 
@@ -652,7 +650,7 @@ def test_closed_streams_are_empty_ones(saved: None) -> None:
 def test_an_output_that_cannot_show_a_character_gets_its_escape() -> None:
     """Where the output's encoding lacks a character, its escape shows instead of a traceback."""
     run("save", "é.account", stdin=SINGLE)
-    answer = program("ls", PYTHONIOENCODING="ascii", PYTHONUTF8="0")
+    answer = python(*PROGRAM, "ls", PYTHONIOENCODING="ascii", PYTHONUTF8="0")
     assert (answer.code, answer.out, answer.err) == (0, "\\xe9.account\n", "")
 
 
@@ -664,7 +662,7 @@ class Terminal:
         termios.tcsetwinsize(inner, (50, 100))
         # A test run in the background ignores it, and the program would inherit that.
         before = signal.signal(signal.SIGINT, signal.default_int_handler)
-        command = [*PYTHON, "-m", "accountstore.cli", *arguments]
+        command = [*PYTHON, *PROGRAM, *arguments]
         options: Any = {"env": os.environ | {"TERM": "xterm"} | env, "start_new_session": True}
         self.process = subprocess.Popen(command, stdin=inner, stdout=inner, stderr=inner, **options)
         signal.signal(signal.SIGINT, before)
