@@ -331,9 +331,9 @@ def test_a_fault_in_python_names_the_key(config: StoreConfig, parts: tuple[str, 
 def test_a_policy_is_that_of_its_storage(monkeypatch: pytest.MonkeyPatch) -> None:
     """Engine, time, attempts and conditions are each storage's own; another has fsspec, 30 s, four and the probe."""
     own = 'engine = "obstore"\ntimeout = 5\nattempts = 1\nconditions = "trust"\n'
-    config = load_config(write('default = "a"\n' + A + B + own))
+    config = load_config(write('default = "a"\nmax_bytes = 1000\n' + A + B + own))
     b = StorageConfig("memory://", engine="obstore", timeout=5.0, attempts=1, conditions="trust")
-    assert config.storages == {"a": STORAGE, "b": b}
+    assert config == StoreConfig(default="a", max_bytes=1000, storages={"a": STORAGE, "b": b})
     find = Mock(return_value=AsyncMock(side_effect=[Recording(verify=True), Recording(verify=True)]))
 
     async def main() -> list[object]:
