@@ -9,18 +9,16 @@ from typing import TYPE_CHECKING
 
 from anyio import to_thread
 
-from benchmarks.harness import Comparison, Contender, Goal, Round
+from benchmarks.harness import Comparison, Goal, Round
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Mapping
+    from collections.abc import AsyncGenerator
 
-    from benchmarks.harness import Case, Run, Workspace
+    from benchmarks.harness import Run, Workspace
 
 _BASE = "import anyio, msgspec"
-_OURS = "import accountstore"
 # A package that imports on first use looks fast until it is used, so all of its names are imported too.
-_ALL = "from accountstore import *"
-
+_OURS = ("import accountstore", "from accountstore import *")
 _PROGRAM = """
 import sys, time
 started = time.perf_counter()
@@ -40,34 +38,28 @@ class Child:
 
     def start(self, statement: str, /) -> tuple[float, bool]:
         """Seconds that the statement takes, and whether fsspec is imported after it."""
-        done = subprocess.run(
-            [sys.executable, "-P", "-c", _PROGRAM.format(statement=statement)],
-            env=self._environment,
-            check=True,
-            capture_output=True,
-            text=True,
-        )
-        seconds, fsspec = done.stdout.split()
+        command = [sys.executable, "-P", "-c", _PROGRAM.format(statement=statement)]
+        seconds, fsspec = subprocess.check_output(command, env=self._environment, text=True).split()
         return float(seconds), fsspec == "True"
 
     def timed(self, statement: str, /) -> Run:
+        """As `harness.timed`."""
+
         async def run(times: int) -> float:
             return await to_thread.run_sync(lambda: sum(self.start(statement)[0] for _ in range(times)))
 
         return run
 
 
-async def _imports(work: Workspace, /) -> AsyncGenerator[Round]:
+async def imports(work: Workspace, /) -> AsyncGenerator[Round]:
+    """The package and its names against the two packages that it cannot do without."""
     child = Child(work.folder)
-    for statement in (_OURS, _ALL):
+    for statement in _OURS:
         _, fsspec = await to_thread.run_sync(child.start, statement)
         yield Round(
             statement,
-            (Contender(statement, child.timed(statement)), Contender(_BASE, child.timed(_BASE))),
-            (Comparison(_BASE, goal=Goal("at most", 1.3)),),
+            {statement: child.timed(statement), _BASE: child.timed(_BASE)},
+            [Comparison(_BASE, Goal("at most", 1.3))],
             work.effort(2, 1),
-            ("fsspec is imported: it must not be" if fsspec else "fsspec is not imported",),
+            "fsspec is imported: it must not be" if fsspec else "fsspec is not imported",
         )
-
-
-CASES: Mapping[str, Case] = {"import": _imports}

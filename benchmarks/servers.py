@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from accountstore import AccountStore, StorageConfig, StoreConfig
-from benchmarks.sides import Side, our_side
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Sequence
-    from contextlib import AbstractAsyncContextManager, AsyncExitStack
+    from collections.abc import Callable, Generator
+    from contextlib import AbstractAsyncContextManager
 
 POOL = 128
 """Connections that a client may keep: that of the library's own clients, for all."""
@@ -61,12 +60,9 @@ class Service(NamedTuple):
 
 def s3_options(url: str, /) -> dict[str, Any]:
     """Options of s3fs for the server."""
-    return {
-        "key": S3_ACCESS["aws_access_key_id"],
-        "secret": S3_ACCESS["aws_secret_access_key"],
-        "endpoint_url": url,
-        "client_kwargs": {"region_name": S3_ACCESS["region_name"]},
-    }
+    region = {"region_name": S3_ACCESS["region_name"]}
+    keys = {"key": S3_ACCESS["aws_access_key_id"], "secret": S3_ACCESS["aws_secret_access_key"]}
+    return {**keys, "endpoint_url": url, "client_kwargs": region}
 
 
 def _gcs_options(url: str, /) -> dict[str, Any]:
@@ -84,14 +80,6 @@ SERVICES = (
     Service("GCS", "gs", 1000, _gcs_options, Engine("fsspec", "gcsfs")),
     Service("Azure", "az", 5000, _azure_options, Engine("fsspec", "adlfs")),
 )
-
-
-async def engine_sides(stack: AsyncExitStack, service: Service, url: str, /) -> dict[str, Side]:
-    """The library's side by each engine of a service, under its contender's name; closed with the stack."""
-    return {
-        engine.contender: our_side(await stack.enter_async_context(service.open(engine, url)))
-        for engine in service.engines
-    }
 
 
 def s3_config() -> Any:
@@ -121,13 +109,13 @@ def serving() -> Generator[Any]:
 
 
 @contextmanager
-def one_processor(server: int, /) -> Generator[Sequence[str]]:
+def one_processor(server: int, /) -> Generator[str]:
     """Keep all threads that this process has now on one processor and the server on another, where the system can.
 
-    Then no thread of a client waits for another one's lock while it burns time. Yields what was done, as notes.
+    Then no thread of a client waits for another one's lock while it burns time. Yields what was done.
     """
     if sys.platform != "linux" or len(os.sched_getaffinity(0)) < 2:
-        yield ("client and server share the processors",)
+        yield "client and server share the processors"
         return
     threads = {int(thread): os.sched_getaffinity(int(thread)) for thread in os.listdir("/proc/self/task")}
     mine, other, *more = sorted(os.sched_getaffinity(0))
@@ -136,7 +124,7 @@ def one_processor(server: int, /) -> Generator[Sequence[str]]:
             os.sched_setaffinity(thread, {mine})
     os.sched_setaffinity(server, {other})
     try:
-        yield ("client and server each on a processor of its own",)
+        yield "client and server each on a processor of its own"
     finally:
         for thread in map(int, os.listdir("/proc/self/task")):
             with suppress(ProcessLookupError):  # it has ended
