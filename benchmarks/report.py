@@ -7,7 +7,7 @@ import platform
 import re
 import subprocess
 import sys
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import distributions
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from benchmarks.harness import Goal, Round, Tally
 
 Row: TypeAlias = "dict[str, Any]"
-_OURS = "accountstore anyio trio msgspec fsspec s3fs gcsfs adlfs obstore"
-_OTHERS = "aiobotocore aioboto3 pydantic cloudpathlib py-key-value-aio"
+_CLIENTS = "s3fs gcsfs adlfs obstore aiobotocore aioboto3 pydantic cloudpathlib py-key-value-aio"
+_PACKAGES = f"accountstore anyio trio msgspec fsspec {_CLIENTS}"
 
 
 def describe_machine(folder: str, /, *, quick: bool) -> Row:
@@ -38,7 +38,9 @@ def describe_machine(folder: str, /, *, quick: bool) -> Row:
         "loop": "asyncio",
         "quick": quick,
         "package": os.path.dirname(accountstore.__file__),
-        "packages": {name: _version(name) for name in f"{_OURS} {_OTHERS}".split()},
+        "packages": {
+            name: next((found.version for found in distributions(name=name)), None) for name in _PACKAGES.split()
+        },
     }
 
 
@@ -52,13 +54,6 @@ def filesystem_type(folder: str, /) -> str:
     """The type of the file system that holds a folder, by GNU's df."""
     done = subprocess.run(["df", "--output=fstype", folder], check=False, capture_output=True, text=True, timeout=60)
     return "unknown" if done.returncode else done.stdout.split()[-1]
-
-
-def _version(name: str, /) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
 
 
 def _held_to(goal: Goal | None, number: float, /) -> Row:

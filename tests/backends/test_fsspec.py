@@ -26,23 +26,16 @@ pytest_plugins = ["fileservers"]
 
 
 @pytest.mark.once
-async def test_close_ends_the_connections(remote: Remote) -> None:
-    """A closed backend has no connection left at the server."""
-    before = len(remote.server.connections)
-    backend = await remote.open()
+async def test_connections_begin_with_the_first_call_and_end_with_the_backend(remote: Remote) -> None:
+    """Opening a backend asks the server nothing, closing an unused one neither; a closed one has no connection left."""
+    connections, seen = len(remote.server.connections), remote.server.seen
+    unused, backend = await remote.open(), await remote.open()
+    await unused.aclose()
+    assert remote.server.seen == seen
     await backend.write("a.account", b"x", mode="overwrite")
-    assert len(remote.server.connections) == before + 1
+    assert len(remote.server.connections) == connections + 1
     await backend.aclose()
-    await remote.server.wait(before)
-
-
-@pytest.mark.once
-async def test_opening_connects_at_the_first_call(remote: Remote) -> None:
-    """Opening a backend asks the server nothing, and closing an unused one neither."""
-    before = remote.server.seen
-    backend = await remote.open()
-    await backend.aclose()
-    assert remote.server.seen == before
+    await remote.server.wait(connections)
 
 
 @pytest.mark.once
