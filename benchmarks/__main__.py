@@ -11,7 +11,7 @@ from contextlib import aclosing
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import anyio
 import msgspec
@@ -19,7 +19,7 @@ import msgspec
 from benchmarks import bench_cloud, bench_import, bench_local, bench_memory, report
 from benchmarks.against import Turns, compare, versions
 from benchmarks.chart import draw
-from benchmarks.harness import Tally, Workspace, measure
+from benchmarks.harness import Round, Workspace, measure
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -56,12 +56,12 @@ async def _run(name: str, work: Workspace, timing: Timing, rows: list[Row], /) -
         return
     async with aclosing(case(work)) as rounds:
         async for made in rounds:
-            if isinstance(made, Tally):
-                found = report.counts(name, made)
-                shown = report.tally(found)
-            else:
+            if isinstance(made, Round):
                 found = [*report.results(name, made, await timing(made.contenders, made.effort))]
                 shown = report.table(found)
+            else:
+                found = report.counts(name, made)
+                shown = report.tally(found)
             print(f"{shown}\n", flush=True)
             rows += found
 
@@ -110,7 +110,7 @@ def main(arguments: Sequence[str] | None = None, /) -> int:
     if chosen.chart and (chosen.against or "cloud-peers" not in (chosen.case or CASES)):
         parser.error("--chart needs the case cloud-peers, without --against")
     cases: list[str] = chosen.case or list(CASES)
-    rows: list[dict[str, Any]] = []
+    rows: list[Row] = []
     fine = True
     with tempfile.TemporaryDirectory(prefix="benchmarks-", dir=chosen.folder) as folder:
         if chosen.against:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
+from functools import partial
 from importlib import import_module
 from time import process_time
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ from msgspec.structs import replace
 
 from accountstore import AccountStore, Location
 from benchmarks import servers, sides
-from benchmarks.harness import RATE, SPEEDUP, TASKS, Comparison, Count, Goal, Round, Tally, in_flight, timed
+from benchmarks.harness import RATE, SPEEDUP, TASKS, Comparison, Count, Goal, Round, in_flight, timed
 from benchmarks.samples import ACCOUNT, PLAIN_ACCOUNT, PlainAccount, decode, encode
 from benchmarks.servers import BUCKET, S3, SERVICES, Engine, Service, one_processor, serving
 from benchmarks.sides import KEYS, NAMES, OPERATIONS, Side, contenders, fill, our_side
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
     from contextlib import AbstractAsyncContextManager
 
-    from benchmarks.harness import Operation, Run, Workspace
+    from benchmarks.harness import Run, Workspace
 
 _OBSTORE = "bare obstore"
 _DELAY = 0.02
@@ -38,15 +39,8 @@ async def _engine_sides(stack: AsyncExitStack, service: Service, url: str, /) ->
     return {name: our_side(store) for name, store in stores.items()}
 
 
-# --- client CPU -------------------------------------------------------------------------------------------------------
-
-
-def _cpu_of(operation: Operation, /) -> Run:
-    return timed(operation, process_time)
-
-
 async def cpu(work: Workspace, /) -> AsyncGenerator[Round]:
-    """What the client burns, beside a bare one."""
+    cpu_of = partial(timed, clock=process_time)
     pairs = ((S3.fsspec, "bare aiobotocore", sides.aiobotocore, 1.1), (S3.obstore, _OBSTORE, sides.obstore, 1.25))
     for engine, other, bare, bound in pairs:
         with serving() as stub:
@@ -57,16 +51,13 @@ async def cpu(work: Workspace, /) -> AsyncGenerator[Round]:
                     for name in OPERATIONS:
                         title = f"S3 {name}, client CPU, one after another"
                         comparisons = [Comparison(other, Goal("at most", bound))]
-                        yield Round(title, contenders(both, name, _cpu_of), comparisons, work.effort(6, 40), note)
+                        yield Round(title, contenders(both, name, cpu_of), comparisons, work.effort(6, 40), note)
 
-
-# --- 64 in flight -----------------------------------------------------------------------------------------------------
 
 _GOALS = {"S3": Goal("at least", 5), "Azure": Goal("at least", 6)}
 
 
 async def throughput(work: Workspace, /) -> AsyncGenerator[Round]:
-    """Engine against engine."""
     for service in SERVICES:
         comparisons = [Comparison(service.fsspec.contender, _GOALS.get(service.name), SPEEDUP)]
         async with AsyncExitStack() as stack:
@@ -79,7 +70,6 @@ async def throughput(work: Workspace, /) -> AsyncGenerator[Round]:
 
 
 async def latency(work: Workspace, /) -> AsyncGenerator[Round]:
-    """What is left of the possible rate on a server that is far away."""
     ideal = f"{TASKS / _DELAY:,.0f} a second"
     comparisons = Comparison(ideal, Goal("at least", 0.9), RATE), Comparison(_OBSTORE, None, RATE)
     far = f"{_DELAY * 1e3:g} ms"
@@ -102,9 +92,6 @@ async def latency(work: Workspace, /) -> AsyncGenerator[Round]:
                 )
 
 
-# --- trio and asyncio -------------------------------------------------------------------------------------------------
-
-
 def _on_a_loop(stack: ExitStack, loop: str, engine: Engine, url: str, /) -> Mapping[str, Run]:
     """How to run the operations of a store on an event loop of its own, which waits in a thread in between."""
     portal = stack.enter_context(start_blocking_portal(loop))
@@ -118,7 +105,6 @@ def _on_a_loop(stack: ExitStack, loop: str, engine: Engine, url: str, /) -> Mapp
 
 
 async def loops(work: Workspace, /) -> AsyncGenerator[Round]:
-    """Loop against loop."""
     comparisons = [Comparison("asyncio", Goal("at least", 0.75), RATE)]
     for engine in S3.engines:
         with ExitStack() as stack:
@@ -129,10 +115,7 @@ async def loops(work: Workspace, /) -> AsyncGenerator[Round]:
                 yield Round(title, {loop: runs[loop][name] for loop in _LOOPS}, comparisons, work.effort(2, 4 * TASKS))
 
 
-# --- requests ---------------------------------------------------------------------------------------------------------
-
-
-async def _count(stub: Any, store: AccountStore, pages: int, /) -> AsyncGenerator[tuple[str, int, int | None]]:
+async def _count(stub: Any, store: AccountStore, label: str, pages: int, /) -> AsyncGenerator[Count]:
     """Each operation with its requests, and how many there may be."""
     location, other = Location("user.account", folder="mail/team-a"), Location("new.account", folder="mail/team-b")
     version = await store.save(location, ACCOUNT)
@@ -157,11 +140,11 @@ async def _count(stub: Any, store: AccountStore, pages: int, /) -> AsyncGenerato
     for name, (operation, most) in operations.items():
         before = stub.count()
         await operation()
-        yield name, stub.count() - before, most
+        goal = Goal("at most", most) if most else None
+        yield Count("requests an operation", label, name, stub.count() - before, goal)
 
 
-async def requests(work: Workspace, /) -> AsyncGenerator[Tally]:
-    """Requests an operation."""
+async def requests(work: Workspace, /) -> AsyncGenerator[list[Count]]:
     counts: list[Count] = []
     with serving() as stub:
         for service, engine in _ENGINES:
@@ -169,13 +152,9 @@ async def requests(work: Workspace, /) -> AsyncGenerator[Tally]:
             for i in range(_MANY):
                 stub.put(service.name.lower(), BUCKET, f"many/user{i}.account", b"{}")
             async with service.open(engine, stub.url) as store:
-                async for name, number, most in _count(stub, store, -(-_MANY // service.page)):
-                    goal = Goal("at most", most) if most else None
-                    counts.append(Count(f"{service.name}, {engine.package}", name, number, goal))
-    yield Tally("requests an operation", counts)
-
-
-# --- other libraries --------------------------------------------------------------------------------------------------
+                label, pages = f"{service.name}, {engine.package}", -(-_MANY // service.page)
+                counts += [count async for count in _count(stub, store, label, pages)]
+    yield counts
 
 
 @asynccontextmanager
@@ -258,7 +237,6 @@ _PEERS: dict[str, Callable[[str, str], AbstractAsyncContextManager[Side]]] = {
 
 
 async def peers(work: Workspace, /) -> AsyncGenerator[Round]:
-    """Other ways to keep the same documents on S3."""
     comparisons: list[Comparison] = []
     async with AsyncExitStack() as stack:
         stub = stack.enter_context(serving())

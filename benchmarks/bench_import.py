@@ -27,38 +27,32 @@ print(time.perf_counter() - started, "fsspec" in sys.modules)
 """
 
 
-class Child:
-    """Starts interpreters that find what this one finds, and keep their bytecode in a folder of the run."""
+def start(folder: str, statement: str, /) -> tuple[float, bool]:
+    """Seconds that a statement takes, and whether fsspec is imported after it, in an interpreter that finds what this
+    one finds and keeps its bytecode in the folder.
+    """
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")} | {
+        "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+        "PYTHONPYCACHEPREFIX": f"{folder}/bytecode",
+    }
+    command = [sys.executable, "-P", "-c", _PROGRAM.format(statement=statement)]
+    seconds, fsspec = subprocess.check_output(command, env=environment, text=True).split()
+    return float(seconds), fsspec == "True"
 
-    def __init__(self, folder: str, /) -> None:
-        self._environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")} | {
-            "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
-            "PYTHONPYCACHEPREFIX": f"{folder}/bytecode",
-        }
 
-    def start(self, statement: str, /) -> tuple[float, bool]:
-        """Seconds that the statement takes, and whether fsspec is imported after it."""
-        command = [sys.executable, "-P", "-c", _PROGRAM.format(statement=statement)]
-        seconds, fsspec = subprocess.check_output(command, env=self._environment, text=True).split()
-        return float(seconds), fsspec == "True"
+def _timed(folder: str, statement: str, /) -> Run:
+    async def run(times: int) -> float:
+        return await to_thread.run_sync(lambda: sum(start(folder, statement)[0] for _ in range(times)))
 
-    def timed(self, statement: str, /) -> Run:
-        """As `harness.timed`."""
-
-        async def run(times: int) -> float:
-            return await to_thread.run_sync(lambda: sum(self.start(statement)[0] for _ in range(times)))
-
-        return run
+    return run
 
 
 async def imports(work: Workspace, /) -> AsyncGenerator[Round]:
-    """The package and its names against the two packages that it cannot do without."""
-    child = Child(work.folder)
     for statement in _OURS:
-        _, fsspec = await to_thread.run_sync(child.start, statement)
+        _, fsspec = await to_thread.run_sync(start, work.folder, statement)
         yield Round(
             statement,
-            {statement: child.timed(statement), _BASE: child.timed(_BASE)},
+            {each: _timed(work.folder, each) for each in (statement, _BASE)},
             [Comparison(_BASE, Goal("at most", 1.3))],
             work.effort(2, 1),
             "fsspec is imported: it must not be" if fsspec else "fsspec is not imported",

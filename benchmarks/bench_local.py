@@ -40,13 +40,11 @@ async def _by_hand(
 
 
 def save(work: Workspace, /) -> AsyncGenerator[Round]:
-    """A save against one by hand."""
     goals = Comparison(_BY_HAND, Goal("at most", 1.15)), Comparison(_BY_TEMPFILE)
     return _by_hand(work, "save", goals, work.effort(6, 10))
 
 
 def get(work: Workspace, /) -> AsyncGenerator[Round]:
-    """A get against one by hand."""
     return _by_hand(work, "get", [Comparison(_BY_HAND, Goal("at most", 1.3))], work.effort(20, 25))
 
 
@@ -67,7 +65,6 @@ def _many(store: AccountStore, locations: Sequence[Location], /) -> dict[str, Ru
 
 
 async def get_many(work: Workspace, /) -> AsyncGenerator[Round]:
-    """Many documents together."""
     effort = work.effort(1, _MANY)
     for folders in (1, 100):
         root = f"{work.folder}/get_many-{folders}"
@@ -85,9 +82,6 @@ async def get_many(work: Workspace, /) -> AsyncGenerator[Round]:
                 [Comparison(_IN_TURN, Goal("at least", 5), SPEEDUP)],
                 effort,
             )
-
-
-# --- other libraries, each used as its manual says --------------------------------------------------------------------
 
 
 def _fsspec(paths: Sequence[str], /) -> Side:
@@ -116,7 +110,6 @@ def _anyio_path(names: Sequence[str], /) -> Side:
 
 
 async def peers(work: Workspace, /) -> AsyncGenerator[Round]:
-    """A get and a save beside those of other libraries that put a value into a file."""
     from key_value.aio.stores.filetree import FileTreeStore
 
     folders = [f"{work.folder}/peers/{name}" for name in ("fsspec", "anyio", "key-value")]

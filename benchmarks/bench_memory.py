@@ -11,7 +11,7 @@ import msgspec
 
 import accountstore
 from accountstore import Account, AccountStore, Location, PasswordCredentials
-from benchmarks.harness import ADDED, Comparison, Count, Goal, Round, Tally, timed
+from benchmarks.harness import ADDED, Comparison, Count, Goal, Round, timed
 from benchmarks.samples import SAMPLES, Sample
 from benchmarks.sides import open_store
 
@@ -26,7 +26,6 @@ _AT = Location("user.account", folder="mail/team-a")
 
 
 async def memory(work: Workspace, /) -> AsyncGenerator[Round]:
-    """The time of a get."""
     async with open_store("memory://") as store:
         for sample in SAMPLES:
             location = Location(f"user{sample.extension}", folder="mail/team-a")
@@ -69,11 +68,10 @@ async def count_calls(operation: Callable[[], Awaitable[object]], /) -> int:
     return calls
 
 
-async def calls(work: Workspace, /) -> AsyncGenerator[Tally]:
-    """The calls of a get and of a save."""
+async def calls(work: Workspace, /) -> AsyncGenerator[list[Count]]:
     account = Account(host="host", port=993, credentials=PasswordCredentials(login="login", password="password"))
     async with open_store("memory://") as store:
         save = await count_calls(lambda: store.save(_AT, account))
         get = await count_calls(lambda: store.get(_AT))
-    counts = (Count("memory", "get", get, Goal("at most", 30)), Count("memory", "save", save, Goal("at most", 42)))
-    yield Tally("calls of the package's functions", counts)
+    numbers = {"get": (get, Goal("at most", 30)), "save": (save, Goal("at most", 42))}
+    yield [Count("calls of the package's functions", "memory", name, *number) for name, number in numbers.items()]

@@ -22,11 +22,11 @@ Operation: TypeAlias = "Callable[[int], Awaitable[object]]"
 """What is timed. It is given a counter that goes on from turn to turn."""
 Run: TypeAlias = "Callable[[int], Awaitable[float]]"
 """Does the operation so many times and says how many seconds it took."""
-Rounds: TypeAlias = "AsyncGenerator[Round | Tally]"
-"""A group of rounds, which prepares one, yields it, and clears up when the next is asked for."""
+Rounds: TypeAlias = "AsyncGenerator[Round | Sequence[Count]]"
+"""A group of rounds, which prepares one, yields it, and clears up when the next is asked for; or of counts."""
 
 
-def timed(operation: Operation, clock: Callable[[], float] = perf_counter, /) -> Run:
+def timed(operation: Operation, /, clock: Callable[[], float] = perf_counter) -> Run:
     """Run an operation again and again."""
     numbers = count()
 
@@ -59,7 +59,7 @@ def in_flight(operation: Operation, tasks: int = TASKS, /) -> Run:
 
 
 class Effort(NamedTuple):
-    """How much work a block is: each contender's operations, in so many turns of so many operations."""
+    """How much work a block is for each contender: so many turns of so many operations."""
 
     turns: int
     operations: int
@@ -115,17 +115,11 @@ class Round(NamedTuple):
 class Count(NamedTuple):
     """A number that is counted of an operation."""
 
+    title: str
     storage: str
     operation: str
     number: int
     goal: Goal | None = None
-
-
-class Tally(NamedTuple):
-    """What is counted, not timed."""
-
-    title: str
-    counts: Sequence[Count]
 
 
 class Workspace(NamedTuple):

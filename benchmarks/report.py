@@ -18,7 +18,7 @@ from benchmarks.harness import summarise
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from benchmarks.harness import Goal, Round, Tally
+    from benchmarks.harness import Count, Goal, Round
 
 Row: TypeAlias = "dict[str, Any]"
 _CLIENTS = "s3fs gcsfs adlfs obstore aiobotocore aioboto3 pydantic cloudpathlib py-key-value-aio"
@@ -93,12 +93,10 @@ def table(found: Sequence[Row], /) -> str:
     return "\n".join(lines)
 
 
-def counts(case: str, made: Tally, /) -> list[Row]:
+def counts(case: str, made: Sequence[Count], /) -> list[Row]:
     """One row for each number that was counted."""
-    return [
-        {"kind": "count", "case": case, "title": made.title, **each._asdict(), **_held_to(each.goal, each.number)}
-        for each in made.counts
-    ]
+    rows = (each._asdict() | _held_to(each.goal, each.number) for each in made)
+    return [{"kind": "count", "case": case, **row} for row in rows]
 
 
 def tally(found: Sequence[Row], /) -> str:

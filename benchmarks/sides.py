@@ -1,7 +1,4 @@
-"""`get` and `save` of one document, by the library or by another way: what most cases compare.
-
-What somebody would write without the library is as safe as it on a disk, and no safer elsewhere.
-"""
+"""`get` and `save` of one document, by the library or by another way, as safe on a disk: what most cases compare."""
 
 from __future__ import annotations
 
@@ -10,7 +7,7 @@ import tempfile
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import msgspec
 from anyio import to_thread
@@ -25,6 +22,7 @@ if TYPE_CHECKING:
 
     from anyio import CapacityLimiter
 
+_Blocking: TypeAlias = "Callable[[Any], object]"
 NAMES = TASKS
 """So that each task has a document of its own."""
 OPERATIONS = ("get", "save")
@@ -66,21 +64,12 @@ def our_side(store: AccountStore, sample: Sample = ONE, folder: str = FOLDER, /)
     return Side(lambda i: get(locations[i % NAMES]), lambda i: save(locations[i % NAMES], document))
 
 
-def in_threads(
-    get: Callable[[Any], object],
-    save: Callable[[Any], object],
-    paths: Sequence[Any],
-    limiter: CapacityLimiter | None = None,
-    /,
-) -> Side:
+def in_threads(get: _Blocking, save: _Blocking, paths: Sequence[Any], limiter: CapacityLimiter | None = None) -> Side:
     """By blocking functions, in one thread hop an operation."""
     return Side(
         lambda i: to_thread.run_sync(get, paths[i % NAMES], limiter=limiter),
         lambda i: to_thread.run_sync(save, paths[i % NAMES], limiter=limiter),
     )
-
-
-# --- a local folder ---------------------------------------------------------------------------------------------------
 
 
 def by_hand(folder: str, sample: Sample, /) -> tuple[Side, Side]:
@@ -130,9 +119,6 @@ def _fsync_folder(folder: str, /) -> None:
         os.close(at)
 
 
-# --- clients of S3, with the configuration that they have in a store --------------------------------------------------
-
-
 def boto_side(client: Any, /) -> Side:
     """By a client of aiobotocore or aioboto3."""
 
@@ -153,7 +139,7 @@ async def aiobotocore(url: str, /) -> AsyncGenerator[Side]:
 
 @asynccontextmanager
 async def obstore(url: str, /) -> AsyncGenerator[Side]:
-    """By obstore's client."""
+    """By obstore's client, with the configuration that it has in a store."""
     from obstore import get_async, put_async
     from obstore.store import S3Store
 
@@ -172,9 +158,6 @@ async def obstore(url: str, /) -> AsyncGenerator[Side]:
         return decode(await answer.bytes_async())
 
     yield Side(get, lambda i: put_async(client, KEYS[i % NAMES], encode(PLAIN_ACCOUNT), use_multipart=False))
-
-
-# --- py-key-value-aio -------------------------------------------------------------------------------------------------
 
 
 def key_value(store: Any, /) -> Side:

@@ -12,6 +12,7 @@ import tracemalloc
 from collections import Counter, deque
 from contextlib import contextmanager, suppress
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -54,7 +55,7 @@ DELETES: dict[str, Call] = {
 }
 CALLS = READS | WRITES | DELETES
 EVERY: dict[str, Call] = {**CALLS, "list": lambda files, key, _: listed(files, os.path.dirname(key))}
-LOCKING = {name: call for name, call in CALLS.items() if name in {"overwrite", "swap", *DELETES}}
+LOCKING = ("overwrite", "swap", *DELETES)
 """What locks the document."""
 
 
@@ -86,11 +87,9 @@ def listed(files: Files, folder: str = "", /) -> set[str]:
 
 
 def state(root: Path, /) -> dict[str, bytes | str]:
-    """All paths with their bytes, or what they are."""
-    return {
-        str(path.relative_to(root)): path.read_bytes() if stat.S_ISREG(path.lstat().st_mode) else "no file"
-        for path in root.rglob("*")
-    }
+    """All paths with the bytes of those that are files."""
+    paths = {str(path.relative_to(root)): path for path in root.rglob("*")}
+    return {key: path.read_bytes() if stat.S_ISREG(path.lstat().st_mode) else "no file" for key, path in paths.items()}
 
 
 class System(SystemCalls):
@@ -123,12 +122,6 @@ class System(SystemCalls):
     def _close(self, fd: int, /) -> None:
         del self.paths[fd]
         SystemCalls.close(fd)
-
-    def is_document(self, fd: int, /) -> bool:
-        return self.paths[fd] == "a.account"
-
-    def is_temporary(self, fd: int, /) -> bool:
-        return self.paths[fd].endswith(".tmp")
 
 
 def _filled(root: Path) -> Path:
@@ -165,64 +158,48 @@ def outside(tmp_path: Path) -> Path:
     return path
 
 
-# --- what is no document, or no folder --------------------------------------------------------------------------------
-
 LINKS = {"link out": "outside", "link within": "root/other", "dangling link": "nowhere"}
 MODES = {"fifo": stat.S_IFIFO, "socket": stat.S_IFSOCK, "device": stat.S_IFCHR}
 
 
-def _make(kind: str, path: Path) -> None:
-    """Something other than a regular file."""
+def _make(kind: str, path: Path, tmp_path: Path, below: str) -> None:
+    """Something odd; or a link to what is below a folder."""
     if kind == "folder":
         path.mkdir()
-        return
-    try:
-        os.mknod(path, MODES[kind] | 0o600, os.makedev(1, 5))
-        if kind == "device":
-            os.close(os.open(path, os.O_RDONLY))
-    except PermissionError:
-        pytest.skip(f"no {kind} can be made here")
+    elif kind == "file":
+        path.write_bytes(OLD)
+    elif kind in LINKS:
+        path.symlink_to(tmp_path / LINKS[kind] / below)
+    else:
+        try:
+            os.mknod(path, MODES[kind] | 0o600, os.makedev(1, 5))
+            if kind == "device":
+                os.close(os.open(path, os.O_RDONLY))
+        except PermissionError:
+            pytest.skip(f"no {kind} can be made here")
 
 
 @pytest.mark.parametrize("name", CALLS)
-@pytest.mark.parametrize("kind", ["folder", *MODES, *LINKS])
-def test_what_is_no_regular_file_is_refused(
-    root: Path, files: Files, outside: Path, tmp_path: Path, kind: str, name: str
+@pytest.mark.parametrize(
+    ("place", "kind"), [*product(["document"], ["folder", *MODES, *LINKS]), *product(["folder"], ["file", *LINKS])]
+)
+def test_what_is_no_document_or_no_folder_is_refused(
+    root: Path, files: Files, outside: Path, tmp_path: Path, place: str, kind: str, name: str
 ) -> None:
-    """A folder, pipe, socket, device or link in a document's place is refused, without waiting, and stays."""
+    """Nothing is read, written or removed by way of what is no regular file or no folder, links included; it stays."""
     (root / "other").mkdir()
     (root / "other/a.account").write_bytes(OUTSIDE)
     path = root / "odd.account"
-    if kind in LINKS:
-        path.symlink_to(tmp_path / LINKS[kind] / "a.account")
-    else:
-        _make(kind, path)
-    before, place = state(tmp_path), path.lstat()
-    error = errors.ExistsError if name == "create" else errors.NotRegularError
-    assert failure(name, files, path.name, digest(OUTSIDE)) is error
-    assert (path.lstat().st_ino, path.lstat().st_mode) == (place.st_ino, place.st_mode)
-    assert state(tmp_path) == before
-    assert listed(files) == {KEY, "other/a.account"}
-
-
-@pytest.mark.parametrize("name", CALLS)
-@pytest.mark.parametrize("kind", ["file", *LINKS])
-def test_what_is_no_folder_is_refused(
-    root: Path, files: Files, outside: Path, tmp_path: Path, kind: str, name: str
-) -> None:
-    """Nothing is read, written or removed through a file or link in the place of a folder, wherever it leads."""
-    (root / "other").mkdir()
-    (root / "other/a.account").write_bytes(OUTSIDE)
-    path = root / "odd"
-    if kind == "file":
-        path.write_bytes(OLD)
-    else:
-        path.symlink_to(tmp_path / LINKS[kind])
-    before, place = state(tmp_path), path.lstat()
-    # A delete may take a folder that is none for a missing one.
-    allowed = {errors.NotRegularError, None if name in DELETES else errors.NotRegularError}
-    assert failure(name, files, "odd/a.account", digest(OUTSIDE)) in allowed
-    assert path.lstat().st_ino == place.st_ino
+    key = path.name if place == "document" else f"{path.name}/a.account"
+    _make(kind, path, tmp_path, "a.account" if place == "document" else "")
+    before, odd = state(tmp_path), path.lstat()
+    error = failure(name, files, key, digest(OUTSIDE))
+    if place == "document":
+        assert error is (errors.ExistsError if name == "create" else errors.NotRegularError)
+        assert listed(files) == {KEY, "other/a.account"}
+    else:  # a delete may take a folder that is none for a missing one
+        assert error in {errors.NotRegularError, None if name in DELETES else errors.NotRegularError}
+    assert (path.lstat().st_ino, path.lstat().st_mode) == (odd.st_ino, odd.st_mode)
     assert state(tmp_path) == before
 
 
@@ -275,20 +252,16 @@ def test_what_gives_way_to_a_link_meanwhile_lets_nothing_out(
     assert state(outside) == {"a.account": OUTSIDE}
 
 
-def test_hard_linked_document_is_read_and_replaced(root: Path, files: Files, tmp_path: Path) -> None:
-    """A document with a second name elsewhere is read; writing it replaces this name and leaves the other."""
+@pytest.mark.parametrize("name", ["overwrite", "swap", "write_many"])
+def test_shared_document_is_read_and_replaced(root: Path, files: Files, tmp_path: Path, name: str) -> None:
+    """A document that all may read, under two names, is read; a write makes it private and leaves the other name."""
+    (root / KEY).chmod(0o644)
     os.link(root / KEY, tmp_path / "second")
     assert files.read(KEY, limit=LIMIT).data == OLD
-    files.write(KEY, NEW, digest(OLD))
+    assert failure(name, files) is None
     assert files.read(KEY, limit=LIMIT).data == NEW
-    assert (tmp_path / "second").read_bytes() == OLD
-
-
-def test_readable_document_is_private_after_it_is_written(root: Path, files: Files) -> None:
-    """A document that another program left readable is 0600 after an overwrite."""
-    (root / KEY).chmod(0o644)
-    files.write(KEY, NEW, "overwrite")
     assert stat.S_IMODE((root / KEY).stat().st_mode) == 0o600
+    assert (tmp_path / "second").read_bytes() == OLD
 
 
 def test_mode_that_the_umask_has_taken_is_durable(files: Files, system: System) -> None:
@@ -323,9 +296,6 @@ def test_huge_file_is_never_held_in_memory(root: Path, files: Files) -> None:
         assert tracemalloc.get_traced_memory()[1] < size / 10
     finally:
         tracemalloc.stop()
-
-
-# --- batches ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("code", "kind"), [(errno.EIO, BackendError), (errno.ENOSPC, errors.FullError)])
@@ -388,8 +358,6 @@ def test_replaced_root_is_used_as_it_is(root: Path, files: Files) -> None:
     assert files.read(KEY, limit=LIMIT).data == OLD
     assert root.with_name("moved").joinpath(KEY).read_bytes() == NEW
 
-
-# --- big folders ------------------------------------------------------------------------------------------------------
 
 SOME, MANY = 2_000, 20_000
 
@@ -507,9 +475,6 @@ def test_without_locking_leftovers_are_invisible_but_stay(root: Path, system: Sy
     assert leftover.exists()
 
 
-# --- sweepers and rivals ----------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("name", WRITES)
 @pytest.mark.parametrize("locked", [True, False], ids=["locked", "gone"])
 def test_temporary_file_that_is_swept_again_and_again(
@@ -525,7 +490,7 @@ def test_temporary_file_that_is_swept_again_and_again(
         if how == fcntl.LOCK_UN:
             if path.name in swept:
                 path.unlink(missing_ok=True)
-        elif system.is_temporary(fd) and len(swept) < times:
+        elif path.suffix == ".tmp" and len(swept) < times:
             swept.append(path.name)
             if locked:
                 raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
@@ -645,7 +610,7 @@ def test_lock_that_is_interrupted_is_let_go(root: Path, files: Files, system: Sy
     """Whatever interrupts the taking of a document's lock, at any step, leaves neither a descriptor nor a lock."""
 
     def interrupt(what: int | str, *arguments: Any, **options: Any) -> Any:
-        document = what == "a.account" if isinstance(what, str) else system.is_document(what)
+        document = (what if isinstance(what, str) else system.paths[what]) == "a.account"
         unlocks = at == "flock" and arguments[0] == fcntl.LOCK_UN
         if not interrupted and document and not unlocks:
             interrupted.append(at)
@@ -672,7 +637,7 @@ def test_link_that_is_put_in_the_documents_place_meanwhile_is_not_followed(
     """Neither a link that is put under the document's name between opening and locking nor its file is touched."""
 
     def flock(fd: int, how: int, /) -> None:
-        if not moved.exists() and system.is_document(fd) and how & fcntl.LOCK_EX:
+        if not moved.exists() and system.paths[fd] == "a.account" and how & fcntl.LOCK_EX:
             path.rename(moved)
             path.symlink_to(moved)
         SystemCalls.flock(fd, how)

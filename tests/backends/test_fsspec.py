@@ -17,7 +17,7 @@ from accountstore.backends.base import BackendError, NotRegularError, Unavailabl
 from accountstore.backends.fsspec import FsspecBackend
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
     from fileservers import Remote
 
@@ -64,39 +64,39 @@ async def test_lost_connection_is_an_error_and_then_made_anew(remote: Remote) ->
         await backend.aclose()
 
 
+@pytest.fixture
+async def backend(remote: Remote) -> AsyncIterator[FsspecBackend]:
+    opened = await remote.open()
+    yield opened
+    await opened.aclose()
+
+
 @pytest.mark.once
-async def test_folder_removed_by_others_is_made_again(remote: Remote) -> None:
+async def test_folder_removed_by_others_is_made_again(remote: Remote, backend: FsspecBackend) -> None:
     """A write makes its folder whenever it is missing, not only the first time."""
-    backend = await remote.open()
     for data in (b"1", b"2"):
         await backend.write("m/n/a.account", data, mode="overwrite")
         assert (remote.folder / "m/n/a.account").read_bytes() == data
         shutil.rmtree(remote.folder / "m")
-    await backend.aclose()
 
 
 @pytest.mark.once
-async def test_folder_in_a_documents_place_is_not_read(remote: Remote) -> None:
+async def test_folder_in_a_documents_place_is_not_read(remote: Remote, backend: FsspecBackend) -> None:
     """A folder with a document's name is an error, and not a missing document."""
     (remote.folder / "a.account").mkdir()
-    backend = await remote.open()
-    with pytest.raises(NotRegularError):
-        await backend.read("a.account", limit=100)
-    with pytest.raises(NotRegularError):
-        await backend.stat("a.account")
-    await backend.aclose()
+    for call in (backend.read("a.account", limit=100), backend.stat("a.account")):
+        with pytest.raises(NotRegularError):
+            await call
 
 
 @pytest.mark.once
-async def test_modification_time_is_returned(remote: Remote) -> None:
+async def test_modification_time_is_returned(remote: Remote, backend: FsspecBackend) -> None:
     """A stat and a listing have the document's modification time, in UTC."""
     (remote.folder / "a.account").write_bytes(b"x")
     os.utime(remote.folder / "a.account", (10**9, 10**9))
-    backend = await remote.open()
     moment = datetime.fromtimestamp(10**9, UTC)
     assert (await backend.stat("a.account")).modified == moment
     assert [stat.modified async for page in backend.scan("", recursive=False) for stat in page] == [moment]
-    await backend.aclose()
 
 
 class _Slow(MemoryFileSystem):  # type: ignore[misc]  # fsspec has no types

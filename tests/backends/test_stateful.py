@@ -51,9 +51,6 @@ _CONTROL = settings(
 )
 
 
-# --- the machines -----------------------------------------------------------------------------------------------------
-
-
 async def _open_memory(folder: Path) -> Backend:
     return MemoryBackend()
 
@@ -157,11 +154,8 @@ class _SwapLooksFirst(BatchMemory):
 
 
 @_fails(
-    "race_no_update_is_lost",
-    "race_swap_has_one_winner",
-    "batch_swap_many",
-    "sequential_swap_of_a_deleted_document_is_refused",
-    "sequential_swap_of_a_stale_version_is_refused",
+    *("race_no_update_is_lost", "race_swap_has_one_winner", "batch_swap_many"),
+    *("sequential_swap_of_a_deleted_document_is_refused", "sequential_swap_of_a_stale_version_is_refused"),
     "sequential_swap_of_an_unknown_version_is_refused",
 )
 class _SwapIgnoresVersions(BatchMemory):
@@ -215,11 +209,8 @@ class _AcknowledgesEarly(BatchMemory):
 
 
 @_fails(
-    "race_no_update_is_lost",
-    "race_swap_has_one_winner",
-    "sequential_conditional_delete",
-    "sequential_swap_of_a_stale_version_is_refused",
-    "sequential_version_changes_with_the_content",
+    *("race_no_update_is_lost", "race_swap_has_one_winner", "sequential_conditional_delete"),
+    *("sequential_swap_of_a_stale_version_is_refused", "sequential_version_changes_with_the_content"),
 )
 class _VersionIsSize(BatchMemory):
     def _find(self, key: str, /) -> Blob:
@@ -254,15 +245,9 @@ class _ScansByPrefix(BatchMemory):
 
 
 @_fails(
-    "cancel_of_a_read",
-    "scan_finds_the_documents_of_a_folder",
-    "scan_follows_writes_and_deletes",
-    "scan_may_be_dropped_before_its_end",
-    "scan_of_many_documents",
-    "sequential_close_leaves_nothing_open",
-    "unicode_longest_paths",
-    "unicode_names_are_kept",
-    "unicode_names_that_look_alike_are_different",
+    *("cancel_of_a_read", "scan_finds_the_documents_of_a_folder", "scan_follows_writes_and_deletes"),
+    *("scan_may_be_dropped_before_its_end", "scan_of_many_documents", "sequential_close_leaves_nothing_open"),
+    *("unicode_longest_paths", "unicode_names_are_kept", "unicode_names_that_look_alike_are_different"),
 )
 class _ScansTwice(BatchMemory):
     async def scan(self, prefix: str, /, *, recursive: bool) -> AsyncIterator[Sequence[Stat]]:
