@@ -28,6 +28,7 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+import threading
 import venv
 import warnings
 from argparse import ArgumentParser, Namespace
@@ -39,7 +40,6 @@ from fnmatch import fnmatch
 from importlib.util import find_spec
 from itertools import chain
 from pathlib import Path
-from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
@@ -243,22 +243,19 @@ def run(chosen: Namespace, package: Path, root: Path, /) -> str:
     alive = {key for key, row in rows.items() if chosen.again and row["outcome"] in {"survived", "unclear"}}
     left = [mutant for key, mutant in drawn.items() if key not in rows or key in alive]
     print(f"{folder}: {len(drawn)} of {len(found)} mutants, {len(left)} to run", flush=True)
-    workers: SimpleQueue[Worker] = SimpleQueue()
+    of_the_thread = threading.local()
     with tempfile.TemporaryDirectory() as passing, results.open("a", encoding="utf-8") as file:
         made = [Worker(Path(passing, str(number)), package, root) for number in range(chosen.jobs)]
         tests = Tests.measured(made[0], folder / "tests.json", chosen.jobs, chosen.pytest)
         judge = Judge(tests, sources, chosen.seconds)
-        for worker in made:
-            workers.put(worker)
+
+        def take_a_worker() -> None:
+            of_the_thread.worker = made.pop()
 
         def judged(mutant: Mutant) -> dict[str, Any]:
-            worker = workers.get()
-            try:
-                return judge.judge(worker, mutant)
-            finally:
-                workers.put(worker)
+            return judge.judge(of_the_thread.worker, mutant)
 
-        pool = ThreadPoolExecutor(chosen.jobs)
+        pool = ThreadPoolExecutor(chosen.jobs, initializer=take_a_worker)
         try:
             for done in as_completed([pool.submit(judged, mutant) for mutant in left]):
                 row = done.result()

@@ -600,10 +600,6 @@ def test_lock_that_another_lets_go_is_waited_for(root: Path, files: Files, syste
     assert (root / KEY).exists() == (name not in DELETES)
 
 
-class Interrupted(BaseException):
-    """What no clean-up but one for everything notices, as a signal's exception."""
-
-
 @pytest.mark.parametrize("name", LOCKING)
 @pytest.mark.parametrize("at", ["fstat", "flock", "stat"])
 def test_lock_that_is_interrupted_is_let_go(root: Path, files: Files, system: System, at: str, name: str) -> None:
@@ -614,13 +610,13 @@ def test_lock_that_is_interrupted_is_let_go(root: Path, files: Files, system: Sy
         unlocks = at == "flock" and arguments[0] == fcntl.LOCK_UN
         if not interrupted and document and not unlocks:
             interrupted.append(at)
-            raise Interrupted
+            raise KeyboardInterrupt
         return getattr(SystemCalls, at)(what, *arguments, **options)
 
     interrupted: list[str] = []
     system.patch(at, interrupt)
     before = state(root)
-    with pytest.raises(Interrupted):
+    with pytest.raises(KeyboardInterrupt):
         failure(name, files)
     assert interrupted == [at]
     assert system.paths == {}
