@@ -98,10 +98,9 @@ def _pair(pythons: Sequence[str], folder: str, /, *arguments: str) -> Iterator[l
     return (msgspec.json.Decoder(dict[str, Any]).decode_lines(Path(file).read_bytes()) for file in files)
 
 
-def _count(before: Row, after: Row, /) -> Row:
-    numbers = {"before": before["number"], "after": after["number"]}
-    print(f"{after['title']}, {after['storage']}, {after['operation']}: {numbers['before']} -> {numbers['after']}")
-    return {name: after[name] for name in _KEY if name in after} | numbers
+def _count(old: Row, new: Row, /) -> Row:
+    print(f"{new['title']}, {new['storage']}, {new['operation']}: {old['number']} -> {new['number']}")
+    return {name: new[name] for name in _KEY if name in new} | {"before": old["number"], "after": new["number"]}
 
 
 def _change(before: Sequence[Row], after: Sequence[Row], /) -> Row:

@@ -17,7 +17,7 @@ from accountstore import AccountStore, Location
 from benchmarks import servers, sides
 from benchmarks.harness import RATE, SPEEDUP, TASKS, Comparison, Count, Goal, Round, in_flight, timed
 from benchmarks.samples import ACCOUNT, PLAIN_ACCOUNT, PlainAccount, decode, encode
-from benchmarks.servers import BUCKET, S3, SERVICES, Engine, Service, one_processor, serving
+from benchmarks.servers import BUCKET, OBSTORE, S3, SERVICES, Service, contender, one_processor, serving
 from benchmarks.sides import KEYS, NAMES, OPERATIONS, Side, contenders, fill, our_side
 
 if TYPE_CHECKING:
@@ -26,26 +26,26 @@ if TYPE_CHECKING:
 
     from benchmarks.harness import Run, Workspace
 
-_OBSTORE = "bare obstore"
+_BARE = "bare obstore"
 _DELAY = 0.02
 _MANY = 1001
 _LOOPS = ("trio", "asyncio")
-_ENGINES = [(service, engine) for service in SERVICES for engine in service.engines]
+_ENGINES = [(service, package) for service in SERVICES for package in service.packages]
 
 
 async def _engine_sides(stack: AsyncExitStack, service: Service, url: str, /) -> dict[str, Side]:
     """The library's side by each engine of a service; closed with the stack."""
-    stores = {each.contender: await stack.enter_async_context(service.open(each, url)) for each in service.engines}
-    return {name: our_side(store) for name, store in stores.items()}
+    stores = {each: await stack.enter_async_context(service.open(each, url)) for each in service.packages}
+    return {contender(package): our_side(store) for package, store in stores.items()}
 
 
 async def cpu(work: Workspace, /) -> AsyncGenerator[Round]:
     cpu_of = partial(timed, clock=process_time)
-    pairs = ((S3.fsspec, "bare aiobotocore", sides.aiobotocore, 1.1), (S3.obstore, _OBSTORE, sides.obstore, 1.25))
-    for engine, other, bare, bound in pairs:
+    pairs = ((S3.package, "bare aiobotocore", sides.aiobotocore, 1.1), (OBSTORE, _BARE, sides.obstore, 1.25))
+    for package, other, bare, bound in pairs:
         with serving() as stub:
-            async with S3.open(engine, stub.url) as store, bare(stub.url) as side:
-                both = {engine.contender: our_side(store), other: side}
+            async with S3.open(package, stub.url) as store, bare(stub.url) as side:
+                both = {contender(package): our_side(store), other: side}
                 await fill(*both.values())
                 with one_processor(stub.pid) as note:
                     for name in OPERATIONS:
@@ -59,7 +59,7 @@ _GOALS = {"S3": Goal("at least", 5), "Azure": Goal("at least", 6)}
 
 async def throughput(work: Workspace, /) -> AsyncGenerator[Round]:
     for service in SERVICES:
-        comparisons = [Comparison(service.fsspec.contender, _GOALS.get(service.name), SPEEDUP)]
+        comparisons = [Comparison(contender(service.package), _GOALS.get(service.name), SPEEDUP)]
         async with AsyncExitStack() as stack:
             stub = stack.enter_context(serving())
             engines = await _engine_sides(stack, service, stub.url)
@@ -71,15 +71,15 @@ async def throughput(work: Workspace, /) -> AsyncGenerator[Round]:
 
 async def latency(work: Workspace, /) -> AsyncGenerator[Round]:
     ideal = f"{TASKS / _DELAY:,.0f} a second"
-    comparisons = Comparison(ideal, Goal("at least", 0.9), RATE), Comparison(_OBSTORE, None, RATE)
+    comparisons = Comparison(ideal, Goal("at least", 0.9), RATE), Comparison(_BARE, None, RATE)
     far = f"{_DELAY * 1e3:g} ms"
 
     async def run(times: int) -> float:
         return times * _DELAY / TASKS
 
     with serving() as stub:
-        async with S3.open(S3.obstore, stub.url) as store, sides.obstore(stub.url) as bare:
-            both = {S3.obstore.contender: our_side(store), _OBSTORE: bare}
+        async with S3.open(OBSTORE, stub.url) as store, sides.obstore(stub.url) as bare:
+            both = {contender(OBSTORE): our_side(store), _BARE: bare}
             await fill(*both.values())
             stub.mode(delay=_DELAY)
             for name in OPERATIONS:
@@ -88,14 +88,14 @@ async def latency(work: Workspace, /) -> AsyncGenerator[Round]:
                     {**contenders(both, name), ideal: run},
                     comparisons,
                     work.effort(1, 32 * TASKS),
-                    f"{ideal}: {TASKS} at once, {far} each; what {_OBSTORE} gets is what can be had",
+                    f"{ideal}: {TASKS} at once, {far} each; what {_BARE} gets is what can be had",
                 )
 
 
-def _on_a_loop(stack: ExitStack, loop: str, engine: Engine, url: str, /) -> Mapping[str, Run]:
+def _on_a_loop(stack: ExitStack, loop: str, package: str, url: str, /) -> Mapping[str, Run]:
     """How to run the operations of a store on an event loop of its own, which waits in a thread in between."""
     portal = stack.enter_context(start_blocking_portal(loop))
-    side = our_side(stack.enter_context(portal.wrap_async_context_manager(S3.open(engine, url))))
+    side = our_side(stack.enter_context(portal.wrap_async_context_manager(S3.open(package, url))))
     portal.call(fill, side)
 
     def on_the_loop(run: Run) -> Run:
@@ -106,12 +106,12 @@ def _on_a_loop(stack: ExitStack, loop: str, engine: Engine, url: str, /) -> Mapp
 
 async def loops(work: Workspace, /) -> AsyncGenerator[Round]:
     comparisons = [Comparison("asyncio", Goal("at least", 0.75), RATE)]
-    for engine in S3.engines:
+    for package in S3.packages:
         with ExitStack() as stack:
             stub = stack.enter_context(serving())
-            runs = {loop: _on_a_loop(stack, loop, engine, stub.url) for loop in _LOOPS}
+            runs = {loop: _on_a_loop(stack, loop, package, stub.url) for loop in _LOOPS}
             for name in OPERATIONS:
-                title = f"S3 {name}, {TASKS} in flight, {engine.package} engine, trio and asyncio"
+                title = f"S3 {name}, {TASKS} in flight, {package} engine, trio and asyncio"
                 yield Round(title, {loop: runs[loop][name] for loop in _LOOPS}, comparisons, work.effort(2, 4 * TASKS))
 
 
@@ -147,12 +147,12 @@ async def _count(stub: Any, store: AccountStore, label: str, pages: int, /) -> A
 async def requests(work: Workspace, /) -> AsyncGenerator[list[Count]]:
     counts: list[Count] = []
     with serving() as stub:
-        for service, engine in _ENGINES:
+        for service, package in _ENGINES:
             stub.reset()
             for i in range(_MANY):
                 stub.put(service.name.lower(), BUCKET, f"many/user{i}.account", b"{}")
-            async with service.open(engine, stub.url) as store:
-                label, pages = f"{service.name}, {engine.package}", -(-_MANY // service.page)
+            async with service.open(package, stub.url) as store:
+                label, pages = f"{service.name}, {package}", -(-_MANY // service.page)
                 counts += [count async for count in _count(stub, store, label, pages)]
     yield counts
 
@@ -243,7 +243,7 @@ async def peers(work: Workspace, /) -> AsyncGenerator[Round]:
         all_sides = await _engine_sides(stack, S3, stub.url)
         for peer, opened in _PEERS.items():
             all_sides[peer] = await stack.enter_async_context(opened(stub.url, work.folder))
-            comparisons += [Comparison(peer, Goal("at most", 1)), Comparison(peer, ours=S3.fsspec.contender)]
+            comparisons += [Comparison(peer, Goal("at most", 1)), Comparison(peer, ours=contender(S3.package))]
         await fill(*all_sides.values())
         for name in OPERATIONS:
             title = f"S3 {name} beside others, {TASKS} in flight"

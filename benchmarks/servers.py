@@ -25,36 +25,32 @@ _ACCOUNT = "devstoreaccount1"
 _ACCOUNT_KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
 
 
-class Engine(NamedTuple):
-    """A client below the store: its name in `StorageConfig`, and the package."""
+OBSTORE = "obstore"
 
-    engine: str
-    package: str
 
-    @property
-    def contender(self) -> str:
-        """What its side of a comparison is called."""
-        return f"accountstore, {self.package} engine"
+def contender(package: str, /) -> str:
+    """What the side of the library with this client below is called."""
+    return f"accountstore, {package} engine"
 
 
 class Service(NamedTuple):
-    """A kind of cloud storage. `page` is how many documents a page of a listing holds."""
+    """A kind of cloud storage. `page` is how many documents a page of a listing holds, `package` the fsspec client."""
 
     name: str
     scheme: str
     page: int
+    package: str
     options: Callable[[str], dict[str, Any]]
-    fsspec: Engine
-    obstore: Engine = Engine("obstore", "obstore")
 
     @property
-    def engines(self) -> tuple[Engine, Engine]:
-        """The library's own first."""
-        return self.obstore, self.fsspec
+    def packages(self) -> tuple[str, str]:
+        """The clients, the library's own first."""
+        return OBSTORE, self.package
 
-    def open(self, engine: Engine, url: str, /) -> AbstractAsyncContextManager[AccountStore]:
+    def open(self, package: str, url: str, /) -> AbstractAsyncContextManager[AccountStore]:
         """A store on the server, which is trusted to honour conditions: nothing is tried."""
-        config = StorageConfig(f"{self.scheme}://{BUCKET}", self.options(url), engine=engine.engine, conditions="trust")
+        engine = OBSTORE if package == OBSTORE else "fsspec"
+        config = StorageConfig(f"{self.scheme}://{BUCKET}", self.options(url), engine=engine, conditions="trust")
         return AccountStore.open(StoreConfig(storages={self.name: config}))
 
 
@@ -74,12 +70,10 @@ def _azure_options(url: str, /) -> dict[str, Any]:
     return {"connection_string": ";".join((*parts, f"BlobEndpoint={url}/{_ACCOUNT};"))}
 
 
-S3 = Service("S3", "s3", 1000, s3_options, Engine("fsspec", "s3fs"))
-SERVICES = (
-    S3,
-    Service("GCS", "gs", 1000, _gcs_options, Engine("fsspec", "gcsfs")),
-    Service("Azure", "az", 5000, _azure_options, Engine("fsspec", "adlfs")),
-)
+S3 = Service("S3", "s3", 1000, "s3fs", s3_options)
+GCS = Service("GCS", "gs", 1000, "gcsfs", _gcs_options)
+AZURE = Service("Azure", "az", 5000, "adlfs", _azure_options)
+SERVICES = (S3, GCS, AZURE)
 
 
 def s3_config() -> Any:
