@@ -27,12 +27,7 @@ from accountstore.strict import MAX_DEPTH
 
 BOTH = pytest.mark.parametrize("codec", [JSON, MSGPACK], ids=["json", "msgpack"])
 PASSWORD = {"discriminator": "EmailClientAccountPasswordCredentials", "login": "l", "password": "p"}
-OAUTH = {
-    "discriminator": "EmailClientAccountOauthCredentials",
-    "login": "l",
-    "clientSecret": "s",
-    "refreshToken": "r",
-}
+OAUTH = {"discriminator": "EmailClientAccountOauthCredentials", "login": "l", "clientSecret": "s", "refreshToken": "r"}
 ACCOUNT: dict[str, Any] = {"host": "h", "port": 1, "credentials": PASSWORD}
 
 
@@ -424,14 +419,7 @@ def test_transcode_refuses_numbers_that_do_not_fit(number: bytes) -> None:
 
 @pytest.mark.parametrize(
     "value",
-    [
-        float("nan"),
-        float("inf"),
-        [{"a": float("-inf")}],
-        msgspec.msgpack.Ext(5, b"x"),
-        {1: "a", "1": "b"},
-        {None: 1},
-    ],
+    [float("nan"), float("inf"), [{"a": float("-inf")}], msgspec.msgpack.Ext(5, b"x"), {1: "a", "1": "b"}, {None: 1}],
     ids=["nan", "inf", "inside", "extension", "meeting keys", "null as key"],
 )
 def test_transcode_refuses_what_json_has_not(value: object) -> None:

@@ -216,9 +216,7 @@ scalars = (
 )
 any_text = st.text(st.characters(exclude_categories=["Cs"]))
 trees = st.recursive(
-    scalars,
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(any_text, inner, max_size=3),
-    max_leaves=6,
+    scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(any_text, inner, max_size=3), max_leaves=6
 )
 unknown = st.dictionaries(texts.filter(lambda name: name not in KNOWN), trees, min_size=1, max_size=3)
 

@@ -84,11 +84,7 @@ async def test_save_refuses_what_get_would_not_return(store: AccountStore, docum
 
 @pytest.mark.parametrize(
     ("data", "field"),
-    [
-        (b"canary-text", "$"),
-        (b'{"host":"canary-text","port":"canary-text"}', "$.port"),
-        (MSGPACK.encode(ACCOUNT), "$"),
-    ],
+    [(b"canary-text", "$"), (b'{"host":"canary-text","port":"canary-text"}', "$.port"), (MSGPACK.encode(ACCOUNT), "$")],
     ids=["text", "wrong type", "msgpack"],
 )
 async def test_what_is_no_document_is_a_decode_error(data: bytes, field: str) -> None:

@@ -13,14 +13,7 @@ from samples import ACCOUNT, AT, ELSEWHERE, FULL, MULTI, MULTI_AT, OAUTH, next_p
 
 from accountstore import Account, AccountStore, Location, StorageConfig, StoreConfig
 from accountstore.codecs import JSON
-from accountstore.errors import (
-    ConflictError,
-    DeniedError,
-    EncodeError,
-    ExistsError,
-    LocationError,
-    NotFoundError,
-)
+from accountstore.errors import ConflictError, DeniedError, EncodeError, ExistsError, LocationError, NotFoundError
 from accountstore.testing import Fault, store_over
 
 if TYPE_CHECKING:
