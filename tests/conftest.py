@@ -17,6 +17,7 @@ import cloudservers
 import pytest
 from cloudstub import Stub
 from detector import no_blocking_calls
+from doubles import skip_pauses
 from hypothesis import HealthCheck, settings
 
 from accountstore import AccountStore, StorageConfig, StoreConfig
@@ -134,6 +135,12 @@ async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
     url = "memory://" if request.param == "memory" else f"file://{tmp_path}"
     async with AccountStore.open(StoreConfig(storages={"main": StorageConfig(url)})) as opened:
         yield opened
+
+
+@pytest.fixture
+def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The pauses between two attempts, which are not waited for."""
+    return skip_pauses(monkeypatch)
 
 
 def _version(package: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal
 
 import pytest
-from doubles import Recording, skip_pauses
+from doubles import Recording
 from msgspec.structs import replace
 from samples import ACCOUNT, AT, CALLS, ELSEWHERE, FAILING, FULL, OAUTH, next_port
 
@@ -33,12 +33,6 @@ pytestmark = pytest.mark.anyio
 each_request = pytest.mark.parametrize(
     ("call", "operation"), [pair for pair in FAILING if not pair[1].endswith("_many")]
 )
-
-
-@pytest.fixture
-def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The pauses between two attempts, which are not waited for."""
-    return skip_pauses(monkeypatch)
 
 
 async def failing(operation: Operation, *errors: Exception, moment: Literal["before", "after"] = "before") -> Recording:
