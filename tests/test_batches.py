@@ -124,9 +124,6 @@ def tasks() -> set[int]:
 either_call = pytest.mark.parametrize("call", ["get_many", "save_many"])
 
 
-# --- results ----------------------------------------------------------------------------------------------------------
-
-
 async def test_results_come_in_the_order_asked_for(store: AccountStore) -> None:
     """Each location comes with its own version and document, in the order given, over several windows."""
     order = [number * 37 % 1500 for number in range(1500)]
@@ -141,9 +138,7 @@ async def test_results_come_in_the_order_asked_for(store: AccountStore) -> None:
 
 @pytest.mark.parametrize("backend", [MemoryBackend, BatchMemory])
 async def test_each_document_has_its_own_error(backend: type[MemoryBackend]) -> None:
-    """Missing, misnamed, wrong and broken documents are errors among the results, with their locations; others are
-    done, on a backend that takes them one by one and on one that takes batches.
-    """
+    """Missing, misnamed, wrong and broken documents are errors with their locations; others are done."""
     opened = backend()
     store = store_over({"main": opened})
     rows: list[tuple[Location, Any, type, type]] = [
@@ -153,6 +148,7 @@ async def test_each_document_has_its_own_error(backend: type[MemoryBackend]) -> 
         (at(2), replace(ACCOUNT, port=0), EncodeError, NotFoundError),
         (at(3, "unknown"), ACCOUNT, LocationError, LocationError),
         (Location("x.multi.account"), MULTI, Version, Stored),
+        (Location("y.multi.account"), ACCOUNT, EncodeError, NotFoundError),
         (at(4), None, EncodeError, NotFoundError),
         (at(5), ACCOUNT, Version, DecodeError),
     ]
@@ -167,9 +163,7 @@ async def test_each_document_has_its_own_error(backend: type[MemoryBackend]) -> 
 
 
 async def test_storages_codecs_and_kinds_may_be_mixed(tmp_path: Path) -> None:
-    """One call may name several storages, codecs and both kinds of documents; the order stays, and each document is
-    encoded by its own storage's codec.
-    """
+    """One call may mix storages, kinds and codecs: the order stays, each document is in its storage's codec."""
     storages = {
         "memory": StorageConfig("memory://"),
         "local": StorageConfig(str(tmp_path / "local"), codec="msgpack"),
@@ -212,9 +206,7 @@ async def test_storages_codecs_and_kinds_may_be_mixed(tmp_path: Path) -> None:
 async def test_a_batch_that_fails_as_a_whole_is_an_error_of_each_document(
     error: Exception, read_as: type[BackendError], saved_as: type[BackendError], batch: int
 ) -> None:
-    """When a whole batch fails, each of its documents has an error of its own, with its own location; of a write that
-    may have been made, that the outcome is unknown.
-    """
+    """A batch that fails as a whole is an error of each document; of a write, perhaps of an unknown outcome."""
     bad = Busy(batch, error=error)
     store = store_over({"good": MemoryBackend(), "bad": bad})
     locations = [at(number, "bad" if number % 2 else "good") for number in range(20)]
@@ -272,9 +264,7 @@ class Miscounting(BatchMemory):
 async def test_a_backend_that_breaks_the_contract_is_an_error_of_each_document(
     backend: BatchMemory, message: str | None
 ) -> None:
-    """Results without versions, and batches of results of which nobody knows whose they are, are a `BackendError` of
-    each document. The control: the same backend with one result for each.
-    """
+    """No version, or results of nobody knows what, are an error of each document; the control breaks nothing."""
     wanted = [at(number) for number in range(3)]
     for location in wanted:
         await MemoryBackend.write(backend, location.path, CODECS["json"].encode(ACCOUNT), mode="overwrite")
@@ -293,9 +283,6 @@ async def test_each_location_has_its_results(store: AccountStore) -> None:
     saved = await save(store, [(at(0), ACCOUNT), (at(0), ACCOUNT)], mode="create")
     assert {type(result) for result in saved} == {Version, ExistsError}
     assert [type(result) for result in await read(store, [at(0), at(0)])] == [Stored, Stored]
-
-
-# --- retries ----------------------------------------------------------------------------------------------------------
 
 
 class Flaky(BatchMemory):
@@ -343,9 +330,6 @@ async def test_what_fails_for_a_while_is_tried_again(
     assert {type(result) for result in got} == {Stored if ends else UnavailableError}
     assert backend.asked == expected
     assert [r.location for r in (*saved, *got) if isinstance(r, AccountStoreError)] == ([] if ends else wanted * 2)
-
-
-# --- bounds -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("concurrency", [1, 3, 8, 20])
@@ -414,9 +398,6 @@ async def test_local_documents_share_thread_hops(calls: int, tmp_path: Path, mon
             await store.get(location)
             await store.save(location, ACCOUNT)
         assert hops == ["write_many"] * batches + ["read_many"] * batches + ["read", "write"] * 10
-
-
-# --- lazy input, early ends -------------------------------------------------------------------------------------------
 
 
 class Tap:

@@ -60,9 +60,6 @@ async def test_an_error_of_the_storage_itself_names_it_once(error: Exception) ->
     assert caught.value.message.count(" [storage 'main': url]") == (error in OF_THE_STORAGE)
 
 
-# --- the deadline -----------------------------------------------------------------------------------------------------
-
-
 def lengthen(store: AccountStore, /) -> None:
     """Give later calls of a store all the time that they need on a busy machine."""
     policy = cast("Any", store)._resolver.storage(None).client.policy
@@ -117,9 +114,7 @@ async def test_the_deadline_is_that_of_all_attempts(
 
 @each_request
 async def test_a_call_that_hangs_can_be_cancelled(call: str, operation: Operation) -> None:
-    """A read is dropped at once, a change when its deadline has passed. The document is the old one, and the same call
-    then works.
-    """
+    """A cancelled read is dropped at once, a change when its deadline has passed; the same call then works."""
     backend = await holding(Fault(operation, 1, "hang"))
     store = store_over({"main": backend}, timeout=0.1 if operation in CHANGES else HUNG)
 
@@ -170,14 +165,9 @@ async def test_what_a_storage_cannot_promise_is_refused_before_any_io() -> None:
     assert backend.log == ["write", "delete"]
 
 
-# --- batches ----------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("batch", [1, 2])
 async def test_a_batch_is_one_call_of_a_backend_that_takes_batches(batch: int) -> None:
-    """A backend that declares batches is given one, unless it is empty; of any other each document is a call
-    of its own.
-    """
+    """A backend that declares batches is given one, unless it is empty; any other, each document by itself."""
     backend = Recording(BatchMemory(batch))
     client = StorageClient("main", backend, limit=10)
     assert await client.write_many([]) == []

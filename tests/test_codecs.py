@@ -12,20 +12,16 @@ import pytest
 from doubles import raises
 from msgspec.structs import replace
 
-from accountstore import (
+from accountstore import DecodeError, DocumentError, EncodeError, Location, Secret
+from accountstore.codecs import CODECS, JSON, MSGPACK, Codec
+from accountstore.model import (
     Account,
-    DecodeError,
-    DocumentError,
-    EncodeError,
-    Location,
     MultiAccount,
     OAuthCredentials,
     PasswordCredentials,
     ProtocolType,
-    Secret,
     SecurityOptions,
 )
-from accountstore.codecs import CODECS, JSON, MSGPACK, Codec
 from accountstore.strict import MAX_DEPTH
 
 if TYPE_CHECKING:
@@ -285,16 +281,11 @@ def test_what_could_not_be_read_is_not_written(codec: Codec, document: Document,
     ],
 )
 def test_what_would_not_come_back_equal_is_not_written(codec: Codec, document: object) -> None:
-    """Anything but an account or a multi account, and a value of a wrong type, also where the format could write it as
-    something else, is an EncodeError.
-    """
+    """What is no document, and a value of a wrong type that the format could write otherwise, is an EncodeError."""
     with pytest.raises(EncodeError):
         codec.encode(cast("Account", document))
     with pytest.raises(EncodeError):
         codec.merge(cast("Account", document), pack(codec, ACCOUNT))
-
-
-# --- merge and trees -------------------------------------------------------------------------------------------
 
 
 CACHE = {"cacheFile": {"fileName": "x", "folderPath": "f", "later": [1]}}
@@ -342,9 +333,7 @@ def test_merge_keeps_unknown_fields_only(codec: Codec, tree: object, new: Docume
 
 @pytest.mark.parametrize("number", [b"1e999", b"-1E400", b"9" * 5000, b"123456789012345678901234567890", b"1.0", b"-0"])
 def test_numbers_are_kept_as_they_are_spelled(number: bytes) -> None:
-    """An unknown field keeps its bytes in a merge: a number loses no digit, even one that Python could not hold; one
-    that MessagePack cannot carry is an EncodeError there, not another number.
-    """
+    """A merge keeps every digit of an unknown number; one that MessagePack cannot carry is an EncodeError there."""
     inside = pack(JSON, ACCOUNT)[:-1] + b',"later":' + number + b"}"
     assert b'"later":' + number in JSON.merge(account(port=2), inside)
     many = b'{"receiveAccounts":[' + inside + b"]}"

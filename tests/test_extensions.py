@@ -6,18 +6,16 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import pytest
-from calls import EITHER, EVERY, MULTIPLE, document
+from calls import EITHER, EVERY, MULTIPLE
 from doubles import raises
-from samples import ACCOUNT, MULTI
 
-from accountstore import AccountStore, EncodeError, ExtensionError, Location, LocationError, NotFoundError
+from accountstore import AccountStore, ExtensionError, Location, LocationError, NotFoundError
 from accountstore.backends.memory import MemoryBackend
 from accountstore.testing import FaultyBackend, store_over
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from accountstore.model import Document
 
 pytestmark = pytest.mark.anyio
 
@@ -45,9 +43,7 @@ def counting() -> tuple[FaultyBackend, AccountStore]:
 @pytest.mark.parametrize("call", EVERY)
 @pytest.mark.parametrize("folder", ["", "mail/team-a", None], ids=["root", "folder", "scoped"])
 async def test_each_call_takes_its_names_and_refuses_others_before_any_io(call: str, folder: str | None) -> None:
-    """Single calls take `*.account`, multi calls `*.multi.account`, the others both; a refused name reaches nothing.
-    In a narrowed store the rule is the same.
-    """
+    """Single, multi and other calls take their names, also in a narrowed store; a refused one reaches nothing."""
     for name, kind in NAMES.items():
         backend, store = counting()
         location = Location(name, folder=folder or "")
@@ -80,25 +76,3 @@ async def test_the_error_is_a_location_error_and_names_the_location() -> None:
         await store.get(Location("x.txt", folder="mail", storage="only"))
     with pytest.raises(ExtensionError, match=r"^only:x\.account: .*\.multi\.account"):
         await store.get_multi(Location("x.account", storage="only"))
-
-
-async def test_many_goes_on_after_a_refused_name() -> None:
-    """In `get_many` and `save_many` a refused name is one error among the results; the others are asked for."""
-    backend, store = counting()
-    locations = list(map(Location, NAMES))
-    saved = [result async for _, result in store.save_many((at, document(at)) for at in locations)]
-    read = [result async for _, result in store.get_many(locations)]
-    promised = [name for name, kind in NAMES.items() if kind]
-    for results in (saved, read):
-        accepted = [name for name, result in zip(NAMES, results, strict=True) if not isinstance(result, ExtensionError)]
-        assert accepted == promised
-    assert backend.calls == {"write": len(promised), "read": len(promised)}
-    assert sorted([entry.location.file_name async for entry in store.list()]) == sorted(promised)
-
-
-async def test_save_many_refuses_a_document_of_the_other_kind() -> None:
-    """`save_many` writes an account only to `*.account` and a multi account only to `*.multi.account`."""
-    backend, store = counting()
-    wrong: list[tuple[Location, Document]] = [(Location("x.account"), MULTI), (Location("x.multi.account"), ACCOUNT)]
-    assert [type(result) async for _, result in store.save_many(wrong)] == [EncodeError, EncodeError]
-    assert not backend.calls

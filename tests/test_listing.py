@@ -62,9 +62,7 @@ async def paths(entries: AsyncIterator[Entry], /) -> list[str]:
 
 
 async def test_a_folder_lists_its_documents(store: AccountStore) -> None:
-    """`list` shows the documents of both kinds that are in the folder itself, by default in the root; with `recursive`
-    those below too, and never those of a folder with a longer name. A missing folder is empty.
-    """
+    """`list` shows the folder's own documents, `recursive` those below too; a missing folder is empty."""
     await fill(store)
     assert await paths(store.list()) == ["a.account", "b.multi.account"]
     assert await paths(store.list("mail")) == ["mail/a.account", "mail/c.account"]
@@ -116,9 +114,6 @@ async def test_a_scoped_listing_is_relative(store: AccountStore) -> None:
     assert await paths(store.scoped("").list(recursive=True)) == sorted(PATHS)
 
 
-# --- what does not show -----------------------------------------------------------------------------------------------
-
-
 @on_local
 async def test_files_that_are_no_documents_do_not_show(store: AccountStore, tmp_path: Path) -> None:
     """Other files, temporary files, folders, links and devices are not listed, and nothing is listed through them."""
@@ -140,9 +135,7 @@ async def test_files_that_are_no_documents_do_not_show(store: AccountStore, tmp_
 
 @on_local
 async def test_names_that_are_no_locations_do_not_show(store: AccountStore, tmp_path: Path) -> None:
-    """Files whose names no location can have, or so deep that none reaches them, are not listed, and do not stop the
-    listing.
-    """
+    """Files whose names or depth no location can have are not listed, and do not stop the listing."""
     await fill(store)
     names = ["x:y", "x*", "x#1", "x\\y", "x\n", "e\u0301", "[x]"]
     if sys.platform == "linux":
@@ -177,9 +170,6 @@ async def test_a_forbidden_folder_is_denied(store: AccountStore, tmp_path: Path)
             await paths(store.list("mail"))
     finally:
         (tmp_path / "mail").chmod(0o700)
-
-
-# --- pages ------------------------------------------------------------------------------------------------------------
 
 
 class Paging(MemoryBackend):

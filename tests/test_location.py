@@ -85,9 +85,7 @@ def test_an_error_is_also_a_value_error_and_quotes_nothing() -> None:
 
 
 def test_defaults_and_empty_names_mean_the_default_storage_and_its_root() -> None:
-    """No folder, an empty one and none are the root; no storage and an empty one are the default storage, which is not
-    the same location as that storage by its name: only the store knows that they meet.
-    """
+    """None and empty mean the root and the default storage, which by its name is another location."""
     location = Location("x.account")
     assert (location.folder, location.storage) == ("", None)
     assert Location("x.account", folder="", storage="") == location

@@ -23,8 +23,6 @@ OAUTH = OAuthCredentials(login="l", client_secret="s", refresh_token="r")
 ACCOUNT = Account(host="h", port=1, credentials=PASSWORD)
 
 
-# --- Secret --------------------------------------------------------------------------------------------------------
-
 TEXTS = st.text() | st.text(st.characters())
 
 
@@ -117,9 +115,6 @@ def test_rich_shows_nothing_of_a_secret() -> None:
     assert "hunter2" not in pretty_repr(SecretBytes(b"hunter2"))
 
 
-# --- credentials ---------------------------------------------------------------------------------------------------
-
-
 def test_plain_text_becomes_a_secret() -> None:
     """Every secret field takes a string or a Secret, also in `replace`, and holds a Secret; None stays None."""
     oauth = OAuthCredentials(
@@ -158,9 +153,7 @@ def test_documents_show_no_secret(document: object) -> None:
 
 @pytest.mark.parametrize("kind", [PasswordCredentials, OAuthCredentials, Account, MultiAccount, Location])
 def test_fields_are_named(kind: Callable[..., object]) -> None:
-    """Every field, but the file name of a location, is given by its name: their order differs between the seed's
-    releases and calls.
-    """
+    """Fields, but for the file name of a location, are given by name: the seed's orders differ."""
     with pytest.raises(TypeError):
         kind("h", "1")
     with pytest.raises(TypeError):
@@ -185,13 +178,8 @@ def test_documents_cannot_be_changed(document: object, name: str) -> None:
     assert getattr(document, name) is before
 
 
-# --- accounts ------------------------------------------------------------------------------------------------------
-
-
 def test_receive_accounts_take_any_iterable() -> None:
-    """A list, a tuple or a generator of accounts becomes a tuple, on construction and on replacement: changing the
-    list afterwards changes no document.
-    """
+    """Any iterable of accounts becomes a tuple, also in `replace`: changing the list changes no document."""
     wanted = (ACCOUNT, ACCOUNT)
     accounts = list(wanted)
     for given_accounts in (accounts, wanted, (ACCOUNT for _ in range(2))):

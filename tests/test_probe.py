@@ -60,9 +60,6 @@ async def keys(backend: Backend, /) -> set[str]:
     return {stat.key async for page in backend.scan("", recursive=True) for stat in page}
 
 
-# --- what counts as honoured ------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("honoured", "requests"), [((), 3), (("create",), 5), (("create", "swap"), 6), (("create", "swap", "delete"), 6)]
 )
@@ -186,9 +183,6 @@ async def test_a_backend_is_believed_just_what_it_declares(declared: str) -> Non
     if update:
         await store.delete(AT, version=(await store.read(AT)).version)
         assert not await store.exists(AT)
-
-
-# --- where it is tried, and what it leaves ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("call", CONDITIONAL)

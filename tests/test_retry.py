@@ -47,17 +47,12 @@ async def content(store: AccountStore, /) -> dict[Location, Account]:
     return {entry.location: await store.get(entry.location) async for entry in store.list(recursive=True)}
 
 
-# --- attempts ---------------------------------------------------------------------------------------------------------
-
-
 @each_request
 @pytest.mark.parametrize("attempts", [1, 3, 4])
 async def test_what_fails_for_a_while_is_tried_again(
     call: str, operation: Operation, attempts: int, pauses: list[float]
 ) -> None:
-    """A call whose first three requests fail succeeds at the fourth attempt; with fewer it is the last one's error.
-    There is a pause between two attempts, and no other.
-    """
+    """A call whose first three requests fail needs four attempts, with a pause between two, and no other."""
     backend = await failing(operation, *[ConnectionResetError()] * 3)
     kind = UncertainError if operation in {"write", "delete"} else UnavailableError
     with nullcontext() if attempts == 4 else raises(UnavailableError, __class__=kind):
@@ -93,9 +88,6 @@ async def test_pauses_are_longer_after_each_attempt(monkeypatch: pytest.MonkeyPa
     assert pauses[-1] == 0.1
 
 
-# --- lost answers -----------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("attempts", [1, 4])
 @pytest.mark.parametrize(
     ("call", "operation", "blind", "after"),
@@ -112,9 +104,7 @@ async def test_pauses_are_longer_after_each_attempt(monkeypatch: pytest.MonkeyPa
 async def test_a_change_whose_answers_are_lost_is_made_once(
     call: str, operation: Operation, blind: bool, after: dict[Location, Account], attempts: int, pauses: list[float]
 ) -> None:
-    """A change under a condition that was made though its answer was lost succeeds, as the document shows. Any other is
-    made again while there are attempts left, and is else uncertain.
-    """
+    """A conditional change whose answer was lost has succeeded; any other is made again, or is uncertain."""
     backend = await failing(operation, *[ConnectionResetError()] * 3, moment="after")
     store = store_over({"main": backend}, attempts=attempts)
     if blind and attempts == 1:
@@ -134,9 +124,7 @@ async def test_a_change_whose_answers_are_lost_is_made_once(
     [("save", []), ("delete", []), ("create", ["read"]), ("swap", ["read"]), ("delete of a version", ["stat"])],
 )
 async def test_a_change_that_surely_was_not_made_is_not_uncertain(call: str, look: list[str], sent: bool) -> None:
-    """A storage that is down is asked once more about the outcome of a change under a condition, if that may have been
-    made: it is then uncertain, and else an `UnavailableError`.
-    """
+    """A storage that is down is asked once more about a conditional change that may have been made."""
     backend = await failing("write")
 
     async def fail(_: str) -> None:
@@ -166,17 +154,12 @@ async def test_a_lost_answer_and_another_writer_are_uncertain(call: str, locatio
 @pytest.mark.usefixtures("pauses")
 @pytest.mark.parametrize(("error", "writes"), [(ConnectionResetError(), 2), (PermissionError(), 1)])
 async def test_a_document_that_cannot_be_looked_at_decides_nothing(error: Exception, writes: int) -> None:
-    """Where the look at the document fails for a while, the change is tried again, and finds its own document then;
-    where it fails for good, the outcome is uncertain.
-    """
+    """A look that fails for a while leads to another attempt; one that fails for good leaves the outcome uncertain."""
     backend = Recording(None, [Fault("write", 1, "after", ConnectionResetError()), Fault("read", 1, "before", error)])
     with nullcontext() if writes == 2 else pytest.raises(UncertainError, match="access is denied"):
         await CALLS["create"](store_over({"main": backend}, attempts=4))
     assert backend.calls["write"] == writes
     assert await backend.raw(ELSEWHERE) == JSON.encode(ACCOUNT)
-
-
-# --- refusals, where the client below repeats requests ----------------------------------------------------------------
 
 
 class Repeating(MemoryBackend):

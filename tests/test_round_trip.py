@@ -14,21 +14,16 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 from samples import FOLDERS, LOCATIONS, SEGMENTS
 
-from accountstore import (
+from accountstore import AccountStore, EncodeError, Location, Secret, StorageConfig, StoreConfig
+from accountstore.codecs import CODECS, JSON, MSGPACK, Codec
+from accountstore.model import (
     Account,
-    AccountStore,
-    EncodeError,
-    Location,
     MultiAccount,
     OAuthCredentials,
     PasswordCredentials,
     ProtocolType,
-    Secret,
     SecurityOptions,
-    StorageConfig,
-    StoreConfig,
 )
-from accountstore.codecs import CODECS, JSON, MSGPACK, Codec
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -39,8 +34,6 @@ BOTH = pytest.mark.parametrize("codec", [JSON, MSGPACK], ids=["json", "msgpack"]
 BOTH_CODECS = StoreConfig(default="json", storages={codec: StorageConfig("memory://", codec=codec) for codec in CODECS})
 """Two storages, one with each codec."""
 UNCHECKED = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
-
-# --- documents -----------------------------------------------------------------------------------------------------
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=40)
 segments = SEGMENTS.filter(lambda text: len(text.encode()) < 200 and not text.endswith((".account", ".multi")))
@@ -108,9 +101,7 @@ MOMENTS = [
 @pytest.mark.parametrize("moment", MOMENTS, ids=str)
 @BOTH
 def test_odd_moments_come_back_equal(codec: Codec, moment: datetime) -> None:
-    """An expiry in a zone with odd seconds, at an end of the calendar, or in the hour that the end of summer time
-    repeats, is the same moment when read back.
-    """
+    """An expiry in a zone with odd seconds, at an end of the calendar or in a repeated hour is read back equal."""
     document = plain(credentials=replace(OAUTH, expires_at=moment))
     decoded = codec.decode(codec.encode(document), Account)
     assert decoded == document
@@ -152,8 +143,6 @@ async def test_what_is_saved_is_got_equal(single: Account, multi: MultiAccount, 
             assert {entry.location async for entry in store.list(folder, storage=storage)} == {one, many}
 
 
-# --- fields that this release does not know ------------------------------------------------------------------------
-
 KNOWN = {
     *("host", "port", "securityOptions", "protocolType", "credentials", "cacheFile", "receiveAccounts", "sendAccount"),
     *("discriminator", "login", "password", "clientId", "clientSecret", "refreshToken", "requestUrl", "accessToken"),
@@ -170,9 +159,7 @@ scalars = (
     | st.text(ANY, max_size=10)
 )
 trees = st.recursive(
-    scalars,
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(ANY), inner, max_size=3),
-    max_leaves=6,
+    scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(ANY), inner, max_size=3), max_leaves=6
 )
 unknown = st.dictionaries(texts.filter(lambda name: name not in KNOWN), trees, min_size=1, max_size=3)
 
@@ -290,9 +277,6 @@ def test_control_a_plain_save_drops_unknown_fields() -> None:
     assert "unknown" not in json.loads(JSON.encode(JSON.decode(exact(tree), Account)))
 
 
-# --- the seed's samples --------------------------------------------------------------------------------------------
-
-
 SEED_PASSWORD = PasswordCredentials(login="example@gmail.com", password="password")
 SEED_OAUTH = OAuthCredentials(
     login="example@example.com", client_id="clientId", client_secret="clientSecret", refresh_token="refreshToken"
@@ -389,9 +373,7 @@ SEED: list[tuple[str, str, Document]] = [
 @pytest.mark.anyio
 @pytest.mark.parametrize(("path", "value", "model"), SEED, ids=[path for path, _, _ in SEED])
 async def test_seed_samples_are_saved_as_they_are(path: str, value: str, model: Document, tmp_path: Path) -> None:
-    """Each sample of the seed, saved: the file's JSON is the seed's `value`, and what is read back is the model; so is
-    the value as other writers lay it out.
-    """
+    """A sample of the seed is saved as the seed's `value`, and read as the model in whichever layout."""
     location = Location.parse(f"First Storage:{path}")
     async with AccountStore.open(StoreConfig(storages={"First Storage": StorageConfig(str(tmp_path))})) as store:
         if isinstance(model, Account):

@@ -50,9 +50,7 @@ async def names(entries: AsyncIterator[Entry], /) -> list[str]:
 
 
 async def test_locations_are_relative_to_the_folder(store: AccountStore) -> None:
-    """What a narrowed store saves is below its folder, and what it reads is nowhere else; entries and results carry its
-    own locations, which it takes again.
-    """
+    """What a narrowed store saves, reads and shows is below its folder, and named as it was given."""
     tenant = store.scoped("tenants/a")
     version = await tenant.save(AT, ACCOUNT)
     await tenant.save_multi(MULTI_AT, MULTI)

@@ -58,9 +58,7 @@ class Wrong(Account, frozen=True, kw_only=True):
     ids=["multi", "dict", "none", "class", "subclass", "port", "password"],
 )
 async def test_save_refuses_what_get_would_not_return(store: AccountStore, document: Any, field: str) -> None:
-    """Anything but an `Account` that can be read back is an `EncodeError` that names location and field; the old
-    document stays.
-    """
+    """What cannot be read back is an `EncodeError` with location and field; the old document stays."""
     await store.save(AT, OAUTH)
     with raises(EncodeError, field=field, location=AT):
         await store.save(AT, document)
@@ -120,9 +118,6 @@ async def test_a_document_may_have_just_max_bytes(tmp_path: Path) -> None:
         assert (await store.stat(AT)).size == size + 1
 
 
-# --- JSON, whole ------------------------------------------------------------------------------------------------------
-
-
 @both_codecs
 @both_kinds
 async def test_json_is_the_whole_document(codec: str, location: Location, data: bytes) -> None:
@@ -160,9 +155,7 @@ INVALID: dict[str, tuple[bytes, str]] = {
 @both_codecs
 @pytest.mark.parametrize(("data", "field"), INVALID.values(), ids=INVALID)
 async def test_save_json_refuses_what_get_would_refuse(codec: str, data: bytes, field: str) -> None:
-    """What is not the JSON of such a document is an `EncodeError` that names location and field and quotes nothing;
-    the storage is not asked.
-    """
+    """Any other JSON is an `EncodeError` with location and field that quotes nothing; the storage is not asked."""
     backend = Recording()
     with raises(EncodeError, field=field, location=AT) as caught:
         await store_over({"main": backend}, codec=codec).save_json(AT, data)

@@ -76,9 +76,6 @@ async def test_an_unknown_storage_is_a_location_error(store: AccountStore) -> No
             await request("mian")
 
 
-# --- modes and versions -----------------------------------------------------------------------------------------------
-
-
 @each_save
 async def test_create_refuses_a_document_that_is_there(store: AccountStore, call: str) -> None:
     """`mode="create"` writes where nothing is, and is an `ExistsError` where something is, which stays."""
@@ -90,9 +87,7 @@ async def test_create_refuses_a_document_that_is_there(store: AccountStore, call
 
 @each_save
 async def test_a_version_writes_only_over_itself(store: AccountStore, call: str) -> None:
-    """A `Version` as mode writes over that version, and is a `ConflictError` over any other, which stays; where the
-    document was removed it is a `NotFoundError`, and does not bring it back.
-    """
+    """A `Version` as mode writes over that version only, and does not bring back a document that was removed."""
     first = await save(store, call, ACCOUNT)
     second = await save(store, call, OAUTH, first)
     with raises(ConflictError, location=AT):
@@ -145,8 +140,6 @@ async def test_delete_of_a_version_spares_any_other(store: AccountStore) -> None
         assert not await store.exists(AT)
 
 
-# --- requests ---------------------------------------------------------------------------------------------------------
-
 REQUESTS: Mapping[str, str] = {
     **dict.fromkeys(["get", "get_multi", "read", "read_multi", "read_json"], "read"),
     **dict.fromkeys(["save", "save_multi", "save_json", "create", "create of JSON", "swap", "swap of JSON"], "write"),
@@ -179,9 +172,6 @@ async def test_requests_of_what_is_not_there() -> None:
     await backend.put(AT, JSON.encode(ACCOUNT))
     assert await store.update(AT, lambda account: replace(account, port=993)) == await store.read(AT)
     assert backend.log == ["stat", "delete", "read", "read"]
-
-
-# --- storages ---------------------------------------------------------------------------------------------------------
 
 
 async def test_storages_have_the_default_first() -> None:

@@ -72,7 +72,7 @@ REFUSED: Mapping[tuple[str, str], Sequence[bytes]] = {
     ],
     # Cut short or going on, text that is not UTF-8, keys that are containers.
     ("msgpack", "is not valid MessagePack"): [
-        *(b"", b"\xc1", b"\x92\x01", b"\x01\x02", b"\xa1\xff", b"\x81\x90\x01", b"\x81\x80\x01", b"\xc7\x05\x01x"),
+        *(b"", b"\xc1", b"\x92\x01", b"\x01\x02", b"\xa1\xff", b"\x81\x90\x01", b"\x81\x80\x01", b"\xc7\x05\x01x")
     ],
     # In whichever of the format's spellings and however deep; so are 1, true and 1.0, one key in Python and in JSON.
     ("msgpack", "an object has the same key twice"): [
@@ -95,9 +95,7 @@ REFUSED: Mapping[tuple[str, str], Sequence[bytes]] = {
     ("codec", "said", "data"), [(*case, data) for case, texts in REFUSED.items() for data in texts]
 )
 def test_what_would_lose_data_is_refused(codec: str, said: str, data: bytes) -> None:
-    """Bytes that are not quite the format, and a key that stands twice in one object, are refused by the check, and
-    with the same words by the codec.
-    """
+    """Bytes that are not quite the format, or have a key twice, are refused by check and codec in the same words."""
     with raises(DecodeError, field="$", message=said):
         CHECKS[codec](data)
     with raises(DecodeError, field="$", message=said, __cause__=None):

@@ -44,9 +44,6 @@ def before(operation: str, change: Callable[[], Awaitable[object]], /) -> Callab
     return rival
 
 
-# --- update -----------------------------------------------------------------------------------------------------------
-
-
 async def test_update_changes_and_returns_the_new_document(store: AccountStore) -> None:
     """`update` writes what the function returns, and returns it with its version, size and time."""
     await store.save(AT, ACCOUNT)
@@ -165,14 +162,9 @@ async def test_update_gives_up_after_64_attempts(pauses: list[float]) -> None:
     assert await backend.raw(AT) == numbered(1064)
 
 
-# --- copy and move ----------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("call", ["copy", "move"])
 async def test_modes_of_copy_and_move_are_about_the_target(store: AccountStore, call: str) -> None:
-    """`"create"` and versions mean the target; where they fail, the error names it and both documents stay. The result
-    is the target's new version.
-    """
+    """Modes mean the target, and errors name it; the result is the target's new version."""
     run = getattr(store, call)
     await store.save(AT, ACCOUNT)
     old = await store.save(ELSEWHERE, OAUTH)
@@ -265,9 +257,6 @@ async def test_a_move_that_cannot_remove_the_source_loses_nothing() -> None:
     assert await store.get(AT) == await store.get(ELSEWHERE) == ACCOUNT
     await store.move(AT, ELSEWHERE)
     assert [entry.location for entry in await drained(store.list(recursive=True))] == [ELSEWHERE]
-
-
-# --- one file by two names --------------------------------------------------------------------------------------------
 
 
 def fsspecs(path: str, protocol: str = "file", /) -> StorageConfig:
