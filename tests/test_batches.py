@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 import anyio
 import pytest
 from anyio import get_running_tasks
-from doubles import BatchMemory, drained, skip_pauses
+from doubles import BatchMemory, drained
 from msgspec.structs import replace
 from running import HUNG
 from samples import ACCOUNT, MULTI
@@ -278,11 +278,15 @@ async def test_a_backend_that_breaks_the_contract_is_an_error_of_each_document(
 
 
 async def test_each_location_has_its_results(store: AccountStore) -> None:
-    """No locations give no results; a location that is given twice is created once and read twice."""
+    """No locations give no results; a location that is given twice is created once and read twice; the end stays."""
     assert await read(store, []) == await save(store, []) == []
     saved = await save(store, [(at(0), ACCOUNT), (at(0), ACCOUNT)], mode="create")
     assert {type(result) for result in saved} == {Version, ExistsError}
-    assert [type(result) for result in await read(store, [at(0), at(0)])] == [Stored, Stored]
+    results = store.get_many([at(0), at(0)])
+    assert [type(result) async for _, result in results] == [Stored, Stored]
+    for _ in range(3):
+        with pytest.raises(StopAsyncIteration):
+            await anext(results)
 
 
 class Flaky(BatchMemory):
@@ -307,16 +311,13 @@ class Flaky(BatchMemory):
         return await super().write(key, data, mode=mode)
 
 
+@pytest.mark.usefixtures("pauses")
 @pytest.mark.parametrize("batch", [1, 4])
 @pytest.mark.parametrize(("failures", "attempts"), [(3, 4), (1000, 4), (1000, 1)])
-async def test_what_fails_for_a_while_is_tried_again(
-    batch: int, failures: int, attempts: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A document that fails for a while is read and saved in the end; one that keeps failing is tried as often as the
-    policy says: by itself where each is a request of its own; in a batch once more than that, and with one attempt
-    never again.
+async def test_what_fails_for_a_while_is_tried_again(batch: int, failures: int, attempts: int) -> None:
+    """A document that keeps failing is tried as often as the policy says: by itself where each is a request of its own;
+    in a batch once more than that, and with one attempt never again.
     """
-    skip_pauses(monkeypatch)
     wanted = [at(number) for number in range(10)]
     backend = Flaky(batch, failures)
     store = store_over({"main": backend}, attempts=attempts)
@@ -412,19 +413,12 @@ class Tap:
 
 
 @either_call
-async def test_nothing_happens_before_the_first_result_is_asked_for(call: str) -> None:
-    """A call that is not iterated over takes nothing from its input, and writes nothing."""
+async def test_an_endless_input_is_taken_window_by_window(call: str) -> None:
+    """Nothing is taken or written before the first result is asked for, and then no more than the window under way."""
     backend, tap = Busy(), Tap()
-    run_of(store_over({"main": backend}), call, tap)
+    results = run_of(store_over({"main": backend}), call, tap, concurrency=4)
     await anyio.sleep(0)
     assert (tap.taken, backend.batches) == (0, [])
-
-
-@either_call
-async def test_an_endless_input_is_taken_window_by_window(call: str) -> None:
-    """An endless input is consumed no further than the window under way, and in step with the results."""
-    tap = Tap()
-    results = run_of(store_over({"main": Busy()}), call, tap, concurrency=4)
     for number in range(100):
         location, result = await anext(results)
         assert location == at(number)
@@ -500,12 +494,3 @@ async def test_errors_of_the_caller_come_out_as_they_are(store: AccountStore, ca
             raise error
     assert caught.value is error
     assert tasks() == before
-
-
-async def test_the_end_stays_the_end(store: AccountStore) -> None:
-    """After its last result an iterator ends, however often it is asked."""
-    results = store.get_many([at(0)])
-    await anext(results)
-    for _ in range(3):
-        with pytest.raises(StopAsyncIteration):
-            await anext(results)

@@ -281,7 +281,9 @@ SEED_PASSWORD = PasswordCredentials(login="example@gmail.com", password="passwor
 SEED_OAUTH = OAuthCredentials(
     login="example@example.com", client_id="clientId", client_secret="clientSecret", refresh_token="refreshToken"
 )
-AUTO = SecurityOptions.SSL_AUTO
+OUTLOOK = replace(SEED_OAUTH, login="example@outlook.com")
+AUTO: dict[str, Any] = {"security_options": SecurityOptions.SSL_AUTO}
+SMTP: dict[str, Any] = {"port": 465, "protocol_type": ProtocolType.SMTP, **AUTO}
 
 SEED: list[tuple[str, str, Document]] = [
     (
@@ -289,13 +291,7 @@ SEED: list[tuple[str, str, Document]] = [
         """{"host": "smtp.example.com", "port": 465, "securityOptions": "SSLAuto", "protocolType": "SMTP",
         "credentials": {"login": "example@example.com", "discriminator": "EmailClientAccountOauthCredentials",
         "clientId": "clientId", "clientSecret": "clientSecret", "refreshToken": "refreshToken"}}""",
-        Account(
-            host="smtp.example.com",
-            port=465,
-            security_options=AUTO,
-            protocol_type=ProtocolType.SMTP,
-            credentials=SEED_OAUTH,
-        ),
+        Account(host="smtp.example.com", credentials=SEED_OAUTH, **SMTP),
     ),
     (
         "file/location/folder/on/storage/email.multi.account",
@@ -309,21 +305,10 @@ SEED: list[tuple[str, str, Document]] = [
         "password": "password"}}}""",
         MultiAccount(
             receive_accounts=[
-                Account(host="imap.gmail.com", port=993, security_options=AUTO, credentials=SEED_PASSWORD),
-                Account(
-                    host="exchange@outlook.com",
-                    port=443,
-                    protocol_type=ProtocolType.EWS,
-                    credentials=replace(SEED_OAUTH, login="example@outlook.com"),
-                ),
+                Account(host="imap.gmail.com", port=993, credentials=SEED_PASSWORD, **AUTO),
+                Account(host="exchange@outlook.com", port=443, protocol_type=ProtocolType.EWS, credentials=OUTLOOK),
             ],
-            send_account=Account(
-                host="smtp.gmail.com",
-                port=465,
-                security_options=AUTO,
-                protocol_type=ProtocolType.SMTP,
-                credentials=SEED_PASSWORD,
-            ),
+            send_account=Account(host="smtp.gmail.com", credentials=SEED_PASSWORD, **SMTP),
         ),
     ),
     (
@@ -342,7 +327,7 @@ SEED: list[tuple[str, str, Document]] = [
         Account(
             host="pop.gmail.com",
             port=995,
-            security_options=AUTO,
+            **AUTO,
             protocol_type=ProtocolType.POP3,
             credentials=replace(SEED_OAUTH, request_url="https://token.example.com/"),
             cache_file=Location("account.cache", folder="f", storage="First Storage"),
@@ -354,7 +339,7 @@ SEED: list[tuple[str, str, Document]] = [
         """{"host": "exchange.example.com", "port": 443, "credentials": {"login": "example@example.com",
         "discriminator": "EmailClientAccountOauthCredentials",
         "clientSecret": "clientSecret", "refreshToken": "refreshToken", "requestUrl": "refresh_token"}}""",
-        Account(
+        plain(
             host="exchange.example.com",
             port=443,
             credentials=replace(SEED_OAUTH, client_id=None, request_url="refresh_token"),
