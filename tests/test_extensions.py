@@ -23,10 +23,10 @@ Kind: TypeAlias = Literal["account", "multi"] | None
 
 NAMES: Mapping[str, Kind] = {
     **dict.fromkeys(["x.account", "x..account", "..account", "x.y.account", "\u00e9.account"], "account"),
-    **dict.fromkeys(["multi.account", "xmulti.account", "x.account.account", "x.Multi.account"], "account"),
-    **dict.fromkeys(["x.multi.account.account"], "account"),
-    **dict.fromkeys(["x.multi.account", "..multi.account", "x.multi.multi.account", "multi.multi.account"], "multi"),
-    **dict.fromkeys(["x.account.multi.account"], "multi"),
+    **dict.fromkeys(["multi.account", "xmulti.account", "x.Multi.account"], "account"),
+    **dict.fromkeys(["x.account.account", "x.multi.account.account"], "account"),
+    **dict.fromkeys(["x.multi.account", "..multi.account", "multi.multi.account"], "multi"),
+    **dict.fromkeys(["x.multi.multi.account", "x.account.multi.account"], "multi"),
     **dict.fromkeys([".account", ".multi.account", "x", "account", "xaccount", "x.multi", "x.multiaccount"]),
     **dict.fromkeys(["x.Account", "x.ACCOUNT", "x.multi.Account", "x.accounts", "x.account.txt", "x.account "]),
     **dict.fromkeys(["x.account.", "x.acc\u043eunt"]),  # the latter with a Cyrillic letter

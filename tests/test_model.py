@@ -5,12 +5,13 @@ from __future__ import annotations
 import copy
 import pickle
 from datetime import datetime, timedelta, timezone
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from msgspec.structs import asdict, replace
+from msgspec.structs import asdict, astuple, replace
 
 from accountstore import Account, Location, MultiAccount, OAuthCredentials, PasswordCredentials, Secret
 from accountstore.secrets import SecretBytes
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 PASSWORD = PasswordCredentials(login="l", password="p")
 OAUTH = OAuthCredentials(login="l", client_secret="s", refresh_token="r")
 ACCOUNT = Account(host="h", port=1, credentials=PASSWORD)
-
 
 TEXTS = st.text() | st.text(st.characters())
 
@@ -59,14 +59,11 @@ def test_a_secret_shows_nothing_of_its_text_nor_its_length() -> None:
 def test_a_secret_cannot_be_changed() -> None:
     """Its text cannot be replaced or removed, and nothing can be added to it."""
     secret = Secret("p")
-    changes: tuple[Callable[[], None], ...] = (
-        lambda: setattr(secret, "_text", "q"),
-        lambda: setattr(secret, "other", "q"),
-        lambda: delattr(secret, "_text"),
-    )
-    for change in changes:
+    for change in (partial(setattr, secret, "_text", "q"), partial(setattr, secret, "other", "q")):
         with pytest.raises(AttributeError, match="cannot be changed"):
             change()
+    with pytest.raises(AttributeError, match="cannot be changed"):
+        delattr(secret, "_text")
     assert secret.reveal() == "p"
     assert not hasattr(secret, "__dict__")
 
@@ -117,21 +114,12 @@ def test_rich_shows_nothing_of_a_secret() -> None:
 
 def test_plain_text_becomes_a_secret() -> None:
     """Every secret field takes a string or a Secret, also in `replace`, and holds a Secret; None stays None."""
-    oauth = OAuthCredentials(
-        login="l", client_secret="s", refresh_token=Secret("r"), access_token="a", client_id="c", request_url="u"
-    )
-    assert asdict(oauth) == {
-        "login": "l",
-        "client_id": "c",
-        "request_url": "u",
-        "expires_at": None,
-        "client_secret": Secret("s"),
-        "refresh_token": Secret("r"),
-        "access_token": Secret("a"),
-    }
-    changed = replace(oauth, refresh_token="r2", access_token=None)
-    assert (changed.refresh_token, changed.access_token) == (Secret("r2"), None)
-    assert changed.client_secret is oauth.client_secret
+    oauth = replace(OAUTH, client_id="c", refresh_token=Secret("t"), request_url="u", access_token="a")
+    assert astuple(OAUTH) == ("l", None, Secret("s"), Secret("r"), None, None, None)
+    assert astuple(oauth) == ("l", "c", Secret("s"), Secret("t"), "u", Secret("a"), None)
+    assert oauth.client_secret is OAUTH.client_secret
+    assert replace(oauth, access_token=None).access_token is None
+    assert asdict(PASSWORD) == {"login": "l", "password": Secret("p")}
     assert asdict(replace(PASSWORD, password="q")) == {"login": "l", "password": Secret("q")}
     assert PasswordCredentials(login="l", password=Secret("p")) == PASSWORD
     assert "'p'" not in repr(asdict(PASSWORD))

@@ -76,12 +76,8 @@ REFUSED: Mapping[tuple[str, str], Sequence[bytes]] = {
     ],
     # In whichever of the format's spellings and however deep; so are 1, true and 1.0, one key in Python and in JSON.
     ("msgpack", "an object has the same key twice"): [
-        b"\x82" + A + b"\x01" + A + b"\x02",
-        b"\x82" + A + b"\x01" + AA + b"\x02",
-        b"\x82" + B8 + b"\x01" + B16 + b"\x02",
-        b"\x82" + B16 + b"\x01" + B32 + b"\x02",
-        b"\xde\x00\x02" + A + b"\x01" + A + b"\x02",
-        b"\xdf\x00\x00\x00\x02" + A + b"\x01" + A + b"\x02",
+        *(b"\x82" + first + b"\x01" + second + b"\x02" for first, second in ((A, A), (A, AA), (B8, B16), (B16, B32))),
+        *(start + A + b"\x01" + A + b"\x02" for start in (b"\xde\x00\x02", b"\xdf\x00\x00\x00\x02")),
         b"\x81" + A + b"\x82" + A + b"\x01" + A + b"\x02",
         b"\x92\x01\x91\x82" + A + b"\x80" + A + b"\x90",
         b"\x83" + A + b"\x82\xa1x\x01\xa1y\x02" + b"\xa1b\x01" + A + b"\x02",
