@@ -18,6 +18,7 @@ import cloudservers
 import pytest
 from cloudstub import Stub
 from detector import no_blocking_calls
+from doubles import skip_pauses
 from hypothesis import HealthCheck, settings
 
 from accountstore import AccountStore, StorageConfig, StoreConfig
@@ -128,3 +129,9 @@ async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
     url = "memory://" if request.param == "memory" else f"file://{tmp_path}"
     async with AccountStore.open(StoreConfig(storages={"main": StorageConfig(url)})) as opened:
         yield opened
+
+
+@pytest.fixture
+def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The pauses between two attempts, which are not waited for."""
+    return skip_pauses(monkeypatch)
