@@ -5,8 +5,9 @@ from __future__ import annotations
 import errno
 import os
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from threading import Semaphore, Thread
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
     from accountstore.backends.local.files import Files
 
 LIMIT = 1000
+MOST = 300
+"""More system calls than any operation makes."""
 FOLDER = "mail"
 KEY = "mail/a.account"
 OTHER = "mail/other.account"
@@ -68,11 +71,8 @@ class Operation:
     """Whether there is no root yet."""
 
     def disk(self) -> Disk:
-        return (
-            Disk()
-            if self.bare
-            else disk_with({key: data for key, data in self.before.items() if data is not None} | {OTHER: BYSTANDER})
-        )
+        documents = {key: data for key, data in self.before.items() if data is not None}
+        return Disk() if self.bare else disk_with({**documents, OTHER: BYSTANDER})
 
     def start(self, process: Process, *, warm: bool) -> Files | Process:
         """The library on a process; warm: it has written in the folder before."""
@@ -98,11 +98,7 @@ def _make_root(files: Files) -> Sequence[object]:
 
 _DEEP = "new/deep/er/a.account"
 _MANY = {KEY: OLD, "fresh/c.account": None, "mail/b.account": None}
-_WRITES = [
-    Write(KEY, NEW, "overwrite"),
-    Write("fresh/c.account", NEW, "overwrite"),
-    Write("mail/b.account", NEW, "create"),
-]
+_WRITES = [Write(key, NEW, "create" if key == "mail/b.account" else "overwrite") for key in _MANY]
 
 CREATE = Operation("create", {KEY: None}, {KEY: NEW}, _write(KEY, "create"))
 OVERWRITE = Operation("overwrite-existing", {KEY: OLD}, {KEY: NEW}, _write(KEY, "overwrite"))
@@ -142,12 +138,10 @@ def _recover(tree: Tree, keys: Iterable[str], /, *, locking: bool) -> tuple[Docu
     """What a process that starts after the crash reads and lists, and what is on the disk then."""
     process = Process(Disk(tree))
     files = process.files(locking=locking)
-    found: Documents = {}
-    for key in keys:
-        try:
+    found: Documents = dict.fromkeys(keys)
+    for key in found:
+        with suppress(FileNotFoundError):
             found[key] = files.read(key, limit=LIMIT).data
-        except FileNotFoundError:
-            found[key] = None
     listed = {stat.key for page in files.scan("", recursive=True) for stat in page}
     assert listed == {key for key, data in found.items() if data is not None}
     assert not process.descriptors
@@ -179,9 +173,9 @@ def _judge(findings: Findings, operation: Operation, disk: Disk, *, acknowledged
             bool(mode & (0o077 if data is None else 0o177)) for path, mode, data in tree if path > ROOT
         )
         findings["unswept"] += len(leftovers(swept))
-        left = leftovers(tree)
-        findings["with leftovers"] += bool(left)
-        for folder in {path.removeprefix(f"{ROOT}/").rpartition("/")[0] for path in left} if locking else ():
+        folders = {path.removeprefix(f"{ROOT}/").rpartition("/")[0] for path in leftovers(tree)}
+        findings["with leftovers"] += bool(folders)
+        for folder in folders if locking else ():
             findings["unswept"] += any(f"{ROOT}/{folder}/" in path for path in leftovers(_first_write(tree, folder)))
 
 
@@ -223,29 +217,25 @@ def test_crashes_are_many_and_leave_something_to_sweep() -> None:
     assert total["with leftovers"] >= 100
 
 
+class FailAt:
+    """Fails system call number `point`, and all after it if it lasts `forever`."""
+
+    def __init__(self, point: int, error: Callable[[], BaseException], *, forever: bool = False) -> None:
+        self.point, self.error, self.forever = point, error, forever
+        self.calls: list[str] = []
+
+    def __call__(self, call: str) -> None:
+        self.calls.append(call)
+        if len(self.calls) == self.point + 1 or (self.forever and self.reached):
+            raise self.error()
+
+    @property
+    def reached(self) -> bool:
+        return len(self.calls) > self.point
+
+
 class _Killed(BaseException):
     """Ends a process at a system call; nothing of the library catches it."""
-
-
-def _run_and_kill(disk: Disk, work: Callable[[Process], object], point: int, /) -> bool:
-    """Run `work` in a process that is killed before its system call number `point`. Whether it got that far."""
-    left = point
-
-    def kill_at_point(call: str) -> None:
-        nonlocal left
-        if left == 0:
-            raise _Killed
-        left -= 1
-
-    process = Process(disk, kill_at_point)
-    try:
-        work(process)
-    except _Killed:
-        return True
-    else:
-        return False
-    finally:
-        process.kill()
 
 
 @pytest.mark.parametrize("operation", [*OPERATIONS, ROOT_MADE], ids=lambda operation: operation.name)
@@ -254,12 +244,14 @@ def test_process_after_a_killed_one_keeps_its_promises(operation: Operation) -> 
     a document or on the root.
     """
     wanted = {key: None if after is None else THIRD for key, after in operation.after.items()}
-    points = outcomes = lost = 0
-    killed = True
-    while killed:
+    outcomes = 0
+    for point in range(MOST):
         disk = operation.disk()
-        killed = _run_and_kill(disk, lambda process: operation.run(process.files()), points)
-        points += 1
+        kill = FailAt(point, _Killed)
+        process = Process(disk, kill)
+        with suppress(_Killed):
+            operation.run(process.files())
+        process.kill()
         files = Process(disk).files()
         files.make_root()
         for key, data in wanted.items():
@@ -269,11 +261,14 @@ def test_process_after_a_killed_one_keeps_its_promises(operation: Operation) -> 
                 files.write(key, data, "overwrite")
         for tree in disk.crashes():
             outcomes += 1
-            lost += {key: document(tree, key) for key in wanted} != wanted
+            assert {key: document(tree, key) for key in wanted} == wanted
         list(files.scan("", recursive=True))
         assert not leftovers(disk.now())
-    assert outcomes >= points > 10
-    assert lost == 0
+        if not kill.reached:
+            break
+    else:
+        pytest.fail("the operation has no end")
+    assert outcomes > point >= 10
 
 
 # --- the same harness on weaker writes --------------------------------------------------------------------------------
@@ -390,25 +385,18 @@ class Outcome(NamedTuple):
 
 def _fail(operation: Operation, code: int, *, warm: bool = False, forever: bool = False) -> Iterator[Outcome]:
     """Run the operation anew for each of its system calls, which fails; `forever`: and all after it."""
-    for point in range(300):
+    for point in range(MOST):
         process = Process(operation.disk())
         files = operation.start(process, warm=warm)
-        calls: list[str] = []
-
-        def fail_at_point(call: str, *, point: int = point, calls: list[str] = calls) -> None:
-            calls.append(call)
-            if len(calls) == point + 1 or (forever and len(calls) > point):
-                raise refuse(code)
-
-        process.before = fail_at_point
+        process.before = fail = FailAt(point, partial(refuse, code), forever=forever)
         try:
             results = operation.run(files)
         except (OSError, BackendError) as error:
             results = [error] * len(operation.before)
         process.before = lambda _: None
-        if len(calls) <= point:
+        if not fail.reached:
             return
-        yield Outcome(calls[point], results, process)
+        yield Outcome(fail.calls[point], results, process)
     pytest.fail("the operation has no end")
 
 
@@ -439,16 +427,17 @@ READS: dict[str, Callable[[Files], object]] = {
 }
 
 
-@pytest.mark.parametrize("read", READS.values(), ids=READS)
-def test_failing_call_while_reading_leaves_no_descriptor(read: Callable[[Files], object]) -> None:
-    """Reads, stats and listings close what they opened when a call fails."""
-    operation = Operation("read", {KEY: OLD}, {KEY: OLD}, lambda files: [read(files)])
-    assert sum(outcome.check(operation, BackendError) for outcome in _fail(operation, errno.EIO)) >= 3
+def _read(name: str, /) -> Operation:
+    return Operation(name, {KEY: OLD}, {KEY: OLD}, lambda files: [READS[name](files)])
 
 
-def test_failing_call_while_the_root_is_made_leaves_no_descriptor() -> None:
-    """Nor does the making of the root leave one."""
-    assert sum(outcome.check(ROOT_MADE, BackendError) for outcome in _fail(ROOT_MADE, errno.EIO)) >= 15
+@pytest.mark.parametrize(
+    ("operation", "fewest"),
+    [*(pytest.param(_read(name), 3, id=name) for name in READS), pytest.param(ROOT_MADE, 15, id="root")],
+)
+def test_failing_call_in_a_read_or_for_the_root_leaves_no_descriptor(operation: Operation, fewest: int) -> None:
+    """Reads, stats, listings and the making of the root close what they opened when a call fails."""
+    assert sum(outcome.check(operation, BackendError) for outcome in _fail(operation, errno.EIO)) >= fewest
 
 
 @pytest.mark.parametrize("code", [errno.EINVAL, errno.EROFS, errno.EACCES], ids=["EINVAL", "EROFS", "EACCES"])
@@ -524,23 +513,12 @@ def _remove(old: bytes | None = None) -> Action:
 
 LIST = Action("list", lambda files: list(files.scan("", recursive=True)), lambda now: (None, now))
 PAIRS: list[tuple[bytes | None, Action, Action]] = [
-    (None, _create(NEW), _create(THIRD)),
-    (None, _create(NEW), _overwrite(THIRD)),
-    (None, _create(NEW), _remove()),
-    (None, _create(NEW), LIST),
-    (None, _overwrite(NEW), _overwrite(THIRD)),
-    (None, _overwrite(NEW), LIST),
-    (OLD, _overwrite(NEW), _overwrite(THIRD)),
-    (OLD, _overwrite(NEW), _create(THIRD)),
-    (OLD, _overwrite(NEW), _remove()),
-    (OLD, _overwrite(NEW), LIST),
-    (OLD, _swap(OLD, NEW), _swap(OLD, THIRD)),
-    (OLD, _swap(OLD, NEW), _overwrite(THIRD)),
-    (OLD, _swap(OLD, NEW), _remove()),
-    (OLD, _swap(OLD, NEW), _remove(OLD)),
+    *((None, _create(NEW), second) for second in (_create(THIRD), _overwrite(THIRD), _remove(), LIST)),
+    *((None, _overwrite(NEW), second) for second in (_overwrite(THIRD), LIST)),
+    *((OLD, _overwrite(NEW), second) for second in (_overwrite(THIRD), _create(THIRD), _remove(), LIST)),
+    *((OLD, _swap(OLD, NEW), second) for second in (_swap(OLD, THIRD), _overwrite(THIRD), _remove(), _remove(OLD))),
     (OLD, _swap(OLD, NEW), LIST),
-    (OLD, _remove(), _create(NEW)),
-    (OLD, _remove(), _remove()),
+    *((OLD, _remove(), second) for second in (_create(NEW), _remove())),
     (OLD, _remove(OLD), _remove(OLD)),
 ]
 
