@@ -24,15 +24,16 @@ from functools import partial
 from io import StringIO
 from itertools import cycle
 from multiprocessing.reduction import ForkingPickler
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar, cast
 
 import anyio
 import msgspec
 import pytest
 from cancelling import LOOPS
-from doubles import BatchMemory, result
-from fsspec import AbstractFileSystem, register_implementation
-from fsspec.registry import _registry  # pyright: ignore[reportPrivateUsage]  # to take out what a test put in
+from doubles import BatchMemory, drained, result
+from fsspec import AbstractFileSystem
+from fsspec.registry import _registry  # pyright: ignore[reportPrivateUsage]
 from msgspec.structs import asdict, astuple
 from running import HUNG
 
@@ -74,7 +75,7 @@ from accountstore.testing import Fault, FaultyBackend
 from accountstore.validation import MAX_BYTES
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from cancelling import Begin, Call
@@ -298,19 +299,12 @@ class Leaks:
             logging.getLogger(__name__).exception("%s failed", name)
             self.error(name, error)
             return None
-        self.value(name, result)
+        for part in result if isinstance(result, list) else [result]:
+            self.value(name, part)
+            for leaf in leaves(part):
+                if isinstance(leaf, Exception):
+                    self.error(name, leaf)
         return result
-
-    async def all(self, name: str, results: AsyncIterator[object], /) -> None:
-        """Iterate over a call's results, and look at each."""
-        try:
-            async for result in results:
-                self.value(name, result)
-                for error in leaves(result):
-                    if isinstance(error, Exception):
-                        self.error(name, error)
-        except Exception as error:
-            self.error(name, error)
 
 
 @pytest.fixture
@@ -421,15 +415,15 @@ class SlowBackend(MemoryBackend):
         return stat
 
 
-class BrokenCalls(SystemCalls):
+def broken_calls(name: str, number: int) -> SystemCalls:
     """System calls of which one fails."""
 
-    def __init__(self, name: str, number: int) -> None:
-        self.error = OSError(number, os.strerror(number))
-        setattr(self, name, self._fail)
+    def fail(*arguments: object, **options: object) -> NoReturn:
+        raise OSError(number, os.strerror(number))
 
-    def _fail(self, *arguments: object, **options: object) -> NoReturn:
-        raise self.error
+    calls = SystemCalls()
+    setattr(calls, name, fail)
+    return calls
 
 
 class SlowCalls(SystemCalls):
@@ -489,23 +483,27 @@ async def every_call(leaks: Leaks, store: AccountStore, name: str) -> None:
     await leaks.call(f"{name} stat", store.stat(MAIN))
     await leaks.call(f"{name} exists", store.exists(MAIN))
     await leaks.call(f"{name} update", store.update(MAIN, _renew))
-    await leaks.call(f"{name} update_multi", store.update_multi(MULTI, _grow))
+    await leaks.call(
+        f"{name} update_multi", store.update_multi(MULTI, lambda old: msgspec.structs.replace(old, send_account=None))
+    )
     await leaks.call(f"{name} update that raises", store.update(MAIN, _refuse))
     await leaks.call(f"{name} async update that raises", store.update(MAIN, _refuse_later))
     await leaks.call(f"{name} update to a wrong class", store.update(MAIN, _mistake))
-    await leaks.call(f"{name} update to what cannot be saved", store.update(MAIN, _spoil))
+    await leaks.call(f"{name} update to what cannot be saved", store.update(MAIN, lambda _: SPOILT[7]()))
     await leaks.call(f"{name} copy", store.copy(MAIN, copied))
     await leaks.call(f"{name} copy of another kind", store.copy(MAIN, MULTI))
     await leaks.call(f"{name} copy onto itself", store.copy(MAIN, MAIN))
     await leaks.call(f"{name} copy with create", store.copy(MAIN, MAIN, mode="create"))
     await leaks.call(f"{name} move", store.move(copied, OTHER))
     await leaks.call(f"{name} delete of a version", store.delete(MAIN, version=stale))
-    await leaks.all(f"{name} list", store.list(recursive=True))
-    await leaks.all(f"{name} get_many", store.get_many([MAIN, MULTI, OTHER, Location("a.txt"), none]))
+    await leaks.call(f"{name} list", drained(store.list(recursive=True)))
+    await leaks.call(f"{name} get_many", drained(store.get_many([MAIN, MULTI, OTHER, Location("a.txt"), none])))
     many: list[tuple[Location, Document]]
     many = [(MAIN, account()), (MULTI, multi_account()), (OTHER, account(credentials=oauth())), (MULTI, account())]
-    await leaks.all(f"{name} save_many", store.save_many(many))
-    await leaks.all(f"{name} create many", store.save_many([(MAIN, account()), (MAIN, account())], mode="create"))
+    await leaks.call(f"{name} save_many", drained(store.save_many(many)))
+    await leaks.call(
+        f"{name} create many", drained(store.save_many([(MAIN, account()), (MAIN, account())], mode="create"))
+    )
     for number, spoilt in enumerate(SPOILT):
         await leaks.call(f"{name} save of spoilt {number}", store.save(MAIN, spoilt()))
     await leaks.call(f"{name} check", store.check())
@@ -530,8 +528,8 @@ def _renew(old: Account) -> Account:
     return account(credentials=oauth(), port=old.port + 1)
 
 
-def _grow(old: MultiAccount) -> MultiAccount:
-    return msgspec.structs.replace(old, receive_accounts=[*old.receive_accounts, account()])
+def _mistake(old: Account) -> Any:
+    return MultiAccount(receive_accounts=[old])
 
 
 def _refuse(old: Account) -> Account:
@@ -541,14 +539,6 @@ def _refuse(old: Account) -> Account:
 async def _refuse_later(old: Account) -> Account:
     await anyio.sleep(0)
     raise LookupError(f"no change for {old}")
-
-
-def _mistake(old: Account) -> Any:
-    return MultiAccount(receive_accounts=[old])
-
-
-def _spoil(old: Account) -> Account:
-    return msgspec.structs.replace(old, port=0, credentials=PasswordCredentials(login="", password=canary()))
 
 
 SPOILT: tuple[Callable[[], Any], ...] = (
@@ -698,7 +688,7 @@ async def test_a_broken_disk_shows_nothing(
     async with opened(LocalBackend(Files(str(tmp_path)))) as store:
         await store.save(MAIN, account())
         await store.save_multi(MULTI, multi_account())
-    async with opened(LocalBackend(Files(str(tmp_path), calls=BrokenCalls(call, number)))) as store:
+    async with opened(LocalBackend(Files(str(tmp_path), calls=broken_calls(call, number)))) as store:
         await every_call(leaks, store, call)
     leaks.check()
     assert leaks.errors[raised.__name__] > 1
@@ -720,8 +710,8 @@ async def test_bad_documents_show_nothing(kind: str, tmp_path: Path, leaks: Leak
                     await leaks.call("read_multi", store.read_multi(location))
                 target = Location(f"{number}.{extension}", folder="copies", storage="main" if storage else "other")
                 await leaks.call("copy", store.copy(location, target))
-                await leaks.all("get_many", store.get_many([location]))
-        await leaks.all("list", store.list())
+                await leaks.call("get_many", drained(store.get_many([location])))
+        await leaks.call("list", drained(store.list()))
     leaks.check()
     assert leaks.errors["DecodeError"] > 100
     assert leaks.errors["TooLargeError"] > 2
@@ -789,8 +779,8 @@ async def test_a_call_whose_time_is_up_shows_nothing(leaks: Leaks) -> None:
         await leaks.call("create", store.save(Location("new.account"), account(), mode="create"))
         await leaks.call("get", store.get(MAIN))
         await leaks.call("update", store.update(MAIN, _renew))
-        await leaks.all("save_many", store.save_many([(MAIN, account()), (OTHER, account())]))
-        await leaks.all("get_many", store.get_many([MAIN, OTHER]))
+        await leaks.call("save_many", drained(store.save_many([(MAIN, account()), (OTHER, account())])))
+        await leaks.call("get_many", drained(store.get_many([MAIN, OTHER])))
     leaks.check()
     assert leaks.errors == {"UncertainError": 4, "UnavailableError": 4}
 
@@ -923,10 +913,8 @@ class HostileFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec has
 
 
 @pytest.fixture
-def _hostile_protocol() -> Iterator[None]:
-    register_implementation("hostile", HostileFileSystem, clobber=True)
-    yield
-    _registry.pop("hostile", None)
+def _hostile_protocol(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(_registry, "hostile", HostileFileSystem)
 
 
 def configuration() -> StoreConfig:
@@ -957,14 +945,12 @@ async def test_an_error_names_the_place_of_its_storage_and_shows_nothing(name: s
     del endpoint, url
     where = "s3://bucket/prefix at https://endpoint.example.org:9000/path"
     policy = RetryPolicy(attempts=1, storage=f"storage 'main': {config.display_name}")
-    clients = [
-        StorageClient("main", FaultyBackend(MemoryBackend(), [Fault("stat", error=raw)]), policy, limit=1)
-        for raw in (OSError(errno.EIO, canary()), ConnectionResetError(canary()), BackendError("no"))
-    ]
-    for client in clients:
+    for raw in (OSError(errno.EIO, canary()), ConnectionResetError(canary()), BackendError("no")):
+        backend = FaultyBackend(MemoryBackend(), [Fault("stat", error=raw)])
         with pytest.raises(BackendError) as caught:
-            await client.stat("a.account")
+            await StorageClient("main", backend, policy, limit=1).stat("a.account")
         assert str(caught.value).endswith(f" [storage 'main': {where}]")
+        del raw
         assert shown_by_error(caught.value) == []
 
 
@@ -1063,22 +1049,17 @@ class _PlainAccount(msgspec.Struct):
 
 async def _naive_save(path: str, plain: _PlainAccount) -> None:
     data = msgspec.json.encode(plain)
-    await anyio.to_thread.run_sync(partial(_naive_write, path, data))
-
-
-def _naive_write(path: str, data: bytes) -> None:
-    with open(path, "wb") as file:
-        file.write(data)
-
-
-class _PlainObject:
-    def __init__(self, password: str) -> None:
-        self.password = password
+    await anyio.Path(path).write_bytes(data)
 
 
 def test_control_plain_values_leak() -> None:
     """Each sink shows the secret of a plain Struct, a plain object, a plain string or plain bytes: none is blind."""
-    plain = (_PlainAccount("imap.example.org", canary()), _PlainObject(canary()), canary(), canary().encode())
+    plain = (
+        _PlainAccount("imap.example.org", canary()),
+        SimpleNamespace(password=canary()),
+        canary(),
+        canary().encode(),
+    )
     assert {hit for value in plain for hit in shown(value)} == SINKS.keys()
 
 
