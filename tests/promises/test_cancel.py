@@ -21,7 +21,7 @@ from running import HUNG
 from samples import ACCOUNT as OLD
 from samples import next_port
 
-from accountstore import Account, AccountStore, AccountStoreError, Location, NotFoundError, StorageConfig, StoreConfig
+from accountstore import Account, AccountStore, AccountStoreError, Location, StorageConfig, StoreConfig
 from accountstore.backends.local.backend import LocalBackend
 from accountstore.backends.local.files import Files
 from accountstore.backends.local.syscalls import SystemCalls
@@ -83,16 +83,17 @@ def over(backend: Backend, /) -> AccountStore:
     return store_over({"main": backend})
 
 
-async def found(store: AccountStore, location: Location, /) -> Account | None:
-    try:
-        return await store.get(location)
-    except NotFoundError:
-        return None
+async def filled(backend: Backend, /) -> AccountStore:
+    """A store with two documents."""
+    store = over(backend)
+    await store.save(AT, OLD)
+    await store.save(OTHER, OLD)
+    return store
 
 
 async def assert_whole(store: AccountStore, operation: str, /) -> None:
     """The documents are in an allowed state, nothing else is there, and the store goes on."""
-    state = {location: await found(store, location) for location in (AT, OTHER, ABSENT)}
+    state = {at: await store.get(at) if await store.exists(at) else None for at in (AT, OTHER, ABSENT)}
     before: State = {AT: {OLD}, OTHER: {OLD}, ABSENT: {None}}
     allowed: list[State] = [{**before, **choice} for choice in OPERATIONS[operation][1]]
     assert any(all(state[at] in choice[at] for at in state) for choice in allowed), state
@@ -136,11 +137,6 @@ class Stepping(FaultyBackend):
         return await self._call("stat", super().versioned)
 
 
-async def fill(store: AccountStore, /) -> None:
-    await store.save(AT, OLD)
-    await store.save(OTHER, OLD)
-
-
 # --- memory, at each step ---------------------------------------------------------------------------------------------
 
 
@@ -151,8 +147,7 @@ async def test_cancelled_at_each_step(name: str, by: Way) -> None:
     before = {task.id for task in get_running_tasks()}
     for at in range(1, STEPS):
         backend = Stepping()
-        store = over(backend)
-        await fill(store)
+        store = await filled(backend)
         cancelled = await by(partial(OPERATIONS[name][0], store), partial(backend.begin, at))
         assert backend.under_way == 0
         assert {task.id for task in get_running_tasks()} == before
@@ -178,8 +173,7 @@ class Tearing(Stepping):
 
 async def _cut_in_a_write() -> AccountStore:
     backend = Tearing()
-    store = over(backend)
-    await fill(store)
+    store = await filled(backend)
     assert await by_scope(lambda: store.save(AT, NEW), partial(backend.begin, 1))
     return store
 
@@ -203,8 +197,7 @@ async def test_control_without_the_wait_a_write_is_torn(monkeypatch: pytest.Monk
 
 async def test_a_cancelled_change_writes_nothing() -> None:
     """An `update` that is cancelled while the function runs writes nothing."""
-    store = over(MemoryBackend())
-    await fill(store)
+    store = await filled(MemoryBackend())
     with anyio.CancelScope() as scope:
 
         async def change(account: Account) -> Account:
@@ -219,8 +212,7 @@ async def test_a_cancelled_change_writes_nothing() -> None:
 
 async def test_a_deadline_that_has_passed_stops_an_update_between_attempts() -> None:
     """An `update` that keeps losing is cancelled in its pause, and not only after its last attempt."""
-    store = over(MemoryBackend())
-    await fill(store)
+    store = await filled(MemoryBackend())
     attempts: list[int] = []
     async with anyio.create_task_group() as group:
 
@@ -273,26 +265,24 @@ class Cutting:
         return call
 
 
+def _watched(call: Any, /) -> Any:
+    def watched(files: Watched, *arguments: Any, **options: Any) -> Any:
+        files.under_way += 1
+        try:
+            return call(files, *arguments, **options)
+        finally:
+            files.under_way -= 1
+
+    return watched
+
+
 class Watched(Files):
     """Counts the writing calls that are under way in threads."""
 
     under_way = 0
-
-    def write(self, *arguments: Any, **options: Any) -> Any:
-        return self._watch(super().write, *arguments, **options)
-
-    def write_many(self, *arguments: Any, **options: Any) -> Any:
-        return self._watch(super().write_many, *arguments, **options)
-
-    def delete(self, *arguments: Any, **options: Any) -> Any:
-        return self._watch(super().delete, *arguments, **options)
-
-    def _watch(self, call: Callable[..., Any], /, *arguments: Any, **options: Any) -> Any:
-        self.under_way += 1
-        try:
-            return call(*arguments, **options)
-        finally:
-            self.under_way -= 1
+    write = _watched(Files.write)
+    write_many = _watched(Files.write_many)
+    delete = _watched(Files.delete)
 
 
 def temporary_files(root: Path, /) -> list[Path]:
@@ -309,8 +299,7 @@ async def test_cancelled_at_each_system_call(name: str, first: int, tmp_path: Pa
             calls = Cutting(portal)
             files = Watched(str(tmp_path / str(at)), calls=cast("SystemCalls", calls))
             files.make_root()
-            store = over(LocalBackend(files))
-            await fill(store)
+            store = await filled(LocalBackend(files))
             await by_scope(partial(OPERATIONS[name][0], store), partial(calls.begin, at))
             assert files.under_way == 0
             cut = calls.end()
@@ -327,8 +316,7 @@ async def test_a_listing_that_was_cancelled_goes_on_where_it_was(tmp_path: Path)
     """A wait for a page that is cancelled, at any system call, skips no document when the listing goes on."""
     async with BlockingPortal() as portal:
         calls = Cutting(portal)
-        store = over(LocalBackend(Files(str(tmp_path), calls=cast("SystemCalls", calls))))
-        await fill(store)
+        store = await filled(LocalBackend(Files(str(tmp_path), calls=cast("SystemCalls", calls))))
         for at in range(1, STEPS):
             listing = store.list(recursive=True)
             seen: list[Location] = []
