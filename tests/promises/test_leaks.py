@@ -81,7 +81,6 @@ if TYPE_CHECKING:
     from cancelling import Begin, Call
 
     from accountstore import Event
-    from accountstore.backends.base import WriteMode
     from accountstore.model import Document
     from accountstore.testing.faults import Operation
 
@@ -397,22 +396,22 @@ class Gate:
         self.go_on.set()
 
 
-class SlowBackend(MemoryBackend):
+class SlowBackend(FaultyBackend):
     """Memory that takes so long that every call on it is cancelled, by its caller or by the deadline."""
 
     gate = Gate()
 
-    async def read(self, key: str, /, *, limit: int) -> Blob:
-        blob = await super().read(key, limit=limit)
-        self.gate.reached.set()
-        await anyio.sleep_forever()
-        return blob
+    def __init__(self) -> None:
+        super().__init__(MemoryBackend())
 
-    async def write(self, key: str, data: bytes, /, *, mode: WriteMode, write_token: str = "") -> Stat:
-        stat = await super().write(key, data, mode=mode)
-        self.gate.reached.set()
-        await anyio.sleep_forever()
-        return stat
+    async def _call(
+        self, operation: Operation, call: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        found = await super()._call(operation, call, *args, **kwargs)
+        if operation in {"read", "write"}:
+            self.gate.reached.set()
+            await anyio.sleep_forever()
+        return found
 
 
 def broken_calls(name: str, number: int) -> SystemCalls:
@@ -566,31 +565,19 @@ def planted() -> Iterator[tuple[str, bytes]]:
     credentials = {"discriminator": "EmailClientAccountPasswordCredentials", "login": "someone", "password": secret}
     good = {"host": "imap.example.org", "port": 993, "credentials": credentials}
     oauth_tree = {"discriminator": "EmailClientAccountOauthCredentials", "login": "someone"}
-    oauth_tree |= {"clientSecret": secret, "refreshToken": secret}
+    oauth_tree |= {"clientSecret": secret, "refreshToken": secret, "expiresAt": secret}
+    fields: list[dict[str, Any]] = [
+        *({"host": [secret]}, {"port": secret}, {"port": int(DIGITS * 2)}),
+        *({"securityOptions": secret}, {"protocolType": secret}, {"cacheFile": secret}),
+        {"cacheFile": {"fileName": f"{secret}/{secret}"}},
+        {"cacheFile": {"fileName": secret, "storage": f"{secret}*"}},
+        *({"credentials": value} for value in (secret, [secret], {secret: secret}, oauth_tree)),
+        *({"credentials": credentials | {"password": value}} for value in ([secret], {secret: secret}, int(DIGITS))),
+        *({"credentials": credentials | {"discriminator": secret}}, {"credentials": credentials | {"login": ""}}),
+    ]
     broken: list[Any] = [
-        secret,
-        [secret],
-        {secret: secret},
-        int(DIGITS * 2),
-        good | {"host": [secret]},
-        good | {"port": secret},
-        good | {"port": int(DIGITS * 2)},
-        good | {"securityOptions": secret},
-        good | {"protocolType": secret},
-        good | {"cacheFile": secret},
-        good | {"cacheFile": {"fileName": f"{secret}/{secret}"}},
-        good | {"cacheFile": {"fileName": secret, "storage": f"{secret}*"}},
-        good | {"credentials": secret},
-        good | {"credentials": [secret]},
-        good | {"credentials": credentials | {"discriminator": secret}},
-        good | {"credentials": credentials | {"password": [secret]}},
-        good | {"credentials": credentials | {"password": {secret: secret}}},
-        good | {"credentials": credentials | {"password": int(DIGITS)}},
-        good | {"credentials": {**credentials, "login": ""}},
-        good | {"credentials": {secret: secret}},
-        good | {"credentials": oauth_tree | {"expiresAt": secret}},
-        {"receiveAccounts": [good, secret]},
-        {"receiveAccounts": [good], "sendAccount": secret},
+        *(secret, [secret], {secret: secret}, int(DIGITS * 2), *(good | field for field in fields)),
+        *({"receiveAccounts": [good, secret]}, {"receiveAccounts": [good], "sendAccount": secret}),
     ]
     for tree in broken:
         yield "", json.dumps(tree).encode()
