@@ -299,11 +299,7 @@ async def test_stores_on_loops_one_after_another_leave_nothing(stub: Stub, targe
 @on_each_target
 async def test_closing_after_a_read_that_hung_leaves_nothing(stub: Stub, target: Target) -> None:
     """A read that has hung until its deadline leaves no connection when its store is closed."""
-    async with AccountStore.open(target.config(stub.url, timeout=0.4, attempts=1)) as store:
-        at = Location("a.account", folder="f")
-        target.put(stub, at, OLD)
-        await patiently(lambda: store.get(at))
+    async with opened(target, stub, timeout=0.4, attempts=1) as store:
         stub.faults([{"nth": 1, "kind": "hang"}])
         with pytest.raises(UnavailableError):
-            await store.get(at)
-    await assert_closed(stub)
+            await store.get(Location("a.account", folder="f"))
