@@ -13,23 +13,23 @@ from typing import TYPE_CHECKING
 from accountstore.errors import *
 
 if TYPE_CHECKING:
-    from accountstore.backends.base import Capabilities as Capabilities
-    from accountstore.backends.base import Version as Version
-    from accountstore.check import Check as Check
-    from accountstore.config import StorageConfig as StorageConfig
-    from accountstore.config import StoreConfig as StoreConfig
-    from accountstore.events import Event as Event
-    from accountstore.listing import Entry as Entry
-    from accountstore.location import Location as Location
-    from accountstore.model import Account as Account
-    from accountstore.model import MultiAccount as MultiAccount
-    from accountstore.model import OAuthCredentials as OAuthCredentials
-    from accountstore.model import PasswordCredentials as PasswordCredentials
-    from accountstore.model import ProtocolType as ProtocolType
-    from accountstore.model import SecurityOptions as SecurityOptions
-    from accountstore.secrets import Secret as Secret
-    from accountstore.storage import Stored as Stored
-    from accountstore.store import AccountStore as AccountStore
+    from accountstore.backends.base import Capabilities, Version
+    from accountstore.check import Check
+    from accountstore.config import StorageConfig, StoreConfig
+    from accountstore.events import Event
+    from accountstore.listing import Entry
+    from accountstore.location import Location
+    from accountstore.model import (
+        Account,
+        MultiAccount,
+        OAuthCredentials,
+        PasswordCredentials,
+        ProtocolType,
+        SecurityOptions,
+    )
+    from accountstore.secrets import Secret
+    from accountstore.storage import Stored
+    from accountstore.store import AccountStore
 
 __all__ = [
     "Account",
@@ -71,36 +71,29 @@ __all__ = [
 ]
 __version__ = "0.1.0"
 
-
 _HOMES = {
-    "Account": "model",
-    "AccountStore": "store",
-    "Capabilities": "backends.base",
-    "Check": "check",
-    "Entry": "listing",
-    "Event": "events",
-    "Location": "location",
-    "MultiAccount": "model",
-    "OAuthCredentials": "model",
-    "PasswordCredentials": "model",
-    "ProtocolType": "model",
-    "Secret": "secrets",
-    "SecurityOptions": "model",
-    "StorageConfig": "config",
-    "StoreConfig": "config",
-    "Stored": "storage",
-    "Version": "backends.base",
+    "backends.base": "Capabilities Version",
+    "check": "Check",
+    "config": "StorageConfig StoreConfig",
+    "events": "Event",
+    "listing": "Entry",
+    "location": "Location",
+    "model": "Account MultiAccount OAuthCredentials PasswordCredentials ProtocolType SecurityOptions",
+    "secrets": "Secret",
+    "storage": "Stored",
+    "store": "AccountStore",
 }
 
 
 def __getattr__(name: str) -> object:
     """Import a public name when it is first used (PEP 562)."""
-    if name in _HOMES:
-        from importlib import import_module
+    for module, names in _HOMES.items():
+        if name in names.split():
+            from importlib import import_module
 
-        value: object = getattr(import_module(f"accountstore.{_HOMES[name]}"), name)
-        globals()[name] = value
-        return value
+            value: object = getattr(import_module(f"accountstore.{module}"), name)
+            globals()[name] = value
+            return value
     raise AttributeError(f"module 'accountstore' has no attribute {name!r}")
 
 

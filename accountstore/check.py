@@ -17,8 +17,7 @@ from accountstore.model import Account, PasswordCredentials
 from accountstore.probe import Conditions
 from accountstore.retry import RetryPolicy
 from accountstore.storage import Storage, stored
-
-_IGNORED = "the condition was ignored"
+from accountstore.validation import join
 
 
 class Step(Struct, frozen=True):
@@ -66,15 +65,10 @@ class _Steps:
         self.conclusive = True
         """Whether no request failed for another reason than its condition, or that the storage has no such request."""
 
-    async def succeeds(self, name: str, call: Awaitable[object], /) -> bool:
-        return await self._take(name, call, None)
-
-    async def refused(self, name: str, call: Awaitable[object], error: type[BackendError], /) -> bool:
-        return await self._take(name, call, error)
-
-    async def _take(self, name: str, call: Awaitable[object], wanted: type[BackendError] | None, /) -> bool:
+    async def passes(self, name: str, call: Awaitable[object], wanted: type[BackendError] | None = None, /) -> bool:
+        """Whether a call succeeds, or fails with the error that is wanted."""
         started = time.perf_counter()
-        problem = "" if wanted is None else _IGNORED
+        problem = "" if wanted is None else "the condition was ignored"
         try:
             await call
         except (BackendError, UnsupportedError) as error:
@@ -83,10 +77,6 @@ class _Steps:
             self.conclusive = self.conclusive and (met or isinstance(error, UnsupportedError))
         self.done.append(Step(name, problem, time.perf_counter() - started))
         return not problem
-
-    def excuse(self) -> None:
-        """Take the problem from the last step: the store refuses what the storage ignores."""
-        self.done[-1] = replace(self.done[-1], problem="")
 
 
 async def check(storage: Storage, folder: str, /) -> Check:
@@ -98,7 +88,7 @@ async def check(storage: Storage, folder: str, /) -> Check:
     policy = RetryPolicy(storage.client.policy.timeout, 1, storage.client.policy.storage)
     once = replace(able, verify=False, write_tokens=False)
     client = StorageClient(storage.name, storage.client.backend, policy, limit=storage.client.limit, capabilities=once)
-    key = f"{folder}/" * bool(folder) + f"check-{os.urandom(8).hex()}.account"
+    key = join(folder, f"check-{os.urandom(8).hex()}.account")
     first, second, third = (
         storage.encode(
             Account(host=host, port=1, credentials=PasswordCredentials(login="check", password=host)), Account
@@ -109,22 +99,22 @@ async def check(storage: Storage, folder: str, /) -> Check:
     create = update = delete = versioned = None
     removed = False
     try:
-        if await steps.succeeds("write", client.write(key, first, "overwrite")):
-            if await steps.succeeds("read", _read_back(client, key, first)) and able.create:
-                create = await steps.refused("create over a document", client.write(key, second, "create"), ExistsError)
-            await steps.succeeds("list", anext(client.pages(folder, recursive=False), None))
+        if await steps.passes("write", client.write(key, first, "overwrite")):
+            if await steps.passes("read", _read_back(client, key, first)) and able.create:
+                create = await steps.passes("create over a document", client.write(key, second, "create"), ExistsError)
+            await steps.passes("list", anext(client.pages(folder, recursive=False), None))
             if able.update:
                 update, delete = await _swaps(client, key, steps, second, third, excused=able.verify)
             versioned = await client.versioned()
     finally:
         with anyio.CancelScope(shield=True):
             try:
-                removed = await steps.succeeds("delete", client.delete(key))
+                removed = await steps.passes("delete", client.delete(key))
             except BaseException:  # Task.cancel() passes through the shield
                 await client.delete(key)
                 raise
     if removed:
-        await steps.refused("read after delete", client.read(key), NotFoundError)
+        await steps.passes("read after delete", client.read(key), NotFoundError)
     if steps.conclusive and create is not None and update is not None and delete is not None:
         storage.client.record(Conditions(create, update, delete))
     return Check(storage.name, create, update, delete, versioned, tuple(steps.done))
@@ -134,18 +124,18 @@ async def _swaps(
     client: StorageClient, key: str, steps: _Steps, second: bytes, third: bytes, /, *, excused: bool
 ) -> tuple[bool, bool | None]:
     versions: list[Version] = []
-    if not await steps.succeeds("version", _take_version(client, key, versions)):
+    if not await steps.passes("version", _take_version(client, key, versions)):
         return False, None
     swaps = [
-        await steps.refused("swap of an unknown version", client.write(key, second, Version("stale")), ConflictError),
-        await steps.succeeds("swap of the current version", client.write(key, third, versions[0])),
-        await steps.refused("swap of the version before", client.write(key, second, versions[0]), ConflictError),
+        await steps.passes("swap of an unknown version", client.write(key, second, Version("stale")), ConflictError),
+        await steps.passes("swap of the current version", client.write(key, third, versions[0])),
+        await steps.passes("swap of the version before", client.write(key, second, versions[0]), ConflictError),
     ]
-    delete = await steps.refused("delete of the version before", client.delete(key, versions[0]), ConflictError)
+    delete = await steps.passes("delete of the version before", client.delete(key, versions[0]), ConflictError)
     if not excused:
         return all(swaps) and delete, delete
-    if not delete and steps.conclusive:
-        steps.excuse()
+    if not delete and steps.conclusive:  # no problem: the store refuses what the storage ignores
+        steps.done[-1] = replace(steps.done[-1], problem="")
     return all(swaps), delete
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Mapping
+from importlib import import_module
 from math import inf, isfinite
 from types import ModuleType
 from typing import Any, TypeVar, cast, final
@@ -15,10 +16,10 @@ from typing import Any, TypeVar, cast, final
 import msgspec
 from msgspec import Raw, Struct
 
-from accountstore.errors import DecodeError, EncodeError
+from accountstore.errors import ConfigError, DecodeError, EncodeError
 from accountstore.model import Account, Document, MultiAccount
 from accountstore.secrets import Secret, reveal
-from accountstore.strict import check_json, check_msgpack, require_msgpack
+from accountstore.strict import check_json, check_msgpack
 
 D = TypeVar("D", bound=Account | MultiAccount)
 
@@ -221,5 +222,9 @@ CODECS: Mapping[str, Codec] = {"json": JSON, "msgpack": MSGPACK}
 def find_codec(name: str, /) -> Codec:
     """The codec of a name in the configuration. Raises `ConfigError` where its package is not installed."""
     if name == "msgpack":
-        require_msgpack()
+        try:
+            import_module(name)
+        except ImportError:
+            hint = "install it with: pip install 'accountstore[msgpack]'"
+            raise ConfigError(f"the codec 'msgpack' needs the package msgpack; {hint}") from None
     return CODECS[name]

@@ -23,12 +23,13 @@ from typing import Any, TypeVar, cast
 
 import msgspec
 from msgspec import Struct, field
+from msgspec.structs import replace
 
 from accountstore.codecs import CODECS
 from accountstore.errors import ConfigError, LocationError
 from accountstore.validation import MAX_BYTES, check_storage_name, did_you_mean
 
-T = TypeVar("T")
+S = TypeVar("S", bound=Struct)
 
 _ENGINES = ("fsspec", "obstore")
 _CONDITIONS = ("probe", "trust")
@@ -108,7 +109,12 @@ class StoreConfig(Struct, frozen=True, kw_only=True):
             ConfigError: the configuration as a whole does not hold together; the message begins with the key.
         """
         for name, storage in self.storages.items():
-            _check_storage(name, storage)
+            where = _key("storages", name)
+            try:
+                check_storage_name(name)
+            except LocationError as error:
+                raise ConfigError(f"{where}: {error.message}") from None
+            _check_storage(where, storage)
         if self.max_bytes < 1:
             raise ConfigError("max_bytes: must be at least 1")
         if not self.storages:
@@ -128,36 +134,25 @@ def _key(*names: str) -> str:
     return ".".join(name if re.fullmatch(r"[\w-]+", name, re.ASCII) else f'"{name}"' for name in names)
 
 
-def _check_storage(name: str, storage: StorageConfig, /) -> None:
-    """Refuse a name that is not allowed, a word that is not known, and a number that cannot be meant."""
-    try:
-        check_storage_name(name)
-    except LocationError as error:
-        raise ConfigError(f"{_key('storages', name)}: {error.message}") from None
-    _check_url(name, storage.url)
+def _check_storage(where: str, storage: StorageConfig, /) -> None:
+    """Refuse a URL that would be taken for a folder but was hardly meant so, a word that is not known, and a number
+    that cannot be meant.
+    """
+    scheme, mark, place = storage.url.partition("://")
+    if not storage.url:
+        raise ConfigError(f"{where}.url: the url is empty")
+    if not mark and ":" in scheme.partition("/")[0]:
+        raise ConfigError(f"{where}.url: the url must be scheme://... or a folder")
+    if mark and storage.scheme in {"file", "local"} and place[:1] not in {"/", "~"}:
+        raise ConfigError(f"{where}.url: the url of a folder begins with {scheme}:///")
     for key, known in (("codec", CODECS), ("engine", _ENGINES), ("conditions", _CONDITIONS)):
         word: str = getattr(storage, key)
         if word not in known:
-            raise ConfigError(f"{_key('storages', name, key)}: unknown {key} {word!r}{did_you_mean(word, known)}")
+            raise ConfigError(f"{where}.{key}: unknown {key} {word!r}{did_you_mean(word, known)}")
     if not 0 < storage.timeout < inf:
-        raise ConfigError(f"{_key('storages', name, 'timeout')}: must be more than 0 seconds")
+        raise ConfigError(f"{where}.timeout: must be more than 0 seconds")
     if storage.attempts < 1:
-        raise ConfigError(f"{_key('storages', name, 'attempts')}: must be at least 1")
-
-
-def _check_url(name: str, url: str, /) -> None:
-    """Refuse a URL that would be taken for a folder but was hardly meant so."""
-    scheme, mark, rest = url.partition("://")
-    folder = rest if mark else url
-    fault = ""
-    if not folder and scheme != "memory" and not mark:
-        fault = "is empty"
-    elif not mark and ":" in url.partition("/")[0]:
-        fault = "must be scheme://... or a folder"
-    elif mark and scheme.lower() in {"file", "local"} and folder[:1] not in {"/", "~"}:
-        fault = f"of a folder begins with {scheme}:///"
-    if fault:
-        raise ConfigError(f"{_key('storages', name, 'url')}: the url {fault}")
+        raise ConfigError(f"{where}.attempts: must be at least 1")
 
 
 def load_config(config: StoreConfig | str | os.PathLike[str] | None = None, /) -> StoreConfig:
@@ -204,13 +199,6 @@ def _read_file(path: str, /) -> StoreConfig:
         raise ConfigError(f"cannot be read ({type(error).__name__})") from None
     except TOMLDecodeError as error:
         raise ConfigError(str(error)) from None
-    config = _parse(tree, os.path.dirname(os.path.abspath(path)))
-    config.default_name()
-    return config
-
-
-def _parse(tree: dict[str, Any], folder: str, /) -> StoreConfig:
-    _check_keys(tree, StoreConfig)
     storages = tree.get("storages", {})
     if not isinstance(storages, dict):
         raise ConfigError("storages: must be a table")
@@ -218,52 +206,40 @@ def _parse(tree: dict[str, Any], folder: str, /) -> StoreConfig:
     for name, table in cast("dict[str, Any]", storages).items():
         if not isinstance(table, dict):
             raise ConfigError(f"{_key('storages', name)}: must be a table with a url")
-        parsed[name] = _parse_storage(cast("dict[str, Any]", table), name, folder)
-    return _convert({**tree, "storages": parsed}, StoreConfig)
+        parsed[name] = _convert(cast("dict[str, Any]", table), StorageConfig, _key("storages", name))
+    config = _convert({**tree, "storages": parsed}, StoreConfig)
+    config.default_name()
+    folder = os.path.dirname(os.path.abspath(path))
+    for name, storage in parsed.items():
+        url = storage.url if "://" in storage.url or storage.url.startswith("~") else os.path.join(folder, storage.url)
+        config.storages[name] = replace(storage, url=url, options=_expand(storage.options, "storages", name, "options"))
+    return config
 
 
-def _parse_storage(table: dict[str, Any], name: str, folder: str, /) -> StorageConfig:
-    _check_keys(table, StorageConfig, "storages", name)
-    storage = _convert(table, StorageConfig, "storages", name)
-    url = storage.url
-    _check_url(name, url)
-    if "://" not in url and not url.startswith("~"):
-        url = os.path.join(folder, url)
-    options = _expand(storage.options, "storages", name, "options")
-    return msgspec.structs.replace(storage, url=url, options=options)
-
-
-def _check_keys(table: Mapping[str, Any], kind: type[Struct], /, *keys: str) -> None:
+def _convert(table: Mapping[str, Any], kind: type[S], where: str = "", /) -> S:
+    """The Struct of a table, whose key is `where`."""
+    known = kind.__struct_fields__
     for key in table:
-        if key not in kind.__struct_fields__:
-            where = f"{_key(*keys)}: " if keys else ""
-            raise ConfigError(f"{where}unknown key {key!r}{did_you_mean(key, kind.__struct_fields__)}")
-
-
-def _convert(table: Mapping[str, Any], kind: type[T], /, *keys: str) -> T:
+        if key not in known:
+            raise ConfigError((where and f"{where}: ") + f"unknown key {key!r}{did_you_mean(key, known)}")
     try:
         return msgspec.convert(table, kind)
     except msgspec.ValidationError as error:
-        reason, _, where = str(error).partition(" - at `$.")
-        key = where.rstrip("`").partition(".")[0].partition("[")[0]
-        path = _key(*keys, *([key] if key else ()))
-        raise ConfigError(f"{path}: {reason}" if path else reason) from None
+        reason, _, at = str(error).partition(" - at `$.")
+        path = [where, re.split(r"[.[`]", at)[0]]
+        raise ConfigError(": ".join(filter(None, (".".join(filter(None, path)), reason)))) from None
 
 
 def _expand(value: Any, /, *keys: str) -> Any:
     match value:
         case str():
-            return re.sub(r"\$\{([^}]*)\}", lambda found: _environment(found[1], *keys), value)
+            try:
+                return re.sub(r"\$\{([^}]*)\}", lambda found: os.environ[found[1]], value)
+            except KeyError as error:
+                raise ConfigError(f"{_key(*keys)}: the environment variable {error.args[0]} is not set") from None
         case dict():
             return {name: _expand(part, *keys, name) for name, part in cast("dict[str, Any]", value).items()}
         case list():
             return [_expand(part, *keys) for part in value]
         case _:
             return value
-
-
-def _environment(name: str, /, *keys: str) -> str:
-    try:
-        return os.environ[name]
-    except KeyError:
-        raise ConfigError(f"{_key(*keys)}: the environment variable {name} is not set") from None

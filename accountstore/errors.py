@@ -53,7 +53,6 @@ __all__ = (
     "UnsupportedError",
 )
 
-
 _E = TypeVar("_E", bound="AccountStoreError")
 
 

@@ -14,6 +14,7 @@ from msgspec.structs import replace
 from accountstore.backends.base import Version
 from accountstore.errors import LocationError
 from accountstore.location import Location
+from accountstore.validation import join
 
 if TYPE_CHECKING:
     from logging import Logger
@@ -99,7 +100,7 @@ class EventLog(Struct, frozen=True, eq=False):
         if location is None or not self.folder:
             return location
         try:
-            return replace(location, folder=self.folder + (f"/{location.folder}" if location.folder else ""))
+            return replace(location, folder=join(self.folder, location.folder))
         except LocationError:
             return location  # too long: the operation is about to say so
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from datetime import datetime
-from functools import partial
 
 from msgspec import Struct
 
 from accountstore.aio.pages import items_of
-from accountstore.backends.base import Stat, Version
+from accountstore.backends.base import Version
 from accountstore.errors import LocationError
 from accountstore.events import EventLog, Operation
 from accountstore.location import Location
@@ -33,31 +32,22 @@ def list_documents(
     found, prefix = resolver.folder(folder, storage)
     above = len(prefix) - len(folder) if folder else len(prefix) + bool(prefix)
     pages = found.client.pages(prefix, recursive=recursive)
-    return items_of(partial(_next_page, resolver, log, pages, found.name, above, storage))
 
+    async def next_page() -> list[Entry] | None:
+        with Operation(log, "list", None, storage=found.name):
+            resolver.storages.find(found.name)  # as long as the store is open
+            page = await anext(pages, None)
+        if page is None:
+            return None
+        entries: list[Entry] = []
+        for stat in page:
+            below, _, name = stat.key[above:].rpartition("/")
+            try:
+                kind_of(name)
+                location = Location(name, folder=below, storage=storage)
+            except LocationError:
+                continue
+            entries.append(Entry(location, stat.size, stat.version, stat.modified))
+        return entries
 
-async def _next_page(
-    resolver: Resolver,
-    log: EventLog,
-    pages: AsyncIterator[Sequence[Stat]],
-    name: str,
-    above: int,
-    storage: str | None,
-    /,
-) -> list[Entry] | None:
-    with Operation(log, "list", None, storage=name):
-        resolver.storages.find(name)  # as long as the store is open
-        page = await anext(pages, None)
-    if page is None:
-        return None
-    return [entry for stat in page if (entry := _entry(stat, stat.key[above:], storage))]
-
-
-def _entry(stat: Stat, path: str, storage: str | None, /) -> Entry | None:
-    folder, _, name = path.rpartition("/")
-    try:
-        kind_of(name)
-        location = Location(name, folder=folder, storage=storage)
-    except LocationError:
-        return None
-    return Entry(location, stat.size, stat.version, stat.modified)
+    return items_of(next_page)

@@ -9,7 +9,7 @@ from msgspec import Struct
 from msgspec.structs import force_setattr
 
 from accountstore.errors import AccountStoreError
-from accountstore.validation import check_file_name, check_folder, check_path, check_storage_name
+from accountstore.validation import check_file_name, check_folder, check_path, check_storage_name, join
 
 
 class _FileName(Struct, frozen=True, rename="camel"):
@@ -52,7 +52,7 @@ class Location(
     @property
     def path(self) -> str:
         """Folder and file name joined by `/`."""
-        return f"{self.folder}/{self.file_name}" if self.folder else self.file_name
+        return join(self.folder, self.file_name)
 
     def __str__(self) -> str:
         return self.path if self.storage is None else f"{self.storage}:{self.path}"

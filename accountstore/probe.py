@@ -14,7 +14,7 @@ from msgspec import Struct
 
 from accountstore.backends.base import Backend, Capabilities, classify_error
 from accountstore.errors import BackendError, ConflictError, ExistsError, UnsupportedError
-from accountstore.validation import RESERVED_PREFIX
+from accountstore.validation import RESERVED_PREFIX, join
 
 _CLEANUP_SECONDS = 1.0
 """What may go into removing the probe document when the deadline has passed."""
@@ -39,8 +39,7 @@ async def probe(backend: Backend, folder: str, /) -> Conditions:
     Raises whatever the backend raises where the probe document cannot be written at all, or a request fails for another
     reason than its condition.
     """
-    name = f"{RESERVED_PREFIX}{os.urandom(8).hex()}.probe"
-    key = f"{folder}/{name}" if folder else name
+    key = join(folder, f"{RESERVED_PREFIX}{os.urandom(8).hex()}.probe")
     try:
         first = (await backend.write(key, b"1", mode="create")).version
         create = await _is_refused(backend.write(key, b"2", mode="create"), ExistsError)

@@ -16,25 +16,18 @@ from typing import cast
 from accountstore.backends.base import BackendFactory
 from accountstore.errors import ConfigError
 
-_GENERIC = "accountstore.backends.fsspec:open_backend"
+_GENERIC = "fsspec"
 # Elsewhere a folder is reached through fsspec, which promises less and whose capabilities say so.
-_LOCAL = "accountstore.backends.local.backend:open_backend" if os.name == "posix" else _GENERIC
-
-_S3, _GCS, _AZURE = (f"accountstore.backends.{name}:open_backend" for name in ("s3", "gcs", "azure"))
+_LOCAL = "local.backend" if os.name == "posix" else _GENERIC
 _BUILTIN: Mapping[str, str] = {
-    "file": _LOCAL,
-    "local": _LOCAL,
-    "memory": "accountstore.backends.memory:open_backend",
-    "s3": _S3,
-    "s3a": _S3,
-    "gs": _GCS,
-    "gcs": _GCS,
-    "az": _AZURE,
-    "abfs": _AZURE,
-    "abfss": _AZURE,
+    **dict.fromkeys(("file", "local"), _LOCAL),
+    "memory": "memory",
+    **dict.fromkeys(("s3", "s3a"), "s3"),
+    **dict.fromkeys(("gs", "gcs"), "gcs"),
+    **dict.fromkeys(("az", "abfs", "abfss"), "azure"),
 }
-_OBSTORE = "accountstore.backends.obstore.backend:open_backend"
-_EXTRAS: Mapping[str, str] = {_S3: "s3", _GCS: "gcs", _AZURE: "azure", _OBSTORE: "fast"}
+"""The modules in `accountstore.backends` by the schemes that they serve."""
+_EXTRAS: Mapping[str, str] = {"s3": "s3", "gcs": "gcs", "azure": "azure", "obstore.backend": "fast"}
 
 
 def find_backend(scheme: str, engine: str = "fsspec", /) -> BackendFactory:
@@ -45,15 +38,15 @@ def find_backend(scheme: str, engine: str = "fsspec", /) -> BackendFactory:
             the scheme.
     """
     if engine == "obstore":
-        if _BUILTIN.get(scheme) not in {_S3, _GCS, _AZURE}:
+        if _BUILTIN.get(scheme) not in {"s3", "gcs", "azure"}:
             raise ConfigError(f"the engine 'obstore' serves s3, gs and az URLs, not {scheme!r}")
-        return _load(_OBSTORE)
+        return _load("obstore.backend")
     from importlib.metadata import entry_points
 
     found = list(entry_points(group="accountstore.backends", name=scheme))
     names = [point.dist.name if point.dist else point.value for point in found]
-    if len(found) > 1 or (found and scheme in _BUILTIN):
-        names += ["accountstore"] * (scheme in _BUILTIN)
+    names += ["accountstore"] * (scheme in _BUILTIN)
+    if len(names) > 1:
         raise ConfigError(f"several packages provide the scheme {scheme!r}: {', '.join(sorted(names))}")
     if found:
         try:
@@ -64,13 +57,11 @@ def find_backend(scheme: str, engine: str = "fsspec", /) -> BackendFactory:
     return _load(_BUILTIN.get(scheme, _GENERIC))
 
 
-def _load(target: str, /) -> BackendFactory:
-    module, _, name = target.partition(":")
+def _load(module: str, /) -> BackendFactory:
     try:
-        return cast("BackendFactory", getattr(import_module(module), name))
+        return cast("BackendFactory", import_module(f"accountstore.backends.{module}").open_backend)
     except ImportError as error:
-        if target not in _EXTRAS:
+        if module not in _EXTRAS:
             raise
         missing = f"{error.name} is not installed" if isinstance(error, ModuleNotFoundError) else str(error)
-        extra = _EXTRAS[target]
-        raise ConfigError(f"{missing}; install it with: pip install 'accountstore[{extra}]'") from None
+        raise ConfigError(f"{missing}; install it with: pip install 'accountstore[{_EXTRAS[module]}]'") from None

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from accountstore.errors import AccountStoreError, ExtensionError, LocationError
 from accountstore.location import Located, Location
 from accountstore.storage import DocumentRef, Storage
-from accountstore.validation import Kind, check_folder, check_kind, check_path, kind_of
+from accountstore.validation import Kind, check_folder, check_kind, check_path, join, kind_of
 
 if TYPE_CHECKING:
     from accountstore.storages import Storages  # with the configuration and the registry, which only opening needs
@@ -51,7 +51,7 @@ class Resolver:
         """A folder's storage, and its key there."""
         check_folder(folder)
         found = self.storage(storage)
-        key = "/".join(part for part in (self.prefix, folder) if part)
+        key = join(self.prefix, folder)
         check_path(key, "x.account")
         return found, key
 

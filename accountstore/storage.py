@@ -123,17 +123,11 @@ class DocumentRef(Struct, frozen=True, eq=False):
         with Located(self.location):
             return await self.storage.client.stat(self.key)
 
-    async def write(self, document: D, kind: type[D], mode: WriteMode, /) -> Stored[D]:
-        """Encode and write a document. Raises `EncodeError`, `TooLargeError`, and as `StorageClient.write`."""
+    async def write(self, document: D, kind: type[D], mode: WriteMode, original: bytes | None = None, /) -> Stored[D]:
+        """Encode and write a document. Raises as `Storage.encode` and `StorageClient.write`."""
         with Located(self.location):
-            data = self.storage.encode(document, kind)
+            data = self.storage.encode(document, kind, original)
             return stored(document, await self.storage.client.write(self.key, data, mode))
-
-    async def rewrite(self, document: D, kind: type[D], opened: Opened[D], /) -> Stored[D]:
-        """Write a document over the one that it was made from, if that is still there; its unknown fields stay."""
-        with Located(self.location):
-            data = self.storage.encode(document, kind, opened.plain)
-            return stored(document, await self.storage.client.write(self.key, data, opened.stored.version))
 
     async def write_copy(self, opened: Opened[D], source: Storage, mode: WriteMode, /) -> Stored[D]:
         """Write a document that was opened on another storage, unknown fields included."""

@@ -110,16 +110,11 @@ async def _open(name: str, config: StorageConfig, max_bytes: int, /) -> Storage:
         failure = ConfigError(f"storage {name!r}: cannot be opened ({type(error).__name__}{reason})")
     else:
         able = backend.capabilities
-        policy = RetryPolicy(
-            config.timeout, config.attempts, config.display_name and f"storage {name!r}: {config.display_name}"
-        )
-        client = StorageClient(
-            name,
-            backend,
-            policy,
-            limit=max_bytes,
-            capabilities=replace(able, verify=False) if config.conditions == "trust" else able,
-        )
+        if config.conditions == "trust":
+            able = replace(able, verify=False)
+        shown = config.display_name
+        policy = RetryPolicy(config.timeout, config.attempts, shown and f"storage {name!r}: {shown}")
+        client = StorageClient(name, backend, policy, limit=max_bytes, capabilities=able)
         return Storage(client, codec, max_bytes, await to_thread.run_sync(_canonical, name, config), config.options)
     raise failure
 

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from importlib import import_module
 from typing import Any
 
 from msgspec import MsgspecError
 from msgspec.msgpack import decode
 
-from accountstore.errors import ConfigError, DecodeError
+from accountstore.errors import DecodeError
 
 MAX_DEPTH = 32
 """Objects and arrays inside one another."""
 
-_JSON_MARKS = r'\\.|["\[\]{}]'
+_STRING = r'(?s)\\.|"[^"\\]*(?:\\.[^"\\]*)*"?'
 
 
 def check_json(data: bytes, /) -> None:
@@ -25,7 +24,11 @@ def check_json(data: bytes, /) -> None:
     except UnicodeDecodeError:
         raise DecodeError("is not UTF-8") from None
     if text.count("{") + text.count("[") > MAX_DEPTH:
-        _check_json_depth(text)
+        depth = 0
+        for mark in re.findall(r"[\[\]{}]", re.sub(_STRING, "", text)):
+            depth += 1 if mark in "[{" else -1
+            if depth > MAX_DEPTH:
+                raise DecodeError(f"is nested deeper than {MAX_DEPTH} levels")
     import json
 
     try:
@@ -35,37 +38,11 @@ def check_json(data: bytes, /) -> None:
         raise DecodeError("is not valid JSON") from None
 
 
-def _check_json_depth(text: str, /) -> None:
-    depth = 0
-    in_string = False
-    for mark in re.finditer(_JSON_MARKS, text, re.DOTALL):
-        match mark[0]:
-            case '"':
-                in_string = not in_string
-            case "{" | "[" if not in_string:
-                depth += 1
-                if depth > MAX_DEPTH:
-                    raise DecodeError(f"is nested deeper than {MAX_DEPTH} levels")
-            case "}" | "]" if not in_string:
-                depth -= 1
-            case _:
-                pass
-
-
 def _distinct(pairs: list[tuple[object, object]], /) -> dict[object, object]:
     fields = dict(pairs)
     if len(fields) != len(pairs):
         raise DecodeError("an object has the same key twice")
     return fields
-
-
-def require_msgpack() -> None:
-    """Raise `ConfigError` unless the package that checks MessagePack is installed."""
-    try:
-        import_module("msgpack")
-    except ImportError:
-        hint = "install it with: pip install 'accountstore[msgpack]'"
-        raise ConfigError(f"the codec 'msgpack' needs the package msgpack; {hint}") from None
 
 
 def check_msgpack(data: bytes, /) -> None:

@@ -34,7 +34,7 @@ async def update(operation: Operation, ref: DocumentRef, change: Change[D], kind
         if document == stored.document:
             return stored
         try:
-            return operation.record(await ref.rewrite(document, kind, opened))
+            return operation.record(await ref.write(document, kind, stored.version, opened.plain))
         except ConflictError:
             if operation.attempts == _ATTEMPTS:
                 raise

@@ -56,6 +56,11 @@ def check_path(folder: str, name: str, /) -> None:
         raise LocationError(f"folder and file name: longer than {MAX_PATH} bytes")
 
 
+def join(folder: str, name: str, /) -> str:
+    """A folder and what is in it, joined by `/`. Either may be empty."""
+    return f"{folder}/{name}" if folder and name else folder or name
+
+
 def _check_segment(text: str, what: str, /) -> None:
     if not text:
         raise LocationError(f"{what}: a segment is empty")

@@ -127,9 +127,7 @@ def test_a_store_that_breaks_a_promise_fails_the_demo(
 
 def test_a_folder_that_cannot_swap_races_in_memory(temporary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a system whose folders do not compare and swap, the races run on a memory storage and all holds."""
-    modules = (("file", "fsspec"), ("memory", "memory"))
-    generic = {scheme: f"accountstore.backends.{module}:open_backend" for scheme, module in modules}
-    monkeypatch.setattr("accountstore.registry._BUILTIN", generic)
+    monkeypatch.setattr("accountstore.registry._BUILTIN", {"file": "fsspec", "memory": "memory"})
     outcomes = run_demo()
     assert [outcome for outcome in outcomes if not outcome.held] == []
     assert os.listdir(temporary) == []

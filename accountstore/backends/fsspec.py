@@ -33,7 +33,7 @@ from accountstore.backends.base import (
 )
 from accountstore.backends.object_store import finalizers
 from accountstore.errors import AccountStoreError
-from accountstore.validation import did_you_mean
+from accountstore.validation import did_you_mean, join
 
 _BATCH = 16
 _THREADS = 16
@@ -51,16 +51,14 @@ class FsspecBackend:
     that may mean a lost connection, a blocking one is connected anew by the next call.
     """
 
+    capabilities: Capabilities = Capabilities(create=False, update=False, atomic=False, durable=False, batch=_BATCH)
+
     def __init__(self, connect: Callable[[], Any], root: str, /, *, parallel: bool) -> None:
         self._connection: Lazy[Any] = Lazy(partial(_connect, connect))
         self._root = root.rstrip("/")
         self._parallel = parallel
         # A cancelled read is left behind, still running, while the next call waits for the thread.
         self._threads = ThreadPool(_THREADS if parallel else 1)
-
-    @property
-    def capabilities(self) -> Capabilities:
-        return Capabilities(create=False, update=False, atomic=False, durable=False, batch=_BATCH)
 
     @contextmanager
     def _use(self) -> Generator[Any]:
@@ -150,8 +148,7 @@ class FsspecBackend:
                 continue
             page: list[Stat] = []
             for info in entries:
-                name = info["name"].rstrip("/").rpartition("/")[2]
-                key = f"{folder}/{name}" if folder else name
+                key = join(folder, info["name"].rstrip("/").rpartition("/")[2])
                 if info["type"] == "file":
                     page.append(Stat(key, int(info["size"]), None, _modified(info)))
                 elif recursive and info["type"] == "directory":

@@ -26,7 +26,6 @@ from accountstore.aio.loops import on_asyncio
 from accountstore.backends.base import (
     BackendError,
     Blob,
-    ConflictError,
     DeniedError,
     Stat,
     UnavailableError,
@@ -37,10 +36,10 @@ from accountstore.backends.base import (
 from accountstore.backends.object_store import (
     INSTANCE,
     WRITE_TOKEN,
-    LazyClient,
     ObjectStore,
     check_options,
     error_for_status,
+    generation,
     split_url,
     unsent,
 )
@@ -61,9 +60,7 @@ class GCSBackend(ObjectStore[Any]):
     _failures = (GoogleAuthError, HttpError, NonRetryableError, aiohttp.ClientError)
 
     def __init__(self, options: Mapping[str, Any], bucket: str, prefix: str, /) -> None:
-        client = LazyClient(self._open, lambda fs: fs.session.close())
-        super().__init__(bucket, prefix, client, partial(GCSFileSystem, **options))
-        self._options = options
+        super().__init__(options, bucket, prefix, GCSFileSystem)
         self._at = f"b/{quote(bucket, safe='')}"
 
     async def _open(self) -> Any:
@@ -71,6 +68,9 @@ class GCSBackend(ObjectStore[Any]):
         fs: Any = await asyncio.to_thread(partial(GCSFileSystem, **self._options, **INSTANCE))
         await fs._set_session()  # noqa: SLF001 -- what gcsfs has its asynchronous users await
         return fs
+
+    async def _shut(self, client: Any, /) -> None:
+        await client.session.close()
 
     @on_asyncio
     async def _request(
@@ -168,11 +168,9 @@ def _multipart(about: Mapping[str, object], data: bytes, boundary: str, /) -> by
 
 
 def _condition(mode: WriteMode, /) -> dict[str, str]:
-    """What makes a request conditional. A version that this storage cannot have given is a conflict without asking."""
+    """What makes a request conditional."""
     if isinstance(mode, Version):
-        if not mode.token.isdecimal() or not mode.token.isascii():
-            raise ConflictError("the document has changed since it was read")
-        return {"ifGenerationMatch": mode.token}
+        return {"ifGenerationMatch": generation(mode)}
     return {"ifGenerationMatch": "0"} if mode == "create" else {}
 
 

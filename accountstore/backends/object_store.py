@@ -39,9 +39,6 @@ T = TypeVar("T")
 WRITE_TOKEN = "accountstore_write"  # noqa: S105 -- no password
 """The metadata field for the token of a conditional write. Azure takes letters, digits and underscores only."""
 
-CAPABILITIES = Capabilities(create=True, update=True, atomic=True, durable=True, verify=True, write_tokens=True)
-"""What each promises, if its server keeps to the protocol."""
-
 INSTANCE: Mapping[str, Any] = {"asynchronous": True, "skip_instance_cache": True, "use_listings_cache": False}
 """Options of an fsspec filesystem that is the store's own and caches nothing."""
 
@@ -58,62 +55,53 @@ def whole_blob(data: bytes, stat: Stat, /) -> Blob:
     return Blob(data, stat)
 
 
-class LazyClient(Generic[T]):
-    """A client that the first call opens for all, on asyncio.
+def generation(version: Version, /) -> str:
+    """The generation of a version of Google Cloud Storage. Raises `ConflictError` for one that it cannot have given."""
+    if not re.fullmatch("[0-9]+", version.token):
+        raise ConflictError("the document has changed since it was read")
+    return version.token
+
+
+class Bucket(ABC, Generic[T]):
+    """A bucket, and a client for it that the first call opens for all, on asyncio.
 
     It is opened in a task of its own: a call that is cancelled or out of time meanwhile leaves it to the next one.
     """
 
-    def __init__(
-        self, make: Callable[[], Coroutine[Any, Any, T]], close: Callable[[T], Coroutine[Any, Any, object]], /
-    ) -> None:
-        self._make = make
-        self._close = close
-        self._task: asyncio.Task[T] | None = None
-        self._client: T | None = None
-
-    async def get(self) -> T:
-        """The client. Raises what opening it raises; the next call then opens it anew."""
-        if self._client is not None:
-            return self._client
-        if self._task is None or self._task.done():
-            self._task = asyncio.create_task(self._open())
-        return await asyncio.shield(self._task)
-
-    async def _open(self) -> T:
-        self._client = await self._make()
-        return self._client
-
-    async def aclose(self) -> None:
-        """Close the client, if it was opened; one that is being opened is waited for."""
-        if self._task is not None:
-            with suppress(Exception):  # which those who asked for the client have met
-                await self._task
-        client, self._client, self._task = self._client, None, None
-        if client is not None:
-            await self._close(client)
-
-
-class Bucket(ABC, Generic[T]):
-    """A bucket and a client for it."""
-
-    capabilities: Capabilities = CAPABILITIES
+    # If its server keeps to the protocol.
+    capabilities: Capabilities = Capabilities(
+        create=True, update=True, atomic=True, durable=True, verify=True, write_tokens=True
+    )
     _failures: tuple[type[Exception], ...]
     """What the client raises."""
 
-    def __init__(self, bucket: str, prefix: str, client: LazyClient[T], /) -> None:
+    def __init__(self, options: Mapping[str, Any], bucket: str, prefix: str, /) -> None:
         """`prefix` stands before each key."""
+        self._options = options
         self._bucket = bucket
         self._prefix = prefix
-        self._lazy = client
+        self._opening: asyncio.Task[T] | None = None
         self._answered = False
         self.bridge: AsyncioBridge = AsyncioBridge()
+
+    @abstractmethod
+    async def _open(self) -> T: ...
+
+    @abstractmethod
+    async def _shut(self, client: T, /) -> None: ...
+
+    async def _opened(self) -> T:
+        """The client. Raises what opening it raises; the next call then opens it anew."""
+        task = self._opening
+        if task is None or (task.done() and (task.cancelled() or task.exception() is not None)):
+            task = self._opening = asyncio.create_task(self._open())
+        return task.result() if task.done() else await asyncio.shield(task)
 
     @asynccontextmanager
     async def _client(self, mode: WriteMode | None = None, /) -> AsyncGenerator[T]:
         """The client, for a request with this condition; what it raises within becomes an error of ours."""
         try:
-            yield await self._lazy.get()
+            yield await self._opened()
         except self._failures as error:
             failure = self._error(error, mode)
         else:
@@ -125,13 +113,19 @@ class Bucket(ABC, Generic[T]):
     def _error(self, error: Any, mode: WriteMode | None, /) -> BackendError: ...
 
     async def aclose(self) -> None:
-        """As `Backend.aclose`."""
         await self._close()
         await self.bridge.aclose()
 
     @on_asyncio
     async def _close(self) -> None:
-        await self._lazy.aclose()
+        """Close the client, if it was opened; one that is being opened is waited for."""
+        if self._opening is not None:
+            try:
+                client = await self._opening
+            except Exception:  # noqa: BLE001 -- which those who asked for the client have met
+                return
+            self._opening = None
+            await self._shut(client)
 
 
 class ObjectStore(Bucket[T]):
@@ -139,14 +133,14 @@ class ObjectStore(Bucket[T]):
     for, never from fsspec's shared cache, and closed with it.
     """
 
-    def __init__(self, bucket: str, prefix: str, client: LazyClient[T], filesystem: Callable[..., Any], /) -> None:
-        """`filesystem` makes one for the same bucket."""
-        super().__init__(bucket, prefix, client)
-        self._filesystem: Lazy[Any] = Lazy(partial(filesystem, skip_instance_cache=True, use_listings_cache=False))
+    def __init__(self, options: Mapping[str, Any], bucket: str, prefix: str, kind: Callable[..., Any], /) -> None:
+        """`kind` is the class of fsspec's filesystem, which takes the options."""
+        super().__init__(options, bucket, prefix)
+        make = partial(kind, **options, skip_instance_cache=True, use_listings_cache=False)
+        self._filesystem: Lazy[Any] = Lazy(make)
 
     @on_asyncio
     async def delete(self, key: str, /, *, version: Version | None = None) -> None:
-        """As `Backend.delete`."""
         with suppress(NotFoundError):
             try:
                 await self._delete(key, version)
@@ -159,7 +153,6 @@ class ObjectStore(Bucket[T]):
 
     @on_asyncio
     async def stat(self, key: str, /) -> Stat:
-        """As `Backend.stat`."""
         first = not self._answered
         try:
             return await self._head(key)
@@ -176,7 +169,6 @@ class ObjectStore(Bucket[T]):
         """Raise a `BackendError` if the bucket does not exist, where an answer to `_head` does not distinguish that."""
 
     def scan(self, prefix: str, /, *, recursive: bool) -> AsyncIterator[Sequence[Stat]]:
-        """As `Backend.scan`."""
         start = self._prefix + (f"{prefix}/" if prefix else "")
         return pages_by_cursor(partial(self._page, start, recursive))
 
@@ -186,11 +178,9 @@ class ObjectStore(Bucket[T]):
     ) -> Coroutine[Any, Any, tuple[list[Stat], str | None]]: ...
 
     async def filesystem(self) -> tuple[object, str]:
-        """As `Backend.filesystem`."""
         return await to_thread.run_sync(self._filesystem.get), f"{self._bucket}/{self._prefix}".rstrip("/")
 
     async def aclose(self) -> None:
-        """As `Backend.aclose`."""
         await super().aclose()
         for finalizer in finalizers(self._filesystem.take()):  # fsspec's way to close a session
             await to_thread.run_sync(finalizer)

@@ -43,7 +43,7 @@ class TestLocalWithoutLocks(BackendTests):
     @pytest.fixture
     def harness(self, tmp_path: Path) -> Harness:
         async def opened() -> LocalBackend:
-            return LocalBackend(Files(str(tmp_path), locking=False), locking=False)
+            return LocalBackend(Files(str(tmp_path), locking=False))
 
         return Harness.on_folder(tmp_path, opened)
 

@@ -95,9 +95,9 @@ async def test_control_an_opening_that_belongs_to_its_caller_begins_again(
     """The control: opened by the call itself, a client is opened again after each call that was cancelled."""
 
     async def get(client: Any) -> object:
-        return await client._make()
+        return await client._open()
 
-    monkeypatch.setattr("accountstore.backends.object_store.LazyClient.get", get)
+    monkeypatch.setattr("accountstore.backends.object_store.Bucket._opened", get)
     async with AccountStore.open(target.config(stub.url)) as store:
         begun = hold()
         for times in (1, 2, 3):

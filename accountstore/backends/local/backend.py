@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator, Mapping, Sequence
 from functools import partial
 
@@ -28,16 +29,14 @@ class LocalBackend:
     A version is the digest of the content. On a network file system `update` is not declared.
     """
 
-    def __init__(self, files: Files, /, *, locking: bool = True) -> None:
+    def __init__(self, files: Files, /) -> None:
         self._files = files
         self._threads = ThreadPool(_THREADS)
         # Reading many small files keeps the interpreter busy: more threads would only wait for one another.
         self._readers = ThreadPool(_READERS)
-        self._capabilities = Capabilities(create=True, update=locking, atomic=True, durable=True, batch=_BATCH)
-
-    @property
-    def capabilities(self) -> Capabilities:
-        return self._capabilities
+        self.capabilities: Capabilities = Capabilities(
+            create=True, update=files.locking, atomic=True, durable=True, batch=_BATCH
+        )
 
     async def read(self, key: str, /, *, limit: int) -> Blob:
         return await self._threads.run(partial(self._files.read, key, limit=limit))
@@ -85,12 +84,7 @@ async def open_backend(url: str, options: Mapping[str, object], /) -> LocalBacke
 
 
 def _open(url: str, /) -> LocalBackend:
-    import os
-
     root = os.path.realpath(os.path.expanduser(url.removeprefix("file://").removeprefix("local://")))
-    files = Files(root)
-    files.make_root()
+    Files(root).make_root()
     kind = filesystem_type(root) or ""
-    if kind in _NETWORK or kind.partition(".")[0] == "fuse":
-        return LocalBackend(Files(root, locking=False), locking=False)
-    return LocalBackend(files)
+    return LocalBackend(Files(root, locking=kind not in _NETWORK and kind.partition(".")[0] != "fuse"))

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from accountstore.backends.base import UnavailableError
-from accountstore.backends.local.syscalls import SystemCalls, close
+from accountstore.backends.local.syscalls import Descriptor, SystemCalls
 
 _ROOT = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _FOLDER = _ROOT | os.O_NOFOLLOW
@@ -34,89 +34,74 @@ class Directories:
             made = False
             with suppress(FileExistsError):
                 self._os.mkdir(path, 0o700)
-                fd = self._os.open(path, _ROOT)
-                try:
+                with Descriptor(self._os, path, _ROOT) as fd:
                     self._os.fchmod(fd, 0o700)
-                finally:
-                    close(self._os, fd)
                 made = True
             # Also of what exists: whoever made it may not have reached its fsync. But where this process may not look
             # into a folder, it has not made one there; and not every kind of file system can fsync a folder.
-            with suppress(PermissionError if made else OSError):
-                fd = self._os.open(above, _ROOT)
-                try:
-                    self._os.fsync(fd)
-                finally:
-                    close(self._os, fd)
+            with suppress(PermissionError if made else OSError), Descriptor(self._os, above, _ROOT) as fd:
+                self._os.fsync(fd)
             above = path
-        close(self._os, self.open_root())
+        self._open_root().close()
 
-    def open_root(self) -> int:
-        """A descriptor of the root folder."""
+    def _open_root(self) -> Descriptor:
         try:
-            return self._os.open(self._root, _ROOT)
+            return Descriptor(self._os, self._root, _ROOT)
         except (FileNotFoundError, NotADirectoryError):
             raise UnavailableError("the root folder of the storage is gone", sent=False) from None
 
-    def open(self, folder: str, /) -> int:
-        """A descriptor of a folder."""
-        at = self.open_root()
-        if folder:
-            for segment in folder.split("/"):
-                try:
-                    below = self._os.open(segment, _FOLDER, dir_fd=at)
-                finally:
-                    close(self._os, at)
-                at = below
+    def open(self, folder: str, /) -> Descriptor:
+        """A folder, opened."""
+        at = self._open_root()
+        for segment in folder.split("/") if folder else ():
+            with at as above:
+                at = Descriptor(self._os, segment, _FOLDER, above)
         return at
 
     def require(self, folder: str, /) -> None:
         """Raise an `OSError` unless the folder is there, or was when it was prepared."""
         if folder not in self._ready:
-            close(self._os, self.open(folder))
+            self.open(folder).close()
 
-    def prepare(self, folder: str, /) -> int:
+    def prepare(self, folder: str, /) -> Descriptor:
         """Open a folder to write in. The first time, make it, make its name durable and sweep it."""
         if folder in self._ready:
             try:
                 return self.open(folder)
             except FileNotFoundError:
                 self._ready.discard(folder)
-        at = self.open_root()
+        at = self._open_root()
         for segment in folder.split("/") if folder else ():
-            at = self._enter_or_make(at, segment)
+            with at as above:
+                at = self._enter_or_make(above, segment)
         try:
             if self._sweep is not None:
-                with self._os.scandir(at) as entries:
+                with self._os.scandir(at.fd) as entries:
                     for entry in entries:
-                        self._sweep(at, entry.name)
+                        self._sweep(at.fd, entry.name)
         except BaseException:
-            close(self._os, at)
+            at.close()
             raise
         if len(self._ready) >= _REMEMBERED_FOLDERS:
             self._ready.clear()
         self._ready.add(folder)
         return at
 
-    def _enter_or_make(self, at: int, segment: str, /) -> int:
-        """Open a folder below an open one, which is closed; make it first if it is missing."""
+    def _enter_or_make(self, above: int, segment: str, /) -> Descriptor:
+        made = False
         try:
-            made = False
-            try:
-                below = self._os.open(segment, _FOLDER, dir_fd=at)
-            except FileNotFoundError:
-                with suppress(FileExistsError):
-                    self._os.mkdir(segment, 0o700, dir_fd=at)
-                    made = True
-                below = self._os.open(segment, _FOLDER, dir_fd=at)
-            try:
-                if made:
-                    self._os.fchmod(below, 0o700)
-                # Also of one that exists: whoever made it may not have reached its fsync.
-                self._os.fsync(at)
-            except BaseException:
-                close(self._os, below)
-                raise
-        finally:
-            close(self._os, at)
-        return below
+            at = Descriptor(self._os, segment, _FOLDER, above)
+        except FileNotFoundError:
+            with suppress(FileExistsError):
+                self._os.mkdir(segment, 0o700, dir_fd=above)
+                made = True
+            at = Descriptor(self._os, segment, _FOLDER, above)
+        try:
+            if made:
+                self._os.fchmod(at.fd, 0o700)
+            # Also of one that exists: whoever made it may not have reached its fsync.
+            self._os.fsync(above)
+        except BaseException:
+            at.close()
+            raise
+        return at

@@ -12,8 +12,8 @@ import fcntl
 import os
 import stat
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, suppress
 from datetime import UTC, datetime
 from random import random
 
@@ -30,8 +30,8 @@ from accountstore.backends.base import (
     digest,
 )
 from accountstore.backends.local.directories import Directories
-from accountstore.backends.local.syscalls import SystemCalls, close
-from accountstore.validation import RESERVED_PREFIX
+from accountstore.backends.local.syscalls import Descriptor, SystemCalls
+from accountstore.validation import RESERVED_PREFIX, join
 
 # Without O_NONBLOCK, opening a named pipe would wait for its other end.
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
@@ -51,7 +51,7 @@ class Files:
 
     def __init__(self, root: str, /, *, locking: bool = True, calls: SystemCalls | None = None) -> None:
         self.root = root
-        self._locking = locking
+        self.locking = locking
         self._os = calls or SystemCalls()
         self._directories = Directories(root, self._os, self._sweep if locking else None)
 
@@ -61,103 +61,72 @@ class Files:
 
     def read(self, key: str, /, *, limit: int) -> Blob:
         """The document at `key`: bytes and stat of one state."""
-        folder, name = _split(key)
-        at = self._directories.open(folder)
-        try:
+        folder, _, name = key.rpartition("/")
+        with self._directories.open(folder) as at:
             return self._read(at, key, name, limit)
-        finally:
-            close(self._os, at)
 
     def read_many(self, keys: Sequence[str], /, *, limit: int) -> list[Blob | Exception]:
         """What `read` returns or raises for each key; each folder is opened once."""
         results: list[Blob | Exception] = []
-        folders: dict[str, int] = {}
-        try:
+        with _Folders(self._directories.open) as folders:
             for key in keys:
-                folder, name = _split(key)
+                folder, _, name = key.rpartition("/")
                 try:
-                    if folder not in folders:
-                        folders[folder] = self._directories.open(folder)
-                    results.append(self._read(folders[folder], key, name, limit))
+                    results.append(self._read(folders.at(folder), key, name, limit))
                 except Exception as error:  # noqa: BLE001 -- an error is a result here
                     results.append(error)
-        finally:
-            for at in folders.values():
-                close(self._os, at)
         return results
 
     def stat(self, key: str, /) -> Stat:
         """The stat that `read` returns, of a document of any size."""
-        folder, name = _split(key)
-        at = self._directories.open(folder)
-        try:
-            fd = self._os.open(name, _FILE, dir_fd=at)
-        finally:
-            close(self._os, at)
-        try:
+        folder, _, name = key.rpartition("/")
+        with self._directories.open(folder) as at, Descriptor(self._os, name, _FILE, at) as fd:
             status = self._regular(fd)
             return Stat(key, status.st_size, self._version(fd), _time(status))
-        finally:
-            close(self._os, fd)
 
     def write_many(self, writes: Sequence[Write], /) -> list[Stat | Exception]:
         """Write documents one after another; each folder goes to the disk once, before anything is acknowledged."""
         results: list[Stat | Exception] = []
-        folders: dict[str, int] = {}
-        try:
+        with _Folders(self._directories.prepare) as folders:
             for key, data, mode in writes:
-                folder, name = _split(key)
+                folder, _, name = key.rpartition("/")
                 try:
-                    if folder not in folders:
-                        folders[folder] = self._directories.prepare(folder)
-                    results.append(self._write(folders[folder], key, name, data, mode))
+                    results.append(self._write(folders.at(folder), key, name, data, mode))
                 except Exception as error:  # noqa: BLE001 -- an error is a result here
                     results.append(error)
-            for folder, at in folders.items():
+            for folder, at in folders.opened.items():
                 try:
                     self._os.fsync(at)
                 except OSError as error:
                     for i, write in enumerate(writes):
-                        if _split(write.key)[0] == folder and isinstance(results[i], Stat):
+                        if write.key.rpartition("/")[0] == folder and isinstance(results[i], Stat):
                             results[i] = error
-        finally:
-            for at in folders.values():
-                close(self._os, at)
         return results
 
     def write(self, key: str, data: bytes, mode: WriteMode, /) -> Stat:
         """Write one document; it is on the disk when this returns."""
-        folder, name = _split(key)
+        folder, _, name = key.rpartition("/")
         if isinstance(mode, Version):
             self._directories.require(folder)  # a swap makes none
-        at = self._directories.prepare(folder)
-        try:
+        with self._directories.prepare(folder) as at:
             result = self._write(at, key, name, data, mode)
             self._os.fsync(at)
-        finally:
-            close(self._os, at)
         return result
 
     def delete(self, key: str, version: Version | None, /) -> None:
         """Remove a document, durably. A missing one is no error."""
-        folder, name = _split(key)
+        folder, _, name = key.rpartition("/")
         try:
-            at = self._directories.open(folder)
+            opened = self._directories.open(folder)
         except (FileNotFoundError, NotADirectoryError):
             return
-        try:
-            with suppress(FileNotFoundError):
-                fd = self._lock(at, name)
-                try:
-                    if version is not None:
-                        self._compare(fd, version)
-                    self._os.unlink(name, dir_fd=at)
-                finally:
-                    self._unlock(fd)
+        with opened as at:
+            with suppress(FileNotFoundError), self._lock(at, name) as fd:
+                if version is not None:
+                    self._compare(fd, version)
+                self._os.unlink(name, dir_fd=at)
             # Also of a missing one: whoever removed it may not have reached its fsync.
             self._os.fsync(at)
-        finally:
-            close(self._os, at)
 
     def scan(self, prefix: str, /, *, recursive: bool) -> Iterator[list[Stat]]:
         """The documents in a folder, page by page. Dropping the iterator closes what it has open."""
@@ -166,26 +135,23 @@ class Files:
         while folders:
             folder = folders.pop()
             try:
-                at = self._directories.open(folder)
+                opened = self._directories.open(folder)
             except (FileNotFoundError, NotADirectoryError):
                 continue
-            try:
-                with self._os.scandir(at) as entries:
-                    for entry in entries:
-                        path = f"{folder}/{entry.name}" if folder else entry.name
-                        if entry.is_file(follow_symlinks=False):
-                            if self._sweep(at, entry.name):
-                                continue
-                            with suppress(FileNotFoundError):
-                                status = entry.stat(follow_symlinks=False)
-                                page.append(Stat(path, status.st_size, None, _time(status)))
-                            if len(page) >= _PAGE:
-                                yield page
-                                page = []
-                        elif recursive and entry.is_dir(follow_symlinks=False):
-                            folders.append(path)
-            finally:
-                close(self._os, at)
+            with opened as at, self._os.scandir(at) as entries:
+                for entry in entries:
+                    path = join(folder, entry.name)
+                    if entry.is_file(follow_symlinks=False):
+                        if self._sweep(at, entry.name):
+                            continue
+                        with suppress(FileNotFoundError):
+                            status = entry.stat(follow_symlinks=False)
+                            page.append(Stat(path, status.st_size, None, _time(status)))
+                        if len(page) >= _PAGE:
+                            yield page
+                            page = []
+                    elif recursive and entry.is_dir(follow_symlinks=False):
+                        folders.append(path)
         yield page
 
     def _regular(self, fd: int, /) -> os.stat_result:
@@ -195,16 +161,13 @@ class Files:
         return status
 
     def _read(self, at: int, key: str, name: str, limit: int, /) -> Blob:
-        fd = self._os.open(name, _FILE, dir_fd=at)
-        try:
+        with Descriptor(self._os, name, _FILE, at) as fd:
             status = self._regular(fd)
-            check_size(status.st_size, limit)
             size = status.st_size
+            check_size(size, limit)
             data = self._os.read(fd, size + 1)
             while len(data) < size and (more := self._os.read(fd, size - len(data))):
                 data += more
-        finally:
-            close(self._os, fd)
         return Blob(data, Stat(key, len(data), digest(data), _time(status)))
 
     def _version(self, fd: int, /) -> Version:
@@ -212,25 +175,21 @@ class Files:
 
     def _write(self, at: int, key: str, name: str, data: bytes, mode: WriteMode, /) -> Stat:
         if isinstance(mode, Version):  # a conflict is found before the disk has work with the new document
-            fd = self._os.open(name, _FILE, dir_fd=at)
-            try:
+            with Descriptor(self._os, name, _FILE, at) as fd:
+                self._regular(fd)
                 self._compare(fd, mode)
-            finally:
-                close(self._os, fd)
         for _ in range(_TRIES):
             temporary = f"{RESERVED_PREFIX}{os.urandom(8).hex()}.tmp"
-            fd = self._os.open(temporary, _TEMPORARY, 0o600, dir_fd=at)
-            try:
-                status = self._fill(fd, data)
-                if status is not None:
-                    self._publish(at, temporary, name, mode)
-                    return Stat(key, len(data), digest(data), _time(status))
-            except BaseException:
-                with suppress(OSError):
-                    self._os.unlink(temporary, dir_fd=at)
-                raise
-            finally:
-                self._unlock(fd)
+            with Descriptor(self._os, temporary, _TEMPORARY, at, 0o600, locks=self.locking) as fd:
+                try:
+                    status = self._fill(fd, data)
+                    if status is not None:
+                        self._publish(at, temporary, name, mode)
+                        return Stat(key, len(data), digest(data), _time(status))
+                except BaseException:
+                    with suppress(OSError):
+                        self._os.unlink(temporary, dir_fd=at)
+                    raise
         raise UnavailableError("cannot keep a temporary file from being swept", sent=False)
 
     def _fill(self, fd: int, data: bytes, /) -> os.stat_result | None:
@@ -238,7 +197,7 @@ class Files:
 
         None when a sweeper was faster than the lock: the file is its to remove.
         """
-        if self._locking:
+        if self.locking:
             try:
                 self._os.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -258,14 +217,11 @@ class Files:
         for _ in range(_TRIES):
             if mode != "create":
                 try:
-                    fd = self._lock(at, name)
-                    try:
+                    with self._lock(at, name) as fd:
                         if isinstance(mode, Version):
                             self._compare(fd, mode)
                         self._os.rename(temporary, name, src_dir_fd=at, dst_dir_fd=at)
-                    finally:
-                        self._unlock(fd)
-                    return  # noqa: TRY300 -- an else would stand far from its try
+                        return
                 except FileNotFoundError:
                     if mode != "overwrite":
                         raise
@@ -282,19 +238,19 @@ class Files:
                 return
         raise UnavailableError("others keep creating and removing the document", sent=False)
 
-    def _lock(self, at: int, name: str, /) -> int:
-        """Hold the document itself: the file that has the name, and goes on having it until `_unlock`."""
+    def _lock(self, at: int, name: str, /) -> Descriptor:
+        """Hold the document itself: the file that has the name, and goes on having it until it is closed."""
         deadline = time.monotonic() + _LOCK_SECONDS
         while True:
-            fd = self._os.open(name, _FILE, dir_fd=at)
+            file = Descriptor(self._os, name, _FILE, at, locks=self.locking)
             try:
-                mine = self._regular(fd)
-                if not self._locking or self._try_lock(at, name, fd, mine):
-                    return fd
+                mine = self._regular(file.fd)
+                if not self.locking or self._try_lock(at, name, file.fd, mine):
+                    return file
             except BaseException:
-                self._unlock(fd)
+                file.close()
                 raise
-            self._unlock(fd)
+            file.close()
             if time.monotonic() > deadline:
                 held = f"another process has held the document's lock for {_LOCK_SECONDS:.0f} s"
                 raise UnavailableError(held, sent=False)
@@ -308,17 +264,7 @@ class Files:
         named = self._os.stat(name, dir_fd=at, follow_symlinks=False)
         return os.path.samestat(named, mine)
 
-    def _unlock(self, fd: int, /) -> None:
-        """Close a descriptor that may hold a lock. Closing alone would leave it to a child forked meanwhile."""
-        if self._locking:
-            try:  # noqa: SIM105 -- as in `close`
-                self._os.flock(fd, fcntl.LOCK_UN)
-            except OSError:
-                pass
-        close(self._os, fd)
-
     def _compare(self, fd: int, version: Version, /) -> None:
-        self._regular(fd)
         if self._version(fd) != version:
             raise ConflictError("the document has changed since it was read")
 
@@ -326,20 +272,26 @@ class Files:
         """Whether a file is a temporary one; if a crash has left it, it is removed."""
         if not name.startswith(RESERVED_PREFIX):
             return False
-        if self._locking and name.endswith(".tmp"):
-            with suppress(OSError):
-                fd = self._os.open(name, _FILE, dir_fd=at)
-                try:
-                    self._os.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    self._os.unlink(name, dir_fd=at)
-                finally:
-                    self._unlock(fd)
+        if self.locking and name.endswith(".tmp"):
+            with suppress(OSError), Descriptor(self._os, name, _FILE, at, locks=True) as fd:
+                self._os.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                self._os.unlink(name, dir_fd=at)
         return True
 
 
-def _split(key: str, /) -> tuple[str, str]:
-    folder, _, name = key.rpartition("/")
-    return folder, name
+class _Folders(ExitStack):
+    """Folders, each opened when it is first asked for, and all of them closed at the end of the `with` block."""
+
+    def __init__(self, enter: Callable[[str], Descriptor], /) -> None:
+        super().__init__()
+        self.opened: dict[str, int] = {}
+        self._enter = enter
+
+    def at(self, folder: str, /) -> int:
+        """The folder's descriptor."""
+        if folder not in self.opened:
+            self.opened[folder] = self.enter_context(self._enter(folder))
+        return self.opened[folder]
 
 
 def _time(status: os.stat_result, /) -> datetime:

@@ -7,7 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 
 
 def _fsync(fd: int, /) -> None:
@@ -35,31 +35,49 @@ class SystemCalls:
     rename: staticmethod[..., None] = staticmethod(os.rename)
     unlink: staticmethod[..., None] = staticmethod(os.unlink)
     sleep: staticmethod[[float], None] = staticmethod(time.sleep)
-
-    @staticmethod
-    def scandir(fd: int, /) -> AbstractContextManager[Iterator[os.DirEntry[str]]]:
-        """The entries of an open folder."""
-        return os.scandir(fd)
+    scandir: staticmethod[[int], AbstractContextManager[Iterator[os.DirEntry[str]]]] = staticmethod(os.scandir)
 
 
-def close(calls: SystemCalls, fd: int, /) -> None:
-    """Close a descriptor. An error here says nothing new of a write: `fsync` came before."""
-    try:  # noqa: SIM105 -- suppress() costs more, and every call closes several times
-        calls.close(fd)
-    except OSError:
-        pass
+class Descriptor:
+    """An open file or folder, which the end of its `with` block closes.
+
+    One that `locks` is unlocked before: closing alone would leave its lock to a child forked meanwhile.
+    """
+
+    __slots__ = ("_calls", "_locks", "fd")
+
+    def __init__(
+        self, calls: SystemCalls, path: str, flags: int, at: int | None = None, mode: int = 0, /, *, locks: bool = False
+    ) -> None:
+        self.fd: int = calls.open(path, flags, mode, dir_fd=at)
+        self._calls = calls
+        self._locks = locks
+
+    def __enter__(self) -> int:
+        return self.fd
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close it. An error here says nothing new of a write: `fsync` came before."""
+        try:  # suppress() costs more, and every call closes several times
+            try:
+                if self._locks:
+                    self._calls.flock(self.fd, fcntl.LOCK_UN)
+            finally:
+                self._calls.close(self.fd)
+        except OSError:
+            pass
 
 
 def filesystem_type(path: str, /, *, mounts: str = "/proc/self/mountinfo") -> str | None:
     """The type of the file system that holds `path`, as Linux names it in proc(5); None where it does not say."""
     device = os.stat(path).st_dev
     wanted = f"{os.major(device)}:{os.minor(device)}"
-    try:
-        with open(mounts, encoding="utf-8", errors="replace") as lines:
-            for line in lines:
-                fields = line.split()
-                if len(fields) > 2 and fields[2] == wanted:
-                    return fields[fields.index("-") + 1]
-    except OSError:
-        return None
+    with suppress(OSError), open(mounts, encoding="utf-8", errors="replace") as lines:
+        for line in lines:
+            fields = line.split()
+            if len(fields) > 2 and fields[2] == wanted:
+                return fields[fields.index("-") + 1]
     return None

@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from datetime import timedelta
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from obstore.store import AzureStore, GCSStore, S3Store
 
@@ -16,13 +16,9 @@ from accountstore.backends.base import ConfigError
 Service: TypeAlias = Literal["s3", "gcs", "azure"]
 
 _SERVICES: Mapping[str, Service] = {
-    "s3": "s3",
-    "s3a": "s3",
-    "gs": "gcs",
-    "gcs": "gcs",
-    "az": "azure",
-    "abfs": "azure",
-    "abfss": "azure",
+    **dict.fromkeys(("s3", "s3a"), "s3"),
+    **dict.fromkeys(("gs", "gcs"), "gcs"),
+    **dict.fromkeys(("az", "abfs", "abfss"), "azure"),
 }
 # Settings of obstore's HTTP client; the others are of its store.
 _CLIENT = frozenset({"allow_http", "allow_invalid_certificates", "user_agent", "pool_max_idle_per_host"}) | frozenset(
@@ -30,13 +26,6 @@ _CLIENT = frozenset({"allow_http", "allow_invalid_certificates", "user_agent", "
 )
 
 _SECRETS = {"AccountKey": "account_key", "SharedAccessSignature": "sas_key"}
-
-
-class Settings(NamedTuple):
-    """The configuration of one obstore client: its store's, and that of its HTTP client."""
-
-    store: dict[str, Any]
-    client: dict[str, Any]
 
 
 _Word: TypeAlias = "str | tuple[str, Callable[[Any], Any] | Mapping[Any, Any]] | Mapping[str, _Word] | _Function"
@@ -63,8 +52,8 @@ def open_store(service: Service, bucket: str, options: Mapping[str, Any], /) -> 
     )
 
 
-def settings_of(service: Service, bucket: str, options: Mapping[str, Any], /) -> Settings:
-    """The options in obstore's words.
+def settings_of(service: Service, bucket: str, options: Mapping[str, Any], /) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The options in obstore's words: what its store takes, and what its HTTP client takes.
 
     Raises:
         ConfigError: an option or its value has no counterpart in obstore, or the URL names no container; it shows the
@@ -73,13 +62,14 @@ def settings_of(service: Service, bucket: str, options: Mapping[str, Any], /) ->
     settings: dict[str, Any] = {}
     if service == "s3":
         settings["disable_bulk_delete"] = True  # for servers that know no bulk
-    if service == "azure" and "@" in bucket:
-        container, _, host = bucket.partition("@")
+    if service == "azure":
+        container, at, host = bucket.partition("@")
         if not container:
-            raise ConfigError("the url must name a container: abfs://container@account/prefix")
-        settings["account_name"] = host.partition(".")[0]
-    if service == "azure" and not options and (text := os.environ.get("AZURE_STORAGE_CONNECTION_STRING")):
-        options = {"connection_string": text}
+            raise ConfigError("the url must name a container: az://container/prefix")
+        if at:
+            settings["account_name"] = host.partition(".")[0]
+        if not options and (text := os.environ.get("AZURE_STORAGE_CONNECTION_STRING")):
+            options = {"connection_string": text}
     settings |= _translate(_WORDS[service], options)
     endpoint = str(settings.get("endpoint") or settings.get("base_url") or "")
     if endpoint.startswith("http://"):
@@ -90,7 +80,7 @@ def settings_of(service: Service, bucket: str, options: Mapping[str, Any], /) ->
         key = {"gcs_base_url": base, "disable_oauth": True, "client_email": "", "private_key": "", "private_key_id": ""}
         settings["service_account_key"] = json.dumps(key)
     client = {name: settings.pop(name) for name in settings.keys() & _CLIENT}
-    return Settings(settings, client)
+    return settings, client
 
 
 def _translate(words: Mapping[str, _Word], options: Mapping[str, Any], within: str = "", /) -> dict[str, Any]:
