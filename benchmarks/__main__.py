@@ -9,47 +9,59 @@ import traceback
 from argparse import SUPPRESS, ArgumentParser
 from contextlib import aclosing
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeAlias
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
 
 import anyio
+import msgspec
 
-from benchmarks import (
-    bench_cloud,
-    bench_cloud_peers,
-    bench_import,
-    bench_local,
-    bench_local_peers,
-    bench_memory,
-    report,
-)
+from benchmarks import bench_cloud, bench_import, bench_local, bench_memory, report
 from benchmarks.against import Turns, compare, versions
 from benchmarks.chart import draw
-from benchmarks.harness import LeftOut, Tally, Workspace, measure
+from benchmarks.harness import Round, Workspace, measure
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
 
-    from benchmarks.harness import Case, Contender, Effort
+    from benchmarks.harness import Effort, Rounds, Run
+    from benchmarks.report import Row
 
-Timing: TypeAlias = "Callable[[Sequence[Contender], Effort], Awaitable[Mapping[str, Sequence[float]]]]"
-_MODULES = (bench_local, bench_memory, bench_local_peers, bench_import, bench_cloud, bench_cloud_peers)
-CASES: dict[str, Case] = {name: case for module in _MODULES for name, case in module.CASES.items()}
+Timing: TypeAlias = "Callable[[Mapping[str, Run], Effort], Awaitable[Mapping[str, Sequence[float]]]]"
+CASES: dict[str, tuple[Callable[[Workspace], Rounds], str]] = {
+    "save": (bench_local.save, ""),
+    "get": (bench_local.get, ""),
+    "get_many": (bench_local.get_many, ""),
+    "memory": (bench_memory.memory, ""),
+    "calls": (bench_memory.calls, ""),
+    "peers": (bench_local.peers, "key_value aiofile"),
+    "import": (bench_import.imports, ""),
+    "cloud-cpu": (bench_cloud.cpu, "s3fs obstore"),
+    "cloud-throughput": (bench_cloud.throughput, "s3fs gcsfs adlfs obstore"),
+    "cloud-latency": (bench_cloud.latency, "obstore"),
+    "cloud-loops": (bench_cloud.loops, "s3fs obstore trio"),
+    "cloud-requests": (bench_cloud.requests, "s3fs gcsfs adlfs obstore"),
+    "cloud-peers": (bench_cloud.peers, "s3fs obstore aioboto3 boto3 cloudpathlib key_value pydantic"),
+}
+"""The cases, and the packages without which one is left out."""
 _BLOCKS = 15
 _NO_DISK = frozenset({"tmpfs", "ramfs"})
 
 
-async def _run(name: str, work: Workspace, timing: Timing, rows: list[dict[str, Any]], /) -> None:
-    async with aclosing(CASES[name](work)) as rounds:
+async def _run(name: str, work: Workspace, timing: Timing, rows: list[Row], /) -> None:
+    case, packages = CASES[name]
+    if absent := [package for package in packages.split() if find_spec(package) is None]:
+        rows.append({"kind": "left out", "case": name, "reason": f"not installed: {', '.join(absent)}"})
+        print(f"{name}: left out, {rows[-1]['reason']}\n", flush=True)
+        return
+    async with aclosing(case(work)) as rounds:
         async for made in rounds:
-            if isinstance(made, LeftOut):
-                found = [report.left_out(name, made)]
-                shown = f"{made.title}: left out, {made.reason}"
-            elif isinstance(made, Tally):
+            if isinstance(made, Round):
+                found = [*report.results(name, made, await timing(made.contenders, made.effort))]
+                shown = report.table(found)
+            else:
                 found = report.counts(name, made)
                 shown = report.tally(found)
-            else:
-                found = report.results(name, made, await timing(made.contenders, made.effort))
-                shown = report.table(found)
             print(f"{shown}\n", flush=True)
             rows += found
 
@@ -60,7 +72,7 @@ def _folder() -> str:
     return os.getcwd() if report.filesystem_type(folder) in _NO_DISK else folder
 
 
-def _run_all(cases: Sequence[str], work: Workspace, timing: Timing, rows: list[dict[str, Any]], /) -> bool:
+def _run_all(cases: Sequence[str], work: Workspace, timing: Timing, rows: list[Row], /) -> bool:
     """Run the cases one after another. Whether none failed."""
     machine = report.describe_machine(work.folder, quick=work.quick)
     rows.append(machine)
@@ -98,7 +110,7 @@ def main(arguments: Sequence[str] | None = None, /) -> int:
     if chosen.chart and (chosen.against or "cloud-peers" not in (chosen.case or CASES)):
         parser.error("--chart needs the case cloud-peers, without --against")
     cases: list[str] = chosen.case or list(CASES)
-    rows: list[dict[str, Any]] = []
+    rows: list[Row] = []
     fine = True
     with tempfile.TemporaryDirectory(prefix="benchmarks-", dir=chosen.folder) as folder:
         if chosen.against:
@@ -114,7 +126,7 @@ def main(arguments: Sequence[str] | None = None, /) -> int:
             print(f"medians of {chosen.blocks} blocks, [bootstrap 95 % interval]")
             fine = _run_all(cases, Workspace(folder, chosen.quick), timing, rows)
     if chosen.json:
-        report.write_json_lines(chosen.json, rows)
+        Path(chosen.json).write_bytes(msgspec.json.Encoder().encode_lines(rows))
     if chosen.chart:
         draw(chosen.chart, rows)
     return 0 if fine else 1

@@ -13,15 +13,16 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import msgspec
 
 from benchmarks.harness import RATE, SPEEDUP, summarise
-from benchmarks.report import read_json_lines
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-Row: TypeAlias = "dict[str, Any]"
+    from benchmarks.report import Row
 
 _ROOT = str(Path(__file__).parents[1])
 # The package that is installed goes before that of the checkout.
@@ -94,13 +95,12 @@ def _pair(pythons: Sequence[str], folder: str, /, *arguments: str) -> Iterator[l
     finally:
         for process in processes:
             process.kill()
-    return map(read_json_lines, files)
+    return (msgspec.json.Decoder(dict[str, Any]).decode_lines(Path(file).read_bytes()) for file in files)
 
 
-def _count(before: Row, after: Row, /) -> Row:
-    numbers = {"before": before["number"], "after": after["number"]}
-    print(f"{after['title']}, {after['storage']}, {after['operation']}: {numbers['before']} -> {numbers['after']}")
-    return {name: after[name] for name in _KEY if name in after} | numbers
+def _count(old: Row, new: Row, /) -> Row:
+    print(f"{new['title']}, {new['storage']}, {new['operation']}: {old['number']} -> {new['number']}")
+    return {name: new[name] for name in _KEY if name in new} | {"before": old["number"], "after": new["number"]}
 
 
 def _change(before: Sequence[Row], after: Sequence[Row], /) -> Row:
@@ -118,4 +118,4 @@ def _change(before: Sequence[Row], after: Sequence[Row], /) -> Row:
         flush=True,
     )
     row = {name: after[0][name] for name in _KEY if name in after[0]}
-    return row | numbers | {"unit": unit, "change": change.values, "own": own.values}
+    return row | numbers | {"unit": unit, "change": change.blocks, "own": own.blocks}

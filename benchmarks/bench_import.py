@@ -9,18 +9,16 @@ from typing import TYPE_CHECKING
 
 from anyio import to_thread
 
-from benchmarks.harness import Comparison, Contender, Goal, Round
+from benchmarks.harness import Comparison, Goal, Round
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Mapping
+    from collections.abc import AsyncGenerator
 
-    from benchmarks.harness import Case, Run, Workspace
+    from benchmarks.harness import Run, Workspace
 
 _BASE = "import anyio, msgspec"
-_OURS = "import accountstore"
 # A package that imports on first use looks fast until it is used, so all of its names are imported too.
-_ALL = "from accountstore import *"
-
+_OURS = ("import accountstore", "from accountstore import *")
 _PROGRAM = """
 import sys, time
 started = time.perf_counter()
@@ -29,45 +27,33 @@ print(time.perf_counter() - started, "fsspec" in sys.modules)
 """
 
 
-class Child:
-    """Starts interpreters that find what this one finds, and keep their bytecode in a folder of the run."""
-
-    def __init__(self, folder: str, /) -> None:
-        self._environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")} | {
-            "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
-            "PYTHONPYCACHEPREFIX": f"{folder}/bytecode",
-        }
-
-    def start(self, statement: str, /) -> tuple[float, bool]:
-        """Seconds that the statement takes, and whether fsspec is imported after it."""
-        done = subprocess.run(
-            [sys.executable, "-P", "-c", _PROGRAM.format(statement=statement)],
-            env=self._environment,
-            check=True,
-            capture_output=True,
-            text=True,
-        )
-        seconds, fsspec = done.stdout.split()
-        return float(seconds), fsspec == "True"
-
-    def timed(self, statement: str, /) -> Run:
-        async def run(times: int) -> float:
-            return await to_thread.run_sync(lambda: sum(self.start(statement)[0] for _ in range(times)))
-
-        return run
+def start(folder: str, statement: str, /) -> tuple[float, bool]:
+    """Seconds that a statement takes, and whether fsspec is imported after it, in an interpreter that finds what this
+    one finds and keeps its bytecode in the folder.
+    """
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")} | {
+        "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+        "PYTHONPYCACHEPREFIX": f"{folder}/bytecode",
+    }
+    command = [sys.executable, "-P", "-c", _PROGRAM.format(statement=statement)]
+    seconds, fsspec = subprocess.check_output(command, env=environment, text=True).split()
+    return float(seconds), fsspec == "True"
 
 
-async def _imports(work: Workspace, /) -> AsyncGenerator[Round]:
-    child = Child(work.folder)
-    for statement in (_OURS, _ALL):
-        _, fsspec = await to_thread.run_sync(child.start, statement)
+def _timed(folder: str, statement: str, /) -> Run:
+    async def run(times: int) -> float:
+        return await to_thread.run_sync(lambda: sum(start(folder, statement)[0] for _ in range(times)))
+
+    return run
+
+
+async def imports(work: Workspace, /) -> AsyncGenerator[Round]:
+    for statement in _OURS:
+        _, fsspec = await to_thread.run_sync(start, work.folder, statement)
         yield Round(
             statement,
-            (Contender(statement, child.timed(statement)), Contender(_BASE, child.timed(_BASE))),
-            (Comparison(_BASE, goal=Goal("at most", 1.3)),),
+            {each: _timed(work.folder, each) for each in (statement, _BASE)},
+            [Comparison(_BASE, Goal("at most", 1.3))],
             work.effort(2, 1),
-            ("fsspec is imported: it must not be" if fsspec else "fsspec is not imported",),
+            "fsspec is imported: it must not be" if fsspec else "fsspec is not imported",
         )
-
-
-CASES: Mapping[str, Case] = {"import": _imports}

@@ -1,4 +1,4 @@
-"""Local storage against the same work written by hand, and many documents against one after another."""
+"""Local storage against the same work by hand, many documents against one after another, and other libraries beside."""
 
 from __future__ import annotations
 
@@ -7,87 +7,48 @@ from itertools import product
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-from anyio import to_thread
+import anyio
 
 from accountstore import AccountStore, AccountStoreError, Location
-from benchmarks import baseline
-from benchmarks.harness import SPEEDUP, Comparison, Contender, Goal, Round, timed
-from benchmarks.samples import SAMPLES, Sample, one_storage
+from benchmarks.harness import SPEEDUP, Comparison, Goal, Round, timed
+from benchmarks.samples import ONE, PLAIN_ACCOUNT, SAMPLES, PlainAccount, decode, encode
+from benchmarks.sides import FOLDER, NAMES, Side, by_hand, contenders, fill, in_threads, key_value, open_store, our_side
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+    from collections.abc import AsyncGenerator, Sequence
 
-    from benchmarks.harness import Case, Run, Workspace
+    from benchmarks.harness import Effort, Run, Workspace
 
-_NAMES = 16
-_OURS = "accountstore"
 _BY_HAND = "by hand"
 _BY_TEMPFILE = "by hand, with tempfile"
 _IN_TURN = "one get after another"
 _MANY = 10_000
 
 
-class _Folder:
-    """Names of one kind in a folder, which exists, of a storage of its own."""
-
-    def __init__(self, root: str, folder: str, sample: Sample, /) -> None:
-        self.root = f"{root}/{sample.extension[1:]}-{folder.replace('/', '-')}"
-        self.path = f"{self.root}/{folder}".rstrip("/")
-        self.names = [f"user{i}{sample.extension}" for i in range(_NAMES)]
-        self.locations = [Location(name, folder=folder) for name in self.names]
-        self.sample = sample
-        self.title = f"*{sample.extension}, folder {folder!r}"
-        os.makedirs(self.path, mode=0o700)
-
-    def saves(self, store: AccountStore, /) -> Sequence[Contender]:
-        ours: Any = getattr(store, f"save{self.sample.methods}")
-        document, plain = self.sample.document, self.sample.plain
-
-        def by_hand(save: Any) -> Run:
-            return timed(lambda i: to_thread.run_sync(save, self.path, self.names[i % _NAMES], plain))
-
-        return (
-            Contender(_OURS, timed(lambda i: ours(self.locations[i % _NAMES], document))),
-            Contender(_BY_HAND, by_hand(baseline.save)),
-            Contender(_BY_TEMPFILE, by_hand(baseline.save_by_tempfile)),
-        )
-
-    def gets(self, store: AccountStore, /) -> Sequence[Contender]:
-        ours: Any = getattr(store, f"get{self.sample.methods}")
-        decoder = msgspec.json.Decoder(self.sample.plain_kind)
-        for name in self.names:
-            baseline.save(self.path, name, self.sample.plain)
-
-        def by_hand(i: int) -> Any:
-            return to_thread.run_sync(baseline.get, self.path, self.names[i % _NAMES], decoder)
-
-        return (
-            Contender(_OURS, timed(lambda i: ours(self.locations[i % _NAMES]))),
-            Contender(_BY_HAND, timed(by_hand)),
-        )
+async def _by_hand(
+    work: Workspace, name: str, comparisons: Sequence[Comparison], effort: Effort, /
+) -> AsyncGenerator[Round]:
+    for number, (sample, folder) in enumerate(product(SAMPLES, (FOLDER, ""))):
+        root = f"{work.folder}/{name}-{number}"
+        hand, by_tempfile = by_hand(f"{root}/{folder}".rstrip("/"), sample)
+        async with open_store(root) as store:
+            sides = {"accountstore": our_side(store, sample, folder), _BY_HAND: hand, _BY_TEMPFILE: by_tempfile}
+            await fill(hand)
+            compared = {side: sides[side] for side in ("accountstore", *(each.other for each in comparisons))}
+            title = f"local {name}, *{sample.extension}, folder {folder!r}"
+            yield Round(title, contenders(compared, name, timed), comparisons, effort)
 
 
-def _folders(root: str, /) -> Iterator[_Folder]:
-    for sample, folder in product(SAMPLES, ("mail/team-a", "")):
-        yield _Folder(root, folder, sample)
+def save(work: Workspace, /) -> AsyncGenerator[Round]:
+    goals = Comparison(_BY_HAND, Goal("at most", 1.15)), Comparison(_BY_TEMPFILE)
+    return _by_hand(work, "save", goals, work.effort(6, 10))
 
 
-async def _save(work: Workspace, /) -> AsyncGenerator[Round]:
-    comparisons = (Comparison(_BY_HAND, goal=Goal("at most", 1.15)), Comparison(_BY_TEMPFILE))
-    for folder in _folders(f"{work.folder}/save"):
-        async with AccountStore.open(one_storage(folder.root)) as store:
-            yield Round(f"local save, {folder.title}", folder.saves(store), comparisons, work.effort(6, 10))
+def get(work: Workspace, /) -> AsyncGenerator[Round]:
+    return _by_hand(work, "get", [Comparison(_BY_HAND, Goal("at most", 1.3))], work.effort(20, 25))
 
 
-async def _get(work: Workspace, /) -> AsyncGenerator[Round]:
-    comparisons = (Comparison(_BY_HAND, goal=Goal("at most", 1.3)),)
-    for folder in _folders(f"{work.folder}/get"):
-        async with AccountStore.open(one_storage(folder.root)) as store:
-            yield Round(f"local get, {folder.title}", folder.gets(store), comparisons, work.effort(20, 25))
-
-
-def _many(store: AccountStore, locations: Sequence[Location], /) -> Sequence[Contender]:
+def _many(store: AccountStore, locations: Sequence[Location], /) -> dict[str, Run]:
     async def together(times: int) -> float:
         wanted, found = locations[:times], 0
         started = perf_counter()
@@ -100,11 +61,10 @@ def _many(store: AccountStore, locations: Sequence[Location], /) -> Sequence[Con
             raise AssertionError(f"{found} of {times} documents")
         return seconds
 
-    in_turn = timed(lambda i: store.get(locations[i % len(locations)]))
-    return Contender("get_many", together), Contender(_IN_TURN, in_turn)
+    return {"get_many": together, _IN_TURN: timed(lambda i: store.get(locations[i % len(locations)]))}
 
 
-async def _get_many(work: Workspace, /) -> AsyncGenerator[Round]:
+async def get_many(work: Workspace, /) -> AsyncGenerator[Round]:
     effort = work.effort(1, _MANY)
     for folders in (1, 100):
         root = f"{work.folder}/get_many-{folders}"
@@ -114,14 +74,59 @@ async def _get_many(work: Workspace, /) -> AsyncGenerator[Round]:
         locations = [Location(f"user{i}.account", folder=f"mail/team-{i % folders}") for i in range(effort.operations)]
         for location in locations:
             with open(f"{root}/{location.path}", "wb") as file:
-                file.write(SAMPLES[0].json)
-        async with AccountStore.open(one_storage(root)) as store:
+                file.write(ONE.json)
+        async with open_store(root) as store:
             yield Round(
                 f"local get_many, {effort.operations:,} *.account, folders: {folders}",
                 _many(store, locations),
-                (Comparison(_IN_TURN, SPEEDUP, Goal("at least", 5)),),
+                [Comparison(_IN_TURN, Goal("at least", 5), SPEEDUP)],
                 effort,
             )
 
 
-CASES: Mapping[str, Case] = {"save": _save, "get": _get, "get_many": _get_many}
+def _fsspec(paths: Sequence[str], /) -> Side:
+    """A plain fsspec filesystem."""
+    from fsspec.implementations.local import LocalFileSystem
+
+    fs: Any = LocalFileSystem(skip_instance_cache=True)
+
+    def read(path: str) -> PlainAccount:
+        return decode(fs.cat_file(path))
+
+    def write(path: str) -> None:
+        fs.pipe_file(path, encode(PLAIN_ACCOUNT))
+
+    return in_threads(read, write, paths)
+
+
+def _anyio_path(names: Sequence[str], /) -> Side:
+    """`read_bytes` and `write_bytes`."""
+    paths = [anyio.Path(name) for name in names]
+
+    async def get(i: int) -> PlainAccount:
+        return decode(await paths[i % NAMES].read_bytes())
+
+    return Side(get, lambda i: paths[i % NAMES].write_bytes(encode(PLAIN_ACCOUNT)))
+
+
+async def peers(work: Workspace, /) -> AsyncGenerator[Round]:
+    from key_value.aio.stores.filetree import FileTreeStore
+
+    folders = [f"{work.folder}/peers/{name}" for name in ("fsspec", "anyio", "key-value")]
+    for folder in folders:
+        os.makedirs(folder, mode=0o700)
+    paths, others = ([f"{folder}/user{i}.account" for i in range(NAMES)] for folder in folders[:2])
+    goals: dict[str, tuple[Side, Goal | None]] = {
+        "fsspec pipe_file, cat_file (neither atomic nor durable)": (_fsspec(paths), None),
+        "anyio.Path (neither atomic nor durable)": (_anyio_path(others), None),
+        "py-key-value-aio file tree (atomic, its names not durable)": (
+            key_value(FileTreeStore(data_directory=folders[2])),
+            Goal("at most", 1),
+        ),
+    }
+    async with open_store(f"{work.folder}/peers/accountstore") as store:
+        sides = {"accountstore": our_side(store), **{name: side for name, (side, _) in goals.items()}}
+        await fill(*sides.values())
+        for name, effort in (("save", work.effort(4, 10)), ("get", work.effort(6, 20))):
+            comparisons = [Comparison(peer, goal) for peer, (_, goal) in goals.items()]
+            yield Round(f"local {name} beside others", contenders(sides, name, timed), comparisons, effort)

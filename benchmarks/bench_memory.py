@@ -4,44 +4,48 @@ from __future__ import annotations
 
 import os
 import sys
+from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 import accountstore
 from accountstore import Account, AccountStore, Location, PasswordCredentials
-from benchmarks.harness import ADDED, Comparison, Contender, Count, Goal, Round, Tally, timed, timed_calls
-from benchmarks.samples import SAMPLES, Sample, one_storage
+from benchmarks.harness import ADDED, Comparison, Count, Goal, Round, timed
+from benchmarks.samples import SAMPLES, Sample
+from benchmarks.sides import open_store
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+    from collections.abc import AsyncGenerator, Awaitable, Callable
 
-    from benchmarks.harness import Case, Workspace
+    from benchmarks.harness import Run, Workspace
 
 _BY_HAND = "dict and decode"
 _PACKAGE = os.path.dirname(accountstore.__file__) + os.sep
+_AT = Location("user.account", folder="mail/team-a")
 
 
-async def _memory(work: Workspace, /) -> AsyncGenerator[Round]:
-    async with AccountStore.open(one_storage("memory://")) as store:
+async def memory(work: Workspace, /) -> AsyncGenerator[Round]:
+    async with open_store("memory://") as store:
         for sample in SAMPLES:
             location = Location(f"user{sample.extension}", folder="mail/team-a")
             await getattr(store, f"save{sample.methods}")(location, sample.document)
-            yield Round(
-                f"memory get, *{sample.extension}",
-                _contenders(store, location, sample),
-                (Comparison(_BY_HAND, ADDED, Goal("at most", 20)),),
-                work.effort(10, 200),
-            )
+            comparison = Comparison(_BY_HAND, Goal("at most", 20), ADDED)
+            runs = _contenders(store, location, sample)
+            yield Round(f"memory get, *{sample.extension}", runs, [comparison], work.effort(10, 200))
 
 
-def _contenders(store: AccountStore, location: Location, sample: Sample, /) -> tuple[Contender, Contender]:
+def _contenders(store: AccountStore, location: Location, sample: Sample, /) -> dict[str, Run]:
     get: Any = getattr(store, f"get{sample.methods}")
     table, decoder = {location: sample.json}, msgspec.json.Decoder(sample.plain_kind)
-    return (
-        Contender("accountstore", timed(lambda _: get(location))),
-        Contender(_BY_HAND, timed_calls(lambda _: decoder.decode(table[location]))),
-    )
+
+    async def by_hand(times: int) -> float:
+        started = perf_counter()
+        for _ in range(times):
+            decoder.decode(table[location])
+        return perf_counter() - started
+
+    return {"accountstore": timed(lambda _: get(location)), _BY_HAND: by_hand}
 
 
 async def count_calls(operation: Callable[[], Awaitable[object]], /) -> int:
@@ -64,14 +68,10 @@ async def count_calls(operation: Callable[[], Awaitable[object]], /) -> int:
     return calls
 
 
-async def _calls(work: Workspace, /) -> AsyncGenerator[Tally]:
-    location = Location("user.account", folder="mail/team-a")
+async def calls(work: Workspace, /) -> AsyncGenerator[list[Count]]:
     account = Account(host="host", port=993, credentials=PasswordCredentials(login="login", password="password"))
-    async with AccountStore.open(one_storage("memory://")) as store:
-        save = await count_calls(lambda: store.save(location, account))
-        get = await count_calls(lambda: store.get(location))
-    counts = (Count("memory", "get", get, Goal("at most", 30)), Count("memory", "save", save, Goal("at most", 42)))
-    yield Tally("calls of the package's functions", counts)
-
-
-CASES: Mapping[str, Case] = {"memory": _memory, "calls": _calls}
+    async with open_store("memory://") as store:
+        save = await count_calls(lambda: store.save(_AT, account))
+        get = await count_calls(lambda: store.get(_AT))
+    numbers = {"get": (get, Goal("at most", 30)), "save": (save, Goal("at most", 42))}
+    yield [Count("calls of the package's functions", "memory", name, *number) for name, number in numbers.items()]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from importlib.util import find_spec
 from itertools import count, islice
 from random import Random
 from statistics import median, quantiles
@@ -23,11 +22,11 @@ Operation: TypeAlias = "Callable[[int], Awaitable[object]]"
 """What is timed. It is given a counter that goes on from turn to turn."""
 Run: TypeAlias = "Callable[[int], Awaitable[float]]"
 """Does the operation so many times and says how many seconds it took."""
-Case: TypeAlias = "Callable[[Workspace], AsyncGenerator[Round | Tally | LeftOut]]"
-"""A group of rounds. It prepares one, yields it, and clears up when the next is asked for."""
+Rounds: TypeAlias = "AsyncGenerator[Round | Sequence[Count]]"
+"""A group of rounds, which prepares one, yields it, and clears up when the next is asked for; or of counts."""
 
 
-def timed(operation: Operation, clock: Callable[[], float] = perf_counter, /) -> Run:
+def timed(operation: Operation, /, clock: Callable[[], float] = perf_counter) -> Run:
     """Run an operation again and again."""
     numbers = count()
 
@@ -36,19 +35,6 @@ def timed(operation: Operation, clock: Callable[[], float] = perf_counter, /) ->
         for i in islice(numbers, times):
             await operation(i)
         return clock() - started
-
-    return run
-
-
-def timed_calls(operation: Callable[[int], object], /) -> Run:
-    """As `timed`, for a plain function."""
-    numbers = count()
-
-    async def run(times: int) -> float:
-        started = perf_counter()
-        for i in islice(numbers, times):
-            operation(i)
-        return perf_counter() - started
 
     return run
 
@@ -72,15 +58,8 @@ def in_flight(operation: Operation, tasks: int = TASKS, /) -> Run:
     return run
 
 
-class Contender(NamedTuple):
-    """One side of a comparison."""
-
-    name: str
-    run: Run
-
-
 class Effort(NamedTuple):
-    """How much work a block is: each contender's operations, in so many turns of so many operations."""
+    """How much work a block is for each contender: so many turns of so many operations."""
 
     turns: int
     operations: int
@@ -118,8 +97,8 @@ class Comparison(NamedTuple):
     """The first contender, or the contender `ours`, against the contender `other`."""
 
     other: str
-    measure: Measure = RATIO
     goal: Goal | None = None
+    measure: Measure = RATIO
     ours: str = ""
 
 
@@ -127,33 +106,20 @@ class Round(NamedTuple):
     """Contenders that are measured in one run, the library first, and what is asked of their times."""
 
     title: str
-    contenders: Sequence[Contender]
+    contenders: Mapping[str, Run]
     comparisons: Sequence[Comparison]
     effort: Effort
-    notes: Sequence[str] = ()
+    note: str = ""
 
 
 class Count(NamedTuple):
     """A number that is counted of an operation."""
 
+    title: str
     storage: str
     operation: str
     number: int
     goal: Goal | None = None
-
-
-class Tally(NamedTuple):
-    """What is counted, not timed."""
-
-    title: str
-    counts: Sequence[Count]
-
-
-class LeftOut(NamedTuple):
-    """What cannot be measured here, and why."""
-
-    title: str
-    reason: str
 
 
 class Workspace(NamedTuple):
@@ -173,26 +139,25 @@ class Summary(NamedTuple):
     median: float
     low: float
     high: float
-    values: Sequence[float]
+    blocks: Sequence[float]
 
     def __str__(self) -> str:
         return f"{self.median:.2f} [{self.low:.2f}, {self.high:.2f}]"
 
 
 async def measure(
-    contenders: Sequence[Contender], effort: Effort, /, blocks: int, after_turn: Callable[[], None] | None = None
+    contenders: Mapping[str, Run], effort: Effort, /, blocks: int, after_turn: Callable[[], None] | None = None
 ) -> Mapping[str, Sequence[float]]:
     """Seconds an operation for each contender and block, after a block that is not counted.
 
     The contenders take turns within a block, forwards and backwards, so that what changes with time falls on all.
     """
-    seconds: dict[str, list[float]] = {contender.name: [] for contender in contenders}
+    seconds: dict[str, list[float]] = {name: [] for name in contenders}
     for block in range(-1, blocks):
         totals = dict.fromkeys(seconds, 0.0)
         for turn in range(effort.turns):
-            order = contenders if (block + turn) % 2 == 0 else tuple(reversed(contenders))
-            for contender in order:
-                totals[contender.name] += await contender.run(effort.operations)
+            for name in contenders if (block + turn) % 2 == 0 else reversed([*contenders]):
+                totals[name] += await contenders[name](effort.operations)
                 if after_turn:
                     after_turn()
         if block >= 0:
@@ -207,9 +172,3 @@ def summarise(values: Sequence[float], /) -> Summary:
     medians = [median(draw.choices(values, k=len(values))) for _ in range(_RESAMPLES)]
     cuts = quantiles(medians, n=40, method="inclusive")
     return Summary(median(values), cuts[0], cuts[-1], values)
-
-
-def missing(*packages: str) -> str:
-    """Why what needs these packages is left out; empty if they are all there."""
-    absent = [package for package in packages if find_spec(package) is None]
-    return f"not installed: {', '.join(absent)}" if absent else ""

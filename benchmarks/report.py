@@ -1,44 +1,31 @@
-"""The machine, results as rows and as lines to read, and JSON lines."""
+"""The machine, and results as rows and as lines to read."""
 
 from __future__ import annotations
 
 import os
 import platform
+import re
 import subprocess
 import sys
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import distributions
+from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING, Any
-
-import msgspec
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import accountstore
 from benchmarks.harness import summarise
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
-    from benchmarks.harness import LeftOut, Round, Tally
+    from benchmarks.harness import Count, Goal, Round
 
-_PACKAGES = (
-    "accountstore",
-    "anyio",
-    "trio",
-    "msgspec",
-    "fsspec",
-    "s3fs",
-    "gcsfs",
-    "adlfs",
-    "obstore",
-    "aiobotocore",
-    "aioboto3",
-    "pydantic",
-    "cloudpathlib",
-    "py-key-value-aio",
-)
+Row: TypeAlias = "dict[str, Any]"
+_CLIENTS = "s3fs gcsfs adlfs obstore aiobotocore aioboto3 pydantic cloudpathlib py-key-value-aio"
+_PACKAGES = f"accountstore anyio trio msgspec fsspec {_CLIENTS}"
 
 
-def describe_machine(folder: str, /, *, quick: bool) -> dict[str, Any]:
+def describe_machine(folder: str, /, *, quick: bool) -> Row:
     """What the numbers depend on."""
     return {
         "kind": "machine",
@@ -51,19 +38,16 @@ def describe_machine(folder: str, /, *, quick: bool) -> dict[str, Any]:
         "loop": "asyncio",
         "quick": quick,
         "package": os.path.dirname(accountstore.__file__),
-        "packages": {name: _version(name) for name in _PACKAGES},
+        "packages": {
+            name: next((found.version for found in distributions(name=name)), None) for name in _PACKAGES.split()
+        },
     }
 
 
 def _processor() -> str:
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as lines:
-            for line in lines:
-                if line.startswith("model name"):
-                    return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or "unknown"
+    info = Path("/proc/cpuinfo")
+    found = re.search(r"^model name\s*:(.*)", info.read_text("utf-8"), re.MULTILINE) if info.exists() else None
+    return found[1].strip() if found else platform.processor() or "unknown"
 
 
 def filesystem_type(folder: str, /) -> str:
@@ -72,45 +56,33 @@ def filesystem_type(folder: str, /) -> str:
     return "unknown" if done.returncode else done.stdout.split()[-1]
 
 
-def _version(name: str, /) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
+def _held_to(goal: Goal | None, number: float, /) -> Row:
+    return {"goal": str(goal) if goal else None, "met": goal.met(number) if goal else None}
 
 
-def results(case: str, made: Round, seconds: Mapping[str, Sequence[float]], /) -> list[dict[str, Any]]:
+def results(case: str, made: Round, seconds: Mapping[str, Sequence[float]], /) -> Iterator[Row]:
     """One result for each comparison of a round."""
-    found: list[dict[str, Any]] = []
-    for other, measure, goal, ours in made.comparisons:
-        name = ours or made.contenders[0].name
-        summary = summarise([measure.of(*pair) for pair in zip(seconds[name], seconds[other], strict=True)])
-        found.append(
-            {
-                "kind": "result",
-                "case": case,
-                "title": made.title,
-                "ours": name,
-                "other": other,
-                "ours_us": median(seconds[name]) * 1e6,
-                "other_us": median(seconds[other]) * 1e6,
-                "median": summary.median,
-                "low": summary.low,
-                "high": summary.high,
-                "unit": measure.unit,
-                "goal": str(goal) if goal else None,
-                "met": goal.met(summary.median) if goal else None,
-                "blocks": summary.values,
-                "operations_a_block": made.effort.turns * made.effort.operations,
-                "notes": made.notes,
-            }
-        )
-    return found
+    for other, goal, measure, ours in made.comparisons:
+        sides = {"ours": ours or next(iter(made.contenders)), "other": other}
+        times = {side: seconds[name] for side, name in sides.items()}
+        summary = summarise([*map(measure.of, times["ours"], times["other"])])
+        yield {
+            "kind": "result",
+            "case": case,
+            "title": made.title,
+            **sides,
+            **{f"{side}_us": median(time) * 1e6 for side, time in times.items()},
+            **summary._asdict(),
+            **_held_to(goal, summary.median),
+            "unit": measure.unit,
+            "operations_a_block": made.effort.turns * made.effort.operations,
+            "note": made.note,
+        }
 
 
-def table(found: Sequence[Mapping[str, Any]], /) -> str:
+def table(found: Sequence[Row], /) -> str:
     """Results of one round, as lines to read."""
-    lines = [found[0]["title"], *(f"  ({note})" for note in found[0]["notes"])]
+    lines = [found[0]["title"], *(f"  ({note})" for note in [found[0]["note"]] if note)]
     sides = {row[side]: row[f"{side}_us"] for row in found for side in ("ours", "other")}
     lines += [f"  {microseconds:>12,.1f} us an operation  {name}" for name, microseconds in sides.items()]
     for row in found:
@@ -121,48 +93,20 @@ def table(found: Sequence[Mapping[str, Any]], /) -> str:
     return "\n".join(lines)
 
 
-def counts(case: str, made: Tally, /) -> list[dict[str, Any]]:
+def counts(case: str, made: Sequence[Count], /) -> list[Row]:
     """One row for each number that was counted."""
-    return [
-        {
-            "kind": "count",
-            "case": case,
-            "title": made.title,
-            "storage": storage,
-            "operation": operation,
-            "number": number,
-            "goal": str(goal) if goal else None,
-            "met": goal.met(number) if goal else None,
-        }
-        for storage, operation, number, goal in made.counts
-    ]
+    rows = (each._asdict() | _held_to(each.goal, each.number) for each in made)
+    return [{"kind": "count", "case": case, **row} for row in rows]
 
 
-def tally(found: Sequence[Mapping[str, Any]], /) -> str:
+def tally(found: Sequence[Row], /) -> str:
     """Counted numbers, as lines to read: a line for an operation, a column for a storage."""
     storages = list(dict.fromkeys(row["storage"] for row in found))
     lines = [found[0]["title"], f"  {'':<28}" + "".join(f"{storage:>16}" for storage in storages) + "  goal"]
     for operation in dict.fromkeys(row["operation"] for row in found):
         cells = {row["storage"]: row for row in found if row["operation"] == operation}
-        line = "".join(f"{cells[storage]['number'] if storage in cells else '-':>16}" for storage in storages)
+        line = "".join(f"{cells[storage]['number']:>16}" for storage in storages)
         goals = dict.fromkeys(row["goal"] or "no goal" for row in cells.values())
         missed = [storage for storage, row in cells.items() if row["met"] is False]
         lines.append(f"  {operation:<28}{line}  {'; '.join(goals)}" + (f": MISSED by {missed}" if missed else ""))
     return "\n".join(lines)
-
-
-def left_out(case: str, made: LeftOut, /) -> dict[str, Any]:
-    """The row of what could not be measured."""
-    return {"kind": "left out", "case": case, "title": made.title, "reason": made.reason}
-
-
-def write_json_lines(path: str, rows: Sequence[Mapping[str, Any]], /) -> None:
-    """One JSON object a line."""
-    with open(path, "wb") as file:
-        file.writelines(msgspec.json.encode(row) + b"\n" for row in rows)
-
-
-def read_json_lines(path: str, /) -> list[dict[str, Any]]:
-    """The rows that `write_json_lines` wrote."""
-    with open(path, "rb") as lines:
-        return [msgspec.json.decode(line, type=dict[str, Any]) for line in lines]

@@ -5,58 +5,37 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import msgspec
-from msgspec import Struct
+from msgspec.structs import replace
 
-from accountstore import (
-    Account,
-    MultiAccount,
-    OAuthCredentials,
-    PasswordCredentials,
-    ProtocolType,
-    Secret,
-    SecurityOptions,
-    StorageConfig,
-    StoreConfig,
-)
+import accountstore
+from accountstore import Account, MultiAccount, OAuthCredentials, PasswordCredentials, ProtocolType, SecurityOptions
 
+_SSL = SecurityOptions.SSL_AUTO
 _PASSWORD = PasswordCredentials(login="example@gmail.com", password="password")
 _OAUTH = OAuthCredentials(
     login="example@example.com", client_id="clientId", client_secret="clientSecret", refresh_token="refreshToken"
 )
+_EXCHANGE = replace(_OAUTH, login="example@outlook.com")
 ACCOUNT = Account(
-    host="smtp.example.com",
-    port=465,
-    security_options=SecurityOptions.SSL_AUTO,
-    protocol_type=ProtocolType.SMTP,
-    credentials=_OAUTH,
+    host="smtp.example.com", port=465, security_options=_SSL, protocol_type=ProtocolType.SMTP, credentials=_OAUTH
 )
-_IMAP = Account(host="imap.gmail.com", port=993, security_options=SecurityOptions.SSL_AUTO, credentials=_PASSWORD)
-_EWS = Account(
-    host="exchange@outlook.com",
-    port=443,
-    protocol_type=ProtocolType.EWS,
-    credentials=msgspec.structs.replace(_OAUTH, login="example@outlook.com"),
-)
+_IMAP = Account(host="imap.gmail.com", port=993, security_options=_SSL, credentials=_PASSWORD)
+_EWS = Account(host="exchange@outlook.com", port=443, protocol_type=ProtocolType.EWS, credentials=_EXCHANGE)
 MULTI = MultiAccount(
-    receive_accounts=(_IMAP, _EWS),
-    send_account=msgspec.structs.replace(ACCOUNT, host="smtp.gmail.com", credentials=_PASSWORD),
+    receive_accounts=(_IMAP, _EWS), send_account=replace(ACCOUNT, host="smtp.gmail.com", credentials=_PASSWORD)
 )
 
 
-class _Plain(Struct, omit_defaults=True, rename="camel"):
+class _Plain(msgspec.Struct, omit_defaults=True, rename="camel"):
     """What somebody who writes it by hand would have: no secrets, no limits."""
 
 
 class PlainPassword(_Plain, tag_field="discriminator", tag="EmailClientAccountPasswordCredentials"):
-    """The counterpart of `PasswordCredentials`."""
-
     login: str
     password: str
 
 
 class PlainOAuth(_Plain, kw_only=True, tag_field="discriminator", tag="EmailClientAccountOauthCredentials"):
-    """The counterpart of `OAuthCredentials`."""
-
     login: str
     client_id: str | None = None
     client_secret: str
@@ -65,8 +44,6 @@ class PlainOAuth(_Plain, kw_only=True, tag_field="discriminator", tag="EmailClie
 
 
 class PlainAccount(_Plain, kw_only=True):
-    """The counterpart of `Account`."""
-
     host: str
     port: int
     security_options: str | None = None
@@ -75,8 +52,6 @@ class PlainAccount(_Plain, kw_only=True):
 
 
 class PlainMultiAccount(_Plain):
-    """The counterpart of `MultiAccount`."""
-
     receive_accounts: list[PlainAccount]
     send_account: PlainAccount | None = None
 
@@ -92,7 +67,7 @@ class Sample(NamedTuple):
     @property
     def json(self) -> bytes:
         """What a storage holds."""
-        return msgspec.json.encode(self.document, enc_hook=Secret.reveal)
+        return msgspec.json.encode(self.document, enc_hook=accountstore.Secret.reveal)
 
     @property
     def plain(self) -> Any:
@@ -100,16 +75,9 @@ class Sample(NamedTuple):
         return msgspec.json.decode(self.json, type=self.plain_kind)
 
 
-SAMPLES = (
-    Sample(".account", "", ACCOUNT, PlainAccount),
-    Sample(".multi.account", "_multi", MULTI, PlainMultiAccount),
-)
-PLAIN_ACCOUNT: PlainAccount = SAMPLES[0].plain
+ONE = Sample(".account", "", ACCOUNT, PlainAccount)
+SAMPLES = (ONE, Sample(".multi.account", "_multi", MULTI, PlainMultiAccount))
+PLAIN_ACCOUNT: PlainAccount = ONE.plain
 
 encode = msgspec.json.Encoder().encode
 decode = msgspec.json.Decoder(PlainAccount).decode
-
-
-def one_storage(url: str, /) -> StoreConfig:
-    """The configuration of a store with one storage."""
-    return StoreConfig(storages={"First Storage": StorageConfig(url)})

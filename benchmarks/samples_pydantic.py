@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
-from benchmarks.samples import SAMPLES
+from benchmarks.samples import ONE
 
 
 class _Model(BaseModel):
@@ -15,16 +15,12 @@ class _Model(BaseModel):
 
 
 class PydanticPassword(_Model):
-    """As `PlainPassword`."""
-
     discriminator: Literal["EmailClientAccountPasswordCredentials"] = "EmailClientAccountPasswordCredentials"
     login: str
     password: str
 
 
 class PydanticOAuth(_Model):
-    """As `PlainOAuth`."""
-
     discriminator: Literal["EmailClientAccountOauthCredentials"] = "EmailClientAccountOauthCredentials"
     login: str
     client_id: str | None = None
@@ -34,8 +30,6 @@ class PydanticOAuth(_Model):
 
 
 class PydanticAccount(_Model):
-    """As `PlainAccount`."""
-
     host: str
     port: int
     security_options: str | None = None
@@ -43,4 +37,4 @@ class PydanticAccount(_Model):
     credentials: Annotated[PydanticPassword | PydanticOAuth, Field(discriminator="discriminator")]
 
 
-PYDANTIC_ACCOUNT = PydanticAccount.model_validate_json(SAMPLES[0].json)
+PYDANTIC_ACCOUNT = PydanticAccount.model_validate_json(ONE.json)

@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from accountstore import AccountStore, StorageConfig, StoreConfig
-from benchmarks.sides import Side, our_side
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Sequence
-    from contextlib import AbstractAsyncContextManager, AsyncExitStack
+    from collections.abc import Callable, Generator
+    from contextlib import AbstractAsyncContextManager
 
 POOL = 128
 """Connections that a client may keep: that of the library's own clients, for all."""
@@ -26,47 +25,40 @@ _ACCOUNT = "devstoreaccount1"
 _ACCOUNT_KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
 
 
-class Engine(NamedTuple):
-    """A client below the store: its name in `StorageConfig`, and the package."""
+OBSTORE = "obstore"
 
-    engine: str
-    package: str
 
-    @property
-    def contender(self) -> str:
-        """What its side of a comparison is called."""
-        return f"accountstore, {self.package} engine"
+def contender(package: str, /) -> str:
+    """What the side of the library with this client below is called."""
+    return f"accountstore, {package} engine"
 
 
 class Service(NamedTuple):
-    """A kind of cloud storage. `page` is how many documents a page of a listing holds."""
+    """A kind of cloud storage. `page` is how many documents a page of a listing holds, `package` the fsspec client."""
 
     name: str
     scheme: str
     page: int
+    package: str
     options: Callable[[str], dict[str, Any]]
-    fsspec: Engine
-    obstore: Engine = Engine("obstore", "obstore")
 
     @property
-    def engines(self) -> tuple[Engine, Engine]:
-        """The library's own first."""
-        return self.obstore, self.fsspec
+    def packages(self) -> tuple[str, str]:
+        """The clients, the library's own first."""
+        return OBSTORE, self.package
 
-    def open(self, engine: Engine, url: str, /) -> AbstractAsyncContextManager[AccountStore]:
+    def open(self, package: str, url: str, /) -> AbstractAsyncContextManager[AccountStore]:
         """A store on the server, which is trusted to honour conditions: nothing is tried."""
-        config = StorageConfig(f"{self.scheme}://{BUCKET}", self.options(url), engine=engine.engine, conditions="trust")
+        engine = OBSTORE if package == OBSTORE else "fsspec"
+        config = StorageConfig(f"{self.scheme}://{BUCKET}", self.options(url), engine=engine, conditions="trust")
         return AccountStore.open(StoreConfig(storages={self.name: config}))
 
 
 def s3_options(url: str, /) -> dict[str, Any]:
     """Options of s3fs for the server."""
-    return {
-        "key": S3_ACCESS["aws_access_key_id"],
-        "secret": S3_ACCESS["aws_secret_access_key"],
-        "endpoint_url": url,
-        "client_kwargs": {"region_name": S3_ACCESS["region_name"]},
-    }
+    region = {"region_name": S3_ACCESS["region_name"]}
+    keys = {"key": S3_ACCESS["aws_access_key_id"], "secret": S3_ACCESS["aws_secret_access_key"]}
+    return {**keys, "endpoint_url": url, "client_kwargs": region}
 
 
 def _gcs_options(url: str, /) -> dict[str, Any]:
@@ -78,20 +70,10 @@ def _azure_options(url: str, /) -> dict[str, Any]:
     return {"connection_string": ";".join((*parts, f"BlobEndpoint={url}/{_ACCOUNT};"))}
 
 
-S3 = Service("S3", "s3", 1000, s3_options, Engine("fsspec", "s3fs"))
-SERVICES = (
-    S3,
-    Service("GCS", "gs", 1000, _gcs_options, Engine("fsspec", "gcsfs")),
-    Service("Azure", "az", 5000, _azure_options, Engine("fsspec", "adlfs")),
-)
-
-
-async def engine_sides(stack: AsyncExitStack, service: Service, url: str, /) -> dict[str, Side]:
-    """The library's side by each engine of a service, under its contender's name; closed with the stack."""
-    return {
-        engine.contender: our_side(await stack.enter_async_context(service.open(engine, url)))
-        for engine in service.engines
-    }
+S3 = Service("S3", "s3", 1000, "s3fs", s3_options)
+GCS = Service("GCS", "gs", 1000, "gcsfs", _gcs_options)
+AZURE = Service("Azure", "az", 5000, "adlfs", _azure_options)
+SERVICES = (S3, GCS, AZURE)
 
 
 def s3_config() -> Any:
@@ -121,13 +103,13 @@ def serving() -> Generator[Any]:
 
 
 @contextmanager
-def one_processor(server: int, /) -> Generator[Sequence[str]]:
+def one_processor(server: int, /) -> Generator[str]:
     """Keep all threads that this process has now on one processor and the server on another, where the system can.
 
-    Then no thread of a client waits for another one's lock while it burns time. Yields what was done, as notes.
+    Then no thread of a client waits for another one's lock while it burns time. Yields what was done.
     """
     if sys.platform != "linux" or len(os.sched_getaffinity(0)) < 2:
-        yield ("client and server share the processors",)
+        yield "client and server share the processors"
         return
     threads = {int(thread): os.sched_getaffinity(int(thread)) for thread in os.listdir("/proc/self/task")}
     mine, other, *more = sorted(os.sched_getaffinity(0))
@@ -136,7 +118,7 @@ def one_processor(server: int, /) -> Generator[Sequence[str]]:
             os.sched_setaffinity(thread, {mine})
     os.sched_setaffinity(server, {other})
     try:
-        yield ("client and server each on a processor of its own",)
+        yield "client and server each on a processor of its own"
     finally:
         for thread in map(int, os.listdir("/proc/self/task")):
             with suppress(ProcessLookupError):  # it has ended

@@ -9,7 +9,8 @@ from __future__ import annotations
 import gc
 import platform
 import sys
-from importlib.metadata import PackageNotFoundError, version
+from contextlib import nullcontext
+from importlib.metadata import distributions
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ import cloudservers
 import pytest
 from cloudstub import Stub
 from detector import no_blocking_calls
+from doubles import skip_pauses
 from hypothesis import HealthCheck, settings
 
 from accountstore import AccountStore, StorageConfig, StoreConfig
@@ -46,21 +48,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out what only `--all` runs."""
-    missing = pytest.mark.skip(reason="could not import 'uvloop'")
-    kept: list[pytest.Item] = []
-    left_out: list[pytest.Item] = []
-    for item in items:
-        callspec = getattr(item, "callspec", None)
-        on_uvloop = callspec is not None and any(map(_is_uvloop, callspec.params.values()))
-        if not config.getoption("--all") and (on_uvloop or item.get_closest_marker("once")):
-            left_out.append(item)
-            continue
-        if on_uvloop and find_spec("uvloop") is None:
-            item.add_marker(missing)
-        kept.append(item)
-    items[:] = kept
-    if left_out:
-        config.hook.pytest_deselected(items=left_out)
+    on_uvloop = [item for item in items if isinstance(item, pytest.Function) and _is_on_uvloop(item)]
+    if config.getoption("--all"):
+        if find_spec("uvloop") is None:
+            for item in on_uvloop:
+                item.add_marker(pytest.mark.skip(reason="could not import 'uvloop'"))
+        return
+    left_out = {*on_uvloop, *(item for item in items if item.get_closest_marker("once"))}
+    config.hook.pytest_deselected(items=[item for item in items if item in left_out])
+    items[:] = [item for item in items if item not in left_out]
 
 
 def pytest_collection_finish() -> None:
@@ -69,8 +65,9 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
-def _is_uvloop(parameter: object) -> bool:
-    return isinstance(parameter, (tuple, dict)) and parameter in UVLOOP_PARAMETERS
+def _is_on_uvloop(item: pytest.Function) -> bool:
+    parameters = item.callspec.params.values() if hasattr(item, "callspec") else ()
+    return any(isinstance(each, (tuple, dict)) and each in UVLOOP_PARAMETERS for each in parameters)
 
 
 @pytest.fixture(params=LOOPS)
@@ -82,10 +79,7 @@ def anyio_backend(request: pytest.FixtureRequest) -> Any:
 @pytest.fixture(autouse=True)
 def _no_blocking_calls(request: pytest.FixtureRequest) -> Iterator[None]:
     """Fail a test whose event loop is blocked by a call out of the library."""
-    if "anyio_backend" not in request.fixturenames:
-        yield
-        return
-    with no_blocking_calls():
+    with no_blocking_calls() if "anyio_backend" in request.fixturenames else nullcontext():
         yield
 
 
@@ -124,7 +118,8 @@ def stub(stub_server: Stub) -> Stub:
 def pytest_report_header() -> str:
     """Name the versions that the results depend on."""
     names = ("accountstore", "anyio", "fsspec", "msgspec", "trio", "uvloop", "hypothesis")
-    packages = ", ".join(f"{name} {_version(name)}" for name in names)
+    versions = {name: next((found.version for found in distributions(name=name)), "missing") for name in names}
+    packages = ", ".join(f"{name} {version}" for name, version in versions.items())
     return f"Python {platform.python_version()} on {sys.platform}: {packages}"
 
 
@@ -136,8 +131,7 @@ async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
         yield opened
 
 
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "missing"
+@pytest.fixture
+def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The pauses between two attempts, which are not waited for."""
+    return skip_pauses(monkeypatch)

@@ -21,7 +21,7 @@ def no_blocking_calls() -> Generator[None]:
     with blockbuster_ctx("accountstore", excluded_modules=["accountstore.testing"]) as detector:
         for function in detector.functions.values():
             # On an event loop of their own, in a thread.
-            function.can_block_in("accountstore/backends/s3.py", "_open")
+            function.can_block_in("accountstore/backends/s3.py", "_make")
             function.can_block_in("accountstore/backends/azure.py", "_make")
             # The semaphores of processes that an earlier test started, collected as garbage during a call.
             function.can_block_in("multiprocessing/util.py", "__call__")

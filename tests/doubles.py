@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import anyio
+import pytest
 from msgspec.structs import replace
 
 from accountstore.backends.base import Capabilities
@@ -12,15 +14,14 @@ from accountstore.backends.memory import MemoryBackend
 from accountstore.testing import Fault, FaultyBackend, Harness
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
-
-    import pytest
+    from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterable, Sequence
 
     from accountstore import Location, Version
     from accountstore.backends.base import Backend, Blob, Stat, Write, WriteMode
     from accountstore.testing.faults import Operation
 
 T = TypeVar("T")
+E = TypeVar("E", bound=Exception)
 P = ParamSpec("P")
 
 
@@ -101,6 +102,16 @@ async def result(call: Awaitable[T], /) -> T | Exception:
 async def drained(items: AsyncIterator[T], /) -> list[T]:
     """All of what is iterated over."""
     return [item async for item in items]
+
+
+@contextmanager
+def raises(
+    kind: type[E], /, match: str | None = None, **attributes: object
+) -> Generator[pytest.ExceptionInfo[E], None, None]:
+    """As `pytest.raises`, of an error with these attributes."""
+    with pytest.raises(kind, match=match) as caught:
+        yield caught
+    assert {name: getattr(caught.value, name) for name in attributes} == attributes
 
 
 def skip_pauses(monkeypatch: pytest.MonkeyPatch, /) -> list[float]:

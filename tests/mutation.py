@@ -2,21 +2,18 @@
 
     nox -s mutation -- --count 600 --skip 'testing/*' 'cli/*' -- tests -m 'not once'
 
-1. The tests named behind the second `--` run on the package as it is, measured: which of them executes which line, the
-   programs that tests start included, and how long each takes.
+1. The tests run on the package as it is, measured: which of them, or of the programs that they start, executes which
+   line, and how long each takes.
 2. Mutants are drawn at random, by a seed, from all functions (`mutants.py`).
-3. For each the tests that execute its lines run, one variant of each first and the quick ones first, until their
-   seconds of step 1 make `--seconds`; a test that alone takes a fifth of them comes behind. The first failure ends it.
-   A test that hangs has failed.
+3. For each the tests that execute its lines run, the quick ones first, until their seconds of step 1 make `--seconds`.
+   The first failure ends it, as does a test that hangs.
 4. The test that failed runs alone on the package as it is. If it fails there too, the outcome is "unclear".
 
-Each worker has an environment with a copy of the package, and a copy of the checkout without it, so that programs that
-tests start have the mutant too. Results are JSON lines in a folder named by a digest of package, tests and arguments;
-a second run goes on where the first ended, with `--again --seconds 60` it gives those that survived a second look.
-What survives then is to be read: not all of it changes a behaviour.
+Results are JSON lines in a folder named by a digest of package, tests and arguments. A second run goes on where the
+first ended, with `--again --seconds 60` it gives those that survived a second look. Not all of them change a behaviour.
 
 mutmut 3 leaves out statements, conditions, exceptions and module level, and its wrappers fail the tests that look at
-the package's names and imports; cosmic-ray runs one command, so all tests, for each mutant.
+the package's names and imports; cosmic-ray runs all tests for each mutant.
 """
 
 from __future__ import annotations
@@ -31,17 +28,18 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+import threading
 import venv
 import warnings
 from argparse import ArgumentParser, Namespace
 from collections import Counter, defaultdict
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import suppress
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from importlib.util import find_spec
 from itertools import chain
 from pathlib import Path
-from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
@@ -57,7 +55,7 @@ _HANGS = 15
 
 
 class Worker:
-    """An environment with the installed packages and a copy of one of them, and a copy of the checkout."""
+    """An environment with a copy of the package, and a copy of the checkout without it, for the programs of tests."""
 
     def __init__(self, folder: Path, package: Path, root: Path, /) -> None:
         self._folder = folder
@@ -76,9 +74,7 @@ class Worker:
         left_out = shutil.ignore_patterns(package.name, ".git", ".nox", ".venv", ".*_cache", "__pycache__")
         shutil.copytree(root, folder / "checkout", ignore=left_out)
 
-    def test(
-        self, arguments: Sequence[str], seconds: float | None = None, env: Mapping[str, str] | None = None
-    ) -> tuple[int | None, list[Any]]:
+    def test(self, arguments: Sequence[str], seconds: float | None = None, **env: str) -> tuple[int | None, list[Any]]:
         """Run pytest. Its exit code, or None where it hung, and the reports of the tests' phases."""
         log = self._folder / "log.jsonl"
         log.unlink(missing_ok=True)
@@ -87,7 +83,7 @@ class Worker:
             process = subprocess.Popen(
                 [self._python, "-P", "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--report-log={log}", *arguments],
                 cwd=self._folder / "checkout",
-                env={**kept, "PYTHONDONTWRITEBYTECODE": "1", **(env or {})},
+                env={**kept, "PYTHONDONTWRITEBYTECODE": "1", **env},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -124,7 +120,7 @@ class Tests(NamedTuple):
                 f"include = {worker.package}/*\ncontext = ${{PYTEST_CURRENT_TEST-}}\n"
             )
             env = {"PYTHONPATH": str(Path(__file__).parent), "COVERAGE_PROCESS_START": str(rc)}
-            _, reports = worker.test(["-p", Path(__file__).stem, "-n", str(jobs), *arguments], env=env)
+            _, reports = worker.test(["-p", Path(__file__).stem, "-n", str(jobs), *arguments], None, **env)
             seconds: defaultdict[str, float] = defaultdict(float)
             for each in reports:
                 seconds[each["nodeid"]] += each["duration"]
@@ -189,41 +185,39 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
         coverage.switch_context("")
 
 
+@dataclass
 class Judge:
     """Says what becomes of mutants, and remembers which tests pass on the package as it is."""
 
-    def __init__(self, tests: Tests, sources: Mapping[str, str], seconds: float, /) -> None:
-        self._tests = tests
-        self._sources = sources
-        self._seconds = seconds
-        self._sound: dict[tuple[str, ...], bool] = {}
+    tests: Tests
+    sources: Mapping[str, str]
+    seconds: float
+    sound: dict[tuple[str, ...], bool] = field(default_factory=dict)
 
     def judge(self, worker: Worker, mutant: Mutant, /) -> dict[str, Any]:
         """The outcome: killed, hung (which is killed, too), survived, unexecuted, unclear; and the test that failed."""
-        tests = self._tests.of(mutant, self._seconds)
+        tests = self.tests.of(mutant, self.seconds)
         code, failed = self._run(worker, tests, mutant) if tests else (0, None)
         outcome = "survived" if tests else "unexecuted"
         if code != 0:
             # Without one the package cannot be imported or has other tests, or the process hung or died.
             alone = (failed["nodeid"],) if failed else tuple(tests)
-            if alone not in self._sound:
-                self._sound[alone] = self._run(worker, alone)[0] == 0
+            if alone not in self.sound:
+                self.sound[alone] = self._run(worker, alone)[0] == 0
             outcome = "hung" if code is None or (failed and "Timeout (>" in str(failed["longrepr"])) else "killed"
-            outcome = outcome if self._sound[alone] else "unclear"
+            outcome = outcome if self.sound[alone] else "unclear"
         return {**mutant._asdict(), "outcome": outcome, "test": failed["nodeid"] if failed else ""}
 
     def _run(self, worker: Worker, tests: Sequence[str], mutant: Mutant | None = None, /) -> tuple[int | None, Any]:
         """Pytest's exit code, or None where it hung, and the report of the test that failed."""
-        took = [self._tests.seconds[test] for test in tests]
+        took = [self.tests.seconds[test] for test in tests]
         hangs = _HANGS + 5 * max(took)
-        source = self._sources[mutant.module] if mutant else ""
-        if mutant:
-            (worker.package / mutant.module).write_text(mutant.apply(source), encoding="utf-8")
-        try:
-            code, reports = worker.test(["-x", f"--timeout={hangs:.0f}", *tests], 60 + hangs + 5 * sum(took))
-        finally:
+        with ExitStack() as stack:
             if mutant:
-                (worker.package / mutant.module).write_text(source, encoding="utf-8")
+                source, path = self.sources[mutant.module], worker.package / mutant.module
+                stack.callback(path.write_text, source, encoding="utf-8")
+                path.write_text(mutant.apply(source), encoding="utf-8")
+            code, reports = worker.test(["-x", f"--timeout={hangs:.0f}", *tests], 60 + hangs + 5 * sum(took))
         return code, next((each for each in reports if each["outcome"] == "failed"), None)
 
 
@@ -249,22 +243,19 @@ def run(chosen: Namespace, package: Path, root: Path, /) -> str:
     alive = {key for key, row in rows.items() if chosen.again and row["outcome"] in {"survived", "unclear"}}
     left = [mutant for key, mutant in drawn.items() if key not in rows or key in alive]
     print(f"{folder}: {len(drawn)} of {len(found)} mutants, {len(left)} to run", flush=True)
-    workers: SimpleQueue[Worker] = SimpleQueue()
+    of_the_thread = threading.local()
     with tempfile.TemporaryDirectory() as passing, results.open("a", encoding="utf-8") as file:
         made = [Worker(Path(passing, str(number)), package, root) for number in range(chosen.jobs)]
         tests = Tests.measured(made[0], folder / "tests.json", chosen.jobs, chosen.pytest)
         judge = Judge(tests, sources, chosen.seconds)
-        for worker in made:
-            workers.put(worker)
+
+        def take_a_worker() -> None:
+            of_the_thread.worker = made.pop()
 
         def judged(mutant: Mutant) -> dict[str, Any]:
-            worker = workers.get()
-            try:
-                return judge.judge(worker, mutant)
-            finally:
-                workers.put(worker)
+            return judge.judge(of_the_thread.worker, mutant)
 
-        pool = ThreadPoolExecutor(chosen.jobs)
+        pool = ThreadPoolExecutor(chosen.jobs, initializer=take_a_worker)
         try:
             for done in as_completed([pool.submit(judged, mutant) for mutant in left]):
                 row = done.result()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from random import Random
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +10,7 @@ import anyio
 from fsspec.implementations.local import LocalFileSystem
 from msgspec.structs import replace
 from running import HUNG
-from samples import ACCOUNT, AT
+from samples import ACCOUNT, AT, next_port
 
 from accountstore import (
     Account,
@@ -70,21 +71,13 @@ def login(of: Account) -> str:
     return of.credentials.login
 
 
-def increment(before: Account) -> Account:
-    """An account with the next port."""
-    return replace(before, port=before.port + 1)
-
-
-async def update(store: AccountStore, me: str, *, count: int) -> None:
-    """Increment the document."""
+async def update(store: AccountStore, me: str, *, count: int, blindly: bool = False) -> None:
+    """Increment the document, without compare-and-swap if blindly."""
     for _ in range(count):
-        await store.update(AT, increment)
-
-
-async def get_and_save(store: AccountStore, me: str, *, count: int) -> None:
-    """Increment it without compare-and-swap."""
-    for _ in range(count):
-        await store.save(AT, increment(await store.get(AT)))
+        if blindly:
+            await store.save(AT, next_port(await store.get(AT)))
+        else:
+            await store.update(AT, next_port)
 
 
 async def create(store: AccountStore, me: str, *, count: int, plain: bool = False) -> list[int]:
@@ -92,14 +85,12 @@ async def create(store: AccountStore, me: str, *, count: int, plain: bool = Fals
     files, root = LocalFileSystem(auto_mkdir=True), (await store.filesystem())[1]
     won: list[int] = []
     for i in range(count):
-        try:
+        with suppress(FileExistsError):
             if plain:
                 files.pipe_file(f"{root}/new/{i}.account", me.encode(), mode="create")
             else:
                 await store.save(Location(f"{i}.account", folder="new"), account(me), mode="create")
             won.append(i)
-        except FileExistsError:
-            pass
     return won
 
 
@@ -108,11 +99,9 @@ async def swap(store: AccountStore, me: str, *, count: int, blindly: bool = Fals
     swaps: list[tuple[str, str]] = []
     for i in range(count):
         stored = await store.read(AT)
-        try:
+        with suppress(ConflictError):
             await store.save(AT, account(f"{me}-{i}"), mode="overwrite" if blindly else stored.version)
             swaps.append((login(stored.document), f"{me}-{i}"))
-        except ConflictError:
-            pass
     return swaps
 
 
@@ -122,22 +111,19 @@ async def swap_delete_create(store: AccountStore, me: str, *, count: int) -> lis
     random = Random(me)
     for i in range(count):
         new = f"{me}-{i}"
-        try:
-            stored = await store.read(AT)
-            if random.random() < 0.7:
-                await store.save(AT, account(new), mode=stored.version)
-                done.append(("swap", login(stored.document), new))
-            else:
-                await store.delete(AT, version=stored.version)
-                done.append(("delete", login(stored.document), None))
-        except ConflictError:
-            pass
-        except NotFoundError:
+        with suppress(ConflictError, ExistsError):
             try:
+                stored = await store.read(AT)
+                old = login(stored.document)
+                if random.random() < 0.7:
+                    await store.save(AT, account(new), mode=stored.version)
+                    done.append(("swap", old, new))
+                else:
+                    await store.delete(AT, version=stored.version)
+                    done.append(("delete", old, None))
+            except NotFoundError:
                 await store.save(AT, account(new), mode="create")
                 done.append(("create", None, new))
-            except ExistsError:
-                pass
     return done
 
 

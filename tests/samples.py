@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
+from unicodedata import normalize
 
+from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from accountstore import (
@@ -53,6 +55,17 @@ RICH = b"""{"host":"h","port":1,"new":{"deep":[1,2.50]},"credentials":{"login":"
 "discriminator":"EmailClientAccountPasswordCredentials"}}"""
 """A document with fields that the model does not know."""
 RICH_MULTI = b'{"receiveAccounts":[%s],"label":"team","sendAccount":%s}' % (RICH, RICH)
+
+
+SEGMENTS = (
+    st.text(st.characters(exclude_categories=["Cs", "Cc"], exclude_characters="/\\:*?[]{}#\u2028\u2029"), min_size=1)
+    .map(lambda text: normalize("NFC", text))
+    .filter(lambda text: text not in {".", ".."} and len(text.encode()) <= 255)
+    .filter(lambda text: not text.startswith(".accountstore-"))
+)
+FOLDERS = st.lists(SEGMENTS.filter(lambda text: not text.endswith(".account")), max_size=3).map("/".join)
+LOCATIONS = st.builds(Location, SEGMENTS, folder=FOLDERS, storage=st.none() | SEGMENTS)
+"""Names, folders and locations of any kind."""
 
 
 def next_port(account: Account, /) -> Account:

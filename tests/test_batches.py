@@ -4,48 +4,46 @@ from __future__ import annotations
 
 import gc
 from collections import Counter
-from itertools import count
-from typing import TYPE_CHECKING, Any, cast
+from itertools import count, cycle
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
 import anyio
 import pytest
 from anyio import get_running_tasks
-from doubles import BatchMemory, skip_pauses
+from doubles import BatchMemory, drained
 from msgspec.structs import replace
 from running import HUNG
 from samples import ACCOUNT, MULTI
 
-from accountstore import (
-    Account,
-    AccountStore,
+from accountstore import Account, AccountStore, Location, StorageConfig, StoreConfig, Stored, Version
+from accountstore.aio.threads import ThreadPool
+from accountstore.backends.base import Blob, Stat
+from accountstore.backends.memory import MemoryBackend
+from accountstore.codecs import CODECS
+from accountstore.errors import (
     AccountStoreError,
     BackendError,
     DecodeError,
     EncodeError,
     ExistsError,
     ExtensionError,
-    Location,
     LocationError,
     NotFoundError,
-    StorageConfig,
-    StoreConfig,
-    Stored,
     UnavailableError,
     UncertainError,
-    Version,
 )
-from accountstore.aio.threads import ThreadPool
-from accountstore.backends.base import Blob, Stat
-from accountstore.backends.memory import MemoryBackend
-from accountstore.codecs import CODECS
-from accountstore.testing import store_over
+from accountstore.testing import FaultyBackend, store_over
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
     from accountstore.backends.base import Write, WriteMode
     from accountstore.model import Document
+    from accountstore.testing.faults import Operation
+
+T = TypeVar("T")
+P = ParamSpec("P")
 
 pytestmark = pytest.mark.anyio
 
@@ -58,16 +56,14 @@ def numbered(number: int, /) -> Account:
     return replace(ACCOUNT, port=number + 1)
 
 
-class Busy(BatchMemory):
-    """Counts its batches, what is under way, and may take or fail a batch as a whole.
+class Busy(FaultyBackend):
+    """Keeps the keys of its batches, counts what is under way, and may take long or fail a batch as a whole."""
 
-    Where a batch is one document, `read` and `write` are what counts, and the others are not to be called.
-    """
-
-    def __init__(self, batch: int = 1, *, error: Exception | None = None, steps: int = 3) -> None:
-        super().__init__(batch)
+    def __init__(self, batch: int = 1, *, error: Exception | None = None) -> None:
+        super().__init__(BatchMemory(batch))
+        self.batch = batch
         self.error = error
-        self.steps = steps
+        self.steps = 3
         self.keys: list[list[str]] = []
         self.under_way = self.most = 0
 
@@ -75,8 +71,12 @@ class Busy(BatchMemory):
     def batches(self) -> list[int]:
         return list(map(len, self.keys))
 
-    async def _take(self, keys: list[str], /) -> None:
-        self.keys.append(keys)
+    async def _call(
+        self, operation: Operation, call: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        assert operation.endswith("_many") == (self.batch > 1)
+        asked: Any = args[0] if self.batch > 1 else args[:1]
+        self.keys.append([getattr(item, "key", item) for item in asked])
         self.under_way += 1
         self.most = max(self.most, self.under_way)
         try:
@@ -86,38 +86,19 @@ class Busy(BatchMemory):
             self.under_way -= 1
         if self.error is not None:
             raise self.error
-
-    async def read(self, key: str, /, *, limit: int) -> Blob:
-        if self.batch == 1:
-            await self._take([key])
-        return await super().read(key, limit=limit)
-
-    async def read_many(self, keys: Sequence[str], /, *, limit: int) -> Sequence[Blob | Exception]:
-        assert self.batch > 1
-        await self._take(list(keys))
-        return await super().read_many(keys, limit=limit)
-
-    async def write(self, key: str, data: bytes, /, *, mode: WriteMode, write_token: str = "") -> Stat:
-        if self.batch == 1:
-            await self._take([key])
-        return await super().write(key, data, mode=mode)
-
-    async def write_many(self, writes: Sequence[Write], /) -> Sequence[Stat | Exception]:
-        assert self.batch > 1
-        await self._take([write.key for write in writes])
-        return await super().write_many(writes)
+        return await super()._call(operation, call, *args, **kwargs)
 
 
 async def read(store: AccountStore, locations: Sequence[Location], /, **options: Any) -> list[object]:
     """The result of each location, in order."""
-    pairs = [pair async for pair in store.get_many(locations, **options)]
+    pairs = await drained(store.get_many(locations, **options))
     assert [location for location, _ in pairs] == locations
     return [result for _, result in pairs]
 
 
 async def save(store: AccountStore, documents: Sequence[tuple[Location, Document]], /, **options: Any) -> list[object]:
     """The result of each document, in order."""
-    pairs = [pair async for pair in store.save_many(documents, **options)]
+    pairs = await drained(store.save_many(documents, **options))
     assert [location for location, _ in pairs] == [location for location, _ in documents]
     return [result for _, result in pairs]
 
@@ -135,10 +116,12 @@ def run_of(
     return store.save_many(((at, ACCOUNT) for at in locations), **cast("Any", options))
 
 
+def tasks() -> set[int]:
+    """The tasks that are running."""
+    return {task.id for task in get_running_tasks()}
+
+
 either_call = pytest.mark.parametrize("call", ["get_many", "save_many"])
-
-
-# --- results ----------------------------------------------------------------------------------------------------------
 
 
 async def test_results_come_in_the_order_asked_for(store: AccountStore) -> None:
@@ -155,52 +138,42 @@ async def test_results_come_in_the_order_asked_for(store: AccountStore) -> None:
 
 @pytest.mark.parametrize("backend", [MemoryBackend, BatchMemory])
 async def test_each_document_has_its_own_error(backend: type[MemoryBackend]) -> None:
-    """Missing, misnamed, wrong and broken documents are errors among the results, with their locations; others are
-    done, on a backend that takes them one by one and on one that takes batches.
-    """
+    """Missing, misnamed, wrong and broken documents are errors with their locations; others are done."""
     opened = backend()
     store = store_over({"main": opened})
-    documents: list[tuple[Location, Document]] = [
-        (at(0), ACCOUNT),
-        (Location("x.txt"), ACCOUNT),
-        (at(1), MULTI),
-        (at(2), replace(ACCOUNT, port=0)),
-        (at(3, "unknown"), ACCOUNT),
-        (Location("x.multi.account"), MULTI),
-        (at(4), cast("Any", None)),
-        (at(5), ACCOUNT),
+    rows: list[tuple[Location, Any, type, type]] = [
+        (at(0), ACCOUNT, Version, Stored),
+        (Location("x.txt"), ACCOUNT, ExtensionError, ExtensionError),
+        (at(1), MULTI, EncodeError, NotFoundError),
+        (at(2), replace(ACCOUNT, port=0), EncodeError, NotFoundError),
+        (at(3, "unknown"), ACCOUNT, LocationError, LocationError),
+        (Location("x.multi.account"), MULTI, Version, Stored),
+        (Location("y.multi.account"), ACCOUNT, EncodeError, NotFoundError),
+        (at(4), None, EncodeError, NotFoundError),
+        (at(5), ACCOUNT, Version, DecodeError),
     ]
-    saved = await save(store, documents)
-    kinds = [Version, ExtensionError, EncodeError, EncodeError, LocationError, Version, EncodeError, Version]
-    assert [type(result) for result in saved] == kinds
+    saved = await save(store, [(location, document) for location, document, _, _ in rows])
     await opened.write(at(5).path, b"canary", mode="overwrite")
-    got = await read(store, [location for location, _ in documents])
-    kinds = [Stored, ExtensionError, NotFoundError, NotFoundError, LocationError, Stored, NotFoundError, DecodeError]
-    assert [type(result) for result in got] == kinds
-    for (location, _), *results in zip(documents, saved, got, strict=True):
+    got = await read(store, [location for location, *_ in rows])
+    assert [(type(one), type(other)) for one, other in zip(saved, got, strict=True)] == [row[2:] for row in rows]
+    for (location, *_), *results in zip(rows, saved, got, strict=True):
         assert {result.location for result in results if isinstance(result, AccountStoreError)} <= {location}
     again = await save(store, [(at(0), ACCOUNT), (at(6), ACCOUNT)], mode="create")
     assert [type(result) for result in again] == [ExistsError, Version]
 
 
 async def test_storages_codecs_and_kinds_may_be_mixed(tmp_path: Path) -> None:
-    """One call may name several storages, codecs and both kinds of documents; the order stays, and each document is
-    encoded by its own storage's codec.
-    """
+    """One call may mix storages, kinds and codecs: the order stays, each document is in its storage's codec."""
     storages = {
         "memory": StorageConfig("memory://"),
         "local": StorageConfig(str(tmp_path / "local"), codec="msgpack"),
         "plain": StorageConfig("dir://", {"path": str(tmp_path / "plain"), "target_protocol": "file"}),
     }
     (tmp_path / "plain").mkdir()
-    names = [None, *storages, "nowhere"]
     documents: list[tuple[Location, Document]] = []
-    for number in range(100):
-        name = names[number % 5]
-        if number % 2:
-            documents.append((at(number, name), numbered(number)))
-        else:
-            documents.append((Location(f"{number}.multi.account", storage=name), MULTI))
+    for number, name in zip(range(100), cycle([None, *storages, "nowhere"]), strict=False):
+        multi = Location(f"{number}.multi.account", storage=name)
+        documents.append((at(number, name), numbered(number)) if number % 2 else (multi, MULTI))
     async with AccountStore.open(StoreConfig(default="memory", storages=storages)) as store:
         saved = await save(store, documents)
         got = await read(store, [location for location, _ in documents])
@@ -233,22 +206,18 @@ async def test_storages_codecs_and_kinds_may_be_mixed(tmp_path: Path) -> None:
 async def test_a_batch_that_fails_as_a_whole_is_an_error_of_each_document(
     error: Exception, read_as: type[BackendError], saved_as: type[BackendError], batch: int
 ) -> None:
-    """When a whole batch fails, each of its documents has an error of its own, with its own location; of a write that
-    may have been made, that the outcome is unknown.
-    """
+    """A batch that fails as a whole is an error of each document; of a write, perhaps of an unknown outcome."""
     bad = Busy(batch, error=error)
     store = store_over({"good": MemoryBackend(), "bad": bad})
     locations = [at(number, "bad" if number % 2 else "good") for number in range(20)]
     saved = await save(store, [(location, ACCOUNT) for location in locations])
     for results, kind in ((saved, saved_as), (await read(store, locations), read_as)):
-        for location, result in zip(locations, results, strict=True):
-            if location.storage == "bad":
-                assert isinstance(result, kind)
-                assert (type(result), result.location) == (kind, location)
-                assert "canary" not in str(result)
-                assert str(result).count("the outcome of the write is unknown") == (kind is UncertainError)
-            else:
-                assert isinstance(result, Version | Stored)
+        assert {type(result) for result in results[::2]} <= {Version, Stored}
+        for location, result in zip(locations[1::2], results[1::2], strict=True):
+            assert isinstance(result, kind)
+            assert (type(result), result.location) == (kind, location)
+            assert "canary" not in str(result)
+            assert str(result).count("the outcome of the write is unknown") == (kind is UncertainError)
     assert sorted(bad.batches) == ([1] * 20 if batch == 1 else [2, 2, 4, 4, 4, 4])
 
 
@@ -295,9 +264,7 @@ class Miscounting(BatchMemory):
 async def test_a_backend_that_breaks_the_contract_is_an_error_of_each_document(
     backend: BatchMemory, message: str | None
 ) -> None:
-    """Results without versions, and batches of results of which nobody knows whose they are, are a `BackendError` of
-    each document. The control: the same backend with one result for each.
-    """
+    """No version, or results of nobody knows what, are an error of each document; the control breaks nothing."""
     wanted = [at(number) for number in range(3)]
     for location in wanted:
         await MemoryBackend.write(backend, location.path, CODECS["json"].encode(ACCOUNT), mode="overwrite")
@@ -310,20 +277,16 @@ async def test_a_backend_that_breaks_the_contract_is_an_error_of_each_document(
         assert [str(result) for result in results] == [f"{location}: {message}" for location in wanted * 2]
 
 
-async def test_nothing_in_is_nothing_out(store: AccountStore) -> None:
-    """No locations and no documents give no results."""
-    assert await read(store, []) == []
-    assert await save(store, []) == []
-
-
-async def test_one_location_twice_has_two_results(store: AccountStore) -> None:
-    """A location that is given twice is read twice, and created once."""
+async def test_each_location_has_its_results(store: AccountStore) -> None:
+    """No locations give no results; a location that is given twice is created once and read twice; the end stays."""
+    assert await read(store, []) == await save(store, []) == []
     saved = await save(store, [(at(0), ACCOUNT), (at(0), ACCOUNT)], mode="create")
     assert {type(result) for result in saved} == {Version, ExistsError}
-    assert [type(result) for result in await read(store, [at(0), at(0)])] == [Stored, Stored]
-
-
-# --- retries ----------------------------------------------------------------------------------------------------------
+    results = store.get_many([at(0), at(0)])
+    assert [type(result) async for _, result in results] == [Stored, Stored]
+    for _ in range(3):
+        with pytest.raises(StopAsyncIteration):
+            await anext(results)
 
 
 class Flaky(BatchMemory):
@@ -348,16 +311,13 @@ class Flaky(BatchMemory):
         return await super().write(key, data, mode=mode)
 
 
+@pytest.mark.usefixtures("pauses")
 @pytest.mark.parametrize("batch", [1, 4])
 @pytest.mark.parametrize(("failures", "attempts"), [(3, 4), (1000, 4), (1000, 1)])
-async def test_what_fails_for_a_while_is_tried_again(
-    batch: int, failures: int, attempts: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A document that fails for a while is read and saved in the end; one that keeps failing is tried as often as the
-    policy says: by itself where each is a request of its own; in a batch once more than that, and with one attempt
-    never again.
+async def test_what_fails_for_a_while_is_tried_again(batch: int, failures: int, attempts: int) -> None:
+    """A document that keeps failing is tried as often as the policy says: by itself where each is a request of its own;
+    in a batch once more than that, and with one attempt never again.
     """
-    skip_pauses(monkeypatch)
     wanted = [at(number) for number in range(10)]
     backend = Flaky(batch, failures)
     store = store_over({"main": backend}, attempts=attempts)
@@ -373,38 +333,26 @@ async def test_what_fails_for_a_while_is_tried_again(
     assert [r.location for r in (*saved, *got) if isinstance(r, AccountStoreError)] == ([] if ends else wanted * 2)
 
 
-# --- bounds -----------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("concurrency", [1, 3, 8, 20])
 async def test_concurrency_bounds_what_is_under_way(concurrency: int) -> None:
     """At most, and where there is enough to do just, `concurrency` requests are under way, over all storages."""
-    most = 0
-
-    class Both(Busy):
-        async def _take(self, keys: list[str], /) -> None:
-            nonlocal most
-            most = max(most, one.under_way + other.under_way + 1)
-            await super()._take(keys)
-
-    one, other = Both(), Both()
-    store = store_over({"one": one, "other": other})
+    backend = Busy()
+    store = store_over({"one": backend, "other": backend})
     locations = [at(number, ("one", "other")[number % 2]) for number in range(200)]
     await fill(store, locations, concurrency=concurrency)
-    assert most == concurrency
-    most = 0
+    assert backend.most == concurrency
+    backend.most = 0
     assert len(await read(store, locations, concurrency=concurrency)) == 200
-    assert most == concurrency
-    assert one.under_way == other.under_way == 0
+    assert backend.most == concurrency
+    assert backend.under_way == 0
 
 
 @pytest.mark.parametrize("concurrency", [0, -1])
-async def test_a_concurrency_below_one_is_refused(store: AccountStore, concurrency: int) -> None:
+@either_call
+async def test_a_concurrency_below_one_is_refused(store: AccountStore, call: str, concurrency: int) -> None:
     """`concurrency=0` is a `ValueError`, and nothing is written."""
     with pytest.raises(ValueError, match="concurrency"):
-        await read(store, [at(0)], concurrency=concurrency)
-    with pytest.raises(ValueError, match="concurrency"):
-        await fill(store, [at(0)], concurrency=concurrency)
+        await drained(run_of(store, call, [at(0)], concurrency=concurrency))
     assert not await store.exists(at(0))
 
 
@@ -426,8 +374,7 @@ async def test_batches_are_of_the_size_that_the_backend_likes(batch: int) -> Non
 async def test_a_batch_holds_a_folders_documents_together(call: str) -> None:
     """Of a window, documents of one folder stand together in the batches, whatever the order that they are given in."""
     backend = Busy(10)
-    wanted = [at(number) for number in range(60)]
-    assert [location async for location, _ in run_of(store_over({"main": backend}), call, wanted)] == wanted
+    await drained(run_of(store_over({"main": backend}), call, map(at, range(60))))
     folders = [{key.partition("/")[0] for key in keys} for keys in backend.keys]
     assert sorted(map(sorted, folders)) == [["folder-0"]] * 2 + [["folder-1"]] * 2 + [["folder-2"]] * 2
 
@@ -444,27 +391,20 @@ async def test_local_documents_share_thread_hops(calls: int, tmp_path: Path, mon
 
     monkeypatch.setattr(ThreadPool, "run", count_and_run)
     wanted = list(map(at, range(calls)))
+    batches = -(-calls // 128)
     async with AccountStore.open(StoreConfig(storages={"main": StorageConfig(str(tmp_path))})) as store:
         await fill(store, wanted)
-        assert hops == ["write_many"] * -(-calls // 128)
-        hops.clear()
         await read(store, wanted)
-        assert hops == ["read_many"] * -(-calls // 128)
-        hops.clear()
         for location in wanted[:10]:
             await store.get(location)
             await store.save(location, ACCOUNT)
-        assert hops == ["read", "write"] * 10
-
-
-# --- lazy input, early ends -------------------------------------------------------------------------------------------
+        assert hops == ["write_many"] * batches + ["read_many"] * batches + ["read", "write"] * 10
 
 
 class Tap:
     """An endless source of locations that counts how many were taken."""
 
-    def __init__(self) -> None:
-        self.taken = 0
+    taken = 0
 
     def __iter__(self) -> Iterator[Location]:
         for number in count():
@@ -473,19 +413,12 @@ class Tap:
 
 
 @either_call
-async def test_nothing_happens_before_the_first_result_is_asked_for(call: str) -> None:
-    """A call that is not iterated over takes nothing from its input, and writes nothing."""
+async def test_an_endless_input_is_taken_window_by_window(call: str) -> None:
+    """Nothing is taken or written before the first result is asked for, and then no more than the window under way."""
     backend, tap = Busy(), Tap()
-    run_of(store_over({"main": backend}), call, tap)
+    results = run_of(store_over({"main": backend}), call, tap, concurrency=4)
     await anyio.sleep(0)
     assert (tap.taken, backend.batches) == (0, [])
-
-
-@either_call
-async def test_an_endless_input_is_taken_window_by_window(call: str) -> None:
-    """An endless input is consumed no further than the window under way, and in step with the results."""
-    tap = Tap()
-    results = run_of(store_over({"main": Busy()}), call, tap, concurrency=4)
     for number in range(100):
         location, result = await anext(results)
         assert location == at(number)
@@ -496,12 +429,12 @@ async def test_an_endless_input_is_taken_window_by_window(call: str) -> None:
 @either_call
 async def test_breaking_off_leaves_nothing_running(store: AccountStore, call: str) -> None:
     """A loop that is broken off leaves no task and warns of nothing, and the store goes on."""
-    before = {task.id for task in get_running_tasks()}
+    before = tasks()
     run = run_of(store, call, Tap())
     async for location, _ in run:
         assert location == at(0)
         break
-    assert {task.id for task in get_running_tasks()} == before
+    assert tasks() == before
     del run
     gc.collect()
     await anyio.sleep(0)
@@ -517,28 +450,27 @@ async def test_a_result_that_was_waited_for_in_vain_comes_later(call: str) -> No
     backend = Busy()
     wanted = [at(number) for number in range(20)]
     await fill(store_over({"main": backend}), wanted)
-    store = store_over({"main": backend}, timeout=0.3 if call == "save_many" else HUNG)
-    run = run_of(store, call, wanted)
-    before = {task.id for task in get_running_tasks()}
+    run = run_of(store_over({"main": backend}, timeout=0.3 if call == "save_many" else HUNG), call, wanted)
+    before = tasks()
     backend.steps = 10**9
     started = anyio.current_time()
+
+    async def cancel_when_begun() -> None:
+        while not backend.under_way:
+            await anyio.sleep(0.001)
+        scope.cancel()
+
     with anyio.CancelScope() as scope:
         async with anyio.create_task_group() as group:
-
-            async def cancel_when_begun() -> None:
-                while not backend.under_way:
-                    await anyio.sleep(0.001)
-                scope.cancel()
-
             group.start_soon(cancel_when_begun)
             await anext(run)
     assert scope.cancelled_caught
     waited = anyio.current_time() - started
     assert waited >= 0.29 if call == "save_many" else waited < HUNG / 2
     assert backend.under_way == 0
-    assert {task.id for task in get_running_tasks()} == before
+    assert tasks() == before
     backend.steps = 0
-    results = [pair async for pair in run]
+    results = await drained(run)
     assert [location for location, _ in results] == wanted
     # On a loaded machine a write may miss its short deadline here too.
     assert not [result for _, result in results if isinstance(result, AccountStoreError) and not result.temporary]
@@ -548,26 +480,17 @@ async def test_a_result_that_was_waited_for_in_vain_comes_later(call: str) -> No
 async def test_errors_of_the_caller_come_out_as_they_are(store: AccountStore, call: str) -> None:
     """What the input or the loop's body raises passes through untouched, and no request is under way any more."""
     error = KeyError("mine")
-    before = {task.id for task in get_running_tasks()}
+    before = tasks()
 
     def failing() -> Iterator[Location]:
         yield at(0)
         raise error
 
     with pytest.raises(KeyError) as caught:
-        assert [pair async for pair in run_of(store, call, failing())]
+        await drained(run_of(store, call, failing()))
     assert caught.value is error
     with pytest.raises(KeyError) as caught:
         async for _ in run_of(store, call, Tap()):
             raise error
     assert caught.value is error
-    assert {task.id for task in get_running_tasks()} == before
-
-
-async def test_the_end_stays_the_end(store: AccountStore) -> None:
-    """After its last result an iterator ends, however often it is asked."""
-    results = store.get_many([at(0)])
-    await anext(results)
-    for _ in range(3):
-        with pytest.raises(StopAsyncIteration):
-            await anext(results)
+    assert tasks() == before

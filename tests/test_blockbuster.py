@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from multiprocessing.util import Finalize
 from typing import TYPE_CHECKING, Any
 
@@ -23,8 +24,6 @@ from accountstore.testing import store_over
 blockbuster = pytest.importorskip("blockbuster")
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from accountstore import Account
@@ -47,57 +46,43 @@ def _waits_for_an_import(thread: int) -> bool:
     return frame is not None and frame.f_code.co_name == "acquire"
 
 
-def _import_in_two_loops(module: str, begun: threading.Event, go_on: threading.Event) -> None:
-    """Import a module on two event loops, below calls of the library, while the first import has not ended."""
-    threads: list[int] = []
+@pytest.mark.parametrize("allowed", [True, False], ids=["allowed", "control"])
+def test_event_loops_may_import_the_same_module(allowed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Waiting for another thread's import is no blocking call. The control: to the plain detector it is."""
+    begun, given_up = threading.Event(), threading.Event()
+    loop = threading.get_ident()
+    name = f"imported_{allowed}".lower()
+
+    def importing() -> None:
+        begun.set()
+        end = time.monotonic() + HUNG
+        while not given_up.is_set() and not _waits_for_an_import(loop):
+            assert time.monotonic() < end
+            time.sleep(0.001)
 
     async def change(account: Account) -> Account:
-        __import__(module)
+        __import__(name)
         return account
 
     async def main() -> None:
         store = store_over({"a": MemoryBackend()})
         await store.save(AT, ACCOUNT)
-        threads.append(threading.get_ident())
         await store.update(AT, change)
 
-    with ThreadPoolExecutor(2) as pool:
-        try:
-            first = pool.submit(anyio.run, main)
-            assert begun.wait(HUNG)
-            second = pool.submit(anyio.run, main)
-            end = time.monotonic() + HUNG
-            while not second.done() and not (len(threads) == 2 and _waits_for_an_import(threads[1])):
-                assert time.monotonic() < end
-                time.sleep(0.001)
-        finally:
-            go_on.set()
-        first.result()
-        second.result()
-
-
-@pytest.mark.parametrize("allowed", [True, False], ids=["allowed", "control"])
-def test_event_loops_may_import_the_same_module(allowed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An event loop that waits for another's import of the same module is no blocking call: the packages below import
-    on first use. The control: to the detector as it comes it is one.
-    """
-    begun, go_on = threading.Event(), threading.Event()
-    name = f"imported_{allowed}".lower()
-    (tmp_path / f"{name}.py").write_text(
-        "import threading\nthreading.begun.set()\nwhile not threading.go_on.is_set(): pass\n"
-    )
+    (tmp_path / f"{name}.py").write_text("import threading\nthreading.importing()\n")
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(threading, "begun", begun, raising=False)
-    monkeypatch.setattr(threading, "go_on", go_on, raising=False)
-    detecting: Callable[[], AbstractContextManager[object]] = (
-        no_blocking_calls if allowed else lambda: blockbuster.blockbuster_ctx("accountstore")
-    )
-    with detecting():
-        if allowed:
-            _import_in_two_loops(name, begun, go_on)
-        else:
-            with pytest.raises(blockbuster.BlockingError):
-                _import_in_two_loops(name, begun, go_on)
+    monkeypatch.setattr(threading, "importing", importing, raising=False)
+    detector = no_blocking_calls() if allowed else blockbuster.blockbuster_ctx("accountstore")
+    end = nullcontext() if allowed else pytest.raises(blockbuster.BlockingError)
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(__import__, name)
+        assert begun.wait(HUNG)
+        try:
+            with detector, end:
+                anyio.run(main)
+        finally:
+            given_up.set()
+    first.result()
 
 
 @pytest.mark.parametrize("allowed", [True, False], ids=["allowed", "control"])

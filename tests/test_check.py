@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from accountstore.backends.base import Backend
+    from accountstore.check import Check
     from accountstore.testing.faults import Operation
 
 pytestmark = pytest.mark.anyio
@@ -30,7 +32,14 @@ async def paths(store: AccountStore, /) -> list[str]:
     return [entry.location.path async for entry in store.list(recursive=True)]
 
 
-# --- a good storage ---------------------------------------------------------------------------------------------------
+def found(result: Check, /) -> tuple[bool | None, ...]:
+    """What was found of the conditions: of a create, a swap and a delete."""
+    return result.create, result.update, result.delete
+
+
+def problems(result: Check, /) -> dict[str, str]:
+    """The problems of the steps that have one."""
+    return {step.name: step.problem for step in result.steps if step.problem}
 
 
 async def test_check_proves_a_good_storage_and_leaves_nothing(store: AccountStore) -> None:
@@ -38,14 +47,14 @@ async def test_check_proves_a_good_storage_and_leaves_nothing(store: AccountStor
     await store.save(AT, ACCOUNT)
     result = await store.check()
     assert result.ok
-    assert (result.storage, result.create, result.update, result.delete) == ("main", True, True, True)
-    assert result.versioned is False
+    assert (result.storage, *found(result), result.versioned) == ("main", True, True, True, False)
     assert ", ".join(step.name for step in result.steps) == (
         "write, read, create over a document, list, version, swap of an unknown version, swap of the current version, "
         "swap of the version before, delete of the version before, delete, read after delete"
     )
-    assert all(not step.problem and step.seconds >= 0 for step in result.steps)
+    assert not problems(result)
     seconds = sorted(step.seconds for step in result.steps)
+    assert seconds[0] >= 0
     assert result.latency == seconds[len(seconds) // 2]
     assert await paths(store) == [AT.path]
 
@@ -55,47 +64,34 @@ async def test_check_of_a_plain_storage_proves_what_it_declares(tmp_path: Path) 
     storages = {"plain": StorageConfig("dir://", {"path": str(tmp_path), "target_protocol": "file"})}
     async with AccountStore.open(StoreConfig(storages=storages)) as store:
         result = await store.check()
-        assert result.ok
-        assert (result.create, result.update, result.delete) == (None, None, None)
+        assert (result.ok, *found(result)) == (True, None, None, None)
         assert await paths(store) == []
-
-
-REQUESTS = ["write", "read", "write", "scan", "stat", "write", "write", "write", "delete", "delete", "read"]
 
 
 @pytest.mark.parametrize("declared", [{}, {"verify": True}, {"write_tokens": True}], ids=str)
 async def test_check_makes_each_request_once(declared: dict[str, bool]) -> None:
-    """A check asks for each thing once, as it is: without the probe before a condition, and without a look at what a
-    refusal met.
-    """
+    """A check asks for each thing once, without a probe before a condition or a look at what a refusal met."""
     backend = Recording(**declared)
     assert (await store_over({"main": backend}, attempts=4).check()).ok
-    assert backend.log == REQUESTS
+    assert " ".join(backend.log) == "write read write scan stat write write write delete delete read"
 
 
 async def test_check_tries_nothing_again() -> None:
     """What fails for a while is a problem, where any other call of the store would try it again."""
     backend = Recording(None, [Fault("read", 1, "before", ConnectionResetError())])
-    result = await store_over({"main": backend}, attempts=4).check()
-    assert [step.name for step in result.steps if step.problem] == ["read"]
+    assert list(problems(await store_over({"main": backend}, attempts=4).check())) == ["read"]
     assert backend.calls["read"] == 2
 
 
 @pytest.mark.parametrize("verify", [True, False])
 async def test_what_check_has_found_spares_the_probe(verify: bool) -> None:
-    """Where conditions depend on the server, the store relies on what a check has found; where the backend vouches for
-    them, a check changes nothing.
-    """
+    """Where conditions depend on the server, the store relies on what a check has found, and only there."""
     backend = Recording(Selective("swap", "delete"), verify=verify)
     store = store_over({"main": backend})
-    found = await store.check()
-    assert (found.create, found.update, found.delete) == (False, True, True)
+    assert found(await store.check()) == (False, True, True)
     version = await store.save(AT, ACCOUNT)
     backend.log.clear()
-    if verify:
-        with pytest.raises(UnsupportedError, match="ignores the condition"):
-            await store.save(ELSEWHERE, ACCOUNT, mode="create")
-    else:
+    with pytest.raises(UnsupportedError, match="ignores the condition") if verify else nullcontext():
         await store.save(ELSEWHERE, ACCOUNT, mode="create")
     await store.delete(AT, version=version)
     assert backend.log == (["delete"] if verify else ["write", "delete"])
@@ -111,24 +107,13 @@ async def test_what_check_has_found_spares_the_probe(verify: bool) -> None:
     ],
 )
 async def test_a_failure_of_check_proves_nothing(operation: Operation, nth: int, name: str) -> None:
-    """A request that failed for another reason than its condition is a problem, and says nothing of the condition: the
-    next conditional call probes, and works.
-    """
+    """A request that failed for another reason than its condition proves nothing: the next such call probes."""
     backend = Recording(None, [Fault(operation, nth, "before", PermissionError())], verify=True)
     store = store_over({"main": backend})
-    result = await store.check()
-    assert name in {step.name for step in result.steps if step.problem.startswith("DeniedError: ")}
+    assert problems(await store.check())[name].startswith("DeniedError: ")
     backend.log.clear()
     await store.delete(AT, version=await store.save(AT, ACCOUNT, mode="create"))
     assert len(backend.log) == 6 + 2
-
-
-# --- a bad one --------------------------------------------------------------------------------------------------------
-
-
-def stubborn() -> Recording:
-    """Refuses the swap of the current version."""
-    return Recording(None, [Fault("write", 4, "before", ConflictError("no"))])
 
 
 class Forgetful(MemoryBackend):
@@ -154,35 +139,33 @@ class Unversioned(MemoryBackend):
         return replace(await super().stat(key), version=None)
 
 
+REFUSED = Fault("write", 4, "before", ConflictError("no"))
+"""Of the swap of the current version."""
+
+
 @pytest.mark.parametrize(
-    ("backend", "found", "problems"),
+    ("backend", "conditions", "steps"),
     [
         (Selective, (False, False, False), {"create over a document", "swap of an unknown version"}),
         (partial(Selective, "swap", "delete"), (False, True, True), {"create over a document"}),
         (partial(Selective, "create", "delete"), (True, False, True), {"swap of an unknown version"}),
         (partial(Selective, "create", "swap"), (True, False, False), {"delete of the version before"}),
-        (stubborn, (True, False, True), {"swap of the current version"}),
+        (partial(Recording, None, [REFUSED]), (True, False, True), {"swap of the current version"}),
         (Forgetful, (None, True, True), {"read"}),
         (Hoarding, (True, True, True), {"read after delete"}),
         (Unversioned, (True, False, None), {"version"}),
+        (lambda: Recording(Selective("create", "swap"), verify=True), (True, True, False), set()),
     ],
-    ids=["careless", "create", "swap", "delete", "stubborn", "forgetful", "hoarding", "unversioned"],
+    ids=["careless", "create", "swap", "delete", "stubborn", "forgetful", "hoarding", "unversioned", "verified"],
 )
 async def test_check_finds_a_backend_that_lies(
-    backend: Callable[[], Backend], found: tuple[bool | None, ...], problems: set[str]
+    backend: Callable[[], Backend], conditions: tuple[bool | None, ...], steps: set[str]
 ) -> None:
-    """`check` is not ok where a backend does not do what it declares, and names the step."""
+    """A backend that does not do what it declares is found; deletes that depend on the server may be ignored."""
     result = await store_over({"main": backend()}).check()
-    assert not result.ok
-    assert (result.create, result.update, result.delete) == found
-    assert problems <= {step.name for step in result.steps if step.problem}
-
-
-async def test_a_delete_that_the_store_refuses_is_no_problem() -> None:
-    """Where conditions depend on the server, ignoring those of deletes is ok: the store refuses such deletes."""
-    result = await store_over({"main": Recording(Selective("create", "swap"), verify=True)}).check()
-    assert result.ok
-    assert (result.create, result.update, result.delete) == (True, True, False)
+    assert result.ok == (not steps)
+    assert found(result) == conditions
+    assert steps <= problems(result).keys()
 
 
 @pytest.mark.parametrize("call", ["read", "write", "stat", "delete", "scan"])
@@ -198,6 +181,6 @@ async def test_check_reports_what_a_storage_refuses(call: str) -> None:
     store = store_over({"main": backend})
     result = await store.check()
     assert not result.ok
-    assert any(step.problem.startswith("UnavailableError: ") for step in result.steps)
+    assert any(problem.startswith("UnavailableError: ") for problem in problems(result).values())
     backend.before = None
     assert await paths(store) == [] or call == "delete"

@@ -6,6 +6,7 @@ import os
 import subprocess
 import tempfile
 from typing import TYPE_CHECKING, Any
+from unittest.mock import AsyncMock, MagicMock
 
 import pytest
 from anyio.lowlevel import checkpoint
@@ -22,21 +23,14 @@ from accountstore.cli.commands import app
 from accountstore.cli.demo import run_demo
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import Callable
     from pathlib import Path
 
-    from accountstore import Account, Entry, MultiAccount, Stored
+    from accountstore import Account, MultiAccount, Stored
 
 STEPS = [
-    "Save an account",
-    "Save a multi account",
-    "List the folder",
-    "Read the account",
-    "Read the multi account",
-    "Update from many tasks at once",
-    "Refuse a wrong extension",
-    "Refuse the loser of a race",
-    "Clean up",
+    *("Save an account", "Save a multi account", "List the folder", "Read the account", "Read the multi account"),
+    *("Update from many tasks at once", "Refuse a wrong extension", "Refuse the loser of a race", "Clean up"),
 ]
 
 
@@ -65,14 +59,9 @@ def test_the_command_ends_with_zero_on_a_fresh_machine(tmp_path: Path) -> None:
     home.mkdir()
     scratch.mkdir()
     (scratch / "accountstore.toml").write_text("broken", encoding="utf-8")
-    done = subprocess.run(
-        [*PYTHON, "-m", "accountstore.cli", "demo"],
-        cwd=scratch,
-        env=os.environ | {"HOME": str(home), "TMPDIR": str(tmp_path), "ACCOUNTSTORE_CONFIG": "nope.toml"},
-        capture_output=True,
-        check=False,
-        timeout=HUNG,
-    )
+    command = [*PYTHON, "-m", "accountstore.cli", "demo"]
+    env = os.environ | {"HOME": str(home), "TMPDIR": str(tmp_path), "ACCOUNTSTORE_CONFIG": "nope.toml"}
+    done = subprocess.run(command, cwd=scratch, env=env, capture_output=True, check=False, timeout=HUNG)
     assert (done.returncode, done.stderr) == (0, b"")
     text = done.stdout.decode()
     assert all(step in text for step in STEPS)
@@ -91,10 +80,6 @@ async def _update_without_swap(
     return read
 
 
-async def _update_in_vain(store: AccountStore, location: Location, change: object) -> None:
-    raise ConflictError("others were faster")
-
-
 _save, _save_multi = AccountStore.save, AccountStore.save_multi
 
 
@@ -106,11 +91,6 @@ async def _save_anything(store: AccountStore, location: Location, account: Accou
 
 async def _save_half(store: AccountStore, location: Location, account: MultiAccount, /) -> Version:
     return await _save_multi(store, location, replace(account, send_account=None))
-
-
-async def _list_nothing(*_: object, **__: object) -> AsyncIterator[Entry]:
-    for _ in ():
-        yield _
 
 
 UPDATE = "Update from many tasks at once"
@@ -125,10 +105,10 @@ UPDATE = "Update from many tasks at once"
         ("save", _save_anything, "Refuse the loser of a race", "the winner's document is overwritten"),
         ("save_multi", _save_half, "Save a multi account", "the file holds something else"),
         ("save_multi", _save_half, "Read the multi account", "it is not the multi account that was saved"),
-        ("list", _list_nothing, "List the folder", "the listing has other documents"),
+        ("list", MagicMock(), "List the folder", "the listing has other documents"),
         ("get", AccountStore.get_multi, "Read the account", "ExtensionError: "),
         ("update", _update_without_swap, UPDATE, "of 40 updates are lost"),
-        ("update", _update_in_vain, UPDATE, ", ".join(["ConflictError: others were faster"] * 8)),
+        ("update", AsyncMock(side_effect=ConflictError("lost")), UPDATE, ", ".join(["ConflictError: lost"] * 8)),
     ],
 )
 def test_a_store_that_breaks_a_promise_fails_the_demo(

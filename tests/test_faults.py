@@ -43,7 +43,8 @@ CALLS: Mapping[Operation, Callable[[FaultyBackend], Awaitable[object]]] = {
 }
 
 
-async def holding() -> BatchMemory:
+@pytest.fixture
+async def memory() -> BatchMemory:
     """A backend with a document."""
     memory = BatchMemory()
     await memory.write("a.account", b"old", mode="overwrite")
@@ -58,9 +59,8 @@ async def content(memory: BatchMemory, /) -> bytes | None:
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("operation", CALLS)
-async def test_a_fault_hits_the_call_that_it_names(operation: Operation) -> None:
+async def test_a_fault_hits_the_call_that_it_names(memory: BatchMemory, operation: Operation) -> None:
     """Only the nth call of the operation fails, with the error given and without effect, and calls are counted."""
-    memory = await holding()
     error = OSError("broken")
     backend = FaultyBackend(memory, [Fault(operation, 2, "before", error)])
     await CALLS[operation](backend)
@@ -75,9 +75,10 @@ async def test_a_fault_hits_the_call_that_it_names(operation: Operation) -> None
 
 @pytest.mark.anyio
 @pytest.mark.parametrize(("operation", "after"), [("write", b"new"), ("write_many", b"new"), ("delete", None)])
-async def test_a_fault_after_a_call_has_its_effect(operation: Operation, after: bytes | None) -> None:
+async def test_a_fault_after_a_call_has_its_effect(
+    memory: BatchMemory, operation: Operation, after: bytes | None
+) -> None:
     """A call that fails after its work has changed the storage."""
-    memory = await holding()
     backend = FaultyBackend(memory, [Fault(operation, 1, "after", ConnectionResetError())])
     with pytest.raises(ConnectionResetError):
         await CALLS[operation](backend)
@@ -86,9 +87,8 @@ async def test_a_fault_after_a_call_has_its_effect(operation: Operation, after: 
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("operation", CALLS)
-async def test_a_hanging_call_ends_when_it_is_cancelled(operation: Operation) -> None:
+async def test_a_hanging_call_ends_when_it_is_cancelled(memory: BatchMemory, operation: Operation) -> None:
     """A call that hangs does nothing until it is cancelled, and the next one works."""
-    memory = await holding()
     backend = FaultyBackend(memory, [Fault(operation, 1, "hang")])
     with anyio.move_on_after(0.05) as scope:
         await CALLS[operation](backend)

@@ -68,25 +68,20 @@ def plain(source: str) -> str:
     return ast.unparse(ast.parse(source))
 
 
-def assert_mutants(before: str, code: str, behind: str, expected: set[str]) -> None:
-    """The mutants of code between other code, which they leave as it is, are those expected, each once."""
-    source = before + code + behind
+@pytest.mark.parametrize(
+    ("before", "code", "expected"),
+    [
+        # Behind letters of several bytes, too.
+        *(pytest.param("ä = ö; x = ", code, EXPRESSIONS[code], id=code) for code in EXPRESSIONS),
+        *(pytest.param("async def f():\n  ", code, STATEMENTS[code], id=code) for code in STATEMENTS),
+    ],
+)
+def test_each_part_is_changed(before: str, code: str, expected: set[str]) -> None:
+    """The mutants of an expression, or a statement of a function, are these and no others, each once."""
+    source = before + code.replace("\n", "\n  ") + "\n"
     made = [mutant.apply(source) for mutant in mutants("m.py", source)]
-    assert all(text.startswith(before) and text.endswith(behind) for text in made)
-    assert sorted(map(plain, made)) == sorted(plain(before + each + behind) for each in expected)
-
-
-@pytest.mark.parametrize("code", EXPRESSIONS)
-def test_each_part_of_an_expression_is_changed(code: str) -> None:
-    """The mutants of an expression are these and no others, behind letters of several bytes too."""
-    assert_mutants("ä = ö; x = ", code, "\n", EXPRESSIONS[code])
-
-
-@pytest.mark.parametrize("code", STATEMENTS)
-def test_each_statement_of_a_function_is_changed(code: str) -> None:
-    """The mutants of a statement are these and no others; messages, docstrings and imports have none."""
-    expected = {each.replace("\n", "\n  ") for each in STATEMENTS[code]}
-    assert_mutants("async def f():\n  ", code.replace("\n", "\n  "), "\n", expected)
+    assert all(text.startswith(before) and text.endswith("\n") for text in made)
+    assert sorted(map(plain, made)) == sorted(plain(before + each.replace("\n", "\n  ")) for each in expected)
 
 
 SOURCE = '''"""Several functions."""
@@ -111,19 +106,10 @@ def test_a_mutant_knows_where_it_is() -> None:
     """A mutant has its function, its lines and whether they run on import; types and lists of names have none."""
     found = mutants("m.py", SOURCE)
     places = {(mutant.function, *mutant.lines, mutant.on_import) for mutant in found}
-    assert places == {
-        ("", 3, True),
-        ("", 5, False),
-        ("Box", 9, True),
-        ("Box", 10, True),
-        ("Box.long", 12, False),
-        ("Box.short", 15, False),
-    }
-    assert {(mutant.old, mutant.new) for mutant in found if mutant.function == "Box"} == {
-        ("True", "False"),
-        ("1", "2"),
-        ("1", "0"),
-    }
+    outside = {("", 3, True), ("", 5, False), ("Box", 9, True), ("Box", 10, True)}
+    assert places == outside | {("Box.long", 12, False), ("Box.short", 15, False)}
+    changes = {(mutant.old, mutant.new) for mutant in found if mutant.function == "Box"}
+    assert changes == {("True", "False"), ("1", "2"), ("1", "0")}
 
 
 def test_mutants_are_drawn_by_a_seed() -> None:
@@ -143,8 +129,9 @@ def test_what_is_no_change_is_not_drawn() -> None:
 
 
 def test_the_quick_variant_of_each_test_is_chosen_first() -> None:
-    """Of the tests that execute a line the quick variant of each comes first, then others, then slow ones, while there
-    are seconds. Of what runs on import all tests of the module count, those in its own file first.
+    """The quick variant of each comes first, then others, then slow ones, while there are seconds.
+
+    Of what runs on import all tests of the module count, those in its own file first.
     """
     seconds = {"test_a.py::a[1]": 3.0, "test_a.py::a[2]": 2.0, "test_b.py::b": 1.0, "test_m.py::m": 4.0, "c": 9.0}
     lines = {"1": ["", *seconds.keys() - {"test_m.py::m"}, "failed"], "2": ["test_m.py::m"], "3": [""]}
@@ -211,9 +198,9 @@ OUTCOMES = {
 
 @pytest.mark.once
 def test_mutants_are_judged_by_the_tests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A mutant that a test notices is killed, in a program that the test starts as well; so is one that lets it hang.
-    One that none notices survives. A test that also fails without it proves nothing. A second run repeats nothing, or
-    those that are not killed only.
+    """A mutant that a test, or a program of its, notices or hangs by is killed; one that none notices survives.
+
+    A test that also fails without it proves nothing. A second run repeats nothing, or only those that are not killed.
     """
     for name in ("coverage", "pytest_reportlog", "pytest_timeout", "xdist"):
         pytest.importorskip(name)

@@ -15,7 +15,7 @@ import textwrap
 from importlib.metadata import requires, version
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 from running import PYTHON
@@ -31,7 +31,6 @@ NAMES = {
     "accountstore": """
         Account AccountStore Capabilities Check Entry Event Location MultiAccount OAuthCredentials PasswordCredentials
         ProtocolType Secret SecurityOptions StorageConfig StoreConfig Stored Version
-
         AccountStoreError BackendError ClosedError ConfigError ConflictError DecodeError DeniedError DocumentError
         EncodeError ExistsError ExtensionError FullError LocationError NotFoundError NotRegularError TooLargeError
         UnavailableError UncertainError UnsupportedError
@@ -39,7 +38,6 @@ NAMES = {
     "accountstore.backends.base": """
         Backend BackendFactory BatchBackend Blob Capabilities Stat Version Write WriteMode
         check_size classify_error digest pages_by_cursor pages_of
-
         BackendError ConfigError ConflictError DeniedError ExistsError FullError NotFoundError NotRegularError
         TooLargeError UnavailableError UnsupportedError
     """,
@@ -81,9 +79,6 @@ def defined(module: object, /) -> dict[str, Any]:
     }
 
 
-# --- names ------------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("module", NAMES)
 def test_the_public_names_are_these(module: str) -> None:
     """A public module exports just the names that are promised, each once; a star import brings them and no others."""
@@ -104,13 +99,8 @@ def test_the_members_of_the_store_are_these() -> None:
     assert {name for name in vars(AccountStore) if not name.startswith("_")} == set(STORE.split())
 
 
-# --- docstrings and signatures ----------------------------------------------------------------------------------------
-
-
 def documentable() -> Iterator[tuple[str, Any]]:
-    """Every module, and every class, function and method without an underscore, by its name; not methods that the
-    protocol of a backend documents.
-    """
+    """Modules, classes, functions and methods that are public, by name, but methods that the protocol documents."""
     protocol = {*vars(Backend), *vars(BatchBackend)}
     for module_name in ["accountstore", *MODULES]:
         module = importlib.import_module(module_name)
@@ -118,14 +108,10 @@ def documentable() -> Iterator[tuple[str, Any]]:
         for name, value in defined(module).items():
             yield f"{module_name}.{name}", value
             for member, raw in vars(value).items() if inspect.isclass(value) else ():
-                plain = raw.__func__ if isinstance(raw, classmethod | staticmethod) else raw
-                plain = plain.fget if isinstance(plain, property) else plain
+                plain = getattr(raw, "__func__", getattr(raw, "fget", raw))
                 is_own = inspect.isfunction(plain) and (plain.__module__, plain.__name__) == (module_name, member)
-                if (
-                    is_own
-                    and not member.startswith("_")
-                    and (value in {Backend, BatchBackend} or member not in protocol)
-                ):
+                is_documented_once = member in protocol and value not in {Backend, BatchBackend}
+                if is_own and not member.startswith("_") and not is_documented_once:
                     yield f"{module_name}.{name}.{member}", plain
 
 
@@ -133,12 +119,7 @@ def test_everything_public_has_a_docstring() -> None:
     """Every public module, class, function and method has a docstring of its own."""
     found = dict(documentable())
     assert len(found) > 150
-    without = [
-        name
-        for name, value in found.items()
-        if not (vars(value).get("__doc__") if inspect.isclass(value) else value.__doc__)
-    ]
-    assert without == []
+    assert [name for name, value in found.items() if not value.__doc__] == []
 
 
 def test_raised_errors_are_named_as_they_are() -> None:
@@ -160,12 +141,7 @@ def test_data_goes_by_position_and_options_by_name() -> None:
                 continue
             _, *parameters = inspect.signature(function).parameters.values()
             kinds = {parameter.kind for parameter in parameters}
-            assert kinds <= {inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.KEYWORD_ONLY}, (
-                f"{cls.__name__}.{name}"
-            )
-
-
-# --- the distribution -------------------------------------------------------------------------------------------------
+            assert kinds <= {inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.KEYWORD_ONLY}, f"{cls}.{name}"
 
 
 def test_the_package_is_typed() -> None:
@@ -184,8 +160,6 @@ def test_the_dependencies_are_light() -> None:
     assert core == {"anyio", "fsspec", "msgspec", "platformdirs"}
 
 
-# --- importing --------------------------------------------------------------------------------------------------------
-
 WATCH = """
     import json, os, sys, threading
     sys.path.insert(0, sys.argv[3])
@@ -196,26 +170,22 @@ WATCH = """
         if not on:
             return
         if event == "open":
-            path = os.fspath(arguments[0]) if not isinstance(arguments[0], int) else "fd"
-            path = os.fsdecode(path)
+            path = "fd" if isinstance(arguments[0], int) else os.fsdecode(arguments[0])
             if not path.endswith((".py", ".pyc")) and "__pycache__" not in path:
                 seen.append(f"open {path}")
         elif event in {"os.mkdir", "os.rename", "os.remove", "os.putenv", "os.system", "os.fork", "os.exec",
-                       "subprocess.Popen", "socket.__new__", "socket.connect",
-                       "ctypes.dlopen", "tempfile.mkstemp", "signal.signal"}:
+                       "subprocess.Popen", "socket.__new__", "socket.connect", "ctypes.dlopen", "tempfile.mkstemp",
+                       "signal.signal"}:
             seen.append(event)
 
-    class Environment(dict):
-        def __getitem__(self, name):
+    def seen_by(read):
+        def reading(self, name, *default):
             if on: seen.append(f"environment {name}")
-            return super().__getitem__(name)
-        def get(self, name, default=None):
-            if on: seen.append(f"environment {name}")
-            return super().get(name, default)
-        def __contains__(self, name):
-            if on: seen.append(f"environment {name}")
-            return super().__contains__(name)
+            return read(self, name, *default)
+        return reading
 
+    class Environment(dict):
+        __getitem__, get, __contains__ = map(seen_by, (dict.__getitem__, dict.get, dict.__contains__))
     def start(thread, original=threading.Thread.start):
         seen.append("thread")
         original(thread)
@@ -236,9 +206,9 @@ def watched(statement: str, /, before: str = "", path: Path | None = None) -> di
     """What a fresh interpreter does while it runs a statement: files, environment, threads, and what it imports."""
     folder = str(path or Path(accountstore.__file__).parent.parent)
     command = [*PYTHON, "-c", textwrap.dedent(WATCH), before, statement, folder]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    found: dict[str, Any] = json.loads(done.stdout)
-    return found
+    return cast(
+        "dict[str, Any]", json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    )
 
 
 PUBLIC = "from accountstore import *; from accountstore.backends.base import *"
@@ -254,14 +224,14 @@ def test_importing_does_nothing_else(statement: str) -> None:
 
 def test_what_an_import_does_is_seen(tmp_path: Path) -> None:
     """The control: a module that opens, asks and starts something at its import is found."""
-    (tmp_path / "busy.py").write_text(
-        "import os, threading\n"
-        "open(os.devnull).close()\n"
-        "os.environ.get('HOME')\n"
-        "os.environ['PATH']\n"
-        "'X' in os.environ\n"
-        "t = threading.Thread(target=print, args=('',), kwargs={'end': ''})\nt.start()\nt.join()\n"
-    )
+    busy = """if True:
+        import os, threading
+        open(os.devnull).close()
+        os.environ.get("HOME"), os.environ["PATH"], "X" in os.environ
+        thread = threading.Thread(target=print, args=("",), kwargs={"end": ""})
+        thread.start()
+        thread.join()"""
+    (tmp_path / "busy.py").write_text(busy)
     seen = watched("import busy", path=tmp_path)["seen"]
     assert f"open {os.devnull}" in seen
     assert {"environment HOME", "environment PATH", "environment X"} <= set(seen)
@@ -282,5 +252,4 @@ def test_importing_loads_little() -> None:
 def test_what_is_loaded_is_seen() -> None:
     """The control: the search above sees what a backend loads."""
     found = watched("import accountstore.backends.memory")
-    assert "fsspec" in found["new"]
-    assert "fsspec" in found["all"]
+    assert "fsspec" in {*found["new"]} & {*found["all"]}

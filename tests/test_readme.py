@@ -14,7 +14,7 @@ import anyio
 import pytest
 from running import HUNG, PYTHON
 
-from accountstore import AccountStore, Location, registry
+from accountstore import AccountStore, Location, StorageConfig, StoreConfig, registry
 from accountstore.backends.memory import MemoryBackend
 from accountstore.config import load_config
 from accountstore.testing import store_over
@@ -33,13 +33,7 @@ def _blocks(language: str) -> list[str]:
 def _run(command: list[str], folder: Path, **environment: str) -> str:
     """The output of a program that ends well, started in a folder."""
     run = subprocess.run(
-        command,
-        cwd=folder,
-        env=os.environ | environment,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=HUNG,
+        command, cwd=folder, env=os.environ | environment, capture_output=True, text=True, check=False, timeout=HUNG
     )
     assert run.returncode == 0, run.stdout + run.stderr
     return run.stdout + run.stderr
@@ -49,9 +43,8 @@ def _run(command: list[str], folder: Path, **environment: str) -> str:
 def names(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, Any]:
     """Run all Python blocks but the test of a backend, in their order, in an empty home."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    for name in ("HOME", "XDG_DATA_HOME", "XDG_CONFIG_HOME"):
+        monkeypatch.setenv(name, str(tmp_path))
     monkeypatch.delenv("ACCOUNTSTORE_CONFIG", raising=False)
     names: dict[str, Any] = {"__name__": "readme"}
     for block in _blocks("python"):
@@ -62,8 +55,7 @@ def names(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, Any]:
 
 def test_each_block_is_of_a_language_that_is_run_here() -> None:
     """The README has shell, Python and TOML blocks, as many as the tests below run."""
-    assert [name for name, _ in BLOCKS].count("sh") == 3
-    assert [name for name, _ in BLOCKS].count("toml") == 3
+    assert (len(_blocks("sh")), len(_blocks("toml"))) == (3, 3)
     assert {name for name, _ in BLOCKS} == {"sh", "python", "toml"}
 
 
@@ -116,8 +108,10 @@ def test_configuration_example_loads(tmp_path: Path, monkeypatch: pytest.MonkeyP
     path = tmp_path / "accountstore.toml"
     path.write_text(_blocks("toml")[1])
     config = load_config(path)
-    assert config.default_name() == "First Storage"
-    assert config.storages["Archive"].options["password"] == "hidden"
+    options = {"username": "mail", "password": "hidden"}
+    archive = StorageConfig("sftp://backup.example.org/srv/accounts", options, "msgpack")
+    storages = {"First Storage": StorageConfig("file:///srv/accounts"), "Archive": archive}
+    assert config == StoreConfig(default="First Storage", max_bytes=262144, storages=storages)
     assert "hidden" not in repr(config)
 
 

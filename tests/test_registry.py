@@ -6,31 +6,23 @@ import importlib
 import subprocess
 import sys
 import textwrap
+from contextlib import nullcontext
 from importlib.util import find_spec
-from itertools import chain
-from types import ModuleType
+from itertools import chain, product
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
+from unittest.mock import Mock
 
 import pytest
 from msgspec.structs import replace
 from running import PYTHON
-from samples import ACCOUNT, AT
+from samples import ACCOUNT, AT, CALLS, ELSEWHERE, MULTI, MULTI_AT, next_port
 
-from accountstore import (
-    AccountStore,
-    ConfigError,
-    ConflictError,
-    ExistsError,
-    Location,
-    NotFoundError,
-    StorageConfig,
-    StoreConfig,
-    UncertainError,
-    UnsupportedError,
-)
+from accountstore import AccountStore, ConfigError, StorageConfig, StoreConfig
 from accountstore.backends import fsspec as fsspec_backend
 from accountstore.backends import memory
 from accountstore.backends.local import backend as local
+from accountstore.errors import ConflictError, ExistsError, NotFoundError, UncertainError, UnsupportedError
 from accountstore.registry import find_backend
 
 if TYPE_CHECKING:
@@ -46,7 +38,6 @@ on_asyncio = pytest.mark.parametrize("anyio_backend", ["asyncio"])
 BACKEND = """
 from accountstore.backends.base import ConfigError, UnsupportedError
 from accountstore.backends.memory import MemoryBackend
-
 
 class Shelf(MemoryBackend):
     def __init__(self, url, options):
@@ -64,9 +55,7 @@ class Shelf(MemoryBackend):
     async def aclose(self):
         self.closed += 1
 
-
 opened = []
-
 
 async def open_backend(url, options, /):
     unknown = set(options) - {"colour"}
@@ -75,10 +64,8 @@ async def open_backend(url, options, /):
     opened.append(Shelf(url, options))
     return opened[-1]
 
-
 def not_async(url, options, /):
     return Shelf(url, options)
-
 
 async def explode(url, options, /):
     raise RuntimeError(options["colour"])
@@ -117,7 +104,12 @@ def store_on(*urls: str, **options: Any) -> AbstractAsyncContextManager[AccountS
     return AccountStore.open(StoreConfig(default="s0", storages=storages))
 
 
-# --- built in ---------------------------------------------------------------------------------------------------------
+async def refused(url: str, /, engine: str = "fsspec", **options: Any) -> str:
+    """The message of the `ConfigError` of opening a store on a storage `s0`."""
+    with pytest.raises(ConfigError) as caught:
+        await AccountStore.open(StoreConfig(storages={"s0": StorageConfig(url, options, engine=engine)}))
+    assert type(caught.value) is ConfigError
+    return str(caught.value)
 
 
 def test_the_built_in_schemes_have_their_backends() -> None:
@@ -129,48 +121,29 @@ def test_the_built_in_schemes_have_their_backends() -> None:
         assert find_backend(scheme) is fsspec_backend.open_backend
 
 
-CLOUDS = {
-    "s3": ("s3", "s3a"),
-    "gcs": ("gs", "gcs"),
-    "azure": ("az", "abfs", "abfss"),
-}
+CLOUDS = {"s3": ("s3", "s3a"), "gcs": ("gs", "gcs"), "azure": ("az", "abfs", "abfss")}
 """Modules of backends, with their schemes."""
+OURS = ("memory", "file", "local", *chain(*CLOUDS.values()))
 
 
 def test_the_schemes_of_clouds_have_their_backends(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The schemes of S3, Google Cloud Storage and Azure have a backend each, and with the engine `obstore` one for all;
-    the packages below are not looked for.
-    """
-
-    modules: dict[str, ModuleType] = {}
-
-    def load(name: str) -> ModuleType:
-        modules[name] = ModuleType(name)
-        modules[name].__dict__["open_backend"] = object()
-        return modules[name]
-
+    """Each cloud has a backend, and the engine `obstore` one for all; packages below are not looked for."""
+    load = Mock()
     monkeypatch.setattr("accountstore.registry.import_module", load)
     for name, schemes in CLOUDS.items():
-        for scheme in schemes:
-            for engine, module in (("fsspec", name), ("obstore", "obstore.backend")):
-                modules.clear()
-                factory = find_backend(scheme, engine)
-                assert [(name, module.open_backend) for name, module in modules.items()] == [
-                    (f"accountstore.backends.{module}", factory)
-                ]
+        for scheme, (engine, module) in product(schemes, (("fsspec", name), ("obstore", "obstore.backend"))):
+            load.reset_mock()
+            assert find_backend(scheme, engine) is load.return_value.open_backend
+            load.assert_called_once_with(f"accountstore.backends.{module}")
 
 
 @pytest.mark.parametrize("scheme", ["memory", "file", "local", "sftp", "nonsense", "s3x"])
 @on_asyncio
 async def test_the_engine_of_clouds_serves_no_other_scheme(install: Callable[..., str], scheme: str) -> None:
-    """The engine `obstore` for a scheme that it does not serve is a `ConfigError` that names both, and imports nothing:
-    neither its own package nor another one that provides the scheme.
-    """
+    """The engine `obstore` with another scheme is a `ConfigError` that names both, and imports no package."""
     module = install("other-backend", **({} if scheme in {"memory", "file", "local"} else {scheme: "open_backend"}))
-    config = StoreConfig(storages={"s0": StorageConfig(f"{scheme}:///tmp/never", engine="obstore")})
-    with pytest.raises(ConfigError) as caught:
-        await AccountStore.open(config)
-    assert str(caught.value) == f"storage 's0': the engine 'obstore' serves s3, gs and az URLs, not {scheme!r}"
+    message = await refused(f"{scheme}:///tmp/never", engine="obstore")
+    assert message == f"storage 's0': the engine 'obstore' serves s3, gs and az URLs, not {scheme!r}"
     assert module not in sys.modules
 
 
@@ -183,32 +156,24 @@ MISSING = {
 """By module: a URL, an engine, the package that they need, and the extra that brings it."""
 
 
-class Missing:
-    """Finds no module of a package, as where it is not installed."""
-
-    def __init__(self, package: str, /) -> None:
-        self.package = package
-
-    def find_spec(self, name: str, path: object = None, target: object = None, /) -> None:
-        if name.partition(".")[0] == self.package:
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-
-
 @pytest.mark.parametrize("module", MISSING)
 @on_asyncio
 async def test_a_missing_package_is_reported_with_its_extra(module: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A storage whose package is not installed is a `ConfigError` at open with the command that installs it."""
     url, engine, package, extra = MISSING[module]
+
+    def find_none(name: str, *_: object) -> None:
+        if name.partition(".")[0] == package:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
     for name in [name for name in sys.modules if name.partition(".")[0] == package]:
         monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setattr(sys, "meta_path", [Missing(package), *sys.meta_path])
+    monkeypatch.setattr(sys, "meta_path", [SimpleNamespace(find_spec=find_none), *sys.meta_path])
     if module in {"s3", "gcs"} and find_spec("aiohttp") is None:
         pytest.skip("aiohttp, which is looked for first, is not installed")
     monkeypatch.delitem(sys.modules, f"accountstore.backends.{module}", raising=False)
-    with pytest.raises(ConfigError) as caught:
-        await AccountStore.open(StoreConfig(storages={"s0": StorageConfig(url, engine=engine)}))
     message = f"storage 's0': {package} is not installed; install it with: pip install 'accountstore[{extra}]'"
-    assert str(caught.value) == message
+    assert await refused(url, engine=engine) == message
 
 
 def test_backends_are_imported_on_first_use(tmp_path: Path) -> None:
@@ -232,37 +197,29 @@ def test_backends_are_imported_on_first_use(tmp_path: Path) -> None:
     assert (done.stdout, done.stderr) == ("well\n", "")
 
 
-# --- other packages ---------------------------------------------------------------------------------------------------
-
-
 async def test_another_packages_backend_works_from_end_to_end(install: Callable[..., str]) -> None:
-    """A backend that a package adds by an entry point serves every call of the store."""
+    """A backend that a package adds by an entry point serves every call of the store, and says no in its own way."""
     module = install("shelf-backend", shelf="open_backend")
-    elsewhere = Location("other.account", folder="mail/deep", storage="s1")
-    async with store_on("shelf://somewhere/x", "memory://") as store:
-        assert store.capabilities("s0").update
-        version = await store.save(AT, ACCOUNT, mode="create")
+    async with store_on("shelf://somewhere/x") as store:
+        for name, call in CALLS.items():
+            await store.save(AT, ACCOUNT)
+            await store.save_multi(MULTI_AT, MULTI)
+            await store.delete(ELSEWHERE)
+            with pytest.raises(UnsupportedError) if name == "filesystem" else nullcontext():
+                await call(store)
+        assert (await store.check()).ok
+        version = await store.save(AT, ACCOUNT)
         with pytest.raises(ExistsError):
             await store.save(AT, ACCOUNT, mode="create")
-        stored = await store.read(AT)
-        assert (stored.document, stored.version) == (ACCOUNT, version)
-        assert (await store.update(AT, lambda account: replace(account, port=1))).version != version
+        await store.update(AT, next_port)
         with pytest.raises(ConflictError):
             await store.save(AT, ACCOUNT, mode=version)
-        assert (await store.check()).ok
-        await store.move(AT, elsewhere)
-        await store.move(elsewhere, AT)
-        assert [entry.location async for entry in store.list(recursive=True)] == [AT]
         with pytest.raises(NotFoundError):
-            await store.get(Location("no.account"))
+            await store.get(ELSEWHERE)
         with pytest.raises(UncertainError) as caught:
             await store.save(AT, replace(ACCOUNT, host="too much"))
         assert "too much" not in str(caught.value)
         assert str(caught.value).count(" [storage 's0': shelf://somewhere/x]") == 1
-        with pytest.raises(UnsupportedError):
-            await store.filesystem()
-        await store.delete(AT, version=(await store.stat(AT)).version)
-        assert not await store.exists(AT)
     [backend] = sys.modules[module].opened
     assert (backend.url, backend.options, backend.closed) == ("shelf://somewhere/x", {}, 1)
 
@@ -289,34 +246,22 @@ async def test_each_storage_has_a_backend_of_its_own(install: Callable[..., str]
     assert [backend.url for backend in sys.modules[module].opened] == ["own://a", "own://b", "own://a"]
 
 
-async def opening(url: str, /, **options: Any) -> str:
-    """The message of the `ConfigError` of opening a store."""
-    with pytest.raises(ConfigError) as caught:
-        async with store_on(url, **options):
-            raise AssertionError("it opened")
-    assert type(caught.value) is ConfigError
-    return str(caught.value)
-
-
 @on_asyncio
-async def test_two_packages_for_one_scheme_are_refused(install: Callable[..., str]) -> None:
-    """A scheme that two packages provide is a `ConfigError` that names both; neither is imported."""
-    modules = [install(package, twice="open_backend") for package in ("one-backend", "two-backend")]
-    message = await opening("twice://")
-    for part in ("'s0'", "'twice'", "one-backend", "two-backend"):
-        assert part in message
+@pytest.mark.parametrize(
+    ("scheme", "packages", "named"),
+    [
+        ("twice", ("one-backend", "two-backend"), "one-backend, two-backend"),
+        *((ours, ("greedy-backend",), "accountstore, greedy-backend") for ours in OURS),
+    ],
+)
+async def test_a_scheme_that_two_packages_provide_is_refused(
+    install: Callable[..., str], scheme: str, packages: tuple[str, ...], named: str
+) -> None:
+    """A scheme of two packages, of which one may be ours, is a `ConfigError` that names both; neither is imported."""
+    modules = [install(package, **{scheme: "open_backend"}) for package in packages]
+    message = await refused(f"{scheme}:///tmp/never")
+    assert message == f"storage 's0': several packages provide the scheme {scheme!r}: {named}"
     assert not set(modules) & set(sys.modules)
-
-
-@on_asyncio
-@pytest.mark.parametrize("scheme", ["memory", "file", "local", *chain(*CLOUDS.values())])
-async def test_a_built_in_scheme_is_not_taken_over_in_silence(install: Callable[..., str], scheme: str) -> None:
-    """A package that provides a scheme of ours is a `ConfigError` that names it, and gets no document."""
-    module = install("greedy-backend", **{scheme: "open_backend"})
-    message = await opening(f"{scheme}:///tmp/never")
-    for part in (f"'{scheme}'", "greedy-backend", "accountstore"):
-        assert part in message
-    assert module not in sys.modules
 
 
 @on_asyncio
@@ -345,16 +290,14 @@ async def test_a_package_may_take_a_scheme_of_fsspec(install: Callable[..., str]
 async def test_a_backend_that_cannot_be_loaded_is_reported(
     install: Callable[..., str], code: str, name: str, reason: str
 ) -> None:
-    """A package that cannot be imported or opened is a `ConfigError` at open, with the storage and the reason, no
-    values; the package is named where it is what must be repaired.
-    """
+    """The `ConfigError` has storage and reason, no values, and the package where that must be repaired."""
     install("broken-backend", code, broken=name)
     package = "the backend for 'broken' of broken-backend " if reason.startswith("loaded") else ""
-    assert await opening("broken://", colour="canary") == f"storage 's0': {package}cannot be {reason}"
+    assert await refused("broken://", colour="canary") == f"storage 's0': {package}cannot be {reason}"
 
 
 @on_asyncio
 async def test_a_backend_refuses_its_own_options(install: Callable[..., str]) -> None:
     """What a factory says in a `ConfigError` reaches the user, with the storage's name."""
     install("strict-backend", strict="open_backend")
-    assert await opening("strict://", color="red") == "storage 's0': unknown option color"
+    assert await refused("strict://", color="red") == "storage 's0': unknown option color"

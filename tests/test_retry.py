@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Literal
 
 import pytest
-from doubles import Recording, skip_pauses
+from doubles import Recording, raises
 from msgspec.structs import replace
 from samples import ACCOUNT, AT, CALLS, ELSEWHERE, FAILING, FULL, OAUTH, next_port
 
-from accountstore import Account, Location
+from accountstore import Account, AccountStore, Location
 from accountstore.backends.memory import MemoryBackend
 from accountstore.codecs import JSON
 from accountstore.errors import (
@@ -35,12 +36,6 @@ each_request = pytest.mark.parametrize(
 )
 
 
-@pytest.fixture
-def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The pauses between two attempts, which are not waited for."""
-    return skip_pauses(monkeypatch)
-
-
 async def failing(operation: Operation, *errors: Exception, moment: Literal["before", "after"] = "before") -> Recording:
     """A backend with a document, whose first calls of an operation fail, or have done their work and then fail."""
     backend = Recording(None, [Fault(operation, nth, moment, error) for nth, error in enumerate(errors, 1)])
@@ -48,7 +43,8 @@ async def failing(operation: Operation, *errors: Exception, moment: Literal["bef
     return backend
 
 
-# --- attempts ---------------------------------------------------------------------------------------------------------
+async def content(store: AccountStore, /) -> dict[Location, Account]:
+    return {entry.location: await store.get(entry.location) async for entry in store.list(recursive=True)}
 
 
 @each_request
@@ -56,17 +52,11 @@ async def failing(operation: Operation, *errors: Exception, moment: Literal["bef
 async def test_what_fails_for_a_while_is_tried_again(
     call: str, operation: Operation, attempts: int, pauses: list[float]
 ) -> None:
-    """A call whose first three requests fail succeeds at the fourth attempt; with fewer it is the last one's error.
-    There is a pause between two attempts, and no other.
-    """
+    """A call whose first three requests fail needs four attempts, with a pause between two, and no other."""
     backend = await failing(operation, *[ConnectionResetError()] * 3)
-    store = store_over({"main": backend}, attempts=attempts)
-    if attempts == 4:
-        await CALLS[call](store)
-    else:
-        with pytest.raises(UnavailableError) as caught:
-            await CALLS[call](store)
-        assert type(caught.value) is (UncertainError if operation in {"write", "delete"} else UnavailableError)
+    kind = UncertainError if operation in {"write", "delete"} else UnavailableError
+    with nullcontext() if attempts == 4 else raises(UnavailableError, __class__=kind):
+        await CALLS[call](store_over({"main": backend}, attempts=attempts))
     assert backend.calls[operation] == attempts + (attempts == 4 and call == "list")  # the page after the last
     assert len(pauses) == attempts - 1
 
@@ -78,12 +68,9 @@ async def test_what_will_not_pass_is_not_tried_again(
 ) -> None:
     """An error that is not temporary is that of the first attempt."""
     backend = await failing(operation, error)
-    store = store_over({"main": backend}, attempts=4)
-    if call == "exists" and isinstance(error, NotFoundError):
-        assert await store.exists(AT) is False
-    else:
-        with pytest.raises(type(error)):
-            await CALLS[call](store)
+    absent = call == "exists" and isinstance(error, NotFoundError)
+    with nullcontext() if absent else pytest.raises(type(error)):
+        assert await CALLS[call](store_over({"main": backend}, attempts=4)) is False
     assert backend.calls[operation] == 1
     assert pauses == []
 
@@ -99,9 +86,6 @@ async def test_pauses_are_longer_after_each_attempt(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("random.random", lambda: 0.5)
     await backoff(1)
     assert pauses[-1] == 0.1
-
-
-# --- lost answers -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("attempts", [1, 4])
@@ -120,9 +104,7 @@ async def test_pauses_are_longer_after_each_attempt(monkeypatch: pytest.MonkeyPa
 async def test_a_change_whose_answers_are_lost_is_made_once(
     call: str, operation: Operation, blind: bool, after: dict[Location, Account], attempts: int, pauses: list[float]
 ) -> None:
-    """A change under a condition that was made though its answer was lost succeeds, as the document shows. Any other is
-    made again while there are attempts left, and is else uncertain.
-    """
+    """A conditional change whose answer was lost has succeeded; any other is made again, or is uncertain."""
     backend = await failing(operation, *[ConnectionResetError()] * 3, moment="after")
     store = store_over({"main": backend}, attempts=attempts)
     if blind and attempts == 1:
@@ -133,7 +115,7 @@ async def test_a_change_whose_answers_are_lost_is_made_once(
         assert call != "update" or done == await store.read(AT)
     assert backend.calls[operation] == (attempts if blind else 1)
     assert len(pauses) == (attempts - 1 if blind else 0)
-    assert {entry.location: await store.get(entry.location) async for entry in store.list(recursive=True)} == after
+    assert await content(store) == after
 
 
 @pytest.mark.parametrize("sent", [False, True])
@@ -142,18 +124,15 @@ async def test_a_change_whose_answers_are_lost_is_made_once(
     [("save", []), ("delete", []), ("create", ["read"]), ("swap", ["read"]), ("delete of a version", ["stat"])],
 )
 async def test_a_change_that_surely_was_not_made_is_not_uncertain(call: str, look: list[str], sent: bool) -> None:
-    """A storage that is down is asked once more about the outcome of a change under a condition, if that may have been
-    made: it is then uncertain, and else an `UnavailableError`.
-    """
+    """A storage that is down is asked once more about a conditional change that may have been made."""
     backend = await failing("write")
 
     async def fail(_: str) -> None:
         raise ConnectionResetError if sent else ConnectionRefusedError
 
     backend.before = fail
-    with pytest.raises(UnavailableError) as caught:
+    with raises(UnavailableError, __class__=UncertainError if sent else UnavailableError):
         await CALLS[call](store_over({"main": backend}))
-    assert type(caught.value) is (UncertainError if sent else UnavailableError)
     assert backend.log[1:] == (look if sent else [])
 
 
@@ -167,31 +146,20 @@ async def test_a_lost_answer_and_another_writer_are_uncertain(call: str, locatio
             await backend.put(location, JSON.encode(FULL))
 
     backend.before = overtake
-    with pytest.raises(UncertainError, match="another document is there now") as caught:
+    with raises(UncertainError, match="another document is there now", temporary=True):
         await CALLS[call](store_over({"main": backend}, attempts=4))
-    assert caught.value.temporary
     assert await backend.raw(location) == JSON.encode(FULL)
 
 
 @pytest.mark.usefixtures("pauses")
 @pytest.mark.parametrize(("error", "writes"), [(ConnectionResetError(), 2), (PermissionError(), 1)])
 async def test_a_document_that_cannot_be_looked_at_decides_nothing(error: Exception, writes: int) -> None:
-    """Where the look at the document fails for a while, the change is tried again, and finds its own document then;
-    where it fails for good, the outcome is uncertain.
-    """
-    faults = Fault("write", 1, "after", ConnectionResetError()), Fault("read", 1, "before", error)
-    backend = Recording(None, faults)
-    store = store_over({"main": backend}, attempts=4)
-    if writes == 2:
-        await CALLS["create"](store)
-    else:
-        with pytest.raises(UncertainError, match="access is denied"):
-            await CALLS["create"](store)
+    """A look that fails for a while leads to another attempt; one that fails for good leaves the outcome uncertain."""
+    backend = Recording(None, [Fault("write", 1, "after", ConnectionResetError()), Fault("read", 1, "before", error)])
+    with nullcontext() if writes == 2 else pytest.raises(UncertainError, match="access is denied"):
+        await CALLS["create"](store_over({"main": backend}, attempts=4))
     assert backend.calls["write"] == writes
     assert await backend.raw(ELSEWHERE) == JSON.encode(ACCOUNT)
-
-
-# --- refusals, where the client below repeats requests ----------------------------------------------------------------
 
 
 class Repeating(MemoryBackend):
@@ -267,20 +235,20 @@ async def test_control_a_refused_swap_that_finds_another_document_has_lost(error
 @pytest.mark.usefixtures("pauses")
 @pytest.mark.parametrize("attempts", [1, 2])
 @pytest.mark.parametrize(
-    ("call", "answer"), [("create", ExistsError("there")), ("swap", ConflictError("it has changed"))]
+    ("call", "answer", "after"),
+    [
+        ("create", ExistsError("there"), {AT: ACCOUNT, ELSEWHERE: ACCOUNT}),
+        ("swap", ConflictError("it has changed"), {AT: OAUTH}),
+    ],
 )
-async def test_a_refusal_with_nothing_in_the_way_is_temporary(call: str, answer: Exception, attempts: int) -> None:
+async def test_a_refusal_with_nothing_in_the_way_is_temporary(
+    call: str, answer: Exception, after: dict[Location, Account], attempts: int
+) -> None:
     """Whoever stood in the way of a create or a swap is gone: it is tried again, or fails for a while."""
     backend = Repeating(answer, lands=False)
     store = store_over({"main": backend}, attempts=attempts)
     await store.save(AT, ACCOUNT)
-    if attempts == 1:
-        with pytest.raises(UnavailableError, match="nothing is in its way") as caught:
-            await CALLS[call](store)
-        assert caught.value.temporary
-        assert not await store.exists(ELSEWHERE)
-        assert await store.get(AT) == ACCOUNT
-    else:
+    with nullcontext() if attempts == 2 else raises(UnavailableError, match="nothing is in its way", temporary=True):
         await CALLS[call](store)
-        assert await store.get(ELSEWHERE if call == "create" else AT) == (ACCOUNT if call == "create" else OAUTH)
+    assert await content(store) == (after if attempts == 2 else {AT: ACCOUNT})
     assert backend.writes == attempts

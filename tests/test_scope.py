@@ -10,26 +10,21 @@ from typing import TYPE_CHECKING
 
 import pytest
 from calls import EITHER, EVERY, SINGLE, ends
+from doubles import drained, raises
 from msgspec.structs import replace
 from samples import ACCOUNT, AT, FULL, MULTI, MULTI_AT
 
-from accountstore import (
-    AccountStore,
+from accountstore import AccountStore, Entry, Event, Location, StorageConfig, StoreConfig
+from accountstore.backends.memory import MemoryBackend
+from accountstore.errors import (
     AccountStoreError,
     ClosedError,
     ConflictError,
-    Entry,
-    Event,
     ExistsError,
-    Location,
     LocationError,
     NotFoundError,
-    StorageConfig,
-    StoreConfig,
-    Stored,
     UnsupportedError,
 )
-from accountstore.backends.memory import MemoryBackend
 from accountstore.testing import store_over
 
 if TYPE_CHECKING:
@@ -51,11 +46,11 @@ async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
 
 
 async def names(entries: AsyncIterator[Entry], /) -> list[str]:
-    return sorted([str(entry.location) async for entry in entries])
+    return sorted(str(entry.location) for entry in await drained(entries))
 
 
 async def test_locations_are_relative_to_the_folder(store: AccountStore) -> None:
-    """What a narrowed store saves is below its folder, and what it reads is nowhere else."""
+    """What a narrowed store saves, reads and shows is below its folder, and named as it was given."""
     tenant = store.scoped("tenants/a")
     version = await tenant.save(AT, ACCOUNT)
     await tenant.save_multi(MULTI_AT, MULTI)
@@ -67,21 +62,13 @@ async def test_locations_are_relative_to_the_folder(store: AccountStore) -> None
     assert await tenant.get(AT) == ACCOUNT
     await tenant.update(AT, lambda account: replace(account, port=1))
     assert (await store.get(full)).port == 1
+    assert await drained(tenant.get_many([AT])) == [(AT, await tenant.read(AT))]
+    assert (await tenant.stat(AT)).location == AT
     await tenant.move(AT, Location("moved.account"))
     assert await names(tenant.list(recursive=True)) == [str(MULTI_AT), "moved.account"]
+    assert await names(tenant.list(AT.folder, storage="main")) == [f"main:{MULTI_AT}"]
     assert await store.get(AT) == FULL
-
-
-async def test_results_have_the_locations_that_were_given(store: AccountStore) -> None:
-    """Entries and results of a narrowed store carry its own locations, which it takes again."""
-    tenant = store.scoped("tenants/a")
     assert [location async for location, _ in tenant.save_many([(AT, ACCOUNT)])] == [AT]
-    assert (await tenant.stat(AT)).location == AT
-    [(location, stored)] = [pair async for pair in tenant.get_many([AT])]
-    assert location == AT
-    assert isinstance(stored, Stored)
-    assert await names(tenant.list(AT.folder)) == [str(AT)]
-    assert await names(tenant.list(AT.folder, storage="main")) == [f"main:{AT}"]
 
 
 async def test_two_tenants_do_not_meet(store: AccountStore) -> None:
@@ -101,16 +88,12 @@ async def test_no_folder_leads_outside(store: AccountStore, folder: str) -> None
     for neighbour in ("tenants/b", "b"):
         await store.save(Location("email.account", folder=neighbour), FULL)
     tenant = store.scoped("tenants/a")
-    seen: list[object] = []
-    try:
-        seen.append(await tenant.get(Location("email.account", folder=folder)))
-    except AccountStoreError as error:
-        assert isinstance(error, LocationError | NotFoundError)
+    with pytest.raises((LocationError, NotFoundError)):
+        await tenant.get(Location("email.account", folder=folder))
     with suppress(LocationError):
-        seen.extend(await names(tenant.list(folder, recursive=True)))
+        assert await names(tenant.list(folder, recursive=True)) == []
     with suppress(LocationError):
-        seen.extend(await names(tenant.scoped(folder).list(recursive=True)))
-    assert seen == []
+        assert await names(tenant.scoped(folder).list(recursive=True)) == []
 
 
 async def test_a_link_in_the_folder_does_not_lead_outside(tmp_path: Path) -> None:
@@ -171,7 +154,7 @@ async def test_the_own_storage_may_be_named(store: AccountStore) -> None:
 
 
 async def test_scopes_nest(store: AccountStore) -> None:
-    """A scope of a scope is the folder in the folder, and never wider."""
+    """A scope of a scope is the folder in the folder, and never wider; the root is a whole storage, and that only."""
     inner = store.scoped("tenants").scoped("a").scoped("team")
     await inner.save(Location("x.account"), ACCOUNT)
     assert await names(store.list(recursive=True)) == ["tenants/a/team/x.account"]
@@ -180,15 +163,11 @@ async def test_scopes_nest(store: AccountStore) -> None:
         inner.scoped("..")
     with pytest.raises(LocationError):
         store.scoped("tenants").scoped("a", storage="other")
-
-
-async def test_the_root_may_be_a_scope(store: AccountStore) -> None:
-    """`scoped("")` is a whole storage, and that storage only."""
-    tenant = store.scoped("", storage="other")
-    await tenant.save(AT, ACCOUNT)
+    other = store.scoped("", storage="other")
+    await other.save(AT, ACCOUNT)
     assert await store.get(replace(AT, storage="other")) == ACCOUNT
     with pytest.raises(LocationError):
-        await tenant.get(replace(AT, storage="main"))
+        await other.get(replace(AT, storage="main"))
 
 
 FOLDER = "/".join(["f" * 200] * 4)
@@ -200,9 +179,10 @@ LONG = Location("x" + FITS.file_name)
 async def test_a_path_may_be_as_long_as_anywhere(store: AccountStore) -> None:
     """Folder and location together may have 1,024 bytes, and no more; that is one result of many, with its event."""
     assert len(f"{FOLDER}/{FITS}") == 1024
+    whole = replace(FITS, folder=FOLDER)
     tenant = store.scoped(FOLDER)
     await tenant.save(FITS, ACCOUNT)
-    assert await store.get(replace(FITS, folder=FOLDER)) == ACCOUNT
+    assert await store.get(whole) == ACCOUNT
     for call in (tenant.list, tenant.scoped):
         with pytest.raises(LocationError):
             call("g" * 250)
@@ -211,12 +191,8 @@ async def test_a_path_may_be_as_long_as_anywhere(store: AccountStore) -> None:
     results = [result async for _, result in tenant.save_many([(LONG, ACCOUNT), (FITS, ACCOUNT)])]
     assert isinstance(results[0], LocationError)
     assert await tenant.get(FITS) == ACCOUNT
-    whole = replace(FITS, folder=FOLDER)
-    assert [(event.location, event.outcome) for event in events] == [
-        (LONG, "LocationError"),
-        (whole, "ok"),
-        (whole, "ok"),
-    ]
+    ends = [(event.location, event.outcome) for event in events]
+    assert ends == [(LONG, "LocationError"), (whole, "ok"), (whole, "ok")]
 
 
 @pytest.mark.parametrize("name", [*SINGLE, *EITHER])
@@ -224,16 +200,14 @@ async def test_a_location_that_is_too_long_is_an_error_and_an_event_as_it_was_gi
     """Error and event have the location as the caller gave it, for there is none in the whole store; the observer
     changes nothing of the error. The control: the other location of a copy, which fits, is that in the whole store.
     """
-    errors: list[LocationError] = []
+    said: list[str] = []
     events: list[Event] = []
     for observer in (None, events.append):
         tenant = store_over({"main": MemoryBackend()}, observer=observer).scoped(FOLDER)
-        with pytest.raises(LocationError) as caught:
+        with raises(LocationError, location=LONG, __class__=LocationError) as caught:
             await EVERY[name](tenant, LONG)
-        errors.append(caught.value)
-    assert [type(error) for error in errors] == [LocationError, LocationError]
-    assert str(errors[0]) == str(errors[1])
-    assert [error.location for error in errors] == [LONG, LONG]
+        said.append(str(caught.value))
+    assert said[0] == said[1]
     [event] = events
     assert (event.operation, event.storage, event.outcome) == (name.partition(" ")[0], "main", "LocationError")
     source, target = (
@@ -257,9 +231,8 @@ async def test_errors_do_not_show_where_the_folder_is(store: AccountStore) -> No
         (tenant.copy(missing, AT), NotFoundError, missing),
     ]
     for call, kind, location in failing:
-        with pytest.raises(kind) as caught:
+        with raises(kind, location=location) as caught:
             await call
-        assert caught.value.location == location
         shown = "".join(traceback.format_exception(caught.value, chain=True)) + repr(caught.value)
         assert "hidden-canary" not in shown
 
@@ -284,23 +257,17 @@ async def test_a_scope_gives_no_filesystem(store: AccountStore, name: str | None
         await store.scoped("tenants/a").filesystem(name)
 
 
-class Keys(MemoryBackend):
-    """Keeps the keys of what it writes."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.written: list[str] = []
-
-    async def write(self, key: str, data: bytes, /, *, mode: WriteMode, write_token: str = "") -> Stat:
-        self.written.append(key)
-        return await super().write(key, data, mode=mode)
-
-
 @pytest.mark.parametrize("folder", ["", "tenants/a"])
 async def test_check_stays_in_the_folder(folder: str) -> None:
     """`check` of a narrowed store writes in its folder only and leaves nothing; that of the store, at the root."""
-    backend = Keys()
-    store = store_over({"main": backend})
+    written: list[str] = []
+
+    class Keys(MemoryBackend):
+        async def write(self, key: str, data: bytes, /, *, mode: WriteMode, write_token: str = "") -> Stat:
+            written.append(key)
+            return await super().write(key, data, mode=mode)
+
+    store = store_over({"main": Keys()})
     assert (await (store.scoped(folder) if folder else store).check()).ok
-    assert {key.rpartition("/")[0] for key in backend.written} == {folder}
+    assert {key.rpartition("/")[0] for key in written} == {folder}
     assert await names(store.list(recursive=True)) == []

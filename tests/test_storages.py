@@ -8,6 +8,7 @@ import subprocess
 import traceback
 from itertools import product
 from typing import TYPE_CHECKING, Any, cast
+from unittest.mock import AsyncMock, Mock
 
 import anyio
 import pytest
@@ -32,9 +33,6 @@ CANARY = "canary-7f3a"
 def closing(error: Exception | None = None, /) -> FaultyBackend:
     """A backend that fails to close, if there is an error."""
     return FaultyBackend(MemoryBackend(), [Fault("aclose", 1, "before", error)] if error else [])
-
-
-# --- opening and closing ----------------------------------------------------------------------------------------------
 
 
 async def test_a_store_may_be_awaited_and_closed_by_hand() -> None:
@@ -63,9 +61,7 @@ async def test_an_opening_opens_nothing_until_it_is_used(tmp_path: Path) -> None
 
 
 async def test_every_backend_is_closed_once_whatever_fails() -> None:
-    """`aclose` closes each backend, also when others fail to close, and raises the last one's error, typed; the store
-    is then closed, and a second `aclose` does nothing.
-    """
+    """`aclose` closes every backend, and raises the last error, typed; a second one does nothing."""
     kinds = {None: type(None), ConnectionResetError(CANARY): UnavailableError, RuntimeError(CANARY): BackendError}
     for failures in product(kinds, repeat=3):
         backends = [closing(failure) for failure in failures]
@@ -88,9 +84,7 @@ async def test_a_backend_that_does_not_end_closing_is_given_up() -> None:
 
 
 async def test_an_error_in_the_body_closes_the_store_and_comes_out() -> None:
-    """`async with` closes the store after an error in its body, and raises that error; where closing fails too, it is
-    the context of the other.
-    """
+    """An error in the body comes out of `async with`; as the context, where closing fails too."""
     error = KeyError("mine")
     for backend, kind in ((closing(), KeyError), (closing(OSError()), BackendError)):
         with pytest.raises(kind) as caught:
@@ -112,20 +106,10 @@ async def test_an_error_in_the_body_closes_the_store_and_comes_out() -> None:
 async def test_a_failed_opening_closes_what_it_opened(
     error: Exception, said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where one storage cannot be opened, those before it are closed, also if they fail to. The error is a
-    `ConfigError` that names the storage, without any foreign text.
-    """
+    """Storages opened before are closed, also if they fail to; the error names the storage, without foreign text."""
     opened = closing(OSError())
-
-    async def factory(url: str, options: object) -> FaultyBackend:
-        if url == "good://":
-            return opened
-        raise error
-
-    def find(scheme: str, engine: str) -> object:
-        return factory
-
-    monkeypatch.setattr("accountstore.storages.find_backend", find)
+    factory = AsyncMock(side_effect=[opened, error])
+    monkeypatch.setattr("accountstore.storages.find_backend", Mock(return_value=factory))
     storages = {"a": StorageConfig("good://"), "b": StorageConfig("bad://")}
     with pytest.raises(ConfigError) as caught:
         await AccountStore.open(StoreConfig(default="a", storages=storages))
@@ -133,8 +117,6 @@ async def test_a_failed_opening_closes_what_it_opened(
     assert CANARY not in "".join(traceback.format_exception(caught.value))
     assert opened.calls["aclose"] == 1
 
-
-# --- one process, one event loop --------------------------------------------------------------------------------------
 
 FORKED = """
 import os, sys
@@ -146,13 +128,11 @@ ACCOUNT = Account(host="h", port=1, credentials=PasswordCredentials(login="l", p
 AT = Location("x.account")
 config = StoreConfig(storages={"main": StorageConfig("memory://")})
 
-
 def refused(call):
     try:
         call().send(None)
     except ClosedError as error:
         return "another process" in str(error)
-
 
 async def elsewhere(store):
     async with AccountStore.open(config) as own:
@@ -162,25 +142,15 @@ async def elsewhere(store):
     except ClosedError as error:
         return "another process" in str(error)
 
-
 def in_the_child(store, tenant, kind, control):
     results = []
     if control:
-        storages = store._resolver.storages
-        storages._process, storages._loop = os.getpid(), None
+        store._resolver.storages._process, store._resolver.storages._loop = os.getpid(), None
     else:  # on the event loop that the fork copied
-        calls = (
-            lambda: store.get(AT),
-            lambda: store.save(AT, ACCOUNT),
-            lambda: store.delete(AT),
-            lambda: tenant.get(AT),
-            store.list,
-            store.capabilities,
-        )
-        results = [refused(call) for call in calls]
+        asked = lambda: store.get(AT), lambda: store.save(AT, ACCOUNT), lambda: store.delete(AT), lambda: tenant.get(AT)
+        results = [refused(call) for call in (*asked, store.list, store.capabilities)]
     # On one of its own, in a thread that has none yet.
     return [*results, ThreadPoolExecutor(1).submit(anyio.run, elsewhere, store, backend=kind).result()]
-
 
 async def main(kind, control):
     store = await AccountStore.open(config)
@@ -197,7 +167,6 @@ async def main(kind, control):
     await store.aclose()
     print("well")
 
-
 anyio.run(main, sys.argv[1], sys.argv[2] == "control", backend=sys.argv[1])
 """
 
@@ -206,9 +175,7 @@ anyio.run(main, sys.argv[1], sys.argv[2] == "control", backend=sys.argv[1])
 @pytest.mark.parametrize("kind", ["asyncio", "trio"])
 @pytest.mark.parametrize("control", [False, True])
 def test_a_store_is_of_no_use_in_a_forked_child(kind: str, control: bool) -> None:
-    """In a forked child every call on the parent's store is a `ClosedError`, before any I/O; a store of its own works
-    there, and the parent's in the parent. The control: with the check undone, the child's copy answers.
-    """
+    """In a forked child the parent's store is a `ClosedError`, a new one works. Control: unchecked, it answers."""
     command = [*PYTHON, "-W", "ignore", "-c", FORKED, kind, "control" if control else ""]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=HUNG)
     assert (done.stderr, done.returncode) == ("", 0)
@@ -218,42 +185,35 @@ def test_a_store_is_of_no_use_in_a_forked_child(kind: str, control: bool) -> Non
 @pytest.mark.parametrize("kind", ["asyncio", "trio"])
 @pytest.mark.parametrize("moment", ["opened", "made outside of any"])
 def test_a_store_is_of_no_use_on_a_second_event_loop(kind: str, moment: str) -> None:
-    """A store belongs to the event loop that opened it, or that first used it; on another, of either kind, every call
-    is a `ClosedError`, and no backend is asked. What needs no event loop works outside of any.
-    """
+    """On another loop than that of its opening or first use every call is a `ClosedError`, before any I/O."""
     backend = Recording()
-    stores: list[AccountStore] = []
 
-    async def opening() -> None:
-        stores.append(store_over({"main": backend}))
-        await stores[0].save(AT, ACCOUNT)
+    async def opening() -> AccountStore:
+        return store_over({"main": backend})
 
     async def use() -> None:
-        await stores[0].save(AT, ACCOUNT)
-        assert await stores[0].get(AT) == ACCOUNT
+        await store.save(AT, ACCOUNT)
+        assert await store.get(AT) == ACCOUNT
 
     async def every_call() -> None:
         for call in CALLS.values():
             with pytest.raises(ClosedError, match="another event loop"):
-                await call(stores[0])
+                await call(store)
 
     if moment == "opened":
-        anyio.run(opening, backend=kind)
+        store = anyio.run(opening, backend=kind)
     else:
-        stores.append(store_over({"main": backend}))
+        store = store_over({"main": backend})
         anyio.run(use, backend=kind)
     backend.log.clear()
     for other in ("asyncio", "trio"):
         anyio.run(every_call, backend=other)
     assert backend.log == []
-    assert stores[0].capabilities().create
+    assert store.capabilities().create
     # The control: with the check undone the same calls are made.
-    cast("Any", stores[0])._resolver.storages._loop = None
+    cast("Any", store)._resolver.storages._loop = None
     anyio.run(use, backend=kind)
     assert backend.log == ["write", "read"]
-
-
-# --- after the end ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("call", CALLS)

@@ -7,20 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 import pytest
-from doubles import Recording, skip_pauses
+from doubles import Recording, drained, raises
 from msgspec.structs import replace
 from samples import ACCOUNT, AT, ELSEWHERE, FULL, MULTI, MULTI_AT, OAUTH, next_port
 
 from accountstore import Account, AccountStore, Location, StorageConfig, StoreConfig
 from accountstore.codecs import JSON
-from accountstore.errors import (
-    ConflictError,
-    DeniedError,
-    EncodeError,
-    ExistsError,
-    LocationError,
-    NotFoundError,
-)
+from accountstore.errors import ConflictError, DeniedError, EncodeError, ExistsError, LocationError, NotFoundError
 from accountstore.testing import Fault, store_over
 
 if TYPE_CHECKING:
@@ -28,14 +21,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 pytestmark = pytest.mark.anyio
-
-MISSING = Location("missing.account")
-
-
-@pytest.fixture
-def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The pauses between two attempts, which are not waited for."""
-    return skip_pauses(monkeypatch)
 
 
 async def holding(*faults: Fault) -> tuple[Recording, AccountStore]:
@@ -59,9 +44,6 @@ def before(operation: str, change: Callable[[], Awaitable[object]], /) -> Callab
     return rival
 
 
-# --- update -----------------------------------------------------------------------------------------------------------
-
-
 async def test_update_changes_and_returns_the_new_document(store: AccountStore) -> None:
     """`update` writes what the function returns, and returns it with its version, size and time."""
     await store.save(AT, ACCOUNT)
@@ -79,44 +61,34 @@ async def test_update_takes_functions_of_every_colour(store: AccountStore) -> No
         await anyio.lowlevel.checkpoint()
         return replace(account, port=account.port + step)
 
+    def later(account: Account) -> Awaitable[Account]:
+        return slow(account, 100)
+
     class Step:
         async def __call__(self, account: Account) -> Account:
             return await slow(account)
 
     await store.save(AT, replace(ACCOUNT, port=1))
-    await store.update(AT, next_port)
-    await store.update(AT, slow)
-    await store.update(AT, partial(slow, step=10))
-    await store.update(AT, lambda account: slow(account, 100))
-    await store.update(AT, Step())
+    for change in (next_port, slow, partial(slow, step=10), later, Step()):
+        await store.update(AT, change)
     assert (await store.get(AT)).port == 1 + 1 + 1 + 10 + 100 + 1
 
 
-async def test_update_of_a_missing_document_calls_nothing(store: AccountStore) -> None:
-    """`update` of nothing is a `NotFoundError`, and the function is not called."""
+async def test_update_does_not_bring_back_a_document(store: AccountStore) -> None:
+    """A document that is removed while the change runs stays removed; of one that is missing nothing is called."""
+    await store.save(AT, ACCOUNT)
     called: list[Account] = []
 
-    def change(account: Account) -> Account:
-        called.append(account)
-        return account
-
-    with pytest.raises(NotFoundError) as caught:
-        await store.update(AT, change)
-    assert caught.value.location == AT
-    assert not called
-
-
-async def test_update_does_not_bring_back_a_document_removed_meanwhile(store: AccountStore) -> None:
-    """A document that is removed while the change runs stays removed: `NotFoundError`."""
-    await store.save(AT, ACCOUNT)
-
     async def change(account: Account) -> Account:
+        called.append(account)
         await store.delete(AT)
         return next_port(account)
 
-    with pytest.raises(NotFoundError):
-        await store.update(AT, change)
-    assert not await store.exists(AT)
+    for _ in range(2):
+        with raises(NotFoundError, location=AT):
+            await store.update(AT, change)
+        assert called == [ACCOUNT]
+        assert not await store.exists(AT)
 
 
 @pytest.mark.parametrize("error", [ValueError("mine"), ConflictError("mine"), NotFoundError("mine"), KeyError("mine")])
@@ -137,17 +109,12 @@ async def test_an_error_of_the_change_comes_out_as_it_is(store: AccountStore, er
     assert getattr(error, "location", None) is None
 
 
-@pytest.mark.parametrize(
-    "result",
-    [None, MULTI, {"host": "h"}, "text", replace(ACCOUNT, port=0)],
-    ids=["none", "multi", "dict", "str", "invalid"],
-)
+@pytest.mark.parametrize("result", [None, MULTI, {"host": "h"}, "text", replace(ACCOUNT, port=0)], ids=type)
 async def test_a_change_that_returns_no_account_writes_nothing(store: AccountStore, result: Any) -> None:
     """A function that returns anything but an account is an `EncodeError`: such as one that forgot its return."""
     version = await store.save(AT, ACCOUNT)
-    with pytest.raises(EncodeError) as caught:
+    with raises(EncodeError, location=AT):
         await store.update(AT, lambda _: result)
-    assert caught.value.location == AT
     assert (await store.stat(AT)).version == version
 
 
@@ -177,9 +144,8 @@ async def test_update_gives_up_after_64_attempts(pauses: list[float]) -> None:
         return OAUTH
 
     backend.before = before("write", lambda: backend.put(AT, numbered(1000 + len(ports))))
-    with pytest.raises(ConflictError) as caught:
+    with raises(ConflictError, location=AT):
         await store.update(AT, change)
-    assert caught.value.location == AT
     assert backend.log == ["read", "write"] * 64
     assert ports == [993, *range(1001, 1064)]
     assert len(pauses) == 63
@@ -187,31 +153,24 @@ async def test_update_gives_up_after_64_attempts(pauses: list[float]) -> None:
     assert await backend.raw(AT) == numbered(1064)
 
 
-# --- copy and move ----------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("call", ["copy", "move"])
 async def test_modes_of_copy_and_move_are_about_the_target(store: AccountStore, call: str) -> None:
-    """`"create"` and versions mean the target; where they fail, the error names it and both documents stay. The result
-    is the target's new version.
-    """
+    """Modes mean the target, and errors name it; the result is the target's new version."""
     run = getattr(store, call)
     await store.save(AT, ACCOUNT)
     old = await store.save(ELSEWHERE, OAUTH)
     new = await store.save(ELSEWHERE, FULL)
     for mode, error in (("create", ExistsError), (old, ConflictError)):
-        with pytest.raises(error) as caught:
+        with raises(error, location=ELSEWHERE):
             await run(AT, ELSEWHERE, mode=mode)
-        assert caught.value.location == ELSEWHERE
-        assert await store.get(AT) == ACCOUNT
-        assert await store.get(ELSEWHERE) == FULL
+        assert (await store.get(AT), await store.get(ELSEWHERE)) == (ACCOUNT, FULL)
     version = await run(AT, ELSEWHERE, mode=new)
     stored = await store.read(ELSEWHERE)
     assert (stored.document, stored.version) == (ACCOUNT, version)
     assert await store.exists(AT) == (call == "copy")
-    with pytest.raises(NotFoundError) as gone:
-        await run(MISSING, ELSEWHERE)
-    assert gone.value.location == MISSING
+    missing = Location("missing.account")
+    with raises(NotFoundError, location=missing):
+        await run(missing, ELSEWHERE)
     assert (await store.stat(ELSEWHERE)).version == version
 
 
@@ -234,9 +193,8 @@ async def test_move_gives_up_when_the_source_keeps_changing(pauses: list[float])
     """After 64 attempts `move` is a `ConflictError` about the source, and both documents stay."""
     backend, store = await holding()
     backend.before = before("delete", lambda: backend.put(AT, numbered(len(backend.log))))
-    with pytest.raises(ConflictError) as caught:
+    with raises(ConflictError, location=AT):
         await store.move(AT, ELSEWHERE)
-    assert caught.value.location == AT
     assert backend.log == ["read", "write", "delete"] * 64
     assert len(pauses) == 63
     assert await backend.raw(AT) == numbered(192)
@@ -252,9 +210,8 @@ async def test_move_does_not_overwrite_a_target_that_changed_meanwhile(pauses: l
         await backend.put(ELSEWHERE, numbered(8))
 
     backend.before = before("delete", change)
-    with pytest.raises(ConflictError) as caught:
+    with raises(ConflictError, location=ELSEWHERE):
         await store.move(AT, ELSEWHERE)
-    assert caught.value.location == ELSEWHERE
     assert await backend.raw(AT) == numbered(7)
     assert await backend.raw(ELSEWHERE) == numbered(8)
     assert len(pauses) == 1
@@ -266,9 +223,8 @@ async def test_move_onto_a_storage_without_swap_stops_at_the_first_conflict() ->
     target = Recording(create=False, update=False)
     there = replace(ELSEWHERE, storage="plain")
     source.before = before("delete", lambda: source.put(AT, numbered(7)))
-    with pytest.raises(ConflictError) as caught:
+    with raises(ConflictError, location=AT):
         await store_over({"main": source, "plain": target}).move(AT, there)
-    assert caught.value.location == AT
     assert await source.raw(AT) == numbered(7)
     assert await target.raw(there) == JSON.encode(ACCOUNT)
     assert target.log == ["write"]
@@ -287,15 +243,11 @@ async def test_move_from_a_storage_without_swap_removes_what_it_copied() -> None
 async def test_a_move_that_cannot_remove_the_source_loses_nothing() -> None:
     """When the source cannot be removed the error says so, both documents are there, and moving again ends the move."""
     _, store = await holding(Fault("delete", 1, "before", PermissionError()))
-    with pytest.raises(DeniedError) as caught:
+    with raises(DeniedError, location=AT):
         await store.move(AT, ELSEWHERE)
-    assert caught.value.location == AT
     assert await store.get(AT) == await store.get(ELSEWHERE) == ACCOUNT
     await store.move(AT, ELSEWHERE)
-    assert [entry.location async for entry in store.list(recursive=True)] == [ELSEWHERE]
-
-
-# --- one file by two names --------------------------------------------------------------------------------------------
+    assert [entry.location for entry in await drained(store.list(recursive=True))] == [ELSEWHERE]
 
 
 def fsspecs(path: str, protocol: str = "file", /) -> StorageConfig:

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from accountstore import *  # noqa: F403 -- as above
 from accountstore.errors import *  # noqa: F403 -- mypy does not follow `__all__ +=` to them
 
-# --- the model: a string is as good as a Secret -------------------------------------------------------------------
+# the model: a string is as good as a Secret
 
 plain = PasswordCredentials(login="l", password="p")
 wrapped = PasswordCredentials(login="l", password=Secret("p"))
@@ -29,6 +29,8 @@ wrapped_oauth = OAuthCredentials(
     access_token=Secret("a"),
     expires_at=datetime(2031, 5, 6, tzinfo=UTC),
 )
+
+
 assert_type(plain_oauth.client_secret, Secret)
 assert_type(plain_oauth.refresh_token, Secret)
 assert_type(plain_oauth.access_token, Secret | None)
@@ -64,30 +66,20 @@ assert_type(location.storage, str | None)
 assert_type(location.path, str)
 
 config = StoreConfig(default="First Storage", storages={"First Storage": StorageConfig(url="memory://")})
-full_config = StoreConfig(
-    default="a",
-    storages={
-        "a": StorageConfig(
-            url="s3://b",
-            options={"key": 1},
-            codec="msgpack",
-            engine="obstore",
-            timeout=5,
-            attempts=2,
-            conditions="trust",
-        )
-    },
-    max_bytes=1000,
+every_field = StorageConfig(
+    url="s3://b", options={"key": 1}, codec="msgpack", engine="obstore", timeout=5, attempts=2, conditions="trust"
 )
+full_config = StoreConfig(default="a", storages={"a": every_field}, max_bytes=1000)
+
+
 assert_type(full_config.storages["a"].timeout, float)
 assert_type(full_config.storages["a"].attempts, int)
 
 
-# --- the store -----------------------------------------------------------------------------------------------------
+# the store
 
 
 def observe(event: Event) -> None:
-    """Take an event, as an observer."""
     assert_type(event.operation, str)
     assert_type(event.location, Location | None)
     assert_type(event.version, Version | None)
@@ -96,7 +88,6 @@ def observe(event: Event) -> None:
 
 
 async def open_and_close() -> None:
-    """Open a store in each way."""
     async with AccountStore.open() as store:
         assert_type(store, AccountStore)
     async with AccountStore.open(config, observer=observe):
@@ -109,7 +100,6 @@ async def open_and_close() -> None:
 
 
 async def one_document(store: AccountStore) -> None:
-    """Call every operation on one document."""
     assert_type(await store.get(location), Account)
     assert_type(await store.get_multi(location), MultiAccount)
     stored = await store.read(location)
@@ -140,27 +130,22 @@ async def one_document(store: AccountStore) -> None:
 
 
 def renew(old: Account) -> Account:
-    """Change an account."""
     return replace(old, port=old.port + 1)
 
 
 async def renew_later(old: Account) -> Account:
-    """Change an account, later."""
     return replace(old, credentials=PasswordCredentials(login="l", password="q"))
 
 
 def grow(old: MultiAccount) -> MultiAccount:
-    """Change a multi account."""
     return replace(old, receive_accounts=[*old.receive_accounts, account])
 
 
 async def grow_later(old: MultiAccount) -> MultiAccount:
-    """Change a multi account, later."""
     return grow(old)
 
 
 async def updates(store: AccountStore) -> None:
-    """Update with functions of either kind."""
     assert_type(await store.update(location, renew), Stored[Account])
     assert_type(await store.update(location, renew_later), Stored[Account])
     assert_type(await store.update(location, lambda old: replace(old, port=1)), Stored[Account])
@@ -169,7 +154,6 @@ async def updates(store: AccountStore) -> None:
 
 
 async def many_documents(store: AccountStore) -> None:
-    """Iterate over many documents."""
     async for entry in store.list("mail", storage="s", recursive=True):
         assert_type(entry, Entry)
         assert_type(entry.location, Location)
@@ -188,7 +172,6 @@ async def many_documents(store: AccountStore) -> None:
 
 
 async def storages(store: AccountStore) -> None:
-    """Ask about storages."""
     assert_type(store.storages, tuple[str, ...])
     assert_type(store.capabilities(), Capabilities)
     assert_type(store.capabilities("s").create, bool)
@@ -200,7 +183,6 @@ async def storages(store: AccountStore) -> None:
 
 
 async def errors(store: AccountStore) -> None:
-    """Catch errors as ours and as Python's own."""
     try:
         await store.get(location)
     except NotFoundError as error:
@@ -220,11 +202,10 @@ async def errors(store: AccountStore) -> None:
         assert_type(broken.errno, int | None)
 
 
-# --- mistakes that a type checker finds: each suppression below is an error when it suppresses nothing --------------
+# mistakes that a type checker finds: each suppression below is an error when it suppresses nothing
 
 
 async def mistakes(store: AccountStore) -> None:
-    """Use the API wrongly."""
     await store.save(location, from_list)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # a multi account
     await store.save_multi(location, account)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # an account
     await store.save(location, account, mode="creat")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # no mode

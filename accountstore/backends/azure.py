@@ -31,7 +31,6 @@ from accountstore.backends.base import (
 from accountstore.backends.object_store import (
     INSTANCE,
     WRITE_TOKEN,
-    LazyClient,
     ObjectStore,
     check_options,
     error_for_status,
@@ -55,8 +54,7 @@ class AzureBackend(ObjectStore[tuple[Any, Any]]):
     _failures = (AzureError,)
 
     def __init__(self, options: Mapping[str, Any], container: str, prefix: str, /) -> None:
-        super().__init__(container, prefix, LazyClient(self._open, _close), partial(AzureBlobFileSystem, **options))
-        self._options = options
+        super().__init__(options, container, prefix, AzureBlobFileSystem)
         self._each = {"retry_total": 0, **{name: options[name] for name in _TIMEOUTS if name in options}}
 
     async def _open(self) -> tuple[Any, Any]:
@@ -72,6 +70,13 @@ class AzureBackend(ObjectStore[tuple[Any, Any]]):
         for finalizer in finalizers(fs):
             finalizer.detach()
         return fs
+
+    async def _shut(self, client: tuple[Any, Any], /) -> None:
+        fs, _ = client
+        await fs.service_client.close()
+        close = getattr(fs.credential, "close", None)
+        if close is not None and iscoroutinefunction(close):
+            await close()
 
     def _error(self, error: Any, mode: WriteMode | None, /) -> BackendError:
         if isinstance(error, HttpResponseError) and error.status_code is not None:
@@ -145,14 +150,6 @@ class AzureBackend(ObjectStore[tuple[Any, Any]]):
                 kept = await fs.service_client.get_service_properties(**self._each)
             return True if kept["delete_retention_policy"].enabled else None
         return None
-
-
-async def _close(opened: tuple[Any, Any], /) -> None:
-    fs, _ = opened
-    await fs.service_client.close()
-    close = getattr(fs.credential, "close", None)
-    if close is not None and iscoroutinefunction(close):
-        await close()
 
 
 async def _repeat_nothing(client: Any, /) -> None:

@@ -36,7 +36,6 @@ from accountstore.backends.base import (
 from accountstore.backends.object_store import (
     INSTANCE,
     WRITE_TOKEN,
-    LazyClient,
     ObjectStore,
     check_options,
     error_for_status,
@@ -61,9 +60,7 @@ class GCSBackend(ObjectStore[Any]):
     _failures = (GoogleAuthError, HttpError, NonRetryableError, aiohttp.ClientError)
 
     def __init__(self, options: Mapping[str, Any], bucket: str, prefix: str, /) -> None:
-        client = LazyClient(self._open, lambda fs: fs.session.close())
-        super().__init__(bucket, prefix, client, partial(GCSFileSystem, **options))
-        self._options = options
+        super().__init__(options, bucket, prefix, GCSFileSystem)
         self._at = f"b/{quote(bucket, safe='')}"
 
     async def _open(self) -> Any:
@@ -71,6 +68,9 @@ class GCSBackend(ObjectStore[Any]):
         fs: Any = await asyncio.to_thread(partial(GCSFileSystem, **self._options, **INSTANCE))
         await fs._set_session()  # noqa: SLF001 -- what gcsfs has its asynchronous users await
         return fs
+
+    async def _shut(self, client: Any, /) -> None:
+        await client.session.close()
 
     @on_asyncio
     async def _request(

@@ -62,39 +62,11 @@ def generation(version: Version, /) -> str:
     return version.token
 
 
-class LazyClient(Generic[T]):
-    """A client that the first call opens for all, on asyncio.
+class Bucket(ABC, Generic[T]):
+    """A bucket, and a client for it that the first call opens for all, on asyncio.
 
     It is opened in a task of its own: a call that is cancelled or out of time meanwhile leaves it to the next one.
     """
-
-    def __init__(
-        self, make: Callable[[], Coroutine[Any, Any, T]], close: Callable[[T], Coroutine[Any, Any, object]], /
-    ) -> None:
-        self._make = make
-        self._close = close
-        self._task: asyncio.Task[T] | None = None
-
-    async def get(self) -> T:
-        """The client. Raises what opening it raises; the next call then opens it anew."""
-        task = self._task
-        if task is None or (task.done() and (task.cancelled() or task.exception() is not None)):
-            task = self._task = asyncio.create_task(self._make())
-        return task.result() if task.done() else await asyncio.shield(task)
-
-    async def aclose(self) -> None:
-        """Close the client, if it was opened; one that is being opened is waited for."""
-        if self._task is not None:
-            try:
-                client = await self._task
-            except Exception:  # noqa: BLE001 -- which those who asked for the client have met
-                return
-            self._task = None
-            await self._close(client)
-
-
-class Bucket(ABC, Generic[T]):
-    """A bucket and a client for it."""
 
     # If its server keeps to the protocol.
     capabilities: Capabilities = Capabilities(
@@ -103,19 +75,33 @@ class Bucket(ABC, Generic[T]):
     _failures: tuple[type[Exception], ...]
     """What the client raises."""
 
-    def __init__(self, bucket: str, prefix: str, client: LazyClient[T], /) -> None:
+    def __init__(self, options: Mapping[str, Any], bucket: str, prefix: str, /) -> None:
         """`prefix` stands before each key."""
+        self._options = options
         self._bucket = bucket
         self._prefix = prefix
-        self._lazy = client
+        self._opening: asyncio.Task[T] | None = None
         self._answered = False
         self.bridge: AsyncioBridge = AsyncioBridge()
+
+    @abstractmethod
+    async def _open(self) -> T: ...
+
+    @abstractmethod
+    async def _shut(self, client: T, /) -> None: ...
+
+    async def _opened(self) -> T:
+        """The client. Raises what opening it raises; the next call then opens it anew."""
+        task = self._opening
+        if task is None or (task.done() and (task.cancelled() or task.exception() is not None)):
+            task = self._opening = asyncio.create_task(self._open())
+        return task.result() if task.done() else await asyncio.shield(task)
 
     @asynccontextmanager
     async def _client(self, mode: WriteMode | None = None, /) -> AsyncGenerator[T]:
         """The client, for a request with this condition; what it raises within becomes an error of ours."""
         try:
-            yield await self._lazy.get()
+            yield await self._opened()
         except self._failures as error:
             failure = self._error(error, mode)
         else:
@@ -132,7 +118,14 @@ class Bucket(ABC, Generic[T]):
 
     @on_asyncio
     async def _close(self) -> None:
-        await self._lazy.aclose()
+        """Close the client, if it was opened; one that is being opened is waited for."""
+        if self._opening is not None:
+            try:
+                client = await self._opening
+            except Exception:  # noqa: BLE001 -- which those who asked for the client have met
+                return
+            self._opening = None
+            await self._shut(client)
 
 
 class ObjectStore(Bucket[T]):
@@ -140,10 +133,11 @@ class ObjectStore(Bucket[T]):
     for, never from fsspec's shared cache, and closed with it.
     """
 
-    def __init__(self, bucket: str, prefix: str, client: LazyClient[T], filesystem: Callable[..., Any], /) -> None:
-        """`filesystem` makes one for the same bucket."""
-        super().__init__(bucket, prefix, client)
-        self._filesystem: Lazy[Any] = Lazy(partial(filesystem, skip_instance_cache=True, use_listings_cache=False))
+    def __init__(self, options: Mapping[str, Any], bucket: str, prefix: str, kind: Callable[..., Any], /) -> None:
+        """`kind` is the class of fsspec's filesystem, which takes the options."""
+        super().__init__(options, bucket, prefix)
+        make = partial(kind, **options, skip_instance_cache=True, use_listings_cache=False)
+        self._filesystem: Lazy[Any] = Lazy(make)
 
     @on_asyncio
     async def delete(self, key: str, /, *, version: Version | None = None) -> None:

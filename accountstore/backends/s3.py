@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from contextlib import suppress
-from functools import partial
 from typing import Any
 
 import aiohttp
@@ -42,7 +41,6 @@ from accountstore.backends.base import (
 from accountstore.backends.object_store import (
     INSTANCE,
     WRITE_TOKEN,
-    LazyClient,
     ObjectStore,
     check_options,
     error_for_status,
@@ -78,12 +76,13 @@ class S3Backend(ObjectStore[tuple[Any, dict[str, dict[str, Any]]]]):
 
     _failures = (ClientError, BotoCoreError, aiohttp.ClientError)
 
-    def __init__(self, options: Mapping[str, Any], bucket: str, prefix: str, /) -> None:
-        client = LazyClient(partial(asyncio.to_thread, self._open), lambda opened: opened[0].close())
-        super().__init__(bucket, prefix, client, partial(S3FileSystem, **options))
-        self._options = options
+    async def _open(self) -> tuple[Any, dict[str, dict[str, Any]]]:
+        return await asyncio.to_thread(self._make)
 
-    def _open(self) -> tuple[Any, dict[str, dict[str, Any]]]:
+    async def _shut(self, client: tuple[Any, dict[str, dict[str, Any]]], /) -> None:
+        await client[0].close()
+
+    def _make(self) -> tuple[Any, dict[str, dict[str, Any]]]:
         """The client and the options that go with each operation, in a thread: botocore reads models from the disk."""
         config = {"max_pool_connections": _POOL, **self._options.get("config_kwargs", {})}
         config |= {"retries": {"total_max_attempts": 1}, "http_session_cls": _OneRequest}
@@ -182,4 +181,4 @@ async def open_backend(url: str, options: Mapping[str, object], /) -> S3Backend:
         ConfigError: an option is not known, or the URL names no bucket.
     """
     check_options(options, S3FileSystem.__init__, "profile")
-    return S3Backend(options, *split_url(url))
+    return S3Backend(options, *split_url(url), S3FileSystem)

@@ -6,6 +6,7 @@ import asyncio
 import gc
 import subprocess
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -17,8 +18,11 @@ from accountstore import ClosedError
 from accountstore.aio.threads import Lazy, ThreadPool
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
+pytestmark = pytest.mark.anyio
+
+on_asyncio = pytest.mark.parametrize("anyio_backend", ["asyncio"])
 TOTAL = 8
 
 
@@ -40,49 +44,48 @@ class Started:
         assert self.now() == []
 
 
+@pytest.fixture
+def pool() -> Iterator[ThreadPool]:
+    """A pool, closed at the end."""
+    opened = ThreadPool(TOTAL)
+    yield opened
+    opened.close()
+
+
 async def _at_once(pool: ThreadPool, call: Callable[[], object]) -> None:
     async with anyio.create_task_group() as tasks:
         for _ in range(TOTAL):
             tasks.start_soon(pool.run, call)
 
 
-@pytest.mark.anyio
-@pytest.mark.parametrize("anyio_backend", ["asyncio"])
-async def test_calls_one_after_another_share_a_thread() -> None:
+@on_asyncio
+async def test_calls_one_after_another_share_a_thread(pool: ThreadPool) -> None:
     """A thread is started where more calls are under way than there are threads, and not for each call."""
-    started, pool = Started(), ThreadPool(TOTAL)
+    started = Started()
     idents = {await pool.run(threading.get_ident) for _ in range(100)}
     assert len(idents) == len(started.now()) == 1
-    pool.close()
 
 
-@pytest.mark.anyio
-async def test_results_and_errors_come_back() -> None:
+async def test_results_and_errors_come_back(pool: ThreadPool) -> None:
     """What the function returns or raises is the call's."""
-    pool = ThreadPool(TOTAL)
     assert await pool.run(threading.get_ident) != threading.get_ident()
     with pytest.raises(ZeroDivisionError):
         await pool.run(lambda: 1 / 0)
-    pool.close()
 
 
-@pytest.mark.anyio
-async def test_slow_calls_run_side_by_side_after_many_quick_ones() -> None:
+async def test_slow_calls_run_side_by_side_after_many_quick_ones(pool: ThreadPool) -> None:
     """However many calls have ended, as many slow ones as come at once are made at once."""
-    pool = ThreadPool(TOTAL)
     for _ in range(100):
         await pool.run(int)
     together = threading.Barrier(TOTAL)
     await _at_once(pool, partial(together.wait, HUNG))  # nobody goes on before all are there
     assert not together.broken
-    pool.close()
 
 
-@pytest.mark.anyio
-@pytest.mark.parametrize("anyio_backend", ["asyncio"])
-async def test_closing_ends_the_threads() -> None:
+@on_asyncio
+async def test_closing_ends_the_threads(pool: ThreadPool) -> None:
     """All threads end when the pool is closed, while it is still held; it takes no call then."""
-    started, pool = Started(), ThreadPool(TOTAL)
+    started = Started()
     await _at_once(pool, partial(threading.Barrier(TOTAL).wait, HUNG))
     assert len(started.now()) == TOTAL
     pool.close()
@@ -120,20 +123,14 @@ def test_a_call_that_ends_after_its_loop_ends_in_silence(monkeypatch: pytest.Mon
 
 
 PROGRAM = """
-import sys
-import threading
-
-import anyio
-
+import sys, threading, anyio
 from accountstore.aio.threads import ThreadPool
 
 entered = threading.Event()
 
-
 def hang():
     entered.set()
     threading.Event().wait()
-
 
 async def main():
     pool = ThreadPool(1)
@@ -144,7 +141,6 @@ async def main():
         tasks.cancel_scope.cancel()
     pool.close()
     print("left", flush=True)
-
 
 anyio.run(main, backend=sys.argv[1])
 print("ends", flush=True)
@@ -170,11 +166,9 @@ def test_a_lazy_thing_is_made_once_until_it_is_taken() -> None:
     got: list[object] = []
     lazy = Lazy(object)
     assert lazy.take() is None
-    threads = [threading.Thread(target=get) for _ in range(TOTAL)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(HUNG)
+    with ThreadPoolExecutor(TOTAL) as threads:
+        for _ in range(TOTAL):
+            threads.submit(get)
     assert len(got) == TOTAL
     assert set(got) == {lazy.take()}
     assert lazy.get() not in got

@@ -27,18 +27,17 @@ NOBODY = 65534
 @pytest.fixture
 def nobodys() -> Iterator[Path]:
     """A folder of a user without privileges, who runs the test."""
-    root = os.geteuid() == 0
+    user = os.geteuid()
     path = Path(tempfile.mkdtemp(prefix="accountstore-test-"))
     try:
-        if root:
+        if user == 0:
             os.chown(path, NOBODY, NOBODY)
             if not all(above.stat().st_mode & stat.S_IXOTH for above in path.parents):
                 pytest.skip("the folder for temporary files is not open to other users")
             os.seteuid(NOBODY)
         yield path
     finally:
-        if root:
-            os.seteuid(0)
+        os.seteuid(user)
         for folder, below, _ in os.walk(path):
             for name in below:
                 os.chmod(f"{folder}/{name}", 0o700)
@@ -56,9 +55,7 @@ def _umask(mask: int) -> Generator[None]:
 
 @pytest.mark.parametrize("umask", [0, 0o022, 0o077, 0o277], ids=oct)
 def test_folders_are_0700_and_documents_0600_whatever_the_umask(nobodys: Path, umask: int) -> None:
-    """The root, the folder above it that was missing, folders and documents are the owner's alone; nobody else enters
-    before the mode is set, either.
-    """
+    """All that is made, the root included, is the owner's alone, from its first moment on."""
 
     def mkdir(path: str, mode: int = 0o777, /, **at: Any) -> None:
         os.mkdir(path, mode, **at)
@@ -100,18 +97,19 @@ def test_control_plain_calls_follow_the_umask(tmp_path: Path) -> None:
 def test_folder_that_the_user_may_not_enter_or_change_is_denied(nobodys: Path) -> None:
     """Documents behind it are a `DeniedError`, as is a listing; they stay as they are."""
     files = Files(str(nobodys))
-    reads: list[Callable[[str], object]] = [
-        lambda key: files.read(key, limit=100),
-        files.stat,
-        lambda key: list(files.scan(os.path.dirname(key), recursive=False)),
-    ]
     changes: list[Callable[[str], object]] = [
         lambda key: files.write(key, b"new", "overwrite"),
         lambda key: files.write(f"{key}.account", b"new", "create"),
         lambda key: files.write(key, b"new", digest(b"old")),
         lambda key: files.delete(key, None),
     ]
-    for key, mode, calls in (("sealed/a.account", 0, reads + changes), ("closed/a.account", 0o500, changes)):
+    every: list[Callable[[str], object]] = [
+        *changes,
+        files.stat,
+        lambda key: files.read(key, limit=100),
+        lambda key: list(files.scan(os.path.dirname(key), recursive=False)),
+    ]
+    for key, mode, calls in (("sealed/a.account", 0, every), ("closed/a.account", 0o500, changes)):
         files.write(key, b"old", "create")
         (nobodys / key).parent.chmod(mode)
         for call in calls:
@@ -152,9 +150,7 @@ def test_removed_folder_is_made_again(tmp_path: Path) -> None:
 def test_folders_are_remembered_within_bounds(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, remembered: int, swept: bool
 ) -> None:
-    """A folder is prepared (made, made durable, swept) by the first write in it. Only so many are remembered as such:
-    one that was forgotten is prepared again by its next write, and nothing is lost.
-    """
+    """The first write in a folder prepares it; one that was forgotten, of too many, is prepared again."""
     monkeypatch.setattr(module, "_REMEMBERED_FOLDERS", remembered)
     keys = [f"{folder}/email.account" for folder in ("one", "two", "three", "four")]
     files = Files(str(tmp_path))

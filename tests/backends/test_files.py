@@ -6,32 +6,20 @@ import errno
 import fcntl
 import os
 import shutil
-import socket
 import stat
 import tempfile
 import tracemalloc
 from collections import Counter, deque
 from contextlib import contextmanager, suppress
+from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import pytest
 
-from accountstore.backends.base import (
-    BackendError,
-    ConflictError,
-    ExistsError,
-    FullError,
-    NotFoundError,
-    NotRegularError,
-    Stat,
-    TooLargeError,
-    UnavailableError,
-    Version,
-    Write,
-    classify_error,
-    digest,
-)
+from accountstore import errors
+from accountstore.backends.base import BackendError, Stat, UnavailableError, Version, Write, classify_error, digest
 from accountstore.backends.local import files as module
 from accountstore.backends.local.files import Files
 from accountstore.backends.local.syscalls import SystemCalls
@@ -67,7 +55,7 @@ DELETES: dict[str, Call] = {
 }
 CALLS = READS | WRITES | DELETES
 EVERY: dict[str, Call] = {**CALLS, "list": lambda files, key, _: listed(files, os.path.dirname(key))}
-LOCKING = {name: call for name, call in CALLS.items() if name in {"overwrite", "swap", *DELETES}}
+LOCKING = ("overwrite", "swap", *DELETES)
 """What locks the document."""
 
 
@@ -99,21 +87,17 @@ def listed(files: Files, folder: str = "", /) -> set[str]:
 
 
 def state(root: Path, /) -> dict[str, bytes | str]:
-    """All paths with their bytes, or what they are."""
-    return {
-        str(path.relative_to(root)): path.read_bytes() if path.is_file() and not path.is_symlink() else "no file"
-        for path in root.rglob("*")
-    }
+    """All paths with the bytes of those that are files."""
+    paths = {str(path.relative_to(root)): path for path in root.rglob("*")}
+    return {key: path.read_bytes() if stat.S_ISREG(path.lstat().st_mode) else "no file" for key, path in paths.items()}
 
 
 class System(SystemCalls):
-    """The system calls as they are, but for those that are patched: counted, with the paths of open descriptors and the
-    inodes of all that were opened. `before` is called before each.
-    """
+    """The system calls, counted, with the paths of what is open and the inodes of what was; some are patched."""
 
     def __init__(self) -> None:
         self.calls = Counter[str]()
-        self.before: Callable[[], object] = int
+        self.before: Callable[[], object] = int  # called before each
         self.paths: dict[int, str] = {}
         self.inodes: set[int] = set()
         self.patch("open", self._open)
@@ -125,11 +109,9 @@ class System(SystemCalls):
             self.before()
         return super().__getattribute__(name)
 
-    def patch(self, name: str, call: Callable[..., object], /) -> Any:
-        """Have `call` called instead; returns what was called before."""
-        before = super().__getattribute__(name)
+    def patch(self, name: str, call: Callable[..., object], /) -> None:
+        """Have `call` called instead."""
         setattr(self, name, call)
-        return before
 
     def _open(self, path: str, *arguments: Any, **options: Any) -> int:
         fd = SystemCalls.open(path, *arguments, **options)
@@ -141,14 +123,8 @@ class System(SystemCalls):
         del self.paths[fd]
         SystemCalls.close(fd)
 
-    def is_document(self, fd: int, /) -> bool:
-        return self.paths[fd] == "a.account"
 
-    def is_temporary(self, fd: int, /) -> bool:
-        return self.paths[fd].endswith(".tmp")
-
-
-def _fill(root: Path) -> Path:
+def _filled(root: Path) -> Path:
     (root / "mail").mkdir(parents=True)
     (root / KEY).write_bytes(OLD)
     return root
@@ -157,12 +133,12 @@ def _fill(root: Path) -> Path:
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     """A root folder with one document."""
-    return _fill(tmp_path / "root")
+    return _filled(tmp_path / "root")
 
 
 @pytest.fixture
 def system() -> Iterator[System]:
-    """The system calls of `files`; no descriptor of theirs stays open."""
+    """Those of `files`; no descriptor of theirs stays open."""
     calls = System()
     yield calls
     assert calls.paths == {}
@@ -182,32 +158,48 @@ def outside(tmp_path: Path) -> Path:
     return path
 
 
-# --- symbolic links ---------------------------------------------------------------------------------------------------
+LINKS = {"link out": "outside", "link within": "root/other", "dangling link": "nowhere"}
+MODES = {"fifo": stat.S_IFIFO, "socket": stat.S_IFSOCK, "device": stat.S_IFCHR}
+
+
+def _make(kind: str, path: Path, tmp_path: Path, below: str) -> None:
+    """Something odd; or a link to what is below a folder."""
+    if kind == "folder":
+        path.mkdir()
+    elif kind == "file":
+        path.write_bytes(OLD)
+    elif kind in LINKS:
+        path.symlink_to(tmp_path / LINKS[kind] / below)
+    else:
+        try:
+            os.mknod(path, MODES[kind] | 0o600, os.makedev(1, 5))
+            if kind == "device":
+                os.close(os.open(path, os.O_RDONLY))
+        except PermissionError:
+            pytest.skip(f"no {kind} can be made here")
 
 
 @pytest.mark.parametrize("name", CALLS)
-@pytest.mark.parametrize("target", ["outside", "root/other", "nowhere"])
-@pytest.mark.parametrize("linked", ["folder", "document"])
-def test_link_is_refused(
-    root: Path, files: Files, outside: Path, tmp_path: Path, name: str, target: str, linked: str
+@pytest.mark.parametrize(
+    ("place", "kind"), [*product(["document"], ["folder", *MODES, *LINKS]), *product(["folder"], ["file", *LINKS])]
+)
+def test_what_is_no_document_or_no_folder_is_refused(
+    root: Path, files: Files, outside: Path, tmp_path: Path, place: str, kind: str, name: str
 ) -> None:
-    """Nothing is read, written or removed through a symbolic link in the place of a folder or a document, wherever it
-    leads.
-    """
+    """Nothing is read, written or removed by way of what is no regular file or no folder, links included; it stays."""
     (root / "other").mkdir()
     (root / "other/a.account").write_bytes(OUTSIDE)
-    link = root / ("link" if linked == "folder" else "link.account")
-    link.symlink_to(tmp_path / target / ("" if linked == "folder" else "a.account"))
-    before = state(tmp_path)
-    if linked == "folder":
-        # A delete may take a folder that is none for a missing one.
-        allowed = {NotRegularError, None if name in DELETES else NotRegularError}
-        assert failure(name, files, "link/a.account", digest(OUTSIDE)) in allowed
-    else:
-        assert failure(name, files, link.name, digest(OUTSIDE)) is (
-            ExistsError if name == "create" else NotRegularError
-        )
-    assert link.is_symlink()
+    path = root / "odd.account"
+    key = path.name if place == "document" else f"{path.name}/a.account"
+    _make(kind, path, tmp_path, "a.account" if place == "document" else "")
+    before, odd = state(tmp_path), path.lstat()
+    error = failure(name, files, key, digest(OUTSIDE))
+    if place == "document":
+        assert error is (errors.ExistsError if name == "create" else errors.NotRegularError)
+        assert listed(files) == {KEY, "other/a.account"}
+    else:  # a delete may take a folder that is none for a missing one
+        assert error in {errors.NotRegularError, None if name in DELETES else errors.NotRegularError}
+    assert (path.lstat().st_ino, path.lstat().st_mode) == (odd.st_ino, odd.st_mode)
     assert state(tmp_path) == before
 
 
@@ -230,8 +222,9 @@ def _look_and_open(calls: SystemCalls, path: str) -> None:
 def test_what_gives_way_to_a_link_meanwhile_lets_nothing_out(
     tmp_path: Path, system: System, outside: Path, name: str, swapped: str
 ) -> None:
-    """A folder or a document is replaced by a link to the outside before any one of a call's system calls: nothing
-    there is opened, or changed. The control: what looks before it opens, opens the document outside.
+    """Whatever is replaced by a link before any one of a call's system calls, nothing outside is opened, or changed.
+
+    The control: what looks before it opens, opens the document outside.
     """
 
     def swap() -> None:
@@ -246,8 +239,7 @@ def test_what_gives_way_to_a_link_meanwhile_lets_nothing_out(
     while system.calls.total() >= point:
         point += 1
         system.calls.clear()
-        root = tmp_path / f"root {point}"
-        _fill(root)
+        root = _filled(tmp_path / f"root {point}")
         place = root / ("mail" if swapped == "folder" else key)
         with suppress(OSError, BackendError):
             if name == "control":
@@ -260,84 +252,28 @@ def test_what_gives_way_to_a_link_meanwhile_lets_nothing_out(
     assert state(outside) == {"a.account": OUTSIDE}
 
 
-# --- what is no document ----------------------------------------------------------------------------------------------
-
-
-def _make(kind: str, path: Path, /) -> None:
-    """Something other than a regular file."""
-    if kind == "folder":
-        path.mkdir()
-    elif kind == "fifo":
-        os.mkfifo(path)
-    elif kind == "socket":
-        # The path of a socket may have 107 bytes only.
-        at = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            with socket.socket(socket.AF_UNIX) as listener:
-                listener.bind(f"/proc/self/fd/{at}/{path.name}")
-        except OSError as error:
-            pytest.skip(f"cannot make a socket there: {error}")
-        finally:
-            os.close(at)
-    else:
-        try:
-            os.mknod(path, stat.S_IFCHR | 0o600, os.makedev(1, 5))
-            os.close(os.open(path, os.O_RDONLY))
-        except PermissionError:
-            pytest.skip("no devices can be made here")
-
-
-@pytest.mark.parametrize("name", CALLS)
-@pytest.mark.parametrize("kind", ["folder", "fifo", "socket", "device"])
-def test_what_is_no_regular_file_is_refused(root: Path, files: Files, kind: str, name: str) -> None:
-    """A folder, pipe, socket or device in a document's place is refused, without waiting, and stays."""
-    path = root / "odd.account"
-    _make(kind, path)
-    before = path.lstat()
-    assert failure(name, files, path.name) is (ExistsError if name == "create" else NotRegularError)
-    assert (path.lstat().st_ino, path.lstat().st_mode) == (before.st_ino, before.st_mode)
-    assert set(os.listdir(root)) == {"mail", path.name}
-    assert listed(files) == {KEY}
-
-
-@pytest.mark.parametrize("name", CALLS)
-def test_file_in_the_place_of_a_folder_is_refused(root: Path, files: Files, name: str) -> None:
-    """A file where a folder belongs is refused, and stays."""
-    (root / "file").write_bytes(OLD)
-    assert failure(name, files, "file/a.account") in ({NotRegularError, None} if name in DELETES else {NotRegularError})
-    assert (root / "file").read_bytes() == OLD
-
-
-def test_hard_linked_document_is_read_and_replaced(root: Path, files: Files, tmp_path: Path) -> None:
-    """A document with a second name elsewhere is read; writing it replaces this name and leaves the other."""
+@pytest.mark.parametrize("name", ["overwrite", "swap", "write_many"])
+def test_shared_document_is_read_and_replaced(root: Path, files: Files, tmp_path: Path, name: str) -> None:
+    """A document that all may read, under two names, is read; a write makes it private and leaves the other name."""
+    (root / KEY).chmod(0o644)
     os.link(root / KEY, tmp_path / "second")
     assert files.read(KEY, limit=LIMIT).data == OLD
-    files.write(KEY, NEW, digest(OLD))
+    assert failure(name, files) is None
     assert files.read(KEY, limit=LIMIT).data == NEW
-    assert (tmp_path / "second").read_bytes() == OLD
-
-
-def test_readable_document_is_private_after_it_is_written(root: Path, files: Files) -> None:
-    """A document that another program left readable is 0600 after an overwrite."""
-    (root / KEY).chmod(0o644)
-    files.write(KEY, NEW, "overwrite")
     assert stat.S_IMODE((root / KEY).stat().st_mode) == 0o600
+    assert (tmp_path / "second").read_bytes() == OLD
 
 
 def test_mode_that_the_umask_has_taken_is_durable(files: Files, system: System) -> None:
     """A mode that is set after the temporary file was made goes to the disk before the file has the document's name."""
     steps: list[str] = []
 
-    def noted(name: str) -> Callable[..., object]:
-        def call(*arguments: Any, **options: Any) -> object:
-            steps.append(name)
-            return real(*arguments, **options)
-
-        real = getattr(SystemCalls, name)
-        return call
+    def noted(name: str, *arguments: Any, **options: Any) -> object:
+        steps.append(name)
+        return getattr(SystemCalls, name)(*arguments, **options)
 
     for name in ("fchmod", "fsync", "link"):
-        system.patch(name, noted(name))
+        system.patch(name, partial(noted, name))
     umask = os.umask(0o277)
     try:
         files.write(ABSENT, NEW, "create")
@@ -353,32 +289,28 @@ def test_huge_file_is_never_held_in_memory(root: Path, files: Files) -> None:
         file.truncate(size)
     tracemalloc.start()
     try:
-        with pytest.raises(TooLargeError):
+        with pytest.raises(errors.TooLargeError):
             files.read("huge.account", limit=LIMIT)
         assert files.stat("huge.account").size == size
-        assert failure("swap", files, "huge.account") is ConflictError
+        assert failure("swap", files, "huge.account") is errors.ConflictError
         assert tracemalloc.get_traced_memory()[1] < size / 10
     finally:
         tracemalloc.stop()
 
 
-# --- batches ---------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("code", "kind"), [(errno.EIO, BackendError), (errno.ENOSPC, FullError)])
+@pytest.mark.parametrize(("code", "kind"), [(errno.EIO, BackendError), (errno.ENOSPC, errors.FullError)])
 def test_folder_that_does_not_reach_the_disk_fails_its_own_documents(
     root: Path, files: Files, system: System, code: int, kind: type[BackendError]
 ) -> None:
-    """Of a batch in two folders, one of which the disk does not take, each document in it is an error and each in the
-    other is written.
-    """
+    """Of a batch in two folders, one of which the disk does not take, each document in the other is written."""
 
     def fsync(fd: int, /) -> None:
         if bad.exists() and os.path.samestat(os.fstat(fd), bad.stat()):
             raise OSError(code, os.strerror(code))
-        real(fd)
+        SystemCalls.fsync(fd)
 
-    real, bad = system.patch("fsync", fsync), root / "bad"
+    system.patch("fsync", fsync)
+    bad = root / "bad"
     keys = [f"{folder}/{name}.account" for name in "ab" for folder in ("bad", "good")]
     results = files.write_many([Write(key, NEW, "overwrite") for key in keys])
     for key, result in zip(keys, results, strict=True):
@@ -399,9 +331,7 @@ def test_folder_that_does_not_reach_the_disk_fails_its_own_documents(
 def test_vanished_root_is_unavailable_and_not_made_again(
     root: Path, files: Files, name: str, warm: bool, instead: str
 ) -> None:
-    """When the root is gone each call is an error that is temporary and not uncertain, and none makes it again; when it
-    is back, all is well.
-    """
+    """When the root is gone each call is a temporary error, and none makes it again; when it is back, all is well."""
     if warm:
         files.write("mail/other.account", OLD, "overwrite")
     moved = root.rename(root.with_name("moved"))
@@ -422,14 +352,12 @@ def test_replaced_root_is_used_as_it_is(root: Path, files: Files) -> None:
     files.write(KEY, NEW, "overwrite")
     root.rename(root.with_name("moved"))
     root.mkdir()
-    assert failure("read", files) is NotFoundError
+    assert failure("read", files) is errors.NotFoundError
     assert listed(files) == set()
     files.write(KEY, OLD, "create")
     assert files.read(KEY, limit=LIMIT).data == OLD
     assert root.with_name("moved").joinpath(KEY).read_bytes() == NEW
 
-
-# --- big folders ------------------------------------------------------------------------------------------------------
 
 SOME, MANY = 2_000, 20_000
 
@@ -437,14 +365,12 @@ SOME, MANY = 2_000, 20_000
 @pytest.fixture(scope="module")
 def crowded() -> Iterator[Path]:
     """A root with many documents in one folder, and a tenth of them in another."""
-    memory = "/dev/shm"  # faster than a disk, where there is one
-    above = memory if os.access(memory, os.W_OK) else None
-    with tempfile.TemporaryDirectory(prefix="accountstore-test-", dir=above) as path:
+    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # faster than a disk, where there is one
+    with tempfile.TemporaryDirectory(prefix="accountstore-test-", dir=memory) as path:
         for count in (SOME, MANY):
-            folder = Path(path) / str(count)
-            folder.mkdir()
+            Path(path, str(count)).mkdir()
             for i in range(count):
-                (folder / f"{i}.account").touch()
+                Path(path, str(count), f"{i}.account").touch()
         yield Path(path)
 
 
@@ -453,7 +379,7 @@ def test_listing_is_linear(crowded: Path, system: System) -> None:
 
     @contextmanager
     def scandir(fd: int) -> Generator[Iterator[os.DirEntry[str]]]:
-        with real(fd) as entries:
+        with SystemCalls.scandir(fd) as entries:
             yield counted(entries)
 
     def counted(entries: Iterator[os.DirEntry[str]]) -> Iterator[os.DirEntry[str]]:
@@ -461,7 +387,7 @@ def test_listing_is_linear(crowded: Path, system: System) -> None:
             asked.append(entry.name)
             yield entry
 
-    real = system.patch("scandir", scandir)
+    system.patch("scandir", scandir)
     made: list[Counter[str]] = []
     for count in (SOME, MANY):
         asked: list[str] = []
@@ -496,7 +422,7 @@ def test_leftover_is_swept_by_a_listing(root: Path, files: Files) -> None:
     leftover = root / "mail" / LEFTOVER
     leftover.write_bytes(b"half of a docu")
     for name in READS:
-        assert failure(name, files, ABSENT) is NotFoundError
+        assert failure(name, files, ABSENT) is errors.NotFoundError
     assert leftover.exists()
     assert listed(files) == {KEY}
     assert state(root) == {"mail": "no file", KEY: OLD}
@@ -549,13 +475,14 @@ def test_without_locking_leftovers_are_invisible_but_stay(root: Path, system: Sy
     assert leftover.exists()
 
 
-# --- sweepers and rivals ----------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("name", WRITES)
+@pytest.mark.parametrize("locked", [True, False], ids=["locked", "gone"])
+def test_temporary_file_that_is_swept_again_and_again(
+    root: Path, files: Files, system: System, locked: bool, name: str
+) -> None:
+    """A writer whose temporary file is swept, before it has the lock or just then, makes another.
 
-
-@contextmanager
-def _sweeping(system: System, root: Path, times: int, *, locked: bool) -> Generator[list[str]]:
-    """A sweeper that is faster than the writer's lock, so many times: it has the lock and removes the file soon, or has
-    done so.
+    After very many it gives up: the write was surely not made, the document is as it was, and nothing is left.
     """
 
     def flock(fd: int, how: int, /) -> None:
@@ -563,36 +490,23 @@ def _sweeping(system: System, root: Path, times: int, *, locked: bool) -> Genera
         if how == fcntl.LOCK_UN:
             if path.name in swept:
                 path.unlink(missing_ok=True)
-        elif system.is_temporary(fd) and len(swept) < times:
+        elif path.suffix == ".tmp" and len(swept) < times:
             swept.append(path.name)
             if locked:
                 raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
             path.unlink()
-        real(fd, how)
+        SystemCalls.flock(fd, how)
 
-    swept: list[str] = []
-    real = system.patch("flock", flock)
-    yield swept
-    system.patch("flock", real)
-
-
-@pytest.mark.parametrize("name", WRITES)
-@pytest.mark.parametrize("locked", [True, False], ids=["locked", "gone"])
-def test_temporary_file_that_is_swept_again_and_again(
-    root: Path, files: Files, system: System, locked: bool, name: str
-) -> None:
-    """A writer whose temporary file is swept makes another. After very many it gives up: the write was surely not made,
-    the document is as it was, and nothing is left.
-    """
+    system.patch("flock", flock)
     system.patch("fsync", os.fstat)  # which takes less time
     key = ABSENT if name == "create" else KEY
     before = state(root)
-    with _sweeping(system, root, 10**9, locked=locked) as swept:
-        not_sent(CALLS[name], files, key)
+    times, swept = 10**9, list[str]()
+    not_sent(CALLS[name], files, key)
     assert len(swept) == len(set(swept)) > 10
     assert state(root) == before
-    with _sweeping(system, root, 3, locked=locked) as swept:
-        assert failure(name, files, key) is None
+    times, swept = 3, []
+    assert failure(name, files, key) is None
     assert len(swept) == 3
     assert state(root) == before | {key: NEW}
 
@@ -602,9 +516,7 @@ def test_temporary_file_that_is_swept_again_and_again(
 def test_what_is_removed_while_a_document_is_published(
     root: Path, files: Files, system: System, name: str, key: str, gone: str
 ) -> None:
-    """Somebody removes the temporary file, or the whole folder, just before the document gets its name: the write was
-    surely not made, and can be made again.
-    """
+    """A write whose temporary file or folder goes just before the document gets its name was surely not made."""
 
     def publish(call: str, source: str, target: str, /, **options: Any) -> None:
         if not removed:
@@ -613,12 +525,11 @@ def test_what_is_removed_while_a_document_is_published(
                 (root / "mail" / source).unlink()
             else:
                 shutil.rmtree(root / "mail")
-        real[call](source, target, **options)
+        getattr(SystemCalls, call)(source, target, **options)
 
     removed: list[str] = []
-    real: dict[str, Any] = {}
-    real["link"] = system.patch("link", lambda *names, **at: publish("link", *names, **at))
-    real["rename"] = system.patch("rename", lambda *names, **at: publish("rename", *names, **at))
+    for call in ("link", "rename"):
+        system.patch(call, partial(publish, call))
     not_sent(CALLS[name], files, key)
     assert len(removed) == 1
     assert state(root) == ({"mail": "no file", KEY: OLD} if gone == "file" else {})
@@ -628,18 +539,16 @@ def test_what_is_removed_while_a_document_is_published(
 
 @pytest.mark.parametrize("times", [3, 10**9])
 def test_document_that_others_keep_creating_and_removing(root: Path, files: Files, system: System, times: int) -> None:
-    """An overwrite that finds no document, and then one where it would put its own, looks again. After very many times
-    it gives up, and was surely not made.
-    """
+    """An overwrite that finds no document, and then one in its place, looks again; not for ever."""
 
     def link(source: str, target: str, **options: Any) -> None:
         if len(met) < times:
             met.append(target)  # another has created it, and removes it before it is looked for
             raise FileExistsError(errno.EEXIST, "File exists")
-        real(source, target, **options)
+        SystemCalls.link(source, target, **options)
 
     met: list[str] = []
-    real = system.patch("link", link)
+    system.patch("link", link)
     if times == 3:
         files.write(ABSENT, NEW, "overwrite")
         assert files.read(ABSENT, limit=LIMIT).data == NEW
@@ -662,9 +571,7 @@ def _held(path: Path, /) -> Generator[int]:
 
 @pytest.mark.parametrize("name", LOCKING)
 def test_lock_that_another_holds_too_long(root: Path, files: Files, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    """Whoever changes a document waits for another who holds its lock, and not for ever: then the change was surely not
-    made, and it can be made when the lock is free.
-    """
+    """A change waits for another who holds the lock, not for ever, and can be made when the lock is free."""
     before = state(root)
     with monkeypatch.context() as patched, _held(root / KEY):
         patched.setattr(module, "_LOCK_SECONDS", 0.0)
@@ -693,27 +600,23 @@ def test_lock_that_another_lets_go_is_waited_for(root: Path, files: Files, syste
     assert (root / KEY).exists() == (name not in DELETES)
 
 
-class Interrupted(BaseException):
-    """What no clean-up but one for everything notices, as a signal's exception."""
-
-
 @pytest.mark.parametrize("name", LOCKING)
 @pytest.mark.parametrize("at", ["fstat", "flock", "stat"])
 def test_lock_that_is_interrupted_is_let_go(root: Path, files: Files, system: System, at: str, name: str) -> None:
     """Whatever interrupts the taking of a document's lock, at any step, leaves neither a descriptor nor a lock."""
 
     def interrupt(what: int | str, *arguments: Any, **options: Any) -> Any:
-        document = what == "a.account" if isinstance(what, str) else system.is_document(what)
+        document = (what if isinstance(what, str) else system.paths[what]) == "a.account"
         unlocks = at == "flock" and arguments[0] == fcntl.LOCK_UN
         if not interrupted and document and not unlocks:
             interrupted.append(at)
-            raise Interrupted
-        return real(what, *arguments, **options)
+            raise KeyboardInterrupt
+        return getattr(SystemCalls, at)(what, *arguments, **options)
 
     interrupted: list[str] = []
-    real = system.patch(at, interrupt)
+    system.patch(at, interrupt)
     before = state(root)
-    with pytest.raises(Interrupted):
+    with pytest.raises(KeyboardInterrupt):
         failure(name, files)
     assert interrupted == [at]
     assert system.paths == {}
@@ -727,19 +630,17 @@ def test_lock_that_is_interrupted_is_let_go(root: Path, files: Files, system: Sy
 def test_link_that_is_put_in_the_documents_place_meanwhile_is_not_followed(
     root: Path, files: Files, system: System, name: str
 ) -> None:
-    """Between opening and locking the document is moved away, and a link to it is put under its name: the name is no
-    document any more. Neither the link nor the file is touched.
-    """
+    """Neither a link that is put under the document's name between opening and locking nor its file is touched."""
 
     def flock(fd: int, how: int, /) -> None:
-        if not moved.exists() and system.is_document(fd) and how & fcntl.LOCK_EX:
+        if not moved.exists() and system.paths[fd] == "a.account" and how & fcntl.LOCK_EX:
             path.rename(moved)
             path.symlink_to(moved)
-        real(fd, how)
+        SystemCalls.flock(fd, how)
 
     path, moved = root / KEY, root.parent / "moved.account"
-    real = system.patch("flock", flock)
-    assert failure(name, files) is NotRegularError
+    system.patch("flock", flock)
+    assert failure(name, files) is errors.NotRegularError
     assert path.is_symlink()
     assert moved.read_bytes() == OLD
     assert set(state(root)) == {"mail", KEY}
@@ -749,20 +650,21 @@ def test_link_that_is_put_in_the_documents_place_meanwhile_is_not_followed(
 def test_child_forked_in_a_write_does_not_keep_its_locks(
     root: Path, files: Files, system: System, monkeypatch: pytest.MonkeyPatch, released: bool
 ) -> None:
-    """A process that is forked in the midst of a write shares its descriptors, as copies of them do, and does not keep
-    others from the document. The control: locks that only a closing lets go do.
+    """A process forked in a write, which shares its descriptors as copies do, does not keep others from the document.
+
+    The control: locks that only a closing lets go do.
     """
 
     def rename(*names: str, **folders: int) -> None:
         copies.extend(os.dup(fd) for fd in system.paths)  # all locks are held here
-        real(*names, **folders)
+        SystemCalls.rename(*names, **folders)
 
     def flock(fd: int, how: int, /) -> None:
         if released or how != fcntl.LOCK_UN:
             SystemCalls.flock(fd, how)
 
     copies: list[int] = []
-    real = system.patch("rename", rename)
+    system.patch("rename", rename)
     system.patch("flock", flock)
     monkeypatch.setattr(module, "_LOCK_SECONDS", 0.0)
     files.write(KEY, NEW, "overwrite")

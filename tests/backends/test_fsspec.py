@@ -17,7 +17,7 @@ from accountstore.backends.base import BackendError, NotRegularError, Unavailabl
 from accountstore.backends.fsspec import FsspecBackend
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
     from fileservers import Remote
 
@@ -26,23 +26,16 @@ pytest_plugins = ["fileservers"]
 
 
 @pytest.mark.once
-async def test_close_ends_the_connections(remote: Remote) -> None:
-    """A closed backend has no connection left at the server."""
-    before = len(remote.server.connections)
-    backend = await remote.open()
+async def test_connections_begin_with_the_first_call_and_end_with_the_backend(remote: Remote) -> None:
+    """Opening a backend asks the server nothing, closing an unused one neither; a closed one has no connection left."""
+    connections, seen = len(remote.server.connections), remote.server.seen
+    unused, backend = await remote.open(), await remote.open()
+    await unused.aclose()
+    assert remote.server.seen == seen
     await backend.write("a.account", b"x", mode="overwrite")
-    assert len(remote.server.connections) == before + 1
+    assert len(remote.server.connections) == connections + 1
     await backend.aclose()
-    await remote.server.wait(before)
-
-
-@pytest.mark.once
-async def test_opening_connects_at_the_first_call(remote: Remote) -> None:
-    """Opening a backend asks the server nothing, and closing an unused one neither."""
-    before = remote.server.seen
-    backend = await remote.open()
-    await backend.aclose()
-    assert remote.server.seen == before
+    await remote.server.wait(connections)
 
 
 @pytest.mark.once
@@ -71,39 +64,39 @@ async def test_lost_connection_is_an_error_and_then_made_anew(remote: Remote) ->
         await backend.aclose()
 
 
+@pytest.fixture
+async def backend(remote: Remote) -> AsyncIterator[FsspecBackend]:
+    opened = await remote.open()
+    yield opened
+    await opened.aclose()
+
+
 @pytest.mark.once
-async def test_folder_removed_by_others_is_made_again(remote: Remote) -> None:
+async def test_folder_removed_by_others_is_made_again(remote: Remote, backend: FsspecBackend) -> None:
     """A write makes its folder whenever it is missing, not only the first time."""
-    backend = await remote.open()
     for data in (b"1", b"2"):
         await backend.write("m/n/a.account", data, mode="overwrite")
         assert (remote.folder / "m/n/a.account").read_bytes() == data
         shutil.rmtree(remote.folder / "m")
-    await backend.aclose()
 
 
 @pytest.mark.once
-async def test_folder_in_a_documents_place_is_not_read(remote: Remote) -> None:
+async def test_folder_in_a_documents_place_is_not_read(remote: Remote, backend: FsspecBackend) -> None:
     """A folder with a document's name is an error, and not a missing document."""
     (remote.folder / "a.account").mkdir()
-    backend = await remote.open()
-    with pytest.raises(NotRegularError):
-        await backend.read("a.account", limit=100)
-    with pytest.raises(NotRegularError):
-        await backend.stat("a.account")
-    await backend.aclose()
+    for call in (backend.read("a.account", limit=100), backend.stat("a.account")):
+        with pytest.raises(NotRegularError):
+            await call
 
 
 @pytest.mark.once
-async def test_modification_time_is_returned(remote: Remote) -> None:
+async def test_modification_time_is_returned(remote: Remote, backend: FsspecBackend) -> None:
     """A stat and a listing have the document's modification time, in UTC."""
     (remote.folder / "a.account").write_bytes(b"x")
     os.utime(remote.folder / "a.account", (10**9, 10**9))
-    backend = await remote.open()
     moment = datetime.fromtimestamp(10**9, UTC)
     assert (await backend.stat("a.account")).modified == moment
     assert [stat.modified async for page in backend.scan("", recursive=False) for stat in page] == [moment]
-    await backend.aclose()
 
 
 class _Slow(MemoryFileSystem):  # type: ignore[misc]  # fsspec has no types

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from typing import TYPE_CHECKING
+from unittest.mock import Mock
 
 import pytest
 from anyio import to_thread
@@ -35,9 +36,7 @@ async def test_root_may_be_reached_through_a_link(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("below", ["", "root"])
 async def test_root_that_is_no_folder_is_reported_at_opening(tmp_path: Path, below: str) -> None:
-    """A file in the place of the root, or of a folder above it, is a fault of the configuration: the store does not
-    open, rather than fail later.
-    """
+    """Where a file is in the place of the root, or of a folder above it, the store does not open."""
     path = tmp_path / "file"
     path.write_bytes(b"a file")
     with pytest.raises(ConfigError, match="storage 'main'"):
@@ -56,22 +55,15 @@ async def test_network_file_system_declares_no_swap(
     tmp_path: Path, kind: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On a network file system compare-and-swap is not declared and nothing is locked; elsewhere it is."""
-
-    def filesystem_type(path: str) -> str | None:
-        return kind
-
-    def flock(fd: int, how: int) -> None:
-        locked.append(fd)
-
-    locked: list[int] = []
-    monkeypatch.setattr(module, "filesystem_type", filesystem_type)
-    monkeypatch.setattr(SystemCalls, "flock", staticmethod(flock))
+    flock = Mock()
+    monkeypatch.setattr(module, "filesystem_type", Mock(return_value=kind))
+    monkeypatch.setattr(SystemCalls, "flock", flock)
     backend = await open_backend(f"file://{tmp_path}", {})
     await backend.write(KEY, b"1", mode="overwrite")
     await backend.write(KEY, b"2", mode="overwrite")
     assert (await backend.read(KEY, limit=100)).data == b"2"
     swaps = kind in {"ext4", None}
-    assert bool(locked) is swaps
+    assert flock.called is swaps
     assert backend.capabilities == Capabilities(create=True, update=swaps, atomic=True, durable=True, batch=128)
     await backend.aclose()
 

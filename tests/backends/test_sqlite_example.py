@@ -85,9 +85,7 @@ async def test_it_is_private_and_durable(path: Path) -> None:
 
 @pytest.mark.anyio
 async def test_its_errors_are_ours(path: Path) -> None:
-    """A database that another process has locked is unavailable, and surely unchanged; a full one is full; whatever
-    else SQLite refuses is a `BackendError`.
-    """
+    """A locked database is unavailable, and surely unchanged; a full one is full; else it is a `BackendError`."""
     backend = await opener(path)()
     async with store_over({"main": backend}) as store:
         await store.save(AT, ACCOUNT)

@@ -1,13 +1,10 @@
-"""The state machines on backends and stores; and controls, which show that suite and machines find wrong backends.
-
-`ACCOUNTSTORE_EXAMPLES` sets how many examples a machine runs.
-"""
+"""The state machines on backends and stores; and controls: suite and machines find wrong backends."""
 
 from __future__ import annotations
 
 import inspect
 import os
-from itertools import count
+from itertools import count, product
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import unquote
 
@@ -29,6 +26,7 @@ from accountstore.testing import BackendTests, backend_machine, store_machine, s
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+    from pathlib import Path
 
     from fileservers import Remote
 
@@ -37,6 +35,7 @@ if TYPE_CHECKING:
 K = TypeVar("K", bound=type[BatchMemory])
 pytest_plugins = ["fileservers"]
 
+# How many examples a machine runs.
 _EXAMPLES = os.environ.get("ACCOUNTSTORE_EXAMPLES")
 _SETTINGS = settings(max_examples=int(_EXAMPLES or 12), stateful_step_count=30)
 _OVER_THE_WIRE = settings(max_examples=int(_EXAMPLES or 3), stateful_step_count=20)
@@ -52,39 +51,48 @@ _CONTROL = settings(
 )
 
 
-# --- the machines -----------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], str]:
-    """Makes a new folder, for each example."""
-    return lambda: str(tmp_path_factory.mktemp("storage"))
-
-
-async def _open_memory() -> Backend:
+async def _open_memory(folder: Path) -> Backend:
     return MemoryBackend()
 
 
-async def _open_undeclared() -> Backend:
+async def _open_undeclared(folder: Path) -> Backend:
     """A backend that declares nothing, on a filesystem without a server."""
     fs: Any = (await MemoryBackend().filesystem())[0]
     return FsspecBackend(lambda: fs, "/root", parallel=False)
 
 
-def _run_on_backend(loop: Any, opened: Callable[[], Awaitable[Backend]], sizes: settings = _SETTINGS) -> None:
-    machine = backend_machine(opened, loop=loop[0], loop_options=loop[1])
-    run_state_machine_as_test(machine, settings=sizes)
+async def _open_local(folder: Path) -> Backend:
+    return await open_local(str(folder), {})
 
 
-@pytest.mark.parametrize("opened", [_open_memory, _open_undeclared], ids=["memory", "fsspec"])
-def test_backend_does_what_the_model_does(anyio_backend: Any, opened: Callable[[], Awaitable[Backend]]) -> None:
-    """Whatever is done to the storage, it answers as a dict would."""
-    _run_on_backend(anyio_backend, opened)
+async def _open_store(folder: Path) -> AccountStore:
+    storages = {"First Storage": StorageConfig("memory://"), "Second": StorageConfig(str(folder), codec="msgpack")}
+    return await AccountStore.open(StoreConfig(default="First Storage", storages=storages))
 
 
-def test_local_backend_does_what_the_model_does(anyio_backend: Any, folder: Callable[[], str]) -> None:
-    """Whatever is done to the folder, it answers as a dict would."""
-    _run_on_backend(anyio_backend, lambda: open_local(folder(), {}))
+async def _open_undeclared_store(folder: Path) -> AccountStore:
+    return store_over({"undeclared": await _open_undeclared(folder), "memory": MemoryBackend()})
+
+
+def _run(machine: Any, opened: Callable[[], Awaitable[Any]], loop: Any, sizes: settings = _SETTINGS) -> None:
+    run_state_machine_as_test(machine(opened, loop=loop[0], loop_options=loop[1]), settings=sizes)
+
+
+@pytest.mark.parametrize(
+    ("machine", "opened"),
+    [
+        pytest.param(backend_machine, _open_memory, id="memory"),
+        pytest.param(backend_machine, _open_undeclared, id="fsspec"),
+        pytest.param(backend_machine, _open_local, id="local"),
+        pytest.param(store_machine, _open_store, id="store on memory and a folder, in two codecs"),
+        pytest.param(store_machine, _open_undeclared_store, id="store on a backend that declares nothing"),
+    ],
+)
+def test_it_does_what_the_model_does(
+    anyio_backend: Any, machine: Any, opened: Callable[[Path], Awaitable[Any]], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Whatever is done to a storage, it answers as a dict would, or refuses what it does not declare."""
+    _run(machine, lambda: opened(tmp_path_factory.mktemp("storage")), anyio_backend)
 
 
 @pytest.mark.once
@@ -97,31 +105,7 @@ def test_server_does_what_the_model_does(anyio_backend: Any, remote: Remote) -> 
         path.mkdir()
         return await remote.open(f"/{path.name}")
 
-    _run_on_backend(anyio_backend, opened, _OVER_THE_WIRE)
-
-
-def test_store_does_what_the_model_does(anyio_backend: Any, folder: Callable[[], str]) -> None:
-    """Whatever is done to a store on memory and a folder, in two codecs, it answers as a dict would."""
-    loop, options = anyio_backend
-
-    async def opened() -> AccountStore:
-        storages = {
-            "First Storage": StorageConfig("memory://"),
-            "Second": StorageConfig(folder(), codec="msgpack"),
-        }
-        return await AccountStore.open(StoreConfig(default="First Storage", storages=storages))
-
-    run_state_machine_as_test(store_machine(opened, loop=loop, loop_options=options), settings=_SETTINGS)
-
-
-def test_store_refuses_what_a_storage_does_not_declare(anyio_backend: Any) -> None:
-    """A store on a backend that declares nothing refuses creates and swaps, and does all else."""
-    loop, options = anyio_backend
-
-    async def opened() -> AccountStore:
-        return store_over({"undeclared": await _open_undeclared(), "memory": MemoryBackend()})
-
-    run_state_machine_as_test(store_machine(opened, loop=loop, loop_options=options), settings=_SETTINGS)
+    _run(backend_machine, opened, anyio_backend, _OVER_THE_WIRE)
 
 
 # --- controls: wrong backends -----------------------------------------------------------------------------------------
@@ -170,11 +154,8 @@ class _SwapLooksFirst(BatchMemory):
 
 
 @_fails(
-    "race_no_update_is_lost",
-    "race_swap_has_one_winner",
-    "batch_swap_many",
-    "sequential_swap_of_a_deleted_document_is_refused",
-    "sequential_swap_of_a_stale_version_is_refused",
+    *("race_no_update_is_lost", "race_swap_has_one_winner", "batch_swap_many"),
+    *("sequential_swap_of_a_deleted_document_is_refused", "sequential_swap_of_a_stale_version_is_refused"),
     "sequential_swap_of_an_unknown_version_is_refused",
 )
 class _SwapIgnoresVersions(BatchMemory):
@@ -228,23 +209,16 @@ class _AcknowledgesEarly(BatchMemory):
 
 
 @_fails(
-    "race_no_update_is_lost",
-    "race_swap_has_one_winner",
-    "sequential_conditional_delete",
-    "sequential_swap_of_a_stale_version_is_refused",
-    "sequential_version_changes_with_the_content",
+    *("race_no_update_is_lost", "race_swap_has_one_winner", "sequential_conditional_delete"),
+    *("sequential_swap_of_a_stale_version_is_refused", "sequential_version_changes_with_the_content"),
 )
 class _VersionIsSize(BatchMemory):
     def _find(self, key: str, /) -> Blob:
         blob = super()._find(key)
-        return Blob(blob.data, _with_size_as_version(blob.stat))
+        return Blob(blob.data, replace(blob.stat, version=Version(f"{blob.stat.size}")))
 
     async def write(self, key: str, data: bytes, /, *, mode: WriteMode, write_token: str = "") -> Stat:
-        return _with_size_as_version(await super().write(key, data, mode=mode))
-
-
-def _with_size_as_version(stat: Stat, /) -> Stat:
-    return replace(stat, version=Version(f"{stat.size}"))
+        return replace(await super().write(key, data, mode=mode), version=Version(f"{len(data)}"))
 
 
 @_fails("sequential_stat_agrees_with_read")
@@ -266,23 +240,14 @@ class _UnquotesNames(BatchMemory):
 class _ScansByPrefix(BatchMemory):
     async def scan(self, prefix: str, /, *, recursive: bool) -> AsyncIterator[Sequence[Stat]]:
         async for page in super().scan("", recursive=True):
-            yield [
-                stat
-                for stat in page
-                if stat.key.startswith(prefix) and (recursive or "/" not in stat.key[len(prefix) + 1 :])
-            ]
+            found = [stat for stat in page if stat.key.startswith(prefix)]
+            yield found if recursive else [stat for stat in found if "/" not in stat.key[len(prefix) + 1 :]]
 
 
 @_fails(
-    "cancel_of_a_read",
-    "scan_finds_the_documents_of_a_folder",
-    "scan_follows_writes_and_deletes",
-    "scan_may_be_dropped_before_its_end",
-    "scan_of_many_documents",
-    "sequential_close_leaves_nothing_open",
-    "unicode_longest_paths",
-    "unicode_names_are_kept",
-    "unicode_names_that_look_alike_are_different",
+    *("cancel_of_a_read", "scan_finds_the_documents_of_a_folder", "scan_follows_writes_and_deletes"),
+    *("scan_may_be_dropped_before_its_end", "scan_of_many_documents", "sequential_close_leaves_nothing_open"),
+    *("unicode_longest_paths", "unicode_names_are_kept", "unicode_names_that_look_alike_are_different"),
 )
 class _ScansTwice(BatchMemory):
     async def scan(self, prefix: str, /, *, recursive: bool) -> AsyncIterator[Sequence[Stat]]:
@@ -408,42 +373,22 @@ async def test_suite_asks_for_a_harness() -> None:
 
 # --- controls: the machines -------------------------------------------------------------------------------------------
 
-
-@pytest.mark.once
-@pytest.mark.parametrize(
-    "kind",
-    [
-        _CreateOverwrites,
-        _SwapIgnoresVersions,
-        _DeleteRaises,
-        _DeleteIgnoresVersions,
-        _VersionIsSize,
-        _StatHasNoVersion,
-        _ScansByPrefix,
-        _ScansTwice,
-        _ReadsAnySize,
-    ],
+_FOUND_BY_BOTH = (
+    *(_CreateOverwrites, _SwapIgnoresVersions, _DeleteRaises, _DeleteIgnoresVersions, _ScansByPrefix, _ScansTwice),
 )
-def test_backend_machine_finds_wrong_backends(kind: type[BatchMemory]) -> None:
-    """The machine for backends fails on a wrong one."""
-
-    async def opened() -> Backend:
-        return kind()
-
-    with pytest.raises(AssertionError):
-        run_state_machine_as_test(backend_machine(opened), settings=_CONTROL)
+_FOUND_BY_ONE = (_VersionIsSize, _StatHasNoVersion, _ReadsAnySize)
 
 
 @pytest.mark.once
 @pytest.mark.parametrize(
-    "kind",
-    [_CreateOverwrites, _SwapIgnoresVersions, _DeleteRaises, _DeleteIgnoresVersions, _ScansByPrefix, _ScansTwice],
+    ("machine", "kind"),
+    [*product([backend_machine, store_machine], _FOUND_BY_BOTH), *product([backend_machine], _FOUND_BY_ONE)],
 )
-def test_store_machine_finds_wrong_backends(kind: type[BatchMemory]) -> None:
-    """The machine for stores fails where a backend below is wrong."""
+def test_machines_find_wrong_backends(machine: Any, kind: type[BatchMemory]) -> None:
+    """The machine for backends fails on a wrong one; that for stores where a backend below is wrong."""
 
-    async def opened() -> AccountStore:
-        return store_over({"a": MemoryBackend(), "b": kind()})
+    async def opened() -> Any:
+        return kind() if machine is backend_machine else store_over({"a": MemoryBackend(), "b": kind()})
 
     with pytest.raises(AssertionError):
-        run_state_machine_as_test(store_machine(opened), settings=_CONTROL)
+        run_state_machine_as_test(machine(opened), settings=_CONTROL)

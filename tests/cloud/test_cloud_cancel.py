@@ -8,6 +8,7 @@ import json
 import subprocess
 import time
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -15,6 +16,7 @@ import anyio
 import anyio.lowlevel
 import pytest
 from anyio import get_running_tasks
+from cancelling import by_scope, by_task, cancelled_after, each_way
 from cloudtargets import NEW, OLD, TARGETS, Target, assert_closed, need_packages, on_each_target
 from running import HUNG, PYTHON, patiently
 
@@ -23,14 +25,12 @@ from accountstore import Account, AccountStore, Location, UnavailableError, Unce
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 
+    from cancelling import Way
     from cloudstub import Stub
 
 pytestmark = [pytest.mark.anyio, pytest.mark.once]
 
-on_asyncio = pytest.mark.parametrize(
-    "anyio_backend", [("asyncio", {}), ("asyncio", {"use_uvloop": True})], ids=["asyncio", "uvloop"]
-)
-STEPS = (0, 1, 2, 3, 5, 8, 13, 21)
+STEPS = (1, 2, 3, 5, 8, 13, 21)
 MOMENTS = (0.1, 0.5, 0.9, 1.2)
 """Parts of the time that the call takes when nothing disturbs it."""
 CALM = 2 * HUNG
@@ -56,7 +56,6 @@ OPERATIONS: Mapping[str, tuple[Callable[[AccountStore, Location], Awaitable[obje
     "update": (lambda store, at: store.update(at, lambda _: NEW), {OLD, NEW}),
     "delete": (lambda store, at: store.delete(at), {OLD, None}),
 }
-READS = ("get", "list")
 
 
 def tasks_of(store: AccountStore) -> int:
@@ -94,35 +93,22 @@ class Cut:
     """Documents of their own for calls that are cut off, and what became of them."""
 
     def __init__(self, target: Target, stub: Stub, store: AccountStore, name: str) -> None:
-        self.target, self.stub, self.store = target, stub, store
-        self.call, self.allowed = OPERATIONS[name]
-        self.creates = name == "create"
+        self.target, self.stub, self.store, self.name = target, stub, store, name
         self.left: dict[Location, Account | None] = {}
 
-    def place(self) -> Location:
-        """Where the next call is made."""
+    async def make(self, by: Way, moment: Callable[[], Awaitable[object]], times: int = 1) -> bool:
+        """Make a call that is cancelled at a moment, and look at its document. Whether it was cut off."""
         at = Location("a.account", folder=f"f{len(self.left)}")
-        if not self.creates:
+        call, allowed = OPERATIONS[self.name]
+        if self.name != "create":
             self.target.put(self.stub, at, OLD)
-        return at
-
-    async def undisturbed(self) -> float:
-        """Make a call that nothing cuts off; how long it takes, in seconds."""
-        at = self.place()
-        started = time.monotonic()
-        await self.call(self.store, at)
-        seconds = time.monotonic() - started
-        self.look(at)
-        return seconds
-
-    def look(self, at: Location) -> None:
-        """Judge a call that has just ended."""
+        cancelled = await cancelled_after(by, partial(call, self.store, at), moment, times)
         found = self.left[at] = self.target.found(self.stub, at)
-        assert found in self.allowed, (at, found)
+        assert found in allowed, (at, found)
+        return cancelled
 
     async def look_again(self) -> None:
         """A while later, each document is as it was when its call ended, and the store goes on."""
-        assert len(self.left) > 3
         await anyio.sleep(0.06)
         assert {at: self.target.found(self.stub, at) for at in self.left} == self.left
         self.stub.mode(delay=0)
@@ -132,94 +118,46 @@ class Cut:
         assert self.target.found(self.stub, at) == NEW
 
 
+async def turns(count: int) -> None:
+    for _ in range(count):
+        await anyio.lowlevel.checkpoint()
+
+
+@each_way(by_scope, by_task)
 @on_each_target
 @pytest.mark.parametrize("name", OPERATIONS)
-async def test_cancelled_by_a_scope(stub: Stub, target: Target, name: str) -> None:
-    """Cancelled after some steps, or at some moment while the server answers, the document is old or new."""
+async def test_cancelled_at_each_await(stub: Stub, target: Target, name: str, by: Way) -> None:
+    """Cancelled after some steps, twice, or at some moment while the server answers, the document is old or new."""
     async with opened(target, stub, timeout=CALM) as store:
         cut = Cut(target, stub, store, name)
         stub.mode(delay=0.01)
-        whole = await cut.undisturbed()
-
-        async def after_steps(scope: anyio.CancelScope, steps: int) -> None:
-            for _ in range(steps):
-                await anyio.lowlevel.checkpoint()
-            scope.cancel()
-
-        async def at_moment(scope: anyio.CancelScope, part: float) -> None:
-            await anyio.sleep(whole * part)
-            scope.cancel()
-
-        ends: list[bool] = []
-        for cancel, values in ((after_steps, STEPS), (at_moment, MOMENTS)):
-            for value in values:
-                at = cut.place()
-                scope = anyio.CancelScope()
-                async with anyio.create_task_group() as group:
-                    with scope:
-                        group.start_soon(cancel, scope, value)  # type: ignore[arg-type]
-                        await cut.call(store, at)
-                    group.cancel_scope.cancel()
-                ends.append(scope.cancelled_caught)
-                cut.look(at)
-        assert ends[0]
-        assert stub.connections()["open"] < 24
-        await cut.look_again()
-
-
-@on_asyncio
-@on_each_target
-@pytest.mark.parametrize("name", OPERATIONS)
-async def test_cancelled_by_the_task(stub: Stub, target: Target, name: str) -> None:
-    """The same for asyncio's own cancellation, once and twice, which no scope sees."""
-    async with opened(target, stub, timeout=CALM) as store:
-        cut = Cut(target, stub, store, name)
-        stub.mode(delay=0.01)
-        whole = await cut.undisturbed()
+        started = time.monotonic()
+        assert not await cut.make(by, anyio.sleep_forever)
+        whole = time.monotonic() - started
+        assert await cut.make(by, partial(turns, 0), times=2)
         for steps in STEPS:
-            at = cut.place()
-            task = asyncio.ensure_future(cut.call(store, at))
-            for _ in range(steps):
-                await asyncio.sleep(0)
-            task.cancel()
-            await asyncio.sleep(0)
-            task.cancel()
-            await asyncio.wait([task], timeout=HUNG)
-            assert task.cancelled() or (steps and not task.exception())
-            cut.look(at)
+            await cut.make(by, partial(turns, steps), times=2)
         for part in MOMENTS:
-            at = cut.place()
-            task = asyncio.ensure_future(cut.call(store, at))
-            await asyncio.sleep(whole * part)
-            task.cancel()
-            await asyncio.wait([task], timeout=HUNG)
-            assert task.cancelled() or not task.exception()
-            cut.look(at)
+            await cut.make(by, partial(anyio.sleep, whole * part))
         assert stub.connections()["open"] < 24
         await cut.look_again()
 
 
-async def cancelled_when_sent(stub: Stub, call: Awaitable[object]) -> bool:
+async def cancelled_when_sent(stub: Stub, call: Callable[[], Awaitable[object]]) -> bool:
     """Cancel a call when the server has a request of it; whether it was cancelled: its deadline may have come first."""
     before = stub.count()
 
-    scope = anyio.CancelScope()
-
-    async def cancel() -> None:
+    async def sent() -> None:
         while stub.count() == before:
             await anyio.sleep(0.005)
-        scope.cancel()
 
-    async with anyio.create_task_group() as group:
-        group.start_soon(cancel)
-        with scope, suppress(UnavailableError):
-            await call
-        group.cancel_scope.cancel()
-    return scope.cancelled_caught
+    with suppress(UnavailableError):
+        return await cancelled_after(by_scope, call, sent)
+    return False
 
 
 @on_each_target
-@pytest.mark.parametrize("name", READS)
+@pytest.mark.parametrize("name", ["get", "list"])
 async def test_a_read_that_hangs_is_left_at_once(stub: Stub, target: Target, name: str) -> None:
     """A read from a server that never answers ends when it is cancelled, and not only with its deadline."""
     async with opened(target, stub, timeout=CALM) as store:
@@ -227,7 +165,7 @@ async def test_a_read_that_hangs_is_left_at_once(stub: Stub, target: Target, nam
         target.put(stub, at, OLD)
         stub.faults([{"nth": 1, "kind": "hang"}])
         with anyio.fail_after(HUNG):
-            assert await cancelled_when_sent(stub, OPERATIONS[name][0](store, at))
+            assert await cancelled_when_sent(stub, partial(OPERATIONS[name][0], store, at))
         await OPERATIONS[name][0](store, at)
 
 
@@ -244,7 +182,7 @@ async def test_a_cancelled_write_waits_no_longer_than_its_deadline(stub: Stub, t
             stub.faults([{"nth": 1, "kind": "hang-after"}])
             started = time.monotonic()
             with anyio.fail_after(HUNG):
-                cancelled = await cancelled_when_sent(stub, OPERATIONS[name][0](store, at))
+                cancelled = await cancelled_when_sent(stub, partial(OPERATIONS[name][0], store, at))
             if not cancelled:
                 continue
             assert time.monotonic() - started > 0.9 * timeout
@@ -259,15 +197,15 @@ async def test_a_cancelled_write_waits_no_longer_than_its_deadline(stub: Stub, t
 
 # --- processes --------------------------------------------------------------------------------------------------------
 
-SHARED = [str(Path(__file__).parents[1]), str(Path(__file__).parents[1] / "servers")]
-
 
 def python(script: str, *arguments: str, flags: tuple[str, ...] = ("-X", "dev")) -> subprocess.CompletedProcess[str]:
     """Run a script that finds what these tests share; it ends by itself, or is ended.
 
     What asyncio's debug mode says of a slow machine is left out.
     """
-    head = f"import sys; sys.path[:0] = {SHARED!r}\nimport asyncio, json, logging, os, time, anyio\n"
+    tests = Path(__file__).parents[1]
+    head = f"import sys; sys.path[:0] = [{str(tests)!r}, {str(tests / 'servers')!r}]\n"
+    head += "import asyncio, json, logging, os, time, anyio\n"
     head += "logging.getLogger('asyncio').addFilter(lambda one: not one.getMessage().startswith('Executing '))\n"
     head += "from accountstore import *\nfrom cloudtargets import *\ntargets = [Target(*one) for one in "
     head += "json.loads(sys.argv[2])]\nurl = sys.argv[1]\nat = Location('a.account', folder='f')\n"
@@ -319,7 +257,7 @@ print("done")
 
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
-@pytest.mark.parametrize("target", [TARGETS[0], TARGETS[3]], ids=[TARGETS[0].name, TARGETS[3].name])
+@pytest.mark.parametrize("target", TARGETS[::3], ids=lambda target: target.name)
 async def test_after_a_fork_and_on_another_loop_a_store_is_closed(stub: Stub, target: Target) -> None:
     """In a child and on a second event loop a store says `ClosedError` at once; where it was opened it goes on."""
     need_packages(target.service, target.engine)
@@ -361,11 +299,7 @@ async def test_stores_on_loops_one_after_another_leave_nothing(stub: Stub, targe
 @on_each_target
 async def test_closing_after_a_read_that_hung_leaves_nothing(stub: Stub, target: Target) -> None:
     """A read that has hung until its deadline leaves no connection when its store is closed."""
-    async with AccountStore.open(target.config(stub.url, timeout=0.4, attempts=1)) as store:
-        at = Location("a.account", folder="f")
-        target.put(stub, at, OLD)
-        await patiently(lambda: store.get(at))
+    async with opened(target, stub, timeout=0.4, attempts=1) as store:
         stub.faults([{"nth": 1, "kind": "hang"}])
         with pytest.raises(UnavailableError):
-            await store.get(at)
-    await assert_closed(stub)
+            await store.get(Location("a.account", folder="f"))

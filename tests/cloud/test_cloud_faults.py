@@ -6,19 +6,19 @@ The judge is the server itself: what it holds after a call decides whether the c
 from __future__ import annotations
 
 import socket
-import time
 import traceback
 from collections import Counter
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple
+from unittest.mock import AsyncMock
 
 import anyio
 import anyio.lowlevel
 import pytest
 from cloudstub import Stub
-from cloudtargets import BUCKET, NEW, OLD, TARGETS, Target, on_each_target
+from cloudtargets import BUCKET, NEW, OLD, Target, by_fsspec, on_asyncio, on_each_target
 from running import HUNG, patiently
 
 from accountstore import (
@@ -35,6 +35,7 @@ from accountstore import (
     UncertainError,
     Version,
 )
+from accountstore.codecs import JSON
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
@@ -43,8 +44,6 @@ if TYPE_CHECKING:
     from accountstore.retry import Attempt, PendingWrite, RetryPolicy
 
 pytestmark = [pytest.mark.anyio, pytest.mark.once]
-
-T = TypeVar("T")
 
 PATIENCE = (0.4, 4.0, 40.0)
 """Deadlines in seconds for what a server does not answer, one after another: on a loaded machine the request may not be
@@ -55,11 +54,8 @@ CALM = 2 * HUNG
 RIVAL = Account(host="rival.example.org", port=1, credentials=OLD.credentials)
 
 SILENT = ("hang", "hang-after", "late")
-FAULTS = (
-    *("drop-before", "drop-after", "500", "503", "409", "412", "500-after", "503-after", "409-after", "412-after"),
-    *("truncate", "slow", *SILENT),
-)
-SECONDS = {"slow": 0.1}
+REFUSALS = ("500", "503", "409", "412", "500-after", "503-after", "409-after", "412-after")
+FAULTS = ("drop-before", "drop-after", *REFUSALS, "truncate", "slow", *SILENT)
 
 
 @dataclass(frozen=True)
@@ -107,14 +103,8 @@ class Schedule(NamedTuple):
 
         Azure's own client asks again, after a second each time, where an answer is cut short.
         """
-        return min(
-            (n for n, times, kind in self.faults if kind in SILENT or (kind == "truncate" and times > 1)), default=0
-        )
-
-    @property
-    def label(self) -> str:
-        """The operation and the fault, without the details that a line of the table sums up."""
-        return f"{self.operation:10}" + " + ".join(kind for _, _, kind in self.faults)
+        lasting = [n for n, times, kind in self.faults if kind in SILENT or (kind == "truncate" and times > 1)]
+        return min(lasting, default=0)
 
 
 def schedules(operations: Iterable[str] = OPERATIONS, *, thin: bool = False) -> Iterator[Schedule]:
@@ -146,40 +136,35 @@ class Outcome(NamedTuple):
 
     name: str
     wrong: str
-    seconds: float
 
 
+@dataclass
 class Lane:
     """A server, where one schedule after another is run and judged."""
 
-    def __init__(self, target: Target, stub: Stub, number: int) -> None:
-        self.target = target
-        self.stub = stub
-        self.number = number
+    target: Target
+    stub: Stub
+    number: int = 0
 
     async def run(self, store: AccountStore, schedule: Schedule, rival: Account | None = None) -> Outcome | None:
         """Run a schedule, on a document of its own. The rival, if any, writes while the first request is answered.
 
         None: the deadline came before the request that was to meet it.
         """
-        self.number += 1000
+        self.number += 1
         at = Location("a.account", folder=f"f{self.number}")
         operation = OPERATIONS[schedule.operation]
+        version = Version("")
         if operation.before is not None:
             self.target.put(self.stub, at, operation.before)
             version = (await patiently(lambda: store.read(at))).version
         else:
             await patiently(lambda: store.exists(at))  # a connection is there, as it would be
-            version = Version("")
-        faults = [
-            {"nth": nth, "times": times, "kind": kind, "seconds": SECONDS.get(kind, 0)}
-            for nth, times, kind in schedule.faults
-        ]
+        faults = [{"nth": nth, "times": times, "kind": kind, "seconds": 0.1} for nth, times, kind in schedule.faults]
         self.stub.faults(faults)
         if rival:
-            self.target.rival(self.stub, at, rival)
+            self.stub.rival(1, self.target.service, BUCKET, f"p/{at.path}", JSON.encode(rival))
         asked = self.stub.count()
-        started = time.monotonic()
         result: object = None
         error: AccountStoreError | None = None
         try:
@@ -187,7 +172,6 @@ class Lane:
                 result = await operation.call(store, at, version)
         except AccountStoreError as failure:
             error = failure
-        seconds = time.monotonic() - started
         early = self.stub.count() - asked < schedule.lasting
         self.stub.land()  # what comes late comes now, before the judgement
         self.stub.faults([])
@@ -197,7 +181,7 @@ class Lane:
         wrong = wrong or await self._after(store, at, result)
         if early and not wrong:
             return None
-        return Outcome("ok" if error is None else type(error).__name__, wrong and f"{schedule}: {wrong}", seconds)
+        return Outcome("ok" if error is None else type(error).__name__, wrong and f"{schedule}: {wrong}")
 
     def _judge(
         self, operation: Operation, at: Location, result: object, error: AccountStoreError | None, *, rival: bool
@@ -234,21 +218,17 @@ class Lane:
 async def warm(store: AccountStore) -> None:
     """Open all clients: the first call imports much, which a short deadline does not allow for."""
     at = Location("warm.account", folder="warm")
-
-    async def call() -> None:
-        await store.delete(at, version=await store.save(at, OLD))
-
-    await patiently(call)
-
-
-async def no_pause(*_: object) -> None:
-    """Between two attempts, so that many runs take little time."""
-    await anyio.sleep(0)
+    version = await patiently(lambda: store.save(at, OLD))
+    await patiently(lambda: store.delete(at, version=version))
 
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Attempts follow one another at once."""
+    """Attempts follow one another at once, so that many runs take little time."""
+
+    async def no_pause(*_: object) -> None:
+        await anyio.lowlevel.checkpoint()
+
     monkeypatch.setattr("accountstore.retry.backoff", no_pause)
 
 
@@ -276,7 +256,7 @@ async def run_all(
 
     async def lane(stub: Stub) -> None:
         stores: dict[tuple[float, int], AccountStore] = {}
-        here = Lane(target, stub, stubs.index(stub))
+        here = Lane(target, stub)
         async with AsyncExitStack() as stack:
             for schedule in left:
                 for timeout in PATIENCE if schedule.lasting else (CALM,):
@@ -298,18 +278,6 @@ async def run_all(
     return outcomes
 
 
-def show(target: Target, outcomes: Mapping[Schedule, Outcome]) -> None:
-    """The table: a line for each operation and fault, with the counts of outcomes."""
-    lines: dict[str, Counter[str]] = {}
-    for schedule, outcome in outcomes.items():
-        lines.setdefault(schedule.label, Counter())[outcome.name] += 1
-    total = Counter(outcome.name for outcome in outcomes.values())
-    slowest = max(outcome.seconds for outcome in outcomes.values())
-    print(f"\n{target.name}: {len(outcomes)} schedules, slowest {slowest:.2f} s, {dict(total)}")
-    for label, counts in lines.items():
-        print(f"  {label:40} {', '.join(f'{name} {count}' for name, count in counts.most_common())}")
-
-
 def wrong(outcomes: Mapping[Schedule, Outcome]) -> list[str]:
     return [outcome.wrong for outcome in outcomes.values() if outcome.wrong]
 
@@ -322,7 +290,6 @@ async def test_fault_schedules(stubs: list[Stub], quick: None, target: Target, a
     """
     thin = anyio_backend != ("asyncio", {"debug": False})
     outcomes = await run_all(target, stubs, schedules(thin=thin))
-    show(target, outcomes)
     assert wrong(outcomes) == []
     passing = [
         outcome.name
@@ -350,7 +317,6 @@ async def test_fault_schedules_with_a_rival(stubs: list[Stub], quick: None, targ
     A call that returned had its effect before; one whose first request was lost has not, and must not say so.
     """
     outcomes = await run_all(target, stubs, RIVALRY, rival=RIVAL)
-    show(target, outcomes)
     for schedule, outcome in outcomes.items():
         kind = schedule.faults[0][2]
         if kind == "slow":  # it was done, and the answer came
@@ -363,25 +329,6 @@ async def test_fault_schedules_with_a_rival(stubs: list[Stub], quick: None, targ
             kind == "drop-after" and target.engine == "obstore" and "-if" not in schedule.operation
         ):
             assert outcome.name == "UncertainError", (schedule, outcome)
-
-
-@on_each_target
-async def test_a_plain_conflict_is_one(stubs: list[Stub], target: Target) -> None:
-    """Without any fault, the one who came second hears of it, and is never left uncertain."""
-    stub, at = stubs[0], Location("a.account", folder="f")
-    async with AccountStore.open(target.config(stub.url)) as store:
-        target.put(stub, at, OLD)
-        was = (await store.read(at)).version
-        target.put(stub, at, RIVAL)
-        with pytest.raises(ExistsError):
-            await store.save(at, NEW, mode="create")
-        with pytest.raises(ConflictError):
-            await store.save(at, NEW, mode=was)
-        with pytest.raises(ConflictError):
-            await store.delete(at, version=was)
-        assert target.found(stub, at) == RIVAL
-        assert (await store.update(at, lambda _: NEW)).document == NEW
-        assert target.found(stub, at) == NEW
 
 
 # --- controls ---------------------------------------------------------------------------------------------------------
@@ -403,45 +350,38 @@ async def naively(policy: RetryPolicy, attempt: Attempt, write: PendingWrite) ->
 CONTROL = [Schedule(name, ((1, 1, "drop-after"),)) for name in ("create", "swap")]
 
 
+async def run_control(target: Target, stubs: list[Stub]) -> list[str]:
+    """What is wrong where the answer to a write was lost, on servers as after their start."""
+    for stub in stubs:
+        stub.reset()
+    return wrong(await run_all(target, stubs, CONTROL))
+
+
 @on_each_target
-@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+@on_asyncio
 async def test_control_without_the_look_conflicts_are_false(
     stubs: list[Stub], target: Target, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The control: the same judge finds false conflicts where a lost answer is answered by a second attempt only."""
     monkeypatch.setattr("accountstore.client.retry_write", naively)
-    found = wrong(await run_all(target, stubs, CONTROL))
-    assert len(found) == len(CONTROL)
-    assert all("a false" in one for one in found)
+    assert ["a false" in one for one in await run_control(target, stubs)] == [True] * len(CONTROL)
     monkeypatch.undo()
-    for stub in stubs:
-        stub.reset()
-    assert wrong(await run_all(target, stubs, CONTROL)) == []
+    assert await run_control(target, stubs) == []
 
 
-@pytest.mark.parametrize(
-    "target", [target for target in TARGETS if target.engine == "fsspec"], ids=lambda one: one.name
-)
-@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+@by_fsspec
+@on_asyncio
 async def test_clients_repeat_nothing(stubs: list[Stub], target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
     """A request whose connection was closed is not sent again below the store. The control: as aiohttp comes, a PUT is,
     and meets itself.
     """
     monkeypatch.setattr("accountstore.client.retry_write", plainly)
-    assert all("false" not in one for one in wrong(await run_all(target, stubs, CONTROL)))
+    assert all("false" not in one for one in await run_control(target, stubs))
     if target.service != "gcs":  # whose writes are POSTs, which aiohttp does not repeat
         sessions = pytest.importorskip("aiobotocore.httpsession")
         monkeypatch.setattr("accountstore.backends.s3._OneRequest", sessions.AIOHTTPSession)
-        monkeypatch.setattr("accountstore.backends.azure._repeat_nothing", checkpoint_for)
-        for stub in stubs:
-            stub.reset()
-        found = wrong(await run_all(target, stubs, CONTROL))
-        assert len(found) == len(CONTROL)
-        assert all("a false" in one for one in found)
-
-
-async def checkpoint_for(_client: object) -> None:
-    await anyio.lowlevel.checkpoint()
+        monkeypatch.setattr("accountstore.backends.azure._repeat_nothing", AsyncMock())
+        assert ["a false" in one for one in await run_control(target, stubs)] == [True] * len(CONTROL)
 
 
 # --- writes that land after the deadline ------------------------------------------------------------------------------
@@ -502,19 +442,13 @@ def closed_port() -> int:
         return int(taken.getsockname()[1])
 
 
-async def refused(
-    target: Target, endpoint: str, bucket: str, name: str, counted: Callable[[], int]
-) -> tuple[AccountStoreError, int]:
-    """The error of a call on a place that cannot work, and its requests; it names the place and shows no secret."""
+async def refused(target: Target, endpoint: str, bucket: str, name: str) -> AccountStoreError:
+    """The error of a call on a place that cannot work; it names the place and shows no secret."""
     config = target.config(endpoint, bucket, secret=CANARY, timeout=CALM)
-    asked = counted()
     async with AccountStore.open(config) as store:
-        try:
+        with pytest.raises(AccountStoreError) as caught:
             await CALLS[name](store, Location("a.account", folder="f"))
-        except AccountStoreError as error:
-            failure = error
-        else:
-            raise AssertionError("it worked")
+    failure = caught.value
     shown = traceback.TracebackException.from_exception(failure, capture_locals=True)
     # The frames of this module hold the configuration on purpose; those of the library must not.
     texts = [str(failure), repr(failure), *(str(frame.locals) for frame in shown.stack if __file__ != frame.filename)]
@@ -525,42 +459,44 @@ async def refused(
     assert "'cloud'" in failure.message
     assert endpoint in failure.message
     assert f"://{bucket}/p" in failure.message
-    return failure, counted() - asked
+    return failure
 
 
 @on_each_target
-@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+@on_asyncio
 async def test_an_endpoint_that_cannot_be_reached(quick: None, target: Target) -> None:
     """Where nobody listens, a call is unavailable and surely not sent: a write is not uncertain."""
     for name in CALLS:
-        failure, _ = await refused(target, f"http://127.0.0.1:{closed_port()}", BUCKET, name, lambda: 0)
+        failure = await refused(target, f"http://127.0.0.1:{closed_port()}", BUCKET, name)
         assert type(failure) is UnavailableError, name
         assert failure.sent is False, name
         assert failure.temporary, name
 
 
-PLACES: Mapping[str, tuple[type[BackendError], str]] = {
-    "missing-1": (BackendError, "does not exist"),
-    "forbidden-1": (DeniedError, "denied"),
-    "badkeys-1": (DeniedError, "denied"),
-    "elsewhere-1": (BackendError, "another region"),
-}
-
-
 @on_each_target
-@pytest.mark.parametrize("anyio_backend", ["asyncio"])
-@pytest.mark.parametrize("bucket", PLACES)
-async def test_a_bucket_where_nothing_works(stubs: list[Stub], quick: None, target: Target, bucket: str) -> None:
+@on_asyncio
+@pytest.mark.parametrize(
+    ("bucket", "kind", "words"),
+    [
+        ("missing-1", BackendError, "does not exist"),
+        ("forbidden-1", DeniedError, "denied"),
+        ("badkeys-1", DeniedError, "denied"),
+        ("elsewhere-1", BackendError, "another region"),
+    ],
+)
+async def test_a_bucket_where_nothing_works(
+    stubs: list[Stub], quick: None, target: Target, bucket: str, kind: type[BackendError], words: str
+) -> None:
     """One clear error of the right class for each reason, after at most two requests."""
     if bucket.startswith("elsewhere") and target.service != "s3":
         return
-    kind, words = PLACES[bucket]
     for name in CALLS:
-        failure, requests = await refused(target, stubs[0].url, bucket, name, stubs[0].count)
+        stubs[0].reset()
+        failure = await refused(target, stubs[0].url, bucket, name)
         assert type(failure) is kind, (name, failure)
         assert words in failure.message, (name, failure)
         assert not failure.temporary
-        assert 1 <= requests <= 2, (name, stubs[0].log())
+        assert 1 <= stubs[0].count() <= 2, (name, stubs[0].log())
 
 
 @on_each_target
@@ -582,7 +518,7 @@ async def test_a_busy_storage_is_asked_no_more_often_than_allowed(
 
 
 @on_each_target
-@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+@on_asyncio
 async def test_a_document_is_missing_from_a_bucket_of_any_name(stubs: list[Stub], target: Target) -> None:
     """A document that is not there is told from a bucket that is not there, also where names sound like the latter."""
     async with AccountStore.open(target.config(stubs[0].url, "my-bucket")) as store:

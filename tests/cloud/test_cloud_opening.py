@@ -29,8 +29,7 @@ def before_opening(target: Target, monkeypatch: pytest.MonkeyPatch, step: Callab
     """Have `step` called before a client is made, in its thread; each time is noted in what is returned."""
     need_packages(target.service, target.engine)
     name = "obstore.backend.open_store" if target.engine == "obstore" else OPENERS[target.service]
-    module, _, last = f"accountstore.backends.{name}".rpartition(".")
-    make: Any = getattr(pkgutil.resolve_name(module), last)
+    make: Any = pkgutil.resolve_name(f"accountstore.backends.{name}")
     begun: list[str] = []
 
     def noted(*arguments: Any, **options: Any) -> Any:
@@ -38,7 +37,7 @@ def before_opening(target: Target, monkeypatch: pytest.MonkeyPatch, step: Callab
         step()
         return make(*arguments, **options)
 
-    monkeypatch.setattr(f"{module}.{last}", noted)
+    monkeypatch.setattr(f"accountstore.backends.{name}", noted)
     return begun
 
 
@@ -48,6 +47,13 @@ def gate() -> Iterator[Event]:
     gate = Event()
     yield gate
     gate.set()
+
+
+@pytest.fixture
+def hold(stub: Stub, target: Target, monkeypatch: pytest.MonkeyPatch, gate: Event) -> Callable[[], list[str]]:
+    """From its call on the making of clients, which are noted, waits for the gate. The document is there."""
+    target.put(stub, AT, OLD)
+    return lambda: before_opening(target, monkeypatch, lambda: gate.wait(HUNG))
 
 
 async def cancel_while_it_opens(store: AccountStore, begun: list[str], times: int) -> None:
@@ -62,13 +68,11 @@ async def cancel_while_it_opens(store: AccountStore, begun: list[str], times: in
 
 @on_each_target
 async def test_a_client_that_opens_slowly_is_opened_once(
-    stub: Stub, target: Target, monkeypatch: pytest.MonkeyPatch, gate: Event
+    stub: Stub, target: Target, gate: Event, hold: Callable[[], list[str]]
 ) -> None:
     """Calls that are cancelled while they wait for the client leave its opening to those that follow."""
-    config = target.config(stub.url)
-    async with AccountStore.open(config) as store:
-        begun = before_opening(target, monkeypatch, lambda: gate.wait(HUNG))
-        target.put(stub, AT, OLD)
+    async with AccountStore.open(target.config(stub.url)) as store:
+        begun = hold()
         await cancel_while_it_opens(store, begun, 1)
         for _ in range(2):
             with anyio.move_on_after(0.02) as scope:
@@ -86,17 +90,16 @@ async def test_a_client_that_opens_slowly_is_opened_once(
 
 @on_each_target
 async def test_control_an_opening_that_belongs_to_its_caller_begins_again(
-    stub: Stub, target: Target, monkeypatch: pytest.MonkeyPatch, gate: Event
+    stub: Stub, target: Target, monkeypatch: pytest.MonkeyPatch, gate: Event, hold: Callable[[], list[str]]
 ) -> None:
     """The control: opened by the call itself, a client is opened again after each call that was cancelled."""
 
     async def get(client: Any) -> object:
-        return await client._make()
+        return await client._open()
 
-    monkeypatch.setattr("accountstore.backends.object_store.LazyClient.get", get)
+    monkeypatch.setattr("accountstore.backends.object_store.Bucket._opened", get)
     async with AccountStore.open(target.config(stub.url)) as store:
-        begun = before_opening(target, monkeypatch, lambda: gate.wait(HUNG))
-        target.put(stub, AT, OLD)
+        begun = hold()
         for times in (1, 2, 3):
             await cancel_while_it_opens(store, begun, times)
         gate.set()
@@ -105,14 +108,12 @@ async def test_control_an_opening_that_belongs_to_its_caller_begins_again(
 
 @on_each_target
 async def test_a_client_that_is_being_opened_is_closed_with_the_store(
-    stub: Stub, target: Target, monkeypatch: pytest.MonkeyPatch, gate: Event
+    stub: Stub, target: Target, gate: Event, hold: Callable[[], list[str]]
 ) -> None:
     """A store that is closed while its client opens waits for it, and closes it."""
     tasks = {task.id for task in get_running_tasks()}
     store = await AccountStore.open(target.config(stub.url))
-    begun = before_opening(target, monkeypatch, lambda: gate.wait(HUNG))
-    target.put(stub, AT, OLD)
-    await cancel_while_it_opens(store, begun, 1)
+    await cancel_while_it_opens(store, hold(), 1)
     closed: list[bool] = []
 
     async def close() -> None:
@@ -141,10 +142,9 @@ async def test_a_client_that_could_not_be_opened_is_tried_again(
         if failures:
             raise failures.pop()
 
-    config = target.config(stub.url, attempts=1)
-    async with AccountStore.open(config) as store:
+    target.put(stub, AT, OLD)
+    async with AccountStore.open(target.config(stub.url, attempts=1)) as store:
         begun = before_opening(target, monkeypatch, fail_once)
-        target.put(stub, AT, OLD)
         with pytest.raises(BackendError):
             await store.get(AT)
         assert await store.get(AT) == OLD

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import pytest
@@ -25,13 +25,16 @@ if TYPE_CHECKING:
 
     from accountstore.backends.base import Backend
 
-if not any(name in os.environ for name in ("ACCOUNTSTORE_S3", "ACCOUNTSTORE_GCS", "ACCOUNTSTORE_AZURE")):
+VARIABLES = ("ACCOUNTSTORE_S3", "ACCOUNTSTORE_GCS", "ACCOUNTSTORE_AZURE")
+if not any(name in os.environ for name in VARIABLES):
     pytest.skip("no variable names a real bucket", allow_module_level=True)
 
 pytestmark = [pytest.mark.once]
 
 
-class _RealCloud(BackendTests):
+class TestRealCloud(BackendTests):
+    """The suite on each service by each engine."""
+
     # Each call takes tens of milliseconds.
     limit = 64 * 1024
     rounds = 3
@@ -39,19 +42,17 @@ class _RealCloud(BackendTests):
     documents = 50
     steps = 4
 
-    variable: ClassVar[str]
-    engine: ClassVar[str]
-
-    @pytest.fixture
-    def harness(self) -> Iterator[Harness]:
-        text = os.environ.get(self.variable)
+    @pytest.fixture(params=[(name, engine) for name in VARIABLES for engine in ("fsspec", "obstore")], ids="-".join)
+    def harness(self, request: pytest.FixtureRequest) -> Iterator[Harness]:
+        variable, engine = request.param
+        text = os.environ.get(variable)
         if text is None:
-            pytest.skip(f"{self.variable} names no bucket")
+            pytest.skip(f"{variable} names no bucket")
         storage: dict[str, Any] = json.loads(text)
         url, options = f"{storage['url'].rstrip('/')}/{uuid4().hex}", storage.get("options", {})
         scheme, _, root = url.partition("://")
         fs: Any = filesystem(scheme, **options, skip_instance_cache=True, use_listings_cache=False)
-        factory = find_backend(scheme, self.engine)
+        factory = find_backend(scheme, engine)
 
         async def opened() -> Backend:
             return await factory(url, options)
@@ -69,39 +70,3 @@ class _RealCloud(BackendTests):
         )
         if fs.exists(root):
             fs.rm(root, recursive=True)
-
-
-class TestS3(_RealCloud):
-    """S3 through s3fs."""
-
-    variable, engine = "ACCOUNTSTORE_S3", "fsspec"
-
-
-class TestS3ByObstore(_RealCloud):
-    """S3 through obstore."""
-
-    variable, engine = "ACCOUNTSTORE_S3", "obstore"
-
-
-class TestGoogle(_RealCloud):
-    """Google Cloud Storage through gcsfs."""
-
-    variable, engine = "ACCOUNTSTORE_GCS", "fsspec"
-
-
-class TestGoogleByObstore(_RealCloud):
-    """Google Cloud Storage through obstore."""
-
-    variable, engine = "ACCOUNTSTORE_GCS", "obstore"
-
-
-class TestAzure(_RealCloud):
-    """Azure Blob Storage through adlfs."""
-
-    variable, engine = "ACCOUNTSTORE_AZURE", "fsspec"
-
-
-class TestAzureByObstore(_RealCloud):
-    """Azure Blob Storage through obstore."""
-
-    variable, engine = "ACCOUNTSTORE_AZURE", "obstore"

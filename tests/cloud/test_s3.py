@@ -6,9 +6,9 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from cloudtargets import ABSENT, AT, BUCKET, CALLS, NEW, OLD, Target, forget_credentials, on_asyncio
+from cloudtargets import ABSENT, AT, BUCKET, CANARY, NEW, OLD, Target, denied, forget_credentials, on_asyncio
 
-from accountstore import AccountStore, DeniedError, NotFoundError, UnavailableError
+from accountstore import AccountStore, NotFoundError, UnavailableError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -17,19 +17,8 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.anyio, pytest.mark.once, on_asyncio]
 
-CANARY = "zQ7kzQ7k"
 S3 = Target("s3", "fsspec")
 URL = f"s3://{BUCKET}/p"
-
-
-async def use(store: AccountStore) -> None:
-    """Send each kind of request once."""
-    version = await store.save(AT, OLD)
-    await store.get(AT)
-    await store.stat(AT)
-    assert [entry.location async for entry in store.list(AT.folder)] == [AT]
-    await store.delete(AT, version=version)
-    await store.delete(AT)
 
 
 @pytest.mark.parametrize(
@@ -44,9 +33,13 @@ async def test_additional_arguments_go_with_the_requests_that_take_them(
     stub: Stub, options: dict[str, Any], header: str, carriers: set[str]
 ) -> None:
     """What encrypts goes with writes only, and who pays with every request; no request fails for the others' sake."""
-    stub.mode(heads=True)
     async with AccountStore.open(S3.config_of(URL, S3.options(stub.url) | options, conditions="trust")) as store:
-        await use(store)
+        version = await store.save(AT, OLD)
+        await store.get(AT)
+        await store.stat(AT)
+        assert [entry.location async for entry in store.list(AT.folder)] == [AT]
+        await store.delete(AT, version=version)
+        await store.delete(AT)
     sent = [(one["op"], f"\r\n{header}:" in head.lower()) for one, head in zip(stub.log(), stub.heads(), strict=True)]
     assert sent == [(op, op in carriers) for op in ("put", "get", "head", "list", "delete-if", "delete")]
 
@@ -56,37 +49,31 @@ async def test_a_profile_is_an_option(stub: Stub, monkeypatch: pytest.MonkeyPatc
     forget_credentials(monkeypatch, str(tmp_path))
     keys = "aws_access_key_id = ours\naws_secret_access_key = secret\nregion = us-east-1\n"
     (tmp_path / "AWS_CONFIG_FILE").write_text(f"[profile mail]\n{keys}")
-    stub.mode(heads=True)
     async with AccountStore.open(S3.config_of(URL, {"profile": "mail", "endpoint_url": stub.url})) as store:
         await store.save(AT, OLD)
     assert "Credential=ours/" in stub.heads()[0]
 
 
-CREDENTIALS: dict[str, tuple[dict[str, Any], str]] = {
-    "none": ({}, "NoCredentialsError"),
-    "a key without its secret": ({"key": CANARY}, "PartialCredentialsError"),
-    "a secret without its key": ({"secret": CANARY}, "PartialCredentialsError"),
-    "a program that fails": ({"profile": "failing"}, "CredentialRetrievalError"),
-}
-
-
-@pytest.mark.parametrize("name", CREDENTIALS)
+@pytest.mark.parametrize(
+    ("given", "error"),
+    [
+        ({}, "NoCredentialsError"),
+        ({"key": CANARY}, "PartialCredentialsError"),
+        ({"secret": CANARY}, "PartialCredentialsError"),
+        ({"profile": "failing"}, "CredentialRetrievalError"),
+    ],
+    ids=["none", "a key without its secret", "a secret without its key", "a program that fails"],
+)
 async def test_credentials_that_are_not_there(
-    stub: Stub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str
+    stub: Stub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, given: dict[str, str], error: str
 ) -> None:
     """Without credentials access is denied: nothing is sent, nothing is tried again, and no secret is told."""
     forget_credentials(monkeypatch, str(tmp_path))
     program = f'"{sys.executable}" -c "raise SystemExit(\'{CANARY}\')"'
     (tmp_path / "AWS_CONFIG_FILE").write_text(f"[profile failing]\ncredential_process = {program}\n")
-    given, error = CREDENTIALS[name]
     options = {"endpoint_url": stub.url, "client_kwargs": {"region_name": "us-east-1"}, **given}
     async with AccountStore.open(S3.config_of(URL, options)) as store:
-        for call in CALLS.values():
-            with pytest.raises(DeniedError, match=error) as caught:
-                await call(store)
-            assert "no credentials were found" in caught.value.message
-            assert not caught.value.temporary
-            assert CANARY not in str(caught.value)
+        await denied(store, rf"no credentials were found \({error}\)")
     assert stub.count() == 0
 
 

@@ -11,6 +11,7 @@ import json
 import os
 import subprocess
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Literal
 
 import pytest
@@ -33,8 +34,7 @@ import anyio, trio
 from fsspec.implementations.local import LocalFileSystem
 
 import accountstore.backends.local.backend, accountstore.storages
-from accountstore import Account, AccountStore, AccountStoreError, Location, PasswordCredentials
-from accountstore import StorageConfig, StoreConfig
+from accountstore import *
 from accountstore.backends.base import digest
 from accountstore.backends.local.files import Files
 from accountstore.codecs import JSON
@@ -50,19 +50,15 @@ digest(b"")
 for loop in ("asyncio", "trio"):
     anyio.run(anyio.sleep, 0, backend=loop)
 
-
 def text(number):
     # A document shows by itself whether it is whole. Every seventh is large.
     return f"{number}." * (7000 if number % 7 == 0 else 20)
 
-
 def account(number):
     return Account(host="h", port=number, credentials=PasswordCredentials(login=text(number), password="p"))
 
-
 def note(pipe, mark, key, number):
     os.write(pipe, f"{mark} {key} {number}\n".encode())
-
 
 async def noted(pipe, location, number, call):
     note(pipe, ">", location, number)
@@ -70,13 +66,11 @@ async def noted(pipe, location, number, call):
     note(pipe, "=", location, number)
     return result
 
-
 async def save(store, pipe, number, end):
     location = Location("hot.account")
     while time.monotonic() < end:
         number += 1
         await noted(pipe, location, number, store.save(location, account(number)))
-
 
 async def update(store, pipe, end):
     location = Location("cas.account", folder="mail")
@@ -89,7 +83,6 @@ async def update(store, pipe, end):
         after = await store.update(location, change)
         note(pipe, "=", location, after.document.port)
 
-
 async def make_and_remove(store, pipe, number, end):
     while time.monotonic() < end:
         for folder in ("mail", f"new/{random.randrange(1000)}/folder"):
@@ -98,7 +91,6 @@ async def make_and_remove(store, pipe, number, end):
             await noted(pipe, location, None, store.delete(location))
             version = await noted(pipe, location, number, store.save(location, account(number), mode="create"))
             await noted(pipe, location, None, store.delete(location, version=version))
-
 
 async def save_many(store, pipe, number, end):
     while time.monotonic() < end:
@@ -113,7 +105,6 @@ async def save_many(store, pipe, number, end):
                 raise result
             note(pipe, "=", location, documents[location].port)
 
-
 async def through_the_store(root, pipe, number, end):
     config = StoreConfig(storages={"disk": StorageConfig(root)})
     async with AccountStore.open(config) as store, anyio.create_task_group() as tasks:
@@ -123,7 +114,6 @@ async def through_the_store(root, pipe, number, end):
         tasks.start_soon(make_and_remove, store, pipe, number, end)
         tasks.start_soon(save_many, store, pipe, number, end)
 
-
 def through_fsspec(root, pipe, number, end):
     files = LocalFileSystem(auto_mkdir=True)
     os.write(pipe, b"ready\n")
@@ -132,7 +122,6 @@ def through_fsspec(root, pipe, number, end):
         note(pipe, ">", "hot.account", number)
         files.pipe_file(f"{root}/hot.account", JSON.encode(account(number)))
         note(pipe, "=", "hot.account", number)
-
 
 def run_and_kill(root, number):
     # What the child noted until it was killed, and how it ended. Sometimes it is killed while it opens the store; else
@@ -166,7 +155,6 @@ def run_and_kill(root, number):
         lines += rest.read()
     return lines.decode().removeprefix("ready\n").splitlines(), os.waitstatus_to_exitcode(status)
 
-
 def content(files, key):
     # The number of the document at the key, None, or "torn".
     try:
@@ -177,16 +165,13 @@ def content(files, key):
         return "torn"
     return str(found.port) if found.credentials.login == text(found.port) else "torn"
 
-
 def leftovers(root):
     return sum(name.startswith(RESERVED_PREFIX) for _, _, names in os.walk(root) for name in names)
-
 
 def too_open(root):
     paths = [(f"{folder}/{name}", mode) for folder, folders, names in os.walk(root)
              for mode, below in ((0o700, folders), (0o600, names)) for name in below]
     return sum(stat.S_IMODE(os.stat(path).st_mode) != mode for path, mode in paths)
-
 
 totals = Counter(kills=0)
 for kill in range(kills):
@@ -224,22 +209,16 @@ json.dump(totals, sys.stdout)
 
 def _kill_many(folder: Path, kills: int, kind: Literal["store", "fsspec"], /) -> Counter[str]:
     """Kill so many children, by several servers at once; what was found in all."""
-    totals = Counter[str]()
-    servers: list[subprocess.Popen[str]] = []
-    try:
-        for seed in range(SERVERS):
-            share = str(kills // SERVERS + (seed < kills % SERVERS))
-            command = [*PYTHON, "-W", "error", "-c", SERVER, str(folder), share, str(seed), kind]
-            servers.append(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
-        for server in servers:
-            output, errors = server.communicate(timeout=HUNG + kills)
-            assert server.returncode == 0, errors
-            assert not errors
-            totals.update(json.loads(output))
-    finally:
-        for server in servers:
-            server.kill()
-            server.wait()
+
+    def serve(seed: int) -> Counter[str]:
+        share = str(kills // SERVERS + (seed < kills % SERVERS))
+        command = [*PYTHON, "-W", "error", "-c", SERVER, str(folder), share, str(seed), kind]
+        run = subprocess.run(command, capture_output=True, text=True, timeout=HUNG + kills, check=False)
+        assert (run.returncode, run.stderr) == (0, "")
+        return Counter(json.loads(run.stdout))
+
+    with ThreadPoolExecutor(SERVERS) as threads:
+        totals = sum(threads.map(serve, range(SERVERS)), Counter[str]())
     print(", ".join(f"{count} {name}" for name, count in totals.items()))
     return totals
 

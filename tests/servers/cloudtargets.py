@@ -9,17 +9,12 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import anyio
 import pytest
+from cloudservers import client_options
 from msgspec.structs import replace
 from running import HUNG
+from samples import ACCOUNT
 
-from accountstore import (
-    Account,
-    AccountStore,
-    Location,
-    PasswordCredentials,
-    StorageConfig,
-    StoreConfig,
-)
+from accountstore import Account, AccountStore, ConfigError, DeniedError, Location, StorageConfig, StoreConfig
 from accountstore.codecs import JSON
 from accountstore.registry import find_backend
 from accountstore.validation import MAX_BYTES
@@ -31,28 +26,10 @@ if TYPE_CHECKING:
 
     from accountstore.backends.base import Backend
 
-__all__ = (
-    "ABSENT",
-    "AT",
-    "BUCKET",
-    "CALLS",
-    "NEW",
-    "OLD",
-    "OTHER",
-    "TARGETS",
-    "Target",
-    "assert_closed",
-    "backend_of",
-    "forget_credentials",
-    "need_packages",
-    "on_asyncio",
-    "on_each_target",
-)
-
-AZURE_KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoMGGw=="
-"""Azurite's published key: the stub verifies no signature, the clients want one to sign with."""
+CANARY = "zQ7kzQ7k"
+"""A secret, which no message may tell."""
 BUCKET = "acct"
-OLD = Account(host="old.example.org", port=993, credentials=PasswordCredentials(login="me", password="pw"))
+OLD = ACCOUNT
 NEW = replace(OLD, host="new.example.org")
 AT, OTHER, ABSENT = (Location(f"{name}.account", folder="f") for name in ("a", "b", "c"))
 CALLS: Mapping[str, Callable[[AccountStore], Awaitable[object]]] = {
@@ -90,18 +67,7 @@ class Target(NamedTuple):
 
     def options(self, endpoint: str, secret: str = "") -> dict[str, Any]:
         """What the client is told; `secret`, if not empty, is its secret where the service has one."""
-        if self.service == "s3":
-            return {
-                "key": "test",
-                "secret": secret or "testtest",
-                "endpoint_url": endpoint,
-                "client_kwargs": {"region_name": "us-east-1"},
-                "config_kwargs": {"s3": {"addressing_style": "path"}},
-            }
-        if self.service == "gcs":
-            return {"project": "p", "token": "anon", "endpoint_url": endpoint}
-        parts = ("DefaultEndpointsProtocol=http", "AccountName=devstoreaccount1", f"AccountKey={secret or AZURE_KEY}")
-        return {"connection_string": ";".join((*parts, f"BlobEndpoint={endpoint}/devstoreaccount1;"))}
+        return client_options(self.scheme, endpoint, secret)
 
     def config(
         self, endpoint: str, bucket: str = BUCKET, *, secret: str = "", conditions: str = "trust", **policy: Any
@@ -120,10 +86,6 @@ class Target(NamedTuple):
         """Store a document around every client."""
         stub.put(self.service, BUCKET, f"p/{at.path}", JSON.encode(account))
 
-    def rival(self, stub: Stub, at: Location, account: Account) -> None:
-        """Store a document around every client in the midst of the next request."""
-        stub.rival(1, self.service, BUCKET, f"p/{at.path}", JSON.encode(account))
-
     def found(self, stub: Stub, at: Location) -> Account | None:
         """The document that the server holds."""
         data = stub.get(self.service, BUCKET, f"p/{at.path}")
@@ -133,6 +95,8 @@ class Target(NamedTuple):
 TARGETS = [Target(service, engine) for engine in ("fsspec", "obstore") for service in ("s3", "gcs", "azure")]
 
 on_each_target = pytest.mark.parametrize("target", TARGETS, ids=[target.name for target in TARGETS])
+by_fsspec = pytest.mark.parametrize("target", TARGETS[:3], ids=lambda target: target.service)
+by_obstore = pytest.mark.parametrize("target", TARGETS[3:], ids=lambda target: target.service)
 on_asyncio = pytest.mark.parametrize("anyio_backend", ["asyncio"])
 """For what does not depend on the event loop."""
 
@@ -146,6 +110,23 @@ def forget_credentials(monkeypatch: pytest.MonkeyPatch, home: str) -> None:
         monkeypatch.setenv(name, os.path.join(home, name))
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     monkeypatch.setenv("NO_GCE_CHECK", "true")
+
+
+async def refusal(config: StoreConfig) -> str:
+    """Why a store does not open; no secret is told."""
+    with pytest.raises(ConfigError) as caught:
+        await AccountStore.open(config)
+    assert CANARY not in str(caught.value)
+    return str(caught.value)
+
+
+async def denied(store: AccountStore, match: str) -> None:
+    """Each call is denied, will not be tried again, and tells no secret."""
+    for call in CALLS.values():
+        with pytest.raises(DeniedError, match=match) as caught:
+            await call(store)
+        assert CANARY not in str(caught.value)
+        assert not caught.value.temporary
 
 
 async def backend_of(target: Target, stub: Stub) -> Backend:

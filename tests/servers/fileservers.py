@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +15,7 @@ from running import HUNG
 from accountstore.backends.fsspec import FsspecBackend, open_backend
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 _USER, _PASSWORD = "mail", "pa55"
@@ -39,12 +38,6 @@ class FileServer:
         self.connections.add(connection)
         self.seen += 1
 
-    def storage(self, name: str) -> Path:
-        """A new empty folder on the server."""
-        path = self.folder / name
-        path.mkdir()
-        return path
-
     async def wait(self, connections: int) -> None:
         """Wait until there are so many connections; a server learns of a closed one a little later."""
         with anyio.move_on_after(HUNG):
@@ -58,7 +51,8 @@ class Remote:
 
     def __init__(self, client: str, server: FileServer, name: str) -> None:
         self.server = server
-        self.folder = server.storage(name)
+        self.folder = server.folder / name
+        self.folder.mkdir()
         self._url = f"{client}://127.0.0.1/{name}"
         self._options = server.options | _CLIENTS[client]
 
@@ -77,22 +71,7 @@ def remote(request: pytest.FixtureRequest, sftp_server: FileServer, ftp_server: 
 def sftp_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FileServer]:
     """An SFTP server, and fsspec's own client for `sftp`, whose name the package of another client takes."""
     client = pytest.importorskip("fsspec.implementations.sftp")
-    before = fsspec.get_filesystem_class("sftp")
-    fsspec.register_implementation("sftp", client.SFTPFileSystem, clobber=True)
-    with _sftp(tmp_path_factory.mktemp("sftp")) as server:
-        yield server
-    fsspec.register_implementation("sftp", before, clobber=True)
-
-
-@pytest.fixture(scope="module")
-def ftp_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FileServer]:
-    """An FTP server."""
-    with _ftp(tmp_path_factory.mktemp("ftp")) as server:
-        yield server
-
-
-@contextmanager
-def _sftp(folder: Path) -> Generator[FileServer]:
+    folder = tmp_path_factory.mktemp("sftp")
     asyncssh: Any = pytest.importorskip("asyncssh")
     server = FileServer(folder)
 
@@ -119,6 +98,8 @@ def _sftp(folder: Path) -> Generator[FileServer]:
 
     key = asyncssh.generate_private_key("ssh-ed25519")
     listen = partial(asyncssh.listen, server_host_keys=[key], server_factory=Login, sftp_factory=in_folder)
+    before = fsspec.get_filesystem_class("sftp")
+    fsspec.register_implementation("sftp", client.SFTPFileSystem, clobber=True)
     with anyio.from_thread.start_blocking_portal() as portal:
         listener = portal.call(listen, "127.0.0.1", 0)
         server.options["port"] = listener.get_port()
@@ -127,15 +108,18 @@ def _sftp(folder: Path) -> Generator[FileServer]:
         portal.call(hang_up)
         portal.call(listener.close)
         portal.call(listener.wait_closed)
+    fsspec.register_implementation("sftp", before, clobber=True)
 
 
-@contextmanager
-def _ftp(folder: Path) -> Generator[FileServer]:
+@pytest.fixture(scope="module")
+def ftp_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FileServer]:
+    """An FTP server."""
     # It stands on asyncore, which Python 3.11 deprecates; the warning is ignored here.
     authorizers: Any = pytest.importorskip("pyftpdlib.authorizers")
     handlers: Any = pytest.importorskip("pyftpdlib.handlers")
     ioloop: Any = pytest.importorskip("pyftpdlib.ioloop")
     servers: Any = pytest.importorskip("pyftpdlib.servers")
+    folder = tmp_path_factory.mktemp("ftp")
     server = FileServer(folder)
     users = authorizers.DummyAuthorizer()
     users.add_user(_USER, _PASSWORD, str(folder), perm="elradfmwMT")

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from threading import Barrier, BrokenBarrierError
 from typing import TYPE_CHECKING, Any
+from unittest.mock import Mock
 
 import cloudservers
 import pytest
@@ -80,12 +81,12 @@ def test_a_refusal_says_why(server: cloudservers.Server) -> None:
 def test_the_process_ends_with_the_block(name: str) -> None:
     with cloudservers.or_skip(cloudservers.SERVERS[name]) as server:
         assert server.running
-        os.kill(server.pid, 0)
+        os.kill(server.process.pid, 0)
         home = server.log.parent
     assert not server.running
     assert not home.exists()
     with pytest.raises(ProcessLookupError):
-        os.kill(server.pid, 0)
+        os.kill(server.process.pid, 0)
 
 
 def test_what_is_not_installed_is_skipped_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -102,10 +103,7 @@ def test_what_is_not_installed_is_skipped_with_the_reason(monkeypatch: pytest.Mo
 
 
 def test_a_server_that_dies_shows_its_log(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    def scripts(_: str) -> str:
-        return str(tmp_path)
-
-    monkeypatch.setattr(sysconfig, "get_path", scripts)
+    monkeypatch.setattr(sysconfig, "get_path", Mock(return_value=str(tmp_path)))
     program = tmp_path / "rclone"
     program.write_text("#!/bin/sh\necho no such command: $1\nexit 2\n")
     program.chmod(0o700)
