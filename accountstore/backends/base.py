@@ -24,6 +24,7 @@ from accountstore.errors import (
     NotRegularError,
     TooLargeError,
     UnavailableError,
+    UncertainError,
     UnsupportedError,
 )
 from accountstore.secrets import SecretBytes
@@ -46,6 +47,7 @@ __all__ = (
     "Stat",
     "TooLargeError",
     "UnavailableError",
+    "UncertainError",
     "UnsupportedError",
     "Version",
     "Write",

@@ -72,7 +72,7 @@ class MemoryBackend:
         if isinstance(mode, Version):
             self._compare(key, mode)
         self._fs.pipe_file(f"/{key}", data)
-        self._fs.store[f"/{key}"].write_token = write_token
+        self._fs.store[f"/{key}"].write_token = write_token or None
         return Stat(key, len(data), digest(data), self._fs.store[f"/{key}"].modified)
 
     async def stat(self, key: str, /) -> Stat:
