@@ -187,7 +187,8 @@ class _Writing:
             if isinstance(self._failure, UncertainError):
                 raise self._failure
             self._refused = _is_refusal(self._failure, self._write.condition)
-            clear = self._refused and not self._client.capabilities.write_tokens
+            able = self._client.capabilities
+            clear = self._refused and (able.certain or not able.write_tokens)
             if not self.unknown and (clear or not (self._refused or self._failure.temporary)):
                 raise self._failure
             self._looking = self._refused or self.unknown

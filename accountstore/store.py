@@ -241,8 +241,7 @@ class AccountStore:
         """
         with Operation(self._log, "copy", source, target) as operation:
             refs = self._resolver.pair(source, target)
-            _, stored = await updating.copy(operation, *refs, mode)
-            return stored.version
+            return (await updating.copy(operation, *refs, mode)).version
 
     async def move(self, source: Location, target: Location, /, *, mode: WriteMode = "overwrite") -> Version:
         """Copy a document and remove the source. Returns the target's version.

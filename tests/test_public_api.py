@@ -39,7 +39,7 @@ NAMES = {
         Backend BackendFactory BatchBackend Blob Capabilities Stat Version Write WriteMode
         check_size classify_error digest pages_by_cursor pages_of
         BackendError ConfigError ConflictError DeniedError ExistsError FullError NotFoundError NotRegularError
-        TooLargeError UnavailableError UnsupportedError
+        TooLargeError UnavailableError UncertainError UnsupportedError
     """,
     "accountstore.testing": "BackendTests Fault FaultyBackend Harness backend_machine store_machine store_over",
 }

@@ -44,7 +44,13 @@ class MemoryBackend:
     @property
     def capabilities(self) -> Capabilities:
         return Capabilities(
-            create=True, update=True, atomic=True, durable=False, write_tokens=True, concurrency=_CONCURRENCY
+            create=True,
+            update=True,
+            atomic=True,
+            durable=False,
+            write_tokens=True,
+            certain=True,
+            concurrency=_CONCURRENCY,
         )
 
     def _find(self, key: str, /) -> Blob:

@@ -39,8 +39,8 @@ class Files:
 
     Every call opens the root anew and walks down from it by directory descriptors, never through a symbolic link. Where
     `follow_links` says so, a call that reads goes first where a link leads, inside the root. On a file system that may
-    leave out of a folder what is being replaced (Linux's tmpfs), a listing `rereads` one that changes. The other options
-    are those of `Documents`, and the mode of folders that are made.
+    leave out of a folder what is being replaced (Linux's tmpfs), a listing `rereads` one that changes. The others are
+    those of `Documents`, and the mode of folders that are made.
 
     A write publishes behind its `fence`. What fails before has changed nothing.
     """
