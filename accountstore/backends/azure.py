@@ -13,6 +13,8 @@ from contextlib import suppress
 from functools import partial
 from inspect import iscoroutinefunction
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 from adlfs import AzureBlobFileSystem
 from azure.core import MatchConditions
@@ -69,7 +71,10 @@ class AzureBackend(ObjectStore[tuple[Any, Any]]):
 
     def __init__(self, options: Mapping[str, Any], container: str, prefix: str, /) -> None:
         super().__init__(options, container, prefix, AzureBlobFileSystem)
-        self._each = {"retry_total": 0, **{name: options[name] for name in _TIMEOUTS if name in options}}
+        self._each: dict[str, Any] = {
+            "retry_total": 0,
+            **{name: options[name] for name in _TIMEOUTS if name in options},
+        }
 
     async def _open(self) -> tuple[Any, Any]:
         """The filesystem and the container's client; no request is sent for it."""
@@ -77,6 +82,9 @@ class AzureBackend(ObjectStore[tuple[Any, Any]]):
         transport = fs.service_client._pipeline._transport  # noqa: SLF001 -- the client has no other way to its session
         await transport.open()
         prepare(transport.session, self._threads)
+        # With its trust in the environment aiohttp reads ~/.netrc too: for each request, in the application's threads.
+        transport.session._trust_env = False  # noqa: SLF001 -- as above
+        self._each["proxies"] = _proxies(fs.service_client.url)
         return fs, fs.service_client.get_container_client(self._bucket)
 
     async def _make(self) -> Any:
@@ -189,6 +197,13 @@ def _answer(error: Any, /) -> tuple[int, str] | None:
     if not isinstance(error, HttpResponseError) or error.status_code is None:
         return None
     return error.status_code, str(getattr(error, "error_code", None) or "")
+
+
+def _proxies(url: str, /) -> dict[str, str]:
+    """The proxies that the environment names for a server."""
+    if proxy_bypass(urlsplit(url).hostname or ""):
+        return {}
+    return {scheme: proxy for scheme, proxy in getproxies().items() if scheme in {"http", "https"}}
 
 
 def _if_match(version: Version, /) -> dict[str, Any]:
