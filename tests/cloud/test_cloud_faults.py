@@ -12,7 +12,6 @@ from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
-from unittest.mock import AsyncMock
 
 import anyio
 import anyio.lowlevel
@@ -41,7 +40,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 
     from accountstore.backends.base import Stat
-    from accountstore.retry import Attempt, PendingWrite, RetryPolicy
+    from accountstore.retry import Client, PendingWrite
 
 pytestmark = [pytest.mark.anyio, pytest.mark.once]
 
@@ -334,17 +333,17 @@ async def test_fault_schedules_with_a_rival(stubs: list[Stub], quick: None, targ
 # --- controls ---------------------------------------------------------------------------------------------------------
 
 
-async def plainly(_: RetryPolicy, attempt: Attempt, write: PendingWrite) -> Stat | None:
+async def plainly(client: Client, _: float, write: PendingWrite, /) -> Stat | None:
     """What `retry_write` would be without looking: one attempt."""
-    return await attempt(write.send)
+    return await client.send(write)
 
 
-async def naively(policy: RetryPolicy, attempt: Attempt, write: PendingWrite) -> Stat | None:
+async def naively(client: Client, _: float, write: PendingWrite, /) -> Stat | None:
     """What `retry_write` would be without looking: another attempt while the error is temporary."""
-    for _ in range(policy.attempts - 1):
+    for _ in range(client.policy.attempts - 1):
         with suppress(UnavailableError):
-            return await attempt(write.send)
-    return await attempt(write.send)
+            return await client.send(write)
+    return await client.send(write)
 
 
 CONTROL = [Schedule(name, ((1, 1, "drop-after"),)) for name in ("create", "swap")]
@@ -378,9 +377,8 @@ async def test_clients_repeat_nothing(stubs: list[Stub], target: Target, monkeyp
     monkeypatch.setattr("accountstore.client.retry_write", plainly)
     assert all("false" not in one for one in await run_control(target, stubs))
     if target.service != "gcs":  # whose writes are POSTs, which aiohttp does not repeat
-        sessions = pytest.importorskip("aiobotocore.httpsession")
-        monkeypatch.setattr("accountstore.backends.s3._OneRequest", sessions.AIOHTTPSession)
-        monkeypatch.setattr("accountstore.backends.azure._repeat_nothing", AsyncMock())
+        for module in ("s3", "azure"):
+            monkeypatch.setattr(f"accountstore.backends.{module}.prepare", lambda *_, **__: None)
         assert ["a false" in one for one in await run_control(target, stubs)] == [True] * len(CONTROL)
 
 
