@@ -77,6 +77,7 @@ _MOST = 64 << 20
 _TOLD = 4096
 """What is read of a refusal."""
 _METHODS = frozenset({"google_default", "cache", "cloud", "anon"})
+_PATH = re.compile(r"[^{}\n]{1,1024}")
 _VARIABLE = "GOOGLE_APPLICATION_CREDENTIALS"
 _KINDS: Mapping[str, tuple[type, ...]] = {
     **dict.fromkeys(("project", "access", "consistency", "endpoint_url", "default_location"), TEXT),
@@ -175,7 +176,7 @@ class GCSBackend(ObjectStore[Any]):
         if isinstance(error, aiohttp.ClientError):
             # aiohttp repeats no POST, and a write here is one.
             return unanswered(error)
-        return DeniedError(f"no valid credentials were found ({type(error).__name__}){_named_by(self._options)}")
+        return _denied(error)
 
     def _is_stale(self, error: Any, /) -> bool:
         return isinstance(error, _Refused) and is_stale(error.status, error.code)
@@ -308,14 +309,18 @@ def _authorization(keys: Any, /) -> dict[str, str]:
     return headers
 
 
-def _named_by(options: Mapping[str, object], /) -> str:
-    """The end of an error about credentials that the environment names a file for."""
+def _denied(error: Exception, named: str = "", /) -> DeniedError:
+    return DeniedError(f"no valid credentials were found ({type(error).__name__}){named}")
+
+
+def _named_file() -> str:
+    """The end of an error about the file that the environment names, if it names one."""
     path = os.environ.get(_VARIABLE)
-    if path is None or options.get("token") not in {None, "google_default"}:
+    if path is None:
         return ""
-    if not os.path.isfile(path):
-        return f"; {_VARIABLE} names no file that is there" + (f": {path}" if re.fullmatch(r"[\w./~-]+", path) else "")
-    return f"; {_VARIABLE} names {path}"
+    what = "names" if os.path.isfile(path) else "names no file that is there:"
+    # By mistake it may hold the key itself.
+    return f"; {_VARIABLE} {what} {path if _PATH.fullmatch(path) else '...'}"
 
 
 def _filesystem(**options: Any) -> Any:
@@ -329,7 +334,11 @@ def _filesystem(**options: Any) -> Any:
         scope = f"https://www.googleapis.com/auth/devstorage.{options.get('access') or 'full_control'}"
         with requests.Session() as session:
             ask: Any = partial(Request(session), timeout=_TOKEN_SECONDS)
-            token, project = google.auth.default([scope], request=ask)
+            try:
+                token, project = google.auth.default([scope], request=ask)
+            except GoogleAuthError as error:
+                failure = _denied(error, _named_file())
+                raise failure from None
         options = {**options, "project": options.get("project") or project}
     return GCSFileSystem(**{**options, "token": _credentials(token)})
 

@@ -324,7 +324,7 @@ def error_for_status(status: int, code: str = "", mode: WriteMode | None = None,
 
     A code is shown only where it is a plain word.
     """
-    shown = f" ({status} {code})" if re.fullmatch(r"\w{1,64}", code, re.ASCII) else f" ({status})"
+    shown = f" ({status} {code})" if re.fullmatch(r"(?!\d+$)\w{1,64}", code, re.ASCII) else f" ({status})"
     # Where a write finds nothing, it is not the document that is missing.
     if code in _NO_BUCKET or (status == 404 and mode in {"overwrite", "create"}):
         return BackendError(f"the bucket or container does not exist{shown}")

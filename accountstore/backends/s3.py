@@ -193,7 +193,7 @@ class S3Backend(ObjectStore[tuple[Any, dict[str, dict[str, Any]]]]):
                 answer = await client.head_object(**self._at(key), **extra["HeadObject"])
             except ClientError as error:
                 status, code = _answer(error)
-                if not code.isdecimal() or status not in {400, 403, 404}:
+                if not code.isdecimal() or status not in {400, 401, 403, 404}:
                     raise
                 answer = await self._get_instead(key, client, extra, error)
         return _stat(key, answer, int(answer["ContentLength"]))

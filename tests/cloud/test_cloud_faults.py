@@ -290,14 +290,17 @@ async def test_fault_schedules(stubs: list[Stub], quick: None, target: Target, a
     thin = anyio_backend != ("asyncio", {"debug": False})
     outcomes = await run_all(target, stubs, schedules(thin=thin))
     assert wrong(outcomes) == []
-    passing = [
-        outcome.name
+    passing = {
+        schedule: outcome.name
         for schedule, outcome in outcomes.items()
         if schedule.attempts > 1
         and all(times == 1 and kind not in SILENT and "412" not in kind for _, times, kind in schedule.faults)
-    ]
+    }
     assert len(passing) > 60
-    assert set(passing) == {"ok"}
+    # What is unconditional is not repeated over a document that somebody made just now, as the judge does.
+    unclear = {schedule.operation for schedule, name in passing.items() if name == "UncertainError"}
+    assert unclear <= {"save", "delete"}
+    assert set(passing.values()) <= {"ok", "UncertainError"}
 
 
 # --- where another writes too -----------------------------------------------------------------------------------------
@@ -501,7 +504,7 @@ async def test_a_bucket_where_nothing_works(
 async def test_a_busy_storage_is_asked_no_more_often_than_allowed(
     stubs: list[Stub], quick: None, target: Target
 ) -> None:
-    """A storage that stays busy gets at most `attempts` requests for each call, and a look for each after a write."""
+    """A storage that stays busy gets at most `attempts` requests for each call, of a write one and then looks only."""
     stub, at = stubs[0], Location("a.account", folder="f")
     async with AccountStore.open(target.config(stub.url, timeout=CALM, attempts=4)) as store:
         for name, call in CALLS.items():
@@ -511,8 +514,7 @@ async def test_a_busy_storage_is_asked_no_more_often_than_allowed(
                 await call(store, at)
             assert isinstance(caught.value, UncertainError) == (name in {"save", "create"})
             asked = Counter("look" if one["op"] == "head" else "call" for one in stub.log())
-            assert asked["call"] == 4, name
-            assert asked["look"] == (4 if name == "create" else 0), name
+            assert asked == ({"call": 1, "look": 4} if name in {"save", "create"} else {"call": 4}), name
 
 
 @on_each_target
