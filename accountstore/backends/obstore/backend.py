@@ -49,6 +49,7 @@ from accountstore.backends.object_store import (
     whole_blob,
 )
 from accountstore.backends.obstore.options import Service, open_store, service_of, settings_of
+from accountstore.errors import AccountStoreError
 
 _PAGE = 1000
 _WAKES = 5
@@ -192,7 +193,7 @@ class ObstoreBackend(Bucket[Any]):
         if self._sibling is not None:
             await self._sibling.aclose()
 
-    def _error(self, error: Exception, mode: WriteMode | None, /) -> BackendError:
+    def _error(self, error: Exception, mode: WriteMode | None, /) -> AccountStoreError:
         """By the HTTP status where the error has one, else by its class, which alone calls each 409 a document that is
         there, and some 404 a condition that does not hold.
         """
