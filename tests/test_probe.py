@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
     from accountstore import AccountStore
-    from accountstore.backends.base import Backend
+    from accountstore.backends.base import Backend, Stat, WriteMode
     from accountstore.testing.faults import Operation
 
 pytestmark = pytest.mark.anyio
@@ -93,6 +93,32 @@ async def test_control_without_the_probe_a_careless_server_overwrites() -> None:
     await store.save(AT, OTHER, mode="create")
     assert await store.get(AT) == OTHER
     await store.save(AT, ACCOUNT, mode=Version("stale"))
+    assert await store.get(AT) == ACCOUNT
+
+
+@pytest.mark.parametrize("nth", [1, 2, 3, 4])
+async def test_another_probe_that_removes_the_document_changes_nothing(nth: int) -> None:
+    """Of stores that probe one folder at once, one may remove the probe document before another has ended: that one
+    finds what the server honours all the same, and no `NotFoundError` about a document that is none of the caller's.
+    """
+
+    class Removing(Selective):
+        """A server where the probe document of a rival is, which the rival removes after the nth write."""
+
+        writes = 0
+
+        async def write(self, key: str, data: bytes, /, *, mode: WriteMode, write_token: str = "") -> Stat:
+            self.writes += 1
+            if self.writes == 1:
+                await super().write(key, b"a rival's", mode="overwrite")
+            try:
+                return await super().write(key, data, mode=mode, write_token=write_token)
+            finally:
+                if self.writes == nth:
+                    await self.delete(key)
+
+    store = store_over({"main": Recording(Removing("create", "swap", "delete"), verify=True)})
+    await store.save(AT, ACCOUNT, mode="create")
     assert await store.get(AT) == ACCOUNT
 
 

@@ -41,7 +41,10 @@ NAMES = {
         BackendError ConfigError ConflictError DeniedError ExistsError FullError NotFoundError NotRegularError
         TooLargeError UnavailableError UncertainError UnsupportedError
     """,
-    "accountstore.testing": "BackendTests Fault FaultyBackend Harness backend_machine store_machine store_over",
+    "accountstore.testing": """
+        BackendTests Call Fault FaultyBackend Harness LossyBackend LossyProxy Recorder Schedule
+        backend_machine exercise find_violation is_linearizable read_histories store_machine store_over
+    """,
 }
 """The public names by their modules: a change here is a change of the interface."""
 

@@ -24,7 +24,7 @@ from accountstore.errors import (
     UncertainError,
 )
 from accountstore.retry import PendingWrite, backoff
-from accountstore.testing import Fault, store_over
+from accountstore.testing import Fault, FaultyBackend, store_over
 
 if TYPE_CHECKING:
     from accountstore.backends.base import Capabilities, Stat, WriteMode
@@ -237,6 +237,40 @@ async def test_a_document_that_cannot_be_looked_at_decides_nothing(call: str, er
     with nullcontext() if good else pytest.raises(UncertainError, match="access is denied"):
         await CALLS[call](store_over({"main": backend}, attempts=4))
     assert (backend.calls["write"], backend.calls["stat"]) == (1, 1 + good)
+
+
+class Rivalled(MemoryBackend):
+    """A backend whose store saves a document of its own whenever it looks at one."""
+
+    store: AccountStore
+
+    async def stat(self, key: str, /) -> Stat:
+        await self.store.save(AT, FULL)
+        return await super().stat(key)
+
+
+@pytest.mark.usefixtures("pauses")
+async def test_a_lost_answer_and_a_later_write_of_the_same_store_are_uncertain() -> None:
+    """A save whose answer was lost is not repeated over one that the same store has begun and done meanwhile: readers
+    may have seen the first, then the second.
+    """
+    backend = Rivalled()
+    faulty = FaultyBackend(backend, [Fault("write", 1, "after", ConnectionResetError())])
+    backend.store = store_over({"main": faulty}, attempts=4)
+    with pytest.raises(UncertainError, match="another document is there now"):
+        await backend.store.save(AT, ACCOUNT)
+    assert await backend.store.get(AT) == FULL
+
+
+@pytest.mark.usefixtures("pauses")
+async def test_control_a_lost_request_and_an_earlier_write_of_the_same_store_are_repeated() -> None:
+    """The control: over a document that the store has saved before, a save that was lost is repeated."""
+    backend = FaultyBackend(MemoryBackend(), [Fault("write", 2, "before", ConnectionResetError())])
+    store = store_over({"main": backend}, attempts=4)
+    await store.save(AT, FULL)
+    await store.save(AT, ACCOUNT)
+    assert await store.get(AT) == ACCOUNT
+    assert backend.calls["write"] == 3
 
 
 class Repeating(MemoryBackend):
