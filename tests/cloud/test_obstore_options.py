@@ -12,7 +12,7 @@ from inspect import signature
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
-from cloudtargets import need_packages, on_asyncio
+from cloudtargets import forget_credentials, need_packages, on_asyncio
 
 from accountstore import AccountStore, ConfigError, StorageConfig, StoreConfig
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 pytest.importorskip("obstore")
 translation: Any = import_module("accountstore.backends.obstore.options")
+opening: Any = import_module("accountstore.backends.obstore.opening")
 
 SECRET = "xyzzy-plugh-7301"
 ANON_KEY = {"disable_oauth": True, "client_email": "", "private_key": "", "private_key_id": ""}
@@ -119,13 +120,17 @@ TAKEN = [
     s3({"key": "k", "secret": "s"}, {"access_key_id": "k", "secret_access_key": "s"}),
     s3({"username": "k", "password": "s"}, {"access_key_id": "k", "secret_access_key": "s"}),
     s3({"token": "t"}, {"session_token": "t"}),
-    s3({"endpoint_url": "https://s3.example.org"}, {"endpoint": "https://s3.example.org"}),
-    s3({"endpoint_url": "http://[::1]:9"}, {"endpoint": "http://[::1]:9"}, allow_http=True),
+    s3({"endpoint_url": "https://s3.example.org"}, {"aws_endpoint_url_s3": "https://s3.example.org"}),
+    s3({"endpoint_url": "http://[::1]:9"}, {"aws_endpoint_url_s3": "http://[::1]:9"}, allow_http=True),
     s3({"anon": True}, {"skip_signature": True}),
     s3({"requester_pays": True}, {"request_payer": True}),
     s3({"use_ssl": False}, allow_http=True),
     s3({"client_kwargs": {"region_name": "eu-west-1"}}, {"region": "eu-west-1"}),
-    s3({"client_kwargs": {"endpoint_url": "http://[::1]:9"}}, {"endpoint": "http://[::1]:9"}, allow_http=True),
+    s3(
+        {"client_kwargs": {"endpoint_url": "http://[::1]:9"}},
+        {"aws_endpoint_url_s3": "http://[::1]:9"},
+        allow_http=True,
+    ),
     s3(
         {"client_kwargs": {"aws_access_key_id": "k", "aws_secret_access_key": "s", "aws_session_token": "t"}},
         {"access_key_id": "k", "secret_access_key": "s", "session_token": "t"},
@@ -189,36 +194,50 @@ def shown(row: Row) -> str:
 
 
 @pytest.fixture(autouse=True)
-def _no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the caller's environment says of Azure is another test's business."""
-    monkeypatch.delenv(FROM_ENV, raising=False)
+def _no_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """What the caller's environment says of a service is another test's business."""
+    forget_credentials(monkeypatch, str(tmp_path))
+    for name in ("REQUESTS_CA_BUNDLE", "STORAGE_EMULATOR_HOST"):
+        monkeypatch.delenv(name, raising=False)
+
+
+CONNECT = timedelta(seconds=5)
+
+
+def told(service: str, bucket: str, options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What obstore's store and its HTTP client are told, but for what finds AWS credentials."""
+    store, client = translation.settings_of(service, bucket, options)
+    store.pop("credential_provider", None)
+    return store, client
 
 
 @pytest.mark.parametrize("row", [*TAKEN, *IGNORED], ids=shown)
 def test_an_option_is_told_to_the_client(row: Row) -> None:
     """Each option of fsspec's that obstore has a word for sets that, and nothing else; obstore knows each word."""
     place = PLACES[row.service]
-    told = translation.settings_of(row.service, place.bucket, row.options)
-    assert told == ({**place.store, **row.store}, dict(row.client))
-    client = translation.open_store(row.service, place.bucket, row.options)
-    assert {*client.config} == {"container_name" if row.service == "azure" else "bucket", *place.store, *row.store}
-    assert {*client.client_options} == {"timeout", *row.client}
+    assert told(row.service, place.bucket, row.options) == ({**place.store, **row.store}, dict(row.client))
+    client = opening.open_store(row.service, place.bucket, row.options, CONNECT)
+    settings = {name.removeprefix("aws_") for name in (*place.store, *row.store)}
+    assert {*client.config} == {"container_name" if row.service == "azure" else "bucket", *settings}
+    assert {*client.client_options} == {"timeout", "connect_timeout", *row.client}
 
 
 @pytest.mark.parametrize("row", TAKEN, ids=shown)
 def test_an_option_that_is_none_is_not_given(row: Row) -> None:
     """None is fsspec's word for an option that is not given, and sets nothing here either."""
     nothing = dict.fromkeys(row.options)
-    assert translation.settings_of(row.service, PLACES[row.service].bucket, nothing) == (PLACES[row.service].store, {})
+    assert told(row.service, PLACES[row.service].bucket, nothing) == (PLACES[row.service].store, {})
 
 
 @pytest.mark.parametrize("service", PLACES)
 def test_the_client_repeats_nothing_and_waits_for_the_store(service: str) -> None:
-    """Without options a client is told to send each request once and to give up after a day: both are the store's."""
-    client = translation.open_store(service, PLACES[service].bucket, {})
+    """Without options a client is told to send each request once, to give up after a day, which are both the store's,
+    and to give up sooner where it cannot connect.
+    """
+    client = opening.open_store(service, PLACES[service].bucket, {}, CONNECT)
     assert client.retry_config["max_retries"] == 0
     assert client.retry_config["retry_timeout"] == timedelta(0)
-    assert client.client_options == {"timeout": "1day"}
+    assert client.client_options == {"timeout": "1day", "connect_timeout": "5s"}
 
 
 COUNTERPART = "no counterpart in obstore"
@@ -310,10 +329,9 @@ def test_a_token_that_is_the_path_of_a_file_is_a_key_file(token: object, tmp_pat
     """A Google token that names a file is told as that, and signs; what is in the file is read by the client."""
     path = tmp_path / "key.json"
     path.write_text(json.dumps(token))
-    told = translation.settings_of("gcs", "box", {"token": str(path)})
-    assert told == ({"application_credentials": str(path)}, {})
+    assert told("gcs", "box", {"token": str(path)}) == ({"application_credentials": str(path)}, {})
     path.unlink()
-    assert translation.settings_of("gcs", "box", {"token": str(path)}) == ({"bearer_token": str(path)}, {})
+    assert "'token' is neither a token nor the path" in refusal("gcs", {"token": str(path)})
 
 
 AZURE_URLS = [
@@ -328,8 +346,8 @@ AZURE_URLS = [
 @pytest.mark.parametrize(("bucket", "options", "store"), AZURE_URLS)
 def test_a_url_of_azure_may_name_the_account(bucket: str, options: dict[str, Any], store: dict[str, str]) -> None:
     """`abfs://container@account...` opens the container in that account; an account among the options goes before."""
-    assert translation.settings_of("azure", bucket, options) == (store, {})
-    client = translation.open_store("azure", bucket, options)
+    assert told("azure", bucket, options) == (store, {})
+    client = opening.open_store("azure", bucket, options, CONNECT)
     assert client.config == {"container_name": "box", **store}
 
 
@@ -342,13 +360,13 @@ def test_a_url_of_azure_without_a_container_is_refused() -> None:
 def test_the_environment_may_hold_the_connection_string(monkeypatch: pytest.MonkeyPatch) -> None:
     """AZURE_STORAGE_CONNECTION_STRING counts for Azure, and only where there are no options."""
     monkeypatch.setenv(FROM_ENV, "AccountName=env;AccountKey=a2V5")
-    told = account("env", "https://env.blob.core.windows.net", account_key="a2V5")
-    assert translation.settings_of("azure", "box", {}) == (told, {})
-    assert translation.settings_of("azure", "box", {"account_name": "you"}) == ({"account_name": "you"}, {})
+    env = account("env", "https://env.blob.core.windows.net", account_key="a2V5")
+    assert told("azure", "box", {}) == (env, {})
+    assert told("azure", "box", {"account_name": "you"}) == ({"account_name": "you"}, {})
     for service in ("s3", "gcs"):
-        assert translation.settings_of(service, "box", {}) == (PLACES[service].store, {})
+        assert told(service, "box", {}) == (PLACES[service].store, {})
     monkeypatch.setenv(FROM_ENV, "")
-    assert translation.settings_of("azure", "box", {}) == ({}, {})
+    assert told("azure", "box", {}) == ({}, {})
 
 
 SCHEMES = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs", "az": "azure", "abfs": "azure", "abfss": "azure"}
