@@ -12,7 +12,6 @@ from contextlib import suppress
 from datetime import timedelta
 from functools import partial
 from importlib import import_module
-from time import monotonic
 from typing import Any, cast
 
 import obstore
@@ -21,13 +20,13 @@ from obstore.exceptions import BaseError
 from obstore.store import MemoryStore
 
 from accountstore.aio.loops import on_asyncio
-from accountstore.aio.threads import ThreadPool
+from accountstore.aio.sending import release
 from accountstore.backends.base import (
     Backend,
-    BackendError,
     Blob,
     NotFoundError,
     Stat,
+    UnavailableError,
     UnsupportedError,
     Version,
     WriteMode,
@@ -38,22 +37,20 @@ from accountstore.backends.object_store import (
     WRITE_TOKEN,
     Bucket,
     generation,
+    is_stale,
     split_url,
     whole_blob,
 )
 from accountstore.backends.obstore.errors import Answer, OddKeyError, answer_of, error_of
 from accountstore.backends.obstore.opening import open_store
 from accountstore.backends.obstore.options import Service, service_of
+from accountstore.errors import AccountStoreError
 
 _PAGE = 1000
 _CONNECT = timedelta(seconds=5)
 _WAKES = 5
 _APART = 0.01
 _VERSION = {"s3": "e_tag", "gcs": "version", "azure": "e_tag"}
-
-_EXPIRED = frozenset({"ExpiredToken", "ExpiredTokenException", "InvalidAccessKeyId", "InvalidToken"}) | frozenset(
-    {"TokenRefreshRequired", "UnrecognizedClientException", "RequestExpired", "AuthenticationFailed"}
-)
 
 
 class ObstoreBackend(Bucket[Any]):
@@ -63,6 +60,7 @@ class ObstoreBackend(Bucket[Any]):
     """
 
     _failures = (BaseError, FileNotFoundError)
+    _tells_sending = True
 
     def __init__(
         self, service: Service, url: str, options: Mapping[str, object], connect: timedelta = _CONNECT, /
@@ -74,12 +72,10 @@ class ObstoreBackend(Bucket[Any]):
         self._container = self._bucket.partition("@")[0]
         self._connect = connect
         self._sibling: Backend | None = None
-        self._threads = ThreadPool(1)
-        self._opened_at = 0.0
+        self._unconnected = False
 
     async def _open(self) -> Any:
-        self._opened_at = monotonic()
-        return await self._threads.run(partial(open_store, self._service, self._bucket, self._options, self._connect))
+        return await self._apart(partial(open_store, self._service, self._bucket, self._options, self._connect))
 
     async def _shut(self, client: Any, /) -> None:
         """Give obstore's threads something to do: else they may sleep, and the connections of a client that is gone
@@ -115,6 +111,7 @@ class ObstoreBackend(Bucket[Any]):
             condition = {_VERSION[self._service]: generation(mode) if self._service == "gcs" else mode.token}
         attributes: Any = {WRITE_TOKEN: write_token} if write_token else None
         async with self._client(mode) as client:
+            await self._reach(client, key)
             answer = await obstore.put_async(
                 client, self._prefix + key, data, mode=condition, attributes=attributes, use_multipart=False
             )
@@ -149,7 +146,21 @@ class ObstoreBackend(Bucket[Any]):
     async def _delete(self, key: str, /) -> None:
         with suppress(NotFoundError):
             async with self._client() as client:
+                await self._reach(client, key)
                 await obstore.delete_async(client, self._prefix + key)
+
+    async def _reach(self, client: Any, key: str, /) -> None:
+        """Before a write: if the last request found no connection, a question must find one first. What is cut short
+        until then was not sent, which obstore does not tell.
+        """
+        if self._unconnected:
+            try:
+                await obstore.head_async(client, self._prefix + key)
+            except self._failures as error:
+                if answer_of(str(error), self._container) is None:
+                    raise
+            self._unconnected = False
+        release()
 
     def scan(self, prefix: str, /, *, recursive: bool) -> AsyncIterator[Sequence[Stat]]:
         where = (self._prefix + prefix).rstrip("/") or None
@@ -244,21 +255,18 @@ class ObstoreBackend(Bucket[Any]):
         if self._sibling is not None:
             await self._sibling.aclose()
 
-    def _error(self, error: Exception, mode: WriteMode | None, /) -> BackendError:
+    def _error(self, error: Exception, mode: WriteMode | None, /) -> AccountStoreError:
         failure = error_of(error, self._container, mode)
         answer = answer_of(str(error), self._container)
-        if answer and answer.ours:
-            # Its answer to HEAD does not tell a missing bucket from a missing document.
-            if answer.status == 404 and answer.method != "HEAD":
-                self._answered = isinstance(failure, NotFoundError)
-            if answer.code in _EXPIRED or answer.status == 401:
-                self._renew()
+        # The answer to HEAD does not tell a missing bucket from a missing document.
+        if answer and answer.ours and answer.status == 404 and answer.method != "HEAD":
+            self._answered = isinstance(failure, NotFoundError)
+        self._unconnected = isinstance(failure, UnavailableError) and not failure.sent
         return failure
 
-    def _renew(self) -> None:
-        """Let the next call open a client anew, which reads the credentials anew; once a second at most."""
-        if monotonic() - self._opened_at > 1:
-            self._opening = None
+    def _is_stale(self, error: Exception, /) -> bool:
+        answer = answer_of(str(error), self._container)
+        return answer is not None and answer.ours and is_stale(answer.status, answer.code)
 
 
 class _Listing:

@@ -16,6 +16,7 @@ from obstore.exceptions import (
 
 from accountstore.backends.base import BackendError, DeniedError, UnavailableError, WriteMode
 from accountstore.backends.object_store import error_for_status
+from accountstore.errors import AccountStoreError
 
 _REQUEST = re.compile(r"Error performing (\w+) (\S+) in [^\n]*? - ")
 _STATUS = re.compile(r"status code: (\d{3})|\b(\d{3}) (?:[A-Z][a-z]+ ?)+:|Server error: (\d{3})")
@@ -67,7 +68,7 @@ def answer_of(text: str, bucket: str, /) -> Answer | None:
     return Answer(request[1] if request else "", number, code, not request or _is_in(bucket, request[2]))
 
 
-def error_of(error: Exception, bucket: str, mode: WriteMode | None, /) -> BackendError:
+def error_of(error: Exception, bucket: str, mode: WriteMode | None, /) -> AccountStoreError:
     """The error for what obstore raised. By the status of the answer where there is one, else by obstore's class, which
     alone calls each 409 a document that is there, and some 404 a condition that does not hold.
     """
@@ -90,7 +91,7 @@ def error_of(error: Exception, bucket: str, mode: WriteMode | None, /) -> Backen
     return _by_class(error, text, mode)
 
 
-def _by_class(error: Exception, text: str, mode: WriteMode | None, /) -> BackendError:
+def _by_class(error: Exception, text: str, mode: WriteMode | None, /) -> AccountStoreError:
     if isinstance(error, InvalidPathError):
         return OddKeyError("a key in the bucket is none that obstore can list")
     if isinstance(error, FileNotFoundError):
