@@ -104,6 +104,8 @@ USUAL: list[tuple[str, list[dict[str, Any]]]] = [
     ("s3", [{name: False} for name in ("anon", "requester_pays", "version_aware", "cache_regions")]),
     ("s3", [{"use_ssl": True}, {"client_kwargs": {}}, {"client_kwargs": {"region_name": None}}]),
     ("s3", [{"config_kwargs": {"signature_version": version}} for version in ("s3v4", "v4")]),
+    ("s3", [{"config_kwargs": {"request_checksum_calculation": "when_required"}}]),
+    ("s3", [{"config_kwargs": {"response_checksum_validation": each}} for each in ("when_required", "when_supported")]),
     (
         "s3",
         [{"config_kwargs": {"s3": {"addressing_style": "auto"}}}, {"config_kwargs": {"retries": {"mode": "standard"}}}],
@@ -144,6 +146,13 @@ TAKEN = [
     s3({"config_kwargs": {"read_timeout": "7"}}, read_timeout=timedelta(seconds=7)),
     s3({"config_kwargs": {"max_pool_connections": 10}}, pool_max_idle_per_host="10"),
     s3({"config_kwargs": {"user_agent": "me/1"}}, user_agent="me/1"),
+    s3({"config_kwargs": {"request_checksum_calculation": "when_supported"}}, {"checksum_algorithm": "SHA256"}),
+    s3({"s3_additional_kwargs": {"ChecksumAlgorithm": "SHA256"}}, {"checksum_algorithm": "SHA256"}),
+    s3({"s3_additional_kwargs": {"ChecksumAlgorithm": "CRC64NVME"}}, {"checksum_algorithm": "CRC64NVME"}),
+    s3(
+        {"endpoint_url": "https://s3.example.org", "config_kwargs": {"s3": {"addressing_style": "virtual"}}},
+        {"aws_endpoint_url_s3": "https://box.s3.example.org", "virtual_hosted_style_request": True},
+    ),
     s3({"s3_additional_kwargs": {"ServerSideEncryption": "AES256"}}, {"server_side_encryption": "AES256"}),
     s3(
         {"s3_additional_kwargs": {"ServerSideEncryption": "aws:kms", "SSEKMSKeyId": "i", "BucketKeyEnabled": True}},
@@ -154,6 +163,7 @@ TAKEN = [
     gcs({"endpoint_url": "http://[::1]:9", "token": "anon"}, google("http://[::1]:9"), allow_http=True),
     gcs({"token": "ya29.raw"}, {"bearer_token": "ya29.raw"}),
     gcs({"token": key_file()}, {"service_account_key": json.dumps(key_file())}),
+    gcs({"token": json.dumps(key_file(), indent=1)}, {"service_account_key": json.dumps(key_file())}),
     gcs(
         {"token": "ya29.raw", "endpoint_url": "http://[::1]:9"},
         {"bearer_token": "ya29.raw", "base_url": "http://[::1]:9"},
@@ -255,13 +265,38 @@ def inside(name: str, table: dict[str, object], told: str, why: str = VALUE) -> 
     return refused("s3", name, table, why, f"{name} {told}")
 
 
+NO_FILE = "client_kwargs 'verify' names no file of certificates"
+NO_TOKEN = "'token' is neither a token nor the path of a file that is there"
+NO_TOKENS = (
+    f"/run/{SECRET}.json",
+    f"{SECRET}.json",
+    f"./{SECRET}",
+    f"{SECRET}\n",
+    f"two {SECRET}",
+    f"a/{SECRET}",
+    "~/k",
+)
+NO_URL = "'endpoint_url', or AWS_ENDPOINT_URL, is no http or https URL of a server"
+NO_URLS = (
+    *("localhost:9000", "http://", "http://[::1", f"ftp://{SECRET}", "https://exa mple.com", "http://127.0.0.1:99999"),
+    *("/x", f"http://h?{SECRET}", f"http://h#{SECRET}", "http://h\n", " http://h", "https://b\u00fccher.example"),
+)
+"""Endpoints that make obstore panic, or send somewhere else."""
+
 REFUSED = [
     *(
         refused("s3", name, SECRET)
         for name in ("version_aware", "cache_regions", "client_kwargs", "s3_additional_kwargs")
     ),
     *(refused("s3", name, [SECRET]) for name in ("key", "config_kwargs")),
-    inside("client_kwargs", {"verify": SECRET}, "'verify'"),
+    pytest.param("s3", {"client_kwargs": {"verify": SECRET}}, NO_FILE, id="s3-verify"),
+    inside("client_kwargs", {"verify": 1}, "'verify'"),
+    refused("s3", "key", f"{SECRET}\n"),
+    inside("s3_additional_kwargs", {"ChecksumAlgorithm": "CRC32"}, "'ChecksumAlgorithm'"),
+    inside("config_kwargs", {"request_checksum_calculation": SECRET}, "'request_checksum_calculation'"),
+    refused("gcs", "token", '{"private_key": "' + SECRET),
+    *(pytest.param("gcs", {"token": value}, NO_TOKEN, id=f"gcs-token-{n}") for n, value in enumerate(NO_TOKENS)),
+    *(pytest.param("s3", {"endpoint_url": value}, NO_URL, id=f"s3-endpoint-{n}") for n, value in enumerate(NO_URLS)),
     inside("client_kwargs", {"aws_secret_access_key": {SECRET: 1}}, "'aws_secret_access_key'"),
     *(inside("config_kwargs", {name: SECRET}, repr(name)) for name in ("connect_timeout", "max_pool_connections")),
     *(inside("config_kwargs", {name: SECRET}, repr(name)) for name in ("signature_version", "s3")),
@@ -349,6 +384,18 @@ def test_a_url_of_azure_may_name_the_account(bucket: str, options: dict[str, Any
     assert told("azure", bucket, options) == (store, {})
     client = opening.open_store("azure", bucket, options, CONNECT)
     assert client.config == {"container_name": "box", **store}
+
+
+BUCKETS = ["arn:aws:s3:us-east-1:123456789012:accesspoint/mail", "..", ".", "a b", "a\nb", "b\u00fccher"]
+
+
+@pytest.mark.parametrize("bucket", BUCKETS)
+def test_a_bucket_that_cannot_be_one_is_refused(bucket: str) -> None:
+    """An access point's ARN, which obstore would take for a bucket, is refused with words that say what to do; so is
+    what obstore panics at, or what leads out of the bucket.
+    """
+    with pytest.raises(ConfigError, match="alias|cannot be one"):
+        translation.settings_of("s3", bucket, {})
 
 
 def test_a_url_of_azure_without_a_container_is_refused() -> None:
