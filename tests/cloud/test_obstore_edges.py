@@ -40,7 +40,7 @@ from accountstore import (
 from accountstore.codecs import JSON
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
     from pathlib import Path
 
     from cloudstub import Stub
@@ -58,6 +58,18 @@ EACH: Mapping[str, Callable[[AccountStore], Awaitable[object]]] = {
     "create": lambda store: store.save(OTHER, NEW, mode="create"),
     "delete": lambda store: store.delete(AT),
 }
+
+
+def never(*_: object) -> bool:
+    return False
+
+
+def believed(*_: object) -> bool:
+    return True
+
+
+def unbounded(_: float) -> timedelta:
+    return timedelta(days=1)
 
 
 @pytest.fixture(autouse=True)
@@ -116,16 +128,33 @@ def full_port() -> Iterator[int]:
         each.close()
 
 
+@pytest.mark.parametrize("attempts", [1, 4])
 @by_obstore
-async def test_a_server_that_takes_no_connection(full_port: int, target: Target) -> None:
+async def test_a_server_that_takes_no_connection(full_port: int, target: Target, attempts: int) -> None:
     """A write that finds no connection ends in an error without doubt: connecting may take half of an operation's time,
-    and then it is known that nothing was sent.
+    and then it is known that nothing was sent. A further attempt, which the deadline cuts short, asks a question first.
     """
-    config = target.config(f"http://127.0.0.1:{full_port}", timeout=2, attempts=1)
+    config = target.config(f"http://127.0.0.1:{full_port}", timeout=2, attempts=attempts)
     async with AccountStore.open(config) as store:
-        with pytest.raises(UnavailableError, match="cannot be reached") as caught:
+        for call in (store.save(AT, NEW), store.delete(AT)):
+            with pytest.raises(UnavailableError) as caught:
+                await call
+            assert not isinstance(caught.value, UncertainError)
+
+
+@by_obstore
+async def test_control_a_further_attempt_that_asks_nothing(
+    full_port: int, target: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The control: without the question the attempt that the deadline cuts short leaves the write in doubt."""
+
+    async def told(*_: object) -> None:
+        backend.release()
+
+    monkeypatch.setattr(backend.ObstoreBackend, "_reach", told)
+    async with AccountStore.open(target.config(f"http://127.0.0.1:{full_port}", timeout=2)) as store:
+        with pytest.raises(UncertainError):
             await store.save(AT, NEW)
-        assert not isinstance(caught.value, UncertainError)
 
 
 @by_obstore
@@ -133,8 +162,7 @@ async def test_control_connecting_without_a_bound(
     full_port: int, target: Target, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The control: where connecting may take for ever, the deadline of the operation leaves it in doubt."""
-    monkeypatch.setattr(backend, "_CONNECT", timedelta(days=1))
-    monkeypatch.setattr(backend, "min", lambda *of: of[0], raising=False)
+    monkeypatch.setattr(backend, "_bound_of", unbounded)
     config = target.config(f"http://127.0.0.1:{full_port}", timeout=1, attempts=1)
     async with AccountStore.open(config) as store:
         with pytest.raises(UncertainError):
@@ -145,7 +173,7 @@ async def test_control_connecting_without_a_bound(
 
 
 @asynccontextmanager
-async def answering(status: int) -> AsyncIterator[str]:
+async def answering(status: int) -> AsyncGenerator[str]:
     """The URL of a server in this event loop that answers each request with this status."""
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -186,7 +214,7 @@ async def test_control_an_answer_of_a_metadata_service_taken_for_the_storages(
     stub: Stub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The control: taken for the storage's own, a 404 of the metadata service says that there is no document."""
-    monkeypatch.setattr(errors, "_is_in", lambda *_: True)
+    monkeypatch.setattr(errors, "_is_in", believed)
     async with answering(404) as url, AccountStore.open(without_keys(stub, monkeypatch, url)) as store:
         await store.delete(AT)
         with pytest.raises(NotFoundError):
@@ -232,7 +260,7 @@ async def test_control_a_question_that_is_not_asked_twice(
     stub: Stub, target: Target, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The control: by the answer to the question alone a missing bucket passes for a missing document."""
-    monkeypatch.setattr(backend.ObstoreBackend, "_is_unclear", lambda *_: False)
+    monkeypatch.setattr(backend.ObstoreBackend, "_is_unclear", never)
     async with AccountStore.open(target.config(stub.url, "missing-bucket")) as store:
         assert not await store.exists(AT)
 

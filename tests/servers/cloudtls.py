@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncGenerator
     from pathlib import Path
 
 
@@ -43,7 +43,7 @@ def make_authority(folder: Path) -> tuple[str, str]:
 
 
 @asynccontextmanager
-async def tls_before(port: int, certificate: str) -> AsyncIterator[str]:
+async def tls_before(port: int, certificate: str) -> AsyncGenerator[str]:
     """The URL of a TLS server in this event loop that passes all bytes on to a port of 127.0.0.1."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate)

@@ -65,7 +65,7 @@ class ObstoreBackend(Bucket[Any]):
     def __init__(
         self, service: Service, url: str, options: Mapping[str, object], connect: timedelta = _CONNECT, /
     ) -> None:
-        """`connect` is how long connecting may take: less than an operation, which then knows that nothing was sent."""
+        """`connect` is how long connecting may take."""
         super().__init__(options, *split_url(url))
         self._service: Service = service
         self._url = url
@@ -282,6 +282,11 @@ class _Listing:
         self.rest: AsyncIterator[Sequence[Stat]] | None = None
 
 
+def _bound_of(seconds: float, /) -> timedelta:
+    """How long connecting may take in an operation of so many seconds: it is then known that nothing was sent."""
+    return min(_CONNECT, timedelta(seconds=seconds / 2))
+
+
 async def open_backend(url: str, options: Mapping[str, object], /, *, seconds: float = 30.0) -> ObstoreBackend:
     """A storage in a bucket. Options are those of the fsspec filesystem of the URL, translated. `seconds` is what an
     operation may take.
@@ -289,6 +294,6 @@ async def open_backend(url: str, options: Mapping[str, object], /, *, seconds: f
     Raises:
         ConfigError: an option has no counterpart in obstore, no client can be made of them, or the URL names no bucket.
     """
-    service, connect = service_of(url), min(_CONNECT, timedelta(seconds=seconds / 2))
+    service, connect = service_of(url), _bound_of(seconds)
     await to_thread.run_sync(open_store, service, split_url(url)[0], options, connect)
     return ObstoreBackend(service, url, options, connect)

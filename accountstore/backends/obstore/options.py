@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import Any, Literal, TypeAlias
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from accountstore.backends.base import ConfigError
 from accountstore.backends.obstore.surroundings import aws, azure, certificates, google
@@ -96,18 +96,23 @@ def _settle_endpoint(service: Service, bucket: str, settings: dict[str, Any], /)
     name, source = _ENDPOINTS[service]
     if name not in settings:
         return
-    text = str(settings[name])
-    try:
-        url = urlsplit(text)
-        valid = url.scheme in {"http", "https"} and url.hostname and url.port != 0 and not (url.query or url.fragment)
-    except ValueError:  # of brackets or a port
-        valid = False
-    if not valid or not re.fullmatch("[!-~]+", text):
+    url = _server(str(settings[name]))
+    if url is None:
         raise ConfigError(f"options: {source} is no http or https URL of a server")
     if url.scheme == "http":
         settings["allow_http"] = True
     if settings.get("virtual_hosted_style_request") and not url.netloc.startswith(f"{bucket}."):
         settings[name] = url._replace(netloc=f"{bucket}.{url.netloc}").geturl()
+
+
+def _server(text: str, /) -> SplitResult | None:
+    """The parts of the URL of a server; None: it is none."""
+    try:
+        url = urlsplit(text)
+        valid = url.scheme in {"http", "https"} and url.hostname and url.port != 0 and not (url.query or url.fragment)
+    except ValueError:  # of brackets or a port
+        return None
+    return url if valid and re.fullmatch("[!-~]+", text) else None
 
 
 def _translate(words: Mapping[str, _Word], options: Mapping[str, Any], within: str = "", /) -> dict[str, Any]:
