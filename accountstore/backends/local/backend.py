@@ -52,6 +52,7 @@ class LocalBackend:
             certain=True,
             concurrency=_CONCURRENCY,
             batch=_BATCH,
+            folders=True,
         )
 
     async def read(self, key: str, /, *, limit: int) -> Blob:
