@@ -39,13 +39,14 @@ from accountstore.backends.object_store import (
     ObjectStore,
     check_options,
     error_for_status,
+    folder,
     generation,
     split_url,
     unsent,
 )
 
 _PAGE = "1000"
-_FIELDS = "items(name,size,generation,updated),nextPageToken"
+_FIELDS = "items(name,size,generation,updated),prefixes,nextPageToken"
 _FRESH = timedelta(minutes=10)
 _NO_TIMEOUT = aiohttp.ClientTimeout(total=None)  # the store has its own deadline
 
@@ -148,6 +149,7 @@ class GCSBackend(ObjectStore[Any]):
         _, answer = await self._request("GET", f"storage/v1/{self._at}/o", query=where)
         page = json.loads(answer)
         found = [_stat(item["name"][len(self._prefix) :], item) for item in page.get("items", ())]
+        found += [folder(name[len(self._prefix) :]) for name in page.get("prefixes", ())]
         return found, page.get("nextPageToken")
 
     async def versioned(self) -> bool | None:

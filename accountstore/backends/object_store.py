@@ -70,7 +70,7 @@ class Bucket(ABC, Generic[T]):
 
     # If its server keeps to the protocol.
     capabilities: Capabilities = Capabilities(
-        create=True, update=True, atomic=True, durable=True, verify=True, write_tokens=True
+        create=True, update=True, atomic=True, durable=True, verify=True, write_tokens=True, folders=True
     )
     _failures: tuple[type[Exception], ...]
     """What the client raises."""
@@ -190,6 +190,11 @@ def finalizers(thing: object, /) -> list[finalize[..., Any]]:
     """The finalizers (`weakref.finalize`) of an object; None has none."""
     callbacks = [reference.__callback__ for reference in getweakrefs(thing)]
     return [callback for callback in callbacks if isinstance(callback, finalize)]
+
+
+def folder(key: str, /) -> Stat:
+    """A folder in a listing; its key ends in a slash."""
+    return Stat(key, 0, None, None)
 
 
 def split_url(url: str, /) -> tuple[str, str]:

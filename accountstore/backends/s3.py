@@ -44,6 +44,7 @@ from accountstore.backends.object_store import (
     ObjectStore,
     check_options,
     error_for_status,
+    folder,
     split_url,
     unsent,
     whole_blob,
@@ -159,6 +160,7 @@ class S3Backend(ObjectStore[tuple[Any, dict[str, dict[str, Any]]]]):
             Stat(entry["Key"][len(self._prefix) :], int(entry["Size"]), Version(entry["ETag"]), entry["LastModified"])
             for entry in answer.get("Contents", ())
         ]
+        found += [folder(entry["Prefix"][len(self._prefix) :]) for entry in answer.get("CommonPrefixes", ())]
         return found, answer.get("NextContinuationToken") if answer.get("IsTruncated") else None
 
     @on_asyncio

@@ -175,6 +175,22 @@ async def test_a_listing_goes_on_after_its_first_page(stub: Stub, target: Target
     assert stub.count() > 3
 
 
+@on_each_target
+@on_asyncio
+async def test_folders_come_with_the_documents_of_a_folder(stub: Stub, target: Target) -> None:
+    """Tenants are enumerated without a listing of what is below them, also where names come in small pages."""
+    tenants = {f"f/{number}" for number in range(5)}
+    for tenant in tenants:
+        for number in range(9):
+            target.put(stub, Location(f"{number}.account", folder=f"{tenant}/deep"), OLD)
+    target.put(stub, Location("x.account", folder="f"), OLD)
+    stub.mode(page=2)
+    async with AccountStore.open(target.config(stub.url)) as store:
+        found = [str(getattr(item, "location", item)) async for item in store.list("f", folders=True)]
+    assert sorted(found) == sorted(["f/x.account", *(f"{tenant}/" for tenant in tenants)])
+    assert stub.count() <= 5
+
+
 # --- errors -----------------------------------------------------------------------------------------------------------
 
 FULL = [(507, "InsufficientStorage"), (507, "XMinioStorageFull"), (409, "AccountLimitExceeded"), (403, "QuotaExceeded")]

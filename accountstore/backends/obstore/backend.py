@@ -44,6 +44,7 @@ from accountstore.backends.object_store import (
     WRITE_TOKEN,
     Bucket,
     error_for_status,
+    folder,
     generation,
     split_url,
     whole_blob,
@@ -144,7 +145,8 @@ class ObstoreBackend(Bucket[Any]):
         """The documents of a folder alone, which come at once."""
         async with self._client() as client:
             found = await obstore.list_with_delimiter_async(client, where)
-        return self._stats(cast("Sequence[Mapping[str, Any]]", found["objects"])), None
+        folders = [folder(f"{name[len(self._prefix) :]}/") for name in found["common_prefixes"]]
+        return folders + self._stats(cast("Sequence[Mapping[str, Any]]", found["objects"])), None
 
     @on_asyncio
     async def _below(self, where: str | None, kept: list[Any], last: str | None, /) -> tuple[list[Stat], str | None]:
