@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
 NAMES = {
     "accountstore": """
-        Account AccountStore Capabilities Check Entry Event Location MultiAccount OAuthCredentials PasswordCredentials
-        ProtocolType Secret SecurityOptions StorageConfig StoreConfig Stored Version
+        Account AccountStore Capabilities Check Entry Event Folder Location MultiAccount OAuthCredentials
+        PasswordCredentials ProtocolType Secret SecurityOptions Skipped StorageConfig StoreConfig Stored Version
         AccountStoreError BackendError ClosedError ConfigError ConflictError DecodeError DeniedError DocumentError
         EncodeError ExistsError ExtensionError FullError LocationError NotFoundError NotRegularError TooLargeError
         UnavailableError UncertainError UnsupportedError

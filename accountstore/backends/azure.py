@@ -38,6 +38,7 @@ from accountstore.backends.object_store import (
     as_utc,
     error_for_status,
     finalizers,
+    folder,
     is_stale,
     split_url,
     unanswered,
@@ -174,12 +175,13 @@ class AzureBackend(ObjectStore[tuple[Any, Any]]):
         async with self._client() as (_, container):
             listed = container.list_blobs if recursive else partial(container.walk_blobs, delimiter="/")
             pages = listed(name_starts_with=start or None, results_per_page=_PAGE, **self._each).by_page(cursor)
-            # A folder in the listing has no ETag.
-            found = [
-                _stat(entry.name[len(self._prefix) :], entry, int(entry.size))
-                async for entry in await anext(pages)
-                if "etag" in entry and entry.etag
-            ]
+            found: list[Stat] = []
+            async for entry in await anext(pages):
+                key = entry.name[len(self._prefix) :]
+                if key.endswith("/"):
+                    found.append(folder(key))
+                elif "etag" in entry and entry.etag:
+                    found.append(_stat(key, entry, int(entry.size)))
         return found, pages.continuation_token or None
 
     @on_asyncio

@@ -52,7 +52,9 @@ class FsspecBackend:
     keeps its thread, and its connection is closed.
     """
 
-    capabilities: Capabilities = Capabilities(create=False, update=False, atomic=False, durable=False, batch=_BATCH)
+    capabilities: Capabilities = Capabilities(
+        create=False, update=False, atomic=False, durable=False, batch=_BATCH, folders=True
+    )
 
     def __init__(self, connect: Callable[[], Any], root: str, /, *, parallel: bool) -> None:
         self._connect = connect
@@ -151,18 +153,24 @@ class FsspecBackend:
         folders = [prefix]
         while folders:
             folder = folders.pop()
+            path = self._path(folder)
             try:
                 with self._use() as fs:
-                    entries = fs.ls(self._path(folder), detail=True)
+                    entries = fs.ls(path, detail=True)
             except (FileNotFoundError, NotADirectoryError):
                 continue
             page: list[Stat] = []
             for info in entries:
-                key = join(folder, info["name"].rstrip("/").rpartition("/")[2])
-                if info["type"] == "file":
-                    page.append(Stat(key, int(info["size"]), None, _modified(info)))
+                # With one slash at the end at most: more than that is the name of something else.
+                name = info["name"].removesuffix("/").rpartition("/")[2]
+                if not name or info["name"].strip("/") == path.strip("/"):
+                    continue
+                if info["type"] == "file" and not info["name"].endswith("/"):
+                    page.append(Stat(join(folder, name), int(info["size"]), None, _modified(info)))
                 elif recursive and info["type"] == "directory":
-                    folders.append(key)
+                    folders.append(join(folder, name))
+                elif info["type"] == "directory":
+                    page.append(Stat(f"{join(folder, name)}/", 0, None, None))
             yield page
 
     async def versioned(self) -> bool | None:

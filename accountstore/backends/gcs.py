@@ -46,6 +46,7 @@ from accountstore.backends.object_store import (
     ObjectStore,
     as_utc,
     error_for_status,
+    folder,
     generation,
     is_stale,
     split_url,
@@ -68,7 +69,7 @@ from accountstore.backends.sessions import prepare, read_at_most, unpacked
 from accountstore.errors import AccountStoreError
 
 _PAGE = "1000"
-_FIELDS = "items(name,size,generation,updated),nextPageToken"
+_FIELDS = "items(name,size,generation,updated),prefixes,nextPageToken"
 _FRESH = timedelta(minutes=10)
 _TOKEN_SECONDS = 10.0
 """What a token server may take; the thread that asks it cannot be stopped."""
@@ -220,6 +221,7 @@ class GCSBackend(ObjectStore[Any]):
         _, answer = await self._request("GET", f"storage/v1/{self._at}/o", query=where)
         page = _parsed(answer)
         found = [_stat(item["name"][len(self._prefix) :], item) for item in page.get("items", ())]
+        found += [folder(name[len(self._prefix) :]) for name in page.get("prefixes", ())]
         return found, page.get("nextPageToken")
 
     async def versioned(self) -> bool | None:

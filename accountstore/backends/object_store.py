@@ -106,7 +106,7 @@ class Bucket(ABC, Generic[T]):
 
     # If its server keeps to the protocol.
     capabilities: Capabilities = Capabilities(
-        create=True, update=True, atomic=True, durable=True, verify=True, write_tokens=True
+        create=True, update=True, atomic=True, durable=True, verify=True, write_tokens=True, folders=True
     )
     _failures: tuple[type[Exception], ...]
     """What the client raises."""
@@ -269,12 +269,11 @@ class ObjectStore(Bucket[T]):
 
     @on_asyncio
     async def _found(self, start: str, recursive: bool, cursor: str | None, /) -> tuple[list[Stat], str | None]:
-        """A page without what no location names: folder markers, and keys with empty segments."""
+        """A page of keys, whatever they are: the store shows those that a location names."""
         try:
-            page, cursor = await self._page(start, recursive, cursor)
+            return await self._page(start, recursive, cursor)
         except NotFoundError:  # a listing is of the bucket
             raise error_for_status(404, "NoSuchBucket") from None
-        return [stat for stat in page if all(stat.key.split("/"))], cursor
 
     @abstractmethod
     def _page(
@@ -296,6 +295,11 @@ def finalizers(thing: object, /) -> list[finalize[..., Any]]:
     """The finalizers (`weakref.finalize`) of an object; None has none."""
     callbacks = [reference.__callback__ for reference in getweakrefs(thing)]
     return [callback for callback in callbacks if isinstance(callback, finalize)]
+
+
+def folder(key: str, /) -> Stat:
+    """A folder in a listing; its key ends in a slash."""
+    return Stat(key, 0, None, None)
 
 
 def split_url(url: str, /) -> tuple[str, str]:

@@ -50,6 +50,7 @@ from accountstore.backends.object_store import (
     ObjectStore,
     as_utc,
     error_for_status,
+    folder,
     is_stale,
     split_url,
     unanswered,
@@ -233,6 +234,7 @@ class S3Backend(ObjectStore[tuple[Any, dict[str, dict[str, Any]]]]):
             )
             for entry in answer.get("Contents", ())
         ]
+        found += [folder(entry["Prefix"][len(self._prefix) :]) for entry in answer.get("CommonPrefixes", ())]
         return found, answer.get("NextContinuationToken") if answer.get("IsTruncated") else None
 
     @on_asyncio

@@ -206,18 +206,6 @@ async def test_whatever_a_listing_shows_can_be_read(stub: Stub, target: Target, 
     assert await unreadable(stub, target, prefix) == []
 
 
-@by_fsspec
-@on_asyncio
-async def test_control_odd_keys_pass_for_documents(stub: Stub, target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The control: a listing of all keys shows documents that are not there."""
-
-    async def page(backend: Any, *where: Any) -> Any:
-        return await backend._page(*where)
-
-    monkeypatch.setattr("accountstore.backends.object_store.ObjectStore._found", page)
-    assert await unreadable(stub, target, "/p")
-
-
 async def zones(stub: Stub, target: Target) -> list[object]:
     """The time zones, of the moments that a store tells, which are not the standard library's UTC."""
     target.put(stub, AT, OLD)
@@ -239,6 +227,22 @@ async def test_control_a_client_has_time_zones_of_its_own(stub: Stub, monkeypatc
     """The control: as botocore gives them, moments have a class of another package."""
     monkeypatch.setattr("accountstore.backends.s3.as_utc", lambda moment: moment)
     assert await zones(stub, Target("s3", "fsspec"))
+
+
+@on_each_target
+@on_asyncio
+async def test_folders_come_with_the_documents_of_a_folder(stub: Stub, target: Target) -> None:
+    """Tenants are enumerated without a listing of what is below them, also where names come in small pages."""
+    tenants = {f"f/{number}" for number in range(5)}
+    for tenant in tenants:
+        for number in range(9):
+            target.put(stub, Location(f"{number}.account", folder=f"{tenant}/deep"), OLD)
+    target.put(stub, Location("x.account", folder="f"), OLD)
+    stub.mode(page=2)
+    async with AccountStore.open(target.config(stub.url)) as store:
+        found = [str(getattr(item, "location", item)) async for item in store.list("f", folders=True)]
+    assert sorted(found) == sorted(["f/x.account", *(f"{tenant}/" for tenant in tenants)])
+    assert stub.count() <= 5
 
 
 # --- errors -----------------------------------------------------------------------------------------------------------

@@ -54,6 +54,7 @@ class LocalBackend:
             certain=True,
             concurrency=_CONCURRENCY,
             batch=_BATCH,
+            folders=True,
         )
 
     async def read(self, key: str, /, *, limit: int) -> Blob:

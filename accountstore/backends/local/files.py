@@ -156,7 +156,9 @@ class Files:
             self._sync(at)
 
     def scan(self, prefix: str, /, *, recursive: bool) -> Iterator[list[Stat]]:
-        """The documents in a folder, page by page. Dropping the iterator closes what it has open."""
+        """The documents in a folder, or below it, page by page; of one folder, the folders in it too. Dropping the
+        iterator closes what it has open.
+        """
         folders = [prefix]
         page: list[Stat] = []
         while folders:
@@ -167,11 +169,14 @@ class Files:
                     with suppress(FileNotFoundError):
                         status = entry.stat(follow_symlinks=followed)
                         page.append(Stat(join(folder, entry.name), status.st_size, None, time_of(status)))
-                    if len(page) >= _PAGE:
-                        yield page
-                        page = []
-                elif recursive and entry.is_dir(follow_symlinks=False):
-                    folders.append(join(folder, entry.name))
+                elif entry.is_dir(follow_symlinks=False):
+                    if recursive:
+                        folders.append(join(folder, entry.name))
+                    else:
+                        page.append(Stat(f"{join(folder, entry.name)}/", 0, None, None))
+                if len(page) >= _PAGE:
+                    yield page
+                    page = []
         yield page
 
     def _entries(self, folder: str, /) -> Iterator[os.DirEntry[str]]:

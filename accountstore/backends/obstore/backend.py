@@ -36,6 +36,7 @@ from accountstore.backends.base import (
 from accountstore.backends.object_store import (
     WRITE_TOKEN,
     Bucket,
+    folder,
     generation,
     is_stale,
     split_url,
@@ -183,7 +184,8 @@ class ObstoreBackend(Bucket[Any]):
         """The documents of a folder alone, which come at once."""
         async with self._client() as client:
             found = await obstore.list_with_delimiter_async(client, listing.where)
-        return self._stats(cast("Sequence[Mapping[str, Any]]", found["objects"])), None
+        folders = [folder(f"{name[len(self._prefix) :]}/") for name in found["common_prefixes"]]
+        return folders + self._stats(cast("Sequence[Mapping[str, Any]]", found["objects"])), None
 
     @on_asyncio
     async def _below(self, listing: _Listing, last: str | None, /) -> tuple[list[Stat], str | None]:
