@@ -534,7 +534,7 @@ def test_check_does_not_deny_what_it_could_not_try(monkeypatch: pytest.MonkeyPat
 
 
 def test_ls_and_check_name_what_no_location_names(tree: None) -> None:
-    """Documents that other programs have named are told, ten of them by name, with what is wrong; the exit code is 0."""
+    """Documents that other programs have named are told, ten of them by name, with what is wrong; exit code 0."""
     for name in ("e\u0301.account", "mail/a#b.account", "DOMAIN\\me.account", "a:\n.account"):
         Path("first", name).touch()
     told = [
@@ -1003,8 +1003,8 @@ def test_ls_shows_any_time(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
     monkeypatch.setenv("TZ", zone)
     time.tzset()
     try:
-        moments = [datetime.min, datetime.max, datetime(1900, 1, 1), datetime(2026, 1, 1, 12)]
-        entries = [Entry(Location(f"{i}.account"), 1, None, at.replace(tzinfo=UTC)) for i, at in enumerate(moments)]
+        moments = [*(datetime(year, 1, 1, tzinfo=UTC) for year in (1, 1900, 2026)), datetime(9999, 12, 31, 23, tzinfo=UTC)]
+        entries = [Entry(Location(f"{i}.account"), 1, None, at) for i, at in enumerate(moments)]
         show_entries([*entries, Entry(Location("none.account"), 1, None, None), Folder("f", None)], first=True)
     finally:
         monkeypatch.delenv("TZ")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import pytest
 from doubles import Recording, raises
@@ -12,7 +12,6 @@ from samples import ACCOUNT, AT, CALLS, ELSEWHERE, FAILING, FULL, OAUTH, next_po
 
 from accountstore import Account, AccountStore, Location
 from accountstore.backends.memory import MemoryBackend
-from accountstore.client import StorageClient
 from accountstore.codecs import JSON
 from accountstore.errors import (
     BackendError,
@@ -138,12 +137,12 @@ async def test_a_repetition_undoes_nobodys_change(
         if begun == "stat" and backend.calls[operation] == 1:
             await backend.put(AT, JSON.encode(FULL), minutes=0)
 
-    async def repeat(_: StorageClient, write: PendingWrite, /, *_rest: object) -> PendingWrite:
-        return write
+    async def repeat(writing: Any, _: object) -> PendingWrite:
+        return cast("PendingWrite", writing._write)
 
     backend.before = overtake
     if blind:
-        monkeypatch.setattr(StorageClient, "repeatable", repeat)
+        monkeypatch.setattr("accountstore.retry._Writing._repeatable", repeat)
     store = store_over({"main": backend}, attempts=4)
     with nullcontext() if blind else raises(UncertainError, match="another document is there now"):
         await CALLS[call](store)
