@@ -1003,7 +1003,8 @@ def test_ls_shows_any_time(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
     monkeypatch.setenv("TZ", zone)
     time.tzset()
     try:
-        moments = [*(datetime(year, 1, 1, tzinfo=UTC) for year in (1, 1900, 2026)), datetime(9999, 12, 31, 23, tzinfo=UTC)]
+        days = ((1, 1, 1, 0), (1900, 1, 1, 0), (2026, 1, 1, 12), (9999, 12, 31, 23))
+        moments = [datetime(*day, tzinfo=UTC) for day in days]
         entries = [Entry(Location(f"{i}.account"), 1, None, at) for i, at in enumerate(moments)]
         show_entries([*entries, Entry(Location("none.account"), 1, None, None), Folder("f", None)], first=True)
     finally:
