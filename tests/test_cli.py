@@ -702,7 +702,7 @@ def test_the_help_of_typer_itself_would_be_found_out(capsys: pytest.CaptureFixtu
     assert "[[" in shown
 
 
-@pytest.mark.parametrize("columns", ["1", "0", "-5", "wide", "99999"])
+@pytest.mark.parametrize("columns", ["1", "-5", "wide", "²"])
 def test_the_help_fits_any_terminal(columns: str) -> None:
     """A width that is odd, or none, ends in no traceback, and no word is lost."""
     for line in ("--help", "ls --help"):
@@ -1026,7 +1026,7 @@ def test_ls_shows_any_time(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
 
 
 @pytest.mark.parametrize(
-    "env", [{"TERM": ""}, {"TERM": "nonsense"}, {"TERM": "dumb"}, {"COLUMNS": "1"}, {"COLUMNS": "x"}]
+    "env", [{"TERM": ""}, {"TERM": "nonsense"}, {"TERM": "dumb"}, {"COLUMNS": "1"}, {"COLUMNS": "²"}]
 )
 def test_odd_terminals_end_in_no_traceback(tree: None, env: dict[str, str]) -> None:
     """Whatever the terminal calls itself, and however narrow it is, tables show."""

@@ -423,6 +423,12 @@ async def test_what_is_left_out_is_logged_and_counted(caplog: pytest.LogCaptureF
     assert not observed or [event.skipped for event in events] == [12, 0, 1, 0]
 
 
+async def test_a_coroutine_function_cannot_be_told() -> None:
+    """A coroutine function as `skipped`, which nobody would await, is refused when it is given."""
+    with pytest.raises(TypeError, match="skipped must be a plain function"):
+        store_over({"main": MemoryBackend()}).list(skipped=anyio.sleep)
+
+
 async def test_who_asks_is_told_and_nothing_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     """With `skipped` there is no record: the caller decides. Paths are those of the store that lists."""
     left_out: list[Skipped] = []
