@@ -539,7 +539,7 @@ def test_ls_and_check_name_what_no_location_names(tree: None) -> None:
     for name in ("e\u0301.account", "mail/a#b.account", "DOMAIN\\me.account", "a:\n.account"):
         Path("first", name).touch()
     told = [
-        "'e\\u0301.account' (file name: is not in Unicode normal form C)",
+        "'e\u0301.account' (file name: is not in Unicode normal form C)",
         *(f"{name!r} (file name: has a " for name in ("mail/a#b.account", "DOMAIN\\me.account", "a:\n.account")),
     ]
     for arguments, count in (("ls -r", 4), ("ls", 3)):
@@ -809,12 +809,12 @@ def test_no_stream_at_all_ends_in_an_exit_code(saved: None, line: str, streams: 
 
 
 @pytest.mark.once
-@pytest.mark.parametrize("line", ["ls", "save b.account <&-", "check", "demo", "--help"])
+@pytest.mark.parametrize("line", ["ls", "save b.account", "check", "demo", "--help"])
 @pytest.mark.parametrize("descriptors", [4, 5, 6, 7])
 def test_too_few_descriptors_end_in_one_line(saved: None, line: str, descriptors: int) -> None:
     """A program that may open hardly any file says so, or does its work, without a traceback."""
     limited = f'ulimit -n {descriptors}; exec "$0" "$@" -m accountstore.cli {line}'
-    done = subprocess.run(["sh", "-c", limited, *PYTHON], capture_output=True, check=False, timeout=HUNG)
+    done = subprocess.run(["sh", "-c", limited, *PYTHON], input=b"", capture_output=True, check=False, timeout=HUNG)
     assert b"Traceback" not in done.stdout + done.stderr
     assert done.returncode in {0, 1}
     assert done.returncode == 0 or done.stdout or done.stderr.startswith(b"accountstore: ")
