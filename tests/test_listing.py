@@ -445,6 +445,7 @@ class OddFiles:
     """An fsspec filesystem whose listings have the folder itself and names with empty segments, as object stores'."""
 
     async_impl = True
+    dircache = Mock()
 
     def ls(self, path: str, *, detail: bool) -> list[dict[str, Any]]:
         kinds = {"": "directory", "a.account": "file", "c.account/": "file", "/": "directory", "m/": "directory"}
@@ -455,7 +456,7 @@ class OddFiles:
 
 async def test_odd_entries_of_fsspec_are_no_documents() -> None:
     """On fsspec, a folder within itself and a name with an empty segment lead nowhere, in both kinds of listing."""
-    backend = FsspecBackend(lambda: Mock(wraps=OddFiles(), async_impl=True), "/root", parallel=True)
+    backend = FsspecBackend(OddFiles, "/root", parallel=True)
     store = store_over({"main": backend})
     assert await paths(store.list(recursive=True)) == ["a.account", "m/b.account"]
     assert await folders(store.list(folders=True)) == ["m"]
