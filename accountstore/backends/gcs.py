@@ -297,8 +297,14 @@ def _forget(task: asyncio.Task[None], /) -> None:
 def _refresh(keys: Any, /) -> None:
     """Renew credentials of gcsfs's, in a thread. It has a deadline for each request, which gcsfs's own way has not."""
     with requests.Session() as session:
-        keys.credentials.refresh(partial(Request(session), timeout=_TOKEN_SECONDS))
+        keys.credentials.refresh(_asking(session))
     keys.credentials.apply(keys.heads)
+
+
+def _asking(session: requests.Session, /) -> Any:
+    """How google-auth asks a token server, in bounded time."""
+    ask: Any = Request(session)
+    return partial(ask, timeout=_TOKEN_SECONDS)
 
 
 def _authorization(keys: Any, /) -> dict[str, str]:
@@ -333,14 +339,14 @@ def _filesystem(**options: Any) -> Any:
     if token == "google_default" or (token is None and _VARIABLE in os.environ):  # noqa: S105 -- a method
         scope = f"https://www.googleapis.com/auth/devstorage.{options.get('access') or 'full_control'}"
         with requests.Session() as session:
-            ask: Any = partial(Request(session), timeout=_TOKEN_SECONDS)
             try:
-                token, project = google.auth.default([scope], request=ask)
+                token, project = google.auth.default([scope], request=_asking(session))
             except GoogleAuthError as error:
                 failure = _denied(error, _named_file())
                 raise failure from None
         options = {**options, "project": options.get("project") or project}
-    return GCSFileSystem(**{**options, "token": _credentials(token)})
+    options["token"] = _credentials(token)
+    return GCSFileSystem(**options)
 
 
 def _credentials(token: object, /) -> object:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from copy import copy
 from datetime import UTC
 from typing import TYPE_CHECKING, Any
 
@@ -237,7 +238,7 @@ async def test_times_are_in_the_standard_utc(stub: Stub, target: Target) -> None
 @on_asyncio
 async def test_control_a_client_has_time_zones_of_its_own(stub: Stub, monkeypatch: pytest.MonkeyPatch) -> None:
     """The control: as botocore gives them, moments have a class of another package."""
-    monkeypatch.setattr("accountstore.backends.s3.as_utc", lambda moment: moment)
+    monkeypatch.setattr("accountstore.backends.s3.as_utc", copy)
     assert await zones(stub, Target("s3", "fsspec"))
 
 
@@ -394,7 +395,7 @@ async def test_a_write_whose_answer_has_no_version_looks_for_it(
     stub: Stub, target: Target, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where the document itself tells its version, and by its token that it is this one, the write returns that."""
-    monkeypatch.setattr("accountstore.client.urandom", lambda _: b"\x01" * 8)
+    monkeypatch.setattr("accountstore.client.urandom", bytes)
     async with AccountStore.open(target.config(stub.url)) as store:
         version = await store.save(AT, OLD)
         body = '{"size": "5"}' if target.service == "gcs" else ""
