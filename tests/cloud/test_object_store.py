@@ -7,6 +7,7 @@ import time
 from copy import copy
 from datetime import UTC
 from typing import TYPE_CHECKING, Any
+from unittest.mock import AsyncMock
 
 import anyio
 import pytest
@@ -335,6 +336,20 @@ async def test_credentials_that_are_refused_are_a_denial(stub: Stub, target: Tar
         stub.faults([{"nth": 1, "times": 99, "kind": "answer", "status": status, "code": code}])
         for question in QUESTIONS.values():
             with pytest.raises(DeniedError, match=f"access is denied \\({status} {code}\\)"):
+                await question(store)
+
+
+@by_fsspec
+@on_asyncio
+async def test_a_missing_file_of_credentials_is_no_missing_document(
+    stub: Stub, target: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a client finds a file missing that it needs, in opening or for a request, that is not the document."""
+    missing = AsyncMock(side_effect=FileNotFoundError(2, "no such file", "/run/secrets/token"))
+    async with AccountStore.open(target.config(stub.url, attempts=1)) as store:
+        monkeypatch.setattr("accountstore.backends.object_store.Bucket._opened", missing)
+        for question in QUESTIONS.values():
+            with pytest.raises(DeniedError, match="need is not there: /run/secrets/token"):
                 await question(store)
 
 

@@ -123,6 +123,35 @@ async def test_an_access_point_is_a_bucket(stub: Stub, monkeypatch: pytest.Monke
     assert line.split(" ")[1].partition("?")[0] == f"{prefix.rstrip('/')}/{AT.path}"
 
 
+async def test_a_role_whose_token_is_missing_is_a_denial(
+    stub: Stub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Where the environment names a file with a token that is not there, access is denied; no document is missing."""
+    forget_credentials(monkeypatch, str(tmp_path))
+    monkeypatch.setenv("AWS_ROLE_ARN", "arn:aws:iam::123456789012:role/mail")
+    monkeypatch.setenv("AWS_WEB_IDENTITY_TOKEN_FILE", str(tmp_path / "token"))
+    options = {"endpoint_url": stub.url, "client_kwargs": {"region_name": "us-east-1"}}
+    async with AccountStore.open(S3.config_of(URL, options)) as store:
+        await denied(store, "need is not there")
+    assert stub.count() == 0
+
+
+@pytest.mark.parametrize("status", [400, 403, 404])
+async def test_a_refusal_of_the_service_for_credentials_is_a_denial(
+    stub: Stub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, status: int
+) -> None:
+    """What the service answers that gives credentials, 404 too, is an error about them, never about a document."""
+    forget_credentials(monkeypatch, str(tmp_path))
+    (tmp_path / "token").write_text("t")
+    monkeypatch.setenv("AWS_ROLE_ARN", "arn:aws:iam::123456789012:role/mail")
+    monkeypatch.setenv("AWS_WEB_IDENTITY_TOKEN_FILE", str(tmp_path / "token"))
+    monkeypatch.setenv("AWS_ENDPOINT_URL_STS", stub.url)
+    stub.faults([{"nth": 1, "times": 99, "kind": "answer", "status": status, "headers": {}, "body": ""}])
+    options = {"endpoint_url": stub.url, "client_kwargs": {"region_name": "us-east-1"}}
+    async with AccountStore.open(S3.config_of(URL, options)) as store:
+        await denied(store, "no credentials were found")
+
+
 def write_keys(folder: Path, key: str) -> None:
     """Renew the user's file of credentials."""
     text = f"[default]\naws_access_key_id = {key}\naws_secret_access_key = x\nregion = us-east-1\n"
