@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
+from copy import copy
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -235,7 +237,7 @@ async def test_control_gcsfs_sends_what_it_does_not_understand(
     stub: Stub, asked: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The control: handed on as it is, the text of a key goes to a service that is asked what token it is."""
-    monkeypatch.setattr("accountstore.backends.gcs._credentials", lambda token: token)
+    monkeypatch.setattr("accountstore.backends.gcs_credentials.as_token", copy)
     assert await save_with(stub, json.dumps(key_file())) is not None
     assert asked == ["https://oauth2.googleapis.com/tokeninfo"]
 
@@ -287,7 +289,7 @@ class Slow:
         self.gate = threading.Event()
         self.begun = 0
 
-    def refresh(self, keys: Any) -> None:
+    def refresh(self, keys: Any, _request: object) -> None:
         self.begun += 1
         self.gate.wait(HUNG)
         keys.token, keys.expiry = "fresh", keys.after(60)
@@ -296,7 +298,7 @@ class Slow:
 async def wait_together(stub: Stub, slow: Slow) -> int:
     """How many threads wait for a token server that does not answer, for forty calls, twice."""
     keys = credentials(None)
-    keys.refresh = lambda _: slow.refresh(keys)
+    keys.refresh = partial(slow.refresh, keys)
     options = GCS.options(stub.url) | {"token": keys}
     try:
         async with AccountStore.open(GCS.config_of(f"gs://{BUCKET}/p", options, timeout=1, attempts=1)) as store:
