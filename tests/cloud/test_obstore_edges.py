@@ -11,6 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from anyio import to_thread
 from cloudtargets import (
     ABSENT,
     AT,
@@ -374,7 +375,7 @@ async def test_control_what_is_no_panic_goes_on(monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setitem(opening._KINDS, "gcs", partial(_raise, Ended()))
     with pytest.raises(Ended):
-        opening.open_store("gcs", BUCKET, {"token": "anon"}, timedelta(1))
+        await to_thread.run_sync(opening.open_store, "gcs", BUCKET, {"token": "anon"}, timedelta(1))
 
 
 def _raise(error: BaseException, *_: object, **__: object) -> None:
