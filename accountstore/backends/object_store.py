@@ -167,6 +167,11 @@ class Bucket(ABC, Generic[T]):
             failure = self._error(error, mode)
             if lent and self._is_stale(error):
                 self._retire(lent[0])
+        except FileNotFoundError as error:
+            if isinstance(error, AccountStoreError):
+                raise
+            # It would pass for a missing document.
+            failure = DeniedError(f"a file that the credentials or certificates need is not there: {error.filename}")
         else:
             self._answered = True
             return
@@ -324,7 +329,7 @@ def error_for_status(status: int, code: str = "", mode: WriteMode | None = None,
 
     A code is shown only where it is a plain word.
     """
-    shown = f" ({status} {code})" if re.fullmatch(r"\w{1,64}", code, re.ASCII) else f" ({status})"
+    shown = f" ({status} {code})" if re.fullmatch(r"(?!\d+$)\w{1,64}", code, re.ASCII) else f" ({status})"
     # Where a write finds nothing, it is not the document that is missing.
     if code in _NO_BUCKET or (status == 404 and mode in {"overwrite", "create"}):
         return BackendError(f"the bucket or container does not exist{shown}")
@@ -362,6 +367,8 @@ def unanswered(error: BaseException, /, *, answering: bool = False) -> BackendEr
     """The error for a request that got no answer; `answering`: it had begun to come."""
     what, names = type(error).__name__, _names(error)
     unconnected = bool(names & _UNCONNECTED) and not answering
+    if "FileNotFoundError" in names:
+        return BackendError(f"a file that the options or the environment name is not there ({what})")
     if not names & _TLS:
         return UnavailableError(f"the storage cannot be reached ({what})", sent=has_left() and not unconnected)
     reason = f"TLS failed ({what}): check the server's certificate and who has signed it"

@@ -25,8 +25,12 @@ from botocore.exceptions import (
     CredentialRetrievalError,
     HTTPClientError,
     IncompleteReadError,
+    MetadataRetrievalError,
     NoCredentialsError,
     PartialCredentialsError,
+    ProfileNotFound,
+    SSOError,
+    TokenRetrievalError,
 )
 from botocore.handlers import VALID_BUCKET, VALID_S3_ARN
 from botocore.session import get_session
@@ -102,6 +106,11 @@ _ARGUMENT_KINDS: Mapping[str, tuple[type, ...]] = {
     **dict.fromkeys(("structure", "map"), TABLE),
     "string": TEXT,
 }
+_ASKED = frozenset({*_OPERATIONS, "GetBucketVersioning"})
+_WITHOUT_CREDENTIALS = (
+    *(NoCredentialsError, PartialCredentialsError, CredentialRetrievalError, MetadataRetrievalError),
+    *(ProfileNotFound, SSOError, TokenRetrievalError),
+)
 _Session: Any = AIOHTTPSession  # which has types in some installations only
 
 
@@ -148,11 +157,14 @@ class S3Backend(ObjectStore[tuple[Any, dict[str, dict[str, Any]]]]):
         return client, extra
 
     def _error(self, error: Any, mode: WriteMode | None, /) -> AccountStoreError:
-        if isinstance(error, ClientError):
-            return error_for_status(*_answer(error), mode)
         what = type(error).__name__
-        if isinstance(error, (NoCredentialsError, PartialCredentialsError, CredentialRetrievalError)):
+        if isinstance(error, _WITHOUT_CREDENTIALS):
             return DeniedError(f"no credentials were found ({what})")
+        if isinstance(error, ClientError):
+            status, code = _answer(error)
+            if error.operation_name not in _ASKED and status < 500:  # of the service that gives credentials
+                return DeniedError(f"no credentials were found ({what})")
+            return error_for_status(status, code, mode)
         if not isinstance(error, _UNREACHED):
             return BackendError(f"the request could not be made ({what})")
         return unanswered(error)
@@ -193,7 +205,7 @@ class S3Backend(ObjectStore[tuple[Any, dict[str, dict[str, Any]]]]):
                 answer = await client.head_object(**self._at(key), **extra["HeadObject"])
             except ClientError as error:
                 status, code = _answer(error)
-                if not code.isdecimal() or status not in {400, 403, 404}:
+                if not code.isdecimal() or status not in {400, 401, 403, 404}:
                     raise
                 answer = await self._get_instead(key, client, extra, error)
         return _stat(key, answer, int(answer["ContentLength"]))
