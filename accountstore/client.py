@@ -63,6 +63,8 @@ _REASONS: dict[type[BackendError], str] = {
 }
 _OF_THE_DOCUMENT = (NotFoundError, ExistsError, ConflictError, NotRegularError)
 _REMEMBERED = 1000
+_GONE = "gone"
+"""Instead of a write token: that of a document which was deleted."""
 _CONDITIONS: dict[Condition, str] = {"create": "a create", "update": "a swap", "delete": "a delete of a version"}
 
 
@@ -145,6 +147,8 @@ class StorageClient:
         if version is not None:
             await self.require("delete", _folder(key), by)
         await self._settle(PendingWrite(key, None, version or "overwrite", ""), by)
+        if self.capabilities.write_tokens:
+            self._remember(key, _GONE)
 
     async def _settle(self, write: PendingWrite, by: float, /) -> Stat | None:
         async with _Turn(self, by):
@@ -178,11 +182,13 @@ class StorageClient:
             honoured = await self._prove(folder, by)
         if honoured is None or not honoured.create:
             return write
-        if now is None:
-            return replace(write, condition="create")
+        if now is None:  # as it was before, unless this client knows that there was a document
+            known = write.key in self._ours and not self._is_ours(write.key, _GONE, since)
+            return None if known else replace(write, condition="create")
         if not (honoured.delete if write.data is None else honoured.update):
             return None
-        if now.version is None or not (self._is_ours(now, since) or await self._predates(now, since, folder)):
+        ours = self._is_ours(now.key, now.write_token, since)
+        if now.version is None or not (ours or await self._predates(now, since, folder)):
             return None
         return replace(write, condition=now.version)
 
@@ -193,10 +199,10 @@ class StorageClient:
         if len(self._ours) > _REMEMBERED:
             del self._ours[next(iter(self._ours))]
 
-    def _is_ours(self, now: Stat, since: float, /) -> bool:
+    def _is_ours(self, key: str, token: str | None, since: float, /) -> bool:
         """Whether this client has made a state of a document before a moment of `time.monotonic()`."""
-        token, made = self._ours.get(now.key, ("", since))
-        return token != "" and now.write_token == token and made <= since
+        made = self._ours.get(key)
+        return made is not None and made[0] == token and made[1] <= since
 
     async def _predates(self, now: Stat, since: float, folder: str, /) -> bool:
         """Whether a state of a document is older than a moment of `time.monotonic()`, by the server's own clock."""
