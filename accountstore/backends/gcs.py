@@ -67,6 +67,7 @@ class GCSBackend(ObjectStore[Any]):
         """Make the filesystem, in a thread: finding credentials reads files and asks servers."""
         fs: Any = await asyncio.to_thread(partial(GCSFileSystem, **self._options, **INSTANCE))
         await fs._set_session()  # noqa: SLF001 -- what gcsfs has its asynchronous users await
+        fs.session._retry_connection = False  # noqa: SLF001 -- aiohttp has no other way
         return fs
 
     async def _shut(self, client: Any, /) -> None:
@@ -108,7 +109,6 @@ class GCSBackend(ObjectStore[Any]):
     def _error(self, error: Any, mode: WriteMode | None, /) -> BackendError:
         what = type(error).__name__
         if isinstance(error, aiohttp.ClientError):
-            # aiohttp repeats no POST, and a write here is one.
             return UnavailableError(f"the storage cannot be reached ({what})", sent=not unsent(error))
         return DeniedError(f"no valid credentials were found ({what})")
 
