@@ -110,7 +110,8 @@ def _start(call: Call, /) -> int:
 
 def _counts(call: Call, /) -> bool:
     """Whether a call says anything: one that has failed, or a read without an answer, does not."""
-    return call.outcome != "failed" and (call.name != "get" or call.outcome != "unknown")
+    unread = call.name == "get" or (call.name == "update" and call.seen is None)
+    return call.outcome != "failed" and not (unread and call.outcome == "unknown")
 
 
 def _changes(call: Call, /) -> bool:
