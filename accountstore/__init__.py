@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from accountstore.check import Check
     from accountstore.config import StorageConfig, StoreConfig
     from accountstore.events import Event
-    from accountstore.listing import Entry
+    from accountstore.listing import Entry, Folder, Skipped
     from accountstore.location import Location
     from accountstore.model import (
         Account,
@@ -49,6 +49,7 @@ __all__ = [
     "Event",
     "ExistsError",
     "ExtensionError",
+    "Folder",
     "FullError",
     "Location",
     "LocationError",
@@ -60,6 +61,7 @@ __all__ = [
     "ProtocolType",
     "Secret",
     "SecurityOptions",
+    "Skipped",
     "StorageConfig",
     "StoreConfig",
     "Stored",
@@ -76,7 +78,7 @@ _HOMES = {
     "check": "Check",
     "config": "StorageConfig StoreConfig",
     "events": "Event",
-    "listing": "Entry",
+    "listing": "Entry Folder Skipped",
     "location": "Location",
     "model": "Account MultiAccount OAuthCredentials PasswordCredentials ProtocolType SecurityOptions",
     "secrets": "Secret",

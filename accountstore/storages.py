@@ -101,7 +101,7 @@ async def open_storages(config: StoreConfig | str | os.PathLike[str] | None, /) 
 async def _open(name: str, config: StorageConfig, max_bytes: int, /) -> Storage:
     try:
         codec = find_codec(config.codec)
-        factory = await to_thread.run_sync(find_backend, config.scheme, config.engine)
+        factory = await to_thread.run_sync(find_backend, config.scheme, config.engine, config.timeout)
         backend = await factory(config.url, config.options)
     except AccountStoreError as error:
         failure = ConfigError(f"storage {name!r}: {error.message}")

@@ -315,7 +315,9 @@ def test_no_storage_is_an_error(text: str) -> None:
         pytest.param(lone(codec="msgpck"), ("storages.a.codec: ", "'msgpack'"), id="codec"),
         pytest.param(lone("memroy://"), ("'a'", "'memroy'", "'memory'"), id="scheme"),
         pytest.param(lone("memory://", {CANARY: 1}), ("'a'", "memory", "no options"), id="memory options"),
-        pytest.param(lone("accounts", {"mode": CANARY}), ("'a'", "local", "no options", "mode"), id="local options"),
+        pytest.param(
+            lone("accounts", {"mode": CANARY}), ("'a'", "options: unknown 'mode'", "file_mode"), id="local options"
+        ),
         pytest.param(lone("simplecache::file:///tmp"), ("'a'", "chained"), id="chain"),
     ],
 )
@@ -341,7 +343,7 @@ def test_a_policy_is_that_of_its_storage(monkeypatch: pytest.MonkeyPatch) -> Non
         return [await probed(storages.find(name).client) for name in ("a", "b")]
 
     async def probed(client: StorageClient, /) -> object:
-        assert await client.honours("update", "")
+        assert await client.honours("update", "", client.deadline())
         assert isinstance(client.backend, Recording)
         return client.policy.timeout, client.policy.attempts, "write" in client.backend.log
 

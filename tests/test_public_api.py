@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
 NAMES = {
     "accountstore": """
-        Account AccountStore Capabilities Check Entry Event Location MultiAccount OAuthCredentials PasswordCredentials
-        ProtocolType Secret SecurityOptions StorageConfig StoreConfig Stored Version
+        Account AccountStore Capabilities Check Entry Event Folder Location MultiAccount OAuthCredentials
+        PasswordCredentials ProtocolType Secret SecurityOptions Skipped StorageConfig StoreConfig Stored Version
         AccountStoreError BackendError ClosedError ConfigError ConflictError DecodeError DeniedError DocumentError
         EncodeError ExistsError ExtensionError FullError LocationError NotFoundError NotRegularError TooLargeError
         UnavailableError UncertainError UnsupportedError
@@ -39,7 +39,7 @@ NAMES = {
         Backend BackendFactory BatchBackend Blob Capabilities Stat Version Write WriteMode
         check_size classify_error digest pages_by_cursor pages_of
         BackendError ConfigError ConflictError DeniedError ExistsError FullError NotFoundError NotRegularError
-        TooLargeError UnavailableError UnsupportedError
+        TooLargeError UnavailableError UncertainError UnsupportedError
     """,
     "accountstore.testing": """
         BackendTests Call Fault FaultyBackend Harness LossyBackend LossyProxy Recorder Schedule
