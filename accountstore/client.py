@@ -43,6 +43,7 @@ from accountstore.errors import (
 )
 from accountstore.probe import probe, server_time
 from accountstore.retry import (
+    GONE,
     Conditions,
     OwnWrites,
     PendingWrite,
@@ -151,6 +152,8 @@ class StorageClient:
         if version is not None:
             await self.require("delete", _folder(key), by)
         await self._settle(PendingWrite(key, None, version or "overwrite", ""), by)
+        if self.capabilities.write_tokens:
+            self.own_writes.add(key, GONE)
 
     async def _settle(self, write: PendingWrite, by: float, /) -> Stat | None:
         async with Turn(self, by):

@@ -33,6 +33,8 @@ P = ParamSpec("P")
 _FIRST_PAUSE = 0.1
 _LONGEST_PAUSE = 5.0
 _REMEMBERED = 1000
+GONE = "gone"
+"""Instead of a write token: that of a document which was deleted."""
 
 
 class RetryPolicy(Struct, frozen=True):
@@ -93,10 +95,14 @@ class OwnWrites:
             if len(self._tokens) > _REMEMBERED:
                 del self._tokens[next(iter(self._tokens))]
 
-    def made(self, now: Stat, before: float, /) -> bool:
+    def has(self, key: str, /) -> bool:
+        """Whether this client has written or deleted the document."""
+        return key in self._tokens
+
+    def made(self, key: str, token: str | None, before: float, /) -> bool:
         """Whether a state of a document is one of them, made before a moment of `time.monotonic()`."""
-        token, made = self._tokens.get(now.key, ("", before))
-        return token != "" and now.write_token == token and made <= before
+        own = self._tokens.get(key)
+        return own is not None and own[0] == token and own[1] <= before
 
 
 class Client(Protocol):
@@ -317,11 +323,13 @@ class _Writing:
         honoured = await self._client.conditions(folder, self._by)
         if not honoured.create:
             return write
-        if now is None:
-            return replace(write, condition="create")
+        own = self._client.own_writes
+        if now is None:  # as it was before, unless this client knows that there was a document
+            known = own.has(write.key) and not own.made(write.key, GONE, self._started)
+            return None if known else replace(write, condition="create")
         if now.version is None or not (honoured.delete if write.data is None else honoured.update):
             return None
-        ours = self._client.own_writes.made(now, self._started)
+        ours = own.made(write.key, now.write_token, self._started)
         return replace(write, condition=now.version) if ours or await self._predates(now, folder) else None
 
     async def _predates(self, now: Stat, folder: str, /) -> bool:

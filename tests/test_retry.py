@@ -272,6 +272,38 @@ async def test_control_a_lost_request_and_an_earlier_write_of_the_same_store_are
     assert backend.calls["write"] == 3
 
 
+class Deleting(MemoryBackend):
+    """A backend on which a rival deletes whatever is looked at."""
+
+    async def stat(self, key: str, /) -> Stat:
+        await self.delete(key)
+        return await super().stat(key)
+
+
+@pytest.mark.usefixtures("pauses")
+async def test_a_lost_answer_and_a_delete_of_a_document_that_the_store_made_are_uncertain() -> None:
+    """A save whose answer was lost does not bring back a document that the store has made before, and that is gone."""
+    backend = FaultyBackend(Deleting(), [Fault("write", 2, "after", ConnectionResetError())])
+    store = store_over({"main": backend}, attempts=4)
+    await store.save(AT, FULL)
+    with pytest.raises(UncertainError):
+        await store.save(AT, ACCOUNT)
+    assert not await content(store)
+
+
+@pytest.mark.usefixtures("pauses")
+@pytest.mark.parametrize("deleted", [False, True], ids=["unknown", "deleted by the store"])
+async def test_control_a_lost_request_for_a_missing_document_is_repeated(deleted: bool) -> None:
+    """The control: where the store knows of no document, or has deleted it itself, a save that was lost is repeated."""
+    backend = FaultyBackend(MemoryBackend(), [Fault("write", 1 + deleted, "before", ConnectionResetError())])
+    store = store_over({"main": backend}, attempts=4)
+    if deleted:
+        await store.save(AT, FULL)
+        await store.delete(AT)
+    await store.save(AT, ACCOUNT)
+    assert await content(store) == {AT: ACCOUNT}
+
+
 class Repeating(MemoryBackend):
     """A backend over a client that repeats requests: the answer to the last one is all that is seen.
 

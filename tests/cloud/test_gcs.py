@@ -352,3 +352,29 @@ async def test_a_request_to_a_token_server_has_a_deadline(stub: Stub) -> None:
     keys.refresh = refresh
     assert await save_with(stub, keys) is None
     assert bounds == [10.0]
+
+
+@on_asyncio
+@pytest.mark.parametrize("as_it_comes", [False, True], ids=["", "control"])
+async def test_a_delete_is_not_sent_again_below_the_store(
+    stub: Stub, monkeypatch: pytest.MonkeyPatch, as_it_comes: bool
+) -> None:
+    """A delete whose connection was closed without an answer is not sent again by aiohttp: it would remove what others
+    have made meanwhile. The control: as aiohttp comes, it is.
+    """
+    backend: Any = pytest.importorskip("accountstore.backends.gcs").GCSBackend
+    opened = backend._open
+
+    async def open_as_it_comes(self: Any) -> Any:
+        fs = await opened(self)
+        fs.session._retry_connection = True
+        return fs
+
+    if as_it_comes:
+        monkeypatch.setattr(backend, "_open", open_as_it_comes)
+    GCS.put(stub, AT, OLD)
+    async with AccountStore.open(GCS.config(stub.url, attempts=1)) as store:
+        assert await store.exists(AT)  # aiohttp repeats on a connection that was used before
+        stub.faults([{"nth": 1, "kind": "drop-after", "op": "delete"}])
+        await store.delete(AT)
+        assert [request["op"] for request in stub.log()].count("delete") == 1 + as_it_comes
