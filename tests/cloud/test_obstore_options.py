@@ -372,7 +372,7 @@ async def test_options_are_checked_when_the_store_opens(service: str, name: str,
     config = StorageConfig(PLACES[service].url, options={name: SECRET}, engine="obstore")
     with pytest.raises(ConfigError) as caught:
         await AccountStore.open(StoreConfig(storages={"cloud": config}))
-    assert str(caught.value) == f"storage 'cloud': options: {name!r} has {why}"
+    assert str(caught.value) == f"storages.cloud.options: {name!r} has {why}"
 
 
 @pytest.mark.parametrize("service", PLACES)
