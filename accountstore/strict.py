@@ -22,7 +22,10 @@ def check_json(data: bytes, /) -> None:
     try:
         text = data.decode()
     except UnicodeDecodeError:
-        raise DecodeError("is not UTF-8") from None
+        is_utf16 = data.startswith((b"\xff\xfe", b"\xfe\xff"))
+        raise DecodeError(
+            "is UTF-16 with a byte order mark: save it as UTF-8" if is_utf16 else "is not UTF-8"
+        ) from None
     if text.count("{") + text.count("[") > MAX_DEPTH:
         depth = 0
         for mark in re.findall(r"[\[\]{}]", re.sub(_STRING, "", text)):

@@ -288,7 +288,7 @@ def wrong(**fields: object) -> bytes:
         (b"", "is empty"),
         (b" \n", "is empty"),
         (b'{"host": "CANARY', "is not valid JSON"),
-        (b"\xff\xfeCANARY", "is not UTF-8"),
+        (b"\xffCANARY", "is not UTF-8"),
         (b"{}", "missing required field `host`"),
         (wrong(port="CANARY"), "$.port: "),
         (wrong(credentials=SINGLE["credentials"] | {"discriminator": "CANARY"}), "$.credentials.discriminator: "),
