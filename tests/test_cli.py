@@ -727,9 +727,9 @@ def test_save_asks_on_a_terminal_and_hides_secrets() -> None:
     terminal.answer("[password]: ", "OAUTH")
     terminal.answer("Login: ", "me@example.com")
     terminal.answer("Client id (may be left empty): ", "")
-    terminal.answer("Client secret (hidden): ", "")
-    terminal.answer("Client secret (hidden): ", b"\xffCANARY")
-    terminal.answer("That is not text.\nClient secret (hidden): ", "CANARY-typed-1")
+    terminal.answer("Client secret (hidden, may be left empty): ", b"\xffCANARY")
+    terminal.answer("That is not text.\nClient secret (hidden, may be left empty): ", "CANARY-typed-1")
+    terminal.answer("Refresh token (hidden): ", "")
     terminal.answer("Refresh token (hidden): ", "CANARY-typed-2")
     terminal.answer("Request URL (may be left empty): ", "https://login.example.com/")
     assert terminal.end() == 0
@@ -747,6 +747,19 @@ def test_save_asks_on_a_terminal_and_hides_secrets() -> None:
             "requestUrl": "https://login.example.com/",
         },
     }
+
+
+def test_save_on_a_terminal_takes_what_has_no_secret() -> None:
+    """A public OAuth client needs no secret, and a server without login no credentials."""
+    for kind, more in (("OAuth", ("me", "id", "", "CANARY-typed", "")), ("none", ())):
+        terminal = Terminal("save", f"{kind}.account")
+        terminal.expect("is new.")
+        for text in ("h", "25", "", "", kind, *more):
+            terminal.answer(": ", text)
+        assert terminal.end() == 0
+    kinds = [json.loads(Path("first", f"{kind}.account").read_bytes())["credentials"] for kind in ("OAuth", "none")]
+    assert "clientSecret" not in kinds[0]
+    assert kinds[1] == {"discriminator": "EmailClientAccountCredentials"}
 
 
 def test_save_on_a_terminal_refuses_before_it_asks(saved: None) -> None:
