@@ -41,6 +41,8 @@ def from_json(data: bytes | str, kind: type[Any] = Account, /, *, unknown: Liter
     """
     if kind not in {Account, MultiAccount}:
         raise TypeError("from_json makes an Account or a MultiAccount")
+    if unknown not in {"refuse", "drop"}:
+        raise ValueError("unknown must be 'refuse' or 'drop'")
     data = without_mark(SecretBytes(data.encode("utf-8", "surrogatepass") if isinstance(data, str) else data))
     failure: EncodeError | None = None
     try:

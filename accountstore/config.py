@@ -31,12 +31,12 @@ from accountstore.validation import MAX_BYTES, check_storage_name, did_you_mean
 
 S = TypeVar("S", bound=Struct)
 
-_Codec: TypeAlias = Literal["json", "msgpack"]
-_Engine: TypeAlias = Literal["fsspec", "obstore"]
+CodecName: TypeAlias = Literal["json", "msgpack"]
+Engine: TypeAlias = Literal["fsspec", "obstore"]
 _Conditions: TypeAlias = Literal["probe", "trust"]
 _WORDS: Mapping[str, Collection[str]] = {
-    "codec": get_args(_Codec),
-    "engine": get_args(_Engine),
+    "codec": get_args(CodecName),
+    "engine": get_args(Engine),
     "conditions": get_args(_Conditions),
 }
 _LOCAL = ("file", "local")
@@ -60,8 +60,8 @@ class StorageConfig(Struct, frozen=True):
 
     url: str
     options: dict[str, Any] = field(default_factory=dict[str, Any])
-    codec: _Codec = "json"
-    engine: _Engine = "fsspec"
+    codec: CodecName = "json"
+    engine: Engine = "fsspec"
     timeout: float = 30.0
     attempts: int = 4
     conditions: _Conditions = "probe"

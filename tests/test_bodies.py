@@ -28,15 +28,13 @@ from accountstore import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from accountstore import Document
 
 CANARY = "canary-5d2f"
 MASK = "**********"
-TREE: Mapping[str, Any] = json.loads(to_json(ACCOUNT, reveal=True))
-CREDENTIALS: Mapping[str, Any] = TREE["credentials"]
-DOCUMENTS = [ACCOUNT, FULL, OAUTH, replace(ACCOUNT, credentials=NoCredentials()), MULTI]
+TREE: dict[str, Any] = json.loads(to_json(ACCOUNT, reveal=True))
+CREDENTIALS: dict[str, Any] = TREE["credentials"]
+DOCUMENTS: list[Document] = [ACCOUNT, FULL, OAUTH, replace(ACCOUNT, credentials=NoCredentials()), MULTI]
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
@@ -79,7 +77,7 @@ def test_a_request_url_that_may_hold_a_token_is_masked(url: str, is_shown: bool)
         (TREE | {"cacheFile": {"fileName": "x", "path": CANARY}}, "$.cacheFile.path", "is not a field here"),
     ],
 )
-def test_an_unknown_field_is_told_apart_from_a_mistake(tree: Mapping[str, Any], field: str, said: str) -> None:
+def test_an_unknown_field_is_told_apart_from_a_mistake(tree: dict[str, Any], field: str, said: str) -> None:
     """A field that the model does not have is an error of its own, with path and near miss; or it is dropped."""
     with raises(UnknownFieldError, field=field) as caught:
         from_json(json.dumps(tree))
@@ -128,6 +126,12 @@ def test_no_error_shows_what_a_client_gave() -> None:
     assert CANARY in "".join(traceback.TracebackException.from_exception(refused.value, capture_locals=True).format())
 
 
+def test_unknown_fields_are_refused_or_dropped_and_nothing_else() -> None:
+    """Another word for what becomes of unknown fields is a `ValueError`: a misspelt one must not drop them."""
+    with pytest.raises(ValueError, match="'refuse' or 'drop'"):
+        from_json(to_json(ACCOUNT, reveal=True), unknown=cast("Any", "keep"))
+
+
 @pytest.mark.parametrize("kind", [Account, MultiAccount])
 def test_the_schema_is_that_of_the_json(kind: type[Document]) -> None:
     """The schema names each kind of credentials by its discriminator, and has secrets as passwords that are written."""
@@ -158,7 +162,7 @@ def test_msgspec_takes_a_document_and_gives_one_masked() -> None:
 @pytest.mark.parametrize("kind", [Account, MultiAccount])
 def test_pydantic_is_told_what_to_do(kind: type[Document]) -> None:
     """A document as a field of a model is an error that names the way, unless the model allows types of others."""
-    pydantic = pytest.importorskip("pydantic")
+    pydantic: Any = pytest.importorskip("pydantic")
     with pytest.raises(TypeError, match=rf"accountstore\.from_json\(data, {kind.__name__}\)"):
         pydantic.TypeAdapter(kind)
     allowing = pydantic.create_model("M", __config__={"arbitrary_types_allowed": True}, document=(kind, ...))

@@ -124,9 +124,9 @@ class Octets(bytes):
 def test_a_secret_that_is_no_text_is_refused_at_once(name: str, value: Any) -> None:
     """Anything but text is a `TypeError` when the credentials are made, which shows it in no frame of the library."""
     kind: Any = PasswordCredentials if name == "password" else OAuthCredentials
-    words = {"login": "l", "refresh_token": "r"} if kind is OAuthCredentials else {"login": "l"}
+    words: dict[str, Any] = {"login": "l", "refresh_token": "r"} if kind is OAuthCredentials else {"login": "l"}
     with pytest.raises(TypeError, match=f"^{name} must be a str or a Secret$") as caught:
-        kind(**words | {name: value})
+        kind(**(words | {name: value}))
     entries = traceback.TracebackException.from_exception(caught.value, capture_locals=True).stack[1:]
     assert len(entries) > 0
     assert "hunter2" not in "".join(f"{entry.locals}" for entry in entries)

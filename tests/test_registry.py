@@ -104,7 +104,7 @@ def store_on(*urls: str, **options: Any) -> AbstractAsyncContextManager[AccountS
     return AccountStore.open(StoreConfig(default="s0", storages=storages))
 
 
-async def refused(url: str, /, engine: str = "fsspec", **options: Any) -> str:
+async def refused(url: str, /, engine: Any = "fsspec", **options: Any) -> str:
     """The message of the `ConfigError` of opening a store on a storage `s0`."""
     with pytest.raises(ConfigError) as caught:
         await AccountStore.open(StoreConfig(storages={"s0": StorageConfig(url, options, engine=engine)}))

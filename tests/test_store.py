@@ -17,7 +17,7 @@ from accountstore.errors import ConflictError, ExistsError, LocationError, NotFo
 from accountstore.testing import store_over
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Awaitable, Callable, Mapping
 
     from accountstore import Account, Event, Version
     from accountstore.backends.base import WriteMode
@@ -197,7 +197,7 @@ async def test_capabilities_are_the_backends(tmp_path: Path) -> None:
     assert promises == {"main": (True,) * 4, "memory": (True, True, True, False), "plain": (False,) * 4}
 
 
-PLACES = {
+PLACES: Mapping[str, Callable[[AccountStore, Any], Awaitable[object]]] = {
     "get": lambda store, place: store.get(place),
     "get_multi": lambda store, place: store.get_multi(place),
     "read": lambda store, place: store.read(place),

@@ -86,6 +86,8 @@ REFUSED: Mapping[tuple[str, str], Sequence[bytes]] = {
         b"\x83" + A + b"\x82\xa1x\x01\xa1y\x02" + b"\xa1b\x01" + A + b"\x02",
         *(b"\x82\xa0\x01\xa0\x02", b"\x82\x01\xa1a\x01\xa1b", b"\x82\x01\xa1a\xc3\xa1b"),
         b"\x82\x01\xa1a\xcb\x3f\xf0\x00\x00\x00\x00\x00\x00\xa1b",
+        # Times that differ by a nanosecond, which become one time.
+        b"\x82" + b"".join(b"\xd7\xff" + (nanoseconds << 34).to_bytes(8) + b"\x01" for nanoseconds in (1, 2)),
     ],
 }
 
