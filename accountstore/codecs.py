@@ -137,14 +137,20 @@ class Codec:
         """Refuse an account without `credentials` that has fields which the model does not know, as it has a password
         that stands in another place than here.
         """
-        accounts = {"$": document} if isinstance(document, Account) else _accounts_of(document)
-        if not any(isinstance(account.credentials, NoCredentials) for account in accounts.values()):
-            return
-        tree = self._tree_of(data)
-        for field in accounts:
-            fields = _part(tree, field)
-            if "credentials" not in fields and not {*Account.__struct_encode_fields__}.issuperset(fields):
-                raise DecodeError(_missing("credentials", fields), field=field)
+        parts: list[tuple[str, Account, bytes | Raw]] = []
+        if isinstance(document, Account):
+            parts.append(("$", document, data))
+        else:
+            fields: dict[str, Raw] = self._fields.decode(data)
+            items = zip(document.receive_accounts, self._items.decode(fields["receiveAccounts"]), strict=True)
+            parts += ((f"$.receiveAccounts[{place}]", *item) for place, item in enumerate(items))
+            if document.send_account is not None:
+                parts.append(("$.sendAccount", document.send_account, fields["sendAccount"]))
+        for field, account, part in parts:
+            if isinstance(account.credentials, NoCredentials):
+                keys: Collection[str] = self._fields.decode(part)
+                if "credentials" not in keys and not {*Account.__struct_encode_fields__}.issuperset(keys):
+                    raise DecodeError(_missing("credentials", keys), field=field)
 
     def decode_tree(self, data: bytes, /) -> object:
         """The whole of a document that `decode` takes, as dictionaries, lists and scalars: for another codec.
@@ -153,7 +159,7 @@ class Codec:
             EncodeError: it has a value that no other format can carry.
         """
         try:
-            tree: object = self._tree.decode(data)
+            tree: object = self._tree.decode(without_mark(data))
         except (msgspec.MsgspecError, UnicodeError, RecursionError):
             tree = inf  # such as a number that Python does not have
         if not _is_finite(tree):
@@ -185,7 +191,7 @@ class Codec:
         if not {*(set or ()), *drop}.isdisjoint(kind.__struct_encode_fields__):
             raise ValueError("set and drop take only fields that the model does not have")
         self.encode(document)
-        fields = self._overlay(document, original) | dict(set or ())
+        fields = self._overlay(document, without_mark(original)) | dict(set or ())
         for name in drop:
             fields.pop(name, None)
         return self.encode_tree(fields, kind)
@@ -239,22 +245,18 @@ _LIKENESSES: tuple[Callable[[int, Account], object], ...] = (
 )
 
 
-def _accounts_of(document: MultiAccount, /) -> dict[str, Account]:
-    """The accounts by their fields in a multi account."""
-    accounts = {f"$.receiveAccounts[{place}]": account for place, account in enumerate(document.receive_accounts)}
-    return accounts if document.send_account is None else {**accounts, "$.sendAccount": document.send_account}
-
-
-def _part(tree: Any, field: str, /) -> Any:
-    """What stands in a tree at a field such as `$.receiveAccounts[1].credentials`."""
+def _keys_at(tree: Any, field: str, /) -> list[str]:
+    """The keys of what stands in a tree at a field such as `$.receiveAccounts[1].credentials`."""
     for name, place in re.findall(r"\.(\w+)|\[(\d+)\]", field):
-        tree = tree[name or int(place)]
-    return tree
+        try:
+            tree = tree[name or int(place)]
+        except (LookupError, TypeError):
+            return []
+    return [key for key in tree if isinstance(key, str)] if isinstance(tree, dict) else []
 
 
-def _missing(name: str, fields: object, /) -> str:
-    """What is wrong with an object that has no field of this name; with a key that means the same, if it has one."""
-    keys = [key for key in cast("dict[object, object]", fields) if isinstance(key, str)] if fields else []
+def _missing(name: str, keys: Collection[str], /) -> str:
+    """What is wrong with an object that has no field of this name; with the key that means the same, if it has one."""
     near = next((key for key in keys if re.sub("[_ -]", "", key).lower() == name.lower()), None)
     return f"Object missing required field `{name}`" + (f"; it has `{near}`: keys are camelCase" if near else "")
 
@@ -280,7 +282,7 @@ def _explain(message: str, tree: Any, /) -> tuple[str, str]:
     field = where[1] if where else "$"
     known = _WORDS.get(field.rpartition(".")[2])
     if missing := re.fullmatch("Object missing required field `(.+)`", reason):
-        reason = _missing(missing[1], _part(tree, field))
+        reason = _missing(missing[1], _keys_at(tree, field))
     elif reason.startswith("Object contains unknown field"):
         reason = "has more than a `login`: to a password or token belongs another `discriminator`"
     elif reason.startswith("Invalid ") and known:
