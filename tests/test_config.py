@@ -386,7 +386,7 @@ def test_a_policy_is_that_of_its_storage(monkeypatch: pytest.MonkeyPatch) -> Non
         return [await probed(storages.find(name).client) for name in ("a", "b")]
 
     async def probed(client: StorageClient, /) -> object:
-        assert await client.honours("update", "")
+        assert await client.honours("update", "", client.deadline())
         assert isinstance(client.backend, Recording)
         return client.policy.timeout, client.policy.attempts, "write" in client.backend.log
 
