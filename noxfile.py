@@ -123,6 +123,14 @@ def crash(session: nox.Session) -> None:
     )
 
 
+@nox.session(python=NEWEST, default=False)
+def histories(session: nox.Session) -> None:
+    """A thousand recorded histories of each backend, by hand, for half an hour."""
+    _install(session, "test", "servers", extras=EVERYTHING)
+    env = {"ACCOUNTSTORE_HISTORIES": "1000"}
+    session.run("pytest", "tests/promises/test_histories.py", "-s", "--all", *session.posargs, env=env)
+
+
 @nox.session(python=NEWEST)
 def bench(session: nox.Session) -> None:
     """Every benchmark, briefly here: `nox -s bench -- --blocks 15` measures."""

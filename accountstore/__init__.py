@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from accountstore.check import Check
     from accountstore.config import StorageConfig, StoreConfig
     from accountstore.events import Event, Observer
-    from accountstore.listing import Entry
+    from accountstore.listing import Entry, Folder, Skipped
     from accountstore.location import Location
     from accountstore.model import (
         Account,
@@ -55,6 +55,7 @@ __all__ = [
     "Event",
     "ExistsError",
     "ExtensionError",
+    "Folder",
     "FullError",
     "Location",
     "LocationError",
@@ -68,6 +69,7 @@ __all__ = [
     "ProtocolType",
     "Secret",
     "SecurityOptions",
+    "Skipped",
     "StorageConfig",
     "StoreConfig",
     "Stored",
@@ -91,7 +93,7 @@ _HOMES = {
     "check": "Check",
     "config": "StorageConfig StoreConfig",
     "events": "Event Observer",
-    "listing": "Entry",
+    "listing": "Entry Folder Skipped",
     "location": "Location",
     "model": (
         "Account Credentials Document MultiAccount NoCredentials OAuthCredentials PasswordCredentials ProtocolType"

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 
 import anyio
 from msgspec import Struct
 from msgspec.structs import replace
 
-from accountstore.backends.base import Version
+from accountstore.backends.base import Capabilities, Version
 from accountstore.client import StorageClient
 from accountstore.errors import BackendError, ConflictError, ExistsError, NotFoundError, UnsupportedError
+from accountstore.listing import Listing, Skipped
 from accountstore.model import Account, PasswordCredentials
 from accountstore.probe import Conditions
 from accountstore.retry import RetryPolicy
-from accountstore.storage import Storage, stored
+from accountstore.storage import Storage
 from accountstore.validation import join
 
 
@@ -31,10 +32,15 @@ class Step(Struct, frozen=True):
 class Check(Struct, frozen=True):
     """What `AccountStore.check` found.
 
-    `create`, `update` and `delete` (of a version) say what was proven, None where it is not declared or could not be
-    tried. Where `delete` alone is False on a storage whose conditions depend on its server, the store refuses such
-    deletes, and that is no problem. `versioned` says whether the storage keeps what was overwritten or deleted, old
-    secrets too; None where that is not known.
+    `create`, `update` and `delete` (of a version) say what was proven: True, it is kept; False, it is not, and the
+    store refuses it; None, it was not tried, because the backend does not declare it (`declared`) or because a request
+    failed for another reason. Where `delete` alone is False on a storage whose conditions depend on its server, that is
+    no problem. `versioned` says whether the storage keeps what was overwritten or deleted, old secrets too; None where
+    that is not known.
+
+    `skipped` has documents that no `Location` names, as other programs may have written them: listings leave them out,
+    and that is no problem of the storage. There are at most 100, found
+    within the storage's `timeout`; `complete` says whether these are all.
     """
 
     storage: str
@@ -43,6 +49,9 @@ class Check(Struct, frozen=True):
     delete: bool | None
     versioned: bool | None
     steps: tuple[Step, ...]
+    declared: Capabilities
+    skipped: tuple[Skipped, ...] = ()
+    complete: bool = False
 
     @property
     def ok(self) -> bool:
@@ -51,10 +60,16 @@ class Check(Struct, frozen=True):
 
     @property
     def latency(self) -> float:
-        """The median time of a request, in seconds."""
+        """The median time of the requests that went as they must, in seconds; of all, where none did."""
         from statistics import median
 
-        return median(step.seconds for step in self.steps)
+        met = [step.seconds for step in self.steps if not step.problem]
+        return median(met or [step.seconds for step in self.steps])
+
+
+_ANSWERS = (ConflictError, ExistsError, NotFoundError, UnsupportedError)
+"""What answers a condition, rightly or wrongly."""
+_SKIPPED = 100
 
 
 class _Steps:
@@ -65,18 +80,24 @@ class _Steps:
         self.conclusive = True
         """Whether no request failed for another reason than its condition, or that the storage has no such request."""
 
-    async def passes(self, name: str, call: Awaitable[object], wanted: type[BackendError] | None = None, /) -> bool:
-        """Whether a call succeeds, or fails with the error that is wanted."""
+    async def passes(
+        self, name: str, call: Awaitable[object], wanted: type[BackendError] | None = None, /
+    ) -> bool | None:
+        """Whether a call succeeds, or fails with the error that is wanted. None: it failed for another reason than a
+        condition, and proves nothing.
+        """
         started = time.perf_counter()
         problem = "" if wanted is None else "the condition was ignored"
+        proves = True
         try:
             await call
         except (BackendError, UnsupportedError) as error:
             met = wanted is not None and isinstance(error, wanted)
             problem = "" if met else f"{type(error).__name__}: {error.message}"
+            proves = isinstance(error, _ANSWERS)
             self.conclusive = self.conclusive and (met or isinstance(error, UnsupportedError))
         self.done.append(Step(name, problem, time.perf_counter() - started))
-        return not problem
+        return not problem if proves else None
 
 
 async def check(storage: Storage, folder: str, /) -> Check:
@@ -97,16 +118,16 @@ async def check(storage: Storage, folder: str, /) -> Check:
         )
         for host in ("first.invalid", "second.invalid", "third.invalid")
     )
-    steps = _Steps()
+    steps, listed = _Steps(), None
     create = update = delete = versioned = None
-    removed = False
+    removed: bool | None = False
     try:
         if await steps.passes("write", client.write(key, first, "overwrite", by())):
             if await steps.passes("read", _read_back(client, key, first)) and able.create:
                 create = await steps.passes(
                     "create over a document", client.write(key, second, "create", by()), ExistsError
                 )
-            await steps.passes("list", anext(client.pages(folder, recursive=False), None))
+            listed = await steps.passes("list", anext(client.pages(folder, recursive=False), None))
             if able.update:
                 update, delete = await _swaps(client, key, steps, second, third, excused=able.verify)
             versioned = await client.versioned()
@@ -121,16 +142,34 @@ async def check(storage: Storage, folder: str, /) -> Check:
         await steps.passes("read after delete", client.read(key, by()), NotFoundError)
     if steps.conclusive and create is not None and update is not None and delete is not None:
         storage.client.record(Conditions(create, update, delete))
-    return Check(storage.name, create, update, delete, versioned, tuple(steps.done))
+    skipped: list[Skipped] = []
+    complete = bool(listed) and await _look(client, folder, storage.name, skipped)
+    proven = (create, update, delete, versioned)
+    return Check(storage.name, *proven, tuple(steps.done), able, tuple(skipped), complete)
+
+
+async def _look(client: StorageClient, folder: str, storage: str, skipped: list[Skipped], /) -> bool:
+    """Find what listings leave out, as far as there is time. Whether all was looked at."""
+    by = client.deadline()
+    listing = Listing(folder, "", storage, recursive=True, folders=False)
+    try:
+        async for page in client.pages(folder, recursive=True):
+            listing.read(page)
+            skipped += listing.skipped[: _SKIPPED - len(skipped)]
+            if len(skipped) == _SKIPPED or time.monotonic() > by:
+                return False
+    except BackendError:  # of a folder below, perhaps: what can be listed, "list" has tried
+        return False
+    return True
 
 
 async def _swaps(
     client: StorageClient, key: str, steps: _Steps, second: bytes, third: bytes, /, *, excused: bool
-) -> tuple[bool, bool | None]:
+) -> tuple[bool | None, bool | None]:
     versions: list[Version] = []
     by = client.deadline
-    if not await steps.passes("version", _take_version(client, key, versions)):
-        return False, None
+    if not (there := await steps.passes("version", _take_version(client, key, versions))):
+        return there, None
     swaps = [
         await steps.passes(
             "swap of an unknown version", client.write(key, second, Version("stale"), by()), ConflictError
@@ -140,14 +179,22 @@ async def _swaps(
     ]
     delete = await steps.passes("delete of the version before", client.delete(key, versions[0], by()), ConflictError)
     if not excused:
-        return all(swaps) and delete, delete
-    if not delete and steps.conclusive:  # no problem: the store refuses what the storage ignores
+        return _all([*swaps, delete]), delete
+    if delete is False and steps.conclusive:  # no problem: the store refuses what the storage ignores
         steps.done[-1] = replace(steps.done[-1], problem="")
-    return all(swaps), delete
+    return _all(swaps), delete
+
+
+def _all(proofs: Sequence[bool | None], /) -> bool | None:
+    """False if one is, True if all are, else None."""
+    return False if False in proofs else None if None in proofs else True
 
 
 async def _take_version(client: StorageClient, key: str, versions: list[Version], /) -> None:
-    versions.append(stored(None, await client.stat(key, client.deadline())).version)
+    stat = await client.stat(key, client.deadline())
+    if stat.version is None:
+        raise UnsupportedError("the backend returned no version")
+    versions.append(stat.version)
 
 
 async def _read_back(client: StorageClient, key: str, data: bytes, /) -> None:

@@ -108,7 +108,7 @@ class StorageClient:
         verify = self.capabilities.verify
         self._conditions: Conditions | None = None if verify else Conditions.declared(self.capabilities)
         self._probing = anyio.Lock()
-        self._ours: dict[str, str] = {}
+        self._ours: dict[str, tuple[str, float]] = {}
 
     def deadline(self) -> float:
         """When an operation that begins now must have ended, as a moment of `time.monotonic()`."""
@@ -182,19 +182,21 @@ class StorageClient:
             return replace(write, condition="create")
         if not (honoured.delete if write.data is None else honoured.update):
             return None
-        if now.version is None or not (self._is_ours(now) or await self._predates(now, since, folder)):
+        if now.version is None or not (self._is_ours(now, since) or await self._predates(now, since, folder)):
             return None
         return replace(write, condition=now.version)
 
     def _remember(self, key: str, token: str, /) -> None:
-        """Note who made the state of a document that this client has made last."""
+        """Note who made the state of a document that this client has made last, and until when."""
         self._ours.pop(key, None)
-        self._ours[key] = token
+        self._ours[key] = token, monotonic()
         if len(self._ours) > _REMEMBERED:
             del self._ours[next(iter(self._ours))]
 
-    def _is_ours(self, now: Stat, /) -> bool:
-        return now.write_token is not None and self._ours.get(now.key) == now.write_token
+    def _is_ours(self, now: Stat, since: float, /) -> bool:
+        """Whether this client has made a state of a document before a moment of `time.monotonic()`."""
+        token, made = self._ours.get(now.key, ("", since))
+        return token != "" and now.write_token == token and made <= since
 
     async def _predates(self, now: Stat, since: float, folder: str, /) -> bool:
         """Whether a state of a document is older than a moment of `time.monotonic()`, by the server's own clock."""

@@ -40,7 +40,8 @@ class Event(Struct, frozen=True, kw_only=True):
     The locations are those in the whole store, also for a narrowed one.
 
     `outcome` is `"ok"` or the name of the error's class. `version` and `bytes` are those of the document read or
-    written, `attempts` counts the tries of an `update` or `move`, `seconds` the whole operation.
+    written, `attempts` counts the tries of an `update` or `move`, `seconds` the whole operation. `skipped` counts what
+    a page of a listing left out, because no location names it.
     """
 
     operation: str
@@ -52,6 +53,7 @@ class Event(Struct, frozen=True, kw_only=True):
     bytes: int | None
     attempts: int
     seconds: float
+    skipped: int = 0
 
 
 Observer: TypeAlias = "Callable[[Event], object]"
@@ -85,6 +87,7 @@ class EventLog(Struct, frozen=True, eq=False):
             bytes=operation.bytes,
             attempts=operation.attempts,
             seconds=seconds,
+            skipped=operation.skipped,
         )
         if self.observer is None:
             what = str(event.location or event.storage) + (f" to {event.target}" if event.target is not None else "")
@@ -94,6 +97,10 @@ class EventLog(Struct, frozen=True, eq=False):
             self.observer(event)
         except Exception as error:  # noqa: BLE001 -- an observer must not break an operation
             _logger().error("the observer raised %s on %s", type(error).__name__, event.operation)
+
+    def warning(self, text: str, /, *arguments: object) -> None:
+        """Log something at WARNING, to the standard logger `accountstore`."""
+        _logger().warning(text, *arguments)
 
     def _whole(self, location: Location | None, /) -> Location | None:
         """A location as the store that this one narrows has it."""
@@ -123,6 +130,7 @@ class Operation(Struct, eq=False):
     version: Version | None = None
     bytes: int | None = None
     attempts: int = 1
+    skipped: int = 0
     started: float = field(default_factory=time.perf_counter)
 
     def record(self, state: S, /) -> S:

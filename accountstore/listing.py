@@ -1,19 +1,24 @@
-"""Listings: the documents in a folder, a page of its storage at a time."""
+"""Listings: the documents and folders in a folder, a page of its storage at a time.
+
+Whatever a listing shows can be read: a key that no location names is shown under no other name. It is told instead.
+"""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from datetime import datetime
 
 from msgspec import Struct
 
 from accountstore.aio.pages import items_of
-from accountstore.backends.base import Version
+from accountstore.backends.base import Stat, Version
 from accountstore.errors import LocationError
 from accountstore.events import EventLog, Operation
 from accountstore.location import Location
 from accountstore.scope import Resolver
-from accountstore.validation import kind_of
+from accountstore.validation import RESERVED_PREFIX, check_folder, check_path, kind_of
+
+_NAMED = 10
 
 
 class Entry(Struct, frozen=True):
@@ -25,29 +30,131 @@ class Entry(Struct, frozen=True):
     modified: datetime | None
 
 
-def list_documents(
-    resolver: Resolver, log: EventLog, folder: str, storage: str | None, /, *, recursive: bool
-) -> AsyncIterator[Entry]:
-    """The documents in a folder within reach, and below it if `recursive`. Each page is an event."""
-    found, prefix = resolver.folder(folder, storage)
-    above = len(prefix) - len(folder) if folder else len(prefix) + bool(prefix)
-    pages = found.client.pages(prefix, recursive=recursive)
+class Folder(Struct, frozen=True):
+    """A folder in a listing: `path` and `storage` are what `list` and `scoped` take."""
 
-    async def next_page() -> list[Entry] | None:
-        with Operation(log, "list", None, storage=found.name):
+    path: str
+    storage: str | None
+
+    def __str__(self) -> str:
+        return f"{self.path}/" if self.storage is None else f"{self.storage}:{self.path}/"
+
+
+class Skipped(Struct, frozen=True):
+    """What a listing leaves out because no location names it: a document, or a folder, whose path ends in `/`."""
+
+    path: str
+    storage: str | None
+    reason: str
+
+
+def list_documents(
+    resolver: Resolver,
+    log: EventLog,
+    folder: str,
+    storage: str | None,
+    /,
+    *,
+    recursive: bool,
+    folders: bool = False,
+    skipped: Callable[[Skipped], object] | None = None,
+) -> AsyncIterator[Entry | Folder]:
+    """The documents, and the `folders`, in a folder within reach, and below it if `recursive`. Each page is an event.
+
+    `skipped` is called with what is left out; without it, a log record at WARNING names it.
+    """
+    found, prefix = resolver.folder(folder, storage)
+    listing = Listing(prefix, folder, storage, recursive=recursive, folders=folders)
+    pages = found.client.pages(prefix, recursive=recursive or (folders and not found.client.capabilities.folders))
+
+    async def next_page() -> list[Entry | Folder] | None:
+        with Operation(log, "list", None, storage=found.name) as operation:
             resolver.storages.find(found.name)  # as long as the store is open
             page = await anext(pages, None)
-        if page is None:
-            return None
-        entries: list[Entry] = []
-        for stat in page:
-            below, _, name = stat.key[above:].rpartition("/")
-            try:
-                kind_of(name)
-                location = Location(name, folder=below, storage=storage)
-            except LocationError:
-                continue
-            entries.append(Entry(location, stat.size, stat.version, stat.modified))
+            if page is None:
+                return None
+            entries = listing.read(page)
+            left_out = listing.skipped
+            operation.skipped = len(left_out)
+        if left_out and skipped is None:
+            _warn(log, found.name, left_out)
+        elif skipped is not None:
+            for one in left_out:
+                skipped(one)
         return entries
 
     return items_of(next_page)
+
+
+class Listing:
+    """Reads the pages of a folder."""
+
+    def __init__(self, key: str, path: str, storage: str | None, /, *, recursive: bool, folders: bool) -> None:
+        """`key` is the folder's key, `path` the folder as the store that lists it has it."""
+        self._start = f"{key}/" if key else ""
+        self._path = f"{path}/" if path else ""
+        self._storage = storage
+        self._recursive = recursive
+        self._folders: set[str] | None = set() if folders else None
+        self.skipped: list[Skipped] = []
+        """What was left out of the page that was read last."""
+
+    def read(self, page: Sequence[Stat], /) -> list[Entry | Folder]:
+        """The entries of a page."""
+        self.skipped = []
+        entries: list[Entry | Folder] = []
+        for stat in page:
+            below = stat.key[len(self._start) :]
+            if not stat.key.startswith(self._start) or _is_own(below):
+                continue
+            if self._folders is not None:
+                entries += self._new_folders(below, self._folders)
+            if self._recursive or "/" not in below:
+                entry = self._entry(below, stat)
+                if entry is not None:
+                    entries.append(entry)
+        return entries
+
+    def _entry(self, below: str, stat: Stat, /) -> Entry | None:
+        """A document, or None: of any other file, and of a document that no location names."""
+        path = self._path + below
+        folder, _, name = path.rpartition("/")
+        try:
+            kind_of(name)
+        except LocationError:
+            return None
+        try:
+            location = Location(name, folder=folder, storage=self._storage)
+            if location.path != path:
+                check_folder("/")  # it begins with a slash
+        except LocationError as error:
+            self.skipped.append(Skipped(path, self._storage, error.message))
+            return None
+        return Entry(location, stat.size, stat.version, stat.modified)
+
+    def _new_folders(self, below: str, seen: set[str], /) -> Iterator[Folder]:
+        """The folders that a key is in, each once."""
+        segments = below.split("/")[:-1]
+        for depth in range(1, len(segments) + 1 if self._recursive else min(len(segments), 1) + 1):
+            path = self._path + "/".join(segments[:depth])
+            if path in seen:
+                continue
+            seen.add(path)
+            try:
+                check_folder(path or "/")
+                check_path(path, "x.account")
+            except LocationError as error:
+                self.skipped.append(Skipped(f"{path}/", self._storage, error.message))
+            else:
+                yield Folder(path, self._storage)
+
+
+def _is_own(path: str, /) -> bool:
+    """Whether something is the library's own: a temporary file or a probe."""
+    return f"/{RESERVED_PREFIX}" in f"/{path}"
+
+
+def _warn(log: EventLog, storage: str, skipped: Sequence[Skipped], /) -> None:
+    named = ", ".join(f"{one.path!r} ({one.reason})" for one in skipped[:_NAMED])
+    more = f" and {len(skipped) - _NAMED} more" if len(skipped) > _NAMED else ""
+    log.warning("a listing of %r leaves out what no location names: %s%s", storage, named, more)

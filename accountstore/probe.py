@@ -43,9 +43,10 @@ async def probe(backend: Backend, folder: str, /) -> Conditions:
     Raises whatever the backend raises where the document can neither be written nor is there, or a request fails for
     another reason than its condition.
     """
-    found = await _probe(backend, _key(folder, "accountstore"))
-    if found.create and found.update and found.delete:
-        return found
+    with suppress(FileNotFoundError):  # a NotFoundError is one: another probe has removed the document meanwhile
+        found = await _probe(backend, _key(folder, "accountstore"))
+        if found.create and found.update and found.delete:
+            return found
     return await _probe(backend, _key(folder, os.urandom(8).hex()))
 
 

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from functools import partial
 from importlib import import_module
-from typing import cast
+from typing import Any, cast
 
 from accountstore.backends.base import BackendFactory
 from accountstore.errors import ConfigError
@@ -30,8 +31,9 @@ _BUILTIN: Mapping[str, str] = {
 _EXTRAS: Mapping[str, str] = {"s3": "s3", "gcs": "gcs", "azure": "azure", "obstore.backend": "fast"}
 
 
-def find_backend(scheme: str, engine: str = "fsspec", /) -> BackendFactory:
-    """The factory for a URL scheme and an engine. It imports, so call it in a thread.
+def find_backend(scheme: str, engine: str = "fsspec", timeout: float = 30.0, /) -> BackendFactory:
+    """The factory for a URL scheme and an engine. It imports, so call it in a thread. `timeout`, that of an operation
+    in seconds, bounds what the engine obstore may take to connect.
 
     Raises:
         ConfigError: two packages provide the scheme, the one that does cannot be imported, or the engine does not serve
@@ -40,7 +42,7 @@ def find_backend(scheme: str, engine: str = "fsspec", /) -> BackendFactory:
     if engine == "obstore":
         if _BUILTIN.get(scheme) not in {"s3", "gcs", "azure"}:
             raise ConfigError(f"the engine 'obstore' serves s3, gs and az URLs, not {scheme!r}")
-        return _load("obstore.backend")
+        return cast("BackendFactory", partial(cast("Any", _load("obstore.backend")), seconds=timeout))
     from importlib.metadata import entry_points
 
     found = list(entry_points(group="accountstore.backends", name=scheme))

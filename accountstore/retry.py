@@ -11,6 +11,7 @@ from typing import ParamSpec, Protocol, TypeVar
 import anyio
 from msgspec import Struct
 
+from accountstore.aio.sending import SENDING, Sending
 from accountstore.aio.shield import InFlight
 from accountstore.backends.base import Capabilities, Stat, Version, WriteMode
 from accountstore.errors import (
@@ -162,8 +163,13 @@ class _Writing:
         self._refused = False
         self._failure: AccountStoreError = AccountStoreError("")
         self._stat: Stat | None = None
-        self.unknown = False
-        """Whether it may have been done."""
+        self._sending: Sending | None = None
+        self._unknown = False
+
+    @property
+    def unknown(self) -> bool:
+        """Whether it may have been done, by an earlier request or by the one that is being made."""
+        return self._unknown or (self._sending is not None and self._sending.sent)
 
     async def run(self) -> Stat | None:
         """Until it has succeeded or failed."""
@@ -187,7 +193,8 @@ class _Writing:
             if isinstance(self._failure, UncertainError):
                 raise self._failure
             self._refused = _is_refusal(self._failure, self._write.condition)
-            clear = self._refused and not self._client.capabilities.write_tokens
+            able = self._client.capabilities
+            clear = self._refused and (able.certain or not able.write_tokens)
             if not self.unknown and (clear or not (self._refused or self._failure.temporary)):
                 raise self._failure
             self._looking = self._refused or self.unknown
@@ -204,7 +211,7 @@ class _Writing:
         except AccountStoreError as error:
             if not error.temporary:
                 raise uncertain(self._client, error.message) from None
-            self.unknown = True
+            self._unknown = True
             return False
         if again is None:
             raise uncertain(self._client, "another document is there now") if self.unknown else self._failure
@@ -215,13 +222,19 @@ class _Writing:
         return False
 
     async def _send(self) -> Stat | None:
-        before = self.unknown
-        self.unknown = before or not self._client.capabilities.certain  # should it be cut short
+        if not self._client.capabilities.certain:
+            self._sending = Sending()  # should it be cut short
+        context = SENDING.set(self._sending)
         try:
-            return await self._client.send(self._write)
+            stat = await self._client.send(self._write)
         except AccountStoreError as error:
-            self.unknown = before or (isinstance(error, UnavailableError) and error.sent)
+            self._unknown = self._unknown or (isinstance(error, UnavailableError) and error.sent)
+            self._sending = None
             raise
+        finally:
+            SENDING.reset(context)
+        self._sending = None
+        return stat
 
     async def _again(self, now: Stat | None, /) -> PendingWrite | None:
         """The write as it may be attempted again, if at all."""

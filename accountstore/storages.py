@@ -112,7 +112,7 @@ async def _open(name: str, config: StorageConfig, max_bytes: int, path: str | No
     try:
         codec = find_codec(config.codec)
         key = ".url" if config.engine == "fsspec" else ".engine"
-        factory = await to_thread.run_sync(find_backend, config.scheme, config.engine)
+        factory = await to_thread.run_sync(find_backend, config.scheme, config.engine, config.timeout)
         key = ""
         backend = await factory(config.url, config.options)
     except AccountStoreError as error:

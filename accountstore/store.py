@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Generator, Iterable
+from collections.abc import AsyncIterator, Callable, Generator, Iterable
 from inspect import iscoroutinefunction
 from types import NoneType
-from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self, cast
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self, cast, overload
 
 from accountstore import updating
 from accountstore.backends.base import Capabilities, Version, WriteMode
@@ -15,7 +15,7 @@ from accountstore.check import Check
 from accountstore.config import StoreConfig
 from accountstore.errors import AccountStoreError, NotFoundError, UnsupportedError
 from accountstore.events import EventLog, Observer, Operation
-from accountstore.listing import Entry, list_documents
+from accountstore.listing import Entry, Folder, Skipped, list_documents
 from accountstore.location import Location
 from accountstore.model import Account, Document, MultiAccount
 from accountstore.scope import Resolver
@@ -278,8 +278,7 @@ class AccountStore:
         """
         with Operation(self._log, "copy", source, target) as operation:
             refs = self._resolver.pair(source, target)
-            _, stored = await updating.copy(operation, *refs, mode)
-            return stored.version
+            return (await updating.copy(operation, *refs, mode)).version
 
     async def move(self, source: Location, target: Location, /, *, mode: WriteMode = "overwrite") -> Version:
         """Copy a document and remove the source. Returns the target's version.
@@ -296,12 +295,52 @@ class AccountStore:
 
     # --- many documents -----------------------------------------------------------------------------------------------
 
-    def list(self, folder: str = "", /, *, storage: str | None = None, recursive: bool = False) -> AsyncIterator[Entry]:
+    @overload
+    def list(
+        self,
+        folder: str = "",
+        /,
+        *,
+        storage: str | None = None,
+        recursive: bool = False,
+        folders: Literal[False] = False,
+        skipped: Callable[[Skipped], object] | None = None,
+    ) -> AsyncIterator[Entry]: ...
+    @overload
+    def list(
+        self,
+        folder: str = "",
+        /,
+        *,
+        storage: str | None = None,
+        recursive: bool = False,
+        folders: bool,
+        skipped: Callable[[Skipped], object] | None = None,
+    ) -> AsyncIterator[Entry | Folder]: ...
+    def list(
+        self,
+        folder: str = "",
+        /,
+        *,
+        storage: str | None = None,
+        recursive: bool = False,
+        folders: bool = False,
+        skipped: Callable[[Skipped], object] | None = None,
+    ) -> AsyncIterator[Entry | Folder]:
         """The documents in a folder, and below it if `recursive`, in any order. A missing folder is empty.
 
-        Memory holds a page at a time; each request for one is an event. Files that are no documents do not show.
+        With `folders`, a `Folder` for each folder too, once; below the folder those that have files. A page is held in
+        memory, and with `folders` the names of the folders; each request for a page is an event. Where a backend does
+        not declare `Capabilities.folders`, they are found by a recursive listing.
+
+        What is listed can be read. Files that are no documents do not show. Documents and folders whose names no
+        `Location` can have (other programs wrote them: decomposed umlauts, `#`, `:`, a backslash, an empty segment) are
+        left out and told: `skipped` is called with each; without it, a record of the logger `accountstore` at WARNING
+        names up to ten of a page. `Event.skipped` counts them, and `check` names them.
         """
-        return list_documents(self._resolver, self._log, folder, storage, recursive=recursive)
+        return list_documents(
+            self._resolver, self._log, folder, storage, recursive=recursive, folders=folders, skipped=skipped
+        )
 
     def get_many(
         self, locations: Iterable[Location], /, *, concurrency: int = 8

@@ -48,23 +48,24 @@ async def update(operation: Operation, ref: DocumentRef, change: Change[D], kind
         operation.attempts += 1
 
 
-async def copy(
-    operation: Operation, source: DocumentRef, target: DocumentRef, mode: WriteMode, /
-) -> tuple[Opened[Document], Stored[Document]]:
-    """Write the source's document to the target; return what was read and what was written (`AccountStore.copy`)."""
+async def copy(operation: Operation, source: DocumentRef, target: DocumentRef, mode: WriteMode, /) -> Stored[Document]:
+    """Write the source's document to the target (`AccountStore.copy`)."""
     if mode != "overwrite":
         await target.require(condition_of(mode))
     opened = await source.read(source.kind)
-    return opened, operation.record(await target.write_copy(opened, source.storage, mode))
+    return operation.record(await target.write_copy(opened, source.storage, mode))
 
 
 async def move(operation: Operation, source: DocumentRef, target: DocumentRef, mode: WriteMode, /) -> Stored[Document]:
     """Copy, then remove the source if it is still what was copied, again on conflict (`AccountStore.move`)."""
     conditional = await source.honours("delete")
+    if mode != "overwrite":
+        await target.require(condition_of(mode))
     while True:
-        before = await target.present()
-        opened, stored = await copy(operation, source, target, mode)
-        if before is not None:
+        opened = await source.read(source.kind)
+        there = operation.attempts == 1 and mode != "create" and await target.present() is not None
+        stored = operation.record(await target.write_copy(opened, source.storage, mode))
+        if there:
             stored = await _tell_apart(source, target, opened, stored)
         try:
             await source.delete(opened.stored.version if conditional else None)

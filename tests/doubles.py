@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import anyio
@@ -34,7 +35,7 @@ class BatchMemory(MemoryBackend):
 
     @property
     def capabilities(self) -> Capabilities:
-        return Capabilities(create=True, update=True, atomic=True, durable=False, batch=self.batch)
+        return replace(super().capabilities, certain=False, batch=self.batch)
 
     async def read_many(self, keys: Sequence[str], /, *, limit: int) -> Sequence[Blob | Exception]:
         return [await result(self.read(key, limit=limit)) for key in keys]
@@ -82,9 +83,15 @@ class Recording(FaultyBackend):
             await self.before(operation)
         return await super()._call(operation, call, *args, **kwargs)
 
-    async def put(self, location: Location, data: bytes, /) -> None:
-        """Write a document past the store, and without a fault."""
+    async def put(self, location: Location, data: bytes, /, *, minutes: float = 1) -> None:
+        """Write a document past the store, and without a fault, as of some time ago."""
         await self._backend.write(location.path, data, mode="overwrite")
+        fs: Any = (await self._backend.filesystem())[0]
+        fs.store[f"/{location.path}"].modified -= timedelta(minutes=minutes)
+
+    async def remove(self, key: str, /) -> None:
+        """Remove a document past the store."""
+        await self._backend.delete(key)
 
     async def raw(self, location: Location, /) -> bytes:
         """A document's bytes, read past the store."""

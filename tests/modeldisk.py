@@ -149,7 +149,8 @@ class Entry(NamedTuple):
 
 def _status(inode: Inode, /) -> os.stat_result:
     kind = stat.S_IFDIR if inode.is_folder else stat.S_IFREG
-    return os.stat_result((kind | inode.mode, inode.number, 1, inode.links, 0, 0, len(inode.data), 0, 0, 0))
+    status = (kind | inode.mode, inode.number, 1, inode.links, 0, 0, len(inode.data), 0, 0, 0)
+    return os.stat_result(status, {"st_mtime_ns": 0})
 
 
 def refuse(code: int, /) -> OSError:
@@ -233,6 +234,9 @@ class Process:
     def fchmod(self, fd: int, mode: int, /) -> None:
         self.descriptors[fd].inode.mode = mode
 
+    def chmod(self, path: str, mode: int, /) -> None:
+        self.fchmod(int(path.rpartition("/")[2]), mode)
+
     def flock(self, fd: int, operation: int, /) -> None:
         at = self.descriptors[fd]
         if operation == fcntl.LOCK_UN:
@@ -277,6 +281,9 @@ class Process:
         self._entry(folder, name).links -= 1
         folder.change({name: None})
         self.published.add(name)
+
+    def readlink(self, path: str, *, dir_fd: int) -> str:
+        raise refuse(errno.EINVAL if path in self.descriptors[dir_fd].inode.entries else errno.ENOENT)
 
     def sleep(self, seconds: float, /) -> None:
         pass

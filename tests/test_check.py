@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
+import time
 from contextlib import nullcontext
 from functools import partial
 from typing import TYPE_CHECKING
+from unittest.mock import Mock
 
 import pytest
 from doubles import Recording, Selective
@@ -14,8 +17,9 @@ from samples import ACCOUNT, AT, ELSEWHERE
 from accountstore import AccountStore, StorageConfig, StoreConfig, Version
 from accountstore.backends.base import Blob, Stat
 from accountstore.backends.memory import MemoryBackend
-from accountstore.errors import ConflictError, UnsupportedError
+from accountstore.errors import BackendError, ConflictError, UnsupportedError
 from accountstore.testing import Fault, store_over
+from accountstore.validation import join
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -65,6 +69,7 @@ async def test_check_of_a_plain_storage_proves_what_it_declares(tmp_path: Path) 
     async with AccountStore.open(StoreConfig(storages=storages)) as store:
         result = await store.check()
         assert (result.ok, *found(result)) == (True, None, None, None)
+        assert not result.declared.create
         assert await paths(store) == []
 
 
@@ -73,7 +78,7 @@ async def test_check_makes_each_request_once(declared: dict[str, bool]) -> None:
     """A check asks for each thing once, without a probe before a condition or a look at what a refusal met."""
     backend = Recording(**declared)
     assert (await store_over({"main": backend}, attempts=4).check()).ok
-    assert " ".join(backend.log) == "write read write scan stat write write write delete delete read"
+    assert " ".join(backend.log) == "write read write scan stat write write write delete delete read scan"
 
 
 async def test_check_tries_nothing_again() -> None:
@@ -110,7 +115,9 @@ async def test_a_failure_of_check_proves_nothing(operation: Operation, nth: int,
     """A request that failed for another reason than its condition proves nothing: the next such call probes."""
     backend = Recording(None, [Fault(operation, nth, "before", PermissionError())], verify=True)
     store = store_over({"main": backend})
-    assert problems(await store.check())[name].startswith("DeniedError: ")
+    result = await store.check()
+    assert problems(result)[name].startswith("DeniedError: ")
+    assert False not in found(result)
     backend.log.clear()
     await store.delete(AT, version=await store.save(AT, ACCOUNT, mode="create"))
     assert len(backend.log) == 6 + 2
@@ -184,3 +191,60 @@ async def test_check_reports_what_a_storage_refuses(call: str) -> None:
     assert any(problem.startswith("UnavailableError: ") for problem in problems(result).values())
     backend.before = None
     assert await paths(store) == [] or call == "delete"
+
+
+@pytest.mark.parametrize("failing", range(1, 13))
+async def test_what_could_not_be_tried_is_not_known(failing: int) -> None:
+    """Where the storage is gone from some request on, nothing is said that was not seen: True, or None, never False."""
+    backend = Recording()
+
+    async def fail(_: str) -> None:
+        if len(backend.log) >= failing:
+            raise ConnectionRefusedError
+
+    backend.before = fail
+    result = await store_over({"main": backend}).check()
+    assert result.ok == (failing > 11)
+    assert False not in found(result)
+    assert result.declared.create
+    assert result.declared.update
+    assert found(result).count(None) == (3 if failing < 4 else 2 if failing < 10 else 0)
+    assert not result.complete
+
+
+async def test_a_failure_that_counted_as_an_answer_would_be_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The control: where any error counts as an answer to a condition, a storage that is gone denies its promises."""
+    monkeypatch.setattr("accountstore.check._ANSWERS", BackendError)
+    backend = Recording(None, [Fault("write", 2, "before", ConnectionRefusedError())])
+    assert (await store_over({"main": backend}).check()).create is False
+
+
+@pytest.mark.parametrize("prefix", ["", "tenant"])
+async def test_check_names_what_listings_leave_out(prefix: str) -> None:
+    """`check` has the documents that no location names, of a scope those in it, and is ok all the same."""
+    backend = MemoryBackend()
+    for name in ("x/a#b.account", "e\u0301.account", "x/ok.account"):
+        await backend.write(join(prefix, name), b"", mode="overwrite")
+    await backend.write("other/c#.account", b"", mode="overwrite")
+    result = await store_over({"main": backend}).scoped(prefix).check()
+    left_out = {item.path: item.reason for item in result.skipped}
+    assert left_out.keys() == {"x/a#b.account", "e\u0301.account", *(() if prefix else ("other/c#.account",))}
+    assert left_out["e\u0301.account"] == "file name: is not in Unicode normal form C"
+    assert {item.storage for item in result.skipped} == {"main"}
+    assert (result.ok, result.complete) == (True, True)
+
+
+@pytest.mark.parametrize("limit", ["names", "time", "error"])
+async def test_a_look_at_names_that_ended_early_says_so(monkeypatch: pytest.MonkeyPatch, limit: str) -> None:
+    """Where there are too many such names, too little time, or a folder that is denied, `complete` is False."""
+    faults = [Fault("scan", 2, "before", PermissionError())] if limit == "error" else []
+    backend = MemoryBackend()
+    for number in range(101 if limit == "names" else 3):
+        await backend.write(f"{number}#.account", b"", mode="overwrite")
+
+    if limit == "time":
+        late = Mock(wraps=time, monotonic=Mock(return_value=math.inf))
+        monkeypatch.setattr("accountstore.check.time", late)
+    result = await store_over({"main": Recording(backend, faults)}).check()
+    assert (result.complete, len(result.skipped)) == (False, {"names": 100, "time": 3, "error": 0}[limit])
+    assert result.ok

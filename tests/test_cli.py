@@ -12,7 +12,9 @@ import time
 import traceback
 import warnings
 from contextlib import suppress
+from datetime import UTC, datetime
 from getpass import GetPassWarning
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 from unittest.mock import Mock
@@ -26,12 +28,26 @@ for package in ("pty", "typer", "click", "rich"):
 import pty
 import termios
 
+from msgspec.structs import replace
+from typer.core import TyperCommand
 from typer.main import get_command
 from typer.testing import CliRunner
 
-from accountstore import Account, AccountStore, BackendError, Entry, Location, MultiAccount, UnsupportedError, Version
+from accountstore import (
+    Account,
+    AccountStore,
+    BackendError,
+    Entry,
+    Folder,
+    Location,
+    MultiAccount,
+    UnsupportedError,
+    Version,
+)
+from accountstore.backends.memory import MemoryBackend
 from accountstore.cli.commands import app
 from accountstore.cli.prompts import ask_document
+from accountstore.cli.show import show_entries
 from accountstore.codecs import JSON
 
 if TYPE_CHECKING:
@@ -69,6 +85,8 @@ codec = "msgpack"
 
 
 PROGRAM = ("-m", "accountstore.cli")
+BELOW = "not listed: 1 folder (-r also lists what is below)"
+ARCHIVE = "the storage 'Archive' is listed by: accountstore ls 'Archive:'"
 
 
 class Answer(NamedTuple):
@@ -166,12 +184,11 @@ def test_save_takes_a_document_only_under_the_extension_of_its_kind(
 
 @pytest.mark.parametrize("name", [".account", ".multi.account", "x.Account", "x.account.txt", "x"])
 def test_every_command_refuses_other_extensions_before_any_io(name: str) -> None:
-    """A name that ends in neither extension is refused; most commands do not even open the storage, and none writes."""
+    """A name that ends in neither extension is refused, and no storage is opened."""
     for command in ("save {}", "get {}", "get --json {}", "rm {}", "cp {} new/", "mv {} new/"):
         refusal = run(*command.format(name).split(), stdin=SINGLE).refusal
         assert refusal == f"{name}: the file name must end in .account or .multi.account, with a name before it"
-        assert command[:2] in {"cp", "mv"} or not Path("first").exists()
-    assert files() == []
+        assert not Path("first").exists()
 
 
 OF_ONE = ("get {}", "get --json {}", "rm {}", "cp {} new/", "mv {} new/")
@@ -327,26 +344,32 @@ def tree() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "lines"),
+    ("arguments", "lines", "word"),
     [
-        ([], ["a.account", "b.multi.account"]),
-        ([""], ["a.account", "b.multi.account"]),
-        (["/"], ["a.account", "b.multi.account"]),
-        (["-r"], ["a.account", "b.multi.account", "mail/c.account", "mail/team a/d.account"]),
-        (["mail"], ["mail/c.account"]),
-        (["mail/"], ["mail/c.account"]),
-        (["--recursive", "mail"], ["mail/c.account", "mail/team a/d.account"]),
-        (["First Storage:"], ["First Storage:a.account", "First Storage:b.multi.account"]),
-        (["First Storage:mail"], ["First Storage:mail/c.account"]),
-        (["-r", "Archive:"], ["Archive:old/e.account"]),
-        (["Archive:"], []),
-        (["nowhere"], []),
+        ([], ["a.account", "b.multi.account"], BELOW),
+        ([""], ["a.account", "b.multi.account"], BELOW),
+        (["/"], ["a.account", "b.multi.account"], BELOW),
+        (["-r"], ["a.account", "b.multi.account", "mail/c.account", "mail/team a/d.account"], ""),
+        (["mail"], ["mail/c.account"], BELOW),
+        (["mail/"], ["mail/c.account"], BELOW),
+        (["mail/team a"], ["mail/team a/d.account"], ""),
+        (["--recursive", "mail"], ["mail/c.account", "mail/team a/d.account"], ""),
+        (["First Storage:"], ["First Storage:a.account", "First Storage:b.multi.account"], BELOW),
+        (["First Storage:mail"], ["First Storage:mail/c.account"], BELOW),
+        (["-r", "Archive:"], ["Archive:old/e.account"], ""),
+        (["Archive:"], [], BELOW),
+        (["nowhere"], [], "no documents in 'nowhere/'"),
+        (["-r", "Archive:nowhere"], [], "no documents in 'Archive:nowhere/'"),
+        (["Archive"], [], f"no documents in 'Archive/'; {ARCHIVE}"),
+        (["-r", "archive/old"], [], f"no documents in 'archive/old/'; {ARCHIVE}"),
     ],
 )
-def test_ls_prints_one_location_a_line_in_a_pipe(tree: None, arguments: list[str], lines: list[str]) -> None:
-    """In a pipe `ls` prints locations that every other command takes, and nothing else."""
+def test_ls_prints_one_location_a_line_in_a_pipe(tree: None, arguments: list[str], lines: list[str], word: str) -> None:
+    """In a pipe `ls` prints locations that every other command takes, and nothing else; on stderr a word of folders
+    that it did not look into, and of a folder that is not there, which leads to a storage of that name.
+    """
     answer = run("ls", *arguments)
-    assert (answer.code, answer.err) == (0, "")
+    assert (answer.code, answer.err) == (0, word and f"accountstore: {word}\n")
     assert answer.out.splitlines() == lines
     for line in lines:
         assert str(Location.parse(line)) == line
@@ -377,7 +400,7 @@ def test_a_large_listing_prints_before_it_ends(monkeypatch: pytest.MonkeyPatch, 
 def test_a_large_listing_is_one_table(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
     """On a terminal the names of the columns show once, above all pages, and the number of documents below."""
     list_many(monkeypatch, count)
-    for module in ("commands", "show"):
+    for module in ("listing", "show"):
         monkeypatch.setattr(f"accountstore.cli.{module}.on_terminal", lambda: True)
     head, rule, *rows, total = run("ls").out.splitlines()
     assert head.split() == ["location", "bytes", "modified"]
@@ -461,7 +484,18 @@ def test_storages_shows_each_without_credentials() -> None:
     assert rows[0][2:] == ["yes", str(Path("first").absolute()), *["yes"] * 4]
     assert rows[1][1:] == [str(Path("archive").absolute()), *["yes"] * 4]
     assert rows[2][1:] == ["ftp://127.0.0.1:1/mail", *["no"] * 4]
+    assert "if the server does" not in answer.out
     assert "CANARY" not in answer.everything
+
+
+def test_storages_says_what_depends_on_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the server must do is no "yes": it is tried before it is relied on, or trusted by the configuration."""
+    depending = replace(MemoryBackend().capabilities, verify=True)
+    monkeypatch.setattr(MemoryBackend, "capabilities", depending)
+    configure('default = "a"\n[storages.a]\nurl = "memory://"\n[storages.b]\nurl = "memory://"\nconditions = "trust"\n')
+    first, second = run("storages").out.splitlines()[2:4]
+    assert first.split()[2:] == ["memory://", *["if", "the", "server", "does"] * 2, "yes", "no"]
+    assert second.split()[1:] == ["memory://", "trusted", "trusted", "yes", "no"]
 
 
 def test_check_proves_a_storage() -> None:
@@ -485,6 +519,49 @@ def test_check_of_a_storage_that_fails_ends_with_one() -> None:
     assert answer.code == 1
     assert "UnavailableError: " in answer.out
     assert "create has one winner: not promised by this storage" in answer.out
+    assert "median" not in answer.out
+
+
+def test_check_does_not_deny_what_it_could_not_try(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the storage cannot be reached, its promises could not be tried, which is not to say that it has none."""
+    monkeypatch.setattr("accountstore.backends.local.files.Files.write", Mock(side_effect=ConnectionRefusedError))
+    answer = run("check")
+    assert answer.code == 1
+    for promise in ("create has one winner", "update loses nothing", "delete of a version is conditional"):
+        assert f"{promise}: could not be tried\n" in answer.out
+    assert "not promised" not in answer.out
+    assert "not all names of documents were looked at" in answer.out
+
+
+def test_ls_and_check_name_what_no_location_names(tree: None) -> None:
+    """Documents that other programs have named are told, ten of them by name, with what is wrong; the exit code is 0."""
+    for name in ("e\u0301.account", "mail/a#b.account", "DOMAIN\\me.account", "a:\n.account"):
+        Path("first", name).touch()
+    told = [
+        "'e\\u0301.account' (file name: is not in Unicode normal form C)",
+        *(f"{name!r} (file name: has a " for name in ("mail/a#b.account", "DOMAIN\\me.account", "a:\n.account")),
+    ]
+    for arguments, count in (("ls -r", 4), ("ls", 3)):
+        answer = run(*arguments.split())
+        assert answer.code == 0
+        assert answer.err.count("not listed, as no location names it: ") == count
+        assert all(name in answer.err for name in told if arguments == "ls -r")
+        assert not any(name in answer.out for name in ("#", ":", "\\", "\u0301"))
+    answer = run("check")
+    assert answer.code == 0
+    assert answer.out.count("no location names: ") == 4
+    for number in range(20):
+        Path("first", f"{number}#.account").touch()
+    assert "accountstore: not listed, as no location names them: 13 more\n" in run("ls").err
+
+
+@pytest.mark.parametrize("command", ["get", "rm", "cp - b.account", "mv - b.account"])
+def test_a_document_that_is_not_there_leads_to_the_storage_that_was_meant(tree: None, command: str) -> None:
+    """Where a folder has a storage's name, the error of a missing document tells the location in that storage."""
+    first, *rest = command.replace("- ", "").split()
+    assert run(first, "archive/old/e.account", *rest).refusal == (
+        "archive/old/e.account: there is no such document; in the storage 'Archive' it would be 'Archive:old/e.account'"
+    )
 
 
 def test_a_storage_that_cannot_be_reached_is_named_in_one_line() -> None:
@@ -499,7 +576,7 @@ def test_a_storage_that_cannot_be_reached_is_named_in_one_line() -> None:
 
 def test_check_of_a_storage_that_ignores_conditions_ends_with_one(monkeypatch: pytest.MonkeyPatch) -> None:
     """A backend that declares more than it keeps is found out."""
-    monkeypatch.setattr("accountstore.backends.local.files.Files._compare", Mock())
+    monkeypatch.setattr("accountstore.backends.local.documents.Documents._compare", Mock())
     answer = run("check")
     assert answer.code == 1
     assert "the condition was ignored" in answer.out
@@ -581,10 +658,63 @@ def test_the_help_of_each_command_has_an_example(name: str) -> None:
     assert f"accountstore {name}" in answer.out.partition("Examples:")[2].replace("-- ", "") or name == "storages"
 
 
+USAGES = {
+    "": "[OPTIONS] COMMAND [ARGUMENTS]",
+    "check": "[OPTIONS] [STORAGE]",
+    "save": "[OPTIONS] LOCATION",
+    "get": "[OPTIONS] LOCATION",
+    "ls": "[OPTIONS] [STORAGE:][FOLDER]",
+    "rm": "[OPTIONS] LOCATION...",
+    "cp": "[OPTIONS] SOURCE TARGET",
+}
+VALUE_OF_A_FLAG = r"(?i)--\w+ *(, -\w)? +<?(bool|boolean|flag)\b"
+
+
+@pytest.mark.parametrize(("name", "usage"), USAGES.items())
+def test_the_help_draws_options_and_arguments_as_they_are_written(name: str, usage: str) -> None:
+    """Whatever typer and click draw: a flag takes no value, an argument stands in the brackets that are meant."""
+    shown = run(*name.split(), "--help").out
+    assert shown.splitlines()[0].split() == ["Usage:", "accountstore", *name.split(), *usage.split()]
+    assert "\n  --help, -h " in shown
+    assert not re.search(VALUE_OF_A_FLAG, shown)
+    assert "[[" not in shown
+    assert name or "  --config PATH  The " in shown
+    wrong = run(*name.split(), "--nope")
+    assert wrong.err.splitlines()[0].split() == shown.splitlines()[0].split()
+
+
+def test_the_help_of_typer_itself_would_be_found_out() -> None:
+    """The control: drawn by a release of typer that gives flags a value, the help fails the test above."""
+    command = COMMAND.commands["save"]
+    with command.make_context("save", ["x.account"]) as context:
+        formatter = context.make_formatter()
+        TyperCommand.format_help(command, context, formatter)
+    if tuple(map(int, version("typer").split(".")[:2])) < (0, 28):
+        pytest.skip("this release gives them none")
+    assert re.search(VALUE_OF_A_FLAG, formatter.getvalue())
+
+
+@pytest.mark.parametrize("columns", ["1", "17", "200", "0", "-5", "wide", "99999"])
+def test_the_help_fits_any_terminal(columns: str) -> None:
+    """A width that is odd, or none, ends in no traceback, and no word is lost."""
+    for name in ("", "ls", "rm"):
+        answer = python(*PROGRAM, *name.split(), "--help", COLUMNS=columns, TERMINAL_WIDTH=columns)
+        assert (answer.code, answer.err) == (0, "")
+        assert "Show this message and exit." in " ".join(answer.out.split())
+
+
 def test_version_prints_the_version() -> None:
     """`--version` needs no command and no configuration."""
     configure("broken")
     assert run("--version").out == "accountstore 0.1.0\n"
+
+
+def test_the_package_itself_is_the_program() -> None:
+    """`python -m accountstore` is the command, as `python -m accountstore.cli` is."""
+    for module in ("accountstore", "accountstore.cli"):
+        answer = python("-m", module, "ls", "--help")
+        assert (answer.code, answer.err) == (0, "")
+        assert answer.out.startswith("Usage: accountstore ls ")
 
 
 @pytest.mark.parametrize("missing", ["typer", "click", "rich"])
@@ -645,6 +775,61 @@ def test_closed_streams_are_empty_ones(saved: None) -> None:
         assert done.returncode == code
         assert b"Traceback" not in done.stderr
     assert files() == ["first/a.account"]
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is always full")
+@pytest.mark.parametrize("line", ["--help", "ls --help", "--version", "storages", "check", "demo", "ls -r"])
+def test_any_output_that_cannot_be_written_is_reported(saved: None, line: str) -> None:
+    """Also of the help, which no command prints: exit code 1 and one line, whatever of it was written."""
+    with open("/dev/full", "wb") as full:
+        answer = python(*PROGRAM, *line.split(), stdout=full)
+    assert answer.code == 1
+    assert answer.err.endswith("accountstore: cannot read the input or write the output (No space left on device)\n")
+    assert "Traceback" not in answer.err + answer.out
+
+
+@pytest.mark.parametrize("line", ["", "--help", "nope", "get", "ls", "get nope.account", "check Nope"])
+@pytest.mark.parametrize(
+    "streams", ["2>/dev/full", "2>&-", "2>&1 >&-", ">&- 2>&- <&-", "</dev/null >/dev/full 2>/dev/full"]
+)
+def test_no_stream_at_all_ends_in_an_exit_code(saved: None, line: str, streams: str) -> None:
+    """Whichever streams are closed or full, a command ends with the exit code of its outcome, and no traceback."""
+    command = ["sh", "-c", f'"$0" "$@" -m accountstore.cli {line} {streams}', *PYTHON]
+    done = subprocess.run(command, capture_output=True, check=False, timeout=HUNG)
+    usual = {"": 2, "nope": 2, "get": 2, "get nope.account": 1, "check Nope": 1}.get(line, 0)
+    assert done.returncode in {usual, 1 if usual != 2 else 2}
+    assert b"Traceback" not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("line", ["ls", "get a.account", "check", "storages", "demo", "rm a.account", "--help"])
+@pytest.mark.parametrize("descriptors", [4, 5, 6, 7, 9])
+def test_too_few_descriptors_end_in_one_line(saved: None, line: str, descriptors: int) -> None:
+    """A program that may open hardly any file says so, or does its work, without a traceback."""
+    limited = f'ulimit -n {descriptors}; exec "$0" "$@" -m accountstore.cli {line}'
+    done = subprocess.run(["sh", "-c", limited, *PYTHON], capture_output=True, check=False, timeout=HUNG)
+    assert b"Traceback" not in done.stdout + done.stderr
+    assert done.returncode in {0, 1}
+    assert done.returncode == 0 or done.stdout or done.stderr.startswith(b"accountstore: ")
+
+
+def test_without_the_look_at_descriptors_there_would_be_a_traceback(saved: None) -> None:
+    """The control: without the look at them, asyncio's own attempt at an event loop shows a traceback."""
+    code = """if True:
+        import resource
+        import accountstore.cli.exits as exits, accountstore.cli.commands as commands
+        exits._require_descriptors = lambda: None
+        resource.setrlimit(resource.RLIMIT_NOFILE, (5, 5))
+        commands.app(['ls'])"""
+    assert "Traceback" in python("-c", code).err
+
+
+@pytest.mark.parametrize("command", ["ls", "get a.account", "check", "storages", "save b.account", "demo"])
+def test_a_system_without_threads_is_reported(monkeypatch: pytest.MonkeyPatch, saved: None, command: str) -> None:
+    """Where no thread can be started, a command ends with 1 and a line, not with a traceback."""
+    monkeypatch.setattr("threading.Thread.start", Mock(side_effect=RuntimeError("can't start new thread")))
+    answer = run(*command.split(), stdin=PASSWORD)
+    assert (answer.code, answer.crash) == (1, "")
+    assert "thread" in answer.everything
 
 
 def test_an_output_that_cannot_show_a_character_gets_its_escape() -> None:
@@ -822,6 +1007,48 @@ def test_json_on_a_terminal_is_indented_and_masked(saved: None) -> None:
     assert terminal.end() == 0
     assert json.loads(plain(terminal.shown)) == SINGLE
     assert terminal.shown.count("\n") > 10
+
+
+@pytest.mark.parametrize("zone", ["America/New_York", "Asia/Tokyo", "UTC", "nonsense"])
+def test_ls_shows_any_time(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], zone: str) -> None:
+    """A time that the local zone, or any calendar, has no name for takes no other document with it."""
+    monkeypatch.setattr("accountstore.cli.show.on_terminal", lambda: True)
+    monkeypatch.setenv("TZ", zone)
+    time.tzset()
+    try:
+        moments = [datetime.min, datetime.max, datetime(1900, 1, 1), datetime(2026, 1, 1, 12)]
+        entries = [Entry(Location(f"{i}.account"), 1, None, at.replace(tzinfo=UTC)) for i, at in enumerate(moments)]
+        show_entries([*entries, Entry(Location("none.account"), 1, None, None), Folder("f", None)], first=True)
+    finally:
+        monkeypatch.delenv("TZ")
+        time.tzset()
+    shown = capsys.readouterr().out
+    assert [line.split()[0] for line in shown.splitlines()[2:]] == [
+        *(f"{i}.account" for i in range(4)),
+        *("f/", "none.account"),
+    ]
+    assert re.search(r"0001-01-0[12] \d\d:\d\d|0001-01-01 00:00", shown)
+
+
+@pytest.mark.parametrize(
+    "env", [{"TERM": ""}, {"TERM": "nonsense"}, {"TERM": "dumb"}, {"COLUMNS": "1"}, {"COLUMNS": "x"}]
+)
+def test_odd_terminals_end_in_no_traceback(tree: None, env: dict[str, str]) -> None:
+    """Whatever the terminal calls itself, and however narrow it is, tables show."""
+    shown = [Terminal(*command.split(), **env) for command in ("ls", "get a.account", "storages")]
+    for terminal in shown:
+        assert terminal.end() == 0
+        assert "Traceback" not in terminal.shown
+
+
+def test_a_terminal_shows_folders_too(tree: None) -> None:
+    """On a terminal `ls` lists the folders beside the documents, and says how to see what is in them."""
+    terminal = Terminal("ls")
+    assert terminal.end() == 0
+    assert [line.split()[0] for line in plain(terminal.shown).splitlines()[2:5]] == [
+        *("a.account", "b.multi.account", "mail/"),
+    ]
+    assert "2 documents, 1 folder (-r also lists what is below)" in plain(terminal.shown)
 
 
 def answer_with(monkeypatch: pytest.MonkeyPatch, *answers: str) -> None:

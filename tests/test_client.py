@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 import anyio
 import pytest
 from doubles import BatchMemory, Recording, raises
+from msgspec.structs import replace
 from running import HUNG
 from samples import ACCOUNT, AT, CALLS, ELSEWHERE, FAILING, MULTI_AT
 
@@ -56,14 +57,15 @@ async def test_an_error_of_the_storage_itself_names_it_once(error: Exception) ->
     backend = await holding(Fault("read", 1, "before", error))
     policy = RetryPolicy(attempts=1, storage="storage 'main': url")
     with pytest.raises(AccountStoreError) as caught:
-        await StorageClient("main", backend, policy, limit=10).read("a")
+        client = StorageClient("main", backend, policy, limit=10)
+        await client.read("a", client.deadline())
     assert caught.value.message.count(" [storage 'main': url]") == (error in OF_THE_STORAGE)
 
 
 def lengthen(store: AccountStore, /) -> None:
     """Give later calls of a store all the time that they need on a busy machine."""
-    policy = cast("Any", store)._resolver.storage(None).client.policy
-    policy.timeout = policy.deadline.seconds = HUNG
+    client = cast("Any", store)._resolver.storage(None).client
+    client.policy = replace(client.policy, timeout=HUNG)
 
 
 @each_request

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import gc
+import logging
 import os
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+from unittest.mock import Mock
 
 import anyio
 import pytest
 from anyio import get_running_tasks
+from msgspec.structs import replace
 from samples import ACCOUNT, MULTI
 
-from accountstore import AccountStore, Entry, Location, StorageConfig, StoreConfig
-from accountstore.backends.base import Stat, pages_of
+from accountstore import AccountStore, Entry, Event, Folder, Location, Skipped, StorageConfig, StoreConfig
+from accountstore.backends.base import Capabilities, Stat, pages_of
+from accountstore.backends.fsspec import FsspecBackend
 from accountstore.backends.memory import MemoryBackend
 from accountstore.codecs import JSON
 from accountstore.errors import BackendError, DeniedError, LocationError, UnavailableError
 from accountstore.testing import store_over
+from accountstore.validation import MAX_PATH
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
@@ -127,8 +132,8 @@ async def test_files_that_are_no_documents_do_not_show(store: AccountStore, tmp_
 
 
 @on_local
-async def test_names_that_are_no_locations_do_not_show(store: AccountStore, tmp_path: Path) -> None:
-    """Files whose names or depth no location can have are not listed, and do not stop the listing."""
+async def test_names_that_are_no_locations_are_told(store: AccountStore, tmp_path: Path) -> None:
+    """Files whose names or depth no location can have are not listed, do not stop the listing, and are told."""
     await fill(store)
     names = ["x:y", "x*", "x#1", "x\\y", "x\n", "e\u0301", "[x]"]
     if sys.platform == "linux":
@@ -149,7 +154,17 @@ async def test_names_that_are_no_locations_do_not_show(store: AccountStore, tmp_
         os.close(at)
 
     await anyio.to_thread.run_sync(make_deep)
-    assert await paths(store.list(recursive=True)) == sorted(PATHS)
+    left_out: list[Skipped] = []
+    assert await paths(store.list(recursive=True, skipped=left_out.append)) == sorted(PATHS)
+    deep = "/".join(["x" * 250] * 5) + "/y.account"
+    assert {item.path for item in left_out} == {
+        *(f"{name}.account" for name in names),
+        *(f"{name}/x.account" for name in names),
+        deep,
+    }
+    reasons = {item.path: item.reason for item in left_out}
+    assert reasons["e\u0301.account"] == "file name: is not in Unicode normal form C"
+    assert reasons[deep] == f"folder and file name: longer than {MAX_PATH} bytes"
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="nothing is forbidden to root")
@@ -166,7 +181,11 @@ async def test_a_forbidden_folder_is_denied(store: AccountStore, tmp_path: Path)
 
 
 class Paging(MemoryBackend):
-    """Lists pages of its own, and counts those taken; an error in place of one is raised."""
+    """Lists pages of its own, and counts those taken; an error in place of one is raised. It declares no folders."""
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return replace(super().capabilities, folders=False)
 
     def __init__(self, *pages: Sequence[str] | Exception) -> None:
         super().__init__()
@@ -272,3 +291,165 @@ async def test_breaking_off_leaves_nothing_behind(store: AccountStore) -> None:
     # What other tests have left may close meanwhile: files may be gone, but none may be new.
     assert open_files().keys() <= files.keys()
     assert await paths(store.list(recursive=True)) == sorted(PATHS)
+
+
+async def folders(items: AsyncIterator[Entry | Folder], /) -> list[str]:
+    """The folders of a listing, sorted."""
+    return sorted([item.path async for item in items if isinstance(item, Folder)])
+
+
+async def test_folders_are_listed_where_they_are_asked_for(store: AccountStore) -> None:
+    """With `folders`, a listing has each folder once, beside the documents; `recursive`, those below too."""
+    await fill(store)
+    await fill(store, [f"many/{number}/x.account" for number in range(30)])
+    many = [f"many/{number}" for number in range(30)]
+    assert await folders(store.list(folders=True)) == ["mail", "mailbox", "many"]
+    assert await folders(store.list("mail", folders=True)) == ["mail/team"]
+    assert await folders(store.list("many", folders=True)) == sorted(many)
+    assert await folders(store.list("mail", folders=True, recursive=True)) == ["mail/team", "mail/team/deep"]
+    everything = ["mail", "mail/team", "mail/team/deep", "mailbox", "many", *many]
+    assert await folders(store.list(folders=True, recursive=True)) == sorted(everything)
+    for recursive in (False, True):
+        without = await paths(store.list("mail", recursive=recursive))
+        found = [item async for item in store.list("mail", recursive=recursive, folders=True)]
+        assert sorted(item.location.path for item in found if isinstance(item, Entry)) == without
+        assert await folders(store.list("mail/team/deep", folders=True, recursive=recursive)) == []
+        assert await folders(store.list("nowhere", folders=True, recursive=recursive)) == []
+
+
+async def test_tenants_can_be_enumerated(store: AccountStore) -> None:
+    """A folder of a listing leads to its documents: by `list` and by `scoped`, in the store and in a narrowed one."""
+    await fill(store)
+    for given, within in ((None, store), ("main", store), (None, store.scoped("mail")), ("main", store.scoped("mail"))):
+        found = [item async for item in within.list(storage=given, folders=True) if isinstance(item, Folder)]
+        assert {item.storage for item in found} == {given}
+        assert str(found[0]) == (f"{found[0].path}/" if given is None else f"main:{found[0].path}/")
+        for item in found:
+            below = await paths(within.list(item.path, storage=item.storage, recursive=True))
+            relative = await paths(within.scoped(item.path, storage=item.storage).list(recursive=True))
+            assert below == [f"{item.path}/{path}" for path in relative] != []
+
+
+@on_local
+async def test_an_empty_folder_is_a_folder(store: AccountStore, tmp_path: Path) -> None:
+    """Where the storage has folders without files, a listing of the folder above has them; links are none."""
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "empty", target_is_directory=True)
+    assert await folders(store.list(folders=True)) == ["empty"]
+
+
+@pytest.mark.parametrize("recursive", [False, True])
+async def test_folders_of_a_backend_that_has_none_come_from_its_keys(recursive: bool) -> None:
+    """Where a backend gives no folders, they are those that its documents are in, found by a recursive scan."""
+    store = store_over({"main": Paging(["a.account", "m/x.account"], ["m/x.txt", "n/o/y.account"])})
+    assert not store.capabilities().folders
+    found = [str(getattr(item, "location", item)) async for item in store.list(folders=True, recursive=recursive)]
+    deep = ["m/", "m/x.account", "n/", "n/o/", "n/o/y.account"]
+    assert found == ["a.account", *(deep if recursive else ["m/", "n/"])]
+
+
+PHANTOMS = (
+    *(
+        "/x.account",
+        "//x.account",
+        "m//x.account",
+        "m/../x.account",
+        "./x.account",
+        "m/\t.account",
+        "c.account/x.account",
+    ),
+    *("a#b.account", "DOMAIN\\me.account", "a:b.account", "bu\u0308cher.account", "m/\udcff.account"),
+)
+"""Keys of documents that no location names."""
+NO_DOCUMENTS = ("c.account/", "m/", "x.txt", "/x.txt", ".accountstore-x.account", ".accountstore-1/x.account")
+"""Keys of nothing that a location should name: folders, other files, the library's own."""
+
+
+@pytest.mark.parametrize("key", PHANTOMS)
+async def test_what_a_listing_shows_can_be_read(key: str) -> None:
+    """A key that no location names shows under no other name, whatever the backend; the others show, and it is told."""
+    left_out: list[Skipped] = []
+    listing = store_over({"main": Paging(["a.account", key, *NO_DOCUMENTS], ["b.account"])}).list(
+        recursive=True, skipped=left_out.append
+    )
+    assert await paths(listing) == ["a.account", "b.account"]
+    [item] = left_out
+    assert (item.path, item.storage) == (key, None)
+    assert item.reason
+
+
+async def test_a_listing_shows_nothing_outside_its_folder() -> None:
+    """What a backend gives from outside of the folder, or from below it unasked, does not show, nor in a scope."""
+    keys = ["m/a.account", "m/n/b.account", "mx/c.account", "d.account", "m//e.account"]
+    store = store_over({"main": Paging(keys)})
+    for within, start in ((store, "m/"), (store.scoped("m"), "")):
+        for recursive in (False, True):
+            left_out: list[Skipped] = []
+            listing = within.list(start.strip("/"), recursive=recursive, skipped=left_out.append)
+            assert await paths(listing) == [f"{start}a.account", f"{start}n/b.account"][: 1 + recursive]
+            assert [item.path for item in left_out] == [f"{start}/e.account"][:recursive]
+
+
+async def test_the_comparison_with_the_key_is_what_hides_a_phantom(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The control: without the comparison of a location with its key, `/x.account` shows as another document."""
+    monkeypatch.setattr(Location, "path", property(lambda self: f"/{self.file_name}"))
+    [entry] = [entry async for entry in store_over({"main": Paging(["/x.account"])}).list(recursive=True)]
+    assert (entry.location.folder, entry.location.file_name) == ("", "x.account")
+
+
+async def test_folders_that_no_location_names_are_told() -> None:
+    """A folder that cannot be given to `list` is left out and told, with a slash at its end."""
+    left_out: list[Skipped] = []
+    keys = ["m/", "a#b/", "//", "c.account/", ".accountstore-1/", "n/x.txt"]
+    store = store_over({"main": Paging(keys)})
+    assert await folders(store.list(folders=True, skipped=left_out.append)) == ["m", "n"]
+    assert [item.path for item in left_out] == ["a#b/", "/", "c.account/"]
+
+
+@pytest.mark.parametrize("observed", [False, True])
+async def test_what_is_left_out_is_logged_and_counted(caplog: pytest.LogCaptureFixture, observed: bool) -> None:
+    """Without `skipped`, one record a page at WARNING names up to ten, as text; the page's event counts all."""
+    events: list[Event] = []
+    pages = ["a.account", *(f"{number}#\n.account" for number in range(12))], ["b.account"], ["m/\u202e#.account"]
+    store = store_over({"main": Paging(*pages)}, observer=events.append if observed else None)
+    with caplog.at_level(logging.WARNING):
+        assert await paths(store.list(recursive=True)) == ["a.account", "b.account"]
+    first, second = [record.getMessage() for record in caplog.records]
+    assert {(record.name, record.levelno) for record in caplog.records} == {("accountstore", logging.WARNING)}
+    assert first.startswith("a listing of 'main' leaves out what no location names: '0#\\n.account' (file name: has a ")
+    assert first.endswith(" and 2 more")
+    assert first.count("#") == 10
+    assert "'m/\\u202e#.account'" in second
+    assert not observed or [event.skipped for event in events] == [12, 0, 1, 0]
+
+
+async def test_who_asks_is_told_and_nothing_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    """With `skipped` there is no record: the caller decides. Paths are those of the store that lists."""
+    left_out: list[Skipped] = []
+    store = store_over({"main": Paging(["m/a#b.account", "m/c.account"])})
+    with caplog.at_level(logging.DEBUG + 1):
+        listing = store.scoped("m").list(storage="main", skipped=left_out.append)
+        assert await paths(listing) == ["c.account"]
+    assert [(item.path, item.storage) for item in left_out] == [("a#b.account", "main")]
+    assert not caplog.records
+
+
+class OddFiles:
+    """An fsspec filesystem whose listings have the folder itself and names with empty segments, as object stores'."""
+
+    async_impl = True
+
+    def ls(self, path: str, *, detail: bool) -> list[dict[str, Any]]:
+        kinds = {"": "directory", "a.account": "file", "c.account/": "file", "/": "directory", "m/": "directory"}
+        assert path in {"/root", "/root/m"}, "a folder that is none is asked for"
+        found = kinds if path == "/root" else {"": "directory", "/": "directory", "b.account": "file"}
+        return [{"name": f"{path}/{name}", "type": kind, "size": 1} for name, kind in found.items()]
+
+
+async def test_odd_entries_of_fsspec_are_no_documents() -> None:
+    """On fsspec, a folder within itself and a name with an empty segment lead nowhere, in both kinds of listing."""
+    backend = FsspecBackend(lambda: Mock(wraps=OddFiles(), async_impl=True), "/root", parallel=True)
+    store = store_over({"main": backend})
+    assert await paths(store.list(recursive=True)) == ["a.account", "m/b.account"]
+    assert await folders(store.list(folders=True)) == ["m"]
+    assert await folders(store.list("m", folders=True)) == []

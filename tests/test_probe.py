@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
     from accountstore import AccountStore
-    from accountstore.backends.base import Backend
+    from accountstore.backends.base import Backend, Stat, WriteMode
     from accountstore.testing.faults import Operation
 
 pytestmark = pytest.mark.anyio
@@ -52,7 +52,7 @@ each_request = pytest.mark.parametrize(("operation", "nth"), MUST_FAIL.values(),
 
 def server(*faults: Fault) -> Recording:
     """A server that honours every condition, whose requests may fail."""
-    return Recording(None, faults, verify=True)
+    return Recording(None, faults, verify=True, write_tokens=False)
 
 
 async def keys(backend: Backend, /) -> set[str]:
@@ -61,11 +61,11 @@ async def keys(backend: Backend, /) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    ("honoured", "requests"), [((), 3), (("create",), 5), (("create", "swap"), 6), (("create", "swap", "delete"), 6)]
+    ("honoured", "requests"), [((), 6), (("create",), 10), (("create", "swap"), 12), (("create", "swap", "delete"), 6)]
 )
 async def test_conditions_are_tried_before_they_are_relied_on(honoured: tuple[str, ...], requests: int) -> None:
-    """Where they depend on the server, the first conditional call tries them, once and leaving nothing; what the server
-    ignores is an `UnsupportedError`, and the document is as it was. A plain call asks nothing of this.
+    """Where they depend on the server, the first conditional call tries them, leaving nothing, and once more where one
+    is ignored; that is an `UnsupportedError`, and the document is as it was. A plain call asks nothing of this.
     """
     backend = Recording(Selective(*honoured), verify=True)
     store = store_over({"main": backend})
@@ -96,6 +96,32 @@ async def test_control_without_the_probe_a_careless_server_overwrites() -> None:
     assert await store.get(AT) == ACCOUNT
 
 
+@pytest.mark.parametrize("nth", [1, 2, 3, 4])
+async def test_another_probe_that_removes_the_document_changes_nothing(nth: int) -> None:
+    """Of stores that probe one folder at once, one may remove the probe document before another has ended: that one
+    finds what the server honours all the same, and no `NotFoundError` about a document that is none of the caller's.
+    """
+
+    class Removing(Selective):
+        """A server where the probe document of a rival is, which the rival removes after the nth write."""
+
+        writes = 0
+
+        async def write(self, key: str, data: bytes, /, *, mode: WriteMode, write_token: str = "") -> Stat:
+            self.writes += 1
+            if self.writes == 1:
+                await super().write(key, b"a rival's", mode="overwrite")
+            try:
+                return await super().write(key, data, mode=mode, write_token=write_token)
+            finally:
+                if self.writes == nth:
+                    await self.delete(key)
+
+    store = store_over({"main": Recording(Removing("create", "swap", "delete"), verify=True)})
+    await store.save(AT, ACCOUNT, mode="create")
+    assert await store.get(AT) == ACCOUNT
+
+
 @pytest.mark.parametrize("call", ["create", "swap", "delete"])
 @each_request
 @pytest.mark.parametrize(
@@ -115,6 +141,8 @@ async def test_a_failure_of_the_probe_proves_nothing(
     """A condition counts as honoured where a request was refused for it. Where the request failed for any other reason
     the call fails for the same one and changes nothing; the next one probes again, and those after it do not.
     """
+    if operation == "delete" and kind is DeniedError:
+        pytest.skip("who may delete nothing may still create and swap")
     backend = server(Fault(operation, nth, "before", error))
     store = store_over({"main": backend})
     await backend.put(AT, JSON.encode(ACCOUNT))
@@ -148,7 +176,7 @@ async def test_a_probe_that_fails_for_a_while_is_tried_again() -> None:
 
 async def test_what_a_backend_will_not_try_is_not_honoured() -> None:
     """A backend without a conditional delete still creates and swaps; such a delete is refused, and check says so."""
-    backend = server(*(Fault("delete", nth, "before", UnsupportedError("no such request")) for nth in (1, 3)))
+    backend = server(*(Fault("delete", nth, "before", UnsupportedError("no such request")) for nth in (1, 3, 5)))
     store = store_over({"main": backend})
     version = await store.save(AT, ACCOUNT, mode="create")
     version = await store.save(AT, OTHER, mode=version)
@@ -204,13 +232,30 @@ async def test_the_probe_stays_in_the_documents_folder(call: str) -> None:
 
 
 async def test_the_probe_needs_no_right_to_delete() -> None:
-    """Where its own document cannot be removed, creates and swaps go on: the refusal to remove it is no failure."""
-    backend = server(Fault("delete", 2, "before", PermissionError()))
-    store = store_over({"main": backend})
-    version = await store.save(AT, ACCOUNT, mode="create")
-    await store.save(AT, OTHER, mode=version)
-    assert await store.get(AT) == OTHER
-    assert len(await keys(backend)) == 2
+    """Whoever may delete nothing may create and swap. The probe's document stays, but one: the next store finds it."""
+    backend = server(*(Fault("delete", nth, "before", PermissionError()) for nth in range(1, 9)))
+    for store in (store_over({"main": backend}), store_over({"main": backend})):
+        version = await store.save(AT, ACCOUNT, mode="create")
+        await store.save(AT, OTHER, mode=version)
+        with pytest.raises(DeniedError):
+            await store.delete(AT, version=version)
+        assert await store.get(AT) == OTHER
+        assert len(await keys(backend)) == 2
+        await backend.remove(AT.path)
+
+
+async def test_another_probe_meanwhile_does_not_deceive() -> None:
+    """A create that succeeds twice, as another store has just removed the probe's document, is tried once more."""
+    backend = server()
+
+    async def tidy(begun: str) -> None:
+        if begun == "write" and backend.log.count("write") == 2:
+            for key in await keys(backend):
+                await backend.remove(key)
+
+    backend.before = tidy
+    await store_over({"main": backend}).save(AT, ACCOUNT, mode="create")
+    assert await keys(backend) == {AT.path}
 
 
 @pytest.mark.parametrize("cancelled", [False, True])

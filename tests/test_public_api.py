@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 
 NAMES = {
     "accountstore": """
-        Account AccountStore Capabilities Check Credentials Document Entry Event Location MultiAccount NoCredentials
-        OAuthCredentials Observer PasswordCredentials ProtocolType Secret SecurityOptions StorageConfig StoreConfig
-        Stored Version WriteMode from_json json_schema masked to_json
+        Account AccountStore Capabilities Check Credentials Document Entry Event Folder Location MultiAccount
+        NoCredentials OAuthCredentials Observer PasswordCredentials ProtocolType Secret SecurityOptions Skipped
+        StorageConfig StoreConfig Stored Version WriteMode from_json json_schema masked to_json
         AccountStoreError BackendError ClosedError ConfigError ConflictError DecodeError DeniedError DocumentError
         EncodeError ExistsError ExtensionError FullError LocationError NotFoundError NotRegularError TooLargeError
         UnavailableError UncertainError UnknownFieldError UnsupportedError
@@ -40,9 +40,12 @@ NAMES = {
         Backend BackendFactory BatchBackend Blob Capabilities Stat Version Write WriteMode
         check_size classify_error digest pages_by_cursor pages_of
         BackendError ConfigError ConflictError DeniedError ExistsError FullError NotFoundError NotRegularError
-        TooLargeError UnavailableError UnsupportedError
+        TooLargeError UnavailableError UncertainError UnsupportedError
     """,
-    "accountstore.testing": "BackendTests Fault FaultyBackend Harness backend_machine store_machine store_over",
+    "accountstore.testing": """
+        BackendTests Call Fault FaultyBackend Harness LossyBackend LossyProxy Recorder Schedule
+        backend_machine exercise find_violation is_linearizable read_histories store_machine store_over
+    """,
 }
 """The public names by their modules: a change here is a change of the interface."""
 

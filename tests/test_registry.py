@@ -36,10 +36,12 @@ on_asyncio = pytest.mark.parametrize("anyio_backend", ["asyncio"])
 """For what does not depend on the event loop."""
 
 BACKEND = """
-from accountstore.backends.base import ConfigError, UnsupportedError
+from accountstore.backends.base import Capabilities, ConfigError, UnsupportedError
 from accountstore.backends.memory import MemoryBackend
 
 class Shelf(MemoryBackend):
+    capabilities = Capabilities(create=True, update=True, atomic=True, durable=False)
+
     def __init__(self, url, options):
         super().__init__()
         self.url, self.options, self.closed = url, options, 0

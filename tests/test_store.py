@@ -147,7 +147,7 @@ REQUESTS: Mapping[str, str] = {
     **dict.fromkeys(["update", "update_multi", "copy"], "read write"),
     **dict.fromkeys(["stat", "exists"], "stat"),
     **dict.fromkeys(["delete", "delete of a version"], "delete"),
-    "move": "read write delete",
+    "move": "read stat write delete",
 }
 
 

@@ -6,10 +6,13 @@ import sys
 from collections import deque
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
+from contextvars import Context
 from functools import partial, wraps
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, NoReturn, ParamSpec, Protocol, TypeVar
 
 import anyio
+
+from accountstore.aio.sending import SENDING
 
 if TYPE_CHECKING:
     import asyncio
@@ -164,11 +167,14 @@ class _BridgedCall(Generic[T]):
         self._call = call
         self._back = back
         self._waiting = current_task()
+        self._sending = SENDING.get()
         self.task: asyncio.Task[T]
 
     def start(self) -> None:
         """Begin, on the asyncio loop."""
-        self.task = self._loop.create_task(self._call())
+        context = Context()  # not trio's, by which anyio would take this loop for trio's
+        context.run(SENDING.set, self._sending)
+        self.task = self._loop.create_task(self._call(), context=context)
         self.task.add_done_callback(self._end)
 
     def cancel(self) -> None:

@@ -112,6 +112,7 @@ async def run_shielded(call: Callable[[*Ts], Coroutine[Any, Any, T]], /, *argume
         return await _in_a_scope(call, *arguments)
     waiter = loop.create_future()
     task = loop.create_task(_in_a_task(waiter, call, *arguments))
+    task.add_done_callback(lambda _: _wake(waiter))  # should a stranger cancel it before its first step
     try:
         await waiter
     except modules["asyncio"].CancelledError:
@@ -128,8 +129,12 @@ async def _in_a_task(
             await waiter
         return await call(*arguments)
     finally:
-        if not waiter.done():  # here rather than by a callback, which takes a further turn of the loop
-            waiter.set_result(None)
+        _wake(waiter)  # here rather than by a callback alone, which takes a further turn of the loop
+
+
+def _wake(waiter: asyncio.Future[None], /) -> None:
+    if not waiter.done():
+        waiter.set_result(None)
 
 
 async def _end_of(task: asyncio.Task[Any], /) -> None:
@@ -149,7 +154,9 @@ async def _in_a_scope(call: Callable[[*Ts], Coroutine[Any, Any, T]], /, *argumen
 
     await checkpoint_if_cancelled()
     result: list[T] = []
-    with anyio.CancelScope(shield=True):
-        result += [await call(*arguments)]
-    await checkpoint_if_cancelled()
+    try:
+        with anyio.CancelScope(shield=True):
+            result.append(await call(*arguments))
+    finally:
+        await checkpoint_if_cancelled()
     return result[0]

@@ -63,8 +63,10 @@ class ThreadPool:
     `anyio.to_thread`, with which a local `get` takes 1.6 times as long.
     """
 
-    def __init__(self, total: int, /) -> None:
+    def __init__(self, total: int, /, on_lost: Callable[[], object] = bool) -> None:
+        """`on_lost` is called when a call keeps its thread."""
         self._total = total
+        self._on_lost = on_lost
         self._started = 0
         self._lost = 0
         self._busy = 0
@@ -148,6 +150,7 @@ class ThreadPool:
             self._lost += 1
             self._started -= 1
             self._busy -= 1
+            self._on_lost()
         return True
 
     def _end(self, call: _Call[Any], /) -> None:

@@ -6,24 +6,27 @@
 from __future__ import annotations
 
 import asyncio
+import os
+from base64 import b64decode
 from collections.abc import Mapping
 from contextlib import suppress
 from functools import partial
 from inspect import iscoroutinefunction
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 from adlfs import AzureBlobFileSystem
 from azure.core import MatchConditions
 from azure.core.exceptions import AzureError, ClientAuthenticationError, HttpResponseError, ServiceRequestError
+from azure.storage.blob import BlobServiceClient
 
 from accountstore.aio.loops import on_asyncio
 from accountstore.backends.base import (
-    BackendError,
     Blob,
     ConfigError,
     DeniedError,
     Stat,
-    UnavailableError,
     Version,
     WriteMode,
     check_size,
@@ -32,16 +35,30 @@ from accountstore.backends.object_store import (
     INSTANCE,
     WRITE_TOKEN,
     ObjectStore,
-    check_options,
+    as_utc,
     error_for_status,
     finalizers,
+    folder,
+    is_stale,
     split_url,
-    unsent,
+    unanswered,
+    version_of,
     whole_blob,
 )
+from accountstore.backends.options import FLAG, NUMBER, TEXT, WHOLE, check_options, checked_apart
+from accountstore.backends.sessions import prepare, unpacked
+from accountstore.errors import AccountStoreError
 
 _PAGE = 5000
 _TIMEOUTS = ("timeout", "connection_timeout", "read_timeout")
+_ENVIRONMENT = "AZURE_STORAGE_"
+_KINDS: Mapping[str, tuple[type, ...]] = {
+    **dict.fromkeys(("account_name", "account_key", "connection_string", "sas_token", "account_host"), TEXT),
+    **dict.fromkeys(("client_id", "client_secret", "tenant_id", "location_mode", "default_cache_type"), TEXT),
+    **dict.fromkeys(("anon", "default_fill_cache", "version_aware", "assume_container_exists"), FLAG),
+    **dict.fromkeys(("blocksize", "max_concurrency"), WHOLE),
+    **dict.fromkeys(_TIMEOUTS, NUMBER),
+}
 
 
 class AzureBackend(ObjectStore[tuple[Any, Any]]):
@@ -55,12 +72,20 @@ class AzureBackend(ObjectStore[tuple[Any, Any]]):
 
     def __init__(self, options: Mapping[str, Any], container: str, prefix: str, /) -> None:
         super().__init__(options, container, prefix, AzureBlobFileSystem)
-        self._each = {"retry_total": 0, **{name: options[name] for name in _TIMEOUTS if name in options}}
+        self._each: dict[str, Any] = {
+            "retry_total": 0,
+            **{name: options[name] for name in _TIMEOUTS if name in options},
+        }
 
     async def _open(self) -> tuple[Any, Any]:
         """The filesystem and the container's client; no request is sent for it."""
-        fs: Any = await asyncio.to_thread(lambda: asyncio.run(self._make()))
-        await _repeat_nothing(fs.service_client)
+        fs: Any = await self._apart(lambda: asyncio.run(self._make()))
+        transport = fs.service_client._pipeline._transport  # noqa: SLF001 -- the client has no other way to its session
+        await transport.open()
+        prepare(transport.session, self._threads)
+        # With its trust in the environment aiohttp reads ~/.netrc too: for each request, in the application's threads.
+        transport.session._trust_env = False  # noqa: SLF001 -- as above
+        self._each["proxies"] = _proxies(fs.service_client.url)
         return fs, fs.service_client.get_container_client(self._bucket)
 
     async def _make(self) -> Any:
@@ -78,22 +103,26 @@ class AzureBackend(ObjectStore[tuple[Any, Any]]):
         if close is not None and iscoroutinefunction(close):
             await close()
 
-    def _error(self, error: Any, mode: WriteMode | None, /) -> BackendError:
-        if isinstance(error, HttpResponseError) and error.status_code is not None:
-            self._answered = True
-            return error_for_status(error.status_code, str(getattr(error, "error_code", None) or ""), mode)
+    def _error(self, error: Any, mode: WriteMode | None, /) -> AccountStoreError:
+        if answer := _answer(error):
+            return error_for_status(*answer, mode)
         what = type(error).__name__
         if isinstance(error, ClientAuthenticationError):
             return DeniedError(f"no valid credentials were found ({what})")
-        never = isinstance(error, ServiceRequestError) and unsent(error)
-        return UnavailableError(f"the storage cannot be reached ({what})", sent=not never)
+        return unanswered(error, answering=not isinstance(error, ServiceRequestError))
+
+    def _is_stale(self, error: Any, /) -> bool:
+        answer = _answer(error)
+        return answer is not None and is_stale(*answer)
 
     @on_asyncio
     async def read(self, key: str, /, *, limit: int) -> Blob:
         async with self._client() as (_, container):
             blob = container.get_blob_client(self._prefix + key)
             try:
-                stream = await blob.download_blob(offset=0, length=limit + 1, max_concurrency=1, **self._each)
+                stream = await blob.download_blob(
+                    offset=0, length=limit + 1, max_concurrency=1, decompress=False, **self._each
+                )
             except HttpResponseError as error:
                 if error.status_code != 416:
                     raise
@@ -102,7 +131,9 @@ class AzureBackend(ObjectStore[tuple[Any, Any]]):
             size = int(stream.properties.size)
             check_size(size, limit)
             data = await stream.readall()
-        return whole_blob(data, _stat(key, stream.properties, size))
+        found = whole_blob(data, _stat(key, stream.properties, size))
+        data = unpacked(data, stream.properties.content_settings.content_encoding or "", limit)
+        return found if len(data) == size else Blob(data, _stat(key, stream.properties, len(data)))
 
     @on_asyncio
     async def write(self, key: str, data: bytes, /, *, mode: WriteMode, write_token: str = "") -> Stat:
@@ -113,38 +144,49 @@ class AzureBackend(ObjectStore[tuple[Any, Any]]):
             answer = await blob.upload_blob(
                 data, length=len(data), overwrite=mode != "create", metadata=metadata, **condition, **self._each
             )
-        return Stat(key, len(data), Version(answer["etag"]), answer["last_modified"])
+        tag = answer.get("etag")
+        stat = tag and Stat(key, len(data), Version(tag), as_utc(answer.get("last_modified")))
+        return await self._written(stat, key, write_token)
 
     async def _head(self, key: str, /) -> Stat:
         async with self._client() as (_, container):
-            found = await container.get_blob_client(self._prefix + key).get_blob_properties(**self._each)
+            try:
+                found = await container.get_blob_client(self._prefix + key).get_blob_properties(**self._each)
+            except HttpResponseError as error:
+                if _answer(error) == (404, ""):  # it has no body, and may mean the container
+                    await self._require_container(container)
+                raise
         return _stat(key, found, int(found.size))
 
-    async def _require_bucket(self) -> None:
-        async with self._client() as (_, container):
+    async def _require_container(self, container: Any, /) -> None:
+        """Raise an error about the container if it does not exist."""
+        try:
             await container.get_container_properties(**self._each)
+        except HttpResponseError as error:
+            if error.status_code == 404:
+                raise error_for_status(404, "ContainerNotFound") from None  # outside of what `_client` translates
 
     async def _delete(self, key: str, version: Version | None, /) -> None:
         condition = {} if version is None else _if_match(version)
         async with self._client(version) as (_, container):
             await container.get_blob_client(self._prefix + key).delete_blob(**condition, **self._each)
 
-    @on_asyncio
     async def _page(self, start: str, recursive: bool, cursor: str | None, /) -> tuple[list[Stat], str | None]:
         async with self._client() as (_, container):
             listed = container.list_blobs if recursive else partial(container.walk_blobs, delimiter="/")
             pages = listed(name_starts_with=start or None, results_per_page=_PAGE, **self._each).by_page(cursor)
-            # A folder in the listing has no ETag.
-            found = [
-                _stat(entry.name[len(self._prefix) :], entry, int(entry.size))
-                async for entry in await anext(pages)
-                if "etag" in entry and entry.etag
-            ]
+            found: list[Stat] = []
+            async for entry in await anext(pages):
+                key = entry.name[len(self._prefix) :]
+                if key.endswith("/"):
+                    found.append(folder(key))
+                elif "etag" in entry and entry.etag:
+                    found.append(_stat(key, entry, int(entry.size)))
         return found, pages.continuation_token or None
 
     @on_asyncio
     async def versioned(self) -> bool | None:
-        with suppress(BackendError):
+        with suppress(AccountStoreError):
             async with self._client() as (fs, _):
                 # Blob versions are the account's setting, which a container's keys may not read; soft delete likewise.
                 kept = await fs.service_client.get_service_properties(**self._each)
@@ -152,13 +194,18 @@ class AzureBackend(ObjectStore[tuple[Any, Any]]):
         return None
 
 
-async def _repeat_nothing(client: Any, /) -> None:
-    """Turn off aiohttp's own repetition of a request whose connection was closed: a write that took effect would meet
-    its own document, which could be a rival's as well.
-    """
-    transport = client._pipeline._transport  # noqa: SLF001 -- neither the client nor aiohttp has another way
-    await transport.open()
-    transport.session._retry_connection = False  # noqa: SLF001
+def _answer(error: Any, /) -> tuple[int, str] | None:
+    """The status of an answer that is an error, and its code; None: there was no answer."""
+    if not isinstance(error, HttpResponseError) or error.status_code is None:
+        return None
+    return error.status_code, str(getattr(error, "error_code", None) or "")
+
+
+def _proxies(url: str, /) -> dict[str, str]:
+    """The proxies that the environment names for a server."""
+    if proxy_bypass(urlsplit(url).hostname or ""):
+        return {}
+    return {scheme: proxy for scheme, proxy in getproxies().items() if scheme in {"http", "https"}}
 
 
 def _if_match(version: Version, /) -> dict[str, Any]:
@@ -167,21 +214,44 @@ def _if_match(version: Version, /) -> dict[str, Any]:
 
 def _stat(key: str, properties: Any, size: int, /) -> Stat:
     # A listing gives tags without their quotes.
-    tag = properties.etag.strip('"')
-    return Stat(key, size, Version(f'"{tag}"'), properties.last_modified, (properties.metadata or {}).get(WRITE_TOKEN))
+    tag = (properties.etag or "").strip('"')
+    version = version_of(tag and f'"{tag}"')
+    return Stat(key, size, version, as_utc(properties.last_modified), (properties.metadata or {}).get(WRITE_TOKEN))
+
+
+def _check(options: Mapping[str, object], /) -> None:
+    """Raise `ConfigError` for an option that the client would refuse later, or drop."""
+    check_options(options, AzureBlobFileSystem.__init__, _KINDS)
+    name = options.get("account_name") or os.environ.get(f"{_ENVIRONMENT}ACCOUNT_NAME")
+    connection = options.get("connection_string")
+    if connection is not None:
+        try:
+            BlobServiceClient.from_connection_string(str(connection)).close()
+        except (AzureError, ValueError, TypeError):
+            raise ConfigError("options: 'connection_string' is none: AccountName=...;AccountKey=...;...") from None
+    elif not name and not os.environ.get(f"{_ENVIRONMENT}CONNECTION_STRING"):
+        raise ConfigError("options: no account is named: give 'account_name' or 'connection_string'")
+    try:
+        b64decode(str(options.get("account_key") or ""))
+    except ValueError:
+        raise ConfigError("options: 'account_key' is not in base64") from None
+    credential = options.get("credential")
+    ways = ("get_token", "get_token_info", "signature", "named_key")
+    if not (credential is None or isinstance(credential, (str, Mapping)) or any(hasattr(credential, w) for w in ways)):
+        raise ConfigError("options: 'credential' must be a credential of azure.identity or azure.core, or a string")
 
 
 async def open_backend(url: str, options: Mapping[str, object], /) -> AzureBackend:
     """A storage in a container. Options are those of `adlfs.AzureBlobFileSystem`, which connects at the first call.
 
     Raises:
-        ConfigError: an option is not known, the URL names no container, or no account is named.
+        ConfigError: an option is not known or has a wrong value, the URL names no container, or no account is named.
     """
-    check_options(options, AzureBlobFileSystem.__init__)
     container, prefix = split_url(url)
     container, at, host = container.partition("@")
     if at:
         options = {"account_name": host.partition(".")[0], **options}
     if not container:
         raise ConfigError("the url must name a container: az://container/prefix")
+    await checked_apart(partial(_check, options))
     return AzureBackend(options, container, prefix)

@@ -26,6 +26,7 @@ from accountstore.errors import (
     NotRegularError,
     TooLargeError,
     UnavailableError,
+    UncertainError,
     UnsupportedError,
 )
 from accountstore.secrets import SecretBytes
@@ -48,6 +49,7 @@ __all__ = (
     "Stat",
     "TooLargeError",
     "UnavailableError",
+    "UncertainError",
     "UnsupportedError",
     "Version",
     "Write",
@@ -118,6 +120,8 @@ class Capabilities(Struct, frozen=True, kw_only=True):
     """How many operations may be in flight at once."""
     batch: int = 1
     """How many documents a `BatchBackend` is best given at once; 1: the backend is none."""
+    folders: bool = False
+    """A `scan` that is not recursive has the folders too. Without it, the store finds them by a recursive one."""
 
 
 class Stat(Struct, frozen=True, gc=False):
@@ -203,6 +207,9 @@ class Backend(Protocol):
 
     def scan(self, prefix: str, /, *, recursive: bool) -> AsyncIterator[Sequence[Stat]]:
         """Pages of the documents in the folder `prefix` (`""`: the root), and below it if `recursive`.
+
+        Where the capability `folders` is declared, a scan that is not recursive also has each folder in the folder: a
+        `Stat` whose key ends in `/`, of size 0. Keys that no location names may be there: the store leaves them out.
 
         In any order, O(n) in all; a folder that is not there is empty. After an error or a cancellation, the next page
         asked for is the same one, or the same error: none is skipped. The iterator may be dropped before its end, which

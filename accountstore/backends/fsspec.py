@@ -48,28 +48,40 @@ class FsspecBackend:
     """One filesystem instance, never from fsspec's shared cache, called in threads through its blocking methods.
 
     fsspec does not promise that a blocking filesystem may be used by two threads, so it gets one; an asynchronous one
-    runs on fsspec's own event loop and takes many. Only methods that do not expand names are called. After an error
-    that may mean a lost connection, a blocking one is connected anew by the next call.
+    runs on fsspec's own event loop and takes many. Only methods that do not expand names are called. A blocking one is
+    connected anew by the next call after an error that may mean a lost connection, and after a call that hung: that one
+    keeps its thread, and its connection is closed.
     """
 
-    capabilities: Capabilities = Capabilities(create=False, update=False, atomic=False, durable=False, batch=_BATCH)
+    capabilities: Capabilities = Capabilities(
+        create=False, update=False, atomic=False, durable=False, batch=_BATCH, folders=True
+    )
 
     def __init__(self, connect: Callable[[], Any], root: str, /, *, parallel: bool) -> None:
+        self._connect = connect
         self._connection: Lazy[Any] = Lazy(partial(_connect, connect))
         self._root = root.rstrip("/")
         self._parallel = parallel
-        # A cancelled read is left behind, still running, while the next call waits for the thread.
-        self._threads = ThreadPool(_THREADS if parallel else 1)
+        self._threads = ThreadPool(_THREADS) if parallel else ThreadPool(1, self._renew)
+
+    def _renew(self) -> None:
+        """Leave the connection to the call that hangs on it, or while it is made, and close it."""
+        left, self._connection = self._connection, Lazy(partial(_connect, self._connect))
+        _close(left.take())
 
     @contextmanager
     def _use(self) -> Generator[Any]:
         """The filesystem, for one call."""
-        fs = self._connection.get()
+        connection = self._connection
+        fs = connection.get()
+        if connection is not self._connection:  # the call was given up while it connected
+            _close(fs)
+            raise UnavailableError("it was given up", sent=False)
         try:
             yield fs
         except Exception as error:
             if not self._parallel and not isinstance(error, AccountStoreError) and classify_error(error) in _LOST:
-                self._connection.take()
+                connection.take()
                 _close(fs)
             raise
 
@@ -142,18 +154,24 @@ class FsspecBackend:
         folders = [prefix]
         while folders:
             folder = folders.pop()
+            path = self._path(folder)
             try:
                 with self._use() as fs:
-                    entries = fs.ls(self._path(folder), detail=True)
+                    entries = fs.ls(path, detail=True)
             except (FileNotFoundError, NotADirectoryError):
                 continue
             page: list[Stat] = []
             for info in entries:
-                key = join(folder, info["name"].rstrip("/").rpartition("/")[2])
-                if info["type"] == "file":
-                    page.append(Stat(key, int(info["size"]), None, _modified(info)))
+                # With one slash at the end at most: more than that is the name of something else.
+                name = info["name"].removesuffix("/").rpartition("/")[2]
+                if not name or info["name"].strip("/") == path.strip("/"):
+                    continue
+                if info["type"] == "file" and not info["name"].endswith("/"):
+                    page.append(Stat(join(folder, name), int(info["size"]), None, _modified(info)))
                 elif recursive and info["type"] == "directory":
-                    folders.append(key)
+                    folders.append(join(folder, name))
+                elif info["type"] == "directory":
+                    page.append(Stat(f"{join(folder, name)}/", 0, None, None))
             yield page
 
     async def versioned(self) -> bool | None:

@@ -9,23 +9,30 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from functools import partial
+from inspect import signature
 from typing import Any
 from urllib.parse import quote
 
 import aiohttp
+import google.auth
+import requests
 from gcsfs.core import GCSFileSystem
-from gcsfs.retry import HttpError, NonRetryableError
+from google.auth.credentials import Credentials
 from google.auth.exceptions import GoogleAuthError
+from google.auth.transport.requests import Request
+from google.oauth2 import credentials as oauth2
+from google.oauth2 import service_account
 from yarl import URL
 
 from accountstore.aio.loops import on_asyncio
 from accountstore.backends.base import (
-    BackendError,
     Blob,
+    ConfigError,
     DeniedError,
     Stat,
     UnavailableError,
@@ -37,17 +44,59 @@ from accountstore.backends.object_store import (
     INSTANCE,
     WRITE_TOKEN,
     ObjectStore,
-    check_options,
+    as_utc,
     error_for_status,
+    folder,
     generation,
+    is_stale,
     split_url,
-    unsent,
+    unanswered,
+    version_of,
 )
+from accountstore.backends.options import (
+    FLAG,
+    NUMBER,
+    TABLE,
+    TEXT,
+    WHOLE,
+    check_names,
+    check_options,
+    check_url,
+    checked_apart,
+    table,
+)
+from accountstore.backends.sessions import prepare, read_at_most, unpacked
+from accountstore.errors import AccountStoreError
 
 _PAGE = "1000"
-_FIELDS = "items(name,size,generation,updated),nextPageToken"
+_FIELDS = "items(name,size,generation,updated),prefixes,nextPageToken"
 _FRESH = timedelta(minutes=10)
-_NO_TIMEOUT = aiohttp.ClientTimeout(total=None)  # the store has its own deadline
+_TOKEN_SECONDS = 10.0
+"""What a token server may take; the thread that asks it cannot be stopped."""
+_MOST = 64 << 20
+"""More than any answer has that is no document."""
+_TOLD = 4096
+"""What is read of a refusal."""
+_METHODS = frozenset({"google_default", "cache", "cloud", "anon"})
+_PATH = re.compile(r"[^{}\n]{1,1024}")
+_VARIABLE = "GOOGLE_APPLICATION_CREDENTIALS"
+_KINDS: Mapping[str, tuple[type, ...]] = {
+    **dict.fromkeys(("project", "access", "consistency", "endpoint_url", "default_location"), TEXT),
+    **dict.fromkeys(("secure_serialize", "check_connection", "version_aware"), FLAG),
+    **dict.fromkeys(("requests_timeout", "timeout", "cache_timeout"), NUMBER),
+    "requester_pays": (*FLAG, *TEXT),
+    "block_size": WHOLE,
+    "session_kwargs": TABLE,
+}
+
+
+class _Refused(Exception):  # noqa: N818 -- an answer, which becomes an error
+    """The status of an answer that is an error, and its code."""
+
+    def __init__(self, status: int, code: str, /) -> None:
+        super().__init__(status)
+        self.status = status
+        self.code = code
 
 
 class GCSBackend(ObjectStore[Any]):
@@ -56,21 +105,40 @@ class GCSBackend(ObjectStore[Any]):
     Reads, writes and deletes are one request each, of the JSON API; conditions stand in `ifGenerationMatch`.
     """
 
-    # HttpError and NonRetryableError are gcsfs's for a refusal.
-    _failures = (GoogleAuthError, HttpError, NonRetryableError, aiohttp.ClientError)
+    _failures = (_Refused, GoogleAuthError, aiohttp.ClientError)
 
     def __init__(self, options: Mapping[str, Any], bucket: str, prefix: str, /) -> None:
-        super().__init__(options, bucket, prefix, GCSFileSystem)
+        super().__init__(options, bucket, prefix, _filesystem)
         self._at = f"b/{quote(bucket, safe='')}"
+        self._renewing: asyncio.Task[None] | None = None
 
     async def _open(self) -> Any:
         """Make the filesystem, in a thread: finding credentials reads files and asks servers."""
-        fs: Any = await asyncio.to_thread(partial(GCSFileSystem, **self._options, **INSTANCE))
+        fs: Any = await self._apart(partial(_filesystem, **self._options, **INSTANCE))
         await fs._set_session()  # noqa: SLF001 -- what gcsfs has its asynchronous users await
+        prepare(fs.session, self._threads, bounded="connector" in table(self._options, "session_kwargs"))
         return fs
 
     async def _shut(self, client: Any, /) -> None:
         await client.session.close()
+
+    async def _renew(self, fs: Any, /) -> None:
+        """Renew the credentials if they have ended or soon will, once for all calls that wait for it."""
+        keys = fs.credentials.credentials
+        if keys is None or (keys.valid and _is_fresh(keys.expiry)):
+            return
+        task = self._renewing
+        if task is None or task.done():
+            # Here it would block the event loop with a request.
+            task = self._renewing = asyncio.create_task(self._apart(partial(_refresh, fs.credentials)))
+            task.add_done_callback(_forget)
+        await asyncio.shield(task)
+
+    @on_asyncio
+    async def _close(self) -> None:
+        if self._renewing is not None:
+            self._renewing.cancel()
+        await super()._close()
 
     @on_asyncio
     async def _request(
@@ -79,38 +147,40 @@ class GCSBackend(ObjectStore[Any]):
         path: str,
         /,
         mode: WriteMode | None = None,
-        limit: int | None = None,
+        limit: int = _MOST,
         data: bytes | None = None,
         headers: Mapping[str, str] | None = None,
         query: Mapping[str, str] | None = None,
     ) -> tuple[Mapping[str, str], bytes]:
-        """The headers and the body of the answer."""
+        """The headers and the body of the answer, which has at most `limit` bytes."""
         async with self._client(mode) as fs:
-            keys = fs.credentials.credentials
-            if keys is not None and not (keys.valid and _is_fresh(keys.expiry)):
-                # It would block the event loop with a request.
-                await asyncio.to_thread(fs.credentials.maybe_refresh)
+            await self._renew(fs)
             url = URL(f"{fs.base.removesuffix('/storage/v1/')}/{path}", encoded=True)
             call = fs.session.request(
                 method,
                 url.update_query(fs._get_params(query or {})),  # noqa: SLF001 -- it adds who pays
                 data=data,
-                headers=fs._get_headers(headers),  # noqa: SLF001 -- it adds the credentials
-                timeout=fs.requests_timeout or _NO_TIMEOUT,
+                headers={"Accept-Encoding": "gzip", **(headers or {}), **_authorization(fs.credentials.credentials)},
+                timeout=aiohttp.ClientTimeout(total=fs.requests_timeout),  # None: the store has its own deadline
+                auto_decompress=False,  # which has no bound
             )
             async with call as answer:
+                encoding = answer.headers.get("Content-Encoding", "")
                 if answer.status >= 400:
-                    raise _refusal(answer.status, (await answer.read())[:4096], mode)
-                if limit is not None and answer.content_length is not None:
-                    check_size(answer.content_length, limit)
-                return answer.headers, await answer.read()
+                    raise _refusal(answer.status, await read_at_most(answer.content, _TOLD), encoding)
+                check_size(answer.content_length or 0, limit)
+                return answer.headers, unpacked(await read_at_most(answer.content, limit), encoding, limit)
 
-    def _error(self, error: Any, mode: WriteMode | None, /) -> BackendError:
-        what = type(error).__name__
+    def _error(self, error: Any, mode: WriteMode | None, /) -> AccountStoreError:
+        if isinstance(error, _Refused):
+            return error_for_status(error.status, error.code, mode)
         if isinstance(error, aiohttp.ClientError):
             # aiohttp repeats no POST, and a write here is one.
-            return UnavailableError(f"the storage cannot be reached ({what})", sent=not unsent(error))
-        return DeniedError(f"no valid credentials were found ({what})")
+            return unanswered(error)
+        return _denied(error)
+
+    def _is_stale(self, error: Any, /) -> bool:
+        return isinstance(error, _Refused) and is_stale(error.status, error.code)
 
     def _object(self, key: str, /) -> str:
         return f"{self._at}/o/{quote(self._prefix + key, safe='')}"
@@ -118,24 +188,27 @@ class GCSBackend(ObjectStore[Any]):
     async def read(self, key: str, /, *, limit: int) -> Blob:
         path = f"download/storage/v1/{self._object(key)}"
         headers, data = await self._request("GET", path, limit=limit, query={"alt": "media"})
-        check_size(len(data), limit)
         modified = headers.get("Last-Modified")
-        version = Version(headers["X-Goog-Generation"])
-        return Blob(data, Stat(key, len(data), version, parsedate_to_datetime(modified) if modified else None))
+        version = version_of(headers.get("X-Goog-Generation"))
+        return Blob(data, Stat(key, len(data), version, as_utc(parsedate_to_datetime(modified) if modified else None)))
 
     async def write(self, key: str, data: bytes, /, *, mode: WriteMode, write_token: str = "") -> Stat:
-        about = {"name": self._prefix + key, "metadata": {WRITE_TOKEN: write_token} if write_token else {}}
+        about: dict[str, object] = {
+            "name": self._prefix + key,
+            "metadata": {WRITE_TOKEN: write_token} if write_token else {},
+        }
         query = {"uploadType": "multipart", **_condition(mode)}
         boundary = os.urandom(16).hex()
         body = _multipart(about, data, boundary)
         headers = {"Content-Type": f'multipart/related; boundary="{boundary}"'}
         path = f"upload/storage/v1/{self._at}/o"
         _, answer = await self._request("POST", path, mode=mode, data=body, headers=headers, query=query)
-        return _stat(key, json.loads(answer))
+        made = _parsed(answer)
+        return await self._written(_stat(key, made) if made.get("generation") else None, key, write_token)
 
     async def _head(self, key: str, /) -> Stat:
         _, answer = await self._request("GET", f"storage/v1/{self._object(key)}")
-        return _stat(key, json.loads(answer))
+        return _stat(key, _parsed(answer))
 
     async def _delete(self, key: str, version: Version | None, /) -> None:
         query = {} if version is None else _condition(version)
@@ -146,16 +219,17 @@ class GCSBackend(ObjectStore[Any]):
         where |= {} if recursive else {"delimiter": "/"}
         where |= {"pageToken": cursor} if cursor else {}
         _, answer = await self._request("GET", f"storage/v1/{self._at}/o", query=where)
-        page = json.loads(answer)
+        page = _parsed(answer)
         found = [_stat(item["name"][len(self._prefix) :], item) for item in page.get("items", ())]
+        found += [folder(name[len(self._prefix) :]) for name in page.get("prefixes", ())]
         return found, page.get("nextPageToken")
 
     async def versioned(self) -> bool | None:
         try:
             _, answer = await self._request("GET", f"storage/v1/{self._at}")
-        except BackendError:
+        except AccountStoreError:
             return None
-        bucket = json.loads(answer)
+        bucket = _parsed(answer)
         kept = int(bucket.get("softDeletePolicy", {}).get("retentionDurationSeconds", 0))
         return bool(bucket.get("versioning", {}).get("enabled")) or kept > 0
 
@@ -174,19 +248,34 @@ def _condition(mode: WriteMode, /) -> dict[str, str]:
     return {"ifGenerationMatch": "0"} if mode == "create" else {}
 
 
+def _parsed(answer: bytes, /) -> Mapping[str, Any]:
+    """The object of an answer. Raises `UnavailableError` for what a proxy may have put in its place."""
+    try:
+        about: object = json.loads(answer)
+    except ValueError:
+        about = None
+    if not isinstance(about, dict):
+        raise UnavailableError("the answer is not the server's (no JSON object)")
+    return about
+
+
 def _stat(key: str, about: Mapping[str, Any], /) -> Stat:
     modified = about.get("updated")
     return Stat(
         key,
         int(about["size"]),
-        Version(str(about["generation"])),
-        datetime.fromisoformat(modified) if modified else None,
+        version_of(about.get("generation")),
+        as_utc(datetime.fromisoformat(modified) if modified else None),
         about.get("metadata", {}).get(WRITE_TOKEN),
     )
 
 
-def _refusal(status: int, body: bytes, mode: WriteMode | None, /) -> BackendError:
+def _refusal(status: int, body: bytes, encoding: str, /) -> _Refused:
     # The JSON interface has one code for a missing object and a missing bucket, and a sentence for each.
+    try:
+        body = unpacked(body, encoding, _TOLD)
+    except AccountStoreError:
+        body = b""
     try:
         error = json.loads(body)["error"]
         code, said = str(error["errors"][0]["reason"]), str(error["message"])
@@ -194,18 +283,133 @@ def _refusal(status: int, body: bytes, mode: WriteMode | None, /) -> BackendErro
         code, said = "", body.decode(errors="replace")
     if status == 404 and "bucket" in said and "not exist" in said and not said.startswith("No such object"):
         code = "NoSuchBucket"
-    return error_for_status(status, code, mode)
+    return _Refused(status, code)
 
 
 def _is_fresh(expiry: datetime | None, /) -> bool:
     return expiry is None or expiry.replace(tzinfo=UTC) - datetime.now(UTC) >= _FRESH
 
 
+def _forget(task: asyncio.Task[None], /) -> None:
+    """Let nobody miss an error that nobody waited for."""
+    if not task.cancelled():
+        task.exception()
+
+
+def _refresh(keys: Any, /) -> None:
+    """Renew credentials of gcsfs's, in a thread. It has a deadline for each request, which gcsfs's own way has not."""
+    with requests.Session() as session:
+        keys.credentials.refresh(partial(Request(session), timeout=_TOKEN_SECONDS))
+    keys.credentials.apply(keys.heads)
+
+
+def _authorization(keys: Any, /) -> dict[str, str]:
+    """What credentials add to the headers of a request. gcsfs would renew them here, on the event loop."""
+    headers: dict[str, str] = {}
+    if keys is not None:
+        keys.apply(headers)
+    return headers
+
+
+def _denied(error: Exception, named: str = "", /) -> DeniedError:
+    return DeniedError(f"no valid credentials were found ({type(error).__name__}){named}")
+
+
+def _named_file() -> str:
+    """The end of an error about the file that the environment names, if it names one."""
+    path = os.environ.get(_VARIABLE)
+    if path is None:
+        return ""
+    what = "names" if os.path.isfile(path) else "names no file that is there:"
+    # By mistake it may hold the key itself.
+    return f"; {_VARIABLE} {what} {path if _PATH.fullmatch(path) else '...'}"
+
+
+def _filesystem(**options: Any) -> Any:
+    """Gcsfs's filesystem, with the credentials that the options or the environment name and no others.
+
+    gcsfs itself asks one place after the other, and goes on as nobody when what is named cannot be used; and it sends a
+    text that it does not understand to a service, to be told what it is.
+    """
+    token: Any = options.get("token")
+    if token == "google_default" or (token is None and _VARIABLE in os.environ):  # noqa: S105 -- a method
+        scope = f"https://www.googleapis.com/auth/devstorage.{options.get('access') or 'full_control'}"
+        with requests.Session() as session:
+            ask: Any = partial(Request(session), timeout=_TOKEN_SECONDS)
+            try:
+                token, project = google.auth.default([scope], request=ask)
+            except GoogleAuthError as error:
+                failure = _denied(error, _named_file())
+                raise failure from None
+        options = {**options, "project": options.get("project") or project}
+    return GCSFileSystem(**{**options, "token": _credentials(token)})
+
+
+def _credentials(token: object, /) -> object:
+    """A `token` as gcsfs takes it: a method, a table or credentials.
+
+    Raises:
+        ConfigError: it is none of them, nor a bearer token, and is sent nowhere.
+    """
+    if isinstance(token, str) and token not in _METHODS:
+        text = token.strip()
+        if text.startswith("{"):
+            token = _key_of(text)
+        elif os.path.isfile(text):
+            with open(text, encoding="utf-8") as file:
+                token = _key_of(file.read())
+        elif re.fullmatch("[A-Za-z0-9._~+-]+=*", text) and not text.endswith(".json") and text not in _NO_TOKENS:
+            return oauth2.Credentials(text)  # type: ignore[no-untyped-call]  # which asks nobody what it is
+        else:
+            raise ConfigError("options: 'token' is a file that is not there, or neither a method, a key nor a token")
+    if isinstance(token, Mapping):
+        _check_key(token)
+        return dict(token)
+    if token is None or isinstance(token, (str, Credentials)):
+        return token
+    raise ConfigError("options: 'token' must be a method's name, the path or text of a key file, a table or a token")
+
+
+_NO_TOKENS = frozenset({"browser", "token"})
+"""Methods that need a person, or something more."""
+
+
+def _key_of(text: str, /) -> object:
+    try:
+        return json.loads(text)
+    except ValueError:
+        raise ConfigError("options: 'token' is, or names, a key file that is not JSON") from None
+
+
+def _check_key(key: Mapping[str, object], /) -> None:
+    """Raise `ConfigError` for a key file's content of which gcsfs makes no credentials."""
+    if {"refresh_token", "client_id", "client_secret"} <= key.keys():
+        return
+    try:
+        service_account.Credentials.from_service_account_info(key)  # type: ignore[no-untyped-call]  # of google-auth
+    except (GoogleAuthError, ValueError, TypeError, AttributeError):
+        raise ConfigError("options: 'token' is no key of a service account, nor a user's credentials") from None
+
+
+def _check(options: Mapping[str, object], /) -> None:
+    """Raise `ConfigError` for an option that the client would refuse later, drop, or send where it must not go."""
+    check_options(options, GCSFileSystem.__init__, _KINDS)
+    access = options.get("access")
+    if access is not None and access not in GCSFileSystem.scopes:
+        raise ConfigError(f"options: 'access' must be one of {', '.join(sorted(GCSFileSystem.scopes))}")
+    check_names(
+        table(options, "session_kwargs"), [*signature(aiohttp.ClientSession).parameters], "options.session_kwargs"
+    )
+    check_url(options, "endpoint_url")
+    _credentials(options.get("token"))
+
+
 async def open_backend(url: str, options: Mapping[str, object], /) -> GCSBackend:
     """A storage in a bucket. Options are those of `gcsfs.GCSFileSystem`; its client connects at the first call.
 
     Raises:
-        ConfigError: an option is not known, or the URL names no bucket.
+        ConfigError: an option is not known or has a wrong value, or the URL names no bucket.
     """
-    check_options(options, GCSFileSystem.__init__)
-    return GCSBackend(options, *split_url(url))
+    bucket, prefix = split_url(url)
+    await checked_apart(partial(_check, options))
+    return GCSBackend(options, bucket, prefix)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
@@ -44,7 +44,14 @@ class MemoryBackend:
     @property
     def capabilities(self) -> Capabilities:
         return Capabilities(
-            create=True, update=True, atomic=True, durable=False, write_tokens=True, concurrency=_CONCURRENCY
+            create=True,
+            update=True,
+            atomic=True,
+            durable=False,
+            write_tokens=True,
+            certain=True,
+            concurrency=_CONCURRENCY,
+            folders=True,
         )
 
     def _find(self, key: str, /) -> Blob:
@@ -72,7 +79,7 @@ class MemoryBackend:
         if isinstance(mode, Version):
             self._compare(key, mode)
         self._fs.pipe_file(f"/{key}", data)
-        self._fs.store[f"/{key}"].write_token = write_token
+        self._fs.store[f"/{key}"].write_token = write_token or None
         return Stat(key, len(data), digest(data), self._fs.store[f"/{key}"].modified)
 
     async def stat(self, key: str, /) -> Stat:
@@ -88,12 +95,7 @@ class MemoryBackend:
             self._fs.rm_file(f"/{key}")
 
     def scan(self, prefix: str, /, *, recursive: bool) -> AsyncIterator[Sequence[Stat]]:
-        start = f"/{prefix}/" if prefix else "/"
-        found = (
-            Stat(path[1:], len(file.getbuffer()), None, file.modified)
-            for path, file in list(self._fs.store.items())
-            if path.startswith(start) and (recursive or "/" not in path[len(start) :])
-        )
+        found = _scan(list(self._fs.store.items()), f"/{prefix}/" if prefix else "/", recursive=recursive)
         return pages_of(iter(lambda: list(islice(found, _PAGE)), []))
 
     async def versioned(self) -> bool | None:
@@ -104,6 +106,18 @@ class MemoryBackend:
 
     async def aclose(self) -> None:
         self._fs.store.clear()
+
+
+def _scan(files: Sequence[tuple[str, Any]], start: str, /, *, recursive: bool) -> Iterator[Stat]:
+    folders: set[str] = set()
+    for path, file in files:
+        if path.startswith(start):
+            folder, slash, _ = path[len(start) :].partition("/")
+            if recursive or not slash:
+                yield Stat(path[1:], len(file.getbuffer()), None, file.modified)
+            elif folder not in folders:
+                folders.add(folder)
+                yield Stat(f"{start[1:]}{folder}/", 0, None, None)
 
 
 async def open_backend(url: str, options: Mapping[str, object], /) -> MemoryBackend:

@@ -7,15 +7,16 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
+from contextvars import Context
+from datetime import UTC, datetime
 from functools import partial
-from inspect import signature
+from time import monotonic
 from typing import Any, Generic, TypeVar
 from weakref import finalize, getweakrefs
 
-from anyio import to_thread
-
 from accountstore.aio.loops import AsyncioBridge, on_asyncio
-from accountstore.aio.threads import Lazy
+from accountstore.aio.sending import has_left, hold
+from accountstore.aio.threads import Lazy, ThreadPool
 from accountstore.backends.base import (
     BackendError,
     Blob,
@@ -28,13 +29,16 @@ from accountstore.backends.base import (
     NotFoundError,
     Stat,
     UnavailableError,
+    UnsupportedError,
     Version,
     WriteMode,
     pages_by_cursor,
 )
-from accountstore.validation import did_you_mean
+from accountstore.backends.logs import quiet, quietly
+from accountstore.errors import AccountStoreError
 
 T = TypeVar("T")
+R = TypeVar("R")
 
 WRITE_TOKEN = "accountstore_write"  # noqa: S105 -- no password
 """The metadata field for the token of a conditional write. Azure takes letters, digits and underscores only."""
@@ -42,10 +46,28 @@ WRITE_TOKEN = "accountstore_write"  # noqa: S105 -- no password
 INSTANCE: Mapping[str, Any] = {"asynchronous": True, "skip_instance_cache": True, "use_listings_cache": False}
 """Options of an fsspec filesystem that is the store's own and caches nothing."""
 
-_OWN = frozenset({*INSTANCE, "loop"})
-_NO_BUCKET = frozenset({"NoSuchBucket", "ContainerNotFound", "ContainerBeingDeleted"})
+_THREADS = 4
+"""For what blocks: opening a client, renewing its credentials, looking up names."""
+_AGAIN = 1.0
+"""Seconds before a client whose credentials were never taken is made anew for that."""
+
+_NO_BUCKET = frozenset(
+    ("NoSuchBucket", "NoSuchAccessPoint", "ContainerNotFound", "ContainerBeingDeleted", "FilesystemNotFound")
+)
+_STALE = frozenset(
+    {
+        *("ExpiredToken", "ExpiredTokenException", "InvalidToken", "TokenRefreshRequired", "RequestExpired"),
+        *("InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidAuthenticationInfo", "AuthenticationFailed"),
+    }
+)
+"""Credentials that are refused as such: there may be others by now."""
 _FULL = frozenset({"QuotaExceeded", "AccountLimitExceeded", "XMinioStorageFull"})
 _ELSEWHERE = frozenset({"PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException"})
+_UNCONNECTED = frozenset({"ConnectionRefusedError", "gaierror", "ClientConnectorError", "ConnectTimeoutError"})
+_TLS = frozenset({"ClientSSLError", "SSLError", "CertificateError"})
+_ARN = re.compile(
+    "(arn:aws[^:/]*:s3[^:/]*:[^:/]*:[^:/]*:(?:outpost[:/][^:/]+[:/])?(?:accesspoint|bucket)[:/][^:/]+)(?:[:/](.*))?"
+)
 
 
 def whole_blob(data: bytes, stat: Stat, /) -> Blob:
@@ -53,6 +75,20 @@ def whole_blob(data: bytes, stat: Stat, /) -> Blob:
     if len(data) != stat.size:
         raise UnavailableError("the answer was cut short")
     return Blob(data, stat)
+
+
+def version_of(tag: object, /) -> Version:
+    """The version of an answer that names it so. Raises `BackendError` where there is none."""
+    if not tag:
+        raise BackendError("the server gives no version (ETag) of the document, without which it is no storage")
+    return Version(str(tag))
+
+
+def as_utc(moment: datetime | None, /) -> datetime | None:
+    """A moment in the standard library's own UTC, whatever class of time zone a client has for it."""
+    if moment is None or moment.tzinfo is UTC:
+        return moment
+    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
 
 
 def generation(version: Version, /) -> str:
@@ -70,10 +106,12 @@ class Bucket(ABC, Generic[T]):
 
     # If its server keeps to the protocol.
     capabilities: Capabilities = Capabilities(
-        create=True, update=True, atomic=True, durable=True, verify=True, write_tokens=True
+        create=True, update=True, atomic=True, durable=True, verify=True, write_tokens=True, folders=True
     )
     _failures: tuple[type[Exception], ...]
     """What the client raises."""
+    _tells_sending = False
+    """Whether the client tells when a request leaves."""
 
     def __init__(self, options: Mapping[str, Any], bucket: str, prefix: str, /) -> None:
         """`prefix` stands before each key."""
@@ -81,7 +119,12 @@ class Bucket(ABC, Generic[T]):
         self._bucket = bucket
         self._prefix = prefix
         self._opening: asyncio.Task[T] | None = None
+        self._opened_at = 0.0
         self._answered = False
+        self._lent: list[T] = []
+        self._retired: list[T] = []
+        self._shutting: set[asyncio.Task[None]] = set()
+        self._threads = ThreadPool(_THREADS)
         self.bridge: AsyncioBridge = AsyncioBridge()
 
     @abstractmethod
@@ -90,27 +133,73 @@ class Bucket(ABC, Generic[T]):
     @abstractmethod
     async def _shut(self, client: T, /) -> None: ...
 
+    async def _apart(self, call: Callable[[], R], /) -> R:
+        """The result of a blocking call, in a thread of the storage's own."""
+        return await self._threads.run(partial(quietly, call))
+
     async def _opened(self) -> T:
         """The client. Raises what opening it raises; the next call then opens it anew."""
         task = self._opening
         if task is None or (task.done() and (task.cancelled() or task.exception() is not None)):
-            task = self._opening = asyncio.create_task(self._open())
+            self._answered = False
+            # A context of its own: what it sends is not the request of the call that happens to be the first.
+            task = self._opening = asyncio.create_task(self._open_quietly(), context=Context())
         return task.result() if task.done() else await asyncio.shield(task)
+
+    async def _open_quietly(self) -> T:
+        with quiet():
+            client = await self._open()
+        self._opened_at = monotonic()
+        return client
 
     @asynccontextmanager
     async def _client(self, mode: WriteMode | None = None, /) -> AsyncGenerator[T]:
         """The client, for a request with this condition; what it raises within becomes an error of ours."""
+        if self._tells_sending:
+            hold()
+        lent: list[T] = []
         try:
-            yield await self._opened()
+            lent.append(await self._opened())
+            self._lent += lent
+            with quiet():
+                yield lent[0]
         except self._failures as error:
             failure = self._error(error, mode)
+            if lent and self._is_stale(error):
+                self._retire(lent[0])
         else:
             self._answered = True
             return
+        finally:
+            for client in lent:
+                self._lent.remove(client)
+            self._shut_retired()
         raise failure
 
     @abstractmethod
-    def _error(self, error: Any, mode: WriteMode | None, /) -> BackendError: ...
+    def _error(self, error: Any, mode: WriteMode | None, /) -> AccountStoreError: ...
+
+    def _is_stale(self, error: Any, /) -> bool:
+        """Whether an error says that the credentials were refused, and a new client may find others."""
+        return False
+
+    def _retire(self, client: T, /) -> None:
+        """Let the next call open a new client, which asks for credentials anew. One that never got an answer has just
+        done so.
+        """
+        task = self._opening
+        current = task is not None and task.done() and not task.cancelled() and task.result() is client
+        if current and (self._answered or monotonic() - self._opened_at >= _AGAIN):
+            self._opening = None
+            self._retired.append(client)
+
+    def _shut_retired(self) -> None:
+        """Shut the retired clients that no call uses any more."""
+        for client in [client for client in self._retired if client not in self._lent]:
+            self._retired.remove(client)
+            task = asyncio.create_task(self._shut(client))
+            self._shutting.add(task)
+            task.add_done_callback(self._shutting.discard)
 
     async def aclose(self) -> None:
         await self._close()
@@ -118,20 +207,26 @@ class Bucket(ABC, Generic[T]):
 
     @on_asyncio
     async def _close(self) -> None:
-        """Close the client, if it was opened; one that is being opened is waited for."""
-        if self._opening is not None:
-            try:
-                client = await self._opening
-            except Exception:  # noqa: BLE001 -- which those who asked for the client have met
-                return
-            self._opening = None
-            await self._shut(client)
+        """Close the clients that were opened; one that is being opened is waited for."""
+        try:
+            await asyncio.gather(*self._shutting, *map(self._shut, self._retired))
+            if self._opening is not None:
+                try:
+                    client = await self._opening
+                except Exception:  # noqa: BLE001 -- which those who asked for the client have met
+                    return
+                self._opening = None
+                await self._shut(client)
+        finally:
+            self._threads.close()
 
 
 class ObjectStore(Bucket[T]):
     """A bucket that fsspec has a client for. The fsspec filesystem that it hands out is blocking, made when it is asked
     for, never from fsspec's shared cache, and closed with it.
     """
+
+    _tells_sending = True
 
     def __init__(self, options: Mapping[str, Any], bucket: str, prefix: str, kind: Callable[..., Any], /) -> None:
         """`kind` is the class of fsspec's filesystem, which takes the options."""
@@ -153,37 +248,47 @@ class ObjectStore(Bucket[T]):
 
     @on_asyncio
     async def stat(self, key: str, /) -> Stat:
-        first = not self._answered
-        try:
-            return await self._head(key)
-        except NotFoundError:
-            if first:
-                with suppress(DeniedError):  # a key may be allowed to read documents only
-                    await self._require_bucket()
-            raise
+        return await self._head(key)
 
     @abstractmethod
     async def _head(self, key: str, /) -> Stat: ...
 
-    async def _require_bucket(self) -> None:
-        """Raise a `BackendError` if the bucket does not exist, where an answer to `_head` does not distinguish that."""
+    async def _written(self, stat: Stat | None, key: str, token: str, /) -> Stat:
+        """The stat of a write that was done; None: its answer had no version. The document is then asked for it."""
+        if stat is not None:
+            return stat
+        with suppress(BackendError):
+            found = await self._head(key)
+            if token and found.write_token == token:  # else it could be another's
+                return found
+        raise BackendError("the write was done, but the server gives no version (ETag) of the document")
 
     def scan(self, prefix: str, /, *, recursive: bool) -> AsyncIterator[Sequence[Stat]]:
         start = self._prefix + (f"{prefix}/" if prefix else "")
-        return pages_by_cursor(partial(self._page, start, recursive))
+        return pages_by_cursor(partial(self._found, start, recursive))
+
+    @on_asyncio
+    async def _found(self, start: str, recursive: bool, cursor: str | None, /) -> tuple[list[Stat], str | None]:
+        """A page of keys, whatever they are: the store shows those that a location names."""
+        try:
+            return await self._page(start, recursive, cursor)
+        except NotFoundError:  # a listing is of the bucket
+            raise error_for_status(404, "NoSuchBucket") from None
 
     @abstractmethod
     def _page(
         self, start: str, recursive: bool, cursor: str | None, /
     ) -> Coroutine[Any, Any, tuple[list[Stat], str | None]]: ...
 
+    @on_asyncio
     async def filesystem(self) -> tuple[object, str]:
-        return await to_thread.run_sync(self._filesystem.get), f"{self._bucket}/{self._prefix}".rstrip("/")
+        return await self._apart(self._filesystem.get), f"{self._bucket}/{self._prefix}".rstrip("/")
 
-    async def aclose(self) -> None:
-        await super().aclose()
+    @on_asyncio
+    async def _close(self) -> None:
         for finalizer in finalizers(self._filesystem.take()):  # fsspec's way to close a session
-            await to_thread.run_sync(finalizer)
+            await self._apart(finalizer)
+        await super()._close()
 
 
 def finalizers(thing: object, /) -> list[finalize[..., Any]]:
@@ -192,13 +297,22 @@ def finalizers(thing: object, /) -> list[finalize[..., Any]]:
     return [callback for callback in callbacks if isinstance(callback, finalize)]
 
 
+def folder(key: str, /) -> Stat:
+    """A folder in a listing; its key ends in a slash."""
+    return Stat(key, 0, None, None)
+
+
 def split_url(url: str, /) -> tuple[str, str]:
-    """The bucket or container of a URL, and what stands before each key in it: nothing, or a folder and a `/`.
+    """The bucket, access point or container of a URL, and what stands before each key in it: nothing, or a folder and
+    a `/`.
 
     Raises:
         ConfigError: there is no bucket, or the URL has a query or a fragment.
     """
     place = url.partition("://")[2]
+    if arn := _ARN.fullmatch(place):
+        prefix = (arn[2] or "").strip("/")
+        return arn[1], f"{prefix}/" if prefix else ""
     if re.search("[?#]", place):
         raise ConfigError("the url of a bucket has no query and no fragment")
     bucket, _, prefix = place.partition("/")
@@ -208,50 +322,62 @@ def split_url(url: str, /) -> tuple[str, str]:
     return bucket, f"{prefix}/" if prefix else ""
 
 
-def check_options(options: Mapping[str, object], client: Callable[..., object], /, *more: str) -> None:
-    """Raise `ConfigError` for an option that a client has no parameter for and would drop, or that the store sets."""
-    known = [*list(signature(client).parameters)[1:], *more]
-    for name in options:
-        if name in _OWN:
-            raise ConfigError(f"options: {name!r} is set by the store")
-        if name not in known or name == "kwargs":
-            raise ConfigError(f"options: unknown {name!r}{did_you_mean(name, known)}")
-
-
-def error_for_status(status: int, code: str = "", mode: WriteMode | None = None, /) -> BackendError:
+def error_for_status(status: int, code: str = "", mode: WriteMode | None = None, /) -> AccountStoreError:
     """The error for an answer with this status and the service's own error code, to a request with this condition or
     to one without any.
 
     A code is shown only where it is a plain word.
     """
-    shown = f" ({status} {code})" if re.fullmatch(r"\w{1,64}", code, re.ASCII) else f" ({status})"
-    if code in _NO_BUCKET:
+    shown = f" ({status} {code})" if re.fullmatch(r"(?!\d+$)\w{1,64}", code, re.ASCII) else f" ({status})"
+    # Where a write finds nothing, it is not the document that is missing.
+    if code in _NO_BUCKET or (status == 404 and mode in {"overwrite", "create"}):
         return BackendError(f"the bucket or container does not exist{shown}")
     if status in {301, 307, 308} or code in _ELSEWHERE:
         return BackendError(f"the bucket is in another region{shown}")
     if code in _FULL or status == 507:  # before 403, with which Ceph reports a quota
         return FullError(f"the storage is full{shown}")
-    if status == 412 or code == "BlobAlreadyExists":
-        if mode == "create":
-            return ExistsError("there is a document already")
-        if isinstance(mode, Version):
-            return ConflictError("the document has changed since it was read")
+    if status in {501, 505} or code == "NotImplemented":  # never, not later
+        return _unsupported(shown, mode)
+    if (status == 412 or code == "BlobAlreadyExists") and mode == "create":
+        return ExistsError("there is a document already")
+    if status == 412 and isinstance(mode, Version):
+        return ConflictError("the document has changed since it was read")
     if status in {404, 410}:
         return NotFoundError("there is no such document")
-    if status in {401, 403}:
+    if status in {401, 403} or code in _STALE:
         return DeniedError(f"access is denied{shown}")
     if status in {408, 409, 425, 429} or status >= 500:
         return UnavailableError(f"the storage is busy{shown}")
     return BackendError(f"the storage refused the request{shown}")
 
 
-def unsent(error: BaseException | None, /) -> bool:
-    """Whether an error says that no connection was made, so that no request was sent."""
+def _unsupported(shown: str, mode: WriteMode | None, /) -> AccountStoreError:
+    if mode == "create" or isinstance(mode, Version):
+        return UnsupportedError(f"the server does not know the condition of the write{shown}")
+    return BackendError(f"the server does not support the request{shown}")
+
+
+def is_stale(status: int, code: str, /) -> bool:
+    """Whether an answer refuses the credentials themselves."""
+    return status == 401 or code in _STALE
+
+
+def unanswered(error: BaseException, /, *, answering: bool = False) -> BackendError:
+    """The error for a request that got no answer; `answering`: it had begun to come."""
+    what, names = type(error).__name__, _names(error)
+    unconnected = bool(names & _UNCONNECTED) and not answering
+    if not names & _TLS:
+        return UnavailableError(f"the storage cannot be reached ({what})", sent=has_left() and not unconnected)
+    reason = f"TLS failed ({what}): check the server's certificate and who has signed it"
+    return BackendError(reason) if unconnected or not has_left() else UnavailableError(reason)
+
+
+def _names(error: BaseException | None, /) -> set[str]:
+    """The names of the classes of an error and of its causes."""
+    names: set[str] = set()
     for _ in range(10):  # causes, which could go round in a circle
         if error is None:
-            return False
-        names = {kind.__name__ for kind in type(error).__mro__}
-        if names & {"ConnectionRefusedError", "gaierror", "ClientConnectorError", "ConnectTimeoutError"}:
-            return True
+            break
+        names |= {kind.__name__ for kind in type(error).__mro__}
         error = error.__cause__ or error.__context__
-    return False
+    return names

@@ -7,12 +7,17 @@ read; and repeats requests on its own. Its client does none of that.
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import partial
+from inspect import signature
 from typing import Any
 
 import aiohttp
+from aiobotocore.config import AioConfig
 from aiobotocore.httpsession import AIOHTTPSession
+from aiobotocore.session import AioSession
 from botocore.exceptions import (
     BotoCoreError,
     ClientError,
@@ -22,18 +27,19 @@ from botocore.exceptions import (
     IncompleteReadError,
     NoCredentialsError,
     PartialCredentialsError,
-    SSLError,
 )
+from botocore.handlers import VALID_BUCKET, VALID_S3_ARN
+from botocore.session import get_session
 from s3fs import S3FileSystem
 
 from accountstore.aio.loops import on_asyncio
+from accountstore.aio.threads import ThreadPool
 from accountstore.backends.base import (
     BackendError,
     Blob,
+    ConfigError,
     DeniedError,
-    NotFoundError,
     Stat,
-    UnavailableError,
     Version,
     WriteMode,
     check_size,
@@ -42,50 +48,99 @@ from accountstore.backends.object_store import (
     INSTANCE,
     WRITE_TOKEN,
     ObjectStore,
-    check_options,
+    as_utc,
     error_for_status,
+    folder,
+    is_stale,
     split_url,
-    unsent,
+    unanswered,
+    version_of,
     whole_blob,
 )
+from accountstore.backends.options import (
+    FLAG,
+    NUMBER,
+    TABLE,
+    TEXT,
+    WHOLE,
+    check_kinds,
+    check_names,
+    check_options,
+    check_url,
+    checked_apart,
+    table,
+)
+from accountstore.backends.sessions import prepare
+from accountstore.errors import AccountStoreError
 
-_POOL = 128
 _UNREACHED = (HTTPClientError, ConnectionError, IncompleteReadError, aiohttp.ClientError)
 _CONDITIONS: Mapping[str, Mapping[str, str]] = {"overwrite": {}, "create": {"IfNoneMatch": "*"}}
 _OPERATIONS = ("GetObject", "PutObject", "HeadObject", "DeleteObject", "ListObjectsV2")
+_KINDS: Mapping[str, tuple[type, ...]] = {
+    **dict.fromkeys(("endpoint_url", "key", "secret", "token", "username", "password", "profile"), TEXT),
+    **dict.fromkeys(("anon", "use_ssl", "requester_pays", "version_aware", "cache_regions"), FLAG),
+    **dict.fromkeys(("fixed_upload_size", "local_expiry_check", "default_fill_cache"), FLAG),
+    **dict.fromkeys(("max_concurrency", "default_block_size"), WHOLE),
+    **dict.fromkeys(("client_kwargs", "config_kwargs", "s3_additional_kwargs"), TABLE),
+}
+_CLIENT_KINDS: Mapping[str, tuple[type, ...]] = {
+    **dict.fromkeys(("region_name", "api_version", "endpoint_url", "aws_account_id"), TEXT),
+    **dict.fromkeys(("aws_access_key_id", "aws_secret_access_key", "aws_session_token"), TEXT),
+    "use_ssl": FLAG,
+    "verify": (*FLAG, *TEXT),
+}
+_CONFIG_KINDS: Mapping[str, tuple[type, ...]] = {
+    **dict.fromkeys(("region_name", "user_agent", "user_agent_extra", "user_agent_appid"), TEXT),
+    **dict.fromkeys(("request_checksum_calculation", "response_checksum_validation", "defaults_mode"), TEXT),
+    **dict.fromkeys(("connect_timeout", "read_timeout"), NUMBER),
+    "max_pool_connections": WHOLE,
+    **dict.fromkeys(("parameter_validation", "use_dualstack_endpoint", "use_fips_endpoint", "tcp_keepalive"), FLAG),
+    **dict.fromkeys(("s3", "retries", "proxies", "proxies_config", "connector_args"), TABLE),
+}
+_ARGUMENT_KINDS: Mapping[str, tuple[type, ...]] = {
+    **dict.fromkeys(("integer", "long"), WHOLE),
+    "boolean": FLAG,
+    **dict.fromkeys(("structure", "map"), TABLE),
+    "string": TEXT,
+}
 _Session: Any = AIOHTTPSession  # which has types in some installations only
 
 
-class _OneRequest(_Session):  # type: ignore[misc]  # see the line before
-    """aiobotocore's session without aiohttp's own repetition of a request whose connection was closed.
+class _Requests(_Session):  # type: ignore[misc]  # see the line before
+    """aiobotocore's requests through sessions of aiohttp that are prepared."""
 
-    A write that took effect would meet its own document, which could be a rival's as well.
-    """
+    def __init__(self, threads: ThreadPool, bounded: bool, /, **settings: Any) -> None:
+        super().__init__(**settings)
+        self._prepare = partial(prepare, threads=threads, bounded=bounded)
 
     async def _get_session(self, proxy_url: str | None) -> Any:
+        known = proxy_url in self._sessions
         session: Any = await super()._get_session(proxy_url)
-        session._retry_connection = False  # noqa: SLF001 -- aiohttp has no other way
+        if not known:
+            self._prepare(session)
         return session
 
 
 class S3Backend(ObjectStore[tuple[Any, dict[str, dict[str, Any]]]]):
     """One client of its own, opened at the first call and closed with the store. A version is the ETag.
 
-    Reads, writes and deletes are one request each, conditions stand in `If-None-Match` and `If-Match`.
+    Reads, writes and deletes are one request each, conditions stand in `If-None-Match` and `If-Match`. A stat is one,
+    or two where the answer has no body that says why: of a missing document.
     """
 
     _failures = (ClientError, BotoCoreError, aiohttp.ClientError)
 
     async def _open(self) -> tuple[Any, dict[str, dict[str, Any]]]:
-        return await asyncio.to_thread(self._make)
+        return await self._apart(self._make)
 
     async def _shut(self, client: tuple[Any, dict[str, dict[str, Any]]], /) -> None:
         await client[0].close()
 
     def _make(self) -> tuple[Any, dict[str, dict[str, Any]]]:
         """The client and the options that go with each operation, in a thread: botocore reads models from the disk."""
-        config = {"max_pool_connections": _POOL, **self._options.get("config_kwargs", {})}
-        config |= {"retries": {"total_max_attempts": 1}, "http_session_cls": _OneRequest}
+        given = table(self._options, "config_kwargs")
+        requests = partial(_Requests, self._threads, "max_pool_connections" in given)
+        config = {**given, "retries": {"total_max_attempts": 1}, "http_session_cls": requests}
         fs: Any = S3FileSystem(**{**self._options, "config_kwargs": config}, **INSTANCE)
         client = asyncio.run(fs.set_session())
         given = {**fs.s3_additional_kwargs, **fs.req_kw}
@@ -93,18 +148,21 @@ class S3Backend(ObjectStore[tuple[Any, dict[str, dict[str, Any]]]]):
         extra = {name: {key: given[key] for key in given if key in taken[name]} for name in _OPERATIONS}
         return client, extra
 
-    def _error(self, error: Any, mode: WriteMode | None, /) -> BackendError:
+    def _error(self, error: Any, mode: WriteMode | None, /) -> AccountStoreError:
         if isinstance(error, ClientError):
-            self._answered = True
-            answer: Any = error.response
-            code = str(answer.get("Error", {}).get("Code", ""))
-            return error_for_status(int(answer["ResponseMetadata"]["HTTPStatusCode"]), code, mode)
+            return error_for_status(*_answer(error), mode)
         what = type(error).__name__
         if isinstance(error, (NoCredentialsError, PartialCredentialsError, CredentialRetrievalError)):
             return DeniedError(f"no credentials were found ({what})")
-        if isinstance(error, SSLError) or not isinstance(error, _UNREACHED):
+        if not isinstance(error, _UNREACHED):
             return BackendError(f"the request could not be made ({what})")
-        return UnavailableError(f"the storage cannot be reached ({what})", sent=not unsent(error))
+        return unanswered(error)
+
+    def _is_stale(self, error: Any, /) -> bool:
+        given = self._options.keys() & {"key", "username", "session"} or "aws_access_key_id" in table(
+            self._options, "client_kwargs"
+        )
+        return not given and isinstance(error, ClientError) and is_stale(*_answer(error))
 
     def _at(self, key: str, /) -> dict[str, str]:
         return {"Bucket": self._bucket, "Key": self._prefix + key}
@@ -127,26 +185,38 @@ class S3Backend(ObjectStore[tuple[Any, dict[str, dict[str, Any]]]]):
             if write_token:
                 options["Metadata"] = {**options.get("Metadata", {}), WRITE_TOKEN: write_token}
             answer = await client.put_object(**self._at(key), Body=data, **options)
-        return Stat(key, len(data), Version(answer["ETag"]), None)
+        tag = answer.get("ETag")
+        return await self._written(tag and Stat(key, len(data), Version(tag), None), key, write_token)
 
     async def _head(self, key: str, /) -> Stat:
         async with self._client() as (client, extra):
-            answer = await client.head_object(**self._at(key), **extra["HeadObject"])
+            try:
+                answer = await client.head_object(**self._at(key), **extra["HeadObject"])
+            except ClientError as error:
+                status, code = _answer(error)
+                if not code.isdecimal() or status not in {400, 401, 403, 404}:
+                    raise
+                answer = await self._get_instead(key, client, extra, error)
         return _stat(key, answer, int(answer["ContentLength"]))
 
-    async def _require_bucket(self) -> None:
+    async def _get_instead(self, key: str, client: Any, extra: Mapping[str, Any], error: ClientError, /) -> Any:
+        """The answer to a read in place of a HEAD's, which has no body that says whether the document is missing, or
+        the bucket, or the credentials have ended.
+        """
         try:
-            async with self._client() as (client, _):
-                await client.head_bucket(Bucket=self._bucket)
-        except NotFoundError:
-            raise error_for_status(404, "NoSuchBucket") from None
+            answer = await client.get_object(**self._at(key), **extra["GetObject"])
+        except ClientError as reason:
+            if (_answer(error)[0], _answer(reason)[0]) == (404, 403):  # keys that may only ask
+                raise error from None
+            raise
+        answer["Body"].close()
+        return answer
 
     async def _delete(self, key: str, version: Version | None, /) -> None:
         condition = {} if version is None else {"IfMatch": version.token}
         async with self._client(version) as (client, extra):
             await client.delete_object(**self._at(key), **condition, **extra["DeleteObject"])
 
-    @on_asyncio
     async def _page(self, start: str, recursive: bool, cursor: str | None, /) -> tuple[list[Stat], str | None]:
         where: dict[str, Any] = {"Bucket": self._bucket, "Prefix": start}
         if not recursive:
@@ -156,9 +226,15 @@ class S3Backend(ObjectStore[tuple[Any, dict[str, dict[str, Any]]]]):
         async with self._client() as (client, extra):
             answer = await client.list_objects_v2(**where, **extra["ListObjectsV2"])
         found = [
-            Stat(entry["Key"][len(self._prefix) :], int(entry["Size"]), Version(entry["ETag"]), entry["LastModified"])
+            Stat(
+                entry["Key"][len(self._prefix) :],
+                int(entry["Size"]),
+                Version(entry["ETag"]) if entry.get("ETag") else None,
+                as_utc(entry.get("LastModified")),
+            )
             for entry in answer.get("Contents", ())
         ]
+        found += [folder(entry["Prefix"][len(self._prefix) :]) for entry in answer.get("CommonPrefixes", ())]
         return found, answer.get("NextContinuationToken") if answer.get("IsTruncated") else None
 
     @on_asyncio
@@ -169,16 +245,65 @@ class S3Backend(ObjectStore[tuple[Any, dict[str, dict[str, Any]]]]):
         return None
 
 
+def _answer(error: ClientError, /) -> tuple[int, str]:
+    """The status of an answer that is an error, and its code."""
+    answer: Any = error.response
+    return int(answer["ResponseMetadata"]["HTTPStatusCode"]), str(answer.get("Error", {}).get("Code", ""))
+
+
 def _stat(key: str, answer: Mapping[str, Any], size: int, /) -> Stat:
     token: str | None = answer.get("Metadata", {}).get(WRITE_TOKEN)
-    return Stat(key, size, Version(answer["ETag"]), answer.get("LastModified"), token)
+    return Stat(key, size, version_of(answer.get("ETag")), as_utc(answer.get("LastModified")), token)
+
+
+def _check(bucket: str, options: Mapping[str, object], /) -> None:
+    """Raise `ConfigError` for a bucket's name or an option that the client would refuse later, or drop."""
+    if not VALID_BUCKET.search(bucket) and not VALID_S3_ARN.search(bucket):
+        raise ConfigError("the url must name a bucket, or an access point by its ARN: s3://bucket/prefix")
+    check_options(options, S3FileSystem.__init__, _KINDS, "profile")
+    client, config = table(options, "client_kwargs"), table(options, "config_kwargs")
+    for one, other in (("key", "username"), ("secret", "password")):
+        if options.get(one) and options.get(other):
+            raise ConfigError(f"options: {one!r} and {other!r} are two names of one; give one of them")
+    session: Any = AioSession
+    known = [name for name in signature(session._create_client).parameters if name in _CLIENT_KINDS]  # noqa: SLF001
+    check_names(client, known, "options.client_kwargs")
+    check_kinds(client, _CLIENT_KINDS, "options.client_kwargs")
+    for place, where in (("options", options), ("options.client_kwargs", client)):
+        check_url(where, "endpoint_url", place)
+    authority = client.get("verify")
+    if isinstance(authority, str) and not os.path.exists(authority):
+        raise ConfigError("options.client_kwargs: 'verify' names a file that is not there")
+    check_names(config, [*AioConfig.OPTION_DEFAULTS, "connector_args"], "options.config_kwargs")
+    check_kinds(config, _CONFIG_KINDS, "options.config_kwargs")
+    make: Any = AioConfig
+    for name, value in config.items():
+        try:
+            make(**{name: value})
+        except (BotoCoreError, TypeError, ValueError) as error:
+            reason = type(error).__name__
+            raise ConfigError(f"options.config_kwargs: {name!r} cannot be used ({reason})") from None
+    if additional := table(options, "s3_additional_kwargs"):
+        _check_arguments(additional)
+
+
+def _check_arguments(given: Mapping[str, object], /) -> None:
+    """Raise `ConfigError` for arguments that no operation of S3 has: they would be dropped, encryption too."""
+    model: Any = get_session().get_service_model("s3")
+    shapes = [model.operation_model(name).input_shape for name in model.operation_names]
+    members = {name: member for shape in shapes if shape is not None for name, member in shape.members.items()}
+    place = "options.s3_additional_kwargs"
+    check_names(given, members, place)
+    kinds = {name: _ARGUMENT_KINDS.get(members[name].type_name, (object,)) for name in given}
+    check_kinds(given, kinds, place)
 
 
 async def open_backend(url: str, options: Mapping[str, object], /) -> S3Backend:
     """A storage in a bucket. Options are those of `s3fs.S3FileSystem`; its client connects at the first call.
 
     Raises:
-        ConfigError: an option is not known, or the URL names no bucket.
+        ConfigError: an option is not known or has a wrong value, or the URL names no bucket.
     """
-    check_options(options, S3FileSystem.__init__, "profile")
-    return S3Backend(options, *split_url(url), S3FileSystem)
+    bucket, prefix = split_url(url)
+    await checked_apart(partial(_check, bucket, options))
+    return S3Backend(options, bucket, prefix, S3FileSystem)

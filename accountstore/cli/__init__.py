@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import sys
@@ -9,24 +10,22 @@ import sys
 __all__ = ("main",)
 
 _NEEDED = frozenset({"typer", "click", "rich"})
+_SHORT = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 
 
 def main() -> None:
     """Run the command line of this process and exit."""
-    _prepare_streams()
     try:
+        _prepare_streams()
         from accountstore.cli.commands import app
+        from accountstore.cli.exits import run
 
-        app(prog_name="accountstore")
-    except ModuleNotFoundError as error:
-        if error.name is None or error.name.partition(".")[0] not in _NEEDED:
-            raise
-        sys.stderr.write(
-            "accountstore: the command line needs typer, click and rich: pip install 'accountstore[cli]'\n"
-        )
-        sys.exit(1)
+        code = run(lambda: app(prog_name="accountstore"))
     except KeyboardInterrupt:
         sys.exit(130)
+    except (ImportError, OSError) as error:
+        code = _give_up(error)
+    sys.exit(code)
 
 
 def _prepare_streams() -> None:
@@ -37,3 +36,27 @@ def _prepare_streams() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+
+
+def _give_up(error: ImportError | OSError, /) -> int:
+    """Say why the program could not begin. Another error than one of the surroundings is raised."""
+    missing = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
+    short = error if isinstance(error, OSError) else _shortage()  # without descriptors, all modules are missing
+    if short is not None:
+        reason = short.strerror or type(short).__name__
+    elif missing in _NEEDED:
+        reason = "the command line needs typer, click and rich: pip install 'accountstore[cli]'"
+    else:
+        raise error
+    if sys.stderr is not None:
+        sys.stderr.write(f"accountstore: {reason}\n")
+    return 1
+
+
+def _shortage() -> OSError | None:
+    """Why no more files can be opened, if none can."""
+    try:
+        os.close(os.dup(0))
+    except OSError as error:
+        return error if error.errno in _SHORT else None
+    return None

@@ -15,6 +15,7 @@ from accountstore import (
     AccountStore,
     AccountStoreError,
     ExistsError,
+    ExtensionError,
     Location,
     LocationError,
     MultiAccount,
@@ -24,13 +25,14 @@ from accountstore import (
 )
 from accountstore.cli.documents import kind_at, read_given, tree
 from accountstore.cli.exits import exit_codes, print_error
+from accountstore.cli.help import Command, Group
+from accountstore.cli.listing import leading_on, print_listing
 from accountstore.cli.show import (
     console,
     on_terminal,
     printable,
     show_check,
     show_document,
-    show_entries,
     show_json,
     show_outcomes,
     show_storages,
@@ -41,20 +43,19 @@ from accountstore.config import load_config
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from accountstore import Check, Entry
+    from accountstore import Check
 
 __all__ = ("app",)
 
 T = TypeVar("T")
 
-_PAGE = 500
-
 app: typer.Typer = typer.Typer(
     add_completion=False,
+    cls=Group,
     no_args_is_help=True,
     # Its tracebacks would show local variables.
     pretty_exceptions_enable=False,
-    rich_markup_mode="markdown",
+    rich_markup_mode=None,
     context_settings={"help_option_names": ["--help", "-h"]},
 )
 
@@ -72,7 +73,7 @@ def _print_version(asked: bool) -> None:
 
 
 def _examples(*lines: str) -> str:
-    return "\n\n".join(("Examples:", *(f"- `{line}`" for line in lines)))
+    return "\n".join(lines)
 
 
 @app.callback()
@@ -116,7 +117,10 @@ def _location(text: str, given: str | None = None, /) -> Location:
 def _in_store(config: StoreConfig, work: Callable[[AccountStore], Awaitable[T]], /) -> T:
     async def run() -> T:
         async with AccountStore.open(config) as store:
-            return await work(store)
+            try:
+                return await work(store)
+            except NotFoundError as error:
+                raise leading_on(error, store) from None
 
     return anyio.run(run)
 
@@ -130,7 +134,7 @@ def _mode(create: bool, /) -> Literal["create", "overwrite"]:
     return "create" if create else "overwrite"
 
 
-@app.command(epilog=_examples("accountstore demo"))
+@app.command(cls=Command, epilog=_examples("accountstore demo"))
 def demo() -> None:
     """Show on samples, in a temporary folder, what the store promises.
 
@@ -146,12 +150,14 @@ def demo() -> None:
             raise typer.Exit(1)
 
 
-@app.command(epilog=_examples("accountstore storages", "accountstore --config accountstore.toml storages"))
+@app.command(cls=Command, epilog=_examples("accountstore storages", "accountstore --config accountstore.toml storages"))
 def storages(context: typer.Context) -> None:
     """List the configured storages and what each promises.
 
     create: of all who save with --create, one wins. update: no change is lost to another writer. atomic: nobody reads a
-    part of a write. durable: what was written survives a crash. `accountstore check` proves the first two.
+    part of a write. durable: what was written survives a crash. "if the server does": it is tried before it is relied
+    on, and refused where the server does not do its part. "trusted": your configuration vouches for the server.
+    "accountstore check" proves the first two.
 
     URLs show without credentials.
     """
@@ -169,7 +175,7 @@ def _check_storage(store: AccountStore, name: str | None, /) -> None:
         raise LocationError(f"the storage {name!r} is not configured; known: {', '.join(store.storages)}")
 
 
-@app.command(epilog=_examples("accountstore check", 'accountstore check "First Storage"'))
+@app.command(cls=Command, epilog=_examples("accountstore check", 'accountstore check "First Storage"'))
 def check(
     context: typer.Context,
     storage: Annotated[
@@ -194,11 +200,12 @@ def check(
 
 
 @app.command(
+    cls=Command,
     epilog=_examples(
         "accountstore save mail/team-a/email.account < account.json",
         'accountstore get --json --reveal a.account | accountstore save "Archive:a.account"',
         "accountstore save mail/me.account   (asks, secrets hidden)",
-    )
+    ),
 )
 def save(context: typer.Context, location: _Where, create: _Create = False) -> None:
     """Write a document.
@@ -239,10 +246,11 @@ def _save_answers(config: StoreConfig, where: Location, kind: type[Account | Mul
 
 
 @app.command(
+    cls=Command,
     epilog=_examples(
         "accountstore get mail/team-a/email.account",
         "accountstore get --json --reveal mail/team-a/email.account > account.json",
-    )
+    ),
 )
 def get(
     context: typer.Context,
@@ -272,6 +280,7 @@ def get(
 
 @app.command(
     "ls",
+    cls=Command,
     epilog=_examples(
         "accountstore ls",
         'accountstore ls -r "First Storage:mail"',
@@ -287,35 +296,25 @@ def ls(
 ) -> None:
     """List the documents in a folder.
 
-    A table on a terminal, else one location a line. Lines come as the storage gives them, so a large folder begins to
-    show at once. A missing folder is empty.
+    A table on a terminal, with the folders; else one location a line. Lines come as the storage gives them, so a large
+    folder begins to show at once. A missing folder is empty. What was not listed is told on stderr: folders, and
+    documents whose names no LOCATION can have.
     """
     with exit_codes():
         path = folder.removesuffix("/")
         # Any file name will do: this reads and checks the folder.
         where = _location(f"{path}{'' if path[-1:] in {'', ':'} else '/'}any.account", folder)
 
-        async def work(store: AccountStore) -> int:
+        async def work(store: AccountStore) -> None:
             _check_storage(store, where.storage)
-            total = 0
-            page: list[Entry] = []
-            async for entry in store.list(where.folder, storage=where.storage, recursive=recursive):
-                page.append(entry)
-                total += 1
-                if len(page) == _PAGE:
-                    show_entries(page, first=total == _PAGE)
-                    page.clear()
-            if page:
-                show_entries(page, first=total < _PAGE)
-            return total
+            await print_listing(store, where, recursive=recursive)
 
-        total = _in_store(_config(context), work)
-        if on_terminal():
-            below = "" if recursive else " (-r also lists the folders below)"
-            console().print(f"{total:,} document{'' if total == 1 else 's'}{below}", style="dim")
+        _in_store(_config(context), work)
 
 
-@app.command(epilog=_examples("accountstore rm mail/team-a/email.account", "accountstore rm -f a.account b.account"))
+@app.command(
+    cls=Command, epilog=_examples("accountstore rm mail/team-a/email.account", "accountstore rm -f a.account b.account")
+)
 def rm(
     context: typer.Context,
     locations: Annotated[
@@ -342,7 +341,7 @@ def rm(
                         raise NotFoundError("there is no such document", location=where)
                     await store.delete(where)
                 except AccountStoreError as error:
-                    print_error(error)
+                    print_error(leading_on(error, store) if isinstance(error, NotFoundError) else error)
                     held = False
                 else:
                     _done(f"removed {where}")
@@ -365,11 +364,15 @@ _Target = Annotated[
 
 def _source_and_target(source: str, target: str, /) -> tuple[Location, Location]:
     where = _location(source)
-    onto = f"{target}{where.file_name}" if target[-1:] in {"/", ":"} else target
-    return where, _location(onto, target)
+    onto = _location(f"{target}{where.file_name}" if target[-1:] in {"/", ":"} else target, target)
+    if kind_at(where) is not kind_at(onto):
+        raise ExtensionError("source and target must be of one kind: *.account or *.multi.account", location=onto)
+    return where, onto
 
 
-@app.command(epilog=_examples("accountstore cp a.account b.account", 'accountstore cp a.account "Archive:2024/"'))
+@app.command(
+    cls=Command, epilog=_examples("accountstore cp a.account b.account", 'accountstore cp a.account "Archive:2024/"')
+)
 def cp(context: typer.Context, source: _Source, target: _Target, create: _Create = False) -> None:
     """Copy a document, also to another storage.
 
@@ -381,7 +384,9 @@ def cp(context: typer.Context, source: _Source, target: _Target, create: _Create
         _done(f"copied {where} to {onto}")
 
 
-@app.command(epilog=_examples("accountstore mv a.account mail/a.account", 'accountstore mv a.account "Archive:"'))
+@app.command(
+    cls=Command, epilog=_examples("accountstore mv a.account mail/a.account", 'accountstore mv a.account "Archive:"')
+)
 def mv(context: typer.Context, source: _Source, target: _Target, create: _Create = False) -> None:
     """Move a document, also to another storage.
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import suppress
+from operator import itemgetter
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -14,10 +16,13 @@ from rich.highlighter import JSONHighlighter
 from rich.table import Table
 from rich.text import Text
 
+from accountstore import Entry
+
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Mapping, Sequence
+    from datetime import datetime
 
-    from accountstore import Capabilities, Check, Entry, StoreConfig
+    from accountstore import Capabilities, Check, Folder, StorageConfig, StoreConfig
     from accountstore.cli.demo import Outcome
     from accountstore.cli.documents import Shown
 
@@ -86,6 +91,13 @@ def _mark(value: bool, /) -> Text:
     return Text("yes", "green") if value else Text("no", "dim")
 
 
+def _condition(declared: bool, can: Capabilities, config: StorageConfig, /) -> Text:
+    """What is known of a promise that may be the server's to keep."""
+    if declared and can.verify:
+        return Text("if the server does", "yellow")
+    return Text("trusted", "yellow") if declared and config.conditions == "trust" else _mark(declared)
+
+
 def show_storages(config: StoreConfig, capabilities: Mapping[str, Capabilities], /) -> None:
     """One line a storage, the default first."""
     table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
@@ -100,7 +112,8 @@ def show_storages(config: StoreConfig, capabilities: Mapping[str, Capabilities],
             _text(name),
             _mark(True) if name == default else "",
             _text(config.storages[name].redacted_url),
-            *(_mark(promise) for promise in (can.create, can.update, can.atomic, can.durable)),
+            *(_condition(promise, can, config.storages[name]) for promise in (can.create, can.update)),
+            *(_mark(promise) for promise in (can.atomic, can.durable)),
         )
     console().print(table)
 
@@ -119,16 +132,13 @@ def show_check(check: Check, /) -> None:
     out = console()
     out.print(table)
     found = (
-        ("create has one winner", check.create),
-        ("update loses nothing", check.update),
-        ("delete of a version is conditional", check.delete),
+        ("create has one winner", check.create, check.declared.create),
+        ("update loses nothing", check.update, check.declared.update),
+        ("delete of a version is conditional", check.delete, check.declared.update),
     )
-    for name, proven in found:
-        words = {
-            True: Text("proven", "green"),
-            False: Text("NOT KEPT, and refused", "bold red"),
-            None: Text("not promised by this storage", "dim"),
-        }
+    for name, proven, declared in found:
+        untried = Text("could not be tried", "yellow") if declared else Text("not promised by this storage", "dim")
+        words = {True: Text("proven", "green"), False: Text("NOT KEPT, and refused", "bold red"), None: untried}
         out.print(Text.assemble(f"{name}: ", words[proven]))
     versions = {
         True: Text("yes: old secrets stay there", "yellow"),
@@ -136,17 +146,22 @@ def show_check(check: Check, /) -> None:
         None: Text("unknown", "dim"),
     }
     out.print(Text.assemble("keeps what was overwritten: ", versions[check.versioned]))
-    out.print(f"median time of a request: {check.latency * 1000:.1f} ms")
+    if any(not step.problem for step in check.steps):
+        out.print(f"median time of a request: {check.latency * 1000:.1f} ms")
+    for skipped in check.skipped:
+        out.print(Text.assemble("no location names: ", _text(f"{skipped.path!r} ({skipped.reason})", "yellow")))
+    if not check.complete:
+        out.print(Text("not all names of documents were looked at", "yellow"))
 
 
-def show_entries(entries: Iterable[Entry], /, *, first: bool) -> None:
+def show_entries(entries: Iterable[Entry | Folder], /, *, first: bool) -> None:
     """A part of a listing, sorted: a table on a terminal, else one location a line.
 
     The tables of all parts have the same columns; the first one has their names.
     """
-    entries = sorted(entries, key=lambda entry: entry.location.path)
+    names = {str(entry.location if isinstance(entry, Entry) else entry): entry for entry in entries}
     if not on_terminal():
-        sys.stdout.writelines(f"{entry.location}\n" for entry in entries)
+        sys.stdout.writelines(f"{name}\n" for name in sorted(names))
         sys.stdout.flush()
         return
     out = console()
@@ -156,10 +171,19 @@ def show_entries(entries: Iterable[Entry], /, *, first: bool) -> None:
     table.add_column("location", overflow="fold", ratio=1)
     table.add_column("bytes", justify="right", width=9)
     table.add_column("modified", width=16)
-    for entry in entries:
-        time = "" if entry.modified is None else f"{entry.modified.astimezone():%Y-%m-%d %H:%M}"
-        table.add_row(_text(str(entry.location)), f"{entry.size:,}", time)
+    for name, entry in sorted(names.items(), key=itemgetter(0)):
+        about = (f"{entry.size:,}", _time(entry.modified)) if isinstance(entry, Entry) else ()
+        table.add_row(_text(name), *about)
     out.print(table)
+
+
+def _time(moment: datetime | None, /) -> str:
+    """A time in the local zone; in UTC, where the local one has no such year."""
+    if moment is None:
+        return ""
+    with suppress(OverflowError, ValueError, OSError):
+        moment = moment.astimezone()
+    return moment.isoformat(" ", "minutes")[:16]
 
 
 def show_json(data: bytes, /) -> None:

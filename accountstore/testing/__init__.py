@@ -4,6 +4,9 @@
 - `backend_machine`, `store_machine`: Hypothesis state machines that compare a backend, or the whole store, with a
   model.
 - `FaultyBackend`, `Fault`: a backend around another one, whose chosen calls fail or hang.
+- `Recorder`, `exercise`, `read_histories`, `find_violation`: what several processes or tasks did with documents is
+  recorded, and each document's history checked against a single register; a `Call` is one line of it.
+- `LossyProxy`, `LossyBackend`, `Schedule`: a network that loses, delays, cuts and repeats requests and answers.
 - `store_over`: a store on backends that a test has made itself.
 
 Provisional: names and tests here may change in a minor release, and a stricter suite may find faults in a backend that
@@ -25,14 +28,34 @@ pytest.register_assert_rewrite("accountstore.testing.conformance")
 
 from accountstore.testing.conformance import BackendTests, Harness  # noqa: E402 -- after the line above
 from accountstore.testing.faults import Fault, FaultyBackend, store_over  # noqa: E402 -- as above
+from accountstore.testing.histories import (  # noqa: E402 -- as above
+    Call,
+    LossyBackend,
+    LossyProxy,
+    Recorder,
+    Schedule,
+    exercise,
+    find_violation,
+    is_linearizable,
+    read_histories,
+)
 from accountstore.testing.stateful import backend_machine, store_machine  # noqa: E402 -- as above
 
 __all__ = (
     "BackendTests",
+    "Call",
     "Fault",
     "FaultyBackend",
     "Harness",
+    "LossyBackend",
+    "LossyProxy",
+    "Recorder",
+    "Schedule",
     "backend_machine",
+    "exercise",
+    "find_violation",
+    "is_linearizable",
+    "read_histories",
     "store_machine",
     "store_over",
 )

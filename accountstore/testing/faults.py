@@ -13,6 +13,7 @@ from functools import partial
 from typing import Literal, ParamSpec, TypeAlias, TypeVar, cast
 
 from anyio import sleep_forever
+from msgspec.structs import replace
 
 from accountstore.aio.pages import Paged
 from accountstore.backends.base import Backend, BatchBackend, Blob, Capabilities, Stat, Version, Write, WriteMode
@@ -81,7 +82,7 @@ class FaultyBackend:
 
     @property
     def capabilities(self) -> Capabilities:
-        return self._backend.capabilities
+        return replace(self._backend.capabilities, certain=False)
 
     async def read(self, key: str, /, *, limit: int) -> Blob:
         return await self._call("read", self._backend.read, key, limit=limit)

@@ -1,4 +1,4 @@
-"""Deadlines and shields: what goes on to its end, what is cancelled in time, what is left in the task and the loop."""
+"""Shields, time limits and calls in flight: what goes on to its end, what is ended in time, what is left."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ import asyncio
 import gc
 import weakref
 from selectors import DefaultSelector
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 import anyio
 import pytest
 from cancelling import by_scope, by_task, each_way, on_asyncio
 
-from accountstore.aio.shield import Deadline, run_shielded
+from accountstore.aio.shield import InFlight, run_shielded, time_limit
 
 if TYPE_CHECKING:
     from selectors import SelectorKey
@@ -45,9 +46,9 @@ async def test_results_and_errors_come_back() -> None:
     async def fail() -> None:
         raise KeyError
 
-    assert await run_shielded(Deadline(60), Steps().call) == "result"
+    assert await run_shielded(Steps().call) == "result"
     with pytest.raises(KeyError):
-        await run_shielded(Deadline(60), fail)
+        await run_shielded(fail)
 
 
 @each_way(by_scope, by_task)
@@ -56,7 +57,7 @@ async def test_a_cancelled_caller_begins_nothing(by: Way) -> None:
 
     async def caller() -> None:
         cancels[0]()
-        await run_shielded(Deadline(60), steps.call)
+        await run_shielded(steps.call)
 
     steps, cancels = Steps(), list[Any]()
     assert await by(caller, cancels.append)
@@ -69,7 +70,7 @@ async def test_what_has_begun_goes_on_whatever_cancels_the_caller(turns: int) ->
 
     async def caller() -> None:
         try:
-            await run_shielded(Deadline(60), steps.call)
+            await run_shielded(steps.call)
         finally:
             steps.seen.append("back")
 
@@ -82,27 +83,8 @@ async def test_what_has_begun_goes_on_whatever_cancels_the_caller(turns: int) ->
     assert steps.seen in ([], ["back"], ["begun", "ended", "back"])
 
 
-# --- deadlines --------------------------------------------------------------------------------------------------------
-
-
-async def test_a_call_that_takes_too_long_is_cancelled() -> None:
-    """When the time is up the call is cancelled, and the deadline's error raised."""
-    seen: list[BaseException] = []
-
-    async def call() -> None:
-        try:
-            await anyio.sleep_forever()
-        except BaseException as error:
-            seen.append(error)
-            raise
-
-    with pytest.raises(InterruptedError):
-        await run_shielded(Deadline(0.01, InterruptedError), call)
-    assert [type(error) for error in seen] == [anyio.get_cancelled_exc_class()]
-
-
 @on_asyncio
-async def test_a_call_whose_task_never_ran_ends_with_the_deadline() -> None:
+async def test_a_call_whose_task_never_ran_ends() -> None:
     """A stranger that cancels the call's own task before its first step leaves nobody waiting for ever."""
     loop = asyncio.get_running_loop()
 
@@ -112,79 +94,124 @@ async def test_a_call_whose_task_never_ran_ends_with_the_deadline() -> None:
         return task
 
     factory = loop.get_task_factory()
-    waiting = run_shielded(Deadline(0.02), Steps().call)
+    waiting = run_shielded(Steps().call)
     loop.set_task_factory(stillborn)
     try:
-        with pytest.raises(TimeoutError):
+        with pytest.raises(asyncio.CancelledError):
             await waiting
     finally:
         loop.set_task_factory(factory)
 
 
-@on_asyncio
-async def test_many_calls_share_one_timer(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A hundred calls of one deadline, one after another, set one timer."""
-    timers: list[float] = []
+# --- time limits ------------------------------------------------------------------------------------------------------
 
-    class Loop:
-        def time(self) -> float:
-            return asyncio.get_running_loop().time()
 
-        def call_at(self, when: float, call: Any, *arguments: Any) -> asyncio.TimerHandle:
-            timers.append(when)
-            return asyncio.get_running_loop().call_at(when, call, *arguments)
+async def test_a_block_that_takes_too_long_is_cancelled() -> None:
+    """When the time is up what awaits in the block is cancelled, and the block raises `TimeoutError`."""
+    seen: list[BaseException] = []
+    with pytest.raises(TimeoutError):
+        async with time_limit(monotonic() + 0.01):
+            try:
+                await anyio.sleep_forever()
+            except BaseException as error:
+                seen.append(error)
+                raise
+    assert [type(error) for error in seen] == [anyio.get_cancelled_exc_class()]
 
-    deadline, loop = Deadline(60), Loop()
-    for _ in range(100):
-        deadline.begin(loop, lambda: None).expire = None  # type: ignore[arg-type]  # a loop with what is called of it
-    assert len(timers) == 1
+
+async def test_a_block_that_ends_in_time_is_left_alone() -> None:
+    """What a block returns or raises in time is its own, and a later moment changes nothing."""
+    async with time_limit(monotonic() + 0.01):
+        pass
+    with pytest.raises(KeyError):
+        async with time_limit(monotonic() + 0.01):
+            raise KeyError
+    await anyio.sleep(0.02)
+
+
+@each_way(by_scope, by_task)
+async def test_a_cancelled_block_is_not_out_of_time(by: Way) -> None:
+    """A block whose task or scope is cancelled passes that on, also where its time is up in the same moment."""
+
+    async def caller() -> None:
+        async with time_limit(monotonic() + 60):
+            cancels[0]()
+            await anyio.sleep_forever()
+
+    cancels = list[Any]()
+    assert await by(caller, cancels.append)
+
+
+# --- calls in flight --------------------------------------------------------------------------------------------------
+
+
+async def test_no_more_calls_are_in_flight_than_may_be() -> None:
+    """A call that finds all turns taken waits for the next, in their order, until its time is up."""
+    calls = InFlight(2)
+    for _ in range(2):
+        await calls.begin(0)
+    with pytest.raises(TimeoutError):
+        await calls.begin(monotonic() + 0.01)
+    order: list[int] = []
+
+    async def begin(number: int) -> None:
+        await calls.begin(monotonic() + 60)
+        order.append(number)
+
+    async with anyio.create_task_group() as tasks:
+        for number in range(3):
+            tasks.start_soon(begin, number)
+            await anyio.wait_all_tasks_blocked()
+        for _ in range(3):
+            calls.end()
+            await anyio.wait_all_tasks_blocked()
+    assert order == [0, 1, 2]
+
+
+async def test_closing_ends_calls_and_those_that_wait() -> None:
+    """Closing ends what is in flight, and what waits for a turn, as if its time were up; it waits for their end."""
+    calls, ended = InFlight(1), list[str]()
+
+    async def call() -> None:
+        await calls.begin(monotonic() + 60)
+        try:
+            async with calls.limit(monotonic() + 60):
+                await anyio.sleep_forever()
+        except TimeoutError:
+            with anyio.CancelScope(shield=True):
+                await anyio.sleep(0.01)
+            ended.append("call")
+        finally:
+            calls.end()
+
+    async def wait() -> None:
+        try:
+            await calls.begin(monotonic() + 60)
+        except TimeoutError:
+            ended.append("wait")
+
+    async with anyio.create_task_group() as tasks:
+        for each in (call, wait):
+            tasks.start_soon(each)
+            await anyio.wait_all_tasks_blocked()
+        await calls.aclose(monotonic() + 60)
+        assert sorted(ended) == ["call", "wait"]
+    assert calls.closed
+
+
+async def test_closing_waits_no_longer_than_it_may() -> None:
+    """A call that does not end keeps nobody from closing."""
+    calls = InFlight(1)
+    await calls.begin(0)
+    await calls.aclose(monotonic() + 0.01)
+    assert calls.closed
 
 
 # --- what is left -----------------------------------------------------------------------------------------------------
 
 
-class Clocked(asyncio.SelectorEventLoop):
-    """An event loop whose clock can be put forward."""
-
-    ahead = 0.0
-
-    def time(self) -> float:
-        return super().time() + self.ahead
-
-
-def test_each_call_has_its_own_time_and_none_is_cancelled_after_its_end() -> None:
-    """Calls that share a deadline and hang are cancelled one by one, as the time of each is up. One that has ended by
-    then is left alone, and so is the task that made it.
-    """
-
-    async def forward(seconds: float) -> None:
-        loop = asyncio.get_running_loop()
-        assert isinstance(loop, Clocked)
-        loop.ahead += seconds
-        for _ in range(10):
-            await asyncio.sleep(0)
-
-    async def main() -> None:
-        deadline, task = Deadline(60), asyncio.current_task()
-        calls: list[asyncio.Future[Any]] = []
-        for call in (asyncio.Event().wait, Steps().call, asyncio.Event().wait):
-            calls.append(asyncio.ensure_future(run_shielded(deadline, call)))
-            await forward(20)
-        assert [call.done() for call in calls] == [False, True, False]
-        assert await run_shielded(deadline, Steps().call) == "result"
-        for done in ([True, True, False], [True, True, False], [True, True, True]):
-            await forward(20)
-            assert [call.done() for call in calls] == done
-        assert [type(call.exception()) for call in calls] == [TimeoutError, type(None), TimeoutError]
-        assert task is not None
-        assert task.cancelling() == 0
-
-    with asyncio.Runner(loop_factory=Clocked) as runner:
-        runner.run(main())
-
-
 async def test_a_call_that_has_ended_is_let_go() -> None:
-    """A deadline that has not passed keeps nothing of what an ended call has returned."""
+    """Nothing is kept of what an ended call has returned."""
 
     class Document:
         pass
@@ -193,8 +220,8 @@ async def test_a_call_that_has_ended_is_let_go() -> None:
         await anyio.sleep(0)
         return Document()
 
-    deadline = Deadline(60)
-    kept = weakref.ref(await run_shielded(deadline, call))
+    kept = weakref.ref(await run_shielded(call))
+    await anyio.sleep(0)
     gc.collect()
     assert kept() is None
 
@@ -216,7 +243,7 @@ async def _shielded(begun: asyncio.Event, go_on: asyncio.Event) -> None:
         begun.set()
         await go_on.wait()
 
-    await run_shielded(Deadline(60), call)
+    await run_shielded(call)
 
 
 async def _stubborn(begun: asyncio.Event, go_on: asyncio.Event) -> None:

@@ -20,7 +20,7 @@ import pytest
 
 from accountstore import errors
 from accountstore.backends.base import BackendError, Stat, UnavailableError, Version, Write, classify_error, digest
-from accountstore.backends.local import files as module
+from accountstore.backends.local import documents as module
 from accountstore.backends.local.files import Files
 from accountstore.backends.local.syscalls import SystemCalls
 from accountstore.validation import RESERVED_PREFIX
@@ -254,13 +254,13 @@ def test_what_gives_way_to_a_link_meanwhile_lets_nothing_out(
 
 @pytest.mark.parametrize("name", ["overwrite", "swap", "write_many"])
 def test_shared_document_is_read_and_replaced(root: Path, files: Files, tmp_path: Path, name: str) -> None:
-    """A document that all may read, under two names, is read; a write makes it private and leaves the other name."""
+    """A document that all may read, under two names, is read; a write keeps its mode and leaves the other name."""
     (root / KEY).chmod(0o644)
     os.link(root / KEY, tmp_path / "second")
     assert files.read(KEY, limit=LIMIT).data == OLD
     assert failure(name, files) is None
     assert files.read(KEY, limit=LIMIT).data == NEW
-    assert stat.S_IMODE((root / KEY).stat().st_mode) == 0o600
+    assert stat.S_IMODE((root / KEY).stat().st_mode) == 0o644
     assert (tmp_path / "second").read_bytes() == OLD
 
 
@@ -298,11 +298,13 @@ def test_huge_file_is_never_held_in_memory(root: Path, files: Files) -> None:
         tracemalloc.stop()
 
 
-@pytest.mark.parametrize(("code", "kind"), [(errno.EIO, BackendError), (errno.ENOSPC, errors.FullError)])
+@pytest.mark.parametrize("code", [errno.EIO, errno.ENOSPC])
 def test_folder_that_does_not_reach_the_disk_fails_its_own_documents(
-    root: Path, files: Files, system: System, code: int, kind: type[BackendError]
+    root: Path, files: Files, system: System, code: int
 ) -> None:
-    """Of a batch in two folders, one of which the disk does not take, each document in the other is written."""
+    """Of a batch in two folders, one of which the disk does not take, each document in the other is written; what
+    became of those in the first is uncertain, as they have their names already.
+    """
 
     def fsync(fd: int, /) -> None:
         if bad.exists() and os.path.samestat(os.fstat(fd), bad.stat()):
@@ -315,8 +317,7 @@ def test_folder_that_does_not_reach_the_disk_fails_its_own_documents(
     results = files.write_many([Write(key, NEW, "overwrite") for key in keys])
     for key, result in zip(keys, results, strict=True):
         if key.startswith("bad"):
-            assert isinstance(result, OSError)
-            assert classify_error(result) is kind
+            assert isinstance(result, errors.UncertainError)
         else:
             assert isinstance(result, Stat)
             assert files.read(key, limit=LIMIT).version == result.version
@@ -516,7 +517,7 @@ def test_temporary_file_that_is_swept_again_and_again(
 def test_what_is_removed_while_a_document_is_published(
     root: Path, files: Files, system: System, name: str, key: str, gone: str
 ) -> None:
-    """A write whose temporary file or folder goes just before the document gets its name was surely not made."""
+    """A write whose temporary file or folder goes just before the document gets its name is made again."""
 
     def publish(call: str, source: str, target: str, /, **options: Any) -> None:
         if not removed:
@@ -530,11 +531,9 @@ def test_what_is_removed_while_a_document_is_published(
     removed: list[str] = []
     for call in ("link", "rename"):
         system.patch(call, partial(publish, call))
-    not_sent(CALLS[name], files, key)
-    assert len(removed) == 1
-    assert state(root) == ({"mail": "no file", KEY: OLD} if gone == "file" else {})
     assert failure(name, files, key) is None
-    assert files.read(key, limit=LIMIT).data == NEW
+    assert len(removed) == 1
+    assert state(root) == {"mail": "no file", **({KEY: OLD} if gone == "file" else {}), key: NEW}
 
 
 @pytest.mark.parametrize("times", [3, 10**9])

@@ -6,10 +6,12 @@ import os
 import shutil
 import threading
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar
+from unittest.mock import Mock
 
 import pytest
-from anyio import CancelScope, create_task_group, to_thread
+from anyio import create_task_group, sleep, to_thread
 from fsspec.implementations.memory import MemoryFileSystem
 from running import HUNG
 
@@ -100,45 +102,43 @@ async def test_modification_time_is_returned(remote: Remote, backend: FsspecBack
 
 
 class _Slow(MemoryFileSystem):  # type: ignore[misc]  # fsspec has no types
-    """A blocking filesystem that counts how many threads are in it at once."""
+    """A blocking filesystem whose first read hangs until it is let go."""
 
     cachable = False
+    made: ClassVar[list[_Slow]] = []
 
     def __init__(self) -> None:
         super().__init__()
-        self.threads = 0
-        self.most = 0
-        self.entered = threading.Event()
+        self.reads = 0
+        self.client = Mock()
+        self.hanging = threading.Event()
         self.go_on = threading.Event()
+        self.made.append(self)
 
     def cat_file(self, path: str, start: int | None = None, end: int | None = None, **options: Any) -> bytes:
-        self.threads += 1
-        self.most = max(self.most, self.threads)
-        self.entered.set()
-        self.go_on.wait(HUNG)
-        self.threads -= 1
+        self.reads += 1
+        if self is self.made[0] and self.reads == 1:
+            self.hanging.set()
+            self.go_on.wait(HUNG)
         return b"x"
 
 
-@pytest.mark.parametrize(("parallel", "most"), [(False, 1), (True, 2)], ids=["blocking", "control"])
-async def test_cancelled_read_keeps_its_turn(parallel: bool, most: int) -> None:
-    """A read left behind by its cancelled caller still has the blocking filesystem for itself."""
-    fs = _Slow()
-    backend = FsspecBackend(lambda: fs, "/root", parallel=parallel)
-
-    async def cancel() -> None:
-        await to_thread.run_sync(fs.entered.wait)
-        fs.entered.clear()
-        scope.cancel()
-
-    async def release() -> None:
-        await to_thread.run_sync(fs.entered.wait, HUNG if parallel else 0.1)
-        fs.go_on.set()
-
+@pytest.mark.parametrize("parallel", [False, True], ids=["blocking", "control"])
+async def test_a_call_that_hangs_keeps_its_connection_to_itself(
+    parallel: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A read that hangs when its caller gives it up has its blocking filesystem for itself, which is closed; the next
+    one connects anew, at once, and the backend can be closed. The control: an asynchronous filesystem is shared.
+    """
+    monkeypatch.setattr(_Slow, "made", made := list[_Slow]())
+    backend = FsspecBackend(_Slow, "/root", parallel=parallel)
     async with create_task_group() as group:
-        group.start_soon(cancel)
-        with CancelScope() as scope:
-            await backend.read("a.account", limit=10)
-        group.start_soon(release)
-        assert (await backend.read("a.account", limit=10)).data == b"x"
-    assert fs.most == most
+        group.start_soon(partial(backend.read, "a.account", limit=10))
+        while not (made and made[0].hanging.is_set()):
+            await sleep(0.001)
+        group.cancel_scope.cancel()
+    assert (await backend.read("a.account", limit=10)).data == b"x"
+    assert [fs.reads for fs in made] == ([2] if parallel else [1, 1])
+    assert made[0].client.close.called is not parallel
+    await backend.aclose()
+    made[0].go_on.set()

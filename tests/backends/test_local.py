@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import stat
 import threading
 from typing import TYPE_CHECKING
 from unittest.mock import Mock
@@ -17,6 +19,7 @@ from accountstore.backends.local.backend import open_backend
 from accountstore.backends.local.syscalls import SystemCalls
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
 pytestmark = pytest.mark.anyio
@@ -44,10 +47,32 @@ async def test_root_that_is_no_folder_is_reported_at_opening(tmp_path: Path, bel
     assert path.read_bytes() == b"a file"
 
 
-async def test_options_are_refused(tmp_path: Path) -> None:
-    """There are none."""
-    with pytest.raises(ConfigError, match="no options, but got a, b"):
-        await open_backend(f"file://{tmp_path}", {"b": 1, "a": 2})
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"b": 1}, "options: unknown 'b'; known: file_mode, folder_mode, follow_links"),
+        ({"file_mod": 0o640}, "options: unknown 'file_mod'; did you mean 'file_mode'?"),
+        *(
+            ({"file_mode": mode}, "options: 'file_mode' must be a mode such as '0600'")
+            for mode in ("0400", 8, "x", 0o1777)
+        ),
+        ({"folder_mode": "0600"}, "options: 'folder_mode' must be a mode such as '0700'"),
+        ({"follow_links": "yes"}, "options: 'follow_links' must be true or false"),
+    ],
+)
+async def test_wrong_options_are_refused(options: Mapping[str, object], message: str, tmp_path: Path) -> None:
+    """An option that is not known, or has a value that cannot be meant, is named."""
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        await open_backend(f"file://{tmp_path}", options)
+
+
+async def test_modes_are_options(tmp_path: Path) -> None:
+    """Documents and folders that are made have the modes that the options say, as a number or as text."""
+    backend = await open_backend(f"FILE://{tmp_path}/root", {"file_mode": "0640", "folder_mode": 0o750})
+    await backend.write("mail/a.account", b"1", mode="overwrite")
+    modes = [stat.S_IMODE((tmp_path / "root" / path).stat().st_mode) for path in ("", "mail", "mail/a.account")]
+    assert modes == [0o750, 0o750, 0o640]
+    await backend.aclose()
 
 
 @pytest.mark.parametrize("kind", ["nfs", "nfs4", "cifs", "smb3", "9p", "fuse", "fuse.sshfs", "ext4", None])
@@ -64,7 +89,9 @@ async def test_network_file_system_declares_no_swap(
     assert (await backend.read(KEY, limit=100)).data == b"2"
     swaps = kind in {"ext4", None}
     assert flock.called is swaps
-    assert backend.capabilities == Capabilities(create=True, update=swaps, atomic=True, durable=True, batch=128)
+    assert backend.capabilities == Capabilities(
+        create=True, update=swaps, atomic=True, durable=True, certain=True, concurrency=64, batch=128
+    )
     await backend.aclose()
 
 

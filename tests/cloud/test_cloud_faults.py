@@ -12,7 +12,6 @@ from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
-from unittest.mock import AsyncMock
 
 import anyio
 import anyio.lowlevel
@@ -41,7 +40,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 
     from accountstore.backends.base import Stat
-    from accountstore.retry import Attempt, PendingWrite, RetryPolicy
+    from accountstore.retry import Client, PendingWrite
 
 pytestmark = [pytest.mark.anyio, pytest.mark.once]
 
@@ -291,14 +290,17 @@ async def test_fault_schedules(stubs: list[Stub], quick: None, target: Target, a
     thin = anyio_backend != ("asyncio", {"debug": False})
     outcomes = await run_all(target, stubs, schedules(thin=thin))
     assert wrong(outcomes) == []
-    passing = [
-        outcome.name
+    passing = {
+        schedule: outcome.name
         for schedule, outcome in outcomes.items()
         if schedule.attempts > 1
         and all(times == 1 and kind not in SILENT and "412" not in kind for _, times, kind in schedule.faults)
-    ]
+    }
     assert len(passing) > 60
-    assert set(passing) == {"ok"}
+    # What is unconditional is not repeated over a document that somebody made just now, as the judge does.
+    unclear = {schedule.operation for schedule, name in passing.items() if name == "UncertainError"}
+    assert unclear <= {"save", "delete"}
+    assert set(passing.values()) <= {"ok", "UncertainError"}
 
 
 # --- where another writes too -----------------------------------------------------------------------------------------
@@ -334,17 +336,17 @@ async def test_fault_schedules_with_a_rival(stubs: list[Stub], quick: None, targ
 # --- controls ---------------------------------------------------------------------------------------------------------
 
 
-async def plainly(_: RetryPolicy, attempt: Attempt, write: PendingWrite) -> Stat | None:
+async def plainly(client: Client, _: float, write: PendingWrite, /) -> Stat | None:
     """What `retry_write` would be without looking: one attempt."""
-    return await attempt(write.send)
+    return await client.send(write)
 
 
-async def naively(policy: RetryPolicy, attempt: Attempt, write: PendingWrite) -> Stat | None:
+async def naively(client: Client, _: float, write: PendingWrite, /) -> Stat | None:
     """What `retry_write` would be without looking: another attempt while the error is temporary."""
-    for _ in range(policy.attempts - 1):
+    for _ in range(client.policy.attempts - 1):
         with suppress(UnavailableError):
-            return await attempt(write.send)
-    return await attempt(write.send)
+            return await client.send(write)
+    return await client.send(write)
 
 
 CONTROL = [Schedule(name, ((1, 1, "drop-after"),)) for name in ("create", "swap")]
@@ -378,9 +380,8 @@ async def test_clients_repeat_nothing(stubs: list[Stub], target: Target, monkeyp
     monkeypatch.setattr("accountstore.client.retry_write", plainly)
     assert all("false" not in one for one in await run_control(target, stubs))
     if target.service != "gcs":  # whose writes are POSTs, which aiohttp does not repeat
-        sessions = pytest.importorskip("aiobotocore.httpsession")
-        monkeypatch.setattr("accountstore.backends.s3._OneRequest", sessions.AIOHTTPSession)
-        monkeypatch.setattr("accountstore.backends.azure._repeat_nothing", AsyncMock())
+        for module in ("s3", "azure"):
+            monkeypatch.setattr(f"accountstore.backends.{module}.prepare", lambda *_, **__: None)
         assert ["a false" in one for one in await run_control(target, stubs)] == [True] * len(CONTROL)
 
 
@@ -503,7 +504,7 @@ async def test_a_bucket_where_nothing_works(
 async def test_a_busy_storage_is_asked_no_more_often_than_allowed(
     stubs: list[Stub], quick: None, target: Target
 ) -> None:
-    """A storage that stays busy gets at most `attempts` requests for each call, and a look for each after a write."""
+    """A storage that stays busy gets at most `attempts` requests for each call, of a write one and then looks only."""
     stub, at = stubs[0], Location("a.account", folder="f")
     async with AccountStore.open(target.config(stub.url, timeout=CALM, attempts=4)) as store:
         for name, call in CALLS.items():
@@ -513,8 +514,7 @@ async def test_a_busy_storage_is_asked_no_more_often_than_allowed(
                 await call(store, at)
             assert isinstance(caught.value, UncertainError) == (name in {"save", "create"})
             asked = Counter("look" if one["op"] == "head" else "call" for one in stub.log())
-            assert asked["call"] == 4, name
-            assert asked["look"] == (4 if name == "create" else 0), name
+            assert asked == ({"call": 1, "look": 4} if name in {"save", "create"} else {"call": 4}), name
 
 
 @on_each_target

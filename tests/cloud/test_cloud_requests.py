@@ -77,7 +77,8 @@ async def test_requests_of_an_operation(stub: Stub, target: Target, name: str) -
 
 @on_each_target
 async def test_requests_of_refusals(stub: Stub, target: Target) -> None:
-    """A refused create or swap costs one request more, the look; a refused delete up to two; what isn't there, none.
+    """A refused create or swap costs one request more, the look; a refused delete up to two; what isn't there, none,
+    or one where S3's answer to a HEAD does not say what is missing.
 
     Each says what it met, and changes nothing.
     """
@@ -90,7 +91,7 @@ async def test_requests_of_refusals(stub: Stub, target: Target) -> None:
             (ConflictError, {2}, lambda: store.save(AT, OLD, mode=stale)),
             (ConflictError, {1, 2, 3}, lambda: store.delete(AT, version=stale)),
             (NotFoundError, {1}, lambda: store.get(ABSENT)),
-            (NotFoundError, {1}, lambda: store.stat(ABSENT)),
+            (NotFoundError, {2 if target.name == "s3-fsspec" else 1}, lambda: store.stat(ABSENT)),
         ]
         for kind, counts, call in calls:
             stub.reset(keep=True)
@@ -158,7 +159,7 @@ async def test_the_probe_runs_once_for_calls_at_the_same_time(stub: Stub, target
     assert len([one for one in stub.log() if ".probe" not in one["key"]]) == 8
 
 
-CHECK = {"s3": 13, "gcs": 12, "azure": 13}
+CHECK = {"s3": 14, "gcs": 13, "azure": 14}
 """Requests of `check`, which is itself a probe. A version that Google cannot have given is refused without one."""
 
 
@@ -178,29 +179,30 @@ async def test_requests_of_check(stub: Stub, target: Target) -> None:
 
 
 @on_each_target
-async def test_conditional_writes_alone_are_marked(stub: Stub, target: Target) -> None:
-    """A document is under its key below the prefix, with a mark of each conditional write's own, and else with none.
-    The mark is the one field of metadata, whose name all releases agree on.
+async def test_each_write_is_marked(stub: Stub, target: Target) -> None:
+    """A document is under its key below the prefix, with a mark of each write's own. The mark is the one field of
+    metadata, whose name all releases agree on.
     """
 
     def metadata(at: Location) -> dict[str, str] | None:
         return stub.metadata(target.service, BUCKET, f"p/{at.path}")
 
     async with opened(target, stub) as store:
+        marks: list[dict[str, str] | None] = []
         await store.save(AT, OLD)
-        assert (target.found(stub, AT), metadata(AT)) == (OLD, {})
+        assert target.found(stub, AT) == OLD
+        marks.append(metadata(AT))
         await store.save(AT, NEW, mode=(await store.read(AT)).version)
         assert target.found(stub, AT) == NEW
-        swapped = metadata(AT)
+        marks.append(metadata(AT))
         await store.save(ABSENT, OLD, mode="create")
-        created = metadata(ABSENT)
-        assert swapped
-        assert created
-        assert [*swapped] == [*created] == ["accountstore_write"]
-        assert "" not in {*swapped.values(), *created.values()}
-        assert swapped != created
+        marks.append(metadata(ABSENT))
         await store.save(AT, OLD)
-        assert metadata(AT) == {}
+        marks.append(metadata(AT))
+    assert all(mark is not None and [*mark] == ["accountstore_write"] for mark in marks)
+    values = {value for mark in marks if mark for value in mark.values()}
+    assert "" not in values
+    assert len(values) == len(marks)
 
 
 @on_each_target

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import threading
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+import anyio
 import pytest
 from cloudtargets import AT, BUCKET, CALLS, CANARY, NEW, OLD, Target, denied, forget_credentials, on_asyncio
+from running import HUNG
 
 from accountstore import AccountStore, BackendError, DeniedError, Location, NotFoundError, UnavailableError
 
@@ -165,3 +169,184 @@ async def test_control_an_object_has_a_time(stub: Stub) -> None:
         for told in ((await store.stat(AT)).modified, (await store.read(AT)).modified, *listed):
             assert told is not None
             assert abs(told - datetime.now(UTC)) < timedelta(minutes=5)
+
+
+# --- tokens -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The URLs that anything below asks for beside the storage itself; none of them is reached."""
+    asked: list[str] = []
+
+    def ask(_session: object, method: str, url: str, **_: object) -> None:
+        assert method
+        asked.append(url)
+        raise pytest.importorskip("requests").ConnectionError
+
+    monkeypatch.setattr(pytest.importorskip("requests").Session, "request", ask)
+    return asked
+
+
+def key_file() -> dict[str, str]:
+    """The content of a service account's key file, whose token server is nowhere."""
+    rsa: Any = pytest.importorskip("cryptography.hazmat.primitives.asymmetric.rsa")
+    forms: Any = pytest.importorskip("cryptography.hazmat.primitives.serialization")
+    secret = rsa.generate_private_key(65537, 2048).private_bytes(
+        forms.Encoding.PEM, forms.PrivateFormat.PKCS8, forms.NoEncryption()
+    )
+    about = {"type": "service_account", "client_email": "a@example.org", "token_uri": "https://127.0.0.1:9/token"}
+    return {**about, "private_key": secret.decode()}
+
+
+async def save_with(stub: Stub, token: object) -> Exception | None:
+    """The error of a save with a token."""
+    async with AccountStore.open(GCS.config_of(f"gs://{BUCKET}/p", GCS.options(stub.url) | {"token": token})) as store:
+        try:
+            await store.save(AT, OLD)
+        except BackendError as error:
+            return error
+    return None
+
+
+@on_asyncio
+async def test_a_bearer_token_goes_to_the_storage_alone(stub: Stub, asked: list[str]) -> None:
+    """A token in the options is used as it is; no service is asked what it is."""
+    assert await save_with(stub, f"ya29.{CANARY}") is None
+    assert f"authorization: bearer ya29.{CANARY.lower()}" in stub.heads()[0].lower()
+    assert asked == []
+
+
+@on_asyncio
+@pytest.mark.parametrize("form", ["text", "table", "file"])
+async def test_a_key_is_taken_in_each_form(stub: Stub, asked: list[str], tmp_path: Path, form: str) -> None:
+    """The text of a key file, its table and its path are one: its own token server is asked, and no other."""
+    key = key_file()
+    path = tmp_path / "key.json"
+    path.write_text(json.dumps(key))
+    error = await save_with(stub, {"text": json.dumps(key), "table": key, "file": str(path)}[form])
+    assert isinstance(error, DeniedError)
+    assert set(asked) == {"https://127.0.0.1:9/token"}
+    assert stub.count() == 0
+
+
+@on_asyncio
+async def test_control_gcsfs_sends_what_it_does_not_understand(
+    stub: Stub, asked: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The control: handed on as it is, the text of a key goes to a service that is asked what token it is."""
+    monkeypatch.setattr("accountstore.backends.gcs._credentials", lambda token: token)
+    assert await save_with(stub, json.dumps(key_file())) is not None
+    assert asked == ["https://oauth2.googleapis.com/tokeninfo"]
+
+
+@on_asyncio
+@pytest.mark.parametrize("token", [None, "google_default"])
+async def test_a_key_file_that_is_missing_is_named(
+    stub: Stub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, token: str | None
+) -> None:
+    """Where the environment names a key file that is not there, access is denied by that name, and nobody's rights are
+    used instead.
+    """
+    forget_credentials(monkeypatch, str(tmp_path))
+    path = tmp_path / "missing-key.json"
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(path))
+    error = await save_with(stub, token)
+    assert isinstance(error, DeniedError)
+    assert f"GOOGLE_APPLICATION_CREDENTIALS names no file that is there: {path}" in str(error)
+    assert stub.count() == 0
+    path.write_text("{}")
+    assert f"GOOGLE_APPLICATION_CREDENTIALS names {path}" in str(await save_with(stub, token))
+
+
+@on_asyncio
+async def test_a_variable_that_holds_a_key_shows_nowhere(
+    stub: Stub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Where the variable holds the key itself by mistake, the error names the variable only."""
+    forget_credentials(monkeypatch, str(tmp_path))
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", f'{{"private_key": "{CANARY}"}}')
+    error = await save_with(stub, None)
+    assert "GOOGLE_APPLICATION_CREDENTIALS names no file" in str(error)
+    assert CANARY not in str(error)
+
+
+@on_asyncio
+async def test_control_without_the_variable_nobodys_rights_are_used(
+    stub: Stub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The control: where nothing names credentials, gcsfs finds none, and a public bucket can be used."""
+    forget_credentials(monkeypatch, str(tmp_path))
+    assert await save_with(stub, None) is None
+
+
+class Slow:
+    """Credentials whose server does not answer before the gate is opened."""
+
+    def __init__(self) -> None:
+        self.gate = threading.Event()
+        self.begun = 0
+
+    def refresh(self, keys: Any) -> None:
+        self.begun += 1
+        self.gate.wait(HUNG)
+        keys.token, keys.expiry = "fresh", keys.after(60)
+
+
+async def wait_together(stub: Stub, slow: Slow) -> int:
+    """How many threads wait for a token server that does not answer, for forty calls, twice."""
+    keys = credentials(None)
+    keys.refresh = lambda _: slow.refresh(keys)
+    options = GCS.options(stub.url) | {"token": keys}
+    try:
+        async with AccountStore.open(GCS.config_of(f"gs://{BUCKET}/p", options, timeout=1, attempts=1)) as store:
+
+            async def get() -> None:
+                with pytest.raises(UnavailableError, match="no answer within 1 s"):
+                    await store.get(AT)
+
+            for _ in range(2):
+                async with anyio.create_task_group() as group:
+                    for _ in range(40):
+                        group.start_soon(get)
+            waiting = slow.begun
+            slow.gate.set()
+            with pytest.raises(NotFoundError):
+                await store.get(AT)
+    finally:
+        slow.gate.set()
+    return waiting
+
+
+async def test_one_thread_waits_for_a_token_server(stub: Stub) -> None:
+    """While a token server does not answer, one thread waits for it, whatever the number of calls; each is back within
+    its deadline, and all work again when it answers.
+    """
+    assert await wait_together(stub, Slow()) == 1
+
+
+@on_asyncio
+async def test_control_each_call_has_a_thread(stub: Stub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The control: where each call renews for itself, as many threads wait as there are."""
+
+    async def renew(backend: Any, fs: Any) -> None:
+        if not fs.credentials.credentials.valid:
+            await backend._apart(lambda: fs.credentials.credentials.refresh(None))
+
+    monkeypatch.setattr("accountstore.backends.gcs.GCSBackend._renew", renew)
+    assert await wait_together(stub, Slow()) > 1
+
+
+@on_asyncio
+async def test_a_request_to_a_token_server_has_a_deadline(stub: Stub) -> None:
+    """What a thread waits for a token server is bounded, for nobody can stop it."""
+    keys = credentials(None)
+    bounds: list[object] = []
+
+    def refresh(request: Any) -> None:
+        bounds.append(request.keywords["timeout"])
+        keys.token, keys.expiry = "fresh", keys.after(60)
+
+    keys.refresh = refresh
+    assert await save_with(stub, keys) is None
+    assert bounds == [10.0]

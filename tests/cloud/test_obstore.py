@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import sys
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
 from cloudtargets import (
@@ -14,14 +13,15 @@ from cloudtargets import (
     CANARY,
     NEW,
     OLD,
-    PACKAGES,
     Target,
     assert_closed,
     backend_of,
     by_obstore,
-    denied,
+    forget_credentials,
+    hide_package_of,
     need_packages,
     on_asyncio,
+    refusal,
 )
 
 from accountstore import (
@@ -47,15 +47,6 @@ pytestmark = [pytest.mark.anyio, pytest.mark.once, on_asyncio]
 GOOGLE = Target("gcs", "obstore")
 
 # --- what it cannot do ------------------------------------------------------------------------------------------------
-
-
-def hide_package_of(monkeypatch: pytest.MonkeyPatch, service: str) -> None:
-    """Let the fsspec package of a service be missing, also where it was imported before."""
-    package = PACKAGES[service]
-    for name in [*sys.modules, package]:
-        if name.partition(".")[0] == package:
-            monkeypatch.setitem(sys.modules, name, None)
-    monkeypatch.delitem(sys.modules, f"accountstore.backends.{service}", raising=False)  # it holds what it imported
 
 
 @by_obstore
@@ -152,24 +143,33 @@ async def test_an_error_without_a_status_is_named_by_its_class(
 
 
 async def test_credentials_that_cannot_be_used(stub: Stub, tmp_path: Path) -> None:
-    """Credentials that are none deny access: nothing is tried again, and nothing of them is told."""
+    """Credentials that are none are refused at opening, by the option's name, and nothing of them is told."""
     file = tmp_path / "key.json"
     file.write_text(CANARY)
     for token in ({"private_key_id": CANARY}, str(file)):
         options = GOOGLE.options(stub.url) | {"token": token}
-        async with AccountStore.open(GOOGLE.config_of(f"gs://{BUCKET}/p", options)) as store:
-            await denied(store, "no valid credentials were found")
+        assert "'token'" in await refusal(GOOGLE.config_of(f"gs://{BUCKET}/p", options))
     assert stub.count() == 0
 
 
-async def test_an_account_that_is_not_named(stub: Stub) -> None:
-    """A client that cannot be made is an error of its own, and not tried again."""
-    target = Target("azure", "obstore")
-    async with AccountStore.open(target.config_of(f"az://{BUCKET}/p", {"account_key": "a2V5"})) as store:
-        with pytest.raises(BackendError, match="the request could not be made") as caught:
-            await store.get(AT)
-    assert type(caught.value) is BackendError
-    assert stub.count() == 0
+REFUSED = [
+    ("azure", {"account_key": "a2V5"}, "'account_name' is missing"),
+    ("azure", {"account_name": "you", "account_key": CANARY + "!"}, "'account_key' is no key"),
+    ("azure", {"account_name": "you", "sas_token": CANARY}, "'sas_token' is no token"),
+    ("azure", {"account_name": "y o u", "account_key": "a2V5"}, "'account_name', or the host"),
+    ("s3", {"key": CANARY}, "'secret' is missing"),
+    ("s3", {"key": "k", "secret": "s", "s3_additional_kwargs": {"ServerSideEncryption": CANARY}}, "an encryption"),
+]
+
+
+@pytest.mark.parametrize(("service", "options", "said"), REFUSED, ids=lambda value: str(value) if value else None)
+async def test_options_that_make_no_client(
+    service: Literal["s3", "azure"], options: dict[str, Any], said: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Options that obstore makes no client of are refused at opening, by the option's name, not at the first call."""
+    forget_credentials(monkeypatch, str(tmp_path))
+    target = Target(service, "obstore")
+    assert said in await refusal(target.config_of(f"{target.scheme}://{BUCKET}/p", options))
 
 
 async def test_a_body_that_is_shorter_than_told_is_no_document(stub: Stub, monkeypatch: pytest.MonkeyPatch) -> None:

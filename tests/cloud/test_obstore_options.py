@@ -12,7 +12,7 @@ from inspect import signature
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
-from cloudtargets import need_packages, on_asyncio
+from cloudtargets import forget_credentials, need_packages, on_asyncio
 
 from accountstore import AccountStore, ConfigError, StorageConfig, StoreConfig
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 pytest.importorskip("obstore")
 translation: Any = import_module("accountstore.backends.obstore.options")
+opening: Any = import_module("accountstore.backends.obstore.opening")
 
 SECRET = "xyzzy-plugh-7301"
 ANON_KEY = {"disable_oauth": True, "client_email": "", "private_key": "", "private_key_id": ""}
@@ -103,6 +104,8 @@ USUAL: list[tuple[str, list[dict[str, Any]]]] = [
     ("s3", [{name: False} for name in ("anon", "requester_pays", "version_aware", "cache_regions")]),
     ("s3", [{"use_ssl": True}, {"client_kwargs": {}}, {"client_kwargs": {"region_name": None}}]),
     ("s3", [{"config_kwargs": {"signature_version": version}} for version in ("s3v4", "v4")]),
+    ("s3", [{"config_kwargs": {"request_checksum_calculation": "when_required"}}]),
+    ("s3", [{"config_kwargs": {"response_checksum_validation": each}} for each in ("when_required", "when_supported")]),
     (
         "s3",
         [{"config_kwargs": {"s3": {"addressing_style": "auto"}}}, {"config_kwargs": {"retries": {"mode": "standard"}}}],
@@ -119,13 +122,17 @@ TAKEN = [
     s3({"key": "k", "secret": "s"}, {"access_key_id": "k", "secret_access_key": "s"}),
     s3({"username": "k", "password": "s"}, {"access_key_id": "k", "secret_access_key": "s"}),
     s3({"token": "t"}, {"session_token": "t"}),
-    s3({"endpoint_url": "https://s3.example.org"}, {"endpoint": "https://s3.example.org"}),
-    s3({"endpoint_url": "http://[::1]:9"}, {"endpoint": "http://[::1]:9"}, allow_http=True),
+    s3({"endpoint_url": "https://s3.example.org"}, {"aws_endpoint_url_s3": "https://s3.example.org"}),
+    s3({"endpoint_url": "http://[::1]:9"}, {"aws_endpoint_url_s3": "http://[::1]:9"}, allow_http=True),
     s3({"anon": True}, {"skip_signature": True}),
     s3({"requester_pays": True}, {"request_payer": True}),
     s3({"use_ssl": False}, allow_http=True),
     s3({"client_kwargs": {"region_name": "eu-west-1"}}, {"region": "eu-west-1"}),
-    s3({"client_kwargs": {"endpoint_url": "http://[::1]:9"}}, {"endpoint": "http://[::1]:9"}, allow_http=True),
+    s3(
+        {"client_kwargs": {"endpoint_url": "http://[::1]:9"}},
+        {"aws_endpoint_url_s3": "http://[::1]:9"},
+        allow_http=True,
+    ),
     s3(
         {"client_kwargs": {"aws_access_key_id": "k", "aws_secret_access_key": "s", "aws_session_token": "t"}},
         {"access_key_id": "k", "secret_access_key": "s", "session_token": "t"},
@@ -139,6 +146,13 @@ TAKEN = [
     s3({"config_kwargs": {"read_timeout": "7"}}, read_timeout=timedelta(seconds=7)),
     s3({"config_kwargs": {"max_pool_connections": 10}}, pool_max_idle_per_host="10"),
     s3({"config_kwargs": {"user_agent": "me/1"}}, user_agent="me/1"),
+    s3({"config_kwargs": {"request_checksum_calculation": "when_supported"}}, {"checksum_algorithm": "SHA256"}),
+    s3({"s3_additional_kwargs": {"ChecksumAlgorithm": "SHA256"}}, {"checksum_algorithm": "SHA256"}),
+    s3({"s3_additional_kwargs": {"ChecksumAlgorithm": "CRC64NVME"}}, {"checksum_algorithm": "CRC64NVME"}),
+    s3(
+        {"endpoint_url": "https://s3.example.org", "config_kwargs": {"s3": {"addressing_style": "virtual"}}},
+        {"aws_endpoint_url_s3": "https://box.s3.example.org", "virtual_hosted_style_request": True},
+    ),
     s3({"s3_additional_kwargs": {"ServerSideEncryption": "AES256"}}, {"server_side_encryption": "AES256"}),
     s3(
         {"s3_additional_kwargs": {"ServerSideEncryption": "aws:kms", "SSEKMSKeyId": "i", "BucketKeyEnabled": True}},
@@ -149,6 +163,7 @@ TAKEN = [
     gcs({"endpoint_url": "http://[::1]:9", "token": "anon"}, google("http://[::1]:9"), allow_http=True),
     gcs({"token": "ya29.raw"}, {"bearer_token": "ya29.raw"}),
     gcs({"token": key_file()}, {"service_account_key": json.dumps(key_file())}),
+    gcs({"token": json.dumps(key_file(), indent=1)}, {"service_account_key": json.dumps(key_file())}),
     gcs(
         {"token": "ya29.raw", "endpoint_url": "http://[::1]:9"},
         {"bearer_token": "ya29.raw", "base_url": "http://[::1]:9"},
@@ -189,36 +204,50 @@ def shown(row: Row) -> str:
 
 
 @pytest.fixture(autouse=True)
-def _no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the caller's environment says of Azure is another test's business."""
-    monkeypatch.delenv(FROM_ENV, raising=False)
+def _no_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """What the caller's environment says of a service is another test's business."""
+    forget_credentials(monkeypatch, str(tmp_path))
+    for name in ("REQUESTS_CA_BUNDLE", "STORAGE_EMULATOR_HOST"):
+        monkeypatch.delenv(name, raising=False)
+
+
+CONNECT = timedelta(seconds=5)
+
+
+def told(service: str, bucket: str, options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What obstore's store and its HTTP client are told, but for what finds AWS credentials."""
+    store, client = translation.settings_of(service, bucket, options)
+    store.pop("credential_provider", None)
+    return store, client
 
 
 @pytest.mark.parametrize("row", [*TAKEN, *IGNORED], ids=shown)
 def test_an_option_is_told_to_the_client(row: Row) -> None:
     """Each option of fsspec's that obstore has a word for sets that, and nothing else; obstore knows each word."""
     place = PLACES[row.service]
-    told = translation.settings_of(row.service, place.bucket, row.options)
-    assert told == ({**place.store, **row.store}, dict(row.client))
-    client = translation.open_store(row.service, place.bucket, row.options)
-    assert {*client.config} == {"container_name" if row.service == "azure" else "bucket", *place.store, *row.store}
-    assert {*client.client_options} == {"timeout", *row.client}
+    assert told(row.service, place.bucket, row.options) == ({**place.store, **row.store}, dict(row.client))
+    client = opening.open_store(row.service, place.bucket, row.options, CONNECT)
+    settings = {name.removeprefix("aws_") for name in (*place.store, *row.store)}
+    assert {*client.config} == {"container_name" if row.service == "azure" else "bucket", *settings}
+    assert {*client.client_options} == {"timeout", "connect_timeout", *row.client}
 
 
 @pytest.mark.parametrize("row", TAKEN, ids=shown)
 def test_an_option_that_is_none_is_not_given(row: Row) -> None:
     """None is fsspec's word for an option that is not given, and sets nothing here either."""
     nothing = dict.fromkeys(row.options)
-    assert translation.settings_of(row.service, PLACES[row.service].bucket, nothing) == (PLACES[row.service].store, {})
+    assert told(row.service, PLACES[row.service].bucket, nothing) == (PLACES[row.service].store, {})
 
 
 @pytest.mark.parametrize("service", PLACES)
 def test_the_client_repeats_nothing_and_waits_for_the_store(service: str) -> None:
-    """Without options a client is told to send each request once and to give up after a day: both are the store's."""
-    client = translation.open_store(service, PLACES[service].bucket, {})
+    """Without options a client is told to send each request once, to give up after a day, which are both the store's,
+    and to give up sooner where it cannot connect.
+    """
+    client = opening.open_store(service, PLACES[service].bucket, {}, CONNECT)
     assert client.retry_config["max_retries"] == 0
     assert client.retry_config["retry_timeout"] == timedelta(0)
-    assert client.client_options == {"timeout": "1day"}
+    assert client.client_options == {"timeout": "1day", "connect_timeout": "5s"}
 
 
 COUNTERPART = "no counterpart in obstore"
@@ -236,13 +265,38 @@ def inside(name: str, table: dict[str, object], told: str, why: str = VALUE) -> 
     return refused("s3", name, table, why, f"{name} {told}")
 
 
+NO_FILE = "client_kwargs 'verify' names no file of certificates"
+NO_TOKEN = "'token' is neither a token nor the path of a file that is there"
+NO_TOKENS = (
+    f"/run/{SECRET}.json",
+    f"{SECRET}.json",
+    f"./{SECRET}",
+    f"{SECRET}\n",
+    f"two {SECRET}",
+    f"a/{SECRET}",
+    "~/k",
+)
+NO_URL = "'endpoint_url', or AWS_ENDPOINT_URL, is no http or https URL of a server"
+NO_URLS = (
+    *("localhost:9000", "http://", "http://[::1", f"ftp://{SECRET}", "https://exa mple.com", "http://127.0.0.1:99999"),
+    *("/x", f"http://h?{SECRET}", f"http://h#{SECRET}", " http://h", "https://b\u00fccher.example"),
+)
+"""Endpoints that make obstore panic, or send somewhere else."""
+
 REFUSED = [
     *(
         refused("s3", name, SECRET)
         for name in ("version_aware", "cache_regions", "client_kwargs", "s3_additional_kwargs")
     ),
     *(refused("s3", name, [SECRET]) for name in ("key", "config_kwargs")),
-    inside("client_kwargs", {"verify": SECRET}, "'verify'"),
+    pytest.param("s3", {"client_kwargs": {"verify": SECRET}}, NO_FILE, id="s3-verify"),
+    inside("client_kwargs", {"verify": 1}, "'verify'"),
+    refused("s3", "key", f"{SECRET}\n"),
+    inside("s3_additional_kwargs", {"ChecksumAlgorithm": "CRC32"}, "'ChecksumAlgorithm'"),
+    inside("config_kwargs", {"request_checksum_calculation": SECRET}, "'request_checksum_calculation'"),
+    refused("gcs", "token", '{"private_key": "' + SECRET),
+    *(pytest.param("gcs", {"token": value}, NO_TOKEN, id=f"gcs-token-{n}") for n, value in enumerate(NO_TOKENS)),
+    *(pytest.param("s3", {"endpoint_url": value}, NO_URL, id=f"s3-endpoint-{n}") for n, value in enumerate(NO_URLS)),
     inside("client_kwargs", {"aws_secret_access_key": {SECRET: 1}}, "'aws_secret_access_key'"),
     *(inside("config_kwargs", {name: SECRET}, repr(name)) for name in ("connect_timeout", "max_pool_connections")),
     *(inside("config_kwargs", {name: SECRET}, repr(name)) for name in ("signature_version", "s3")),
@@ -310,10 +364,9 @@ def test_a_token_that_is_the_path_of_a_file_is_a_key_file(token: object, tmp_pat
     """A Google token that names a file is told as that, and signs; what is in the file is read by the client."""
     path = tmp_path / "key.json"
     path.write_text(json.dumps(token))
-    told = translation.settings_of("gcs", "box", {"token": str(path)})
-    assert told == ({"application_credentials": str(path)}, {})
+    assert told("gcs", "box", {"token": str(path)}) == ({"application_credentials": str(path)}, {})
     path.unlink()
-    assert translation.settings_of("gcs", "box", {"token": str(path)}) == ({"bearer_token": str(path)}, {})
+    assert "'token' is neither a token nor the path" in refusal("gcs", {"token": str(path)})
 
 
 AZURE_URLS = [
@@ -328,9 +381,21 @@ AZURE_URLS = [
 @pytest.mark.parametrize(("bucket", "options", "store"), AZURE_URLS)
 def test_a_url_of_azure_may_name_the_account(bucket: str, options: dict[str, Any], store: dict[str, str]) -> None:
     """`abfs://container@account...` opens the container in that account; an account among the options goes before."""
-    assert translation.settings_of("azure", bucket, options) == (store, {})
-    client = translation.open_store("azure", bucket, options)
+    assert told("azure", bucket, options) == (store, {})
+    client = opening.open_store("azure", bucket, options, CONNECT)
     assert client.config == {"container_name": "box", **store}
+
+
+BUCKETS = ["arn:aws:s3:us-east-1:123456789012:accesspoint/mail", "..", ".", "a b", "a\nb", "b\u00fccher"]
+
+
+@pytest.mark.parametrize("bucket", BUCKETS)
+def test_a_bucket_that_cannot_be_one_is_refused(bucket: str) -> None:
+    """An access point's ARN, which obstore would take for a bucket, is refused with words that say what to do; so is
+    what obstore panics at, or what leads out of the bucket.
+    """
+    with pytest.raises(ConfigError, match=r"alias|cannot be one"):
+        translation.settings_of("s3", bucket, {})
 
 
 def test_a_url_of_azure_without_a_container_is_refused() -> None:
@@ -342,13 +407,13 @@ def test_a_url_of_azure_without_a_container_is_refused() -> None:
 def test_the_environment_may_hold_the_connection_string(monkeypatch: pytest.MonkeyPatch) -> None:
     """AZURE_STORAGE_CONNECTION_STRING counts for Azure, and only where there are no options."""
     monkeypatch.setenv(FROM_ENV, "AccountName=env;AccountKey=a2V5")
-    told = account("env", "https://env.blob.core.windows.net", account_key="a2V5")
-    assert translation.settings_of("azure", "box", {}) == (told, {})
-    assert translation.settings_of("azure", "box", {"account_name": "you"}) == ({"account_name": "you"}, {})
+    env = account("env", "https://env.blob.core.windows.net", account_key="a2V5")
+    assert told("azure", "box", {}) == (env, {})
+    assert told("azure", "box", {"account_name": "you"}) == ({"account_name": "you"}, {})
     for service in ("s3", "gcs"):
-        assert translation.settings_of(service, "box", {}) == (PLACES[service].store, {})
+        assert told(service, "box", {}) == (PLACES[service].store, {})
     monkeypatch.setenv(FROM_ENV, "")
-    assert translation.settings_of("azure", "box", {}) == ({}, {})
+    assert told("azure", "box", {}) == ({}, {})
 
 
 SCHEMES = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs", "az": "azure", "abfs": "azure", "abfss": "azure"}

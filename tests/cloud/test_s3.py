@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
+import socket
 import sys
 from typing import TYPE_CHECKING, Any
 
+import anyio
 import pytest
-from cloudtargets import ABSENT, AT, BUCKET, CANARY, NEW, OLD, Target, denied, forget_credentials, on_asyncio
+from cloudtargets import (
+    ABSENT,
+    AT,
+    BUCKET,
+    CANARY,
+    NEW,
+    OLD,
+    Target,
+    assert_closed,
+    denied,
+    forget_credentials,
+    on_asyncio,
+)
 
-from accountstore import AccountStore, NotFoundError, UnavailableError
+from accountstore import AccountStore, DeniedError, NotFoundError, UnavailableError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -77,13 +91,106 @@ async def test_credentials_that_are_not_there(
     assert stub.count() == 0
 
 
-async def test_a_bucket_that_may_not_be_asked_for_holds_no_such_document(stub: Stub) -> None:
-    """Where the question whether the bucket exists is denied, a missing document is a missing document."""
+async def test_a_document_that_may_only_be_asked_for_is_missing(stub: Stub) -> None:
+    """Where the question that tells it from a missing bucket is denied, a missing document is a missing document."""
     async with AccountStore.open(S3.config(stub.url)) as store:
         stub.faults([{"nth": 2, "kind": "403"}])
         with pytest.raises(NotFoundError):
             await store.stat(ABSENT)
     assert [one["status"] for one in stub.log()] == [404, 403]
+
+
+ARN = "arn:aws:s3:us-east-1:123456789012:accesspoint"
+
+
+@pytest.mark.parametrize("arn", [f"{ARN}/mail", f"{ARN}:mail"])
+@pytest.mark.parametrize("prefix", ["", "/team", "/team/"])
+async def test_an_access_point_is_a_bucket(stub: Stub, monkeypatch: pytest.MonkeyPatch, arn: str, prefix: str) -> None:
+    """The ARN of an access point names its server, whichever way it is written, and stands in no path."""
+    look_up = socket.getaddrinfo
+
+    def here(host: Any, *more: Any) -> Any:
+        return look_up("127.0.0.1" if str(host).endswith("localhost") else host, *more)
+
+    monkeypatch.setattr(socket, "getaddrinfo", here)
+    options = S3.options(f"http://localhost:{stub.port}")
+    del options["config_kwargs"]
+    async with AccountStore.open(S3.config_of(f"s3://{arn}{prefix}", options)) as store:
+        await store.save(AT, OLD)
+    line, *headers = stub.heads()[0].split("\r\n")
+    assert f"host: mail-123456789012.localhost:{stub.port}" in [header.lower() for header in headers]
+    assert line.split(" ")[1].partition("?")[0] == f"{prefix.rstrip('/')}/{AT.path}"
+
+
+def write_keys(folder: Path, key: str) -> None:
+    """Renew the user's file of credentials."""
+    text = f"[default]\naws_access_key_id = {key}\naws_secret_access_key = x\nregion = us-east-1\n"
+    (folder / "AWS_SHARED_CREDENTIALS_FILE").write_text(text)
+
+
+def keys_used(stub: Stub) -> list[str]:
+    """The keys of the requests since the reset."""
+    return [head.partition("Credential=")[2].partition("/")[0] for head in stub.heads()]
+
+
+async def get_with_renewed_keys(stub: Stub, folder: Path, options: dict[str, Any]) -> list[str]:
+    """The keys of three reads of an open store, after the first of which new ones are in the user's file."""
+    write_keys(folder, "ONE")
+    S3.put(stub, AT, OLD)
+    async with AccountStore.open(S3.config_of(URL, {"endpoint_url": stub.url, **options}, attempts=1)) as store:
+        await store.get(AT)
+        write_keys(folder, "TWO")
+        await store.get(AT)
+        stub.faults([{"nth": 1, "kind": "answer", "status": 400, "code": "ExpiredToken"}])
+        with pytest.raises(DeniedError):
+            await store.get(AT)
+        stub.reset(keep=True)
+        async with anyio.create_task_group() as group:
+            for _ in range(3):
+                group.start_soon(store.get, AT)
+        used = keys_used(stub)
+    await assert_closed(stub)
+    return used
+
+
+async def test_renewed_credentials_are_taken_up(stub: Stub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """When the key is refused, an open store asks for credentials anew, and its next calls have the new key."""
+    forget_credentials(monkeypatch, str(tmp_path))
+    assert await get_with_renewed_keys(stub, tmp_path, {}) == ["TWO"] * 3
+
+
+async def test_control_a_client_keeps_its_credentials(
+    stub: Stub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The control: a client that is not opened anew goes on with the old key; so does one whose key is an option."""
+    forget_credentials(monkeypatch, str(tmp_path))
+    assert await get_with_renewed_keys(stub, tmp_path, {"key": "OURS", "secret": "x"}) == ["OURS"] * 3
+    monkeypatch.setattr("accountstore.backends.object_store.Bucket._retire", lambda *_: None)
+    assert await get_with_renewed_keys(stub, tmp_path, {}) == ["ONE"] * 3
+
+
+async def test_credentials_that_stay_refused_are_not_asked_for_without_end(
+    stub: Stub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A client that was refused from the first is made anew once a second at most, whoever asks."""
+    forget_credentials(monkeypatch, str(tmp_path))
+    write_keys(tmp_path, "ONE")
+    made: list[object] = []
+    backend: Any = pytest.importorskip("accountstore.backends.s3").S3Backend
+    make = backend._make
+
+    def noted(self: Any) -> Any:
+        made.append(self)
+        return make(self)
+
+    monkeypatch.setattr(backend, "_make", noted)
+    monkeypatch.setattr("accountstore.backends.object_store._AGAIN", 3600.0)
+    stub.faults([{"nth": 1, "times": 99, "kind": "answer", "status": 403, "code": "InvalidAccessKeyId"}])
+    async with AccountStore.open(S3.config_of(URL, {"endpoint_url": stub.url}, attempts=1)) as store:
+        for _ in range(5):
+            with pytest.raises(DeniedError):
+                await store.get(AT)
+    assert len(made) == 1
 
 
 async def test_a_body_that_is_shorter_than_told_is_no_document(stub: Stub, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -186,7 +186,7 @@ async def test_a_write_is_awaited_to_its_end() -> None:
 async def test_control_without_the_wait_a_write_is_torn(monkeypatch: pytest.MonkeyPatch) -> None:
     """The control: cancelled at the same step without the wait, the same write is found torn."""
 
-    async def at_once(_deadline: object, call: Callable[..., Awaitable[object]], *arguments: object) -> object:
+    async def at_once(call: Callable[..., Awaitable[object]], *arguments: object) -> object:
         return await call(*arguments)
 
     monkeypatch.setattr("accountstore.client.run_shielded", at_once)

@@ -935,7 +935,8 @@ async def test_an_error_names_the_place_of_its_storage_and_shows_nothing(name: s
     for raw in (OSError(errno.EIO, canary()), ConnectionResetError(canary()), BackendError("no")):
         backend = FaultyBackend(MemoryBackend(), [Fault("stat", error=raw)])
         with pytest.raises(BackendError) as caught:
-            await StorageClient("main", backend, policy, limit=1).stat("a.account")
+            client = StorageClient("main", backend, policy, limit=1)
+            await client.stat("a.account", client.deadline())
         assert str(caught.value).endswith(f" [storage 'main': {where}]")
         del raw
         assert shown_by_error(caught.value) == []

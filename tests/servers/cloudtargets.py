@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import sys
 import time
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -47,6 +48,15 @@ def need_packages(*names: str) -> None:
     for name in names:
         if name in PACKAGES:
             pytest.importorskip(PACKAGES[name])
+
+
+def hide_package_of(monkeypatch: pytest.MonkeyPatch, service: str) -> None:
+    """Let the fsspec package of a service be missing, also where it was imported before."""
+    package = PACKAGES[service]
+    for name in [*sys.modules, package]:
+        if name.partition(".")[0] == package:
+            monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.delitem(sys.modules, f"accountstore.backends.{service}", raising=False)  # it holds what it imported
 
 
 class Target(NamedTuple):

@@ -73,13 +73,13 @@ async def test_conditions_are_those_of_the_service(stub: Stub, target: Target) -
 @on_each_target
 @on_asyncio
 async def test_a_listing_has_what_is_below_its_prefix(stub: Stub, target: Target) -> None:
-    """Nothing beside the prefix is listed; with a delimiter what is deeper than one level is left out."""
+    """Nothing beside the prefix is listed; with a delimiter what is deeper than one level is a folder."""
     for key in ("m/a", "m/b/1", "m/b/2", "m/c/d/3", "m", "mailbox", "n/1"):
         stub.put(target.service, BUCKET, f"p/{key}", b"x")
     backend = await backend_of(target, stub)
-    for recursive, expected in ((True, ["m/a", "m/b/1", "m/b/2", "m/c/d/3"]), (False, ["m/a"])):
+    for recursive, expected in ((True, ["m/a", "m/b/1", "m/b/2", "m/c/d/3"]), (False, ["m/a", "m/b/", "m/c/"])):
         found = await drained(backend.scan("m", recursive=recursive))
-        assert [stat.key for page in found for stat in page] == expected
+        assert sorted(stat.key for page in found for stat in page) == expected
     await backend.aclose()
 
 

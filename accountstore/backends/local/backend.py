@@ -14,7 +14,8 @@ from anyio import sleep, to_thread
 
 from accountstore.aio.threads import Fence, ThreadPool, pages_in_threads
 from accountstore.backends.base import Blob, Capabilities, ConfigError, Stat, Version, Write, WriteMode
-from accountstore.backends.local.files import Files, LockedError
+from accountstore.backends.local.documents import LockedError
+from accountstore.backends.local.files import Files
 from accountstore.backends.local.syscalls import filesystem_type
 from accountstore.validation import did_you_mean
 
@@ -26,6 +27,7 @@ _READERS = 2
 _CONCURRENCY = 64
 _LOCK_SECONDS = 10.0
 _LOCK_PAUSE = 0.1
+_OPTIONS = ("file_mode", "follow_links", "folder_mode")
 
 # File systems whose locks and caches do not carry compare-and-swap between machines; FUSE's count as such.
 _NETWORK = frozenset(
@@ -52,6 +54,7 @@ class LocalBackend:
             certain=True,
             concurrency=_CONCURRENCY,
             batch=_BATCH,
+            folders=True,
         )
 
     async def read(self, key: str, /, *, limit: int) -> Blob:
@@ -103,41 +106,47 @@ def _filesystem() -> object:
     return LocalFileSystem(auto_mkdir=True, skip_instance_cache=True)
 
 
-_MODES = ("file_mode", "folder_mode")
-
-
 async def open_backend(url: str, options: Mapping[str, object], /) -> LocalBackend:
     """Open the folder that `url` names, making it if it is missing.
 
-    The options `file_mode` and `folder_mode` are the modes of documents and folders that are made, 0600 and 0700
-    without them: a number, or text such as `"0640"`.
+    Options: `file_mode` and `folder_mode`, the modes of documents and folders that are made (0600 and 0700 without
+    them), as a number or as text such as `"0640"`; `follow_links`, whether symbolic links are read that stay inside the
+    folder, as in a mounted secret volume.
+
+    Raises:
+        ConfigError: an option is not known or has a value that cannot be meant.
     """
     for name in options:
-        if name not in _MODES:
-            raise ConfigError(f"options: unknown {name!r}{did_you_mean(name, _MODES)}")
-    modes = (
-        _mode("file_mode", options.get("file_mode", 0o600)),
-        _mode("folder_mode", options.get("folder_mode", 0o700)),
+        if name not in _OPTIONS:
+            raise ConfigError(f"options: unknown {name!r}{did_you_mean(name, _OPTIONS)}")
+    follow_links = options.get("follow_links", False)
+    if not isinstance(follow_links, bool):
+        raise ConfigError("options: 'follow_links' must be true or false")
+    make = partial(
+        Files,
+        file_mode=_mode("file_mode", options, 0o600),
+        folder_mode=_mode("folder_mode", options, 0o700),
+        follow_links=follow_links,
     )
-    return await to_thread.run_sync(_open, url, *modes)
+    return await to_thread.run_sync(_open, url, make)
 
 
-def _mode(name: str, value: object, /) -> int:
+def _mode(name: str, options: Mapping[str, object], least: int, /) -> int:
+    value = options.get(name, least)
     try:
         mode = int(value, 8) if isinstance(value, str) else value
     except ValueError:
         mode = None
-    least = 0o600 if name == "file_mode" else 0o700
-    if not isinstance(mode, int) or not least == mode & least or mode > 0o777:
+    if not isinstance(mode, int) or mode & least != least or mode > 0o777:
         raise ConfigError(f"options: {name!r} must be a mode such as '{least:04o}', which leaves the owner all")
     return mode
 
 
-def _open(url: str, file_mode: int, folder_mode: int, /) -> LocalBackend:
+def _open(url: str, make: Callable[..., Files], /) -> LocalBackend:
     root = os.path.realpath(os.path.expanduser(re.sub("(?i)^(file|local)://", "", url)))
-    files = Files(root, file_mode=file_mode, folder_mode=folder_mode)
+    files = make(root)
     files.make_root()
     kind = filesystem_type(root) or ""
     locking = kind not in _NETWORK and kind.partition(".")[0] != "fuse"
-    links = files.has_links()
-    return LocalBackend(Files(root, locking=locking, links=links, file_mode=file_mode, folder_mode=folder_mode))
+    rereads = kind in {"tmpfs", "ramfs"}
+    return LocalBackend(make(root, locking=locking, links=files.has_links(), rereads=rereads))

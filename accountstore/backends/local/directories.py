@@ -70,13 +70,14 @@ class Directories:
         if folder in self._ready:
             with suppress(FileNotFoundError):
                 at = self.open(folder)
-                if self._ready.get(folder) == _inode(self._os.fstat(at.fd)):
+                if self._inode(at) == self._ready.get(folder):
                     return at
                 at.close()  # others have made it anew, and its name may not be durable
         at = self._open_root()
         for segment in folder.split("/") if folder else ():
             with at as above:
                 at = self._enter_or_make(above, segment)
+        inode = self._inode(at)
         try:
             if self._sweep is not None:
                 with self._os.scandir(at.fd) as entries:
@@ -87,8 +88,17 @@ class Directories:
             raise
         if len(self._ready) >= _REMEMBERED_FOLDERS:
             self._ready.clear()
-        self._ready[folder] = _inode(self._os.fstat(at.fd))
+        self._ready[folder] = inode
         return at
+
+    def _inode(self, at: Descriptor, /) -> tuple[int, int]:
+        """Which folder an open one is. Closes it on an error."""
+        try:
+            status = self._os.fstat(at.fd)
+        except BaseException:
+            at.close()
+            raise
+        return status.st_dev, status.st_ino
 
     def _enter_or_make(self, above: int, segment: str, /) -> Descriptor:
         try:
@@ -121,7 +131,3 @@ class Directories:
             at.close()
             raise
         return at
-
-
-def _inode(status: os.stat_result, /) -> tuple[int, int]:
-    return status.st_dev, status.st_ino

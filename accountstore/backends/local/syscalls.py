@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, suppress
+from typing import Any
 
 
 def _fsync(fd: int, /) -> None:
@@ -36,6 +37,7 @@ class SystemCalls:
     link: staticmethod[..., None] = staticmethod(os.link)
     rename: staticmethod[..., None] = staticmethod(os.rename)
     unlink: staticmethod[..., None] = staticmethod(os.unlink)
+    readlink: staticmethod[..., Any] = staticmethod(os.readlink)
     sleep: staticmethod[[float], None] = staticmethod(time.sleep)
     scandir: staticmethod[[int], AbstractContextManager[Iterator[os.DirEntry[str]]]] = staticmethod(os.scandir)
 

@@ -7,30 +7,23 @@ fsspec filesystem; for these two the backend of the same URL on fsspec is asked,
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import suppress
+from datetime import timedelta
 from functools import partial
 from importlib import import_module
 from typing import Any, cast
 
 import obstore
 from anyio import to_thread
-from obstore.exceptions import (
-    AlreadyExistsError,
-    BaseError,
-    PermissionDeniedError,
-    PreconditionError,
-    UnauthenticatedError,
-)
+from obstore.exceptions import BaseError
 from obstore.store import MemoryStore
 
 from accountstore.aio.loops import on_asyncio
+from accountstore.aio.sending import release
 from accountstore.backends.base import (
     Backend,
-    BackendError,
     Blob,
-    DeniedError,
     NotFoundError,
     Stat,
     UnavailableError,
@@ -43,22 +36,22 @@ from accountstore.backends.base import (
 from accountstore.backends.object_store import (
     WRITE_TOKEN,
     Bucket,
-    error_for_status,
+    folder,
     generation,
+    is_stale,
     split_url,
     whole_blob,
 )
-from accountstore.backends.obstore.options import Service, open_store, service_of, settings_of
+from accountstore.backends.obstore.errors import Answer, OddKeyError, answer_of, error_of
+from accountstore.backends.obstore.opening import open_store
+from accountstore.backends.obstore.options import Service, service_of
+from accountstore.errors import AccountStoreError
 
 _PAGE = 1000
+_CONNECT = timedelta(seconds=5)
 _WAKES = 5
 _APART = 0.01
 _VERSION = {"s3": "e_tag", "gcs": "version", "azure": "e_tag"}
-
-_STATUS = re.compile(r"status code: (\d{3})|\b(\d{3}) (?:[A-Z][a-z]+ ?)+:|Server error: (\d{3})")
-_CODE = re.compile(r"<Code>(\w+)</Code>|\"reason\": ?\"(\w+)\"")
-_NO_CREDENTIALS = re.compile(r"Generic \w+ error: (?:\w+ credential error|Unable to decode service account)")
-_NO_BUCKET = re.compile(r"NoSuchBucket|ContainerNotFound|bucket does not exist")
 
 
 class ObstoreBackend(Bucket[Any]):
@@ -68,15 +61,22 @@ class ObstoreBackend(Bucket[Any]):
     """
 
     _failures = (BaseError, FileNotFoundError)
+    _tells_sending = True
 
-    def __init__(self, service: Service, url: str, options: Mapping[str, object], /) -> None:
+    def __init__(
+        self, service: Service, url: str, options: Mapping[str, object], connect: timedelta = _CONNECT, /
+    ) -> None:
+        """`connect` is how long connecting may take."""
         super().__init__(options, *split_url(url))
         self._service: Service = service
         self._url = url
+        self._container = self._bucket.partition("@")[0]
+        self._connect = connect
         self._sibling: Backend | None = None
+        self._unconnected = False
 
     async def _open(self) -> Any:
-        return await asyncio.to_thread(open_store, self._service, self._bucket, self._options)
+        return await self._apart(partial(open_store, self._service, self._bucket, self._options, self._connect))
 
     async def _shut(self, client: Any, /) -> None:
         """Give obstore's threads something to do: else they may sleep, and the connections of a client that is gone
@@ -112,6 +112,7 @@ class ObstoreBackend(Bucket[Any]):
             condition = {_VERSION[self._service]: generation(mode) if self._service == "gcs" else mode.token}
         attributes: Any = {WRITE_TOKEN: write_token} if write_token else None
         async with self._client(mode) as client:
+            await self._reach(client, key)
             answer = await obstore.put_async(
                 client, self._prefix + key, data, mode=condition, attributes=attributes, use_multipart=False
             )
@@ -120,9 +121,22 @@ class ObstoreBackend(Bucket[Any]):
     @on_asyncio
     async def stat(self, key: str, /) -> Stat:
         async with self._client() as client:
-            # obstore's own head() does not return the write token.
-            found = await obstore.get_async(client, self._prefix + key, options={"head": True})
+            try:
+                # obstore's own head() does not return the write token.
+                found = await obstore.get_async(client, self._prefix + key, options={"head": True})
+            except self._failures as error:
+                if not self._is_unclear(answer_of(str(error), self._container)):
+                    raise
+            else:
+                return self._stat(key, found.meta, cast("Mapping[str, str]", found.attributes).get(WRITE_TOKEN))
+            # The answer to HEAD has no body to say why: that there is no bucket, or that a token has expired.
+            found = await obstore.get_async(client, self._prefix + key)
             return self._stat(key, found.meta, cast("Mapping[str, str]", found.attributes).get(WRITE_TOKEN))
+
+    def _is_unclear(self, answer: Answer | None, /) -> bool:
+        if answer is None or not answer.ours or answer.code:
+            return False
+        return answer.status in {400, 401, 403} or (answer.status == 404 and not self._answered)
 
     async def delete(self, key: str, /, *, version: Version | None = None) -> None:
         if version is None:
@@ -133,30 +147,81 @@ class ObstoreBackend(Bucket[Any]):
     async def _delete(self, key: str, /) -> None:
         with suppress(NotFoundError):
             async with self._client() as client:
+                await self._reach(client, key)
                 await obstore.delete_async(client, self._prefix + key)
+
+    async def _reach(self, client: Any, key: str, /) -> None:
+        """Before a write: if the last request found no connection, a question must find one first. What is cut short
+        until then was not sent, which obstore does not tell.
+        """
+        if self._unconnected:
+            try:
+                await obstore.head_async(client, self._prefix + key)
+            except self._failures as error:
+                if answer_of(str(error), self._container) is None:
+                    raise
+            self._unconnected = False
+        release()
 
     def scan(self, prefix: str, /, *, recursive: bool) -> AsyncIterator[Sequence[Stat]]:
         where = (self._prefix + prefix).rstrip("/") or None
-        return pages_by_cursor(partial(self._below, where, []) if recursive else partial(self._in, where))
+        return pages_by_cursor(partial(self._page, _Listing(prefix, where, recursive)))
+
+    async def _page(self, listing: _Listing, last: str | None, /) -> tuple[list[Stat], str | None]:
+        """The documents after `last`. Where obstore fails for an odd key, the backend on fsspec lists from there on."""
+        if listing.rest is None:
+            try:
+                return await (self._below if listing.recursive else self._in)(listing, last)
+            except OddKeyError:
+                listing.rest = (await self._fsspec()).scan(listing.prefix, recursive=listing.recursive)
+        page = await anext(listing.rest, None)
+        if page is None:
+            return [], None
+        return [stat for stat in page if last is None or self._prefix + stat.key > last], last or ""
 
     @on_asyncio
-    async def _in(self, where: str | None, _: str | None, /) -> tuple[list[Stat], str | None]:
+    async def _in(self, listing: _Listing, _: str | None, /) -> tuple[list[Stat], str | None]:
         """The documents of a folder alone, which come at once."""
         async with self._client() as client:
-            found = await obstore.list_with_delimiter_async(client, where)
-        return self._stats(cast("Sequence[Mapping[str, Any]]", found["objects"])), None
+            found = await obstore.list_with_delimiter_async(client, listing.where)
+        folders = [folder(f"{name[len(self._prefix) :]}/") for name in found["common_prefixes"]]
+        return folders + self._stats(cast("Sequence[Mapping[str, Any]]", found["objects"])), None
 
     @on_asyncio
-    async def _below(self, where: str | None, kept: list[Any], last: str | None, /) -> tuple[list[Stat], str | None]:
+    async def _below(self, listing: _Listing, last: str | None, /) -> tuple[list[Stat], str | None]:
         """The next of all documents below a folder, from one stream; after an error, from a new one where it was."""
         async with self._client() as client:
             # A stream that was cancelled or has failed may have lost a page: it is kept only if neither happened.
-            stream: Any = kept.pop() if kept else obstore.list(client, where, offset=last, chunk_size=_PAGE)
+            kept, listing.stream = listing.stream, None
+            stream: Any = kept or obstore.list(client, listing.where, offset=last or None, chunk_size=_PAGE)
             page: Sequence[Mapping[str, Any]] | None = await anext(stream, None)
-            kept.append(stream)
         if page is None:
             return [], None
-        return self._stats(page), page[-1]["path"] if page else last or ""
+        stats = await self._named(self._stats(page), listing)
+        listing.stream = stream
+        return stats, page[-1]["path"] if page else last or ""
+
+    async def _named(self, stats: list[Stat], listing: _Listing, /) -> list[Stat]:
+        """Those whose key is as it is shown. obstore drops a `/` at its end, where a folder's marker has one, which is
+        empty; and at its beginning, where it has one only before all keys that begin with a letter or a digit.
+        """
+        if not listing.at_root and all(stat.size for stat in stats):
+            return stats
+        named: list[Stat] = []
+        for stat in stats:
+            if listing.at_root or not stat.size:
+                now = await self._seen(stat.key)
+                if now is None:
+                    continue
+                same = now.size == stat.size and stat.version in {None, now.version}
+                listing.at_root &= stat.key < "0" or not same
+            named.append(stat)
+        return named
+
+    async def _seen(self, key: str, /) -> Stat | None:
+        with suppress(NotFoundError):
+            return await self.stat(key)
+        return None
 
     def _stats(self, found: Sequence[Mapping[str, Any]], /) -> list[Stat]:
         return [self._stat(meta["path"][len(self._prefix) :], meta) for meta in found]
@@ -192,43 +257,45 @@ class ObstoreBackend(Bucket[Any]):
         if self._sibling is not None:
             await self._sibling.aclose()
 
-    def _error(self, error: Exception, mode: WriteMode | None, /) -> BackendError:
-        """By the HTTP status where the error has one, else by its class, which alone calls each 409 a document that is
-        there, and some 404 a condition that does not hold.
-        """
-        text = str(error)
-        status = _STATUS.search(text)
-        # What is before the answer, and what is behind it, names the key and the bucket.
-        answer = text[status.end() :].partition("\n\nDebug source:")[0] if status else ""
-        word = _CODE.search(answer)
-        code = str(word[word.lastindex or 0]) if word else ""
-        if status:
-            number = int(status[status.lastindex or 0])
-            if number == 404 and not word and _NO_BUCKET.search(answer):
-                code = "NoSuchBucket"
-            return error_for_status(number, code, mode)
-        if "redirect without LOCATION" in text:
-            return error_for_status(301)
-        if isinstance(error, FileNotFoundError):
-            return error_for_status(404)
-        if isinstance(error, (AlreadyExistsError, PreconditionError)):
-            return error_for_status(412, "", mode)
-        if isinstance(error, (PermissionDeniedError, UnauthenticatedError)):
-            return error_for_status(403)
-        if _NO_CREDENTIALS.match(text):
-            return DeniedError(f"no valid credentials were found ({type(error).__name__})")
-        if "error sending request" in text or "HTTP error" in text or "decod" in text:
-            unsent = "client error (Connect)" in text or "ConnectError" in text
-            return UnavailableError("the storage cannot be reached", sent=not unsent)
-        return BackendError(f"the request could not be made ({type(error).__name__})")
+    def _error(self, error: Exception, mode: WriteMode | None, /) -> AccountStoreError:
+        failure = error_of(error, self._container, mode)
+        answer = answer_of(str(error), self._container)
+        # The answer to HEAD does not tell a missing bucket from a missing document.
+        if answer and answer.ours and answer.status == 404 and answer.method != "HEAD":
+            self._answered = isinstance(failure, NotFoundError)
+        self._unconnected = isinstance(failure, UnavailableError) and not failure.sent
+        return failure
+
+    def _is_stale(self, error: Exception, /) -> bool:
+        answer = answer_of(str(error), self._container)
+        return answer is not None and answer.ours and is_stale(answer.status, answer.code)
 
 
-async def open_backend(url: str, options: Mapping[str, object], /) -> ObstoreBackend:
-    """A storage in a bucket. Options are those of the fsspec filesystem of the URL, translated.
+class _Listing:
+    """A listing under way."""
+
+    def __init__(self, prefix: str, where: str | None, recursive: bool, /) -> None:
+        self.prefix = prefix
+        self.where = where
+        self.recursive = recursive
+        self.at_root: bool = recursive and where is None
+        """Whether a key that begins with a `/` may come."""
+        self.stream: Any = None
+        self.rest: AsyncIterator[Sequence[Stat]] | None = None
+
+
+def _bound_of(seconds: float, /) -> timedelta:
+    """How long connecting may take in an operation of so many seconds: it is then known that nothing was sent."""
+    return min(_CONNECT, timedelta(seconds=seconds / 2))
+
+
+async def open_backend(url: str, options: Mapping[str, object], /, *, seconds: float = 30.0) -> ObstoreBackend:
+    """A storage in a bucket. Options are those of the fsspec filesystem of the URL, translated. `seconds` is what an
+    operation may take.
 
     Raises:
-        ConfigError: an option has no counterpart in obstore, or the URL names no bucket.
+        ConfigError: an option has no counterpart in obstore, no client can be made of them, or the URL names no bucket.
     """
-    service = service_of(url)
-    await to_thread.run_sync(settings_of, service, split_url(url)[0], options)
-    return ObstoreBackend(service, url, options)
+    service, connect = service_of(url), _bound_of(seconds)
+    await to_thread.run_sync(open_store, service, split_url(url)[0], options, connect)
+    return ObstoreBackend(service, url, options, connect)

@@ -8,10 +8,10 @@ import re
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import Any, Literal, TypeAlias
-
-from obstore.store import AzureStore, GCSStore, S3Store
+from urllib.parse import SplitResult, urlsplit
 
 from accountstore.backends.base import ConfigError
+from accountstore.backends.obstore.surroundings import aws, azure, certificates, google
 
 Service: TypeAlias = Literal["s3", "gcs", "azure"]
 
@@ -22,8 +22,16 @@ _SERVICES: Mapping[str, Service] = {
 }
 # Settings of obstore's HTTP client; the others are of its store.
 _CLIENT = frozenset({"allow_http", "allow_invalid_certificates", "user_agent", "pool_max_idle_per_host"}) | frozenset(
-    {"timeout", "connect_timeout", "read_timeout"}
+    {"timeout", "connect_timeout", "read_timeout", "root_certificate"}
 )
+_ENDPOINTS: Mapping[Service, tuple[str, str]] = {
+    "s3": ("aws_endpoint_url_s3", "'endpoint_url', or AWS_ENDPOINT_URL,"),
+    "gcs": ("base_url", "'endpoint_url', or STORAGE_EMULATOR_HOST,"),
+    "azure": ("endpoint", "'account_host', or the endpoint of 'connection_string',"),
+}
+"""The setting, and what sets it."""
+_TOKEN = re.compile(r"(?!.*\.(?:json|key|p12|pem|txt)$)[\w~+-][\w.~+-]*=*", re.ASCII)
+"""What an access token looks like (RFC 6750), and the path of a key file does not."""
 
 _SECRETS = {"AccountKey": "account_key", "SharedAccessSignature": "sas_key"}
 
@@ -40,18 +48,6 @@ def service_of(url: str, /) -> Service:
     return _SERVICES[url.partition("://")[0].lower()]
 
 
-def open_store(service: Service, bucket: str, options: Mapping[str, Any], /) -> Any:
-    """A client that repeats nothing and has no deadline: both are the store's. It may read files."""
-    kind: Any = {"s3": S3Store, "gcs": GCSStore, "azure": AzureStore}[service]
-    store, client = settings_of(service, bucket, options)
-    return kind(
-        bucket.partition("@")[0],
-        **store,
-        client_options={"timeout": timedelta(days=1), **client},
-        retry_config={"max_retries": 0, "retry_timeout": timedelta(0)},
-    )
-
-
 def settings_of(service: Service, bucket: str, options: Mapping[str, Any], /) -> tuple[dict[str, Any], dict[str, Any]]:
     """The options in obstore's words: what its store takes, and what its HTTP client takes.
 
@@ -62,6 +58,11 @@ def settings_of(service: Service, bucket: str, options: Mapping[str, Any], /) ->
     settings: dict[str, Any] = {}
     if service == "s3":
         settings["disable_bulk_delete"] = True  # for servers that know no bulk
+        settings |= _translate(_WORDS[service], options)
+        settings = {**aws(settings.pop("profile", None), settings), **settings}
+    if service == "gcs":
+        settings = _translate(_WORDS[service], options)
+        settings |= google(settings)
     if service == "azure":
         container, at, host = bucket.partition("@")
         if not container:
@@ -70,10 +71,9 @@ def settings_of(service: Service, bucket: str, options: Mapping[str, Any], /) ->
             settings["account_name"] = host.partition(".")[0]
         if not options and (text := os.environ.get("AZURE_STORAGE_CONNECTION_STRING")):
             options = {"connection_string": text}
-    settings |= _translate(_WORDS[service], options)
-    endpoint = str(settings.get("endpoint") or settings.get("base_url") or "")
-    if endpoint.startswith("http://"):
-        settings["allow_http"] = True
+        settings |= _translate(_WORDS[service], options)
+        settings |= azure(settings)
+    _settle_endpoint(service, bucket, settings)
     if service == "gcs" and settings.pop("skip_signature", False):
         # The client signs writes all the same, unless it holds a key that says not to.
         base = settings.pop("base_url", "https://storage.googleapis.com")
@@ -81,6 +81,38 @@ def settings_of(service: Service, bucket: str, options: Mapping[str, Any], /) ->
         settings["service_account_key"] = json.dumps(key)
     client = {name: settings.pop(name) for name in settings.keys() & _CLIENT}
     return settings, client
+
+
+def _settle_endpoint(service: Service, bucket: str, settings: dict[str, Any], /) -> None:
+    """Allow HTTP where the endpoint wants it, and put the bucket before its host where the style wants that.
+
+    Raises:
+        ConfigError: the endpoint or the bucket makes no URL, with which the client would panic.
+    """
+    if bucket.startswith("arn:"):
+        raise ConfigError("obstore knows no ARN as bucket: name the access point's alias, or take the engine 'fsspec'")
+    if bucket in {".", ".."} or not re.fullmatch("[!-~]+", bucket):
+        raise ConfigError("the url names a bucket that cannot be one")
+    name, source = _ENDPOINTS[service]
+    if name not in settings:
+        return
+    url = _server(str(settings[name]))
+    if url is None:
+        raise ConfigError(f"options: {source} is no http or https URL of a server")
+    if url.scheme == "http":
+        settings["allow_http"] = True
+    if settings.get("virtual_hosted_style_request") and not url.netloc.startswith(f"{bucket}."):
+        settings[name] = url._replace(netloc=f"{bucket}.{url.netloc}").geturl()
+
+
+def _server(text: str, /) -> SplitResult | None:
+    """The parts of the URL of a server; None: it is none."""
+    try:
+        url = urlsplit(text)
+        valid = url.scheme in {"http", "https"} and url.hostname and url.port != 0 and not (url.query or url.fragment)
+    except ValueError:  # of brackets or a port
+        return None
+    return url if valid and re.fullmatch("[!-~]+", text) else None
 
 
 def _translate(words: Mapping[str, _Word], options: Mapping[str, Any], within: str = "", /) -> dict[str, Any]:
@@ -107,6 +139,8 @@ def _settings(word: _Word, value: Any, within: str, /) -> dict[str, Any]:
         case str():
             if not isinstance(value, (str, bool)):
                 raise TypeError
+            if isinstance(value, str) and not value.isprintable():
+                raise ValueError  # a line break, say: the client would panic
             return {word: value}
         case Mapping():
             if not isinstance(value, Mapping):
@@ -130,14 +164,14 @@ def _seconds(value: Any, /) -> timedelta:
     return seconds
 
 
-def _unverified(verify: Any, /) -> bool:
-    if not isinstance(verify, bool):
-        raise TypeError  # a file of certificates, which obstore cannot be given
-    return not verify
+def _verify(verify: Any, /) -> dict[str, Any]:
+    if isinstance(verify, bool):
+        return {"allow_invalid_certificates": not verify}
+    return {"root_certificate": certificates(os.fspath(verify), "options: client_kwargs 'verify'")}
 
 
 def _google(access: Any, /) -> dict[str, Any]:
-    """A word, a path, a raw token, or the content of a key file: as gcsfs takes it."""
+    """A word, a path, a raw token, or the content of a key file: as gcsfs takes it, or as text."""
     match access:
         case dict():
             return {"service_account_key": json.dumps(access)}
@@ -146,12 +180,20 @@ def _google(access: Any, /) -> dict[str, Any]:
         case "google_default" | "cloud":
             return {}
         case str() if access not in {"cache", "browser"}:
-            return {"application_credentials" if os.path.exists(access) else "bearer_token": access}
+            if access.lstrip().startswith("{"):
+                return _google(dict(json.loads(access)))
+            if os.path.isfile(access):
+                return {"application_credentials": access}
+            if not _TOKEN.fullmatch(access):
+                raise ConfigError("options: 'token' is neither a token nor the path of a file that is there")
+            return {"bearer_token": access}
         case _:
             raise ValueError
 
 
 def _connection_string(text: Any, /) -> dict[str, Any]:
+    if not str(text).isprintable():
+        raise ValueError
     parts = {name: value for name, _, value in (part.partition("=") for part in str(text).split(";") if part)}
     protocol, suffix = parts.pop("DefaultEndpointsProtocol", "https"), parts.pop("EndpointSuffix", "core.windows.net")
     account, blob = parts.pop("AccountName", ""), parts.pop("BlobEndpoint", "").rstrip("/")
@@ -178,7 +220,8 @@ _WORDS: Mapping[Service, Mapping[str, _Word]] = {
         "secret": "secret_access_key",
         "password": "secret_access_key",
         "token": "session_token",
-        "endpoint_url": "endpoint",
+        "profile": "profile",
+        "endpoint_url": "aws_endpoint_url_s3",
         "anon": ("skip_signature", _if_true),
         "requester_pays": ("request_payer", _if_true),
         "use_ssl": ("allow_http", lambda wanted: None if wanted else True),
@@ -186,11 +229,11 @@ _WORDS: Mapping[Service, Mapping[str, _Word]] = {
         "cache_regions": ("", {False: None}),
         "client_kwargs": {
             "region_name": "region",
-            "endpoint_url": "endpoint",
+            "endpoint_url": "aws_endpoint_url_s3",
             "aws_access_key_id": "access_key_id",
             "aws_secret_access_key": "secret_access_key",
             "aws_session_token": "session_token",
-            "verify": ("allow_invalid_certificates", _unverified),
+            "verify": _verify,
         },
         "config_kwargs": {
             "s3": {
@@ -201,13 +244,16 @@ _WORDS: Mapping[Service, Mapping[str, _Word]] = {
             "connect_timeout": ("connect_timeout", _seconds),
             "read_timeout": ("read_timeout", _seconds),
             "max_pool_connections": ("pool_max_idle_per_host", lambda count: str(int(count))),
-            "user_agent": ("user_agent", str),
+            "user_agent": "user_agent",
+            "request_checksum_calculation": ("checksum_algorithm", {"when_required": None, "when_supported": "SHA256"}),
+            "response_checksum_validation": ("", {"when_required": None, "when_supported": None}),
             **_without_effect("retries"),  # the store's own on either engine
         },
         "s3_additional_kwargs": {
             "ServerSideEncryption": "server_side_encryption",
             "SSEKMSKeyId": "sse_kms_key_id",
             "BucketKeyEnabled": "sse_bucket_key_enabled",
+            "ChecksumAlgorithm": ("checksum_algorithm", {name: name for name in ("SHA256", "CRC64NVME")}),
         },
         **_without_effect("default_block_size", "default_fill_cache", "default_cache_type", "max_concurrency"),
     },

@@ -160,8 +160,9 @@ def version_of(stat: Stat, /) -> Version:
 
 
 async def scan(backend: Backend, prefix: str, /, *, recursive: bool) -> list[Stat]:
-    """The stats of a listing, page after page."""
-    return [stat async for page in backend.scan(prefix, recursive=recursive) for stat in page]
+    """The stats of a listing's documents, page after page."""
+    pages = backend.scan(prefix, recursive=recursive)
+    return [stat async for page in pages for stat in page if not stat.key.endswith("/")]
 
 
 async def keys_of(backend: Backend, prefix: str, /, *, recursive: bool) -> list[str]:

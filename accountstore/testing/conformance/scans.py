@@ -6,6 +6,7 @@ import gc
 from collections import Counter
 
 import anyio
+import pytest
 from anyio.lowlevel import checkpoint
 
 from accountstore.backends.base import Backend
@@ -33,6 +34,17 @@ class ScanTests(Suite):
             beside = [key for key in below if "/" not in key.removeprefix(start)]
             assert await keys_of(backend, prefix, recursive=True) == below
             assert await keys_of(backend, prefix, recursive=False) == beside
+
+    async def test_scan_has_the_folders_of_a_folder(self, harness: Harness, backend: Backend) -> None:
+        """A scan that is not recursive has each folder in the folder once, where the backend declares that."""
+        if not backend.capabilities.folders:
+            pytest.skip("declares no folders in a scan")
+        for key in _TREE:
+            await put(harness, key, key.encode())
+        for prefix, folders in (("", "A/ a b/ a-b/ a/ ab/ b/"), ("a", "a/b/"), ("a/b/c", "a/b/c/d/"), ("ab", "")):
+            pages = [page async for page in backend.scan(prefix, recursive=False)]
+            found = sorted(stat.key for page in pages for stat in page if stat.key.endswith("/"))
+            assert " ".join(found) == folders
 
     async def test_scan_agrees_with_stat(self, harness: Harness, backend: Backend) -> None:
         """A listing has each document's size, and its version if it has one."""

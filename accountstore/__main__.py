@@ -1,0 +1,7 @@
+"""`python -m accountstore`: the same as `accountstore`."""
+
+from __future__ import annotations
+
+from accountstore.cli import main
+
+main()

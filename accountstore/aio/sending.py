@@ -1,0 +1,43 @@
+"""What a backend tells of a write that may be cut short: whether anything of it has left."""
+
+from __future__ import annotations
+
+from contextvars import ContextVar
+
+
+class Sending:
+    """A request of a write. It counts as sent unless the backend tells that it is not, or not yet."""
+
+    __slots__ = ("_told", "sent")
+
+    def __init__(self) -> None:
+        self._told = False
+        self.sent: bool = True
+
+    def hold(self) -> None:
+        """Nothing has left yet, unless it was told before that something has."""
+        if not self._told:
+            self._told = True
+            self.sent = False
+
+
+SENDING: ContextVar[Sending | None] = ContextVar("accountstore_sending", default=None)
+"""The request of the write that this task makes; None: it makes none."""
+
+
+def hold() -> None:
+    """Tell that nothing has left yet of the request that this task makes."""
+    if (sending := SENDING.get()) is not None:
+        sending.hold()
+
+
+def release() -> None:
+    """Tell that the request that this task makes is about to leave."""
+    if (sending := SENDING.get()) is not None:
+        sending.sent = True
+
+
+def has_left() -> bool:
+    """Whether something may have left of the request that this task makes."""
+    sending = SENDING.get()
+    return sending is None or sending.sent

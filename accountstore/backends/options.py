@@ -1,0 +1,84 @@
+"""The options of a storage, checked at opening: names that no client takes, and values of the wrong type."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Mapping
+from functools import partial
+from inspect import signature
+
+from accountstore.aio.threads import ThreadPool
+from accountstore.backends.base import ConfigError
+from accountstore.backends.logs import quietly
+from accountstore.backends.object_store import INSTANCE
+from accountstore.validation import did_you_mean
+
+_OWN = frozenset({*INSTANCE, "loop"})
+
+TEXT: tuple[type, ...] = (str,)
+FLAG: tuple[type, ...] = (bool,)
+WHOLE: tuple[type, ...] = (int,)
+NUMBER: tuple[type, ...] = (int, float)
+TABLE: tuple[type, ...] = (Mapping,)
+_WORDS: Mapping[type, str] = {
+    str: "a string",
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    Mapping: "a table",
+}
+
+
+def check_options(
+    options: Mapping[str, object], client: Callable[..., object], kinds: Mapping[str, tuple[type, ...]], /, *more: str
+) -> None:
+    """Raise `ConfigError` for an option that a client has no parameter for and would drop, that the store sets, or that
+    is not of its kind.
+    """
+    for name in options:
+        if name in _OWN:
+            raise ConfigError(f"options: {name!r} is set by the store")
+    check_names(options, [*[name for name in signature(client).parameters if name not in {"self", "kwargs"}], *more])
+    check_kinds(options, kinds)
+
+
+def check_names(options: Mapping[str, object], known: Collection[str], /, place: str = "options") -> None:
+    """Raise `ConfigError` for a name that is not known; `place` is where they stand."""
+    for name in options:
+        if name not in known:
+            raise ConfigError(f"{place}: unknown {name!r}{did_you_mean(name, known)}")
+
+
+def check_kinds(
+    options: Mapping[str, object], kinds: Mapping[str, tuple[type, ...]], /, place: str = "options"
+) -> None:
+    """Raise `ConfigError` for a value that is not of its kind. None stands for the default."""
+    for name, value in options.items():
+        kind = kinds.get(name)
+        if kind is None or value is None:
+            continue
+        if not isinstance(value, kind) or (isinstance(value, bool) and bool not in kind):
+            words = " or ".join(_WORDS[one] for one in kind if not (one is int and float in kind))
+            raise ConfigError(f"{place}: {name!r} must be {words}")
+
+
+def check_url(options: Mapping[str, object], name: str, /, place: str = "options") -> None:
+    """Raise `ConfigError` for a server's address that is no URL."""
+    value = options.get(name)
+    if isinstance(value, str) and not re.match("https?://[^/]", value, re.IGNORECASE):
+        raise ConfigError(f"{place}: {name!r} must be a URL: https://host or http://host:port")
+
+
+async def checked_apart(check: Callable[[], object], /) -> None:
+    """Run a check that reads files or models, in a thread that is neither the event loop's nor the caller's."""
+    threads = ThreadPool(1)
+    try:
+        await threads.run(partial(quietly, check))
+    finally:
+        threads.close()
+
+
+def table(options: Mapping[str, object], name: str, /) -> Mapping[str, object]:
+    """An option that is a table, checked before; empty where it is not given."""
+    found = options.get(name)
+    return found if isinstance(found, Mapping) else {}

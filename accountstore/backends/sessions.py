@@ -1,0 +1,99 @@
+"""What the clients on aiohttp have in common: their sessions, and answers of a bounded size."""
+
+from __future__ import annotations
+
+import socket
+import zlib
+from functools import partial
+from typing import Any
+
+import aiohttp
+from aiohttp.abc import AbstractResolver, ResolveResult
+
+from accountstore.aio.sending import release
+from accountstore.aio.threads import ThreadPool
+from accountstore.backends.base import BackendError, UnavailableError, check_size
+
+_ZLIB_OR_GZIP = 47
+_PACKED = frozenset({"gzip", "x-gzip", "deflate"})
+_UNREADABLE = frozenset({"br", "zstd"})
+
+
+def prepare(session: aiohttp.ClientSession, /, threads: ThreadPool, *, bounded: bool = False) -> None:
+    """Make a client's session the store's own; aiohttp has no other way for most of it.
+
+    It repeats no request whose connection was closed: a write that took effect would meet its own document, which could
+    be a rival's as well. It tells when a request leaves. Names are looked up in these threads rather than in the event
+    loop's default executor, which is the application's. And no request waits for a connection, for the store bounds
+    their number, unless it is `bounded` by the configuration.
+    """
+    session._retry_connection = False  # noqa: SLF001
+    leaving = aiohttp.TraceConfig()
+    leaving.on_request_headers_sent.append(_leave)
+    leaving.freeze()
+    session.trace_configs.append(leaving)
+    connector: Any = session.connector
+    if not bounded:
+        connector._limit = 0  # noqa: SLF001
+    if isinstance(getattr(connector, "_resolver", None), aiohttp.ThreadedResolver):
+        connector._resolver = _Resolver(threads)  # noqa: SLF001
+
+
+async def _leave(*_: object) -> None:
+    release()
+
+
+class _Resolver(AbstractResolver):
+    """Looks up names in threads of the store's own."""
+
+    def __init__(self, threads: ThreadPool, /) -> None:
+        self._threads = threads
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[ResolveResult]:
+        look_up = partial(socket.getaddrinfo, host, port, family, socket.SOCK_STREAM)
+        return [
+            ResolveResult(
+                hostname=host,
+                host=str(address[0]),
+                port=int(address[1]),
+                family=found,
+                proto=protocol,
+                flags=socket.AI_NUMERICHOST | socket.AI_NUMERICSERV,
+            )
+            for found, _, protocol, _, address in await self._threads.run(look_up)
+        ]
+
+    async def close(self) -> None:
+        pass
+
+
+async def read_at_most(stream: aiohttp.StreamReader, limit: int, /) -> bytes:
+    """The bytes of an answer, or its first `limit + 1` where it has more."""
+    data = bytearray()
+    while chunk := await stream.read(limit + 1 - len(data)):
+        data += chunk
+    return bytes(data)
+
+
+def unpacked(data: bytes, encoding: str, limit: int, /) -> bytes:
+    """What stands in an answer with this `Content-Encoding`, of which no more than `limit` bytes are taken into memory.
+
+    Raises:
+        TooLargeError: there are more.
+        BackendError: it is not what the encoding says.
+    """
+    encoding = encoding.strip().lower()
+    if encoding in _UNREADABLE:
+        raise BackendError(f"the object is stored with the Content-Encoding {encoding!r}, which is not understood")
+    if encoding in _PACKED:
+        unpacker = zlib.decompressobj(_ZLIB_OR_GZIP)
+        try:
+            data = unpacker.decompress(data, limit + 1)
+        except zlib.error:
+            raise BackendError(f"the object is not what its Content-Encoding says ({encoding})") from None
+        if len(data) <= limit and not unpacker.eof:
+            raise UnavailableError("the answer was cut short")
+    check_size(len(data), limit)
+    return data

@@ -1,0 +1,105 @@
+"""Options that no client can use fail at opening, with their name and never their value."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from cloudtargets import AT, BUCKET, CANARY, OLD, Target, by_fsspec, on_asyncio, refusal
+
+from accountstore import AccountStore
+
+if TYPE_CHECKING:
+    from cloudstub import Stub
+
+pytestmark = [pytest.mark.anyio, pytest.mark.once, on_asyncio]
+
+KEY = {"type": "service_account", "client_email": "a@example.org", "private_key": CANARY, "token_uri": "x"}
+SERVICES = {name: Target(name, "fsspec") for name in ("s3", "gcs", "azure")}  # type: ignore[arg-type]  # these three
+WRONG: dict[str, list[tuple[dict[str, Any], str]]] = {
+    "s3": [
+        ({"key": 1}, "options: 'key' must be a string"),
+        ({"anon": "no"}, "options: 'anon' must be true or false"),
+        ({"max_concurrency": CANARY}, "options: 'max_concurrency' must be a whole number"),
+        ({"username": "u"}, "'key' and 'username' are two names of one"),
+        ({"client_kwargs": CANARY}, "options: 'client_kwargs' must be a table"),
+        ({"client_kwargs": {"region": CANARY}}, "options.client_kwargs: unknown 'region'; did you mean 'region_name'?"),
+        ({"client_kwargs": {"config": {}}}, "options.client_kwargs: unknown 'config'"),
+        ({"client_kwargs": {"verify": f"/{CANARY}.pem"}}, "'verify' names a file that is not there"),
+        ({"client_kwargs": {"aws_session_token": 5}}, "options.client_kwargs: 'aws_session_token' must be a string"),
+        ({"endpoint_url": f"{CANARY}:9000"}, "options: 'endpoint_url' must be a URL"),
+        ({"config_kwargs": {"max_pool_conections": 5}}, "did you mean 'max_pool_connections'?"),
+        ({"config_kwargs": {"connect_timeout": CANARY}}, "options.config_kwargs: 'connect_timeout' must be a number"),
+        ({"config_kwargs": {"s3": {"addressing_style": CANARY}}}, "options.config_kwargs: 's3' cannot be used"),
+        ({"s3_additional_kwargs": {"ServerSideEncrypton": "AES256"}}, "did you mean 'ServerSideEncryption'?"),
+        ({"s3_additional_kwargs": {"SSECustomerKey": 5}}, "options.s3_additional_kwargs: 'SSECustomerKey' must be a"),
+    ],
+    "gcs": [
+        ({"project": 5}, "options: 'project' must be a string"),
+        ({"access": CANARY}, "options: 'access' must be one of full_control, read_only, read_write"),
+        ({"requests_timeout": CANARY}, "options: 'requests_timeout' must be a number"),
+        ({"session_kwargs": {"trust_emv": True}}, "options.session_kwargs: unknown 'trust_emv'; did you mean"),
+        ({"endpoint_url": CANARY}, "options: 'endpoint_url' must be a URL"),
+        ({"token": 5}, "options: 'token' must be a method's name"),
+        ({"token": "browser"}, "options: 'token' is a file that is not there, or neither"),
+        ({"token": f"/run/secrets/{CANARY}.json"}, "options: 'token' is a file that is not there, or neither"),
+        ({"token": f"{CANARY}.json"}, "options: 'token' is a file that is not there, or neither"),
+        ({"token": f"{{{CANARY}"}, "options: 'token' is, or names, a key file that is not JSON"),
+        ({"token": KEY}, "options: 'token' is no key of a service account"),
+        ({"token": '{"private_key": "zQ7kzQ7k"}'}, "options: 'token' is no key of a service account"),
+    ],
+    "azure": [
+        ({"account_name": 5}, "options: 'account_name' must be a string"),
+        ({"anon": "false"}, "options: 'anon' must be true or false"),
+        ({"timeout": CANARY}, "options: 'timeout' must be a number"),
+        ({"connection_string": CANARY}, "options: 'connection_string' is none"),
+        ({"account_key": f"{CANARY}x"}, "options: 'account_key' is not in base64"),
+        ({"credential": 5}, "options: 'credential' must be a credential of azure.identity"),
+    ],
+}
+ROWS = [(SERVICES[name], given, words) for name, rows in WRONG.items() for given, words in rows]
+
+
+@pytest.mark.parametrize(("target", "given", "words"), ROWS, ids=[f"{row[0].service}-{row[2]}" for row in ROWS])
+async def test_an_option_that_cannot_be_used(stub: Stub, target: Target, given: dict[str, Any], words: str) -> None:
+    """A wrong name, type or credential is told when the store is opened, by the option's name; nothing is sent."""
+    options = target.options(stub.url) | given
+    assert words in await refusal(target.config_of(f"{target.scheme}://{BUCKET}/p", options))
+    assert stub.count() == 0
+
+
+async def test_an_account_that_is_not_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Azure without any account does not open, unless the environment names one."""
+    monkeypatch.delenv("AZURE_STORAGE_ACCOUNT_NAME", raising=False)
+    config = SERVICES["azure"].config_of(f"az://{BUCKET}/p", {})
+    assert "no account is named" in await refusal(config)
+    monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_NAME", "ours")
+    async with AccountStore.open(config):
+        pass
+
+
+async def test_a_bucket_that_cannot_be_one() -> None:
+    """A name that S3 has for no bucket does not open."""
+    assert "must name a bucket" in await refusal(SERVICES["s3"].config_of("s3://b cket/p", {}))
+
+
+USABLE: dict[str, dict[str, Any]] = {
+    "s3": {
+        "anon": False,
+        "use_ssl": None,
+        "client_kwargs": {"region_name": "us-east-1", "verify": False},
+        "config_kwargs": {"s3": {"addressing_style": "path"}, "connect_timeout": 5, "retries": {"mode": "standard"}},
+        "s3_additional_kwargs": {"ServerSideEncryption": "AES256", "Metadata": {"a": "b"}},
+    },
+    "gcs": {"access": "read_write", "requests_timeout": 5, "session_kwargs": {"trust_env": True}, "token": "anon"},
+    "azure": {"anon": None, "timeout": 5, "connection_timeout": 2.5, "max_concurrency": 2},
+}
+
+
+@by_fsspec
+async def test_control_options_that_can_be_used(stub: Stub, target: Target) -> None:
+    """The control: options of the right name and kind are taken, and the store works."""
+    options = target.options(stub.url) | USABLE[target.service]
+    async with AccountStore.open(target.config_of(f"{target.scheme}://{BUCKET}/p", options)) as store:
+        await store.save(AT, OLD)
+        assert await store.get(AT) == OLD
