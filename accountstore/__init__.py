@@ -13,15 +13,19 @@ from typing import TYPE_CHECKING
 from accountstore.errors import *
 
 if TYPE_CHECKING:
-    from accountstore.backends.base import Capabilities, Version
+    from accountstore.backends.base import Capabilities, Version, WriteMode
+    from accountstore.bodies import from_json, json_schema, masked, to_json
     from accountstore.check import Check
     from accountstore.config import StorageConfig, StoreConfig
-    from accountstore.events import Event
+    from accountstore.events import Event, Observer
     from accountstore.listing import Entry, Folder, Skipped
     from accountstore.location import Location
     from accountstore.model import (
         Account,
+        Credentials,
+        Document,
         MultiAccount,
+        NoCredentials,
         OAuthCredentials,
         PasswordCredentials,
         ProtocolType,
@@ -41,8 +45,10 @@ __all__ = [
     "ClosedError",
     "ConfigError",
     "ConflictError",
+    "Credentials",
     "DecodeError",
     "DeniedError",
+    "Document",
     "DocumentError",
     "EncodeError",
     "Entry",
@@ -54,9 +60,11 @@ __all__ = [
     "Location",
     "LocationError",
     "MultiAccount",
+    "NoCredentials",
     "NotFoundError",
     "NotRegularError",
     "OAuthCredentials",
+    "Observer",
     "PasswordCredentials",
     "ProtocolType",
     "Secret",
@@ -68,35 +76,47 @@ __all__ = [
     "TooLargeError",
     "UnavailableError",
     "UncertainError",
+    "UnknownFieldError",
     "UnsupportedError",
     "Version",
+    "WriteMode",
+    "from_json",
+    "json_schema",
+    "masked",
+    "to_json",
 ]
 __version__ = "0.1.0"
 
 _HOMES = {
-    "backends.base": "Capabilities Version",
+    "backends.base": "Capabilities Version WriteMode",
+    "bodies": "from_json json_schema masked to_json",
     "check": "Check",
     "config": "StorageConfig StoreConfig",
-    "events": "Event",
+    "events": "Event Observer",
     "listing": "Entry Folder Skipped",
     "location": "Location",
-    "model": "Account MultiAccount OAuthCredentials PasswordCredentials ProtocolType SecurityOptions",
+    "model": (
+        "Account Credentials Document MultiAccount NoCredentials OAuthCredentials PasswordCredentials ProtocolType"
+        " SecurityOptions"
+    ),
     "secrets": "Secret",
     "storage": "Stored",
     "store": "AccountStore",
 }
 
 
-def __getattr__(name: str) -> object:
-    """Import a public name when it is first used (PEP 562)."""
-    for module, names in _HOMES.items():
-        if name in names.split():
-            from importlib import import_module
+if not TYPE_CHECKING:  # a checker would take any name for one of the package
 
-            value: object = getattr(import_module(f"accountstore.{module}"), name)
-            globals()[name] = value
-            return value
-    raise AttributeError(f"module 'accountstore' has no attribute {name!r}")
+    def __getattr__(name: str) -> object:
+        """Import a public name when it is first used (PEP 562)."""
+        for module, names in _HOMES.items():
+            if name in names.split():
+                from importlib import import_module
+
+                value: object = getattr(import_module(f"accountstore.{module}"), name)
+                globals()[name] = value
+                return value
+        raise AttributeError(f"module 'accountstore' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequen
 from copy import copy
 from functools import partial
 from itertools import repeat
-from typing import Generic, NamedTuple, TypeAlias, TypeVar
+from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
 
 import anyio
 
@@ -16,7 +16,7 @@ from accountstore.backends.base import Blob, Version, Write, WriteMode
 from accountstore.client import condition_of
 from accountstore.errors import AccountStoreError, LocationError
 from accountstore.events import EventLog, Operation
-from accountstore.location import Located, Location
+from accountstore.location import NO_LOCATION, Located, Location
 from accountstore.model import Document
 from accountstore.scope import Resolver
 from accountstore.storage import DocumentRef, Storage, Stored, stored
@@ -44,6 +44,8 @@ def get_many(
     resolver: Resolver, log: EventLog, locations: Iterable[Location], concurrency: int, /
 ) -> AsyncIterator[tuple[Location, _Result]]:
     """Each location within reach with its document or its error, in order. Each is an event."""
+    if isinstance(locations, Location):
+        raise TypeError("get_many takes several locations: get_many([location])")
     items = zip(locations, repeat(None), strict=False)
     return items_of(_Windows(resolver, log, "get_many", items, _read, concurrency).next)
 
@@ -115,9 +117,10 @@ class _Windows(Generic[T]):
 
     def _fill(self) -> list[tuple[Location, T]]:
         for item in self._items:
+            location = _location_of(item)
             self._window.append(item)
             try:
-                batch = self._resolver.storage(item[0].storage).client.capabilities.batch
+                batch = self._resolver.storage(location.storage).client.capabilities.batch
             except LocationError:
                 continue
             if len(self._window) >= self._concurrency * max(_WINDOW, batch):
@@ -149,6 +152,16 @@ class _Windows(Generic[T]):
                 for start in range(0, len(members), size):
                     tasks.start_soon(work, storage, members[start : start + size])
         return [(location, results[place]) for place, (location, _) in enumerate(window)]
+
+
+def _location_of(item: Any, /) -> Location:
+    try:
+        location, _ = item
+    except (TypeError, ValueError):
+        raise TypeError("save_many takes pairs of a Location and a document") from None
+    if not isinstance(location, Location):
+        raise TypeError(NO_LOCATION)
+    return location
 
 
 async def _read(storage: Storage, members: Sequence[_Member[None]], results: dict[int, _Result], /) -> None:

@@ -17,34 +17,52 @@ import msgspec
 from msgspec import Raw, Struct
 
 from accountstore.errors import ConfigError, DecodeError, EncodeError
-from accountstore.model import Account, Document, MultiAccount
+from accountstore.model import (
+    Account,
+    Document,
+    MultiAccount,
+    NoCredentials,
+    OAuthCredentials,
+    PasswordCredentials,
+    ProtocolType,
+    SecurityOptions,
+)
 from accountstore.secrets import Secret, reveal
 from accountstore.strict import check_json, check_msgpack
 
 D = TypeVar("D", bound=Account | MultiAccount)
 
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+"""What some editors and shells put before text in UTF-8."""
 
-def _hide(kind: type, value: object, /) -> Secret:
-    if kind is not Secret or not isinstance(value, str):
-        raise ValueError("Expected `str`")
-    if not value:
-        raise ValueError("Expected `str` of length >= 1")
-    return Secret(value)
+
+def without_mark(data: bytes, /) -> bytes:
+    """JSON without the byte order mark that may stand before it."""
+    # Not `removeprefix`, which makes plain bytes of SecretBytes.
+    return data[len(BYTE_ORDER_MARK) :] if data.startswith(BYTE_ORDER_MARK) else data  # noqa: FURB188 -- as above
+
+
+def _plain(value: object, /) -> str:
+    """The text of a Secret or of a subclass of `str`, for an encoder."""
+    if isinstance(value, str):
+        return str.__str__(value)
+    if isinstance(value, Secret):
+        return value.reveal()
+    raise TypeError
 
 
 @final
 class Codec:
     """One wire format: encodes, decodes, and edits documents without losing fields that this release does not know."""
 
-    __slots__ = ("_check", "_decoders", "_encoder", "_fields", "_items", "_null", "_tree", "name")
+    __slots__ = ("_check", "_decoders", "_encoder", "_fields", "_items", "_null", "_patient", "_tree", "name")
 
     def __init__(self, name: str, module: ModuleType, check: Callable[[bytes], None], /) -> None:
         self.name: str = name
         self._check = check
         self._encoder = module.Encoder(enc_hook=reveal)
-        self._decoders: dict[type, Any] = {
-            kind: module.Decoder(kind, dec_hook=_hide) for kind in (Account, MultiAccount)
-        }
+        self._patient = module.Encoder(enc_hook=_plain)
+        self._decoders: dict[type, Any] = {kind: module.Decoder(kind) for kind in (Account, MultiAccount)}
         self._fields = module.Decoder(dict[str, Raw])
         self._items = module.Decoder(list[Raw])
         self._tree = module.Decoder()
@@ -72,7 +90,7 @@ class Codec:
             EncodeError: as `encode`; or a field cannot be written in this format.
         """
         try:
-            data: bytes = self._encoder.encode(tree)
+            data: bytes = self._patient.encode(tree)
             back: object = self.decode(data, kind)
         except DecodeError as error:
             failure = EncodeError(error.message, field=error.field)
@@ -95,15 +113,44 @@ class Codec:
             # What this codec would write itself needs no further check, and is the usual case.
             if self._encoder.encode(document) != data:
                 self._check(data)
+                self._check_credentials(document, data)
         except msgspec.ValidationError as error:
-            reason, field = _explain(str(error))
+            reason, field = _explain(str(error), self._tree_of(data))
         except (msgspec.MsgspecError, UnicodeError, RecursionError):
             reason, field = f"is not valid {self.name}", "$"
+            if data.startswith(BYTE_ORDER_MARK) and self is JSON:
+                return self.decode(without_mark(data), kind)
         else:
             return document
         # The check may know better what is wrong: bytes that are not UTF-8, a key that stands twice, too deep nesting.
         self._check(data)
         raise DecodeError(reason, field=field)
+
+    def _tree_of(self, data: bytes, /) -> Any:
+        """The whole of a document that may be none; None where it cannot be read."""
+        try:
+            return self._tree.decode(data)
+        except (msgspec.MsgspecError, UnicodeError, RecursionError):
+            return None
+
+    def _check_credentials(self, document: Document, data: bytes, /) -> None:
+        """Refuse an account without `credentials` that has fields which the model does not know, as it has a password
+        that stands in another place than here.
+        """
+        parts: list[tuple[str, Account, bytes | Raw]] = []
+        if isinstance(document, Account):
+            parts.append(("$", document, data))
+        else:
+            fields: dict[str, Raw] = self._fields.decode(data)
+            items = zip(document.receive_accounts, self._items.decode(fields["receiveAccounts"]), strict=True)
+            parts += ((f"$.receiveAccounts[{place}]", *item) for place, item in enumerate(items))
+            if document.send_account is not None:
+                parts.append(("$.sendAccount", document.send_account, fields["sendAccount"]))
+        for field, account, part in parts:
+            if isinstance(account.credentials, NoCredentials):
+                keys: Collection[str] = self._fields.decode(part)
+                if "credentials" not in keys and not {*Account.__struct_encode_fields__}.issuperset(keys):
+                    raise DecodeError(_missing("credentials", keys), field=field)
 
     def decode_tree(self, data: bytes, /) -> object:
         """The whole of a document that `decode` takes, as dictionaries, lists and scalars: for another codec.
@@ -112,7 +159,7 @@ class Codec:
             EncodeError: it has a value that no other format can carry.
         """
         try:
-            tree: object = self._tree.decode(data)
+            tree: object = self._tree.decode(without_mark(data))
         except (msgspec.MsgspecError, UnicodeError, RecursionError):
             tree = inf  # such as a number that Python does not have
         if not _is_finite(tree):
@@ -144,7 +191,7 @@ class Codec:
         if not {*(set or ()), *drop}.isdisjoint(kind.__struct_encode_fields__):
             raise ValueError("set and drop take only fields that the model does not have")
         self.encode(document)
-        fields = self._overlay(document, original) | dict(set or ())
+        fields = self._overlay(document, without_mark(original)) | dict(set or ())
         for name in drop:
             fields.pop(name, None)
         return self.encode_tree(fields, kind)
@@ -197,19 +244,52 @@ _LIKENESSES: tuple[Callable[[int, Account], object], ...] = (
     lambda place, _: place,
 )
 
+
+def _keys_at(tree: Any, field: str, /) -> list[str]:
+    """The keys of what stands in a tree at a field such as `$.receiveAccounts[1].credentials`."""
+    for name, place in re.findall(r"\.(\w+)|\[(\d+)\]", field):
+        try:
+            tree = tree[name or int(place)]
+        except (LookupError, TypeError):
+            return []
+    return [key for key in tree if isinstance(key, str)] if isinstance(tree, dict) else []
+
+
+def _missing(name: str, keys: Collection[str], /) -> str:
+    """What is wrong with an object that has no field of this name; with the key that means the same, if it has one."""
+    near = next((key for key in keys if re.sub("[_ -]", "", key).lower() == name.lower()), None)
+    return f"Object missing required field `{name}`" + (f"; it has `{near}`: keys are camelCase" if near else "")
+
+
+_WORDS: Mapping[str, Collection[str]] = {
+    "protocolType": [*ProtocolType],
+    "securityOptions": [*SecurityOptions],
+    "discriminator": [
+        str(kind.__struct_config__.tag) for kind in (PasswordCredentials, OAuthCredentials, NoCredentials)
+    ],
+}
+"""The values that are known, by field."""
+
 _WHERE = re.compile(r" - at (?:`key` in )?`(\$[^`]*)`\Z")
 # msgspec's own messages that hold nothing but type and field names, and those of Location.
 _HARMLESS = re.compile(r"Expected `|Object missing required field `|storage: |folder|file name: ")
 
 
-def _explain(message: str, /) -> tuple[str, str]:
+def _explain(message: str, tree: Any, /) -> tuple[str, str]:
     """Msgspec's message without anything that could quote the document, and the field it is about."""
     where = _WHERE.search(message)
     reason = message[: where.start()] if where else message
-    if not _HARMLESS.match(reason):
-        unknown = reason.startswith(("Invalid enum value", "Invalid value"))
-        reason = "is not one of the known values" if unknown else "is not valid"
-    return reason, where[1] if where else "$"
+    field = where[1] if where else "$"
+    known = _WORDS.get(field.rpartition(".")[2])
+    if missing := re.fullmatch("Object missing required field `(.+)`", reason):
+        reason = _missing(missing[1], _keys_at(tree, field))
+    elif reason.startswith("Object contains unknown field"):
+        reason = "has more than a `login`: to a password or token belongs another `discriminator`"
+    elif reason.startswith("Invalid ") and known:
+        reason = f"is not one of the known values: {', '.join(known)}"
+    elif not _HARMLESS.match(reason):
+        reason = "is not valid"
+    return reason, field
 
 
 JSON = Codec("JSON", msgspec.json, check_json)

@@ -10,29 +10,36 @@
     options = { username = "mail", password = "${SFTP_PASSWORD}" }
     codec = "msgpack"
 
-`${NAME}` in an option's value is replaced from the environment.
+`${NAME}` in any text of the file is replaced from the environment; `$${` is a literal `${`.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from functools import partial
 from math import inf
-from typing import Any, TypeVar, cast
+from typing import Any, Literal, TypeAlias, TypeVar, cast, get_args
 
 import msgspec
 from msgspec import Struct, field
-from msgspec.structs import replace
+from msgspec.structs import asdict, force_setattr, replace
 
-from accountstore.codecs import CODECS
 from accountstore.errors import ConfigError, LocationError
 from accountstore.validation import MAX_BYTES, check_storage_name, did_you_mean
 
 S = TypeVar("S", bound=Struct)
 
-_ENGINES = ("fsspec", "obstore")
-_CONDITIONS = ("probe", "trust")
+CodecName: TypeAlias = Literal["json", "msgpack"]
+Engine: TypeAlias = Literal["fsspec", "obstore"]
+_Conditions: TypeAlias = Literal["probe", "trust"]
+_WORDS: Mapping[str, Collection[str]] = {
+    "codec": get_args(CodecName),
+    "engine": get_args(Engine),
+    "conditions": get_args(_Conditions),
+}
+_LOCAL = ("file", "local")
 _FILE = "accountstore.toml"
 _VARIABLE = "ACCOUNTSTORE_CONFIG"
 
@@ -40,38 +47,46 @@ _VARIABLE = "ACCOUNTSTORE_CONFIG"
 class StorageConfig(Struct, frozen=True):
     """One storage: an fsspec URL, fsspec's options for it, and the codec of its documents (`json` or `msgpack`).
 
-    A URL without a scheme is a folder; `~` is the user's home. The options do not show in `repr`, nor does the user
-    part of the URL.
+    A URL without a scheme is a folder; `~` is the user's home. Scheme and host of other URLs are followed by a path;
+    user and password before the host are percent-encoded where they have such characters as `@`, `/` or `%`. The
+    options do not show in `repr`, nor does the user part of the URL.
 
     `engine` is the client below: fsspec's own, or `obstore` (extra `fast`) for S3, Google Cloud Storage and Azure.
     `timeout` bounds an operation, in seconds; `attempts` says how often it is tried while it fails for a while, 1 for
-    never again. `conditions` is `probe` where the store tries whether the server honours them before it relies on them,
+    never again. `concurrency` says how many operations may be in flight at once; without it the backend's own default
+    does. `conditions` is `probe` where the store tries whether the server honours them before it relies on them,
     or `trust` where you vouch for it.
     """
 
     url: str
     options: dict[str, Any] = field(default_factory=dict[str, Any])
-    codec: str = "json"
-    engine: str = "fsspec"
+    codec: CodecName = "json"
+    engine: Engine = "fsspec"
     timeout: float = 30.0
     attempts: int = 4
-    conditions: str = "probe"
+    conditions: _Conditions = "probe"
+    concurrency: int | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.url, str):
+            scheme, mark, place = str.__str__(self.url).partition("://")
+            force_setattr(self, "url", f"{scheme.lower()}{mark}{place}" if mark else scheme)
 
     @property
     def scheme(self) -> str:
         """The URL's scheme; `file` where it has none."""
         scheme, mark, _ = self.url.partition("://")
-        return scheme.lower() if mark else "file"
+        return scheme if mark else "file"
 
     @property
     def redacted_url(self) -> str:
         """The URL without its user part and its query."""
-        return _redacted(self.url)
+        return _redacted(str(self.url))
 
     @property
     def display_name(self) -> str:
         """How errors name a storage elsewhere: its redacted URL, and the endpoint among its options. Else empty."""
-        if self.scheme in {"file", "local", "memory"}:
+        if self.scheme in {*_LOCAL, "memory"}:
             return ""
         client: object = self.options.get("client_kwargs")
         options = {**client, **self.options} if isinstance(client, dict) else self.options
@@ -89,7 +104,14 @@ class StorageConfig(Struct, frozen=True):
 
 
 def _redacted(url: str, /) -> str:
-    return re.split("[?#]", re.sub(r"(?<=://).*@", "", url), maxsplit=1)[0]
+    """A URL without its user part and its query, whatever characters are in them."""
+    scheme, mark, rest = url.partition("://")
+    if not mark and ":" not in url.partition("/")[0]:
+        return url  # a folder, which may have an @ in its name
+    before, at, place = (rest if mark else url).rpartition("@")
+    if at and re.search("[?#]", before):
+        place = "..."  # the @ may be in a password or in a query
+    return (scheme + mark if mark else "") + re.split("[?#]", place, maxsplit=1)[0]
 
 
 class StoreConfig(Struct, frozen=True, kw_only=True):
@@ -108,13 +130,11 @@ class StoreConfig(Struct, frozen=True, kw_only=True):
         Raises:
             ConfigError: the configuration as a whole does not hold together; the message begins with the key.
         """
+        if not isinstance(self.storages, Mapping):
+            raise ConfigError("storages: must be a dict of StorageConfig by their names")
+        _check_types("", asdict(self) | {"storages": {}}, StoreConfig)
         for name, storage in self.storages.items():
-            where = _key("storages", name)
-            try:
-                check_storage_name(name)
-            except LocationError as error:
-                raise ConfigError(f"{where}: {error.message}") from None
-            _check_storage(where, storage)
+            _check_storage(name, storage)
         if self.max_bytes < 1:
             raise ConfigError("max_bytes: must be at least 1")
         if not self.storages:
@@ -129,30 +149,61 @@ class StoreConfig(Struct, frozen=True, kw_only=True):
         return self.default
 
 
-def _key(*names: str) -> str:
+def key_of(*names: object) -> str:
     """The path of a key as TOML writes it: `storages."First Storage".url`."""
-    return ".".join(name if re.fullmatch(r"[\w-]+", name, re.ASCII) else f'"{name}"' for name in names)
+    return ".".join(name if re.fullmatch(r"[\w-]+", name, re.ASCII) else f'"{name}"' for name in map(str, names))
 
 
-def _check_storage(where: str, storage: StorageConfig, /) -> None:
-    """Refuse a URL that would be taken for a folder but was hardly meant so, a word that is not known, and a number
-    that cannot be meant.
-    """
-    scheme, mark, place = storage.url.partition("://")
-    if not storage.url:
-        raise ConfigError(f"{where}.url: the url is empty")
-    if not mark and ":" in scheme.partition("/")[0]:
-        raise ConfigError(f"{where}.url: the url must be scheme://... or a folder")
-    if mark and storage.scheme in {"file", "local"} and place[:1] not in {"/", "~"}:
-        raise ConfigError(f"{where}.url: the url of a folder begins with {scheme}:///")
-    for key, known in (("codec", CODECS), ("engine", _ENGINES), ("conditions", _CONDITIONS)):
-        word: str = getattr(storage, key)
-        if word not in known:
-            raise ConfigError(f"{where}.{key}: unknown {key} {word!r}{did_you_mean(word, known)}")
+def _check_storage(name: str, storage: StorageConfig, /) -> None:
+    """Refuse what is not of its type, a URL that cannot be meant, and a number that cannot."""
+    where = key_of("storages", name)
+    try:
+        check_storage_name(name)
+    except (LocationError, TypeError) as error:
+        raise ConfigError(f"{where}: {error}") from None
+    if not isinstance(storage, StorageConfig):
+        raise ConfigError(f"{where}: must be a StorageConfig, such as StorageConfig(url)")
+    _check_types(where, asdict(storage) | {"options": {}}, StorageConfig)
+    if not isinstance(storage.options, Mapping):
+        raise ConfigError(f"{where}.options: must be a dict of the options by their names")
+    _check_url(f"{where}.url", storage)
     if not 0 < storage.timeout < inf:
         raise ConfigError(f"{where}.timeout: must be more than 0 seconds")
-    if storage.attempts < 1:
-        raise ConfigError(f"{where}.attempts: must be at least 1")
+    for key, number in (("attempts", storage.attempts), ("concurrency", storage.concurrency)):
+        if number is not None and number < 1:
+            raise ConfigError(f"{where}.{key}: must be at least 1")
+
+
+def _check_url(where: str, storage: StorageConfig, /) -> None:
+    """Refuse a URL that would be taken for a folder but was hardly meant so."""
+    scheme, mark, place = storage.url.partition("://")
+    if not storage.url:
+        raise ConfigError(f"{where}: the url is empty")
+    if not mark and ":" in scheme.partition("/")[0]:
+        raise ConfigError(f"{where}: the url must be scheme://... or a folder")
+    if found := re.search(r"\$\{\w*}?", storage.redacted_url):
+        raise ConfigError(f"{where}: has {found[0]}, and only a configuration file takes ${{NAME}} for a variable")
+    if mark and scheme in _LOCAL and place[:1] not in {"/", "~"}:
+        raise ConfigError(f"{where}: the url of a folder begins with {scheme}:///")
+    folder = place if scheme in _LOCAL else storage.url
+    if folder.startswith("~") and os.path.expanduser(folder).startswith("~"):
+        raise ConfigError(f"{where}: no user {folder.partition('/')[0][1:]!r} is known here; a folder is ./~...")
+
+
+def find_config(config: StoreConfig | str | os.PathLike[str] | None = None, /) -> str | None:
+    """The path of the configuration file that `load_config` reads; None where it reads none."""
+    if isinstance(config, StoreConfig):
+        return None
+    if config is not None:
+        return os.fsdecode(config)
+    if named := os.environ.get(_VARIABLE):
+        return named
+    if os.path.exists(_FILE):
+        return _FILE
+    from platformdirs import user_config_dir
+
+    own = os.path.join(user_config_dir("accountstore", appauthor=False), _FILE)
+    return own if os.path.exists(own) else None
 
 
 def load_config(config: StoreConfig | str | os.PathLike[str] | None = None, /) -> StoreConfig:
@@ -161,59 +212,64 @@ def load_config(config: StoreConfig | str | os.PathLike[str] | None = None, /) -
     the user's data folder.
 
     Raises:
-        ConfigError: a file cannot be read or understood; the message names the file and the key.
+        ConfigError: it cannot be read, understood or used; the message names the file, if there is one, and the key.
     """
-    if isinstance(config, StoreConfig):
-        return config
-    if config is not None:
-        return _load_file(os.fspath(config))
-    if named := os.environ.get(_VARIABLE):
-        return _load_file(named)
-    if os.path.exists(_FILE):
-        return _load_file(_FILE)
-    from platformdirs import user_config_dir, user_data_dir
-
-    own = os.path.join(user_config_dir("accountstore", appauthor=False), _FILE)
-    if os.path.exists(own):
-        return _load_file(own)
-    folder = os.path.join(user_data_dir("accountstore", appauthor=False), "accounts")
-    return StoreConfig(default="default", storages={"default": StorageConfig(folder)})
-
-
-def _load_file(path: str, /) -> StoreConfig:
+    path = find_config(config)
     try:
-        return _read_file(path)
+        if path is not None:
+            return _read_file(path)
+        if isinstance(config, StoreConfig):
+            config.default_name()
+            return config
     except ConfigError as error:
-        # Raised below: the frames that it comes from hold the file's text and the environment's secrets.
-        failure = ConfigError(f"{path}: {error.message}")
+        # Raised below: the frames that it comes from hold the file's text, the environment's secrets and the URLs.
+        where = "" if path is None else f"{_redacted(path) if '://' in path else path}: "
+        failure = ConfigError(f"{where}{error.message}")
+    else:
+        from platformdirs import user_data_dir
+
+        folder = os.path.join(user_data_dir("accountstore", appauthor=False), "accounts")
+        return StoreConfig(default="default", storages={"default": StorageConfig(folder)})
     raise failure
 
 
 def _read_file(path: str, /) -> StoreConfig:
-    from tomllib import TOMLDecodeError, loads
-
-    try:
-        with open(path, encoding="utf-8-sig") as file:
-            tree = loads(file.read())
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot be read ({type(error).__name__})") from None
-    except TOMLDecodeError as error:
-        raise ConfigError(str(error)) from None
+    tree = _expand(_read_tree(path))
     storages = tree.get("storages", {})
     if not isinstance(storages, dict):
         raise ConfigError("storages: must be a table")
     parsed: dict[str, StorageConfig] = {}
     for name, table in cast("dict[str, Any]", storages).items():
         if not isinstance(table, dict):
-            raise ConfigError(f"{_key('storages', name)}: must be a table with a url")
-        parsed[name] = _convert(cast("dict[str, Any]", table), StorageConfig, _key("storages", name))
+            raise ConfigError(f"{key_of('storages', name)}: must be a table with a url")
+        parsed[name] = _convert(cast("dict[str, Any]", table), StorageConfig, key_of("storages", name))
     config = _convert({**tree, "storages": parsed}, StoreConfig)
     config.default_name()
     folder = os.path.dirname(os.path.abspath(path))
     for name, storage in parsed.items():
-        url = storage.url if "://" in storage.url or storage.url.startswith("~") else os.path.join(folder, storage.url)
-        config.storages[name] = replace(storage, url=url, options=_expand(storage.options, "storages", name, "options"))
+        if "://" not in storage.url and not storage.url.startswith("~"):
+            config.storages[name] = replace(storage, url=os.path.join(folder, storage.url))
     return config
+
+
+def _read_tree(path: str, /) -> dict[str, Any]:
+    from tomllib import TOMLDecodeError, loads
+
+    if "://" in path:
+        raise ConfigError("is a url where the path of a file is expected: a url belongs into a StorageConfig")
+    try:
+        with open(path, encoding="utf-8-sig") as file:
+            return loads(file.read())
+    except UnicodeDecodeError:
+        raise ConfigError("is not UTF-8: save it as such") from None
+    except IsADirectoryError:
+        raise ConfigError(
+            "is a folder (IsADirectoryError): a folder of documents belongs into a StorageConfig"
+        ) from None
+    except OSError as error:
+        raise ConfigError(f"cannot be read ({type(error).__name__})") from None
+    except TOMLDecodeError as error:
+        raise ConfigError(str(error)) from None
 
 
 def _convert(table: Mapping[str, Any], kind: type[S], where: str = "", /) -> S:
@@ -222,6 +278,15 @@ def _convert(table: Mapping[str, Any], kind: type[S], where: str = "", /) -> S:
     for key in table:
         if key not in known:
             raise ConfigError((where and f"{where}: ") + f"unknown key {key!r}{did_you_mean(key, known)}")
+    return _check_types(where, table, kind)
+
+
+def _check_types(where: str, table: Mapping[str, Any], kind: type[S], /) -> S:
+    """The Struct of a table that has no other keys, whose key is `where`. Refuses a word that is not known, by name."""
+    for key, known in _WORDS.items():
+        word = table.get(key)
+        if isinstance(word, str) and word not in known:
+            raise ConfigError(f"{where}.{key}: unknown {key} {word!r}{did_you_mean(word, known)}")
     try:
         return msgspec.convert(table, kind)
     except msgspec.ValidationError as error:
@@ -231,15 +296,24 @@ def _convert(table: Mapping[str, Any], kind: type[S], where: str = "", /) -> S:
 
 
 def _expand(value: Any, /, *keys: str) -> Any:
+    """A tree of the file with `${NAME}` replaced in all of its text, but for keys, and `$${` by `${`."""
     match value:
         case str():
-            try:
-                return re.sub(r"\$\{([^}]*)\}", lambda found: os.environ[found[1]], value)
-            except KeyError as error:
-                raise ConfigError(f"{_key(*keys)}: the environment variable {error.args[0]} is not set") from None
+            return re.sub(r"\$\$\{|\$\{([^}]*)\}", partial(_variable, key_of(*keys)), value)
         case dict():
             return {name: _expand(part, *keys, name) for name, part in cast("dict[str, Any]", value).items()}
         case list():
             return [_expand(part, *keys) for part in value]
         case _:
             return value
+
+
+def _variable(where: str, found: re.Match[str], /) -> str:
+    name = found[1]
+    if name is None:
+        return "${"
+    if name in os.environ:
+        return os.environ[name]
+    # What is no name is rather a part of a password.
+    said = f"variable {name} is not set" if name.isidentifier() else "has no variable of what stands in ${...}"
+    raise ConfigError(f"{where}: the environment {said}; a literal ${{ is written $${{")

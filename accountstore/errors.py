@@ -5,7 +5,8 @@
     ├── LocationError        (ValueError)           a storage, folder or file name is not allowed
     │   └── ExtensionError                          the file name's extension does not fit the call
     ├── DocumentError        (ValueError)           not an account document
-    │   ├── EncodeError                             what was given to save
+    │   ├── EncodeError                             what was given to save, or to `from_json`
+    │   │   └── UnknownFieldError                   `from_json` met a field that the model does not have
     │   ├── DecodeError                             what the storage holds
     │   └── TooLargeError                           more bytes than the store allows
     ├── UnsupportedError     (NotImplementedError)  the storage cannot promise what was asked
@@ -50,6 +51,7 @@ __all__ = (
     "TooLargeError",
     "UnavailableError",
     "UncertainError",
+    "UnknownFieldError",
     "UnsupportedError",
 )
 
@@ -114,7 +116,11 @@ class DocumentError(AccountStoreError, ValueError):
 
 
 class EncodeError(DocumentError):
-    """The document given to a save is not one that a get would return; nothing was written."""
+    """The document given to a save, or to `from_json`, is not one that a get would return; nothing was written."""
+
+
+class UnknownFieldError(EncodeError):
+    """The JSON given to `from_json` has a field that the model does not have; the rest was not looked at."""
 
 
 class DecodeError(DocumentError):

@@ -76,12 +76,12 @@ class EventLog(Struct, frozen=True, eq=False):
 
     def emit(self, operation: Operation, outcome: str, seconds: float, /) -> None:
         """Make an operation an event."""
-        location = operation.location
+        location = operation.location if isinstance(operation.location, Location) else None
         event = Event(
             operation=operation.name,
             storage=(operation.storage if location is None else location.storage) or self.storage,
             location=self._whole(location),
-            target=self._whole(operation.target),
+            target=self._whole(operation.target if isinstance(operation.target, Location) else None),
             outcome=outcome,
             version=operation.version,
             bytes=operation.bytes,

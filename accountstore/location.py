@@ -11,6 +11,9 @@ from msgspec.structs import force_setattr
 from accountstore.errors import AccountStoreError
 from accountstore.validation import check_file_name, check_folder, check_path, check_storage_name, join
 
+NO_LOCATION = "a document's place is a Location: Location('x.account', folder='mail'), or Location.parse(text)"
+"""What is said to whoever gives something else."""
+
 
 class _FileName(Struct, frozen=True, rename="camel"):
     """The one field of a location that may be given by position."""
@@ -26,7 +29,8 @@ class Location(
     A location that exists is valid: no segment is empty, `.` or `..`; none has a backslash, a colon, a control or
     wildcard character or `#`; names are in Unicode normal form C, at most 255 bytes a segment and 1,024 in all; no
     folder ends in `.account`. The rule is the same on every storage, so any document can move to any other. Locations
-    can be compared and hashed. As JSON it is the seed's StorageFileLocation (SEED.md section 2.1).
+    can be compared and hashed. As JSON it is the `StorageFileLocation` of Aspose.Email Cloud's
+    client-account API.
 
     Raises:
         LocationError: a name is not allowed.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from accountstore.errors import AccountStoreError, ExtensionError, LocationError
-from accountstore.location import Located, Location
+from accountstore.location import NO_LOCATION, Located, Location
 from accountstore.storage import DocumentRef, Storage
 from accountstore.validation import Kind, check_folder, check_kind, check_path, join, kind_of
 
@@ -62,6 +62,8 @@ class Resolver:
             ExtensionError: the file name's extension does not fit.
             LocationError: as `storage`; or the scope makes the path too long.
         """
+        if not isinstance(location, Location):
+            raise TypeError(NO_LOCATION)
         try:
             promised = kind_of(location.file_name)
             if kind is not None and kind != promised:

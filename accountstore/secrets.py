@@ -22,7 +22,8 @@ class Secret:
     """A string that shows as asterisks wherever it is printed, formatted, logged or inspected.
 
     `reveal()` is the only way to the text. Two secrets compare in constant time; a secret never equals a plain string.
-    Secrets cannot be changed or pickled; copying one returns the same object.
+    Secrets cannot be changed or pickled; copying one returns the same object. Text of a subclass of `str`, as templates
+    and forms hand over, is kept as plain text.
     """
 
     __slots__ = ("_text",)
@@ -30,9 +31,12 @@ class Secret:
 
     def __init__(self, text: str | Secret, /) -> None:
         if type(text) is not str:
-            if not isinstance(text, Secret):
-                raise TypeError("a Secret holds a string")
-            text = text.reveal()
+            if isinstance(text, Secret):
+                text = text.reveal()
+            elif isinstance(text, str):
+                text = str.__str__(text)  # whatever the subclass makes of `str()`
+            else:
+                raise TypeError("a Secret holds text: a str, or another Secret")
         object.__setattr__(self, "_text", text)
 
     def reveal(self) -> str:

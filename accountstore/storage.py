@@ -10,7 +10,7 @@ from msgspec import Struct
 
 from accountstore.backends.base import Blob, Stat, Version, WriteMode
 from accountstore.client import Condition, StorageClient
-from accountstore.codecs import JSON, Codec
+from accountstore.codecs import BYTE_ORDER_MARK, JSON, Codec, without_mark
 from accountstore.errors import BackendError, DecodeError, EncodeError, NotFoundError
 from accountstore.location import Located, Location
 from accountstore.model import Account, Document, MultiAccount
@@ -82,8 +82,10 @@ class Storage(Struct, frozen=True, eq=False):
 
     def open(self, blob: Blob, kind: type[D], /) -> Opened[D]:
         """The document in the bytes. Raises `DecodeError`."""
-        stat = blob.stat
-        return Opened(Stored(self.codec.decode(blob.data, kind), blob.version, stat.size, stat.modified), blob.data)
+        stat, data = blob.stat, blob.data
+        if data.startswith(BYTE_ORDER_MARK) and self.codec is JSON:
+            data = without_mark(data)
+        return Opened(Stored(self.codec.decode(data, kind), blob.version, stat.size, stat.modified), data)
 
 
 class DocumentRef(Struct, frozen=True, eq=False):
@@ -161,6 +163,7 @@ class DocumentRef(Struct, frozen=True, eq=False):
         """Check and write a document's JSON, whole. As `write`."""
         with Located(self.location):
             check_size(len(data), self.storage.max_bytes)
+            data = without_mark(data)
             try:
                 JSON.decode(data, self.kind)
             except DecodeError as error:

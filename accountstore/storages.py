@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from contextlib import AsyncExitStack, suppress
 
 from anyio import CancelScope, to_thread
@@ -11,7 +12,7 @@ from msgspec.structs import replace
 from accountstore.aio.loops import asyncio_loop, running_loop
 from accountstore.client import StorageClient
 from accountstore.codecs import find_codec
-from accountstore.config import StorageConfig, StoreConfig, load_config
+from accountstore.config import StorageConfig, StoreConfig, find_config, key_of, load_config
 from accountstore.errors import AccountStoreError, ClosedError, ConfigError, LocationError
 from accountstore.registry import find_backend
 from accountstore.retry import RetryPolicy
@@ -85,12 +86,12 @@ async def open_storages(config: StoreConfig | str | os.PathLike[str] | None, /) 
     Raises:
         ConfigError: with the storage's name, and the path of the key in the file where there is one.
     """
-    loaded = await to_thread.run_sync(load_config, config)
+    path, loaded, default = await to_thread.run_sync(_load, config)
     storages: dict[str, Storage] = {}
-    opened = Storages(storages, loaded.default_name())
+    opened = Storages(storages, default)
     try:
         for name, storage in loaded.storages.items():
-            storages[name] = await _open(name, storage, loaded.max_bytes)
+            storages[name] = await _open(name, storage, loaded.max_bytes, path)
     except BaseException:
         with suppress(AccountStoreError):
             await opened.aclose()
@@ -98,23 +99,38 @@ async def open_storages(config: StoreConfig | str | os.PathLike[str] | None, /) 
     return opened
 
 
-async def _open(name: str, config: StorageConfig, max_bytes: int, /) -> Storage:
+def _load(config: StoreConfig | str | os.PathLike[str] | None, /) -> tuple[str | None, StoreConfig, str]:
+    """The file of the configuration, the configuration, and its default storage's name."""
+    path = find_config(config)
+    loaded = load_config(config if path is None else path)
+    return path, loaded, loaded.default_name()
+
+
+async def _open(name: str, config: StorageConfig, max_bytes: int, path: str | None, /) -> Storage:
+    where = ("" if path is None else f"{path}: ") + key_of("storages", name)
+    key = ".codec"
     try:
         codec = find_codec(config.codec)
+        key = ".url" if config.engine == "fsspec" else ".engine"
         factory = await to_thread.run_sync(find_backend, config.scheme, config.engine, config.timeout)
+        key = ""
         backend = await factory(config.url, config.options)
     except AccountStoreError as error:
-        failure = ConfigError(f"storage {name!r}: {error.message}")
+        # Backends begin with the key of the storage that is wrong, where they can.
+        key = "." if re.match("(options|url): ", error.message) else f"{key}: "
+        failure = ConfigError(f"{where}{key}{error.message}")
     except Exception as error:  # noqa: BLE001 -- its frames and text may hold the options
         reason = f": {os.strerror(error.errno)}" if isinstance(error, OSError) and error.errno else ""
-        failure = ConfigError(f"storage {name!r}: cannot be opened ({type(error).__name__}{reason})")
+        failure = ConfigError(f"{where}: cannot be opened ({type(error).__name__}{reason})")
     else:
         able = backend.capabilities
         if config.conditions == "trust":
             able = replace(able, verify=False)
         shown = config.display_name
         policy = RetryPolicy(config.timeout, config.attempts, shown and f"storage {name!r}: {shown}")
-        client = StorageClient(name, backend, policy, limit=max_bytes, capabilities=able)
+        client = StorageClient(
+            name, backend, policy, limit=max_bytes, capabilities=able, concurrency=config.concurrency
+        )
         return Storage(client, codec, max_bytes, await to_thread.run_sync(_canonical, name, config), config.options)
     raise failure
 

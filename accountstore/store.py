@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncIterator, Callable, Generator, Iterable
 from inspect import iscoroutinefunction
-from typing import TYPE_CHECKING, Any, Literal, Self, cast, overload
+from types import NoneType
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self, cast, overload
 
 from accountstore import updating
 from accountstore.backends.base import Capabilities, Version, WriteMode
@@ -24,6 +25,9 @@ from accountstore.updating import Change
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
+
+
+_OPEN = "`async with AccountStore.open(config) as store`, or `store = await AccountStore.open(config)`"
 
 
 class _OpenStore:
@@ -50,9 +54,21 @@ class _OpenStore:
         if self._store is not None:
             await self._store.aclose()
 
+    if not TYPE_CHECKING:  # checkers shall say what is not there
+
+        def __getattr__(self, name: str) -> NoReturn:
+            raise AttributeError(f"the store is not open yet, and has no {name!r}: {_OPEN}")
+
+        def __enter__(self) -> NoReturn:
+            raise TypeError(f"a store is opened asynchronously: {_OPEN}")
+
+        def __exit__(self, *_: object) -> None: ...
+
 
 class AccountStore:
     """Reads and writes account documents on configured storages. Open one with `AccountStore.open`.
+
+    `get`, `get_multi`, `save` and `save_multi` are the operations of Aspose.Email Cloud's client-account API.
 
     A store may be shared by all tasks of one event loop. Every operation may raise, beside what it names itself:
 
@@ -62,6 +78,13 @@ class AccountStore:
     A cancelled read is dropped. A cancelled write either has not begun or is awaited to its end, so that it cannot land
     later; the document is then the old or the new one, whole.
     """
+
+    if not TYPE_CHECKING:  # checkers shall see the parameters
+
+        def __new__(cls, *arguments: object, **_: object) -> Self:
+            if not (arguments and isinstance(arguments[0], Resolver)):
+                raise TypeError(f"a store is opened, not made: {_OPEN}")
+            return super().__new__(cls)
 
     def __init__(self, resolver: Resolver, observer: Observer | None = None, /) -> None:
         self._resolver = resolver
@@ -80,11 +103,17 @@ class AccountStore:
         operation, never with contents; without one, events go to the logger `accountstore` at DEBUG.
 
         Raises:
-            TypeError: the observer is a coroutine function, whose events nobody would await.
+            TypeError: the observer is no function, or a coroutine function, whose events nobody would await; the
+                configuration is neither a `StoreConfig` nor a path.
             ConfigError: at opening, for whatever is wrong with the configuration.
         """
-        if iscoroutinefunction(observer):
+        if iscoroutinefunction(observer) or not (observer is None or callable(observer)):
             raise TypeError("the observer must be a plain function, not a coroutine function")
+        if not isinstance(config, (StoreConfig, str, bytes, os.PathLike, NoneType)):
+            raise TypeError(
+                f"a store is opened with a StoreConfig or the path of a TOML file, not with {type(config).__name__}:"
+                " AccountStore.open(StoreConfig(storages={'main': StorageConfig(url)}))"
+            )
         return _OpenStore(config, observer)
 
     async def __aenter__(self) -> Self:
@@ -101,7 +130,7 @@ class AccountStore:
     # --- one document -------------------------------------------------------------------------------------------------
 
     async def get(self, location: Location, /) -> Account:
-        """The account at a `*.account` location (SEED.md: Get). One request.
+        """The account at a `*.account` location (the API's Get). One request.
 
         Raises:
             NotFoundError: there is no such document.
@@ -112,7 +141,7 @@ class AccountStore:
             return operation.record((await self._resolver.ref(location, "account").read(Account)).stored).document
 
     async def get_multi(self, location: Location, /) -> MultiAccount:
-        """The accounts at a `*.multi.account` location (SEED.md: GetMulti). As `get`."""
+        """The accounts at a `*.multi.account` location (the API's GetMulti). As `get`."""
         with Operation(self._log, "get_multi", location) as operation:
             return operation.record((await self._resolver.ref(location, "multi").read(MultiAccount)).stored).document
 
@@ -127,7 +156,7 @@ class AccountStore:
             return operation.record((await self._resolver.ref(location, "multi").read(MultiAccount)).stored)
 
     async def save(self, location: Location, account: Account, /, *, mode: WriteMode = "overwrite") -> Version:
-        """Write an account to a `*.account` location, with its folder, in one request (SEED.md: Save).
+        """Write an account to a `*.account` location, with its folder, in one request (the API's Save).
 
         `mode` is `"overwrite"`; `"create"`, which has exactly one winner; or a `Version`, which writes only where that
         is still the current one. The result is the new version. An overwrite drops fields that this release does not
@@ -148,7 +177,7 @@ class AccountStore:
     async def save_multi(
         self, location: Location, account: MultiAccount, /, *, mode: WriteMode = "overwrite"
     ) -> Version:
-        """Write a multi account to a `*.multi.account` location (SEED.md: SaveMulti). As `save`."""
+        """Write a multi account to a `*.multi.account` location (the API's SaveMulti). As `save`."""
         with Operation(self._log, "save_multi", location) as operation:
             stored = await self._resolver.ref(location, "multi").write(account, MultiAccount, mode)
             return operation.record(stored).version
@@ -165,11 +194,13 @@ class AccountStore:
             ConflictError: other writers were faster 64 times in a row.
             UnsupportedError: the storage cannot compare and swap; nothing was read.
         """
+        _check_function(change)
         with Operation(self._log, "update", location) as operation:
             return await updating.update(operation, self._resolver.ref(location, "account"), change, Account)
 
     async def update_multi(self, location: Location, change: Change[MultiAccount], /) -> Stored[MultiAccount]:
         """As `update`, for a multi account."""
+        _check_function(change)
         with Operation(self._log, "update_multi", location) as operation:
             return await updating.update(operation, self._resolver.ref(location, "multi"), change, MultiAccount)
 
@@ -195,7 +226,11 @@ class AccountStore:
         Raises:
             EncodeError: it is not the JSON of such a document; the message names the field.
         """
-        data = SecretBytes(data)  # so that no traceback with locals shows it
+        try:
+            data = SecretBytes(data)  # so that no traceback with locals shows it
+        except TypeError:
+            data = SecretBytes()
+            raise TypeError("save_json takes bytes, such as those of `str.encode`") from None
         with Operation(self._log, "save_json", location) as operation:
             return operation.record(await self._resolver.ref(location).write_json(data, mode)).version
 
@@ -226,6 +261,8 @@ class AccountStore:
             ConflictError: a version was given and is no longer the current one.
             UnsupportedError: a version was given and the storage cannot compare and swap.
         """
+        if not isinstance(version, (Version, NoneType)):
+            raise TypeError("version must be a Version, as `save`, `read` and `stat` return it, or None")
         with Operation(self._log, "delete", location) as operation:
             operation.version = version
             await self._resolver.ref(location).delete(version)
@@ -315,6 +352,9 @@ class AccountStore:
     ) -> AsyncIterator[tuple[Location, Stored[Document] | AccountStoreError]]:
         """Each location with its document, of either kind, or its error; in the order of the locations.
 
+        A document is what the model has of it: `save_many` of what was read here drops fields that this release does
+        not know. `update` keeps them, `copy` takes them along, `read_json` and `save_json` have them.
+
         Results come in windows: a window is read with at most `concurrency` requests under way, and memory holds one
         window. Storages that gain from it read many documents in one go.
         """
@@ -329,6 +369,9 @@ class AccountStore:
         concurrency: int = 8,
     ) -> AsyncIterator[tuple[Location, Version | AccountStoreError]]:
         """Save each document; yield its location with its new version or its error, in the order given.
+
+        As with `save`, fields that this release does not know are dropped from a document that is overwritten:
+        `update`, `copy` and `save_json` keep them.
 
         Nothing is written unless the result is iterated over. Of two documents for one location either may come last.
         Iterated on after a cancellation, a window is saved again, so that a `"create"` may meet its own document.
@@ -384,3 +427,8 @@ class AccountStore:
 
     def __repr__(self) -> str:
         return f"<AccountStore {', '.join(self.storages)}>"
+
+
+def _check_function(change: object, /) -> None:
+    if not callable(change):
+        raise TypeError("change must be a function, async or not, from the old document to the new one")

@@ -22,7 +22,10 @@ def check_json(data: bytes, /) -> None:
     try:
         text = data.decode()
     except UnicodeDecodeError:
-        raise DecodeError("is not UTF-8") from None
+        is_utf16 = data.startswith((b"\xff\xfe", b"\xfe\xff"))
+        raise DecodeError(
+            "is UTF-16 with a byte order mark: save it as UTF-8" if is_utf16 else "is not UTF-8"
+        ) from None
     if text.count("{") + text.count("[") > MAX_DEPTH:
         depth = 0
         for mark in re.findall(r"[\[\]{}]", re.sub(_STRING, "", text)):
@@ -38,8 +41,9 @@ def check_json(data: bytes, /) -> None:
         raise DecodeError("is not valid JSON") from None
 
 
-def _distinct(pairs: list[tuple[object, object]], /) -> dict[object, object]:
-    fields = dict(pairs)
+def _distinct(pairs: list[tuple[Any, object]], /) -> dict[object, object]:
+    # Times are told apart by microseconds, as the decoder has them; only the msgpack package has finer ones.
+    fields = {key.to_unix_nano() // 1000 if hasattr(key, "to_unix_nano") else key: value for key, value in pairs}
     if len(fields) != len(pairs):
         raise DecodeError("an object has the same key twice")
     return fields

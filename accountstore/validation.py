@@ -24,6 +24,7 @@ RESERVED_PREFIX = ".accountstore-"
 Kind: TypeAlias = Literal["account", "multi"]
 """Which document a file name promises: `*.account` or `*.multi.account`."""
 
+_SHORT = 4
 _SINGLE = ".account"
 _MULTI = ".multi.account"
 
@@ -38,6 +39,8 @@ def check_storage_name(name: str, /) -> None:
 
 def check_folder(folder: str, /) -> None:
     """Raise `LocationError` unless `folder` is empty (the root) or allowed segments joined by `/`."""
+    if not isinstance(folder, str):
+        raise TypeError("folder: must be text such as 'mail/team-a'")
     if folder:
         for segment in folder.split("/"):
             _check_segment(segment, "folder")
@@ -62,6 +65,8 @@ def join(folder: str, name: str, /) -> str:
 
 
 def _check_segment(text: str, what: str, /) -> None:
+    if not isinstance(text, str):
+        raise TypeError(f"{what}: must be text")
     if not text:
         raise LocationError(f"{what}: a segment is empty")
     if text in {".", ".."}:
@@ -117,7 +122,7 @@ def did_you_mean(word: str, known: Collection[str], /) -> str:
     """The end of a message about an unknown word: the nearest known one, or all of them."""
     from difflib import get_close_matches
 
-    close = get_close_matches(word, known, n=1)
+    close = get_close_matches(word, known, n=1, cutoff=0.5 if len(word) <= _SHORT else 0.6)
     if close:
         return f"; did you mean {close[0]!r}?"
     return f"; known: {', '.join(sorted(known))}" if known else ""

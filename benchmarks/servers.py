@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator
     from contextlib import AbstractAsyncContextManager
 
+    from accountstore.config import Engine
+
 POOL = 128
 """Connections that a client may keep: that of the library's own clients, for all."""
 BUCKET = "benchmarks"
@@ -49,7 +51,7 @@ class Service(NamedTuple):
 
     def open(self, package: str, url: str, /) -> AbstractAsyncContextManager[AccountStore]:
         """A store on the server, which is trusted to honour conditions: nothing is tried."""
-        engine = OBSTORE if package == OBSTORE else "fsspec"
+        engine: Engine = "obstore" if package == OBSTORE else "fsspec"
         config = StorageConfig(f"{self.scheme}://{BUCKET}", self.options(url), engine=engine, conditions="trust")
         return AccountStore.open(StoreConfig(storages={self.name: config}))
 

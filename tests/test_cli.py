@@ -306,7 +306,7 @@ def wrong(**fields: object) -> bytes:
         (b"", "is empty"),
         (b" \n", "is empty"),
         (b'{"host": "CANARY', "is not valid JSON"),
-        (b"\xff\xfeCANARY", "is not UTF-8"),
+        (b"\xffCANARY", "is not UTF-8"),
         (b"{}", "missing required field `host`"),
         (wrong(port="CANARY"), "$.port: "),
         (wrong(credentials=SINGLE["credentials"] | {"discriminator": "CANARY"}), "$.credentials.discriminator: "),
@@ -920,9 +920,9 @@ def test_save_asks_on_a_terminal_and_hides_secrets() -> None:
     terminal.answer("[password]: ", "OAUTH")
     terminal.answer("Login: ", "me@example.com")
     terminal.answer("Client id (may be left empty): ", "")
-    terminal.answer("Client secret (hidden): ", "")
-    terminal.answer("Client secret (hidden): ", b"\xffCANARY")
-    terminal.answer("That is not text.\nClient secret (hidden): ", "CANARY-typed-1")
+    terminal.answer("Client secret (hidden, may be left empty): ", b"\xffCANARY")
+    terminal.answer("That is not text.\nClient secret (hidden, may be left empty): ", "CANARY-typed-1")
+    terminal.answer("Refresh token (hidden): ", "")
     terminal.answer("Refresh token (hidden): ", "CANARY-typed-2")
     terminal.answer("Request URL (may be left empty): ", "https://login.example.com/")
     assert terminal.end() == 0
@@ -940,6 +940,19 @@ def test_save_asks_on_a_terminal_and_hides_secrets() -> None:
             "requestUrl": "https://login.example.com/",
         },
     }
+
+
+def test_save_on_a_terminal_takes_what_has_no_secret() -> None:
+    """A public OAuth client needs no secret, and a server without login no credentials."""
+    for kind, more in (("OAuth", ("me", "id", "", "CANARY-typed", "")), ("none", ())):
+        terminal = Terminal("save", f"{kind}.account")
+        terminal.expect("is new.")
+        for text in ("h", "25", "", "", kind, *more):
+            terminal.answer(": ", text)
+        assert terminal.end() == 0
+    kinds = [json.loads(Path("first", f"{kind}.account").read_bytes())["credentials"] for kind in ("OAuth", "none")]
+    assert "clientSecret" not in kinds[0]
+    assert kinds[1] == {"discriminator": "EmailClientAccountCredentials"}
 
 
 def test_save_on_a_terminal_refuses_before_it_asks(saved: None) -> None:

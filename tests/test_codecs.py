@@ -17,6 +17,7 @@ from accountstore.codecs import CODECS, JSON, MSGPACK, Codec
 from accountstore.model import (
     Account,
     MultiAccount,
+    NoCredentials,
     OAuthCredentials,
     PasswordCredentials,
     ProtocolType,
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 BOTH = pytest.mark.parametrize("codec", [JSON, MSGPACK], ids=["json", "msgpack"])
 PASSWORD = {"discriminator": "EmailClientAccountPasswordCredentials", "login": "l", "password": "p"}
+BARE = "EmailClientAccountCredentials"
 OAUTH = {"discriminator": "EmailClientAccountOauthCredentials", "login": "l", "clientSecret": "s", "refreshToken": "r"}
 ACCOUNT: dict[str, Any] = {"host": "h", "port": 1, "credentials": PASSWORD}
 
@@ -101,7 +103,7 @@ WRONG: Mapping[str, Sequence[object]] = {
     "port": [0, -1, 2**31, 2**63, "993", 1.5, True],
     "securityOptions": ["sslauto", "", 6],
     "protocolType": ["imap", "WebDAV"],
-    "credentials": [None, [], {"login": "l", "password": "p"}],
+    "credentials": [None, [], {"login": "l", "password": "p"}, {"discriminator": BARE, "password": "p"}],
     "cacheFile": ["x", {}, {"fileName": "a/b"}, {"fileName": ""}, {"fileName": "a", "storage": "b:c"}, UPWARDS],
 }
 WRONG_PASSWORD: Mapping[str, Sequence[object]] = {
@@ -110,8 +112,8 @@ WRONG_PASSWORD: Mapping[str, Sequence[object]] = {
     "password": ["", None, ["p"], 5],
 }
 WRONG_OAUTH: Mapping[str, Sequence[object]] = {
-    **{name: [""] for name in ("clientId", "clientSecret", "accessToken")},
-    **{name: [5] for name in ("refreshToken", "requestUrl")},
+    **{name: [""] for name in ("clientId", "accessToken")},
+    **{name: [5] for name in ("clientSecret", "refreshToken", "requestUrl")},
     "expiresAt": ["tomorrow", "2031-05-06T07:08:09", 1767225600],
 }
 REFUSED: list[tuple[object, str]] = [
@@ -143,15 +145,43 @@ def test_a_wrong_field_is_named(codec: Codec, tree: object, field: str) -> None:
 @pytest.mark.parametrize(
     ("tree", "said"),
     [
-        (ACCOUNT | {"securityOptions": "x"}, "is not one of the known values"),
-        (ACCOUNT | {"credentials": PASSWORD | {"discriminator": "x"}}, "is not one of the known values"),
+        (
+            ACCOUNT | {"securityOptions": "STARTTLS"},
+            "is not one of the known values: None, SSLExplicit, SSLImplicit, SSLAuto, Auto",
+        ),
+        (ACCOUNT | {"protocolType": "imap"}, "is not one of the known values: IMAP, POP3, SMTP, EWS, WebDav"),
+        (
+            ACCOUNT | {"credentials": PASSWORD | {"discriminator": "x"}},
+            f"is not one of the known values: {PASSWORD['discriminator']}, {OAUTH['discriminator']}, {BARE}",
+        ),
+        (
+            ACCOUNT | {"credentials": PASSWORD | {"discriminator": BARE}},
+            "has more than a `login`: to a password or token belongs another `discriminator`",
+        ),
+        ({"Host": "h", "Port": 1}, "Object missing required field `host`; it has `Host`: keys are camelCase"),
+        (
+            ACCOUNT | {"credentials": {name[0].upper() + name[1:]: part for name, part in PASSWORD.items()}},
+            "Object missing required field `discriminator`; it has `Discriminator`: keys are camelCase",
+        ),
+        (
+            ACCOUNT
+            | {
+                "credentials": {key: part for key, part in OAUTH.items() if key != "refreshToken"}
+                | {"refresh_token": "r"}
+            },
+            "Object missing required field `refreshToken`; it has `refresh_token`: keys are camelCase",
+        ),
+        (
+            {"host": "h", "port": 1, "Credentials": PASSWORD},
+            "Object missing required field `credentials`; it has `Credentials`: keys are camelCase",
+        ),
+        ({"host": "h", "port": 1, "password": "p"}, "Object missing required field `credentials`"),
         (ACCOUNT | {"credentials": OAUTH | {"expiresAt": "x"}}, "is not valid"),
         (ACCOUNT | {"port": 0}, "Expected `int` >= 1"),
         (ACCOUNT | {"credentials": PASSWORD | {"password": ""}}, "Expected `str` of length >= 1"),
         (ACCOUNT | {"cacheFile": {"fileName": ".."}}, "file name: a segment is '.' or '..'"),
         ({"port": 1, "credentials": PASSWORD}, "Object missing required field `host`"),
         ({"host": "h", "credentials": PASSWORD}, "Object missing required field `port`"),
-        ({"host": "h", "port": 1}, "Object missing required field `credentials`"),
     ],
 )
 def test_messages(codec: Codec, tree: object, said: str) -> None:
@@ -197,6 +227,70 @@ def test_a_fault_in_a_field_that_nobody_knows_is_refused(codec: Codec, tail: byt
     start = pack(JSON, ACCOUNT)[:-1] if codec is JSON else b"\x84" + pack(MSGPACK, ACCOUNT)[1:]
     with raises(DecodeError, message=said, __cause__=None):
         codec.decode(start + tail, Account)
+
+
+@BOTH
+def test_a_server_without_login_has_a_form(codec: Codec) -> None:
+    """`NoCredentials` are the base class of credentials in JSON; an account may also leave credentials out, or name no
+    login there.
+    """
+    for document in (account(credentials=NoCredentials()), account(credentials=NoCredentials(login="me"))):
+        assert codec.decode(codec.encode(document), Account) == document
+    bare = codec.encode(account(credentials=NoCredentials()))
+    assert unpack(codec, bare) == ACCOUNT | {"credentials": {"discriminator": BARE}}
+    without = {"host": "h", "port": 1}
+    for tree in (without, without | {"credentials": {"discriminator": BARE, "login": None}}):
+        assert codec.decode(pack(codec, tree), Account) == account(credentials=NoCredentials())
+    many = codec.decode(pack(codec, {"receiveAccounts": [without], "sendAccount": ACCOUNT}), MultiAccount)
+    assert many.receive_accounts == (account(credentials=NoCredentials()),)
+
+
+@BOTH
+def test_a_password_in_another_place_is_not_lost(codec: Codec) -> None:
+    """Control of the form without credentials: an account without them that has other fields is refused, with its
+    place among several.
+    """
+    with raises(DecodeError, field="$.sendAccount", message="Object missing required field `credentials`"):
+        tree = {"receiveAccounts": [ACCOUNT], "sendAccount": {"host": "h", "port": 1, "password": "p"}}
+        codec.decode(pack(codec, tree), MultiAccount)
+
+
+@BOTH
+def test_a_public_client_has_no_secret(codec: Codec) -> None:
+    """An OAuth client without a secret is written without one, and read where it is missing, null or empty."""
+    public = oauth(client_secret=None)
+    assert "clientSecret" not in unpack(codec, codec.encode(public))["credentials"]
+    assert oauth(client_secret="") == public
+    inner = {name: part for name, part in OAUTH.items() if name != "clientSecret"}
+    for more in ({}, {"clientSecret": None}, {"clientSecret": ""}):
+        assert codec.decode(pack(codec, ACCOUNT | {"credentials": inner | more}), Account) == public
+
+
+class Markup(str):
+    """Text as templates hand it over."""
+
+    __slots__ = ()
+
+
+@BOTH
+def test_text_of_a_subclass_is_written(codec: Codec) -> None:
+    """Text of a subclass of `str`, in whichever field, is written as the text that it is."""
+    credentials = PasswordCredentials(login=Markup("l"), password=Markup("p"))
+    data = codec.encode(Account(host=Markup("h"), port=1, credentials=credentials))
+    assert codec.decode(data, Account) == account()
+
+
+def test_a_byte_order_mark_is_passed_over() -> None:
+    """JSON with a byte order mark is read as if there were none."""
+    mark = "\ufeff".encode()
+    assert JSON.decode(mark + pack(JSON, ACCOUNT), Account) == account()
+    assert turn(mark + pack(JSON, ACCOUNT), JSON, MSGPACK) == MSGPACK.encode(account())
+    assert JSON.merge(account(port=2), mark + pack(JSON, ACCOUNT)) == JSON.encode(account(port=2))
+    with raises(DecodeError, message="an object has the same key twice"):
+        JSON.decode(mark + pack(JSON, ACCOUNT)[:-1] + b',"port":2}', Account)
+    # The control: msgspec does not take it.
+    with pytest.raises(msgspec.DecodeError):
+        msgspec.json.decode(mark + b"{}")
 
 
 @BOTH
@@ -253,7 +347,6 @@ def test_enumerations_have_the_seeds_spelling(codec: Codec, field: str, kind: An
         (account(credentials=None), "$.credentials"),
         (account(credentials=PasswordCredentials(login="", password="p")), "$.credentials.login"),
         (account(credentials=PasswordCredentials(login="l", password="")), "$.credentials.password"),
-        (oauth(client_secret=""), "$.credentials.clientSecret"),
         (oauth(access_token=""), "$.credentials.accessToken"),
         (oauth(expires_at=datetime(2031, 5, 6)), "$.credentials.expiresAt"),  # noqa: DTZ001 -- the fault
         (MultiAccount(receive_accounts=[account(), account(port=0)]), "$.receiveAccounts[1].port"),
@@ -277,7 +370,6 @@ def test_what_could_not_be_read_is_not_written(codec: Codec, document: Document,
         *(None, {}, "text", object(), PasswordCredentials(login="l", password="p")),
         *(account(host=host) for host in (Secret("h"), b"host", datetime(2024, 1, 1, tzinfo=UTC))),
         *(account(cache_file={"fileName": "x"}), account(credentials=PASSWORD)),
-        account(credentials=PasswordCredentials(login="l", password=cast("Any", b"p"))),
     ],
 )
 def test_what_would_not_come_back_equal_is_not_written(codec: Codec, document: object) -> None:

@@ -6,7 +6,7 @@ import os
 import sys
 import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 from unittest.mock import AsyncMock, Mock, call
 
 import anyio
@@ -17,19 +17,22 @@ from fsspec.config import conf
 from fsspec.implementations.memory import MemoryFileSystem
 from samples import ACCOUNT, AT
 
-from accountstore import AccountStore, ConfigError, StorageConfig, StoreConfig
+from accountstore import AccountStore, AccountStoreError, ConfigError, StorageConfig, StoreConfig
+from accountstore.backends.memory import MemoryBackend
 from accountstore.config import load_config
 from accountstore.storages import open_storages
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from accountstore.backends.base import Stat
     from accountstore.client import StorageClient
 
 CANARY = "canary-1c7e"
 MEMORY = '[storages.%s]\nurl = "memory://"\n'
 A, B = MEMORY % "a", MEMORY % "b"
 STORAGE = StorageConfig("memory://")
+LINE_ENDS = ("\n", "\r\n", "\r", "\v", "\x85", "\u2028")
 
 
 @pytest.fixture(autouse=True)
@@ -76,6 +79,12 @@ def failure(config: Any) -> ConfigError:
 def lone(url: str = "memory://", options: dict[str, Any] | None = None, **fields: Any) -> StoreConfig:
     """A configuration of one storage `a`."""
     return StoreConfig(storages={"a": StorageConfig(url, options or {}, **fields)})
+
+
+def shown(error: BaseException) -> str:
+    """Everything that a traceback with local variables shows of an error and those in its chain."""
+    text = traceback.TracebackException.from_exception(error, capture_locals=True)
+    return "".join(text.format(chain=True)) + repr(vars(error)) + repr(error.__context__)
 
 
 def test_the_first_configuration_found_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -174,16 +183,23 @@ def test_what_looks_like_a_url_is_no_folder(tmp_path: Path, url: str) -> None:
 
 
 def test_options_take_values_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`${NAME}` is replaced in text, at any depth of tables and lists, more than once; other values stay."""
+    """`${NAME}` is replaced in any text, at any depth of tables and lists, more than once, and `$${` is `${`; other
+    values stay.
+    """
     monkeypatch.setenv("USER_NAME", "me")
     monkeypatch.setenv("PASS", CANARY)
     monkeypatch.setenv("EMPTY", "")
     monkeypatch.setenv("TRICK", "${PASS}")
+    monkeypatch.setenv("NAMED", "a")
+    monkeypatch.setenv("ON", "on")
     path = write(
         """
+        default = "${NAMED}"
         [storages.a]
         url = "memory://${PASS}"
+        codec = "js${ON}"
         [storages.a.options]
+        literal = "ab$${c}d$${${USER_NAME}"
         plain = "$PASS {PASS} $ ${"
         number = 5
         flag = true
@@ -195,9 +211,11 @@ def test_options_take_values_from_the_environment(monkeypatch: pytest.MonkeyPatc
         key = "${USER_NAME}"
         """
     )
-    storage = load_config(path).storages["a"]
-    assert storage.url == "memory://${PASS}"
+    config = load_config(path)
+    storage = config.storages["a"]
+    assert (config.default, storage.url, storage.codec) == ("a", f"memory://{CANARY}", "json")
     assert storage.options == {
+        "literal": "ab${c}d${me",
         "plain": "$PASS {PASS} $ ${",
         "number": 5,
         "flag": True,
@@ -209,7 +227,7 @@ def test_options_take_values_from_the_environment(monkeypatch: pytest.MonkeyPatc
     }
 
 
-KEYS = "attempts, codec, conditions, engine, options, timeout, url"
+KEYS = "attempts, codec, concurrency, conditions, engine, options, timeout, url"
 NOT_SET = "the environment variable NO is not set"
 HEADER_IN_TEXT = "options = { note = '''\n[storages.a]\n''' }\n"
 FAULTS: Mapping[str, tuple[str, str, tuple[str, ...]]] = {
@@ -246,6 +264,20 @@ FAULTS: Mapping[str, tuple[str, str, tuple[str, ...]]] = {
     "half an attempt": (A + "attempts = 1.5\n", "storages.a.attempts: ", ("int", "float")),
     "unknown conditions": (A + 'conditions = "prob"\n', "storages.a.conditions: ", ("'prob'", "'probe'")),
     "conditions like none": (A + 'conditions = "xyzzy"\n', "storages.a.conditions: ", ("probe, trust",)),
+    "no operation at once": (A + "concurrency = 0\n", "storages.a.concurrency: ", ("at least 1",)),
+    "an unknown scheme": ('[storages.a]\nurl = "s4://bucket"\n', "storages.a: ", ("'s4'; did you mean 's3'?",)),
+    "an unknown option": (
+        '[storages.a]\nurl = "x"\noptions = { fil_mode = 1 }\n',
+        "storages.a.options: ",
+        ("'file_mode'",),
+    ),
+    "an engine for clouds": (A + 'engine = "obstore"\n', "storages.a.engine: ", ("'memory'",)),
+    "a variable in a url": ('[storages.a]\nurl = "${NO}/x"\n', "storages.a.url: ", (NOT_SET, "$${")),
+    "a variable in a word": (A + 'codec = "${NO}"\n', "storages.a.codec: ", (NOT_SET,)),
+    "a variable without end": ('[storages.a]\nurl = "${NO/x"\n', "storages.a.url: ", ("${NO", "${NAME}")),
+    "a literal in a url": ('[storages.a]\nurl = "$${NO}/x"\n', "storages.a.url: ", ("${NO}",)),
+    "no name of a variable": (A + 'options = { p = "a${b!c}d" }\n', "storages.a.options.p: ", ("$${",)),
+    "a user like none": ('[storages.a]\nurl = "~nobody-here/x"\n', "storages.a.url: ", ("'nobody-here'",)),
     "a missing variable": (A + 'options = { p = "${NO}" }\n', "storages.a.options.p: ", (NOT_SET,)),
     "a missing variable below": (A + 'options.deep.list = ["${NO}"]\n', "storages.a.options.deep.list: ", (NOT_SET,)),
     "a storage's name": (A + MEMORY % '"a/b"', 'storages."a/b": ', ("storage",)),
@@ -261,6 +293,7 @@ def test_a_fault_names_file_and_key(name: str) -> None:
     path = write(text)
     message = str(failure(path))
     assert message.startswith(f"{path}: {key}")
+    assert sorted(os.listdir()) == []  # no folder was made of what was meant otherwise
     assert [part for part in parts if part not in message] == []
 
 
@@ -313,12 +346,22 @@ def test_no_storage_is_an_error(text: str) -> None:
         pytest.param(StoreConfig(storages={"a": STORAGE, "b": STORAGE}), ("default", "a, b"), id="no default"),
         pytest.param(StoreConfig(storages={"a": STORAGE}, max_bytes=-1), ("max_bytes",), id="limit -1"),
         pytest.param(lone(codec="msgpck"), ("storages.a.codec: ", "'msgpack'"), id="codec"),
-        pytest.param(lone("memroy://"), ("'a'", "'memroy'", "'memory'"), id="scheme"),
-        pytest.param(lone("memory://", {CANARY: 1}), ("'a'", "memory", "no options"), id="memory options"),
+        pytest.param(lone("memroy://"), ("storages.a: ", "'memroy'", "'memory'"), id="scheme"),
+        pytest.param(lone("s4://bucket"), ("storages.a: ", "'s4'; did you mean 's3'?"), id="short scheme"),
+        pytest.param(lone("memory://", {CANARY: 1}), ("storages.a: ", "memory", "no options"), id="memory options"),
         pytest.param(
-            lone("accounts", {"mode": CANARY}), ("'a'", "options: unknown 'mode'", "file_mode"), id="local options"
+            lone("accounts", {"fil_mode": CANARY}), ("storages.a.options: ", "'file_mode'"), id="local options"
         ),
-        pytest.param(lone("simplecache::file:///tmp"), ("'a'", "chained"), id="chain"),
+        pytest.param(lone("simplecache::file:///tmp"), ("storages.a: ", "chained"), id="chain"),
+        pytest.param(lone("${BUCKET}/x"), ("storages.a.url: ", "${BUCKET}"), id="variable"),
+        pytest.param(lone("~nobody-here/x"), ("storages.a.url: ", "'nobody-here'"), id="user"),
+        pytest.param(lone("memory://", concurrency=0), ("storages.a.concurrency: ", "at least 1"), id="concurrency"),
+        pytest.param(lone("memory://", timeout="5"), ("storages.a.timeout: ", "float", "str"), id="type"),
+        pytest.param(lone(cast("Any", 5)), ("storages.a.url: ", "str", "int"), id="type of a url"),
+        pytest.param(lone("memory://", cast("Any", [CANARY])), ("storages.a.options: ", "dict"), id="type of options"),
+        pytest.param(StoreConfig(storages={"a": cast("Any", CANARY)}), ("storages.a: ", "StorageConfig"), id="text"),
+        pytest.param(StoreConfig(storages=cast("Any", [STORAGE])), ("storages: ", "dict"), id="list"),
+        pytest.param(StoreConfig(storages={cast("Any", 5): STORAGE}), ("storages.5: ", "text"), id="number as name"),
     ],
 )
 def test_a_fault_in_python_names_the_key(config: StoreConfig, parts: tuple[str, ...]) -> None:
@@ -359,7 +402,7 @@ def test_a_missing_package_is_told_at_open(url: str, package: str, monkeypatch: 
     """A protocol of fsspec's whose package is not installed fails at open and names the package to install."""
     monkeypatch.setitem(sys.modules, package, None)
     message = str(failure(lone(url)))
-    assert "'a'" in message
+    assert message.startswith("storages.a: ")
     assert package in message
     assert "nstall" in message
 
@@ -372,13 +415,14 @@ def test_an_unknown_scheme_is_told(scheme: str, tmp_path: Path) -> None:
         assert opened(config) == ("a",)
     else:
         assert f"'{scheme}'" in str(failure(config))
+    assert sorted(os.listdir()) == []
 
 
 def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
     """A local storage whose folder cannot be made is a `ConfigError` with the reason, at open."""
     (tmp_path / "file").write_text("x")
     error = failure(lone(str(tmp_path / "file" / "root")))
-    assert "'a'" in str(error)
+    assert str(error).startswith("storages.a: ")
     assert "Not a directory" in str(error)
 
 
@@ -394,8 +438,14 @@ def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
         StorageConfig(f"sftp://me:{CANARY}/x@example.org/accounts"),
         StorageConfig(f"https://example.org/accounts?token={CANARY}"),
         StorageConfig(f"https://example.org/accounts#{CANARY}"),
+        StorageConfig(f"https://example.org/accounts?token=a@{CANARY}"),
+        StorageConfig(f"sftp://me:p#{CANARY}@example.org/accounts"),
+        *(StorageConfig(f"sftp://me:{CANARY}{end}@example.org/accounts") for end in LINE_ENDS),
+        *(StorageConfig(f"sftp://me:p{end}{CANARY}@example.org/accounts") for end in LINE_ENDS),
+        StorageConfig(f"sftp:/me:{CANARY}@example.org/accounts"),
+        StorageConfig(f"me:{CANARY}@example.org/accounts"),
+        StorageConfig(f"simplecache::sftp://me:{CANARY}@example.org/accounts"),
     ],
-    ids=["option", "deep option", "password", "user", "at sign", "slash", "slash after", "query", "fragment"],
 )
 def test_a_configuration_does_not_show_its_secrets(storage: StorageConfig) -> None:
     """Options, the user part and the query of a URL are in no `repr`, `str`, format or rich form."""
@@ -412,10 +462,17 @@ def test_a_configuration_shows_the_rest() -> None:
         assert part in repr(storage)
 
 
-def shown(error: BaseException) -> str:
-    """Everything that a traceback with local variables shows of an error and those in its chain."""
-    text = traceback.TracebackException.from_exception(error, capture_locals=True)
-    return "".join(text.format(chain=True)) + repr(vars(error)) + repr(error.__context__)
+def test_a_folder_shows_whole() -> None:
+    """The control: a folder with an @ in its name is no user part."""
+    assert StorageConfig("/srv/me@example.org/accounts").redacted_url == "/srv/me@example.org/accounts"
+
+
+@pytest.mark.anyio
+async def test_a_wrong_url_in_python_shows_no_password() -> None:
+    """An error of a `StoreConfig` shows nothing of a URL's user part, in no frame either."""
+    with pytest.raises(ConfigError) as caught:
+        await AccountStore.open(lone(f"sftp://me:{CANARY}@host/x", timeout=0))
+    assert CANARY not in shown(caught.value)
 
 
 SECRET_FAULTS: Mapping[str, str] = {
@@ -469,3 +526,69 @@ async def test_fsspecs_own_configuration_works(monkeypatch: pytest.MonkeyPatch) 
         assert await store.get(AT) == ACCOUNT
         filesystem, _ = await store.filesystem()
     assert (filesystem.storage_options["word"], filesystem.storage_options["tone"]) == ("hello", "high")
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("scheme", ["sftp", "webhdfs"])
+async def test_user_and_password_of_a_url_are_decoded(scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A user or password with characters that a URL cannot have is percent-encoded there, and reaches fsspec plain."""
+    kind: Any = fsspec.get_filesystem_class(scheme)
+    made = Mock(side_effect=OSError)
+    monkeypatch.setattr(kind, "__init__", made)
+    monkeypatch.setattr(kind, "cachable", False)
+    async with AccountStore.open(lone(f"{scheme}://m%40e:p%2Fw%25%23d@host/x", attempts=1)) as store:
+        with pytest.raises(AccountStoreError):
+            await store.get(AT)
+    given = made.call_args.kwargs
+    assert given.get("username", given.get("user")) == "m@e"
+    assert given.get("password", "p/w%#d") == "p/w%#d"
+    # The control: fsspec leaves them as they stand in the URL.
+    left = kind._get_kwargs_from_urls(f"{scheme}://m%40e:p%2Fw%25%23d@host/x")
+    assert left.get("username", left.get("user")) == "m%40e"
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [("memory://", "url"), ("sftp://me:canary-1c7e@host/x", "url"), (".", "StorageConfig"), ("no.toml", "no.toml")],
+)
+def test_what_is_no_file_is_told_apart(config: str, said: str) -> None:
+    """A URL or a folder in the place of the configuration file is a `ConfigError` that says where it belongs."""
+    assert said in str(failure(config))
+    assert CANARY not in str(failure(config))
+
+
+@pytest.mark.parametrize("config", [STORAGE, {"storages": {}}, 5, [STORAGE]])
+def test_what_is_no_configuration_is_refused_at_once(config: Any) -> None:
+    """Anything else is a `TypeError` of the call itself, which says what to write."""
+    with pytest.raises(TypeError, match=r"AccountStore\.open\(StoreConfig\("):
+        AccountStore.open(config)
+
+
+@pytest.mark.parametrize(("concurrency", "together"), [(3, 3), (None, 8)])
+@pytest.mark.anyio
+async def test_operations_in_flight_are_bounded(
+    concurrency: int | None, together: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`concurrency` bounds the operations of a storage that are in flight. Control: without it eight are, at once."""
+    seen: list[int] = []
+
+    class Counting(MemoryBackend):
+        under_way = 0
+
+        async def stat(self, key: str, /) -> Stat:
+            self.under_way += 1
+            seen.append(self.under_way)
+            await anyio.sleep(0.01)
+            self.under_way -= 1
+            return await super().stat(key)
+
+    monkeypatch.setattr("accountstore.storages.find_backend", Mock(return_value=AsyncMock(return_value=Counting())))
+    async with AccountStore.open(lone(concurrency=concurrency)) as store, anyio.create_task_group() as tasks:
+        for _ in range(8):
+            tasks.start_soon(store.exists, AT)
+    assert max(seen) == together
+
+
+def test_a_file_in_another_encoding_is_told() -> None:
+    """A file in UTF-16, as some shells write it, is a `ConfigError` that says to save it as UTF-8."""
+    assert "UTF-8" in str(failure(write((MEMORY % "a").encode("utf-16"))))

@@ -19,7 +19,7 @@ from doubles import BatchMemory, Recording
 from msgspec.structs import replace
 
 import accountstore
-from accountstore import AccountStore, Location, PasswordCredentials, StoreConfig, Version, errors
+from accountstore import AccountStore, Location, PasswordCredentials, StoreConfig, Version, errors, from_json
 from accountstore.backends.base import classify_error
 from accountstore.backends.memory import MemoryBackend
 from accountstore.errors import AccountStoreError, BackendError, DocumentError, NotFoundError, UnavailableError
@@ -123,6 +123,7 @@ RAISED: Mapping[type[AccountStoreError], Callable[[AccountStore], Awaitable[obje
     errors.LocationError: lambda store: store.get(Location("x.account", storage="other")),
     errors.ExtensionError: lambda store: store.get(Location("x")),
     errors.EncodeError: lambda store: store.save(AT, cast("Any", None)),
+    errors.UnknownFieldError: lambda _: cast("Any", from_json(samples.RICH)),
     errors.DecodeError: lambda store: store.get(BROKEN),
     errors.TooLargeError: lambda _: store_over({"main": MemoryBackend()}, max_bytes=10).save(AT, ACCOUNT),
     errors.UnsupportedError: lambda store: store.scoped("x").filesystem(),

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import pickle
+import traceback
 from datetime import datetime, timedelta, timezone
+from enum import StrEnum
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
@@ -13,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import asdict, astuple, replace
 
-from accountstore import Account, Location, MultiAccount, OAuthCredentials, PasswordCredentials, Secret
+from accountstore import Account, Location, MultiAccount, NoCredentials, OAuthCredentials, PasswordCredentials, Secret
 from accountstore.secrets import SecretBytes
 
 if TYPE_CHECKING:
@@ -84,6 +86,52 @@ def test_a_secret_cannot_be_pickled(value: object, protocol: int) -> None:
         pickle.dumps(value, protocol)
 
 
+class Markup(str):
+    """Text as templates hand it over, with a way of its own to show itself."""
+
+    __slots__ = ()
+
+    def __str__(self) -> str:
+        return "shown"
+
+
+class Word(StrEnum):
+    """Text of another subclass."""
+
+    CANARY = "hunter2"
+
+
+@pytest.mark.parametrize("text", [Markup("hunter2"), Word.CANARY])
+@pytest.mark.parametrize("name", ["password", "client_secret", "refresh_token", "access_token"])
+def test_text_of_a_subclass_is_concealed(name: str, text: str) -> None:
+    """Text of a subclass of `str` becomes a secret of the plain text, wherever a secret is expected."""
+    document = replace(PASSWORD if name == "password" else OAUTH, **{name: text})
+    secret = getattr(document, name)
+    assert type(secret) is Secret
+    assert (type(secret.reveal()), secret.reveal()) == (str, "hunter2")
+    assert secret == Secret(text) == Secret("hunter2")
+    assert "hunter2" not in repr(document)
+    # The control: where no secret is expected, it shows.
+    assert "hunter2" in repr(replace(document, login=str.__str__(text)))
+
+
+class Octets(bytes):
+    """Bytes of a subclass."""
+
+
+@pytest.mark.parametrize("value", [b"hunter2", bytearray(b"hunter2"), Octets(b"hunter2"), ["hunter2"], 5])
+@pytest.mark.parametrize("name", ["password", "client_secret", "refresh_token", "access_token"])
+def test_a_secret_that_is_no_text_is_refused_at_once(name: str, value: Any) -> None:
+    """Anything but text is a `TypeError` when the credentials are made, which shows it in no frame of the library."""
+    kind: Any = PasswordCredentials if name == "password" else OAuthCredentials
+    words: dict[str, Any] = {"login": "l", "refresh_token": "r"} if kind is OAuthCredentials else {"login": "l"}
+    with pytest.raises(TypeError, match=f"^{name} must be a str or a Secret$") as caught:
+        kind(**(words | {name: value}))
+    entries = traceback.TracebackException.from_exception(caught.value, capture_locals=True).stack[1:]
+    assert len(entries) > 0
+    assert "hunter2" not in "".join(f"{entry.locals}" for entry in entries)
+
+
 @pytest.mark.parametrize("text", [b"hunter2", 8675309, None, ["hunter2"]])
 def test_a_secret_is_text(text: Any) -> None:
     """Anything but a string is a TypeError that does not quote it."""
@@ -118,7 +166,8 @@ def test_plain_text_becomes_a_secret() -> None:
     assert astuple(OAUTH) == ("l", None, Secret("s"), Secret("r"), None, None, None)
     assert astuple(oauth) == ("l", "c", Secret("s"), Secret("t"), "u", Secret("a"), None)
     assert oauth.client_secret is OAUTH.client_secret
-    assert replace(oauth, access_token=None).access_token is None
+    assert replace(oauth, access_token=None, client_secret=None).access_token is None
+    assert OAuthCredentials(login="l", refresh_token="r").client_secret is None
     assert asdict(PASSWORD) == {"login": "l", "password": Secret("p")}
     assert asdict(replace(PASSWORD, password="q")) == {"login": "l", "password": Secret("q")}
     assert PasswordCredentials(login="l", password=Secret("p")) == PASSWORD
@@ -130,6 +179,7 @@ def test_optional_fields_are_none() -> None:
     assert (OAUTH.client_id, OAUTH.request_url, OAUTH.access_token, OAUTH.expires_at) == (None, None, None, None)
     assert (ACCOUNT.security_options, ACCOUNT.protocol_type, ACCOUNT.cache_file) == (None, None, None)
     assert MultiAccount(receive_accounts=()).send_account is None
+    assert NoCredentials().login == ""
 
 
 @pytest.mark.parametrize("document", [PASSWORD, ACCOUNT, MultiAccount(receive_accounts=[ACCOUNT])])

@@ -14,7 +14,7 @@ import anyio
 import pytest
 from running import HUNG, PYTHON
 
-from accountstore import AccountStore, Location, StorageConfig, StoreConfig, registry
+from accountstore import AccountStore, Location, StorageConfig, StoreConfig, registry, to_json
 from accountstore.backends.memory import MemoryBackend
 from accountstore.config import load_config
 from accountstore.testing import store_over
@@ -83,6 +83,27 @@ def test_update_and_error_examples_do_what_they_say(names: dict[str, Any]) -> No
         assert (await store.get(location)).port == 143
 
     anyio.run(run)
+
+
+def test_body_example_guards_against_a_lost_update(names: dict[str, Any]) -> None:
+    """The example of a service refuses a second writer with the same ETag, a client's mistake and a missing account.
+    The control: with an ETag that is the same for all versions, both writers win.
+    """
+
+    async def both(tag: Any) -> list[int]:
+        names["etag"] = tag
+        store = store_over({"m": MemoryBackend()})
+        location, body = Location("x.account"), to_json(names["account"], reveal=True)
+        assert (await names["accept"](store, location, body, "x"))[0] == 404
+        await store.save(location, names["account"])
+        status, seen, shown = await names["respond"](store, location)
+        assert (status, b"correct horse" in shown) == (200, False)
+        assert (await names["accept"](store, location, shown, seen))[0] == 422
+        bodies = [body.replace(b"993", port) for port in (b"1", b"2")]
+        return [(await names["accept"](store, location, given, seen))[0] for given in bodies]
+
+    assert anyio.run(both, names["etag"]) == [204, 412]
+    assert anyio.run(both, repr) == [204, 204]
 
 
 def test_service_example_prints_its_audit_event(names: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:

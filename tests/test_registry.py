@@ -106,7 +106,7 @@ def store_on(*urls: str, **options: Any) -> AbstractAsyncContextManager[AccountS
     return AccountStore.open(StoreConfig(default="s0", storages=storages))
 
 
-async def refused(url: str, /, engine: str = "fsspec", **options: Any) -> str:
+async def refused(url: str, /, engine: Any = "fsspec", **options: Any) -> str:
     """The message of the `ConfigError` of opening a store on a storage `s0`."""
     with pytest.raises(ConfigError) as caught:
         await AccountStore.open(StoreConfig(storages={"s0": StorageConfig(url, options, engine=engine)}))
@@ -145,7 +145,7 @@ async def test_the_engine_of_clouds_serves_no_other_scheme(install: Callable[...
     """The engine `obstore` with another scheme is a `ConfigError` that names both, and imports no package."""
     module = install("other-backend", **({} if scheme in {"memory", "file", "local"} else {scheme: "open_backend"}))
     message = await refused(f"{scheme}:///tmp/never", engine="obstore")
-    assert message == f"storage 's0': the engine 'obstore' serves s3, gs and az URLs, not {scheme!r}"
+    assert message == f"storages.s0.engine: the engine 'obstore' serves s3, gs and az URLs, not {scheme!r}"
     assert module not in sys.modules
 
 
@@ -174,7 +174,8 @@ async def test_a_missing_package_is_reported_with_its_extra(module: str, monkeyp
     if module in {"s3", "gcs"} and find_spec("aiohttp") is None:
         pytest.skip("aiohttp, which is looked for first, is not installed")
     monkeypatch.delitem(sys.modules, f"accountstore.backends.{module}", raising=False)
-    message = f"storage 's0': {package} is not installed; install it with: pip install 'accountstore[{extra}]'"
+    key = "url" if engine == "fsspec" else "engine"
+    message = f"storages.s0.{key}: {package} is not installed; install it with: pip install 'accountstore[{extra}]'"
     assert await refused(url, engine=engine) == message
 
 
@@ -262,7 +263,7 @@ async def test_a_scheme_that_two_packages_provide_is_refused(
     """A scheme of two packages, of which one may be ours, is a `ConfigError` that names both; neither is imported."""
     modules = [install(package, **{scheme: "open_backend"}) for package in packages]
     message = await refused(f"{scheme}:///tmp/never")
-    assert message == f"storage 's0': several packages provide the scheme {scheme!r}: {named}"
+    assert message == f"storages.s0.url: several packages provide the scheme {scheme!r}: {named}"
     assert not set(modules) & set(sys.modules)
 
 
@@ -295,11 +296,12 @@ async def test_a_backend_that_cannot_be_loaded_is_reported(
     """The `ConfigError` has storage and reason, no values, and the package where that must be repaired."""
     install("broken-backend", code, broken=name)
     package = "the backend for 'broken' of broken-backend " if reason.startswith("loaded") else ""
-    assert await refused("broken://", colour="canary") == f"storage 's0': {package}cannot be {reason}"
+    key = "storages.s0.url" if package else "storages.s0"
+    assert await refused("broken://", colour="canary") == f"{key}: {package}cannot be {reason}"
 
 
 @on_asyncio
 async def test_a_backend_refuses_its_own_options(install: Callable[..., str]) -> None:
     """What a factory says in a `ConfigError` reaches the user, with the storage's name."""
     install("strict-backend", strict="open_backend")
-    assert await refused("strict://", color="red") == "storage 's0': unknown option color"
+    assert await refused("strict://", color="red") == "storages.s0: unknown option color"

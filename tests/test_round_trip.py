@@ -31,7 +31,9 @@ if TYPE_CHECKING:
     from accountstore.model import Document
 
 BOTH = pytest.mark.parametrize("codec", [JSON, MSGPACK], ids=["json", "msgpack"])
-BOTH_CODECS = StoreConfig(default="json", storages={codec: StorageConfig("memory://", codec=codec) for codec in CODECS})
+BOTH_CODECS = StoreConfig(
+    default="json", storages={name: replace(StorageConfig("memory://"), codec=name) for name in CODECS}
+)
 """Two storages, one with each codec."""
 UNCHECKED = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
 

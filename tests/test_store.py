@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 from doubles import Recording, drained, raises
 from msgspec.structs import astuple, replace
-from samples import ACCOUNT, AT, CALLS, ELSEWHERE, FULL, MULTI, MULTI_AT, OAUTH
+from samples import ACCOUNT, AT, CALLS, ELSEWHERE, FULL, MULTI, MULTI_AT, OAUTH, RICH
 
-from accountstore import AccountStore, Location, StorageConfig, StoreConfig
+from accountstore import AccountStore, Location, StorageConfig, StoreConfig, Stored
 from accountstore.codecs import JSON
 from accountstore.errors import ConflictError, ExistsError, LocationError, NotFoundError
 from accountstore.testing import store_over
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from pathlib import Path
+    from collections.abc import Awaitable, Callable, Mapping
 
-    from accountstore import Account, Version
+    from accountstore import Account, Event, Version
     from accountstore.backends.base import WriteMode
     from accountstore.model import Document
 
@@ -194,3 +195,125 @@ async def test_capabilities_are_the_backends(tmp_path: Path) -> None:
         assert store.capabilities() == store.capabilities("main")
         promises = {name: astuple(store.capabilities(name))[:4] for name in storages}
     assert promises == {"main": (True,) * 4, "memory": (True, True, True, False), "plain": (False,) * 4}
+
+
+PLACES: Mapping[str, Callable[[AccountStore, Any], Awaitable[object]]] = {
+    "get": lambda store, place: store.get(place),
+    "get_multi": lambda store, place: store.get_multi(place),
+    "read": lambda store, place: store.read(place),
+    "read_json": lambda store, place: store.read_json(place),
+    "save": lambda store, place: store.save(place, ACCOUNT),
+    "save_multi": lambda store, place: store.save_multi(place, MULTI),
+    "save_json": lambda store, place: store.save_json(place, b"{}"),
+    "update": lambda store, place: store.update(place, lambda account: account),
+    "stat": lambda store, place: store.stat(place),
+    "exists": lambda store, place: store.exists(place),
+    "delete": lambda store, place: store.delete(place),
+    "copy from": lambda store, place: store.copy(place, AT),
+    "copy to": lambda store, place: store.copy(AT, place),
+    "move": lambda store, place: store.move(place, AT),
+    "get_many": lambda store, place: drained(store.get_many([place])),
+    "save_many": lambda store, place: drained(store.save_many([(place, ACCOUNT)])),
+}
+
+
+@pytest.mark.parametrize(
+    "place", ["x.account", None, ACCOUNT, ("x.account",)], ids=["text", "none", "account", "tuple"]
+)
+@pytest.mark.parametrize("call", PLACES)
+async def test_what_is_no_location_is_told(call: str, place: Any) -> None:
+    """Text, or anything else, in the place of a location is a `TypeError` that says how one is made, before any I/O,
+    with an observer and in a narrowed store too.
+    """
+    backend = Recording()
+    events: list[Event] = []
+    whole = store_over({"main": backend}, observer=events.append)
+    for store in (whole, whole.scoped("tenant")):
+        with pytest.raises(TypeError, match=r"Location\('x\.account', folder='mail'\)"):
+            await PLACES[call](store, place)
+    assert backend.log == []
+
+
+MISUSES: Mapping[str, tuple[Callable[[AccountStore], object], str]] = {
+    "one location": (lambda store: store.get_many(cast("Any", AT)), r"get_many\(\[location\]\)"),
+    "no pairs": (lambda store: drained(store.save_many(cast("Any", [ACCOUNT]))), "pairs of a Location and a document"),
+    "no function": (lambda store: store.update(AT, cast("Any", ACCOUNT)), "change must be a function"),
+    "no function for several": (lambda store: store.update_multi(MULTI_AT, cast("Any", MULTI)), "must be a function"),
+    "no version": (lambda store: store.delete(AT, version=cast("Any", "etag")), "version must be a Version"),
+    "text for bytes": (lambda store: store.save_json(AT, cast("Any", "{}")), "save_json takes bytes"),
+    "a location for a folder": (lambda store: store.list(cast("Any", AT)), "folder: must be text"),
+    "a folder that is none": (lambda store: store.scoped(cast("Any", None)), "folder: must be text"),
+    "a path for a name": (lambda _: Location(cast("Any", Path("x.account"))), "file name: must be text"),
+    "a listing awaited": (lambda store: cast("Any", store.list()), "async for"),
+    "a batch awaited": (lambda store: cast("Any", store.get_many([AT])), "async for"),
+    "a listing iterated over": (lambda store: list(cast("Any", store.list())), "async for"),
+    "a call": (lambda _: AccountStore(cast("Any", StoreConfig(storages={}))), r"AccountStore\.open\(config\)"),
+    "an empty call": (lambda _: cast("Any", AccountStore)(), r"AccountStore\.open\(config\)"),
+    "a named call": (lambda _: cast("Any", AccountStore)(config=None), r"AccountStore\.open\(config\)"),
+    "no async": (lambda _: cast("Any", AccountStore.open()).__enter__(), r"async with AccountStore\.open\(config\)"),
+    "no observer": (lambda _: AccountStore.open(observer=cast("Any", "x")), "plain function"),
+}
+
+
+@pytest.mark.parametrize("name", MISUSES)
+async def test_a_misuse_says_what_to_write(name: str) -> None:
+    """A call that cannot be meant is a `TypeError` in the words of the public interface, and writes nothing."""
+    backend = Recording()
+    misuse, said = MISUSES[name]
+    with pytest.raises(TypeError, match=said):
+        await cast("Any", misuse(store_over({"main": backend})))
+    assert backend.log == []
+
+
+@pytest.mark.parametrize("member", ["get", "save", "list", "aclose", "storages"])
+async def test_an_opening_that_is_not_awaited_says_so(member: str) -> None:
+    """A member of the store on what `open` returns is an error that names `await` and `async with`."""
+    opening = AccountStore.open(StoreConfig(storages={"main": StorageConfig("memory://")}))
+    with pytest.raises(AttributeError, match=r"async with AccountStore\.open\(config\).*await"):
+        getattr(opening, member)
+    # The control: the store has it.
+    async with opening as store:
+        assert hasattr(store, member)
+
+
+async def test_text_given_for_json_shows_in_no_frame() -> None:
+    """`save_json` with text in the place of bytes is refused without the text in a frame of the library."""
+    store = store_over({"main": Recording()})
+    with pytest.raises(TypeError) as caught:
+        await store.save_json(AT, cast("Any", "canary-text"))
+    entries = traceback.TracebackException.from_exception(caught.value, capture_locals=True).stack[1:]
+    assert "canary-text" not in "".join(f"{entry.locals}" for entry in entries)
+
+
+@pytest.mark.parametrize("call", ["get", "read_json", "update", "copy", "get_many"])
+async def test_a_document_with_a_byte_order_mark_is_read(call: str) -> None:
+    """A JSON document with a byte order mark, as some editors write it, is read by every call; the mark is not kept."""
+    backend = Recording()
+    store = store_over({"main": backend})
+    await backend.put(AT, b"\xef\xbb\xbf" + JSON.encode(ACCOUNT))
+    await CALLS[call](store)
+    assert not (await store.read_json(AT)).document.startswith(b"\xef")
+    await store.save_json(ELSEWHERE, b"\xef\xbb\xbf" + JSON.encode(ACCOUNT))
+    assert (await backend.read(ELSEWHERE.path, limit=1000)).data == JSON.encode(ACCOUNT)
+
+
+async def test_get_many_and_save_many_drop_what_is_not_known() -> None:
+    """What `get_many` read and `save_many` writes has no fields that this release does not know; the calls that the
+    documentation names keep them.
+    """
+    backend = Recording()
+    store = store_over({"main": backend})
+
+    async def kept() -> bool:
+        return b'"new"' in (await store.read_json(AT)).document
+
+    await store.save_json(AT, RICH)
+    await store.update(AT, lambda account: replace(account, port=2))
+    await store.copy(AT, ELSEWHERE)
+    await store.save_json(AT, (await store.read_json(ELSEWHERE)).document)
+    assert await kept()
+    got = [(at, stored.document) async for at, stored in store.get_many([AT]) if isinstance(stored, Stored)]
+    await drained(store.save_many(got))
+    assert not await kept()
+    for method in (AccountStore.get_many, AccountStore.save_many):
+        assert "`update`" in str(method.__doc__)

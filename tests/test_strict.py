@@ -63,8 +63,11 @@ def test_hostile_nesting_ends_in_an_error(size: int) -> None:
 A, AA, B8, B16, B32 = b"\xa1a", b"\xd9\x01a", b"\xd9\x01b", b"\xda\x00\x01b", b"\xdb\x00\x00\x00\x01b"
 
 REFUSED: Mapping[tuple[str, str], Sequence[bytes]] = {
-    ("json", "is not UTF-8"): [b"\xff", b'"\xed\xa0\x80"', '{"a": 1}'.encode("utf-16")],
-    ("json", "is not valid JSON"): [b"\xef\xbb\xbf{}", b"", b"{", b"{}{}", b"{'a': 1}", b'{"a": 1,}', b'"\n"'],
+    ("json", "is not UTF-8"): [b"\xff", b'"\xed\xa0\x80"', '{"a": 1}'.encode("utf-16-le") + b"\xff"],
+    ("json", "is UTF-16 with a byte order mark: save it as UTF-8"): [
+        *(mark + '{"a": 1}'.encode(name) for mark, name in ((b"\xff\xfe", "utf-16-le"), (b"\xfe\xff", "utf-16-be")))
+    ],
+    ("json", "is not valid JSON"): [b"", b"{", b"{}{}", b"{'a': 1}", b'{"a": 1,}', b'"\n"'],
     ("json", "an object has the same key twice"): [
         *(b'{"a": 1, "a": 1}', b'{"a": 1, "b": 2, "a": 3}', b'{"a": 1, "\\u0061": 2}', b'{"\\u0061": 1, "\\u0061": 2}'),
         *(b'{"x": {"a": 1, "a": 2}}', b'[[{"x": [{"a": 1, "a": 2}]}]]', b'{"": 1, "": 2}', b'{"a": {}, "a": {}}'),
@@ -83,6 +86,8 @@ REFUSED: Mapping[tuple[str, str], Sequence[bytes]] = {
         b"\x83" + A + b"\x82\xa1x\x01\xa1y\x02" + b"\xa1b\x01" + A + b"\x02",
         *(b"\x82\xa0\x01\xa0\x02", b"\x82\x01\xa1a\x01\xa1b", b"\x82\x01\xa1a\xc3\xa1b"),
         b"\x82\x01\xa1a\xcb\x3f\xf0\x00\x00\x00\x00\x00\x00\xa1b",
+        # Times that differ by a nanosecond, which become one time.
+        b"\x82" + b"".join(b"\xd7\xff" + (nanoseconds << 34).to_bytes(8) + b"\x01" for nanoseconds in (1, 2)),
     ],
 }
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
-from typing import assert_type
+from typing import Any, assert_type
 
 from msgspec.structs import replace
 
+import accountstore
 from accountstore import *  # noqa: F403 -- as above
 from accountstore.errors import *  # noqa: F403 -- mypy does not follow `__all__ +=` to them
 
@@ -31,7 +32,7 @@ wrapped_oauth = OAuthCredentials(
 )
 
 
-assert_type(plain_oauth.client_secret, Secret)
+assert_type(plain_oauth.client_secret, Secret | None)
 assert_type(plain_oauth.refresh_token, Secret)
 assert_type(plain_oauth.access_token, Secret | None)
 assert_type(wrapped_oauth.expires_at, datetime | None)
@@ -46,7 +47,10 @@ full = Account(
     credentials=wrapped_oauth,
     cache_file=Location("x.cache", folder="f", storage="s"),
 )
-assert_type(full.credentials, PasswordCredentials | OAuthCredentials)
+assert_type(full.credentials, PasswordCredentials | OAuthCredentials | NoCredentials)
+credentials: Credentials = NoCredentials()
+assert_type(replace(full, credentials=credentials), Account)
+assert_type(credentials.login, str)
 assert_type(full.security_options, SecurityOptions | None)
 assert_type(full.cache_file, Location | None)
 assert_type(replace(full, port=1), Account)
@@ -59,6 +63,16 @@ assert_type(from_list.receive_accounts, tuple[Account, ...])
 assert_type(from_tuple.send_account, Account | None)
 assert_type(replace(from_generator, receive_accounts=[account]), MultiAccount)
 
+assert_type(from_json(b"{}"), Account)
+assert_type(from_json("{}", MultiAccount, unknown="drop"), MultiAccount)
+assert_type(to_json(account), bytes)
+assert_type(to_json(from_list, reveal=True), bytes)
+assert_type(masked(account), dict[str, Any])
+assert_type(json_schema(MultiAccount), dict[str, Any])
+document: Document = account
+observer: Observer = print
+mode: WriteMode = "create"
+
 location = Location.parse("First Storage:mail/email.account")
 assert_type(location, Location)
 assert_type(location.folder, str)
@@ -67,7 +81,14 @@ assert_type(location.path, str)
 
 config = StoreConfig(default="First Storage", storages={"First Storage": StorageConfig(url="memory://")})
 every_field = StorageConfig(
-    url="s3://b", options={"key": 1}, codec="msgpack", engine="obstore", timeout=5, attempts=2, conditions="trust"
+    url="s3://b",
+    options={"key": 1},
+    codec="msgpack",
+    engine="obstore",
+    timeout=5,
+    attempts=2,
+    conditions="trust",
+    concurrency=8,
 )
 full_config = StoreConfig(default="a", storages={"a": every_field}, max_bytes=1000)
 
@@ -218,6 +239,13 @@ async def mistakes(store: AccountStore) -> None:
     await store.get("x.account")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # text for a location
     await store.update(location, grow)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # of the other kind
     PasswordCredentials(login="l", password=b"p")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # bytes
+    accountstore.AccuntStore  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]  # noqa: B018 -- misspelt
+    AccountStore(config)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # not opened
+    AccountStore.open(config).get  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]  # noqa: B018 -- not awaited
+    await store.list()  # type: ignore[misc]  # pyright: ignore[reportGeneralTypeIssues]  # not iterated over
+    StorageConfig("x", engine="obstor")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # no engine
+    StorageConfig("x", codec="xml")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # no codec
+    Account(host="h", port=1)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]  # forgotten credentials
     PasswordCredentials("l", "p")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]  # by position
     account.port = 5  # type: ignore[misc]  # pyright: ignore[reportAttributeAccessIssue]  # documents are frozen
     location.folder = "x"  # type: ignore[misc]  # pyright: ignore[reportAttributeAccessIssue]  # locations too

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, NoReturn, TypeVar
 
 T = TypeVar("T")
 
@@ -23,6 +23,14 @@ class Paged(Generic[T]):
 
     def __aiter__(self) -> Paged[T]:
         return self
+
+    if not TYPE_CHECKING:  # checkers shall say what is not there
+
+        def __await__(self) -> NoReturn:
+            raise TypeError("this is iterated over, not awaited: `async for item in ...`")
+
+        def __iter__(self) -> NoReturn:
+            raise TypeError("this is iterated over asynchronously: `async for item in ...`")
 
     async def __anext__(self) -> T:
         found = await self._fetch()

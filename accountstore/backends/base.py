@@ -6,8 +6,10 @@ Names, codecs, retries and error wrapping are the store's work. `accountstore.te
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from datetime import datetime
+from functools import cache
 from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, final
 
 from msgspec import Struct
@@ -64,16 +66,28 @@ class Version(Struct, frozen=True):
     """An opaque token of one state of a document; it belongs to the storage that gave it.
 
     Where it is a digest of the content, someone who knows the rest of a document could test guesses of its password
-    against it, so it does not show in `repr`.
+    against it, so it does not show in `repr`. `str(version)` may be shown: it is keyed by a random key of this process,
+    the same for the same version and different for different ones, and no token. Another process shows another text.
     """
 
     token: str
+
+    def __str__(self) -> str:
+        from hashlib import blake2b  # on first use, as the key
+
+        return blake2b(self.token.encode("utf-8", "surrogatepass"), key=_process_key(), digest_size=16).hexdigest()
 
     def __repr__(self) -> str:
         return "Version(...)"
 
     def __rich_repr__(self) -> list[tuple[str, Any]]:
         return [("token", "...")]
+
+
+@cache
+def _process_key() -> bytes:
+    """What keys the texts of versions in this process."""
+    return os.urandom(32)
 
 
 WriteMode: TypeAlias = Literal["overwrite", "create"] | Version

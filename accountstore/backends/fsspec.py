@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 from anyio import to_thread
 
@@ -288,5 +289,14 @@ def _open(url: str, options: Mapping[str, object], /) -> FsspecBackend:
         raise ConfigError(f"the protocol {protocol!r} needs a package that is not installed: {hint}") from None
     except ValueError:
         raise ConfigError(f"unknown scheme {protocol!r}{did_you_mean(protocol, known_implementations)}") from None
-    connect = partial(kind, **{**kind._get_kwargs_from_urls(url), **options}, skip_instance_cache=True)  # noqa: SLF001 -- the only way that fsspec offers
+    parts = _decoded(url, kind._get_kwargs_from_urls(url))  # noqa: SLF001 -- the only way that fsspec offers
+    connect = partial(kind, **{**parts, **options}, skip_instance_cache=True)
     return FsspecBackend(connect, kind._strip_protocol(url), parallel=kind.async_impl)  # noqa: SLF001 -- as above
+
+
+def _decoded(url: str, parts: Mapping[str, Any], /) -> dict[str, Any]:
+    """What fsspec takes from a URL, with user and password decoded where it took them as they stand (RFC 3986)."""
+    user = urlsplit(url)
+    return {
+        name: unquote(part) if part in (user.username, user.password) and part else part for name, part in parts.items()
+    }

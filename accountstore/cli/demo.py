@@ -1,4 +1,4 @@
-"""The demonstration: what the store promises, shown on the seed's samples in a temporary folder."""
+"""The demonstration: what the store promises, shown on the samples of the client-account API in a temporary folder."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _FOLDER = "file/location/folder/on/storage"
 _TASKS = 8
 _UPDATES = 5
 
-# The seed's samples (SEED.md sections 8.1 and 8.2), which the files must hold.
+# The samples of the API whose documents these are (`accountstore.model`), which the files must hold.
 _ACCOUNT_JSON = b"""
 {"host": "smtp.example.com", "port": 465, "securityOptions": "SSLAuto", "protocolType": "SMTP",
  "credentials": {"login": "example@example.com", "discriminator": "EmailClientAccountOauthCredentials",

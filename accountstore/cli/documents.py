@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, TypeAlias
-from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import Raw, Struct
 
 from accountstore import Account, DecodeError, DocumentError, MultiAccount, Secret, TooLargeError
+from accountstore.bodies import is_address
 from accountstore.codecs import JSON
 from accountstore.location import Located
 from accountstore.validation import kind_of
@@ -74,7 +74,7 @@ def tree(data: bytes, kind: type[Account | MultiAccount], /, *, reveal: bool) ->
     """The fields of a document's JSON, for showing.
 
     Without `reveal`, secrets are masked; so is what this release does not know, for it may be secret, and a
-    `requestUrl` that is more than an address: some programs put a token there (SEED.md section 2.4).
+    `requestUrl` that is more than an address: some programs put a token there.
     """
     return _tree(JSON.decode(data, kind), data, reveal=reveal)
 
@@ -100,9 +100,5 @@ def _tree(document: Struct, data: bytes | Raw, /, *, reveal: bool) -> dict[str, 
 
 def _harmless(name: str, value: object, /) -> bool:
     if name == "requestUrl" and isinstance(value, str):
-        try:
-            url = urlsplit(value)
-        except ValueError:
-            return False
-        return url.scheme in {"http", "https"} and bool(url.hostname) and not set("@?#") & set(value)
+        return is_address(value)
     return not isinstance(value, Secret)

@@ -11,6 +11,7 @@ import click
 from accountstore import (
     Account,
     MultiAccount,
+    NoCredentials,
     OAuthCredentials,
     PasswordCredentials,
     ProtocolType,
@@ -62,13 +63,16 @@ def _ask_account() -> Account:
     port = _ask("Port", type=_PORT)
     protocol = _choose("Protocol", ProtocolType, _USUAL.get(port, "IMAP"))
     security = _choose("Security", SecurityOptions, "SSLAuto")
-    if _choose("Credentials", ("password", "OAuth"), "password") == "password":
-        credentials: Credentials = PasswordCredentials(login=_ask_text("Login"), password=_ask_secret("Password"))
+    kind = _choose("Credentials", ("password", "OAuth", "none"), "password")
+    if kind == "none":
+        credentials: Credentials = NoCredentials()
+    elif kind == "password":
+        credentials = PasswordCredentials(login=_ask_text("Login"), password=_ask_secret("Password"))
     else:
         credentials = OAuthCredentials(
             login=_ask_text("Login"),
             client_id=_ask_optional("Client id"),
-            client_secret=_ask_secret("Client secret"),
+            client_secret=_ask_secret("Client secret", required=False),
             refresh_token=_ask_secret("Refresh token"),
             request_url=_ask_optional("Request URL"),
         )
@@ -102,8 +106,10 @@ def _ask_optional(label: str, /) -> str | None:
     return _ask(f"{label} (may be left empty)", default="", show_default=False).strip() or None
 
 
-def _ask_secret(label: str, /) -> Secret:
-    return Secret(_ask(f"{label} (hidden)", hide_input=True))
+def _ask_secret(label: str, /, *, required: bool = True) -> Secret:
+    if required:
+        return Secret(_ask(f"{label} (hidden)", hide_input=True))
+    return Secret(_ask(f"{label} (hidden, may be left empty)", hide_input=True, default="", show_default=False))
 
 
 def _choose(label: str, choices: Iterable[str], default: str, /) -> str:

@@ -11,7 +11,7 @@ import subprocess
 from functools import partial
 from hashlib import sha256
 from itertools import count
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 import pytest
 from anyio import create_task_group, to_thread
@@ -47,7 +47,7 @@ class Target(NamedTuple):
 
     url: str
     options: Mapping[str, Any]
-    engine: str
+    engine: Literal["fsspec", "obstore"]
     put: Callable[[str, bytes], object]
     get: Callable[[str], bytes | None]
 
@@ -66,7 +66,9 @@ class Target(NamedTuple):
         return Harness(open=opened, put=self.put, get=self.get)
 
 
-def target_on(server: Server | Stub, path: Path, engine: str, prefix: str = "some/prefix/") -> Target:
+def target_on(
+    server: Server | Stub, path: Path, engine: Literal["fsspec", "obstore"], prefix: str = "some/prefix/"
+) -> Target:
     """A bucket of this test's own. Where a server counts the prefix among a key's 1,024 bytes, there is none."""
     bucket = f"t{sha256(str(path).encode()).hexdigest()[:24]}"
     if isinstance(server, Stub):

@@ -442,7 +442,7 @@ async def test_options_are_checked_when_the_store_opens(service: str, name: str,
     config = StorageConfig(PLACES[service].url, options={name: SECRET}, engine="obstore")
     with pytest.raises(ConfigError) as caught:
         await AccountStore.open(StoreConfig(storages={"cloud": config}))
-    assert without_hint(str(caught.value)) == f"storage 'cloud': options: {name!r} has {why}"
+    assert without_hint(str(caught.value)) == f"storages.cloud.options: {name!r} has {why}"
 
 
 def test_a_misspelt_option_is_told_with_the_one_that_is_meant() -> None:

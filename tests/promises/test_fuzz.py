@@ -12,7 +12,7 @@ import re
 from collections import Counter
 from functools import partial
 from random import Random
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import msgspec
 import pytest
@@ -349,7 +349,7 @@ def test_control_a_quoting_message_is_found() -> None:
 async def test_only_typed_errors_come_out_of_the_store(scheme: str, tmp_path: Path) -> None:
     """Files with mutated documents make every call of the store return or raise an AccountStoreError."""
     urls = ("memory://", "memory://") if scheme == "memory" else ((tmp_path / name).as_uri() for name in "ab")
-    codecs = (JSON.name, "json"), (MSGPACK.name, "msgpack")
+    codecs: list[tuple[str, Literal["json", "msgpack"]]] = [(JSON.name, "json"), (MSGPACK.name, "msgpack")]
     storages = {name: StorageConfig(url, codec=codec) for (name, codec), url in zip(codecs, urls, strict=True)}
     messages, counts = Messages(), Counter[str]()
     async with AccountStore.open(StoreConfig(default=JSON.name, storages=storages)) as store:

@@ -26,6 +26,7 @@ from accountstore.model import (
     Account,
     Document,
     MultiAccount,
+    NoCredentials,
     OAuthCredentials,
     PasswordCredentials,
     ProtocolType,
@@ -53,12 +54,13 @@ _accounts = st.builds(
     port=st.integers(1, 2**31 - 1),
     security_options=st.none() | st.sampled_from(SecurityOptions),
     protocol_type=st.none() | st.sampled_from(ProtocolType),
-    credentials=st.builds(PasswordCredentials, login=_text, password=_text)
+    credentials=st.builds(NoCredentials, login=st.just("") | _text)
+    | st.builds(PasswordCredentials, login=_text, password=_text)
     | st.builds(
         OAuthCredentials,
         login=_text,
         client_id=st.none() | _text,
-        client_secret=_text,
+        client_secret=st.none() | _text,
         refresh_token=_text,
         request_url=st.none() | st.text(max_size=12),
         access_token=st.none() | _text,
