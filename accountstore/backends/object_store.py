@@ -292,6 +292,10 @@ class ObjectStore(Bucket[T]):
 
     @on_asyncio
     async def _close(self) -> None:
+        if self._opening is not None and not self._opening.done():
+            self._opening.cancel()  # it may hang, and nothing is open before it has ended
+            await asyncio.wait((self._opening,))
+            self._opening = None
         for finalizer in finalizers(self._filesystem.take()):  # fsspec's way to close a session
             await self._apart(finalizer)
         await super()._close()

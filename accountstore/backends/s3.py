@@ -33,10 +33,12 @@ from botocore.exceptions import (
     TokenRetrievalError,
 )
 from botocore.handlers import VALID_BUCKET, VALID_S3_ARN
+from botocore.parsers import ResponseParserError
 from botocore.session import get_session
 from s3fs import S3FileSystem
 
 from accountstore.aio.loops import on_asyncio
+from accountstore.aio.sending import has_left
 from accountstore.aio.threads import ThreadPool
 from accountstore.backends.base import (
     BackendError,
@@ -44,6 +46,7 @@ from accountstore.backends.base import (
     ConfigError,
     DeniedError,
     Stat,
+    UnavailableError,
     Version,
     WriteMode,
     check_size,
@@ -136,7 +139,7 @@ class S3Backend(ObjectStore[tuple[Any, dict[str, dict[str, Any]]]]):
     or two where the answer has no body that says why: of a missing document.
     """
 
-    _failures = (ClientError, BotoCoreError, aiohttp.ClientError)
+    _failures = (ClientError, BotoCoreError, aiohttp.ClientError, ResponseParserError)
 
     async def _open(self) -> tuple[Any, dict[str, dict[str, Any]]]:
         return await self._apart(self._make)
@@ -158,6 +161,8 @@ class S3Backend(ObjectStore[tuple[Any, dict[str, dict[str, Any]]]]):
 
     def _error(self, error: Any, mode: WriteMode | None, /) -> AccountStoreError:
         what = type(error).__name__
+        if isinstance(error, ResponseParserError):
+            return UnavailableError("the answer is not the server's (no XML)", sent=has_left())
         if isinstance(error, _WITHOUT_CREDENTIALS):
             return DeniedError(f"no credentials were found ({what})")
         if isinstance(error, ClientError):
