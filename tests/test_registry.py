@@ -135,7 +135,11 @@ def test_the_schemes_of_clouds_have_their_backends(monkeypatch: pytest.MonkeyPat
     for name, schemes in CLOUDS.items():
         for scheme, (engine, module) in product(schemes, (("fsspec", name), ("obstore", "obstore.backend"))):
             load.reset_mock()
-            assert find_backend(scheme, engine) is load.return_value.open_backend
+            found: Any = find_backend(scheme, engine, 7.0)
+            if engine == "obstore":  # which is told what an operation may take
+                assert found.keywords == {"seconds": 7.0}
+                found = found.func
+            assert found is load.return_value.open_backend
             load.assert_called_once_with(f"accountstore.backends.{module}")
 
 
