@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
 from random import Random
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import anyio
 import msgspec
@@ -46,7 +46,7 @@ class Plan(msgspec.Struct):
     url: str
     options: dict[str, Any]
     undisturbed: dict[str, Any]
-    engine: str = "fsspec"
+    engine: Literal["fsspec", "obstore"] = "fsspec"
     rounds: int = 1
     documents: int = 20
     seed: int = 0
