@@ -15,8 +15,7 @@ from accountstore.client import StorageClient
 from accountstore.errors import BackendError, ConflictError, ExistsError, NotFoundError, UnsupportedError
 from accountstore.listing import Listing, Skipped
 from accountstore.model import Account, PasswordCredentials
-from accountstore.probe import Conditions
-from accountstore.retry import RetryPolicy
+from accountstore.retry import Conditions, RetryPolicy
 from accountstore.storage import Storage
 from accountstore.validation import join
 

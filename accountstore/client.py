@@ -5,16 +5,14 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import suppress
 from copy import copy
-from datetime import timedelta
+from datetime import datetime
 from errno import errorcode
 from functools import partial
 from os import strerror, urandom
 from time import monotonic
-from types import TracebackType
 from typing import Concatenate, Literal, ParamSpec, TypeAlias, TypeVar, cast
 
 import anyio
-from msgspec.structs import replace
 
 from accountstore.aio.pages import Paged
 from accountstore.aio.shield import InFlight, run_shielded
@@ -43,8 +41,19 @@ from accountstore.errors import (
     UncertainError,
     UnsupportedError,
 )
-from accountstore.probe import Conditions, probe, server_time
-from accountstore.retry import PendingWrite, RetryPolicy, out_of_time, retry, retry_write, uncertain
+from accountstore.probe import probe, server_time
+from accountstore.retry import (
+    GONE,
+    Conditions,
+    OwnWrites,
+    PendingWrite,
+    RetryPolicy,
+    Turn,
+    out_of_time,
+    retry,
+    retry_write,
+    uncertain,
+)
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -62,7 +71,6 @@ _REASONS: dict[type[BackendError], str] = {
     BackendError: "the storage failed",
 }
 _OF_THE_DOCUMENT = (NotFoundError, ExistsError, ConflictError, NotRegularError)
-_REMEMBERED = 1000
 _CONDITIONS: dict[Condition, str] = {"create": "a create", "update": "a swap", "delete": "a delete of a version"}
 
 
@@ -83,7 +91,7 @@ class StorageClient:
     documents and credentials.
     """
 
-    __slots__ = ("_conditions", "_ours", "_probing", "backend", "calls", "capabilities", "limit", "name", "policy")
+    __slots__ = ("_conditions", "_probing", "backend", "calls", "capabilities", "limit", "name", "own_writes", "policy")
 
     def __init__(
         self,
@@ -108,7 +116,7 @@ class StorageClient:
         verify = self.capabilities.verify
         self._conditions: Conditions | None = None if verify else Conditions.declared(self.capabilities)
         self._probing = anyio.Lock()
-        self._ours: dict[str, tuple[str, float]] = {}
+        self.own_writes: OwnWrites = OwnWrites()
 
     def deadline(self) -> float:
         """When an operation that begins now must have ended, as a moment of `time.monotonic()`."""
@@ -116,12 +124,12 @@ class StorageClient:
 
     async def read(self, key: str, by: float, /) -> Blob:
         """The document's bytes and stat. Raises `NotFoundError`, `TooLargeError`."""
-        async with _Turn(self, by):
+        async with Turn(self, by):
             return await retry(self, by, self.backend.read, key, limit=self.limit)
 
     async def stat(self, key: str, by: float, /) -> Stat:
         """Size, version and time. Raises `NotFoundError`."""
-        async with _Turn(self, by):
+        async with Turn(self, by):
             return await retry(self, by, self.backend.stat, key)
 
     async def write(self, key: str, data: bytes, mode: WriteMode, by: float, /) -> Stat:
@@ -136,8 +144,7 @@ class StorageClient:
             await self.require(condition_of(mode), _folder(key), by)
         token = urandom(8).hex() if self.capabilities.write_tokens else ""
         stat = cast("Stat", await self._settle(PendingWrite(key, data, mode, token), by))
-        if token:
-            self._remember(key, token)
+        self.own_writes.add(key, token)
         return stat
 
     async def delete(self, key: str, version: Version | None, by: float, /) -> None:
@@ -145,9 +152,11 @@ class StorageClient:
         if version is not None:
             await self.require("delete", _folder(key), by)
         await self._settle(PendingWrite(key, None, version or "overwrite", ""), by)
+        if self.capabilities.write_tokens:
+            self.own_writes.add(key, GONE)
 
     async def _settle(self, write: PendingWrite, by: float, /) -> Stat | None:
-        async with _Turn(self, by):
+        async with Turn(self, by):
             return await run_shielded(retry_write, self, by, write)
 
     async def send(self, write: PendingWrite, /) -> Stat | None:
@@ -166,53 +175,13 @@ class StorageClient:
         except NotFoundError:
             return None
 
-    async def repeatable(
-        self, write: PendingWrite, now: Stat | None, since: float, by: float, /
-    ) -> PendingWrite | None:
-        """An unconditional write on the condition that the document is still as it is now, if that is how it was at a
-        moment of `time.monotonic()`; itself, where the storage honours no conditions; else None.
-        """
-        folder = _folder(write.key)
-        honoured = self._conditions
-        if honoured is None and self.capabilities.create:
-            honoured = await self._prove(folder, by)
-        if honoured is None or not honoured.create:
-            return write
-        if now is None:
-            return replace(write, condition="create")
-        if not (honoured.delete if write.data is None else honoured.update):
-            return None
-        if now.version is None or not (self._is_ours(now, since) or await self._predates(now, since, folder)):
-            return None
-        return replace(write, condition=now.version)
-
-    def _remember(self, key: str, token: str, /) -> None:
-        """Note who made the state of a document that this client has made last, and until when."""
-        self._ours.pop(key, None)
-        self._ours[key] = token, monotonic()
-        if len(self._ours) > _REMEMBERED:
-            del self._ours[next(iter(self._ours))]
-
-    def _is_ours(self, now: Stat, since: float, /) -> bool:
-        """Whether this client has made a state of a document before a moment of `time.monotonic()`."""
-        token, made = self._ours.get(now.key, ("", since))
-        return token != "" and now.write_token == token and made <= since
-
-    async def _predates(self, now: Stat, since: float, folder: str, /) -> bool:
-        """Whether a state of a document is older than a moment of `time.monotonic()`, by the server's own clock."""
-        time = await self.attempt(server_time, self.backend, folder)
-        if time is None or now.modified is None:
-            return False
-        unit = timedelta(milliseconds=1) if now.modified.microsecond else timedelta(seconds=1)  # of the server's dates
-        return now.modified + unit < time - timedelta(seconds=monotonic() - since)
-
     def pages(self, prefix: str, /, *, recursive: bool) -> AsyncIterator[Sequence[Stat]]:
         """Pages of the documents in a folder, and below it if `recursive`; each is asked for under the retry policy."""
         return Paged(partial(self._next_page, self.backend.scan(prefix, recursive=recursive)))
 
     async def _next_page(self, pages: AsyncIterator[Sequence[Stat]], /) -> Sequence[Stat] | None:
         by = self.deadline()
-        async with _Turn(self, by):
+        async with Turn(self, by):
             return await retry(self, by, anext, pages, None)
 
     async def read_many(self, keys: Sequence[str], /) -> list[Blob | AccountStoreError]:
@@ -229,7 +198,7 @@ class StorageClient:
         ]
 
     async def _read_batch(self, keys: Sequence[str], by: float, /) -> Sequence[Blob | Exception]:
-        async with _Turn(self, by):
+        async with Turn(self, by):
             read_many = cast("BatchBackend", self.backend).read_many
             return await retry(self, by, _results, read_many, keys, limit=self.limit)
 
@@ -254,7 +223,7 @@ class StorageClient:
         ]
 
     async def _write_batch(self, writes: Sequence[Write], by: float, /) -> Sequence[Stat | Exception]:
-        async with _Turn(self, by):
+        async with Turn(self, by):
             return await run_shielded(self._attempt_batch, writes, by)
 
     async def _attempt_batch(self, writes: Sequence[Write], by: float, /) -> Sequence[Stat | Exception]:
@@ -291,15 +260,17 @@ class StorageClient:
         if not self._declares(condition):
             return False
         if self._conditions is None:
-            async with _Turn(self, by):
-                await self._prove(folder, by)
+            async with Turn(self, by):
+                await self.conditions(folder, by)
         return bool(getattr(self._conditions, condition))
 
     def _declares(self, condition: Condition, /) -> bool:
         return self.capabilities.create if condition == "create" else self.capabilities.update
 
-    async def _prove(self, folder: str, by: float, /) -> Conditions:
-        """What the probe finds, or has found for another operation meanwhile."""
+    async def conditions(self, folder: str, by: float, /) -> Conditions:
+        """Those that the storage honours, which the probe finds, or has found; for an operation that has its turn."""
+        if self._conditions is not None:
+            return self._conditions
         with suppress(TimeoutError):
             async with self.calls.limit(by), self._probing:
                 if self._conditions is None:
@@ -309,6 +280,10 @@ class StorageClient:
 
     async def _probe(self, folder: str, by: float, /) -> Conditions:
         return await retry(self, by, probe, self.backend, folder)
+
+    async def server_time(self, folder: str, /) -> datetime | None:
+        """The time by the clock that dates the documents, after this call began; None where they have no date."""
+        return await self.attempt(server_time, self.backend, folder)
 
     def record(self, conditions: Conditions, /) -> None:
         """Take over what a check has found, unless the backend or the configuration vouches for the storage."""
@@ -378,31 +353,6 @@ class StorageClient:
         failure.__traceback__ = failure.__context__ = None
         failure.__cause__ = cause
         return failure
-
-
-class _Turn:
-    """A turn among the operations in flight: an `async with` block.
-
-    Raises `UnavailableError` when the time is up before, and `ClosedError`.
-    """
-
-    __slots__ = ("_by", "_client")
-
-    def __init__(self, client: StorageClient, by: float, /) -> None:
-        self._client = client
-        self._by = by
-
-    async def __aenter__(self) -> None:
-        try:
-            return await self._client.calls.begin(self._by)
-        except TimeoutError:
-            pass
-        raise out_of_time(self._client)
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
-    ) -> None:
-        self._client.calls.end()
 
 
 async def _outcome(call: Awaitable[T], /) -> T | AccountStoreError:

@@ -11,27 +11,14 @@ from contextlib import suppress
 from datetime import datetime
 
 import anyio
-from msgspec import Struct
 
-from accountstore.backends.base import Backend, Capabilities, Version, classify_error
+from accountstore.backends.base import Backend, Version, classify_error
 from accountstore.errors import BackendError, ConflictError, DeniedError, ExistsError, UnsupportedError
+from accountstore.retry import Conditions
 from accountstore.validation import RESERVED_PREFIX, join
 
 _CLEANUP_SECONDS = 1.0
 """What may go into removing the probe document when the deadline has passed."""
-
-
-class Conditions(Struct, frozen=True):
-    """Which conditions a storage honours: of a create, of a swap, of a delete."""
-
-    create: bool
-    update: bool
-    delete: bool
-
-    @classmethod
-    def declared(cls, capabilities: Capabilities, /) -> Conditions:
-        """Those that a backend declares."""
-        return cls(capabilities.create, capabilities.update, capabilities.update)
 
 
 async def probe(backend: Backend, folder: str, /) -> Conditions:

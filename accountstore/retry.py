@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from datetime import datetime, timedelta
 from random import random
 from time import monotonic
+from types import TracebackType
 from typing import ParamSpec, Protocol, TypeVar
 
 import anyio
 from msgspec import Struct
+from msgspec.structs import replace
 
 from accountstore.aio.sending import SENDING, Sending
 from accountstore.aio.shield import InFlight
@@ -29,6 +32,9 @@ P = ParamSpec("P")
 
 _FIRST_PAUSE = 0.1
 _LONGEST_PAUSE = 5.0
+_REMEMBERED = 1000
+GONE = "gone"
+"""Instead of a write token: that of a document which was deleted."""
 
 
 class RetryPolicy(Struct, frozen=True):
@@ -51,6 +57,19 @@ async def backoff(attempt: int, first: float = _FIRST_PAUSE, longest: float = _L
     await anyio.sleep(random() * min(first * 2 ** min(attempt, 16), longest))  # noqa: S311 -- jitter
 
 
+class Conditions(Struct, frozen=True):
+    """Which conditions a storage honours: of a create, of a swap, of a delete."""
+
+    create: bool
+    update: bool
+    delete: bool
+
+    @classmethod
+    def declared(cls, capabilities: Capabilities, /) -> Conditions:
+        """Those that a backend declares."""
+        return cls(capabilities.create, capabilities.update, capabilities.update)
+
+
 class PendingWrite(Struct, frozen=True, eq=False):
     """A write, or a delete if it has no data, on a condition (`"overwrite"`: none); with the token by which a write
     recognises its own document.
@@ -62,12 +81,37 @@ class PendingWrite(Struct, frozen=True, eq=False):
     token: str
 
 
+class OwnWrites:
+    """Which states of documents this client has made last, and until when: of the last thousand documents."""
+
+    def __init__(self) -> None:
+        self._tokens: dict[str, tuple[str, float]] = {}
+
+    def add(self, key: str, token: str, /) -> None:
+        """A write is done. Without a token there is nothing to know it by."""
+        if token:
+            self._tokens.pop(key, None)
+            self._tokens[key] = token, monotonic()
+            if len(self._tokens) > _REMEMBERED:
+                del self._tokens[next(iter(self._tokens))]
+
+    def has(self, key: str, /) -> bool:
+        """Whether this client has written or deleted the document."""
+        return key in self._tokens
+
+    def made(self, key: str, token: str | None, before: float, /) -> bool:
+        """Whether a state of a document is one of them, made before a moment of `time.monotonic()`."""
+        own = self._tokens.get(key)
+        return own is not None and own[0] == token and own[1] <= before
+
+
 class Client(Protocol):
     """Makes the requests: each method makes one. They raise an `AccountStoreError`."""
 
     policy: RetryPolicy
     calls: InFlight
     capabilities: Capabilities
+    own_writes: OwnWrites
 
     async def attempt(self, call: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """The result of a request that changes nothing."""
@@ -81,12 +125,12 @@ class Client(Protocol):
         """The document of a write as it is now, or None."""
         ...
 
-    async def repeatable(
-        self, write: PendingWrite, now: Stat | None, since: float, by: float, /
-    ) -> PendingWrite | None:
-        """An unconditional write on the condition that the document is still as it is now, if that is how it was at a
-        moment of `time.monotonic()`.
-        """
+    async def conditions(self, folder: str, by: float, /) -> Conditions:
+        """Those that the storage honours."""
+        ...
+
+    async def server_time(self, folder: str, /) -> datetime | None:
+        """The time by the clock that dates the documents, after this call began; None where they have no date."""
         ...
 
 
@@ -107,6 +151,31 @@ def uncertain(client: Client, reason: str = "", /) -> UncertainError:
     if not reason:
         reason = "the store was closed" if client.calls.closed else f"no answer within {client.policy.timeout:g} s"
     return UncertainError(client.policy.about_storage(f"the outcome of the write is unknown ({reason})"))
+
+
+class Turn:
+    """A turn among the operations in flight: an `async with` block.
+
+    Raises `UnavailableError` when the time is up before, and `ClosedError`.
+    """
+
+    __slots__ = ("_by", "_client")
+
+    def __init__(self, client: Client, by: float, /) -> None:
+        self._client = client
+        self._by = by
+
+    async def __aenter__(self) -> None:
+        try:
+            return await self._client.calls.begin(self._by)
+        except TimeoutError:
+            pass
+        raise out_of_time(self._client)
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
+        self._client.calls.end()
 
 
 async def retry(client: Client, by: float, call: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs) -> T:
@@ -240,9 +309,36 @@ class _Writing:
         """The write as it may be attempted again, if at all."""
         write = self._write
         if write.condition == "overwrite":
-            return await self._client.repeatable(write, now, self._started, self._by)
+            return await self._repeatable(now)
         holds = now is None if write.condition == "create" else now is not None and now.version == write.condition
         return write if holds else None
+
+    async def _repeatable(self, now: Stat | None, /) -> PendingWrite | None:
+        """A write without condition on the condition that the document is still as it is now, if that is how it was
+        before the first request; itself, where the storage honours no conditions; else None.
+        """
+        write, folder = self._write, self._write.key.rpartition("/")[0]
+        if not self._client.capabilities.create:
+            return write
+        honoured = await self._client.conditions(folder, self._by)
+        if not honoured.create:
+            return write
+        own = self._client.own_writes
+        if now is None:  # as it was before, unless this client knows that there was a document
+            known = own.has(write.key) and not own.made(write.key, GONE, self._started)
+            return None if known else replace(write, condition="create")
+        if now.version is None or not (honoured.delete if write.data is None else honoured.update):
+            return None
+        ours = own.made(write.key, now.write_token, self._started)
+        return replace(write, condition=now.version) if ours or await self._predates(now, folder) else None
+
+    async def _predates(self, now: Stat, folder: str, /) -> bool:
+        """Whether a state of the document is older than the first request, by the server's own clock."""
+        time = await self._client.server_time(folder)
+        if time is None or now.modified is None:
+            return False
+        unit = timedelta(milliseconds=1) if now.modified.microsecond else timedelta(seconds=1)  # of the server's dates
+        return now.modified + unit < time - timedelta(seconds=monotonic() - self._started)
 
 
 def _is_own(write: PendingWrite, now: Stat | None, /) -> bool:

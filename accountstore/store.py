@@ -337,7 +337,12 @@ class AccountStore:
         `Location` can have (other programs wrote them: decomposed umlauts, `#`, `:`, a backslash, an empty segment) are
         left out and told: `skipped` is called with each; without it, a record of the logger `accountstore` at WARNING
         names up to ten of a page. `Event.skipped` counts them, and `check` names them.
+
+        Raises:
+            TypeError: `skipped` is a coroutine function, which nobody would await.
         """
+        if iscoroutinefunction(skipped):
+            raise TypeError("skipped must be a plain function, not a coroutine function")
         return list_documents(
             self._resolver, self._log, folder, storage, recursive=recursive, folders=folders, skipped=skipped
         )

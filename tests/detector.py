@@ -23,6 +23,8 @@ def no_blocking_calls() -> Generator[None]:
             # On an event loop of their own, in a thread.
             function.can_block_in("accountstore/backends/s3.py", "_make")
             function.can_block_in("accountstore/backends/azure.py", "_make")
+            # Small files, which botocore reads where it renews credentials.
+            function.can_block_in("aiobotocore/credentials.py", "_protected_refresh")
             # The semaphores of processes that an earlier test started, collected as garbage during a call.
             function.can_block_in("multiprocessing/util.py", "__call__")
         # A module that an event loop in another thread imports: azure-core does so at its first answer.

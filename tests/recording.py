@@ -21,8 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import anyio
 import msgspec
 
-from accountstore import AccountStore, AccountStoreError, Location, StorageConfig, StoreConfig
-from accountstore.client import StorageClient
+from accountstore import AccountStore, AccountStoreError, Location, StorageConfig, StoreConfig, retry
 from accountstore.registry import find_backend
 from accountstore.testing import Recorder, exercise
 from accountstore.testing.histories.checker import CallName
@@ -55,9 +54,9 @@ class Plan(msgspec.Struct):
     names: Sequence[CallName] = ()
 
 
-async def repeat_blindly(_: StorageClient, write: Any, *__: object) -> Any:
-    """Instead of `StorageClient.repeatable`: as a store would do that does not look."""
-    return write
+async def repeat_blindly(writing: Any, _: object) -> Any:
+    """Instead of a condition on what is there: as a store would do that does not look."""
+    return writing._write
 
 
 def locations(plan: Plan, number: int) -> list[Location]:
@@ -152,7 +151,7 @@ def main() -> None:
     for loop in LOOPS:
         anyio.run(anyio.sleep, 0, backend=loop)
     if plan.blindly:
-        StorageClient.repeatable = repeat_blindly  # type: ignore[method-assign]
+        retry._Writing._repeatable = repeat_blindly  # type: ignore[method-assign]
     random = Random(plan.seed)
     print(sum(run_round(plan, number, random) for number in range(plan.rounds)))
 

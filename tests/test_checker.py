@@ -112,6 +112,8 @@ def test_a_repeated_write_may_undo_a_delete_where_that_is_said() -> None:
     assert not is_linearizable(RECREATED)
     assert is_linearizable(RECREATED, recreating=True)
     assert not is_linearizable([replace(RECREATED[0], end=2), *RECREATED[1:]], recreating=True)
+    assert is_linearizable([*RECREATED[:3], read(8, 15, "a"), refused(create(10, 12, "b"))], recreating=True)
+    assert is_linearizable([*RECREATED[:3], read(8, 15, "a"), refused(swap(10, 12, "c", "b"))], recreating=True)
 
 
 def _by_every_order(calls: Sequence[Call]) -> bool:

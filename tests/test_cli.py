@@ -27,9 +27,10 @@ for package in ("pty", "typer", "click", "rich"):
 
 import pty
 import termios
+from typing import Annotated
 
+import typer
 from msgspec.structs import replace
-from typer.core import TyperCommand
 from typer.main import get_command
 from typer.testing import CliRunner
 
@@ -534,11 +535,11 @@ def test_check_does_not_deny_what_it_could_not_try(monkeypatch: pytest.MonkeyPat
 
 
 def test_ls_and_check_name_what_no_location_names(tree: None) -> None:
-    """Documents that other programs have named are told, ten of them by name, with what is wrong; the exit code is 0."""
+    """Documents that other programs have named are told, ten by name, with what is wrong; the exit code is 0."""
     for name in ("e\u0301.account", "mail/a#b.account", "DOMAIN\\me.account", "a:\n.account"):
         Path("first", name).touch()
     told = [
-        "'e\\u0301.account' (file name: is not in Unicode normal form C)",
+        "'e\u0301.account' (file name: is not in Unicode normal form C)",
         *(f"{name!r} (file name: has a " for name in ("mail/a#b.account", "DOMAIN\\me.account", "a:\n.account")),
     ]
     for arguments, count in (("ls -r", 4), ("ls", 3)):
@@ -576,7 +577,7 @@ def test_a_storage_that_cannot_be_reached_is_named_in_one_line() -> None:
 
 def test_check_of_a_storage_that_ignores_conditions_ends_with_one(monkeypatch: pytest.MonkeyPatch) -> None:
     """A backend that declares more than it keeps is found out."""
-    monkeypatch.setattr("accountstore.backends.local.documents.Documents._compare", Mock())
+    monkeypatch.setattr("accountstore.backends.local.files.Files._compare", Mock())
     answer = run("check")
     assert answer.code == 1
     assert "the condition was ignored" in answer.out
@@ -683,22 +684,29 @@ def test_the_help_draws_options_and_arguments_as_they_are_written(name: str, usa
     assert wrong.err.splitlines()[0].split() == shown.splitlines()[0].split()
 
 
-def test_the_help_of_typer_itself_would_be_found_out() -> None:
+def test_the_help_of_typer_itself_would_be_found_out(capsys: pytest.CaptureFixture[str]) -> None:
     """The control: drawn by a release of typer that gives flags a value, the help fails the test above."""
-    command = COMMAND.commands["save"]
-    with command.make_context("save", ["x.account"]) as context:
-        formatter = context.make_formatter()
-        TyperCommand.format_help(command, context, formatter)
     if tuple(map(int, version("typer").split(".")[:2])) < (0, 28):
         pytest.skip("this release gives them none")
-    assert re.search(VALUE_OF_A_FLAG, formatter.getvalue())
+    plain = typer.Typer(add_completion=False)
+
+    @plain.command()
+    def check(
+        storage: Annotated[str, typer.Argument(metavar="[STORAGE]")] = "",
+        recursive: Annotated[bool, typer.Option("--recursive", "-r")] = False,
+    ) -> None: ...
+
+    get_command(plain).main(["--help"], prog_name="accountstore", standalone_mode=False)
+    shown = capsys.readouterr().out
+    assert re.search(VALUE_OF_A_FLAG, shown)
+    assert "[[" in shown
 
 
-@pytest.mark.parametrize("columns", ["1", "17", "200", "0", "-5", "wide", "99999"])
+@pytest.mark.parametrize("columns", ["1", "-5", "wide", "²"])
 def test_the_help_fits_any_terminal(columns: str) -> None:
     """A width that is odd, or none, ends in no traceback, and no word is lost."""
-    for name in ("", "ls", "rm"):
-        answer = python(*PROGRAM, *name.split(), "--help", COLUMNS=columns, TERMINAL_WIDTH=columns)
+    for line in ("--help", "ls --help"):
+        answer = python(*PROGRAM, *line.split(), COLUMNS=columns, TERMINAL_WIDTH=columns)
         assert (answer.code, answer.err) == (0, "")
         assert "Show this message and exit." in " ".join(answer.out.split())
 
@@ -778,7 +786,7 @@ def test_closed_streams_are_empty_ones(saved: None) -> None:
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is always full")
-@pytest.mark.parametrize("line", ["--help", "ls --help", "--version", "storages", "check", "demo", "ls -r"])
+@pytest.mark.parametrize("line", ["--help", "ls --help", "--version", "check", "ls -r"])
 def test_any_output_that_cannot_be_written_is_reported(saved: None, line: str) -> None:
     """Also of the help, which no command prints: exit code 1 and one line, whatever of it was written."""
     with open("/dev/full", "wb") as full:
@@ -788,25 +796,25 @@ def test_any_output_that_cannot_be_written_is_reported(saved: None, line: str) -
     assert "Traceback" not in answer.err + answer.out
 
 
-@pytest.mark.parametrize("line", ["", "--help", "nope", "get", "ls", "get nope.account", "check Nope"])
-@pytest.mark.parametrize(
-    "streams", ["2>/dev/full", "2>&-", "2>&1 >&-", ">&- 2>&- <&-", "</dev/null >/dev/full 2>/dev/full"]
-)
+@pytest.mark.once
+@pytest.mark.parametrize("line", ["", "--help", "nope", "ls", "get nope.account"])
+@pytest.mark.parametrize("streams", ["2>/dev/full", "2>&1 >&-", ">&- 2>&- <&-", "</dev/null >/dev/full 2>/dev/full"])
 def test_no_stream_at_all_ends_in_an_exit_code(saved: None, line: str, streams: str) -> None:
     """Whichever streams are closed or full, a command ends with the exit code of its outcome, and no traceback."""
     command = ["sh", "-c", f'"$0" "$@" -m accountstore.cli {line} {streams}', *PYTHON]
     done = subprocess.run(command, capture_output=True, check=False, timeout=HUNG)
-    usual = {"": 2, "nope": 2, "get": 2, "get nope.account": 1, "check Nope": 1}.get(line, 0)
-    assert done.returncode in {usual, 1 if usual != 2 else 2}
+    usual = {"": 2, "nope": 2, "get nope.account": 1}.get(line, 0)
+    assert done.returncode in {usual, 1}
     assert b"Traceback" not in done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("line", ["ls", "get a.account", "check", "storages", "demo", "rm a.account", "--help"])
-@pytest.mark.parametrize("descriptors", [4, 5, 6, 7, 9])
+@pytest.mark.once
+@pytest.mark.parametrize("line", ["ls", "save b.account", "check", "demo", "--help"])
+@pytest.mark.parametrize("descriptors", [4, 5, 6, 7])
 def test_too_few_descriptors_end_in_one_line(saved: None, line: str, descriptors: int) -> None:
     """A program that may open hardly any file says so, or does its work, without a traceback."""
     limited = f'ulimit -n {descriptors}; exec "$0" "$@" -m accountstore.cli {line}'
-    done = subprocess.run(["sh", "-c", limited, *PYTHON], capture_output=True, check=False, timeout=HUNG)
+    done = subprocess.run(["sh", "-c", limited, *PYTHON], input=b"", capture_output=True, check=False, timeout=HUNG)
     assert b"Traceback" not in done.stdout + done.stderr
     assert done.returncode in {0, 1}
     assert done.returncode == 0 or done.stdout or done.stderr.startswith(b"accountstore: ")
@@ -817,7 +825,7 @@ def test_without_the_look_at_descriptors_there_would_be_a_traceback(saved: None)
     code = """if True:
         import resource
         import accountstore.cli.exits as exits, accountstore.cli.commands as commands
-        exits._require_descriptors = lambda: None
+        exits._require = lambda _: None
         resource.setrlimit(resource.RLIMIT_NOFILE, (5, 5))
         commands.app(['ls'])"""
     assert "Traceback" in python("-c", code).err
@@ -1016,8 +1024,8 @@ def test_ls_shows_any_time(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
     monkeypatch.setenv("TZ", zone)
     time.tzset()
     try:
-        moments = [datetime.min, datetime.max, datetime(1900, 1, 1), datetime(2026, 1, 1, 12)]
-        entries = [Entry(Location(f"{i}.account"), 1, None, at.replace(tzinfo=UTC)) for i, at in enumerate(moments)]
+        moments = [datetime(year, month, 1, tzinfo=UTC) for year, month in ((1, 1), (9999, 12), (1900, 1), (2026, 6))]
+        entries = [Entry(Location(f"{i}.account"), 1, None, moment) for i, moment in enumerate(moments)]
         show_entries([*entries, Entry(Location("none.account"), 1, None, None), Folder("f", None)], first=True)
     finally:
         monkeypatch.delenv("TZ")
@@ -1027,11 +1035,11 @@ def test_ls_shows_any_time(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
         *(f"{i}.account" for i in range(4)),
         *("f/", "none.account"),
     ]
-    assert re.search(r"0001-01-0[12] \d\d:\d\d|0001-01-01 00:00", shown)
+    assert re.search(r"0001-01-01 \d\d:\d\d", shown)
 
 
 @pytest.mark.parametrize(
-    "env", [{"TERM": ""}, {"TERM": "nonsense"}, {"TERM": "dumb"}, {"COLUMNS": "1"}, {"COLUMNS": "x"}]
+    "env", [{"TERM": ""}, {"TERM": "nonsense"}, {"TERM": "dumb"}, {"COLUMNS": "1"}, {"COLUMNS": "²"}]
 )
 def test_odd_terminals_end_in_no_traceback(tree: None, env: dict[str, str]) -> None:
     """Whatever the terminal calls itself, and however narrow it is, tables show."""

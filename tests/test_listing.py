@@ -423,6 +423,13 @@ async def test_what_is_left_out_is_logged_and_counted(caplog: pytest.LogCaptureF
     assert not observed or [event.skipped for event in events] == [12, 0, 1, 0]
 
 
+async def test_a_coroutine_function_cannot_be_told() -> None:
+    """A coroutine function as `skipped`, which nobody would await, is refused when it is given."""
+    coroutine_function: Any = anyio.sleep
+    with pytest.raises(TypeError, match="skipped must be a plain function"):
+        store_over({"main": MemoryBackend()}).list(skipped=coroutine_function)
+
+
 async def test_who_asks_is_told_and_nothing_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     """With `skipped` there is no record: the caller decides. Paths are those of the store that lists."""
     left_out: list[Skipped] = []
@@ -438,6 +445,7 @@ class OddFiles:
     """An fsspec filesystem whose listings have the folder itself and names with empty segments, as object stores'."""
 
     async_impl = True
+    dircache = Mock()
 
     def ls(self, path: str, *, detail: bool) -> list[dict[str, Any]]:
         kinds = {"": "directory", "a.account": "file", "c.account/": "file", "/": "directory", "m/": "directory"}
@@ -448,7 +456,7 @@ class OddFiles:
 
 async def test_odd_entries_of_fsspec_are_no_documents() -> None:
     """On fsspec, a folder within itself and a name with an empty segment lead nowhere, in both kinds of listing."""
-    backend = FsspecBackend(lambda: Mock(wraps=OddFiles(), async_impl=True), "/root", parallel=True)
+    backend = FsspecBackend(OddFiles, "/root", parallel=True)
     store = store_over({"main": backend})
     assert await paths(store.list(recursive=True)) == ["a.account", "m/b.account"]
     assert await folders(store.list(folders=True)) == ["m"]

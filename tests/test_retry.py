@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import pytest
 from doubles import Recording, raises
@@ -12,7 +12,6 @@ from samples import ACCOUNT, AT, CALLS, ELSEWHERE, FAILING, FULL, OAUTH, next_po
 
 from accountstore import Account, AccountStore, Location
 from accountstore.backends.memory import MemoryBackend
-from accountstore.client import StorageClient
 from accountstore.codecs import JSON
 from accountstore.errors import (
     BackendError,
@@ -138,12 +137,12 @@ async def test_a_repetition_undoes_nobodys_change(
         if begun == "stat" and backend.calls[operation] == 1:
             await backend.put(AT, JSON.encode(FULL), minutes=0)
 
-    async def repeat(_: StorageClient, write: PendingWrite, /, *_rest: object) -> PendingWrite:
-        return write
+    async def repeat(writing: Any, _: object) -> PendingWrite:
+        return cast("PendingWrite", writing._write)
 
     backend.before = overtake
     if blind:
-        monkeypatch.setattr(StorageClient, "repeatable", repeat)
+        monkeypatch.setattr("accountstore.retry._Writing._repeatable", repeat)
     store = store_over({"main": backend}, attempts=4)
     with nullcontext() if blind else raises(UncertainError, match="another document is there now"):
         await CALLS[call](store)
@@ -271,6 +270,38 @@ async def test_control_a_lost_request_and_an_earlier_write_of_the_same_store_are
     await store.save(AT, ACCOUNT)
     assert await store.get(AT) == ACCOUNT
     assert backend.calls["write"] == 3
+
+
+class Deleting(MemoryBackend):
+    """A backend on which a rival deletes whatever is looked at."""
+
+    async def stat(self, key: str, /) -> Stat:
+        await self.delete(key)
+        return await super().stat(key)
+
+
+@pytest.mark.usefixtures("pauses")
+async def test_a_lost_answer_and_a_delete_of_a_document_that_the_store_made_are_uncertain() -> None:
+    """A save whose answer was lost does not bring back a document that the store has made before, and that is gone."""
+    backend = FaultyBackend(Deleting(), [Fault("write", 2, "after", ConnectionResetError())])
+    store = store_over({"main": backend}, attempts=4)
+    await store.save(AT, FULL)
+    with pytest.raises(UncertainError):
+        await store.save(AT, ACCOUNT)
+    assert not await content(store)
+
+
+@pytest.mark.usefixtures("pauses")
+@pytest.mark.parametrize("deleted", [False, True], ids=["unknown", "deleted by the store"])
+async def test_control_a_lost_request_for_a_missing_document_is_repeated(deleted: bool) -> None:
+    """The control: where the store knows of no document, or has deleted it itself, a save that was lost is repeated."""
+    backend = FaultyBackend(MemoryBackend(), [Fault("write", 1 + deleted, "before", ConnectionResetError())])
+    store = store_over({"main": backend}, attempts=4)
+    if deleted:
+        await store.save(AT, FULL)
+        await store.delete(AT)
+    await store.save(AT, ACCOUNT)
+    assert await content(store) == {AT: ACCOUNT}
 
 
 class Repeating(MemoryBackend):

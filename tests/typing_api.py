@@ -178,6 +178,11 @@ async def many_documents(store: AccountStore) -> None:
     async for entry in store.list("mail", storage="s", recursive=True):
         assert_type(entry, Entry)
         assert_type(entry.location, Location)
+    left_out: list[Skipped] = []
+    async for item in store.list(folders=True, skipped=left_out.append):
+        assert_type(item, Entry | Folder)
+        if isinstance(item, Folder):
+            assert_type(store.scoped(item.path, storage=item.storage), AccountStore)
     got = store.get_many([location], concurrency=4)
     assert_type(got, AsyncIterator[tuple[Location, Stored[Account | MultiAccount] | AccountStoreError]])
     async for at, result in got:

@@ -104,11 +104,12 @@ class AzureBackend(ObjectStore[tuple[Any, Any]]):
             await close()
 
     def _error(self, error: Any, mode: WriteMode | None, /) -> AccountStoreError:
-        if answer := _answer(error):
-            return error_for_status(*answer, mode)
-        what = type(error).__name__
-        if isinstance(error, ClientAuthenticationError):
+        answer, what = _answer(error), type(error).__name__
+        # It is the storage's for a 401 only, and else that of the service that gives credentials.
+        if isinstance(error, ClientAuthenticationError) and (answer is None or answer[0] != 401):
             return DeniedError(f"no valid credentials were found ({what})")
+        if answer is not None:
+            return error_for_status(*answer, mode)
         return unanswered(error, answering=not isinstance(error, ServiceRequestError))
 
     def _is_stale(self, error: Any, /) -> bool:

@@ -32,7 +32,7 @@ from accountstore.backends.base import (
     classify_error,
     digest,
 )
-from accountstore.backends.object_store import finalizers
+from accountstore.backends.object_store import as_utc, finalizers
 from accountstore.errors import AccountStoreError
 from accountstore.validation import did_you_mean, join
 
@@ -252,7 +252,7 @@ def _modified(info: Mapping[str, Any], /) -> datetime | None:
     for name in _TIMES:
         match info.get(name):
             case datetime() as moment:
-                return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+                return as_utc(moment)
             case float() | int() as seconds:
                 return datetime.fromtimestamp(seconds, UTC)
             case str() as text if text[:14].isdigit() and len(text) >= 14:  # FTP (RFC 3659 section 2.3)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import re
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
@@ -19,27 +18,21 @@ from typing import Any
 from urllib.parse import quote
 
 import aiohttp
-import google.auth
-import requests
 from gcsfs.core import GCSFileSystem
-from google.auth.credentials import Credentials
 from google.auth.exceptions import GoogleAuthError
-from google.auth.transport.requests import Request
-from google.oauth2 import credentials as oauth2
-from google.oauth2 import service_account
 from yarl import URL
 
 from accountstore.aio.loops import on_asyncio
 from accountstore.backends.base import (
     Blob,
     ConfigError,
-    DeniedError,
     Stat,
     UnavailableError,
     Version,
     WriteMode,
     check_size,
 )
+from accountstore.backends.gcs_credentials import as_token, authorization, credentials_of, denied, refresh
 from accountstore.backends.object_store import (
     INSTANCE,
     WRITE_TOKEN,
@@ -71,15 +64,10 @@ from accountstore.errors import AccountStoreError
 _PAGE = "1000"
 _FIELDS = "items(name,size,generation,updated),prefixes,nextPageToken"
 _FRESH = timedelta(minutes=10)
-_TOKEN_SECONDS = 10.0
-"""What a token server may take; the thread that asks it cannot be stopped."""
 _MOST = 64 << 20
 """More than any answer has that is no document."""
 _TOLD = 4096
 """What is read of a refusal."""
-_METHODS = frozenset({"google_default", "cache", "cloud", "anon"})
-_PATH = re.compile(r"[^{}\n]{1,1024}")
-_VARIABLE = "GOOGLE_APPLICATION_CREDENTIALS"
 _KINDS: Mapping[str, tuple[type, ...]] = {
     **dict.fromkeys(("project", "access", "consistency", "endpoint_url", "default_location"), TEXT),
     **dict.fromkeys(("secure_serialize", "check_connection", "version_aware"), FLAG),
@@ -130,7 +118,7 @@ class GCSBackend(ObjectStore[Any]):
         task = self._renewing
         if task is None or task.done():
             # Here it would block the event loop with a request.
-            task = self._renewing = asyncio.create_task(self._apart(partial(_refresh, fs.credentials)))
+            task = self._renewing = asyncio.create_task(self._apart(partial(refresh, fs.credentials)))
             task.add_done_callback(_forget)
         await asyncio.shield(task)
 
@@ -160,7 +148,7 @@ class GCSBackend(ObjectStore[Any]):
                 method,
                 url.update_query(fs._get_params(query or {})),  # noqa: SLF001 -- it adds who pays
                 data=data,
-                headers={"Accept-Encoding": "gzip", **(headers or {}), **_authorization(fs.credentials.credentials)},
+                headers={"Accept-Encoding": "gzip", **(headers or {}), **authorization(fs.credentials.credentials)},
                 timeout=aiohttp.ClientTimeout(total=fs.requests_timeout),  # None: the store has its own deadline
                 auto_decompress=False,  # which has no bound
             )
@@ -177,7 +165,7 @@ class GCSBackend(ObjectStore[Any]):
         if isinstance(error, aiohttp.ClientError):
             # aiohttp repeats no POST, and a write here is one.
             return unanswered(error)
-        return _denied(error)
+        return denied(error)
 
     def _is_stale(self, error: Any, /) -> bool:
         return isinstance(error, _Refused) and is_stale(error.status, error.code)
@@ -296,99 +284,17 @@ def _forget(task: asyncio.Task[None], /) -> None:
         task.exception()
 
 
-def _refresh(keys: Any, /) -> None:
-    """Renew credentials of gcsfs's, in a thread. It has a deadline for each request, which gcsfs's own way has not."""
-    with requests.Session() as session:
-        keys.credentials.refresh(partial(Request(session), timeout=_TOKEN_SECONDS))
-    keys.credentials.apply(keys.heads)
-
-
-def _authorization(keys: Any, /) -> dict[str, str]:
-    """What credentials add to the headers of a request. gcsfs would renew them here, on the event loop."""
-    headers: dict[str, str] = {}
-    if keys is not None:
-        keys.apply(headers)
-    return headers
-
-
-def _denied(error: Exception, named: str = "", /) -> DeniedError:
-    return DeniedError(f"no valid credentials were found ({type(error).__name__}){named}")
-
-
-def _named_file() -> str:
-    """The end of an error about the file that the environment names, if it names one."""
-    path = os.environ.get(_VARIABLE)
-    if path is None:
-        return ""
-    what = "names" if os.path.isfile(path) else "names no file that is there:"
-    # By mistake it may hold the key itself.
-    return f"; {_VARIABLE} {what} {path if _PATH.fullmatch(path) else '...'}"
-
-
 def _filesystem(**options: Any) -> Any:
-    """Gcsfs's filesystem, with the credentials that the options or the environment name and no others.
-
-    gcsfs itself asks one place after the other, and goes on as nobody when what is named cannot be used; and it sends a
-    text that it does not understand to a service, to be told what it is.
-    """
-    token: Any = options.get("token")
-    if token == "google_default" or (token is None and _VARIABLE in os.environ):  # noqa: S105 -- a method
-        scope = f"https://www.googleapis.com/auth/devstorage.{options.get('access') or 'full_control'}"
-        with requests.Session() as session:
-            ask: Any = partial(Request(session), timeout=_TOKEN_SECONDS)
-            try:
-                token, project = google.auth.default([scope], request=ask)
-            except GoogleAuthError as error:
-                failure = _denied(error, _named_file())
-                raise failure from None
-        options = {**options, "project": options.get("project") or project}
-    return GCSFileSystem(**{**options, "token": _credentials(token)})
-
-
-def _credentials(token: object, /) -> object:
-    """A `token` as gcsfs takes it: a method, a table or credentials.
-
-    Raises:
-        ConfigError: it is none of them, nor a bearer token, and is sent nowhere.
-    """
-    if isinstance(token, str) and token not in _METHODS:
-        text = token.strip()
-        if text.startswith("{"):
-            token = _key_of(text)
-        elif os.path.isfile(text):
-            with open(text, encoding="utf-8") as file:
-                token = _key_of(file.read())
-        elif re.fullmatch("[A-Za-z0-9._~+-]+=*", text) and not text.endswith(".json") and text not in _NO_TOKENS:
-            return oauth2.Credentials(text)  # type: ignore[no-untyped-call]  # which asks nobody what it is
-        else:
-            raise ConfigError("options: 'token' is a file that is not there, or neither a method, a key nor a token")
-    if isinstance(token, Mapping):
-        _check_key(token)
-        return dict(token)
-    if token is None or isinstance(token, (str, Credentials)):
-        return token
-    raise ConfigError("options: 'token' must be a method's name, the path or text of a key file, a table or a token")
-
-
-_NO_TOKENS = frozenset({"browser", "token"})
-"""Methods that need a person, or something more."""
-
-
-def _key_of(text: str, /) -> object:
+    """Gcsfs's filesystem, with the credentials that the options or the environment name and no others."""
+    token, project = credentials_of(options)
+    if project is not None and options.get("project") is None:
+        options["project"] = project
+    options["token"] = token
     try:
-        return json.loads(text)
-    except ValueError:
-        raise ConfigError("options: 'token' is, or names, a key file that is not JSON") from None
-
-
-def _check_key(key: Mapping[str, object], /) -> None:
-    """Raise `ConfigError` for a key file's content of which gcsfs makes no credentials."""
-    if {"refresh_token", "client_id", "client_secret"} <= key.keys():
-        return
-    try:
-        service_account.Credentials.from_service_account_info(key)  # type: ignore[no-untyped-call]  # of google-auth
-    except (GoogleAuthError, ValueError, TypeError, AttributeError):
-        raise ConfigError("options: 'token' is no key of a service account, nor a user's credentials") from None
+        return GCSFileSystem(**options)
+    except ValueError as error:  # gcsfs's for a method by which there are no credentials
+        failure = denied(error)
+    raise failure
 
 
 def _check(options: Mapping[str, object], /) -> None:
@@ -401,7 +307,7 @@ def _check(options: Mapping[str, object], /) -> None:
         table(options, "session_kwargs"), [*signature(aiohttp.ClientSession).parameters], "options.session_kwargs"
     )
     check_url(options, "endpoint_url")
-    _credentials(options.get("token"))
+    as_token(options.get("token"))
 
 
 async def open_backend(url: str, options: Mapping[str, object], /) -> GCSBackend:

@@ -167,6 +167,11 @@ class Bucket(ABC, Generic[T]):
             failure = self._error(error, mode)
             if lent and self._is_stale(error):
                 self._retire(lent[0])
+        except FileNotFoundError as error:
+            if isinstance(error, AccountStoreError):
+                raise
+            # It would pass for a missing document.
+            failure = DeniedError(f"a file that the credentials or certificates need is not there: {error.filename}")
         else:
             self._answered = True
             return
@@ -286,6 +291,10 @@ class ObjectStore(Bucket[T]):
 
     @on_asyncio
     async def _close(self) -> None:
+        if self._opening is not None and not self._opening.done():
+            self._opening.cancel()  # it may hang, and nothing is open before it has ended
+            await asyncio.wait((self._opening,))
+            self._opening = None
         for finalizer in finalizers(self._filesystem.take()):  # fsspec's way to close a session
             await self._apart(finalizer)
         await super()._close()
@@ -366,6 +375,8 @@ def unanswered(error: BaseException, /, *, answering: bool = False) -> BackendEr
     """The error for a request that got no answer; `answering`: it had begun to come."""
     what, names = type(error).__name__, _names(error)
     unconnected = bool(names & _UNCONNECTED) and not answering
+    if "FileNotFoundError" in names:
+        return BackendError(f"a file that the options or the environment name is not there ({what})")
     if not names & _TLS:
         return UnavailableError(f"the storage cannot be reached ({what})", sent=has_left() and not unconnected)
     reason = f"TLS failed ({what}): check the server's certificate and who has signed it"

@@ -25,14 +25,20 @@ from botocore.exceptions import (
     CredentialRetrievalError,
     HTTPClientError,
     IncompleteReadError,
+    MetadataRetrievalError,
     NoCredentialsError,
     PartialCredentialsError,
+    ProfileNotFound,
+    SSOError,
+    TokenRetrievalError,
 )
 from botocore.handlers import VALID_BUCKET, VALID_S3_ARN
+from botocore.parsers import ResponseParserError
 from botocore.session import get_session
 from s3fs import S3FileSystem
 
 from accountstore.aio.loops import on_asyncio
+from accountstore.aio.sending import has_left
 from accountstore.aio.threads import ThreadPool
 from accountstore.backends.base import (
     BackendError,
@@ -40,6 +46,7 @@ from accountstore.backends.base import (
     ConfigError,
     DeniedError,
     Stat,
+    UnavailableError,
     Version,
     WriteMode,
     check_size,
@@ -103,6 +110,11 @@ _ARGUMENT_KINDS: Mapping[str, tuple[type, ...]] = {
     **dict.fromkeys(("structure", "map"), TABLE),
     "string": TEXT,
 }
+_ASKED = frozenset({*_OPERATIONS, "GetBucketVersioning"})
+_WITHOUT_CREDENTIALS = (
+    *(NoCredentialsError, PartialCredentialsError, CredentialRetrievalError, MetadataRetrievalError),
+    *(ProfileNotFound, SSOError, TokenRetrievalError),
+)
 _Session: Any = AIOHTTPSession  # which has types in some installations only
 
 
@@ -128,7 +140,7 @@ class S3Backend(ObjectStore[tuple[Any, dict[str, dict[str, Any]]]]):
     or two where the answer has no body that says why: of a missing document.
     """
 
-    _failures = (ClientError, BotoCoreError, aiohttp.ClientError)
+    _failures = (ClientError, BotoCoreError, aiohttp.ClientError, ResponseParserError)
 
     async def _open(self) -> tuple[Any, dict[str, dict[str, Any]]]:
         return await self._apart(self._make)
@@ -149,11 +161,16 @@ class S3Backend(ObjectStore[tuple[Any, dict[str, dict[str, Any]]]]):
         return client, extra
 
     def _error(self, error: Any, mode: WriteMode | None, /) -> AccountStoreError:
-        if isinstance(error, ClientError):
-            return error_for_status(*_answer(error), mode)
         what = type(error).__name__
-        if isinstance(error, (NoCredentialsError, PartialCredentialsError, CredentialRetrievalError)):
+        if isinstance(error, ResponseParserError):
+            return UnavailableError("the answer is not the server's (no XML)", sent=has_left())
+        if isinstance(error, _WITHOUT_CREDENTIALS):
             return DeniedError(f"no credentials were found ({what})")
+        if isinstance(error, ClientError):
+            status, code = _answer(error)
+            if error.operation_name not in _ASKED and status < 500:  # of the service that gives credentials
+                return DeniedError(f"no credentials were found ({what})")
+            return error_for_status(status, code, mode)
         if not isinstance(error, _UNREACHED):
             return BackendError(f"the request could not be made ({what})")
         return unanswered(error)

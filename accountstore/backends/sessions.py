@@ -19,7 +19,7 @@ _PACKED = frozenset({"gzip", "x-gzip", "deflate"})
 _UNREADABLE = frozenset({"br", "zstd"})
 
 
-def prepare(session: aiohttp.ClientSession, /, threads: ThreadPool, *, bounded: bool = False) -> None:
+def prepare(session: Any, /, threads: ThreadPool, *, bounded: bool = False) -> None:
     """Make a client's session the store's own; aiohttp has no other way for most of it.
 
     It repeats no request whose connection was closed: a write that took effect would meet its own document, which could

@@ -10,6 +10,7 @@ import sys
 __all__ = ("main",)
 
 _NEEDED = frozenset({"typer", "click", "rich"})
+_NUMBERS = ("COLUMNS", "LINES", "TERMINAL_WIDTH")
 _SHORT = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 
 
@@ -17,6 +18,9 @@ def main() -> None:
     """Run the command line of this process and exit."""
     try:
         _prepare_streams()
+        for name in _NUMBERS:
+            if not os.environ.get(name, "0").isdecimal():  # where typer and rich would fail over it
+                del os.environ[name]
         from accountstore.cli.commands import app
         from accountstore.cli.exits import run
 

@@ -19,9 +19,11 @@ class Command(TyperCommand):
     """A command that draws its own help."""
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        """What the usage line says behind the command's name."""
         return ["[OPTIONS]", *(param.metavar for param in _params(self, ctx, "argument"))]
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Write the help."""
         formatter.write(_usage(self, ctx) + _help(self, ctx, formatter.width))
 
 
@@ -29,9 +31,11 @@ class Group(TyperGroup):
     """All commands, with one help for all."""
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        """What the usage line says behind the command's name."""
         return ["[OPTIONS]", "COMMAND", "[ARGUMENTS]"]
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Write the help."""
         commands = [(name, str(command.help).partition("\n\n")[0]) for name, command in self.commands.items()]
         text = _usage(self, ctx) + _help(self, ctx, formatter.width)
         formatter.write(text + _table("Commands", commands, formatter.width))

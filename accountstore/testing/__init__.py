@@ -5,7 +5,9 @@
   model.
 - `FaultyBackend`, `Fault`: a backend around another one, whose chosen calls fail or hang.
 - `Recorder`, `exercise`, `read_histories`, `find_violation`: what several processes or tasks did with documents is
-  recorded, and each document's history checked against a single register; a `Call` is one line of it.
+  recorded, and each document's history checked against a single register; a `Call` is one line of it. Each process has
+  a log of its own; in each, `await exercise(Recorder(store, location, log, "client 1"), Random(1), 8)`; at the end
+  `find_violation(calls)` for the calls of each document in `read_histories(logs)`.
 - `LossyProxy`, `LossyBackend`, `Schedule`: a network that loses, delays, cuts and repeats requests and answers.
 - `store_over`: a store on backends that a test has made itself.
 

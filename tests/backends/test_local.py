@@ -90,7 +90,7 @@ async def test_network_file_system_declares_no_swap(
     swaps = kind in {"ext4", None}
     assert flock.called is swaps
     assert backend.capabilities == Capabilities(
-        create=True, update=swaps, atomic=True, durable=True, certain=True, concurrency=64, batch=128
+        create=True, update=swaps, atomic=True, durable=True, certain=True, concurrency=64, batch=128, folders=True
     )
     await backend.aclose()
 

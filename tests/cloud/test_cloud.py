@@ -25,8 +25,9 @@ from running import HUNG, PYTHON
 from samples import ACCOUNT, AT, next_port
 
 from accountstore import AccountStore, BackendError, Location, StorageConfig, StoreConfig, UnsupportedError
-from accountstore.probe import Conditions, probe
+from accountstore.probe import probe
 from accountstore.registry import find_backend
+from accountstore.retry import Conditions
 from accountstore.testing import BackendTests, Harness, backend_machine
 
 if TYPE_CHECKING:

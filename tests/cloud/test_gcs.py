@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
+from copy import copy
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -235,7 +237,7 @@ async def test_control_gcsfs_sends_what_it_does_not_understand(
     stub: Stub, asked: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The control: handed on as it is, the text of a key goes to a service that is asked what token it is."""
-    monkeypatch.setattr("accountstore.backends.gcs._credentials", lambda token: token)
+    monkeypatch.setattr("accountstore.backends.gcs_credentials.as_token", copy)
     assert await save_with(stub, json.dumps(key_file())) is not None
     assert asked == ["https://oauth2.googleapis.com/tokeninfo"]
 
@@ -287,7 +289,7 @@ class Slow:
         self.gate = threading.Event()
         self.begun = 0
 
-    def refresh(self, keys: Any) -> None:
+    def refresh(self, keys: Any, _request: object) -> None:
         self.begun += 1
         self.gate.wait(HUNG)
         keys.token, keys.expiry = "fresh", keys.after(60)
@@ -296,7 +298,7 @@ class Slow:
 async def wait_together(stub: Stub, slow: Slow) -> int:
     """How many threads wait for a token server that does not answer, for forty calls, twice."""
     keys = credentials(None)
-    keys.refresh = lambda _: slow.refresh(keys)
+    keys.refresh = partial(slow.refresh, keys)
     options = GCS.options(stub.url) | {"token": keys}
     try:
         async with AccountStore.open(GCS.config_of(f"gs://{BUCKET}/p", options, timeout=1, attempts=1)) as store:
@@ -350,3 +352,29 @@ async def test_a_request_to_a_token_server_has_a_deadline(stub: Stub) -> None:
     keys.refresh = refresh
     assert await save_with(stub, keys) is None
     assert bounds == [10.0]
+
+
+@on_asyncio
+@pytest.mark.parametrize("as_it_comes", [False, True], ids=["", "control"])
+async def test_a_delete_is_not_sent_again_below_the_store(
+    stub: Stub, monkeypatch: pytest.MonkeyPatch, as_it_comes: bool
+) -> None:
+    """A delete whose connection was closed without an answer is not sent again by aiohttp: it would remove what others
+    have made meanwhile. The control: as aiohttp comes, it is.
+    """
+    backend: Any = pytest.importorskip("accountstore.backends.gcs").GCSBackend
+    opened = backend._open
+
+    async def open_as_it_comes(self: Any) -> Any:
+        fs = await opened(self)
+        fs.session._retry_connection = True
+        return fs
+
+    if as_it_comes:
+        monkeypatch.setattr(backend, "_open", open_as_it_comes)
+    GCS.put(stub, AT, OLD)
+    async with AccountStore.open(GCS.config(stub.url, attempts=1)) as store:
+        assert await store.exists(AT)  # aiohttp repeats on a connection that was used before
+        stub.faults([{"nth": 1, "kind": "drop-after", "op": "delete"}])
+        await store.delete(AT)
+        assert [request["op"] for request in stub.log()].count("delete") == 1 + as_it_comes

@@ -280,6 +280,31 @@ async def test_control_no_checksum_where_none_is_asked_for(stub: Stub) -> None:
     assert "x-amz-checksum" not in stub.heads()[-1].lower()
 
 
+def test_endpoints_that_are_not_to_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    """AWS_IGNORE_CONFIGURED_ENDPOINT_URLS, which obstore does not know, is refused where it would change something."""
+    monkeypatch.setenv("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS", "true")
+    keys = {"key": "k", "secret": "s"}
+    translation.settings_of("s3", BUCKET, keys)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+    translation.settings_of("s3", BUCKET, {**keys, "endpoint_url": "http://127.0.0.1:2"})
+    with pytest.raises(ConfigError, match="AWS_IGNORE_CONFIGURED_ENDPOINT_URLS"):
+        translation.settings_of("s3", BUCKET, keys)
+
+
+# --- fsspec -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_configuration_of_fsspec(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Options that fsspec's own environment or files give count as on fsspec; those of the storage go before."""
+    config: Any = import_module("fsspec.config")
+    monkeypatch.setitem(config.conf, "s3", {"key": "k", "secret": "s", "nonsense": None})
+    store, _ = translation.settings_of("s3", BUCKET, {})
+    assert "access_key_id" not in store
+    monkeypatch.setenv("FSSPEC_S3_KEY", "k")
+    store, _ = translation.settings_of("s3", BUCKET, {"key": "mine"})
+    assert (store["access_key_id"], store["secret_access_key"]) == ("mine", "s")
+
+
 # --- Google Cloud Storage ---------------------------------------------------------------------------------------------
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.anyio, pytest.mark.once, on_asyncio]
 
 KEY = {"type": "service_account", "client_email": "a@example.org", "private_key": CANARY, "token_uri": "x"}
-SERVICES = {name: Target(name, "fsspec") for name in ("s3", "gcs", "azure")}  # type: ignore[arg-type]  # these three
+SERVICES = {name: Target(name, "fsspec") for name in ("s3", "gcs", "azure")}
 WRONG: dict[str, list[tuple[dict[str, Any], str]]] = {
     "s3": [
         ({"key": 1}, "options: 'key' must be a string"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import sys
 from typing import TYPE_CHECKING, Any
+from unittest.mock import Mock
 
 import anyio
 import pytest
@@ -122,6 +123,38 @@ async def test_an_access_point_is_a_bucket(stub: Stub, monkeypatch: pytest.Monke
     assert line.split(" ")[1].partition("?")[0] == f"{prefix.rstrip('/')}/{AT.path}"
 
 
+async def test_a_role_whose_token_is_missing_is_a_denial(
+    stub: Stub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Where the environment names a file with a token that is not there, access is denied; no document is missing."""
+    forget_credentials(monkeypatch, str(tmp_path))
+    monkeypatch.setenv("AWS_ROLE_ARN", "arn:aws:iam::123456789012:role/mail")
+    monkeypatch.setenv("AWS_WEB_IDENTITY_TOKEN_FILE", str(tmp_path / "token"))
+    options = {"endpoint_url": stub.url, "client_kwargs": {"region_name": "us-east-1"}}
+    async with AccountStore.open(S3.config_of(URL, options)) as store:
+        await denied(store, "need is not there")
+    assert stub.count() == 0
+
+
+REFUSED = "<ErrorResponse><Error><Code>InvalidIdentityToken</Code><Message>no</Message></Error></ErrorResponse>"
+
+
+@pytest.mark.parametrize("status", [400, 403, 404])
+async def test_a_refusal_of_the_service_for_credentials_is_a_denial(
+    stub: Stub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, status: int
+) -> None:
+    """What the service answers that gives credentials, 404 too, is an error about them, never about a document."""
+    forget_credentials(monkeypatch, str(tmp_path))
+    (tmp_path / "token").write_text("token")
+    monkeypatch.setenv("AWS_ROLE_ARN", "arn:aws:iam::123456789012:role/mail")
+    monkeypatch.setenv("AWS_WEB_IDENTITY_TOKEN_FILE", str(tmp_path / "token"))
+    monkeypatch.setenv("AWS_ENDPOINT_URL_STS", stub.url)
+    stub.faults([{"nth": 1, "times": 99, "kind": "answer", "status": status, "headers": {}, "body": REFUSED}])
+    options = {"endpoint_url": stub.url, "client_kwargs": {"region_name": "us-east-1"}}
+    async with AccountStore.open(S3.config_of(URL, options)) as store:
+        await denied(store, "no credentials were found")
+
+
 def write_keys(folder: Path, key: str) -> None:
     """Renew the user's file of credentials."""
     text = f"[default]\naws_access_key_id = {key}\naws_secret_access_key = x\nregion = us-east-1\n"
@@ -165,7 +198,7 @@ async def test_control_a_client_keeps_its_credentials(
     """The control: a client that is not opened anew goes on with the old key; so does one whose key is an option."""
     forget_credentials(monkeypatch, str(tmp_path))
     assert await get_with_renewed_keys(stub, tmp_path, {"key": "OURS", "secret": "x"}) == ["OURS"] * 3
-    monkeypatch.setattr("accountstore.backends.object_store.Bucket._retire", lambda *_: None)
+    monkeypatch.setattr("accountstore.backends.object_store.Bucket._retire", Mock())
     assert await get_with_renewed_keys(stub, tmp_path, {}) == ["ONE"] * 3
 
 
@@ -191,6 +224,16 @@ async def test_credentials_that_stay_refused_are_not_asked_for_without_end(
             with pytest.raises(DeniedError):
                 await store.get(AT)
     assert len(made) == 1
+
+
+async def test_an_answer_that_is_not_the_servers_came_not(stub: Stub) -> None:
+    """What a proxy puts in the place of an answer counts as one that did not come, and is asked for again."""
+    S3.put(stub, AT, OLD)
+    stub.faults([{"nth": 1, "kind": "answer", "status": 200, "op": "list", "headers": {}, "body": "welcome"}])
+    async with AccountStore.open(S3.config(stub.url, attempts=1)) as store:
+        with pytest.raises(UnavailableError):
+            assert [entry async for entry in store.list()]
+        assert [entry.location async for entry in store.list(AT.folder)] == [AT]
 
 
 async def test_a_body_that_is_shorter_than_told_is_no_document(stub: Stub, monkeypatch: pytest.MonkeyPatch) -> None:

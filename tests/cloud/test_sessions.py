@@ -29,7 +29,7 @@ from accountstore import (
 from accountstore.codecs import JSON
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Generator
 
     from cloudstub import Stub
 
@@ -40,7 +40,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.once]
 
 
 @contextmanager
-def full_queue() -> Iterator[str]:
+def full_queue() -> Generator[str]:
     """The address of a server that takes no connection: the queue of those that wait is full."""
     waiting: list[socket.socket] = []
     with socket.socket() as listener:

@@ -28,7 +28,6 @@ from running import HUNG, PYTHON
 
 from accountstore import Location, Version
 from accountstore.backends.memory import MemoryBackend
-from accountstore.client import StorageClient
 from accountstore.testing import (
     Call,
     LossyBackend,
@@ -222,7 +221,7 @@ def test_control_a_history_that_is_no_register_is_found(
     without a look at what is there, are found.
     """
     if backend is MemoryBackend:
-        monkeypatch.setattr(StorageClient, "repeatable", recording.repeat_blindly)
+        monkeypatch.setattr("accountstore.retry._Writing._repeatable", recording.repeat_blindly)
     for seed in range(ROUNDS_OF_CONTROL):
         schedule = Schedule(seed, rate=0.4 if faults else 0, faults=faults)
         histories = anyio.run(_record_tasks, backend(), schedule, seed, tmp_path, names)

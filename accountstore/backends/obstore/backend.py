@@ -125,18 +125,13 @@ class ObstoreBackend(Bucket[Any]):
                 # obstore's own head() does not return the write token.
                 found = await obstore.get_async(client, self._prefix + key, options={"head": True})
             except self._failures as error:
-                if not self._is_unclear(answer_of(str(error), self._container)):
+                if not _is_unclear(answer_of(str(error), self._container)):
                     raise
             else:
                 return self._stat(key, found.meta, cast("Mapping[str, str]", found.attributes).get(WRITE_TOKEN))
             # The answer to HEAD has no body to say why: that there is no bucket, or that a token has expired.
             found = await obstore.get_async(client, self._prefix + key)
             return self._stat(key, found.meta, cast("Mapping[str, str]", found.attributes).get(WRITE_TOKEN))
-
-    def _is_unclear(self, answer: Answer | None, /) -> bool:
-        if answer is None or not answer.ours or answer.code:
-            return False
-        return answer.status in {400, 401, 403} or (answer.status == 404 and not self._answered)
 
     async def delete(self, key: str, /, *, version: Version | None = None) -> None:
         if version is None:
@@ -259,16 +254,17 @@ class ObstoreBackend(Bucket[Any]):
 
     def _error(self, error: Exception, mode: WriteMode | None, /) -> AccountStoreError:
         failure = error_of(error, self._container, mode)
-        answer = answer_of(str(error), self._container)
-        # The answer to HEAD does not tell a missing bucket from a missing document.
-        if answer and answer.ours and answer.status == 404 and answer.method != "HEAD":
-            self._answered = isinstance(failure, NotFoundError)
         self._unconnected = isinstance(failure, UnavailableError) and not failure.sent
         return failure
 
     def _is_stale(self, error: Exception, /) -> bool:
         answer = answer_of(str(error), self._container)
         return answer is not None and answer.ours and is_stale(answer.status, answer.code)
+
+
+def _is_unclear(answer: Answer | None, /) -> bool:
+    """Whether another request may tell more than this answer: of a missing bucket, or of a token that has expired."""
+    return answer is not None and answer.ours and not answer.code and answer.status in {400, 401, 403, 404}
 
 
 class _Listing:

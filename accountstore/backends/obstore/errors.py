@@ -18,7 +18,7 @@ from accountstore.backends.base import BackendError, DeniedError, UnavailableErr
 from accountstore.backends.object_store import error_for_status
 from accountstore.errors import AccountStoreError
 
-_REQUEST = re.compile(r"Error performing (\w+) (\S+) in [^\n]*? - ")
+_REQUEST = re.compile(r"Error performing \w+ (\S+) in [^\n]*? - ")
 _STATUS = re.compile(r"status code: (\d{3})|\b(\d{3}) (?:[A-Z][a-z]+ ?)+:|Server error: (\d{3})")
 _CODE = re.compile(r"<Code>(\w+)</Code>|\"reason\": ?\"(\w+)\"")
 _NO_BUCKET = re.compile(r"NoSuchBucket|ContainerNotFound|bucket does not exist")
@@ -43,7 +43,6 @@ class OddKeyError(BackendError):
 class Answer(NamedTuple):
     """What a server has answered to a request."""
 
-    method: str
     status: int
     code: str
     ours: bool
@@ -65,7 +64,7 @@ def answer_of(text: str, bucket: str, /) -> Answer | None:
     number = int(status[status.lastindex or 0])
     if number == 404 and not word and _NO_BUCKET.search(body):
         code = "NoSuchBucket"
-    return Answer(request[1] if request else "", number, code, not request or _is_in(bucket, request[2]))
+    return Answer(number, code, not request or _is_in(bucket, request[1]))
 
 
 def error_of(error: Exception, bucket: str, mode: WriteMode | None, /) -> AccountStoreError:
@@ -76,8 +75,8 @@ def error_of(error: Exception, bucket: str, mode: WriteMode | None, /) -> Accoun
     answer = answer_of(text, bucket)
     below = text.rpartition("inner: Http(")[2]
     request = _REQUEST.search(text)
-    if request and not _is_in(bucket, request[2]):
-        return _without_credentials(request[2], answer)
+    if request and not _is_in(bucket, request[1]):
+        return _without_credentials(request[1], answer)
     if answer:
         return error_for_status(answer.status, answer.code, mode)
     if "redirect without LOCATION" in text:

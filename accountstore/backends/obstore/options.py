@@ -11,7 +11,8 @@ from typing import Any, Literal, TypeAlias
 from urllib.parse import SplitResult, urlsplit
 
 from accountstore.backends.base import ConfigError
-from accountstore.backends.obstore.surroundings import aws, azure, certificates, google
+from accountstore.backends.obstore.surroundings import aws, azure, certificates, fsspec, google
+from accountstore.validation import did_you_mean
 
 Service: TypeAlias = Literal["s3", "gcs", "azure"]
 
@@ -56,6 +57,7 @@ def settings_of(service: Service, bucket: str, options: Mapping[str, Any], /) ->
             option's name, never its value.
     """
     settings: dict[str, Any] = {}
+    options = {**fsspec(service), **options}
     if service == "s3":
         settings["disable_bulk_delete"] = True  # for servers that know no bulk
         settings |= _translate(_WORDS[service], options)
@@ -121,7 +123,7 @@ def _translate(words: Mapping[str, _Word], options: Mapping[str, Any], within: s
         if value is None:  # how fsspec's are not given
             continue
         if name not in words:
-            raise ConfigError(f"options: {within}{name!r} has no counterpart in obstore")
+            raise ConfigError(f"options: {within}{name!r} has no counterpart in obstore{did_you_mean(name, words)}")
         try:
             settings |= _settings(words[name], value, f"{within}{name} ")
         except ConfigError:

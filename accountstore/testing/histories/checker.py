@@ -78,7 +78,10 @@ def is_linearizable(calls: Sequence[Call], initial: str | None = None, /, *, rec
                 continue
             if call.name != "again" or (latest <= call.end and done >> before[call.value] & 1):
                 possible.append(i)
-        harmless = [i for i in possible if not _changes(history[i])]  # nothing speaks against their being next
+        open_ends = (call.end for i, call in enumerate(history) if call.name == "again" and not done >> i & 1)
+        soon = min((end for end in open_ends if end >= latest), default=_NEVER)
+        # What changes nothing, and bars nothing that may be done again, may well be next.
+        harmless = [i for i in possible if not _changes(history[i]) and history[i].start <= soon]
         for i in harmless[:1] or possible:
             following = done | 1 << i, _after(history[i], state)
             if following not in known:
@@ -110,7 +113,8 @@ def _start(call: Call, /) -> int:
 
 def _counts(call: Call, /) -> bool:
     """Whether a call says anything: one that has failed, or a read without an answer, does not."""
-    return call.outcome != "failed" and (call.name != "get" or call.outcome != "unknown")
+    unread = call.name == "get" or (call.name == "update" and call.seen is None)
+    return call.outcome != "failed" and not (unread and call.outcome == "unknown")
 
 
 def _changes(call: Call, /) -> bool:

@@ -146,9 +146,7 @@ async def exercise(recorder: Recorder, random: Random, count: int, names: Sequen
 
 
 def read_histories(logs: Iterable[str | os.PathLike[str]], /) -> dict[str, list[Call]]:
-    """What was recorded in files, by the documents' locations. A call without an end has the outcome `unknown`; an
-    update that had not read yet, `failed`.
-    """
+    """What was recorded in files, by the documents' locations. A call without an end has the outcome `unknown`."""
     calls: dict[tuple[str, str, int], Call] = {}
     for path in logs:
         with open(path, "rb") as file:
@@ -158,6 +156,5 @@ def read_histories(logs: Iterable[str | os.PathLike[str]], /) -> dict[str, list[
                     calls[location, call.by, number] = call
     histories: defaultdict[str, list[Call]] = defaultdict(list)
     for (location, _, _), call in calls.items():
-        unread = call.name == "update" and call.outcome == "unknown" and call.seen is None
-        histories[location].append(replace(call, outcome="failed") if unread else call)
+        histories[location].append(call)
     return dict(histories)
