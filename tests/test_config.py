@@ -392,7 +392,7 @@ def test_a_policy_is_that_of_its_storage(monkeypatch: pytest.MonkeyPatch) -> Non
 
     monkeypatch.setattr("accountstore.storages.find_backend", find)
     assert anyio.run(main) == [(30.0, 4, True), (5.0, 1, False)]
-    assert find.call_args_list == [call("memory", "fsspec"), call("memory", "obstore")]
+    assert find.call_args_list == [call("memory", "fsspec", 30.0), call("memory", "obstore", 5.0)]
 
 
 @pytest.mark.parametrize(
