@@ -1028,7 +1028,7 @@ def test_ls_shows_any_time(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
 def test_a_time_without_a_local_one_would_take_the_table_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """The control: where the local zone is insisted on, one document of the year 1 takes the whole table with it."""
     monkeypatch.setattr("accountstore.cli.show.on_terminal", lambda: True)
-    monkeypatch.setattr("accountstore.cli.show.suppress", lambda *_: nullcontext())
+    monkeypatch.setattr("accountstore.cli.show.suppress", Mock(return_value=nullcontext()))
     monkeypatch.setenv("TZ", "America/New_York")
     time.tzset()
     try:
