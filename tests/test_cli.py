@@ -11,7 +11,7 @@ import subprocess
 import time
 import traceback
 import warnings
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from datetime import UTC, datetime
 from getpass import GetPassWarning
 from importlib.metadata import version
@@ -1036,6 +1036,20 @@ def test_ls_shows_any_time(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
         *("f/", "none.account"),
     ]
     assert re.search(r"0001-01-01 \d\d:\d\d", shown)
+
+
+def test_a_time_without_a_local_one_would_take_the_table_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The control: where the local zone is insisted on, one document of the year 1 takes the whole table with it."""
+    monkeypatch.setattr("accountstore.cli.show.on_terminal", lambda: True)
+    monkeypatch.setattr("accountstore.cli.show.suppress", Mock(return_value=nullcontext()))
+    monkeypatch.setenv("TZ", "America/New_York")
+    time.tzset()
+    try:
+        with pytest.raises((OverflowError, ValueError)):
+            show_entries([Entry(Location("a.account"), 1, None, datetime(1, 1, 1, tzinfo=UTC))], first=True)
+    finally:
+        monkeypatch.delenv("TZ")
+        time.tzset()
 
 
 @pytest.mark.parametrize(

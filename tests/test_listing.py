@@ -423,6 +423,19 @@ async def test_what_is_left_out_is_logged_and_counted(caplog: pytest.LogCaptureF
     assert not observed or [event.skipped for event in events] == [12, 0, 1, 0]
 
 
+async def test_without_the_record_nobody_would_know(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The control: without the record, a document that is left out is told by nothing but the event's count."""
+    monkeypatch.setattr("accountstore.listing._warn", Mock())
+    events: list[Event] = []
+    with caplog.at_level(logging.DEBUG):
+        store = store_over({"main": Paging(["a#.account"])}, observer=events.append)
+        assert await paths(store.list()) == []
+    assert not caplog.records
+    assert [event.skipped for event in events] == [1, 0]
+
+
 async def test_a_coroutine_function_cannot_be_told() -> None:
     """A coroutine function as `skipped`, which nobody would await, is refused when it is given."""
     coroutine_function: Any = anyio.sleep
