@@ -100,6 +100,7 @@ async def test_backend_does_what_the_fault_says(fault: Fault, swap: bool, answer
     version = (await below.write("key", OLD, mode="overwrite")).version
     assert isinstance(version, Version)
     backend = LossyBackend(below, Schedule(1, rate=1, longest=0.01, faults=(fault,)))
+    assert not backend.capabilities.certain
     returned = False
     with anyio.move_on_after(0.2 if fault.startswith("silence") else HUNG):
         try:

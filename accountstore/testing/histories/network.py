@@ -19,6 +19,7 @@ from typing import Literal, ParamSpec, Self, TypeAlias, TypeVar
 import anyio
 from anyio.abc import SocketAttribute, SocketStream
 from anyio.streams.buffered import BufferedByteReceiveStream
+from msgspec.structs import replace
 
 from accountstore.backends.base import Backend, Blob, Capabilities, Stat, Version, WriteMode
 from accountstore.errors import BackendError, UnavailableError
@@ -76,7 +77,7 @@ class Schedule:
 class LossyBackend:
     """A backend whose requests and answers get lost on the way to and from another one.
 
-    Several stores may be on it at once. Only a write of a certain version is repeated.
+    Several stores may be on it at once. Only a write of a certain version is repeated. It is not `certain`.
     """
 
     def __init__(self, backend: Backend, schedule: Schedule, /) -> None:
@@ -105,7 +106,7 @@ class LossyBackend:
 
     @property
     def capabilities(self) -> Capabilities:
-        return self._backend.capabilities
+        return replace(self._backend.capabilities, certain=False)
 
     async def read(self, key: str, /, *, limit: int) -> Blob:
         return await self._call(self._backend.read, False, key, limit=limit)
