@@ -577,7 +577,7 @@ def test_a_storage_that_cannot_be_reached_is_named_in_one_line() -> None:
 
 def test_check_of_a_storage_that_ignores_conditions_ends_with_one(monkeypatch: pytest.MonkeyPatch) -> None:
     """A backend that declares more than it keeps is found out."""
-    monkeypatch.setattr("accountstore.backends.local.files.Files._compare", Mock())
+    monkeypatch.setattr("accountstore.backends.local.documents.Documents._compare", Mock())
     answer = run("check")
     assert answer.code == 1
     assert "the condition was ignored" in answer.out
