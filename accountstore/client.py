@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from copy import copy
 from datetime import datetime
 from errno import errorcode
@@ -15,7 +15,7 @@ from typing import Concatenate, Literal, ParamSpec, TypeAlias, TypeVar, cast
 import anyio
 
 from accountstore.aio.pages import Paged
-from accountstore.aio.shield import InFlight, run_shielded
+from accountstore.aio.shield import InFlight, run_shielded, time_limit
 from accountstore.backends.base import (
     Backend,
     BatchBackend,
@@ -122,15 +122,13 @@ class StorageClient:
         """When an operation that begins now must have ended, as a moment of `time.monotonic()`."""
         return monotonic() + self.policy.timeout
 
-    async def read(self, key: str, by: float, /) -> Blob:
+    def read(self, key: str, by: float, /) -> Awaitable[Blob]:
         """The document's bytes and stat. Raises `NotFoundError`, `TooLargeError`."""
-        async with Turn(self, by):
-            return await retry(self, by, self.backend.read, key, limit=self.limit)
+        return retry(self, by, self.calls.turns, self.backend.read, key, limit=self.limit)
 
-    async def stat(self, key: str, by: float, /) -> Stat:
+    def stat(self, key: str, by: float, /) -> Awaitable[Stat]:
         """Size, version and time. Raises `NotFoundError`."""
-        async with Turn(self, by):
-            return await retry(self, by, self.backend.stat, key)
+        return retry(self, by, self.calls.turns, self.backend.stat, key)
 
     async def write(self, key: str, data: bytes, mode: WriteMode, by: float, /) -> Stat:
         """Store the bytes, awaited to its end whatever cancels the caller.
@@ -143,30 +141,27 @@ class StorageClient:
         if mode != "overwrite":
             await self.require(condition_of(mode), _folder(key), by)
         token = urandom(8).hex() if self.capabilities.write_tokens else ""
-        stat = cast("Stat", await self._settle(PendingWrite(key, data, mode, token), by))
-        self.own_writes.add(key, token)
-        return stat
+        async with Turn(self, by):
+            stat = await run_shielded(retry_write, self, by, PendingWrite(key, data, mode, token))
+        if token and not self.capabilities.certain:
+            self.own_writes.add(key, token)
+        return cast("Stat", stat)
 
     async def delete(self, key: str, version: Version | None, by: float, /) -> None:
         """Remove the document, if it has this version. Otherwise as `write`; a missing document is no error."""
         if version is not None:
             await self.require("delete", _folder(key), by)
-        await self._settle(PendingWrite(key, None, version or "overwrite", ""), by)
+        async with Turn(self, by):
+            await run_shielded(retry_write, self, by, PendingWrite(key, None, version or "overwrite", ""))
         if self.capabilities.write_tokens:
             self.own_writes.add(key, GONE)
 
-    async def _settle(self, write: PendingWrite, by: float, /) -> Stat | None:
-        async with Turn(self, by):
-            return await run_shielded(retry_write, self, by, write)
-
-    async def send(self, write: PendingWrite, /) -> Stat | None:
+    def send(self, write: PendingWrite, /) -> Awaitable[Stat | None]:
         """One request of a write or a delete."""
-        mode = write.condition
-        if write.data is None:
-            return await self.attempt(
-                self.backend.delete, write.key, version=mode if isinstance(mode, Version) else None
-            )
-        return await self.attempt(self.backend.write, write.key, write.data, mode=mode, write_token=write.token)
+        key, data, mode = write.key, write.data, write.condition
+        if data is None:
+            return self.attempt(self.backend.delete, key, version=mode if isinstance(mode, Version) else None)
+        return self.attempt(self.backend.write, key, data, mode=mode, write_token=write.token)
 
     async def observe(self, write: PendingWrite, /) -> Stat | None:
         """The document of a write as it is now; None: there is none."""
@@ -180,9 +175,7 @@ class StorageClient:
         return Paged(partial(self._next_page, self.backend.scan(prefix, recursive=recursive)))
 
     async def _next_page(self, pages: AsyncIterator[Sequence[Stat]], /) -> Sequence[Stat] | None:
-        by = self.deadline()
-        async with Turn(self, by):
-            return await retry(self, by, anext, pages, None)
+        return await retry(self, self.deadline(), self.calls.turns, anext, pages, None)
 
     async def read_many(self, keys: Sequence[str], /) -> list[Blob | AccountStoreError]:
         """What `read` returns or raises for each key; in one call of the backend where that pays."""
@@ -197,10 +190,9 @@ class StorageClient:
             for key, blob in zip(keys, blobs, strict=True)
         ]
 
-    async def _read_batch(self, keys: Sequence[str], by: float, /) -> Sequence[Blob | Exception]:
-        async with Turn(self, by):
-            read_many = cast("BatchBackend", self.backend).read_many
-            return await retry(self, by, _results, read_many, keys, limit=self.limit)
+    def _read_batch(self, keys: Sequence[str], by: float, /) -> Awaitable[Sequence[Blob | Exception]]:
+        read_many = cast("BatchBackend", self.backend).read_many
+        return retry(self, by, self.calls.turns, _results, read_many, keys, limit=self.limit)
 
     async def _read_again(self, key: str, error: Exception, by: float, /) -> Blob:
         """A document of a batch by itself, where its error was temporary."""
@@ -230,7 +222,7 @@ class StorageClient:
         if not writes:
             return ()
         try:
-            async with self.calls.limit(by):
+            async with time_limit(by, self.calls.limits):
                 return await self.attempt(_results, cast("BatchBackend", self.backend).write_many, writes)
         except AccountStoreError as error:
             return [error] * len(writes)
@@ -272,14 +264,14 @@ class StorageClient:
         if self._conditions is not None:
             return self._conditions
         with suppress(TimeoutError):
-            async with self.calls.limit(by), self._probing:
+            async with time_limit(by, self.calls.limits), self._probing:
                 if self._conditions is None:
                     self._conditions = await run_shielded(self._probe, folder, by)
                 return self._conditions
         raise out_of_time(self)
 
     async def _probe(self, folder: str, by: float, /) -> Conditions:
-        return await retry(self, by, probe, self.backend, folder)
+        return await retry(self, by, nullcontext(), probe, self.backend, folder)
 
     async def server_time(self, folder: str, /) -> datetime | None:
         """The time by the clock that dates the documents, after this call began; None where they have no date."""
@@ -302,7 +294,7 @@ class StorageClient:
 
     async def _once(self, call: Callable[[], Awaitable[T]], /) -> T:
         with suppress(TimeoutError):
-            async with self.calls.limit(self.deadline()):
+            async with time_limit(self.deadline(), self.calls.limits):
                 return await self.attempt(call)
         raise out_of_time(self, sent=True)
 

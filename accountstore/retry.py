@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from contextlib import AbstractAsyncContextManager, suppress
 from datetime import datetime, timedelta
 from random import random
 from time import monotonic
 from types import TracebackType
-from typing import ParamSpec, Protocol, TypeVar
+from typing import Any, ParamSpec, Protocol, TypeVar
 
 import anyio
-from msgspec import Struct
+from msgspec import Struct, field
 from msgspec.structs import replace
 
 from accountstore.aio.sending import SENDING, Sending
-from accountstore.aio.shield import InFlight
+from accountstore.aio.shield import InFlight, time_limit
 from accountstore.backends.base import Capabilities, Stat, Version, WriteMode
 from accountstore.errors import (
     AccountStoreError,
@@ -117,7 +117,7 @@ class Client(Protocol):
         """The result of a request that changes nothing."""
         ...
 
-    async def send(self, write: PendingWrite, /) -> Stat | None:
+    def send(self, write: PendingWrite, /) -> Awaitable[Stat | None]:
         """What a write returns."""
         ...
 
@@ -153,33 +153,40 @@ def uncertain(client: Client, reason: str = "", /) -> UncertainError:
     return UncertainError(client.policy.about_storage(f"the outcome of the write is unknown ({reason})"))
 
 
-class Turn:
+class Turn(Struct, frozen=True, eq=False):
     """A turn among the operations in flight: an `async with` block.
 
     Raises `UnavailableError` when the time is up before, and `ClosedError`.
     """
 
-    __slots__ = ("_by", "_client")
-
-    def __init__(self, client: Client, by: float, /) -> None:
-        self._client = client
-        self._by = by
+    client: Client
+    by: float
 
     async def __aenter__(self) -> None:
-        try:
-            return await self._client.calls.begin(self._by)
-        except TimeoutError:
-            pass
-        raise out_of_time(self._client)
+        calls = self.client.calls
+        with suppress(anyio.WouldBlock):
+            return calls.turns.acquire_nowait()
+        with suppress(TimeoutError):
+            async with time_limit(self.by, calls.limits):
+                return await calls.turns.acquire()
+        raise out_of_time(self.client)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
     ) -> None:
-        self._client.calls.end()
+        self.client.calls.turns.release()
 
 
-async def retry(client: Client, by: float, call: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs) -> T:
-    """The result of a call that changes nothing, attempted again while its error is temporary.
+async def retry(
+    client: Client,
+    by: float,
+    turn: AbstractAsyncContextManager[object],
+    call: Callable[P, Awaitable[T]],
+    /,
+    *args: P.args,
+    **kwargs: P.kwargs,
+) -> T:
+    """The result of a call that changes nothing, in its turn, attempted again while its error is temporary.
 
     `by` is the operation's deadline, a moment of `time.monotonic()`.
 
@@ -188,7 +195,7 @@ async def retry(client: Client, by: float, call: Callable[P, Awaitable[T]], /, *
     """
     attempts = 0
     with suppress(TimeoutError):
-        async with client.calls.limit(by):
+        async with time_limit(by, client.calls.limits), turn:
             while True:
                 attempts += 1
                 try:
@@ -197,7 +204,7 @@ async def retry(client: Client, by: float, call: Callable[P, Awaitable[T]], /, *
                     if not error.temporary or attempts >= client.policy.attempts:
                         raise
                 await backoff(attempts)
-    raise out_of_time(client, sent=True)
+    raise out_of_time(client, sent=attempts > 0)
 
 
 async def retry_write(client: Client, by: float, write: PendingWrite, /) -> Stat | None:
@@ -214,100 +221,93 @@ async def retry_write(client: Client, by: float, write: PendingWrite, /) -> Stat
     """
     writing = _Writing(client, write, by)
     with suppress(TimeoutError):
-        async with client.calls.limit(by):
-            return await writing.run()
+        async with time_limit(by, client.calls.limits):
+            while not await writing.attempt():
+                await backoff(writing.attempts)
+            return writing.stat
     raise uncertain(client) if writing.unknown else out_of_time(client)
 
 
-class _Writing:
+class _Writing(Struct, eq=False):
     """A write under way, attempt after attempt."""
 
-    def __init__(self, client: Client, write: PendingWrite, by: float, /) -> None:
-        self._client = client
-        self._write = write
-        self._by = by
-        self._started = monotonic()
-        self._attempts = 0
-        self._looking = False
-        self._refused = False
-        self._failure: AccountStoreError = AccountStoreError("")
-        self._stat: Stat | None = None
-        self._sending: Sending | None = None
-        self._unknown = False
+    client: Client
+    write: PendingWrite
+    by: float
+    started: float = field(default_factory=monotonic)
+    attempts: int = 0
+    stat: Stat | None = None
+    looking: bool = False
+    """Whether the document is looked at before anything is sent again."""
+    failure: Any = None
+    """Of the last request: an `AccountStoreError`."""
+    refused: bool = False
+    sending: Sending | None = None
+    unanswered: bool = False
+    """Whether an earlier request may have been done."""
 
     @property
     def unknown(self) -> bool:
         """Whether it may have been done, by an earlier request or by the one that is being made."""
-        return self._unknown or (self._sending is not None and self._sending.sent)
+        return self.unanswered or (self.sending is not None and self.sending.sent)
 
-    async def run(self) -> Stat | None:
-        """Until it has succeeded or failed."""
-        while not await self._attempt():
-            final = not (self._refused or self._failure.temporary)
-            if final or self._attempts >= self._client.policy.attempts:
-                raise uncertain(self._client, self._failure.message) if self.unknown else self._failure
-            await backoff(self._attempts)
-        return self._stat
-
-    async def _attempt(self) -> bool:
-        """Whether it has succeeded."""
-        self._attempts += 1
-        if not self._looking:
+    async def attempt(self) -> bool:
+        """Whether it has succeeded. Raises what it has failed for, if there is to be no further attempt."""
+        self.attempts += 1
+        if not self.looking:
+            if not self.client.capabilities.certain:
+                self.sending = Sending()  # should it be cut short
+            context = SENDING.set(self.sending)
             try:
-                self._stat = await self._send()
+                self.stat = await self.client.send(self.write)
+                return True  # noqa: TRY300 -- an else would stand far from its try
             except AccountStoreError as error:
-                self._failure = error
-            else:
-                return True
-            if isinstance(self._failure, UncertainError):
-                raise self._failure
-            self._refused = _is_refusal(self._failure, self._write.condition)
-            able = self._client.capabilities
-            clear = self._refused and (able.certain or not able.write_tokens)
-            if not self.unknown and (clear or not (self._refused or self._failure.temporary)):
-                raise self._failure
-            self._looking = self._refused or self.unknown
-        return self._looking and await self._look()
+                self.failure = error
+            finally:
+                SENDING.reset(context)
+            self._judge()
+        if self.looking and await self._look():
+            return True
+        if self.attempts >= self.client.policy.attempts or not (self.refused or self.failure.temporary):
+            raise uncertain(self.client, self.failure.message) if self.unknown else self.failure
+        return False
+
+    def _judge(self) -> None:
+        """What the failure of a request means. Raises it, if it is clear that nothing was done."""
+        failure, able = self.failure, self.client.capabilities
+        self.sending = None
+        self.unanswered = self.unanswered or (isinstance(failure, UnavailableError) and failure.sent)
+        self.refused = _is_refusal(failure, self.write.condition)
+        clear = self.refused and (able.certain or not able.write_tokens)
+        nothing = not self.unknown and (clear or not (self.refused or failure.temporary))
+        if nothing or isinstance(failure, UncertainError):
+            raise failure
+        self.looking = self.refused or self.unknown
 
     async def _look(self) -> bool:
         """Whether the document shows that it was done; if not, how it may be attempted again."""
         try:
-            now = await self._client.observe(self._write)
-            if _is_own(self._write, now):
-                self._stat = now
+            now = await self.client.observe(self.write)
+            if _is_own(self.write, now):
+                self.stat = now
                 return True
             again = await self._again(now)
         except AccountStoreError as error:
             if not error.temporary:
-                raise uncertain(self._client, error.message) from None
-            self._unknown = True
+                raise uncertain(self.client, error.message) from None
+            self.unanswered = True
             return False
         if again is None:
-            raise uncertain(self._client, "another document is there now") if self.unknown else self._failure
+            raise uncertain(self.client, "another document is there now") if self.unknown else self.failure
         if not self.unknown:  # whoever stood in the way is gone
-            self._failure = unavailable(self._client, "the storage refused it, but nothing is in its way")
-        self._write = again
-        self._looking = False
+            self.failure = unavailable(self.client, "the storage refused it, but nothing is in its way")
+        self.write = again
+        self.looking = False
         return False
-
-    async def _send(self) -> Stat | None:
-        if not self._client.capabilities.certain:
-            self._sending = Sending()  # should it be cut short
-        context = SENDING.set(self._sending)
-        try:
-            stat = await self._client.send(self._write)
-        except AccountStoreError as error:
-            self._unknown = self._unknown or (isinstance(error, UnavailableError) and error.sent)
-            self._sending = None
-            raise
-        finally:
-            SENDING.reset(context)
-        self._sending = None
-        return stat
 
     async def _again(self, now: Stat | None, /) -> PendingWrite | None:
         """The write as it may be attempted again, if at all."""
-        write = self._write
+        write = self.write
         if write.condition == "overwrite":
             return await self._repeatable(now)
         holds = now is None if write.condition == "create" else now is not None and now.version == write.condition
@@ -317,28 +317,28 @@ class _Writing:
         """A write without condition on the condition that the document is still as it is now, if that is how it was
         before the first request; itself, where the storage honours no conditions; else None.
         """
-        write, folder = self._write, self._write.key.rpartition("/")[0]
-        if not self._client.capabilities.create:
+        write, folder = self.write, self.write.key.rpartition("/")[0]
+        if not self.client.capabilities.create:
             return write
-        honoured = await self._client.conditions(folder, self._by)
+        honoured = await self.client.conditions(folder, self.by)
         if not honoured.create:
             return write
-        own = self._client.own_writes
+        own = self.client.own_writes
         if now is None:  # as it was before, unless this client knows that there was a document
-            known = own.has(write.key) and not own.made(write.key, GONE, self._started)
+            known = own.has(write.key) and not own.made(write.key, GONE, self.started)
             return None if known else replace(write, condition="create")
         if now.version is None or not (honoured.delete if write.data is None else honoured.update):
             return None
-        ours = own.made(write.key, now.write_token, self._started)
+        ours = own.made(write.key, now.write_token, self.started)
         return replace(write, condition=now.version) if ours or await self._predates(now, folder) else None
 
     async def _predates(self, now: Stat, folder: str, /) -> bool:
         """Whether a state of the document is older than the first request, by the server's own clock."""
-        time = await self._client.server_time(folder)
+        time = await self.client.server_time(folder)
         if time is None or now.modified is None:
             return False
         unit = timedelta(milliseconds=1) if now.modified.microsecond else timedelta(seconds=1)  # of the server's dates
-        return now.modified + unit < time - timedelta(seconds=monotonic() - self._started)
+        return now.modified + unit < time - timedelta(seconds=monotonic() - self.started)
 
 
 def _is_own(write: PendingWrite, now: Stat | None, /) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from time import monotonic
 from typing import TYPE_CHECKING
 
 from accountstore.errors import AccountStoreError, ExtensionError, LocationError
@@ -75,7 +76,7 @@ class Resolver:
         except AccountStoreError:
             with Located(location):
                 raise
-        return DocumentRef(storage, key, location, storage.client.deadline())
+        return DocumentRef(storage, key, location, monotonic() + storage.client.policy.timeout)
 
     def pair(self, source: Location, target: Location, /) -> tuple[DocumentRef, DocumentRef]:
         """Two documents of one kind that are not the same by their names."""

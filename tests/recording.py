@@ -56,7 +56,7 @@ class Plan(msgspec.Struct):
 
 async def repeat_blindly(writing: Any, _: object) -> Any:
     """Instead of a condition on what is there: as a store would do that does not look."""
-    return writing._write
+    return writing.write
 
 
 def locations(plan: Plan, number: int) -> list[Location]:

@@ -18,6 +18,7 @@ from accountstore.client import StorageClient
 from accountstore.codecs import JSON
 from accountstore.errors import (
     AccountStoreError,
+    ClosedError,
     ConflictError,
     NotFoundError,
     TooLargeError,
@@ -29,7 +30,7 @@ from accountstore.retry import RetryPolicy
 from accountstore.testing import Fault, store_over
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from accountstore.testing.faults import Operation
 
@@ -217,3 +218,66 @@ async def test_what_failed_for_a_while_in_a_batch_is_asked_for_by_itself(
     read = await client.read_many(["a"])
     assert [type(end) for end in (*written, *read)] == ends
     assert backend.log == ["write_many", *["write"] * ends.count(Stat), "read_many", *["read"] * ends.count(Blob)]
+
+
+async def test_no_more_operations_are_in_flight_than_may_be() -> None:
+    """An operation that finds all turns taken waits for the next, within its deadline; what got none was not sent."""
+    backend = await holding(*(Fault("read", nth, "hang") for nth in (1, 2)))
+    client = StorageClient("main", backend, RetryPolicy(timeout=0.2, attempts=1), limit=1000, concurrency=2)
+    failures: list[AccountStoreError] = []
+
+    async def call(request: Callable[[], Awaitable[object]]) -> None:
+        try:
+            await request()
+        except AccountStoreError as error:
+            failures.append(error)
+
+    async with anyio.create_task_group() as tasks:
+        for _ in range(2):
+            tasks.start_soon(call, lambda: client.read(AT.path, client.deadline()))
+        await anyio.wait_all_tasks_blocked()
+        for request in (
+            lambda: client.read(AT.path, client.deadline() - 0.1),
+            lambda: client.write(AT.path, b"1", "overwrite", client.deadline() - 0.1),
+        ):
+            tasks.start_soon(call, request)
+    assert [(type(error), getattr(error, "sent", None)) for error in failures] == [
+        (UnavailableError, False),
+        (UnavailableError, False),
+        (UnavailableError, True),
+        (UnavailableError, True),
+    ]
+    assert backend.calls["write"] == 0
+    assert (await client.read(AT.path, client.deadline())).data == JSON.encode(ACCOUNT)
+
+
+async def test_a_closed_client_sends_nothing() -> None:
+    """Closing ends the operations under way: a read with `ClosedError`, a write that may have been done uncertain. What
+    is asked for later is refused before it is sent.
+    """
+    backend = await holding(Fault("read", 1, "hang"), Fault("write", 1, "hang"))
+    client = StorageClient("main", backend, limit=1000)
+    kinds: list[type[Exception]] = []
+
+    async def call(request: Callable[[], Awaitable[object]]) -> None:
+        try:
+            await request()
+        except AccountStoreError as error:
+            kinds.append(type(error))
+
+    requests: list[Callable[[], Awaitable[object]]] = [
+        lambda: client.read(AT.path, client.deadline()),
+        lambda: client.write(AT.path, b"1", "overwrite", client.deadline()),
+    ]
+    async with anyio.create_task_group() as tasks:
+        for request in requests:
+            tasks.start_soon(call, request)
+        await anyio.wait_all_tasks_blocked()
+        await client.aclose()
+    assert sorted(kind.__name__ for kind in kinds) == ["ClosedError", "UncertainError"]
+    sent = backend.calls.total()
+    kinds.clear()
+    for request in requests:
+        await call(request)
+    assert kinds == [ClosedError, ClosedError]
+    assert backend.calls.total() == sent

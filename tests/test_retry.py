@@ -138,7 +138,7 @@ async def test_a_repetition_undoes_nobodys_change(
             await backend.put(AT, JSON.encode(FULL), minutes=0)
 
     async def repeat(writing: Any, _: object) -> PendingWrite:
-        return cast("PendingWrite", writing._write)
+        return cast("PendingWrite", writing.write)
 
     backend.before = overtake
     if blind:

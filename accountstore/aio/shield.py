@@ -29,15 +29,18 @@ class Limit(Protocol):
         ...
 
 
-def time_limit(by: float, /) -> AbstractAsyncContextManager[Limit]:
-    """A block that is cancelled at a moment of `time.monotonic()`, and then raises `TimeoutError`.
+def time_limit(by: float, among: WeakSet[Limit] | None = None, /) -> AbstractAsyncContextManager[Limit]:
+    """A block that is cancelled at a moment of `time.monotonic()`, and then raises `TimeoutError`. It is noted among
+    those that can be brought forward together.
 
     On asyncio it is `asyncio.timeout`, which costs 5 µs around a call that waits, against 12 by `anyio.fail_after`.
     """
-    if "trio" in modules and asyncio_loop() is None:
-        return _TrioLimit(by - monotonic())
-    limit: AbstractAsyncContextManager[Limit] = modules["asyncio"].timeout(by - monotonic())
-    return limit
+    seconds = by - monotonic()
+    on_trio = "trio" in modules and asyncio_loop() is None
+    limit: Any = _TrioLimit(seconds) if on_trio else modules["asyncio"].timeout(seconds)
+    if among is not None:
+        among.add(limit)
+    return cast("AbstractAsyncContextManager[Limit]", limit)
 
 
 class _TrioLimit:
@@ -63,42 +66,31 @@ class _TrioLimit:
 
 
 class InFlight:
-    """The calls of one storage that are under way: at most `total` at a time, ended together."""
+    """The calls of one storage that are under way: at most `total` at a time, ended together.
+
+    Each has its turn (`async with calls.turns`), and a time limit that is among `limits`.
+    """
 
     def __init__(self, total: int, /) -> None:
         self.closed: bool = False
+        self.turns: anyio.Semaphore = anyio.Semaphore(total, fast_acquire=True)
+        self.limits: WeakSet[Limit] = WeakSet()
         self._total = total
-        self._turns = anyio.Semaphore(total, fast_acquire=True)
-        self._limits: WeakSet[Limit] = WeakSet()
-
-    def limit(self, by: float, /) -> AbstractAsyncContextManager[Limit]:
-        """A time limit, which `aclose` brings forward."""
-        limit = time_limit(by)
-        self._limits.add(cast("Limit", limit))
-        return limit
-
-    async def begin(self, by: float, /) -> None:
-        """Wait for a turn. Raises `TimeoutError`."""
-        try:
-            self._turns.acquire_nowait()
-        except anyio.WouldBlock:
-            async with self.limit(by):
-                await self._turns.acquire()
-
-    def end(self) -> None:
-        """Give the turn to the next one."""
-        self._turns.release()
 
     async def aclose(self, by: float, /) -> None:
         """End the calls under way, and those that wait for a turn; wait until they have ended, or the time is up."""
         self.closed = True
-        for limit in [*self._limits]:
+        for limit in [*self.limits]:
             with suppress(RuntimeError):  # it has ended
                 limit.reschedule(0)
+        taken = 0
         with suppress(TimeoutError):
             async with time_limit(by):
-                for _ in range(self._total):
-                    await self._turns.acquire()
+                while taken < self._total:
+                    await self.turns.acquire()
+                    taken += 1
+        for _ in range(taken):  # who comes now is told at once that it is closed
+            self.turns.release()
 
 
 async def run_shielded(call: Callable[[*Ts], Coroutine[Any, Any, T]], /, *arguments: *Ts) -> T:
@@ -129,7 +121,8 @@ async def _in_a_task(
             await waiter
         return await call(*arguments)
     finally:
-        _wake(waiter)  # here rather than by a callback alone, which takes a further turn of the loop
+        if not waiter.done():  # here rather than by a callback alone, which takes a further turn of the loop
+            waiter.set_result(None)
 
 
 def _wake(waiter: asyncio.Future[None], /) -> None:

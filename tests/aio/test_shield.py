@@ -145,56 +145,23 @@ async def test_a_cancelled_block_is_not_out_of_time(by: Way) -> None:
 # --- calls in flight --------------------------------------------------------------------------------------------------
 
 
-async def test_no_more_calls_are_in_flight_than_may_be() -> None:
-    """A call that finds all turns taken waits for the next, in their order, until its time is up."""
-    calls = InFlight(2)
-    for _ in range(2):
-        await calls.begin(0)
-    with pytest.raises(TimeoutError):
-        await calls.begin(monotonic() + 0.01)
-    order: list[int] = []
-
-    async def begin(number: int) -> None:
-        await calls.begin(monotonic() + 60)
-        order.append(number)
-
-    async with anyio.create_task_group() as tasks:
-        for number in range(3):
-            tasks.start_soon(begin, number)
-            await anyio.wait_all_tasks_blocked()
-        for _ in range(3):
-            calls.end()
-            await anyio.wait_all_tasks_blocked()
-    assert order == [0, 1, 2]
-
-
 async def test_closing_ends_calls_and_those_that_wait() -> None:
     """Closing ends what is in flight, and what waits for a turn, as if its time were up; it waits for their end."""
     calls, ended = InFlight(1), list[str]()
 
-    async def call() -> None:
-        await calls.begin(monotonic() + 60)
+    async def call(name: str) -> None:
         try:
-            async with calls.limit(monotonic() + 60):
+            async with time_limit(monotonic() + 60, calls.limits), calls.turns:
                 await anyio.sleep_forever()
         except TimeoutError:
-            with anyio.CancelScope(shield=True):
-                await anyio.sleep(0.01)
-            ended.append("call")
-        finally:
-            calls.end()
-
-    async def wait() -> None:
-        try:
-            await calls.begin(monotonic() + 60)
-        except TimeoutError:
-            ended.append("wait")
+            ended.append(name)
 
     async with anyio.create_task_group() as tasks:
-        for each in (call, wait):
-            tasks.start_soon(each)
+        for name in ("call", "wait"):
+            tasks.start_soon(call, name)
             await anyio.wait_all_tasks_blocked()
         await calls.aclose(monotonic() + 60)
+        await anyio.wait_all_tasks_blocked()
         assert sorted(ended) == ["call", "wait"]
     assert calls.closed
 
@@ -202,7 +169,7 @@ async def test_closing_ends_calls_and_those_that_wait() -> None:
 async def test_closing_waits_no_longer_than_it_may() -> None:
     """A call that does not end keeps nobody from closing."""
     calls = InFlight(1)
-    await calls.begin(0)
+    await calls.turns.acquire()
     await calls.aclose(monotonic() + 0.01)
     assert calls.closed
 
