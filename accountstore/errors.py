@@ -148,7 +148,11 @@ class NotFoundError(BackendError, FileNotFoundError):
 
 
 class ExistsError(BackendError, FileExistsError):
-    """`mode="create"` found a document at the location; it was left as it is."""
+    """`mode="create"` found a document at the location; it was left as it is.
+
+    It may be the call's own, where something between store and storage repeats requests on its own and another has
+    changed the document before the repetition came: the storage then refuses the repetition.
+    """
 
 
 class ConflictError(BackendError):

@@ -532,6 +532,7 @@ async def test_fsspecs_own_configuration_works(monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.parametrize("scheme", ["sftp", "webhdfs"])
 async def test_user_and_password_of_a_url_are_decoded(scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A user or password with characters that a URL cannot have is percent-encoded there, and reaches fsspec plain."""
+    pytest.importorskip({"sftp": "paramiko", "webhdfs": "requests"}[scheme])
     kind: Any = fsspec.get_filesystem_class(scheme)
     made = Mock(side_effect=OSError)
     monkeypatch.setattr(kind, "__init__", made)

@@ -58,6 +58,8 @@ STORE = """
 EXTRAS = {
     "s3": "s3fs",
     "gcs": "gcsfs",
+    "gcs_credentials": "gcsfs",
+    "sessions": "aiohttp",
     "azure": "adlfs",
     "obstore": "obstore",
     **dict.fromkeys(("commands", "exits", "prompts", "show"), "typer"),

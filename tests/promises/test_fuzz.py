@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from codecs import BOM_UTF8
 from collections import Counter
 from functools import partial
 from random import Random
@@ -277,7 +278,7 @@ def test_only_typed_errors_come_out_of_the_codecs() -> None:
             attempt(messages, twists, (codec, other, data), codec.decode, data, other)
         if document is None:
             continue
-        tree = json.loads(data, parse_int=str) if codec is JSON else msgspec.msgpack.decode(data)
+        tree = json.loads(data.removeprefix(BOM_UTF8), parse_int=str) if codec is JSON else msgspec.msgpack.decode(data)
         assert depth(tree) <= MAX_DEPTH, f"too deep: {data!r}"
         merged = attempt(messages, counts, case, codec.merge, document, data)
         assert merged is not None, f"merge refused {data!r}"
