@@ -118,7 +118,7 @@ class Codec:
             reason, field = _explain(str(error), self._tree_of(data))
         except (msgspec.MsgspecError, UnicodeError, RecursionError):
             reason, field = f"is not valid {self.name}", "$"
-            if data.startswith(BYTE_ORDER_MARK) and self is JSON:
+            if data.startswith(BYTE_ORDER_MARK) and not data.startswith(2 * BYTE_ORDER_MARK) and self is JSON:
                 return self.decode(without_mark(data), kind)
         else:
             return document

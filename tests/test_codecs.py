@@ -281,13 +281,15 @@ def test_text_of_a_subclass_is_written(codec: Codec) -> None:
 
 
 def test_a_byte_order_mark_is_passed_over() -> None:
-    """JSON with a byte order mark is read as if there were none."""
+    """JSON with a byte order mark is read as if there were none; with two it is no JSON."""
     mark = "\ufeff".encode()
     assert JSON.decode(mark + pack(JSON, ACCOUNT), Account) == account()
     assert turn(mark + pack(JSON, ACCOUNT), JSON, MSGPACK) == MSGPACK.encode(account())
     assert JSON.merge(account(port=2), mark + pack(JSON, ACCOUNT)) == JSON.encode(account(port=2))
     with raises(DecodeError, message="an object has the same key twice"):
         JSON.decode(mark + pack(JSON, ACCOUNT)[:-1] + b',"port":2}', Account)
+    with raises(DecodeError, message="is not valid JSON"):
+        JSON.decode(2 * mark + pack(JSON, ACCOUNT), Account)
     # The control: msgspec does not take it.
     with pytest.raises(msgspec.DecodeError):
         msgspec.json.decode(mark + b"{}")
