@@ -10,6 +10,7 @@ from itertools import repeat
 from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
 
 import anyio
+from anyio.lowlevel import checkpoint
 
 from accountstore.aio.pages import items_of
 from accountstore.backends.base import Blob, Version, Write, WriteMode
@@ -22,6 +23,8 @@ from accountstore.scope import Resolver
 from accountstore.storage import DocumentRef, Storage, Stored, stored
 
 _WINDOW = 8
+_STRETCH = 65_536
+"""How many bytes are encoded or decoded before other tasks have their turn."""
 
 T = TypeVar("T")
 A = TypeVar("A")
@@ -166,8 +169,13 @@ def _location_of(item: Any, /) -> Location:
 
 async def _read(storage: Storage, members: Sequence[_Member[None]], results: dict[int, _Result], /) -> None:
     blobs = await storage.client.read_many([member.ref.key for member in members])
+    stretch = 0
     for (place, ref, _), blob in zip(members, blobs, strict=True):
         results[place] = _result(ref, partial(_open, ref), blob)
+        stretch += blob.stat.size if isinstance(blob, Blob) else 0
+        if stretch >= _STRETCH:
+            stretch = 0
+            await checkpoint()
 
 
 def _open(ref: DocumentRef, blob: Blob, /) -> Stored[Document]:
@@ -179,6 +187,7 @@ async def _write(
 ) -> None:
     writes: list[Write] = []
     written: list[_Member[Document]] = []
+    stretch = 0
     for member in members:
         place, ref, document = member
         try:
@@ -190,6 +199,10 @@ async def _write(
             results[place] = error.with_traceback(None)
         else:
             written.append(member)
+            stretch += len(writes[-1].data)
+        if stretch >= _STRETCH:
+            stretch = 0
+            await checkpoint()
     stats = await storage.client.write_many(writes)
     for (place, ref, document), stat in zip(written, stats, strict=True):
         results[place] = _result(ref, partial(stored, document), stat)

@@ -66,6 +66,7 @@ class ProtocolType(StrEnum):
 class NoCredentials(
     Struct,
     frozen=True,
+    gc=False,
     kw_only=True,
     omit_defaults=True,
     rename="camel",
@@ -92,6 +93,7 @@ class NoCredentials(
 class PasswordCredentials(
     Struct,
     frozen=True,
+    gc=False,
     kw_only=True,
     omit_defaults=True,
     rename="camel",
@@ -117,6 +119,7 @@ class PasswordCredentials(
 class OAuthCredentials(
     Struct,
     frozen=True,
+    gc=False,
     kw_only=True,
     omit_defaults=True,
     rename="camel",
@@ -169,7 +172,7 @@ class OAuthCredentials(
 Credentials: TypeAlias = PasswordCredentials | OAuthCredentials | NoCredentials
 
 
-class _Document(Struct, frozen=True, kw_only=True, omit_defaults=True, rename="camel"):
+class _Document(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True, rename="camel"):
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: Any, /) -> Any:
         """As any type that is none of pydantic's, where a model allows such; else an error that says what to do."""
@@ -184,7 +187,7 @@ class _Document(Struct, frozen=True, kw_only=True, omit_defaults=True, rename="c
         )
 
 
-class Account(_Document, frozen=True, kw_only=True, omit_defaults=True, rename="camel"):
+class Account(_Document, frozen=True, gc=False, kw_only=True, omit_defaults=True, rename="camel"):
     """One mail account: the document of a `*.account` file.
 
     `host` is a name, an address or what the API's samples write there (`exchange@outlook.com`). `port` is 1 to
@@ -203,7 +206,7 @@ class Account(_Document, frozen=True, kw_only=True, omit_defaults=True, rename="
     cache_file: Location | None = None
 
 
-class MultiAccount(_Document, frozen=True, kw_only=True, omit_defaults=True, rename="camel"):
+class MultiAccount(_Document, frozen=True, gc=False, kw_only=True, omit_defaults=True, rename="camel"):
     """Several receiving accounts and one sending account: the document of a `*.multi.account` file."""
 
     receive_accounts: tuple[Account, ...]
