@@ -105,8 +105,8 @@ class AzureBackend(ObjectStore[tuple[Any, Any]]):
 
     def _error(self, error: Any, mode: WriteMode | None, /) -> AccountStoreError:
         answer, what = _answer(error), type(error).__name__
-        # It is the storage's for a 401 only, and else that of the service that gives credentials.
-        if isinstance(error, ClientAuthenticationError) and (answer is None or answer[0] != 401):
+        # It is the storage's with a code of its own or a 401, and else that of the service that gives credentials.
+        if isinstance(error, ClientAuthenticationError) and (answer is None or not (answer[1] or answer[0] == 401)):
             return DeniedError(f"no valid credentials were found ({what})")
         if answer is not None:
             return error_for_status(*answer, mode)
