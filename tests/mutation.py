@@ -1,6 +1,6 @@
 """How strong the tests are: change the installed package in one place at a time, and see whether a test fails.
 
-    nox -s mutation -- --count 600 --skip 'testing/*' 'cli/*' -- tests -m 'not once'
+    nox -s mutation -- --count 600 --skip 'testing/*' 'cli/*' -- tests --all
 
 1. The tests run on the package as it is, measured: which of them, or of the programs that they start, executes which
    line, and how long each takes.
