@@ -112,7 +112,7 @@ class _Windows(Generic[T]):
                 operation = Operation(self._log, self._name, location)
                 outcome = "ok"
                 if isinstance(result, Stored):
-                    operation.version, operation.bytes = result.version, result.size
+                    operation.record(result)
                 else:
                     outcome = type(result).__name__
                 self._log.emit(operation, outcome, seconds)
