@@ -27,7 +27,7 @@ P = ParamSpec("P")
 
 
 class BatchMemory(MemoryBackend):
-    """A memory backend that takes many documents at once."""
+    """A memory backend that takes many documents at once, and keeps no write tokens."""
 
     def __init__(self, batch: int = 1000) -> None:
         super().__init__()
@@ -35,7 +35,7 @@ class BatchMemory(MemoryBackend):
 
     @property
     def capabilities(self) -> Capabilities:
-        return replace(super().capabilities, certain=False, batch=self.batch)
+        return replace(super().capabilities, certain=False, batch=self.batch, write_tokens=False)
 
     async def read_many(self, keys: Sequence[str], /, *, limit: int) -> Sequence[Blob | Exception]:
         return [await result(self.read(key, limit=limit)) for key in keys]
