@@ -14,6 +14,8 @@ from time import monotonic
 from typing import Any, Generic, TypeVar
 from weakref import finalize, getweakrefs
 
+from anyio.lowlevel import checkpoint_if_cancelled
+
 from accountstore.aio.loops import AsyncioBridge, on_asyncio
 from accountstore.aio.sending import has_left, hold
 from accountstore.aio.threads import Lazy, ThreadPool
@@ -161,6 +163,7 @@ class Bucket(ABC, Generic[T]):
         try:
             lent.append(await self._opened())
             self._lent += lent
+            await checkpoint_if_cancelled()  # a client may send before it first waits
             with quiet():
                 yield lent[0]
         except self._failures as error:

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from cancelling import Way
     from cloudstub import Stub
 
+    from accountstore.backends.base import Backend
+
 pytestmark = [pytest.mark.anyio, pytest.mark.once]
 
 STEPS = (1, 2, 3, 5, 8, 13, 21)
@@ -141,6 +143,26 @@ async def test_cancelled_at_each_await(stub: Stub, target: Target, name: str, by
             await cut.make(by, partial(anyio.sleep, whole * part))
         assert stub.connections()["open"] < 24
         await cut.look_again()
+
+
+@on_each_target
+async def test_a_call_in_a_cancelled_scope_sends_nothing(stub: Stub, target: Target) -> None:
+    """A backend that is called when its caller is cancelled already makes no request, which could arrive later."""
+    async with opened(target, stub, timeout=CALM) as store:
+        backend: Backend = cast("Any", store)._resolver.storages.find("cloud").client.backend
+        before = stub.count()
+        for call in (
+            partial(backend.read, "f/a.account", limit=1),
+            partial(backend.stat, "f/a.account"),
+            partial(backend.write, "f/a.account", b"{}", mode="overwrite"),
+            partial(backend.delete, "f/a.account"),
+        ):
+            with anyio.CancelScope() as scope:
+                scope.cancel()
+                await call()
+            assert scope.cancelled_caught
+        await anyio.sleep(0.06)
+        assert stub.count() == before
 
 
 async def cancelled_when_sent(stub: Stub, call: Callable[[], Awaitable[object]]) -> bool:
