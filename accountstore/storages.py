@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable, Generator
 from contextlib import AsyncExitStack, suppress
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
 
 from anyio import CancelScope, to_thread
 from msgspec.structs import replace
@@ -17,6 +19,8 @@ from accountstore.errors import AccountStoreError, ClosedError, ConfigError, Loc
 from accountstore.registry import find_backend
 from accountstore.retry import RetryPolicy
 from accountstore.storage import Storage
+
+S = TypeVar("S")
 
 
 class Storages:
@@ -78,6 +82,44 @@ class Storages:
                 failure = error
         if failure is not None:
             raise failure  # here, so that its context is the error that a `with` block is left for: the stack drops it
+
+
+_OPEN = "`async with AccountStore.open(config) as store`, or `store = await AccountStore.open(config)`"
+
+
+class Opening(Generic[S]):
+    """What `AccountStore.open` returns: `async with` it, or await it and close the store yourself."""
+
+    def __init__(
+        self, config: StoreConfig | str | os.PathLike[str] | None, store_of: Callable[[Storages], S], /
+    ) -> None:
+        self._config = config
+        self._store_of = store_of
+        self._opened: Storages | None = None
+
+    async def _open(self) -> S:
+        self._opened = await open_storages(self._config)
+        return self._store_of(self._opened)
+
+    def __await__(self) -> Generator[Any, None, S]:
+        return self._open().__await__()
+
+    async def __aenter__(self) -> S:
+        return await self._open()
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._opened is not None:
+            await self._opened.aclose()
+
+    if not TYPE_CHECKING:  # checkers shall say what is not there
+
+        def __getattr__(self, name: str) -> NoReturn:
+            raise AttributeError(f"the store is not open yet, and has no {name!r}: {_OPEN}")
+
+        def __enter__(self) -> NoReturn:
+            raise TypeError(f"a store is opened asynchronously: {_OPEN}")
+
+        def __exit__(self, *_: object) -> None: ...
 
 
 async def open_storages(config: StoreConfig | str | os.PathLike[str] | None, /) -> Storages:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Callable, Generator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from inspect import iscoroutinefunction
 from types import NoneType
-from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self, cast, overload
+from typing import TYPE_CHECKING, Literal, Self, cast, overload
 
 from accountstore import updating
 from accountstore.backends.base import Capabilities, Version, WriteMode
@@ -26,43 +26,7 @@ from accountstore.updating import Change
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
 
-
-_OPEN = "`async with AccountStore.open(config) as store`, or `store = await AccountStore.open(config)`"
-
-
-class _OpenStore:
-    """What `AccountStore.open` returns: `async with` it, or await it and close the store yourself."""
-
-    def __init__(self, config: StoreConfig | str | os.PathLike[str] | None, observer: Observer | None, /) -> None:
-        self._config = config
-        self._observer = observer
-        self._store: AccountStore | None = None
-
-    async def _open(self) -> AccountStore:
-        from accountstore.storages import open_storages
-
-        return AccountStore(Resolver(await open_storages(self._config)), self._observer)
-
-    def __await__(self) -> Generator[Any, None, AccountStore]:
-        return self._open().__await__()
-
-    async def __aenter__(self) -> AccountStore:
-        self._store = await self._open()
-        return self._store
-
-    async def __aexit__(self, *_: object) -> None:
-        if self._store is not None:
-            await self._store.aclose()
-
-    if not TYPE_CHECKING:  # checkers shall say what is not there
-
-        def __getattr__(self, name: str) -> NoReturn:
-            raise AttributeError(f"the store is not open yet, and has no {name!r}: {_OPEN}")
-
-        def __enter__(self) -> NoReturn:
-            raise TypeError(f"a store is opened asynchronously: {_OPEN}")
-
-        def __exit__(self, *_: object) -> None: ...
+    from accountstore.storages import Opening
 
 
 class AccountStore:
@@ -83,7 +47,7 @@ class AccountStore:
 
         def __new__(cls, *arguments: object, **_: object) -> Self:
             if not (arguments and isinstance(arguments[0], Resolver)):
-                raise TypeError(f"a store is opened, not made: {_OPEN}")
+                raise TypeError("a store is opened, not made: `async with AccountStore.open(config) as store`")
             return super().__new__(cls)
 
     def __init__(self, resolver: Resolver, observer: Observer | None = None, /) -> None:
@@ -93,7 +57,7 @@ class AccountStore:
     @classmethod
     def open(
         cls, config: StoreConfig | str | os.PathLike[str] | None = None, /, *, observer: Observer | None = None
-    ) -> _OpenStore:
+    ) -> Opening[AccountStore]:
         """Open all configured storages: `async with AccountStore.open() as store`, or `store = await
         AccountStore.open()` and `await store.aclose()` later.
 
@@ -114,7 +78,9 @@ class AccountStore:
                 f"a store is opened with a StoreConfig or the path of a TOML file, not with {type(config).__name__}:"
                 " AccountStore.open(StoreConfig(storages={'main': StorageConfig(url)}))"
             )
-        return _OpenStore(config, observer)
+        from accountstore.storages import Opening
+
+        return Opening(config, lambda storages: cls(Resolver(storages), observer))
 
     async def __aenter__(self) -> Self:
         return self
