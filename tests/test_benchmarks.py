@@ -113,6 +113,20 @@ def test_requests_are_counted(tmp_path: Path) -> None:
         assert mine["list, 1,001 documents"]["number"] == (1 if storage.startswith("Azure") else 2)
 
 
+def test_bounds_are_printed(tmp_path: Path) -> None:
+    """What a store takes under load is counted for each storage; the event loop's longest stall has a goal."""
+    _, (_, *rows) = quick_run(tmp_path, "bounds")
+    assert {row["storage"] for row in rows} == {"memory", "local", "S3, obstore", "S3, s3fs"}
+    counted = ("descriptors", "connections", "threads", "memory, MB", "longest stall, ms")
+    for row in rows:
+        assert (row["goal"] is None) == (row["operation"] != "longest stall, ms")
+    assert sorted((row["storage"], row["operation"]) for row in rows) == sorted(
+        product({row["storage"] for row in rows}, counted)
+    )
+    numbers = {(row["storage"], row["operation"]): row["number"] for row in rows}
+    assert numbers["S3, obstore", "connections"] > numbers["local", "connections"] == 0 < numbers["local", "threads"]
+
+
 def test_few_functions_are_called(tmp_path: Path) -> None:
     """One get of memory is at most 30 calls of the package's functions, one save at most 42."""
     _, (_, *rows) = quick_run(tmp_path, "calls")
