@@ -89,10 +89,12 @@ async def _beat(peaks: _Peaks, /) -> None:
 
 async def _load(store: AccountStore, locations: Sequence[Location], document: MultiAccount, /) -> None:
     """All documents at once, by a task each, and by batches."""
-    for call in (lambda at: store.save_multi(at, document), store.get_multi):
-        async with anyio.create_task_group() as tasks:
-            for location in locations:
-                tasks.start_soon(call, location)
+    async with anyio.create_task_group() as tasks:
+        for location in locations:
+            tasks.start_soon(store.save_multi, location, document)
+    async with anyio.create_task_group() as tasks:
+        for location in locations:
+            tasks.start_soon(store.get_multi, location)
     async for _, saved in store.save_many((location, document) for location in locations):
         assert isinstance(saved, Version), saved
     async for _, got in store.get_many(locations):

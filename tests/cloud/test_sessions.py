@@ -168,7 +168,7 @@ class Refusing(ThreadPoolExecutor):
 
     asked: ClassVar[list[str]] = []
 
-    def submit(self, function: Any, *_: Any, **__: Any) -> Any:
+    def submit(self, function: Any, /, *_: Any, **__: Any) -> Any:
         Refusing.asked.append(f"{function!r} {getattr(function, 'args', '')!r}")
         raise RuntimeError("no thread for you")
 
