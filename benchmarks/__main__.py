@@ -32,6 +32,7 @@ CASES: dict[str, tuple[Callable[[Workspace], Rounds], str]] = {
     "save": (bench_local.save, ""),
     "get": (bench_local.get, ""),
     "get_many": (bench_local.get_many, ""),
+    "blocking": (bench_local.blocking, ""),
     "memory": (bench_memory.memory, ""),
     "calls": (bench_memory.calls, ""),
     "bounds": (bench_bounds.bounds, "s3fs obstore"),

@@ -31,6 +31,7 @@ GOALS: dict[str, set[tuple[str, str | None]]] = {
     "save": {("by hand", "at most 1.15"), ("by hand, with tempfile", None)},
     "get": {("by hand", "at most 1.3")},
     "get_many": {("one get after another", "at least 5")},
+    "blocking": {("AccountStore", None)},
     "memory": {("dict and decode", "at most 20")},
     "peers": {
         ("py-key-value-aio file tree (atomic, its names not durable)", "at most 1"),

@@ -42,6 +42,7 @@ NAMES = {
         BackendError ConfigError ConflictError DeniedError ExistsError FullError NotFoundError NotRegularError
         TooLargeError UnavailableError UncertainError UnsupportedError
     """,
+    "accountstore.blocking": "BlockingAccountStore",
     "accountstore.testing": """
         BackendTests Call Fault FaultyBackend Harness LossyBackend LossyProxy Recorder Schedule
         backend_machine exercise find_violation is_linearizable read_histories store_machine store_over
