@@ -1,0 +1,158 @@
+"""The configuration file as the command line writes and shows it."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from collections.abc import Mapping
+from contextlib import suppress
+from tempfile import mkstemp
+from tomllib import loads
+from typing import Any, cast
+
+from accountstore import ConfigError, StorageConfig
+from accountstore.config import check_text, find_config, load_config
+
+__all__ = ("add_storage", "file_to_write", "masked")
+
+_MASK = "**********"
+_HARMLESS = frozenset(
+    {"account_name", "anon", "host", "port", "profile", "project", "region", "region_name", "username"}
+)
+"""Options that show: all others could be secret."""
+
+
+def file_to_write(given: str | None, /) -> str:
+    """The file that a storage is added to: the one that is read, else one in the user's configuration folder."""
+    found = find_config(given)
+    if found is not None:
+        return found
+    from platformdirs import user_config_dir
+
+    return os.path.join(user_config_dir("accountstore", appauthor=False), "accountstore.toml")
+
+
+def add_storage(path: str, name: str, table: Mapping[str, object], /, *, given: bool, default: bool) -> None:
+    """Add a storage to a configuration file; its comments and its form stay. It is replaced in one step.
+
+    A file that is not there is made; unless it was `given` by name, with the storage that served without one.
+
+    Raises:
+        ConfigError: there is such a storage; the file cannot be read, extended or written; it would not be valid.
+    """
+    import tomlkit
+    from tomlkit.exceptions import TOMLKitError
+
+    path = os.path.realpath(path)
+    old = _read(path)
+    if old is None and not given:
+        served = load_config()
+        first = {key: {"url": storage.url} for key, storage in served.storages.items()}
+        old_text = tomlkit.dumps({"default": served.default_name(), "storages": first})
+    else:
+        old_text = (old or b"").decode("utf-8-sig")
+    expected: dict[str, Any] = loads(old_text)
+    storages = expected.setdefault("storages", {})
+    if name in storages:
+        raise ConfigError(f"{path}: there is a storage {name!r} already")
+    defaults = {"default": name if default else expected.get("default", next(iter(storages), name))}
+    storages[name] = table
+    expected |= defaults
+    try:
+        document = tomlkit.parse(old_text)
+        document.update(defaults)
+        if "storages" not in document:
+            document["storages"] = tomlkit.table(is_super_table=True)
+        tables: Any = document["storages"]
+        tables[name] = table
+        text = tomlkit.dumps(document)
+        extended = loads(text) == expected
+    except (TOMLKitError, ValueError):
+        extended, text = False, ""
+    if not extended:
+        raise ConfigError(f"{path}: cannot be extended as it is written: add the storage by hand")
+    try:
+        check_text(text)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error.message}") from None
+    _replace(path, old, text.encode())
+
+
+def _read(path: str, /) -> bytes | None:
+    """What the file holds, if it is there and valid."""
+    if not os.path.lexists(path):
+        return None
+    try:
+        with open(path, "rb") as file:
+            data = file.read()
+        check_text(data.decode("utf-8-sig"))
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path}: is not UTF-8: save it as such") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({type(error).__name__})") from None
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error.message}") from None
+    return data
+
+
+def _replace(path: str, old: bytes | None, new: bytes, /) -> None:
+    """Put a new file in the place of the one that held `old`. A new file is the user's alone."""
+    folder = os.path.dirname(path)
+    temporary = ""
+    try:
+        os.makedirs(folder, mode=0o700, exist_ok=True)
+        descriptor, temporary = mkstemp(prefix=".accountstore-", dir=folder)
+        with open(descriptor, "wb") as file:
+            if old is not None:
+                os.chmod(temporary, stat.S_IMODE(os.stat(path).st_mode))
+            file.write(new)
+            file.flush()
+            os.fsync(file.fileno())
+        if _read(path) != old:
+            raise ConfigError(f"{path}: was changed meanwhile; it is as it was: run the command again")
+        os.replace(temporary, path)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be written ({error.strerror or type(error).__name__})") from None
+    finally:
+        with suppress(OSError):
+            os.unlink(temporary)
+
+
+def masked(tree: Mapping[str, Any], /) -> dict[str, Any]:
+    """The tree of a configuration file with asterisks for whatever could be a secret.
+
+    URLs show without user and query, options where they are known to be harmless or name a variable.
+    """
+    shown = {key: _masked(key, value) for key, value in tree.items() if key != "storages"}
+    storages = cast("dict[str, dict[str, Any]]", tree.get("storages", {}))
+    shown["storages"] = {name: _masked_storage(table) for name, table in storages.items()}
+    return shown | {key: tree[key] for key in ("default", "max_bytes") if key in tree}
+
+
+def _masked_storage(table: Mapping[str, Any], /) -> dict[str, Any]:
+    shown: dict[str, Any] = {}
+    for key, value in table.items():
+        if key == "url" and isinstance(value, str):
+            shown[key] = StorageConfig(value).redacted_url
+        elif key in StorageConfig.__struct_fields__ and key != "options":
+            shown[key] = value
+        else:
+            shown[key] = _masked(key, value)
+    return shown
+
+
+def _masked(name: str, value: Any, /) -> Any:
+    match value:
+        case dict():
+            return {key: _masked(key, part) for key, part in cast("dict[str, Any]", value).items()}
+        case str() if name == "endpoint_url":
+            return StorageConfig(value).redacted_url
+        case bool():
+            return value
+        case str() if name in _HARMLESS or re.fullmatch(r"\$\{\w+\}", value):
+            return value
+        case int() if name in _HARMLESS:
+            return value
+        case _:
+            return _MASK
