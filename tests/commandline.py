@@ -29,7 +29,7 @@ from typer.testing import CliRunner
 from accountstore.cli.commands import app
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
 __all__ = (
     "CANARIES",
@@ -47,6 +47,7 @@ __all__ = (
     "plain",
     "python",
     "run",
+    "start",
 )
 
 SINGLE: dict[str, Any] = json.loads("""{
@@ -143,18 +144,24 @@ def files() -> list[str]:
     return sorted(str(path) for path in Path().rglob("*") if path.is_file() and path.name != "accountstore.toml")
 
 
+def start(*arguments: str, env: Mapping[str, str] | None = None, **streams: int) -> subprocess.Popen[bytes]:
+    """Start the program, in a session of its own."""
+    # A test run in the background ignores it, and the program would inherit that.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    command = [*PYTHON, *PROGRAM, *arguments]
+    process = subprocess.Popen(command, env=os.environ | dict(env or {}), start_new_session=True, **streams)
+    signal.signal(signal.SIGINT, before)
+    return process
+
+
 class Terminal:
     """A program on a pseudo terminal of 100 columns."""
 
     def __init__(self, *arguments: str, **env: str) -> None:
         self._terminal, inner = pty.openpty()
         termios.tcsetwinsize(inner, (50, 100))
-        # A test run in the background ignores it, and the program would inherit that.
-        before = signal.signal(signal.SIGINT, signal.default_int_handler)
-        command = [*PYTHON, *PROGRAM, *arguments]
-        options: Any = {"env": os.environ | {"TERM": "xterm"} | env, "start_new_session": True}
-        self.process = subprocess.Popen(command, stdin=inner, stdout=inner, stderr=inner, **options)
-        signal.signal(signal.SIGINT, before)
+        streams = {"stdin": inner, "stdout": inner, "stderr": inner}
+        self.process = start(*arguments, env={"TERM": "xterm"} | env, **streams)
         os.close(inner)
         self.shown = ""
         self._read = 0

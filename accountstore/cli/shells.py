@@ -38,7 +38,7 @@ _accountstore_completion() {{
     done < <(COMP_LINE="$COMP_LINE" COMP_POINT="$COMP_POINT" COMP_WORDBREAKS="$COMP_WORDBREAKS" \\
         {VARIABLE}=complete_bash "$1" 2>/dev/null)
 }}
-complete -o nospace -F _accountstore_completion accountstore
+complete -o default -o nospace -F _accountstore_completion accountstore
 """
 
 
