@@ -9,7 +9,7 @@ import anyio
 import typer
 
 from accountstore import AccountStore, Location, LocationError, NotFoundError, StoreConfig, __version__
-from accountstore.cli.completion import complete_folder, complete_location, complete_storage
+from accountstore.cli.completion import complete_file, complete_folder, complete_location, complete_storage
 from accountstore.cli.exits import exit_codes
 from accountstore.cli.help import Group
 from accountstore.cli.listing import leading_on
@@ -103,6 +103,7 @@ def _options(
             help="The configuration, a TOML file. Without it: the file that ACCOUNTSTORE_CONFIG names, else "
             "./accountstore.toml, else the one in your configuration folder, else one local storage 'default'.",
             show_default=False,
+            autocompletion=complete_file,
         ),
     ] = None,
     version: Annotated[

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import suppress
 from itertools import chain
 from typing import Literal
@@ -13,7 +14,7 @@ from msgspec.structs import replace
 from accountstore import AccountStore, AccountStoreError, Entry, StoreConfig
 from accountstore.config import load_config
 
-__all__ = ("complete_folder", "complete_location", "complete_storage")
+__all__ = ("complete_file", "complete_folder", "complete_location", "complete_storage")
 
 _PATIENCE = 2.0
 """Seconds that a storage has to list a folder."""
@@ -34,6 +35,15 @@ def complete_folder(ctx: typer.Context, incomplete: str) -> list[str]:
 def complete_storage(ctx: typer.Context, incomplete: str) -> list[str]:
     """The names of the storages."""
     return [name for name in _config(ctx).storages if name.startswith(incomplete) and name.isprintable()]
+
+
+def complete_file(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Files of this machine."""
+    folder, slash, _ = incomplete.rpartition("/")
+    with suppress(OSError), os.scandir(os.path.expanduser(folder + slash) or ".") as found:
+        names = [f"{folder}{slash}{file.name}{'/' * file.is_dir()}" for file in found]
+        return sorted(name for name in names if name.startswith(incomplete) and name.isprintable())[:_MOST]
+    return []
 
 
 def _config(ctx: typer.Context, /) -> StoreConfig:

@@ -8,7 +8,7 @@ import stat
 from collections.abc import Mapping
 from contextlib import suppress
 from tempfile import mkstemp
-from tomllib import loads
+from tomllib import TOMLDecodeError, loads
 from typing import Any, cast
 
 from accountstore import ConfigError, StorageConfig
@@ -52,10 +52,10 @@ def add_storage(path: str, name: str, table: Mapping[str, object], /, *, given: 
         old_text = tomlkit.dumps({"default": served.default_name(), "storages": first})
     else:
         old_text = (old or b"").decode("utf-8-sig")
-    expected: dict[str, Any] = loads(old_text)
+    expected = _parse(path, old_text)
     storages = expected.setdefault("storages", {})
-    if name in storages:
-        raise ConfigError(f"{path}: there is a storage {name!r} already")
+    if not isinstance(storages, dict) or name in storages:
+        raise ConfigError(f"{path}: there is a storage {name!r} already, or `storages` is no table")
     defaults = {"default": name if default else expected.get("default", next(iter(storages), name))}
     storages[name] = table
     expected |= defaults
@@ -80,20 +80,25 @@ def add_storage(path: str, name: str, table: Mapping[str, object], /, *, given: 
 
 
 def _read(path: str, /) -> bytes | None:
-    """What the file holds, if it is there and valid."""
+    """What the file holds, if it is there."""
     if not os.path.lexists(path):
         return None
     try:
         with open(path, "rb") as file:
             data = file.read()
-        check_text(data.decode("utf-8-sig"))
+        data.decode()
     except UnicodeDecodeError:
         raise ConfigError(f"{path}: is not UTF-8: save it as such") from None
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({type(error).__name__})") from None
-    except ConfigError as error:
-        raise ConfigError(f"{path}: {error.message}") from None
     return data
+
+
+def _parse(path: str, text: str, /) -> dict[str, Any]:
+    try:
+        return loads(text)
+    except TOMLDecodeError as error:
+        raise ConfigError(f"{path}: {error}") from None
 
 
 def _replace(path: str, old: bytes | None, new: bytes, /) -> None:
@@ -125,14 +130,18 @@ def masked(tree: Mapping[str, Any], /) -> dict[str, Any]:
     URLs show without user and query, options where they are known to be harmless or name a variable.
     """
     shown = {key: _masked(key, value) for key, value in tree.items() if key != "storages"}
-    storages = cast("dict[str, dict[str, Any]]", tree.get("storages", {}))
-    shown["storages"] = {name: _masked_storage(table) for name, table in storages.items()}
+    storages: Any = tree.get("storages", {})
+    if isinstance(storages, dict):
+        tables = cast("dict[str, Any]", storages)
+        shown["storages"] = {name: _masked_storage(table) for name, table in tables.items()}
     return shown | {key: tree[key] for key in ("default", "max_bytes") if key in tree}
 
 
-def _masked_storage(table: Mapping[str, Any], /) -> dict[str, Any]:
+def _masked_storage(table: Any, /) -> Any:
+    if not isinstance(table, dict):
+        return _MASK
     shown: dict[str, Any] = {}
-    for key, value in table.items():
+    for key, value in cast("dict[str, Any]", table).items():
         if key == "url" and isinstance(value, str):
             shown[key] = StorageConfig(value).redacted_url
         elif key in StorageConfig.__struct_fields__ and key != "options":

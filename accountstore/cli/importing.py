@@ -18,7 +18,7 @@ from accountstore import (
     MultiAccount,
 )
 from accountstore.cli.app import Json, app, config_of, done, examples, folder_of, in_store, location_of
-from accountstore.cli.completion import complete_folder
+from accountstore.cli.completion import complete_file, complete_folder
 from accountstore.cli.documents import kind_at
 from accountstore.cli.exits import exit_codes, print_error
 from accountstore.cli.help import Command
@@ -53,7 +53,12 @@ _FORMATS = ("himalaya", "mbsync", "msmtp", "autoconfig")
 def import_accounts(
     context: typer.Context,
     form: Annotated[str, typer.Argument(metavar="FORMAT", help=f"One of {', '.join(_FORMATS)}.", show_default=False)],
-    file: Annotated[str, typer.Argument(metavar="FILE", help="The other program's file.", show_default=False)],
+    file: Annotated[
+        str,
+        typer.Argument(
+            metavar="FILE", help="The other program's file.", show_default=False, autocompletion=complete_file
+        ),
+    ],
     target: Annotated[
         str,
         typer.Argument(

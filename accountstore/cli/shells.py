@@ -38,7 +38,7 @@ _accountstore_completion() {{
     done < <(COMP_LINE="$COMP_LINE" COMP_POINT="$COMP_POINT" COMP_WORDBREAKS="$COMP_WORDBREAKS" \\
         {VARIABLE}=complete_bash "$1" 2>/dev/null)
 }}
-complete -o default -o nospace -F _accountstore_completion accountstore
+complete -o nospace -F _accountstore_completion accountstore
 """
 
 
@@ -100,7 +100,7 @@ def _answer_bash() -> tuple[str, int]:
     os.environ["COMP_WORDS"] = shlex.join([*words, last])
     os.environ["COMP_CWORD"] = str(len(words))
     text, code = _answer("complete_bash")
-    return "".join(f"{_reply(value, kept, quote)}\n" for value in text.splitlines()), code
+    return "".join(f"{_reply(value, kept, quote)}\n" for value in text.splitlines() if value), code
 
 
 def split(line: str, breaks: str, /) -> tuple[list[str], str, int, str]:
