@@ -144,12 +144,13 @@ def files() -> list[str]:
     return sorted(str(path) for path in Path().rglob("*") if path.is_file() and path.name != "accountstore.toml")
 
 
-def start(*arguments: str, env: Mapping[str, str] | None = None, **streams: int) -> subprocess.Popen[bytes]:
+def start(*arguments: str, env: Mapping[str, str] | None = None, **streams: Any) -> subprocess.Popen[bytes]:
     """Start the program, in a session of its own."""
     # A test run in the background ignores it, and the program would inherit that.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     command = [*PYTHON, *PROGRAM, *arguments]
-    process = subprocess.Popen(command, env=os.environ | dict(env or {}), start_new_session=True, **streams)
+    options: Any = {"env": os.environ | dict(env or {}), "start_new_session": True, **streams}
+    process: subprocess.Popen[bytes] = subprocess.Popen(command, **options)
     signal.signal(signal.SIGINT, before)
     return process
 

@@ -23,7 +23,7 @@ from accountstore.cli.app import app, examples
 from accountstore.cli.exits import exit_codes
 from accountstore.cli.help import Command
 
-__all__ = ("VARIABLE", "complete", "completion", "split")
+__all__ = ("VARIABLE", "answer_bash", "complete", "completion", "split")
 
 VARIABLE = "_ACCOUNTSTORE_COMPLETE"
 """The environment variable by which a shell asks."""
@@ -72,7 +72,7 @@ def complete() -> int:
     with suppress(Exception), open(os.devnull, "wb") as nowhere:
         os.dup2(nowhere.fileno(), 2)
         instruction = os.environ[VARIABLE]
-        text, code = _answer_bash() if instruction == "complete_bash" else _answer(instruction)
+        text, code = answer_bash() if instruction == "complete_bash" else _answer(instruction)
         sys.stdout.write(text)
         sys.stdout.flush()
         return code
@@ -94,7 +94,8 @@ def _answer(instruction: str, /) -> tuple[str, int]:
     return said.getvalue(), code
 
 
-def _answer_bash() -> tuple[str, int]:
+def answer_bash() -> tuple[str, int]:
+    """What bash is told about the line in its variables, and the exit code."""
     line = os.environ["COMP_LINE"].encode()[: int(os.environ["COMP_POINT"])].decode(errors="ignore")
     words, last, kept, quote = split(line, os.environ.get("COMP_WORDBREAKS", ":="))
     os.environ["COMP_WORDS"] = shlex.join([*words, last])

@@ -65,6 +65,9 @@ from accountstore.codecs import JSON
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+pytestmark = pytest.mark.usefixtures("home")
+
+
 BELOW = "not listed: 1 folder (-r also lists what is below)"
 ARCHIVE = "the storage 'Archive' is listed by: accountstore ls 'Archive:'"
 
@@ -655,7 +658,7 @@ def test_an_interrupt_at_the_start_ends_with_130() -> None:
     assert (answer.code, answer.everything) == (130, "")
 
 
-@pytest.mark.parametrize("command", ["get a.account", "get --json a.account", "ls --json", "tree", "config show"])
+@pytest.mark.parametrize("command", ["get a.account", "get --json a.account", "tree", "config show"])
 def test_a_reader_that_went_away_is_no_message(saved: None, command: str) -> None:
     """Output into a closed pipe ends the program silently, as a broken pipe ends others."""
     reading, writing = os.pipe()
@@ -687,8 +690,7 @@ def test_closed_streams_are_empty_ones(saved: None) -> None:
 @pytest.mark.parametrize(
     "line",
     [
-        *("--help", "ls --help", "--version", "check", "ls -r", "ls -l", "ls --json", "tree", "stat a.account"),
-        *("storages --json", "config show", "completion bash"),
+        *("--help", "ls --help", "--version", "check", "ls -r", "ls --json", "tree", "stat a.account", "config show"),
     ],
 )
 def test_any_output_that_cannot_be_written_is_reported(saved: None, line: str) -> None:
@@ -713,9 +715,7 @@ def test_no_stream_at_all_ends_in_an_exit_code(saved: None, line: str, streams: 
 
 
 @pytest.mark.once
-@pytest.mark.parametrize(
-    "line", ["ls", "save b.account", "check", "demo", "--help", "tree", "cp -r . x", "edit a.account"]
-)
+@pytest.mark.parametrize("line", ["ls", "save b.account", "check", "demo", "--help", "edit a.account"])
 @pytest.mark.parametrize("descriptors", [4, 5, 6, 7])
 def test_too_few_descriptors_end_in_one_line(saved: None, line: str, descriptors: int) -> None:
     """A program that may open hardly any file says so, or does its work, without a traceback."""

@@ -23,10 +23,13 @@ import time
 
 from commandline import CONFIG, PROGRAM, SINGLE, configure, run
 
-from accountstore.cli.shells import split
+from accountstore.cli import shells
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+pytestmark = pytest.mark.usefixtures("home")
+
 
 BREAKS = " \t\n\"'@><=;|&(:"
 """What bash has in COMP_WORDBREAKS."""
@@ -109,30 +112,17 @@ def bash(command: None, tree: None) -> Iterator[Bash]:
 def test_bash_completes_storages_folders_and_documents(bash: Bash) -> None:
     """Quoted as the line needs it, with a space behind what is complete, and a colon where bash splits words."""
     for line, completed in (
-        ("stat", "stat "),
         ("check Ar", "check Archive "),
-        ("get Ar", "get Archive:"),
         ("get Fi", r"get First\ Storage:"),
-        ("get a.", "get a.account "),
         ("get mail/t", r"get mail/team\ a/"),
         (r"get mail/team\ a/", r"get mail/team\ a/d.account "),
-        (r"get First\ Storage:a", r"get First\ Storage:a.account "),
         (r"get First\ Storage:mail/t", r"get First\ Storage:mail/team\ a/"),
         ('get "First Storage":a', 'get "First Storage":a.account '),
         ('get "First Storage:mail/c', 'get "First Storage:mail/c.account"'),
-        ("get 'First Storage:mail/c", "get 'First Storage:mail/c.account'"),
-        ("get Archive:old/", "get Archive:old/e.account "),
-        ("cp a.account Ar", "cp a.account Archive:"),
         ("ls mail/", r"ls mail/team\ a/"),
-        ("rm a.account b", "rm a.account b.multi.account "),
         ("--config accountstore.toml get a", "--config accountstore.toml get a.account "),
-        ("storages ", "storages add "),
         ("get nope", "get nope"),
-        ("get Nope:x", "get Nope:x"),
-        ("get ../", "get ../"),
         ("import himalaya accountst", "import himalaya accountstore.toml "),
-        ("import mbsync ~/.nope", "import mbsync ~/.nope"),
-        ("--config ./acc", "--config ./accountstore.toml "),
     ):
         assert bash.completed(f"accountstore {line}") == f"accountstore {completed}"
 
@@ -176,19 +166,39 @@ def asked(line: str, shell: str = "bash", **env: str) -> subprocess.CompletedPro
 @pytest.mark.parametrize(
     ("line", "replies"),
     [
-        ("accountstore get Ar", ["Archive:"]),
-        ("accountstore get mail/t", [r"mail/team\ a/"]),
-        ("accountstore get Archive:o", ["old/"]),
-        ("accountstore get --rev", ["--reveal "]),
-        ("accountstore get nope", []),
+        ("sta", ["stat "]),
+        ("get Ar", ["Archive:"]),
+        ("get Fi", [r"First\ Storage:"]),
+        ("get a.", ["a.account "]),
+        ("get mail/t", [r"mail/team\ a/"]),
+        ("get Archive:o", ["old/"]),
+        ("get Archive:old/", ["old/e.account "]),
+        ("get 'First Storage:a", ["First Storage:a.account"]),
+        ("get --rev", ["--reveal "]),
+        ("cp a.account Ar", ["Archive:"]),
+        ("rm a.account b", ["b.multi.account "]),
+        ("check A", ["Archive "]),
+        ("storages ", ["add "]),
+        ("ls mail/", [r"mail/team\ a/"]),
+        ("import mbsync ./acc", ["./accountstore.toml "]),
+        ("import mbsync fir", ["first/"]),
+        ("import mbsync ~/no", []),
+        ("--config acc", ["accountstore.toml "]),
+        ("get nope", []),
+        ("get ../", []),
+        ("get Nope:x", []),
     ],
 )
-def test_the_answers_to_bash(tree: None, line: str, replies: list[str]) -> None:
-    """Each line replaces what stands behind the last break character; nothing is on stderr."""
-    answer = asked(line)
-    assert (answer.stdout.decode().splitlines(), answer.stderr) == (replies, b"")
+def test_the_answers_to_bash(tree: None, monkeypatch: pytest.MonkeyPatch, line: str, replies: list[str]) -> None:
+    """Each reply replaces what stands behind the last break character."""
+    line = f"accountstore {line}"
+    for name, value in {"LINE": line, "POINT": len(line), "WORDBREAKS": BREAKS, "WORDS": "", "CWORD": ""}.items():
+        monkeypatch.setenv(f"COMP_{name}", str(value))
+    text, code = shells.answer_bash()
+    assert (text.splitlines(), code) == (replies, 0)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(("shell", "quote"), [("zsh", '"{}"'), ("fish", "{}")])
 def test_the_answers_to_other_shells(tree: None, shell: str, quote: str) -> None:
     """zsh and fish get the names that typer's scripts for them take."""
@@ -198,6 +208,7 @@ def test_the_answers_to_other_shells(tree: None, shell: str, quote: str) -> None
     assert "Archive" in asked("accountstore check A", shell).stdout.decode()
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_a_failure_is_no_answer(shell: str) -> None:
     """Whatever fails, nothing of it is on stdout or stderr."""
@@ -216,6 +227,7 @@ def test_names_that_steer_a_terminal_are_not_offered(tree: None) -> None:
     assert asked("accountstore check A").stdout == b"Archive \n"
 
 
+@pytest.mark.once
 def test_only_the_storage_in_question_is_opened(tree: None) -> None:
     """A storage that is down, or whose package is missing, does not stop another one's names."""
     configure(CONFIG + '[storages.Far]\nurl = "ftp://127.0.0.1:1/mail"\n[storages.Odd]\nurl = "absent://x"\n')
@@ -223,6 +235,7 @@ def test_only_the_storage_in_question_is_opened(tree: None) -> None:
     assert asked("accountstore get Far:a").stdout == b""
 
 
+@pytest.mark.once
 def test_a_storage_that_hangs_is_given_up(tree: None) -> None:
     """Where a storage does not answer, so does the program, after a bounded time and without a word."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
@@ -234,6 +247,7 @@ def test_a_storage_that_hangs_is_given_up(tree: None) -> None:
     assert took < 60, "ftplib alone would wait for ever"
 
 
+@pytest.mark.once
 def test_a_program_that_is_stuck_ends_by_itself(tree: None) -> None:
     """Also where code blocks that cannot be cancelled. The control: the same code without the alarm goes on."""
     code = """if True:
@@ -254,6 +268,7 @@ def test_a_program_that_is_stuck_ends_by_itself(tree: None) -> None:
             assert time.monotonic() - started >= 3
 
 
+@pytest.mark.once
 def test_the_number_of_names_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a folder with very many documents the first ones are offered."""
     Path("first").mkdir()
@@ -283,7 +298,7 @@ def test_the_number_of_names_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None
 )
 def test_a_line_is_split_as_bash_splits_it(line: str, words: list[str], last: str, kept: int, quote: str) -> None:
     """Words are unquoted; what bash keeps of the last one ends at the last break character that is not quoted."""
-    assert split(line, BREAKS) == (words, last, kept, quote)
+    assert shells.split(line, BREAKS) == (words, last, kept, quote)
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

@@ -19,6 +19,9 @@ from commandline import CONFIG, SINGLE, configure, python, run
 
 from accountstore.config import load_config
 
+pytestmark = pytest.mark.usefixtures("home")
+
+
 COMMENTED = """\
 # What this is for.
 default = "First Storage"   # the usual one

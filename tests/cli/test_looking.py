@@ -19,6 +19,9 @@ from commandline import CANARIES, CONFIG, SINGLE, Answer, Terminal, configure, p
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+pytestmark = pytest.mark.usefixtures("home")
+
+
 SIZE = len(json.dumps(SINGLE))
 
 
@@ -54,7 +57,8 @@ def test_ls_json_is_one_object_a_line(tree: None) -> None:
         "mail/": "folder",
     }
     assert found["a.account"]["bytes"] == SIZE
-    assert datetime.fromisoformat(found["a.account"]["modified"]).timestamp() == Path("first/a.account").stat().st_mtime
+    moment = datetime.fromisoformat(found["a.account"]["modified"]).timestamp()
+    assert moment == pytest.approx(Path("first/a.account").stat().st_mtime, abs=1e-3)
     recursive = [item["location"] for item in lines_of(run("ls", "-r", "--json", "First Storage:mail"))]
     assert recursive == ["First Storage:mail/c.account", "First Storage:mail/team a/d.account"]
 
@@ -189,6 +193,7 @@ def test_storages_for_programs_say_who_keeps_the_promises(monkeypatch: pytest.Mo
     assert "CANARY" not in answer.everything
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("command", [("ls", "-l"), ("tree",), ("stat", "a.account")])
 def test_a_terminal_gets_them_in_its_width(tree: None, command: Sequence[str]) -> None:
     """On a terminal the tables and the tree fit, and show no secret."""
@@ -202,7 +207,9 @@ def test_a_terminal_gets_them_in_its_width(tree: None, command: Sequence[str]) -
 def test_a_deep_tree_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Folders thirty deep are drawn, each document in a line, and counted."""
     for number in range(30):
-        run("save", "/".join(["deep"] * (number + 1)) + "/a.account", stdin=SINGLE)
+        folder = Path("first", *["deep"] * (number + 1))
+        folder.mkdir(parents=True)
+        (folder / "a.account").touch()
     monkeypatch.setattr("accountstore.cli.listing.on_terminal", Mock(return_value=True))
     answer = run("tree")
     assert len(answer.out.splitlines()) == 1 + 30 * 2 + 1

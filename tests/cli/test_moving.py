@@ -21,6 +21,8 @@ from commandline import CONFIG, SINGLE, Terminal, configure, document_at, files,
 
 from accountstore import AccountStore, BackendError, Location
 
+pytestmark = pytest.mark.usefixtures("home")
+
 
 def below(folder: str) -> list[str]:
     """The files below a folder."""
@@ -178,6 +180,7 @@ def test_rm_of_a_folder_asks_on_a_terminal(folder: None) -> None:
     assert "removed 2 documents" in terminal.shown
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("end", ["interrupt", "end of input"])
 def test_rm_is_given_up_at_the_question(folder: None, end: str) -> None:
     """Ctrl-C and Ctrl-D at the question remove nothing."""
@@ -264,6 +267,7 @@ def test_a_delete_that_fails_is_told_and_the_rest_goes(folder: None, monkeypatch
     assert below("first/mail") == ["c.account"]
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("command", ["cp -r mail post", "mv -r mail post"])
 def test_ctrl_c_ends_with_130_and_every_document_is_somewhere(folder: None, command: str) -> None:
     """Interrupted in the middle, a copy or move of a folder leaves each document whole at one place at least."""

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import stat
 import subprocess
 import sys
+import tempfile
 import time
 from contextlib import nullcontext
 from pathlib import Path
@@ -24,6 +26,9 @@ from commandline import CANARIES, CONFIG, MULTI, SINGLE, Terminal, configure, do
 
 from accountstore.cli import editor
 from accountstore.cli.commands import app
+
+pytestmark = pytest.mark.usefixtures("home")
+
 
 PLACE = ("save", "a.account", "--host", "imap.example.com")
 LOGIN = (*PLACE, "--port", "993", "--login", "me")
@@ -146,6 +151,7 @@ def test_create_goes_with_options(saved: None) -> None:
     assert document_at("a.account") == SINGLE
 
 
+@pytest.mark.once
 def test_a_password_is_asked_for_on_a_terminal() -> None:
     """Where standard input is a terminal, it is asked for without an echo."""
     terminal = Terminal(*LOGIN, "--password-stdin")
@@ -183,7 +189,8 @@ def edit_by(code: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def seen() -> dict[str, Any]:
     """What the editor saw."""
-    return json.loads(Path("seen.json").read_bytes())
+    saw: dict[str, Any] = json.loads(Path("seen.json").read_bytes())
+    return saw
 
 
 def test_edit_gives_the_whole_document_in_a_private_file(saved: None, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -309,6 +316,7 @@ def test_edit_asks_on_a_terminal_whether_to_go_on(saved: None, monkeypatch: pyte
     assert not any(canary in terminal.shown for canary in CANARIES)
 
 
+@pytest.mark.once
 def test_edit_replaces_anothers_change_only_if_told_to(saved: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """At a conflict the terminal is asked; a yes is to the newest document, and the text is as it was left."""
     other = json.dumps(SINGLE | {"host": "other.example.com"})
@@ -334,6 +342,7 @@ def until(path: str, process: subprocess.Popen[bytes]) -> None:
     assert os.path.exists(path)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_killed_edit_leaves_no_file_and_no_editor(
     saved: None, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
@@ -353,6 +362,7 @@ def test_a_killed_edit_leaves_no_file_and_no_editor(
     assert document_at("a.account") == SINGLE
 
 
+@pytest.mark.once
 def test_ctrl_c_is_the_editors(saved: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ctrl-C reaches the whole terminal: an editor that ends by it ends the command, and the file is gone."""
     edit_by(WAIT, monkeypatch)
@@ -369,6 +379,7 @@ def test_ctrl_c_is_the_editors(saved: None, monkeypatch: pytest.MonkeyPatch) -> 
     assert not os.path.exists(folder)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_between_two_edits_leaves_no_file(
     saved: None, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
@@ -393,7 +404,7 @@ def test_a_signal_while_the_folder_is_made_or_removed_leaves_none(
 ) -> None:
     """A signal waits until the folder is known, or gone."""
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
-    module = editor.tempfile if at == "mkdtemp" else editor.shutil
+    module = tempfile if at == "mkdtemp" else shutil
     really = getattr(module, at)
 
     def interrupted(*arguments: Any, **options: Any) -> Any:
@@ -411,6 +422,7 @@ def test_a_signal_while_the_folder_is_made_or_removed_leaves_none(
     assert {number: signal.getsignal(number) for number in before} == before
 
 
+@pytest.mark.once
 def test_without_its_handlers_a_killed_edit_would_leave_the_file(
     saved: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
