@@ -150,7 +150,7 @@ def start(*arguments: str, env: Mapping[str, str] | None = None, **streams: Any)
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     command = [*PYTHON, *PROGRAM, *arguments]
     options: Any = {"env": os.environ | dict(env or {}), "start_new_session": True, **streams}
-    process: subprocess.Popen[bytes] = subprocess.Popen(command, **options)
+    process: Any = subprocess.Popen(command, **options)
     signal.signal(signal.SIGINT, before)
     return process
 

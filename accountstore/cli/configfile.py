@@ -26,6 +26,8 @@ _HARMLESS = frozenset(
 def file_to_write(given: str | None, /) -> str:
     """The file that a storage is added to: the one that is read, else one in the user's configuration folder."""
     found = find_config(given)
+    if found is not None and "://" in found:
+        load_config(found)  # says what is wrong with it
     if found is not None:
         return found
     from platformdirs import user_config_dir

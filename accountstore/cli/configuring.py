@@ -98,7 +98,8 @@ def add(
     """Add a storage to the configuration file.
 
     The file is the one that is read, else a new one in your configuration folder. Its comments stay, it is checked as a
-    whole, and it is replaced in one step. Nothing is reached: "accountstore check NAME" does that.
+    whole, and it is replaced in one step. A folder that is not absolute is one beside the file. Nothing is reached:
+    "accountstore check NAME" does that.
 
     A secret does not belong into the file: --option-env writes ${NAME} there, which is replaced from the environment.
     """

@@ -192,6 +192,13 @@ def test_a_file_that_is_not_valid_is_not_written(monkeypatch: pytest.MonkeyPatch
     assert "is not UTF-8" in run("storages", "add", "b", "b").refusal
 
 
+def test_a_url_is_no_file_to_write() -> None:
+    """A URL where a path is expected makes no file of that name."""
+    refusal = run("--config", "https://h/accountstore.toml", "storages", "add", "b", "b").refusal
+    assert "is a url where the path of a file is expected" in refusal
+    assert os.listdir() == ["accountstore.toml"]
+
+
 def test_a_variable_need_not_be_set_where_the_file_is_written() -> None:
     """A file is written on one machine and read where the secret is."""
     configure(CONFIG + '[storages.Far]\nurl = "ftp://h/x"\noptions = { password = "${NOT_SET_HERE}" }\n')
