@@ -61,12 +61,12 @@ async def print_tree(store: AccountStore, within: Location, /, *, as_json: bool)
     ]
     root: dict[str, Any] = {"location": str(Folder(within.folder, within.storage)), "kind": "folder", "contents": []}
     folders = {within.folder: root}
-    for path, item in sorted((_path(item), item) for item in found):
+    for item in sorted(found, key=_path):
         node = entry_fields(str(item if isinstance(item, Folder) else item.location), item)
         if isinstance(item, Folder):
             node["contents"] = []
-            folders[path] = node
-        folders[path.rpartition("/")[0]]["contents"].append(node)
+            folders[item.path] = node
+        folders[_path(item).rpartition("/")[0]]["contents"].append(node)
     if as_json:
         show_line(root)
     else:

@@ -537,8 +537,8 @@ def test_what_is_missing_is_asked_for_on_a_terminal() -> None:
     Path("given").write_text(GMAIL, encoding="utf-8")
     terminal = Terminal("import", "autoconfig", "given", "mail/", "--email", "me@gmail.com")
     for protocol in ("IMAP", "SMTP"):
-        terminal.answer(f"me@gmail.com, {protocol}: client id: ", "the-client")
         terminal.answer(f"me@gmail.com, {protocol}: refresh token (hidden): ", f"CANARY-{protocol}")
+        terminal.answer(f"me@gmail.com, {protocol}: client id: ", "the-client")
     assert terminal.end() == 0
     assert "CANARY" not in terminal.shown
     assert "imported mail/me@gmail.com.multi.account" in terminal.shown

@@ -24,6 +24,7 @@ for package in ("pty", "typer", "click", "rich", "tomlkit"):
 
 from commandline import CANARIES, CONFIG, MULTI, SINGLE, Terminal, configure, document_at, files, run, start
 
+from accountstore import AccountStore, Location, Version
 from accountstore.cli import editor
 from accountstore.cli.commands import app
 
@@ -267,6 +268,24 @@ def test_edit_does_not_overwrite_what_another_has_written(saved: None, monkeypat
     )
     assert run("edit", "a.account").refusal.startswith("a.account: ")
     assert document_at("a.account")["host"] == "other.example.com"
+
+
+def test_without_the_version_edit_would_overwrite(saved: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The control: written as `save` writes, the other's change is lost."""
+    save_json = AccountStore.save_json
+
+    async def blindly(self: AccountStore, where: Location, data: bytes, **_: object) -> Version:
+        return await save_json(self, where, data)
+
+    monkeypatch.setattr(AccountStore, "save_json", blindly)
+    other = json.dumps(SINGLE | {"host": "other.example.com"})
+    edit_by(
+        f"text = open(path).read(); open(path, 'w').write(text.replace('465', '466'))\n"
+        f"open('first/a.account', 'w').write({other!r})",
+        monkeypatch,
+    )
+    assert run("edit", "a.account").code == 0
+    assert document_at("a.account") == SINGLE | {"port": 466}
 
 
 @pytest.mark.parametrize("editor", ["no-such-editor", "/", "'unbalanced"])

@@ -107,9 +107,7 @@ def _login(element: Element, wanted: _Wanted, /) -> PasswordLogin | OAuthLogin |
         if way in _PASSWORD and wanted.method != "oauth":
             return PasswordLogin(login=login, password=Elsewhere())
         if way == "oauth2" and wanted.method != "password":
-            return OAuthLogin(
-                login=login, refresh_token=Elsewhere(), client_id=Elsewhere(), request_url=wanted.token_url
-            )
+            return OAuthLogin(login=login, refresh_token=Elsewhere(), request_url=wanted.token_url)
         if way in _NONE and wanted.method is None:
             return NoLogin()
     return None

@@ -45,11 +45,11 @@ class PasswordLogin(Struct, frozen=True, kw_only=True):
 
 
 class OAuthLogin(Struct, frozen=True, kw_only=True):
-    """A login with a refresh token. `client_id` and `client_secret` are None where there is none."""
+    """A login with a refresh token. `client_secret` is None where there is none."""
 
     login: Source
     refresh_token: Source
-    client_id: Source | None = None
+    client_id: Source = Elsewhere()
     client_secret: Source | None = None
     request_url: str | None = None
 

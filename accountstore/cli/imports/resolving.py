@@ -44,14 +44,12 @@ def document_of(found: Found, commands: Commands, /) -> Account | MultiAccount:
         UnsupportedError: a secret is missing and nobody can be asked.
         AccountStoreError: a command failed.
     """
-    receive = None if found.receive is None else _account(found.name, found.receive, commands)
-    send = None if found.send is None else _account(found.name, found.send, commands)
-    if receive is not None and send is not None:
-        return MultiAccount(receive_accounts=[receive], send_account=send)
-    account = receive or send
-    if account is None:
-        raise AssertionError(found.name)
-    return account
+    servers = [server for server in (found.receive, found.send) if server is not None]
+    accounts = [_account(found.name, server, commands) for server in servers]
+    if len(accounts) == 1:
+        return accounts[0]
+    receive, send = accounts
+    return MultiAccount(receive_accounts=[receive], send_account=send)
 
 
 def _account(name: str, server: Server, commands: Commands, /) -> Account:
@@ -70,14 +68,14 @@ def _credentials(whose: str, login: PasswordLogin | OAuthLogin | NoLogin, comman
     name = _text(f"{whose}: login", login.login, commands)
     if isinstance(login, PasswordLogin):
         return PasswordCredentials(login=name, password=_secret(f"{whose}: password", login.password, commands))
-    client_secret = None
-    if login.client_secret is not None:
-        client_secret = _secret(f"{whose}: client secret", login.client_secret, commands)
+    refresh_token = _secret(f"{whose}: refresh token", login.refresh_token, commands)
+    client_id = _text(f"{whose}: client id", login.client_id, commands)
+    secret = login.client_secret
     return OAuthCredentials(
         login=name,
-        client_id=None if login.client_id is None else _text(f"{whose}: client id", login.client_id, commands),
-        client_secret=client_secret,
-        refresh_token=_secret(f"{whose}: refresh token", login.refresh_token, commands),
+        client_id=client_id,
+        client_secret=None if secret is None else _secret(f"{whose}: client secret", secret, commands),
+        refresh_token=refresh_token,
         request_url=login.request_url,
     )
 
