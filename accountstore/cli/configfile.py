@@ -18,9 +18,12 @@ __all__ = ("add_storage", "file_to_write", "masked")
 
 _MASK = "**********"
 _HARMLESS = frozenset(
-    {"account_name", "anon", "host", "port", "profile", "project", "region", "region_name", "username"}
+    {
+        *("default", "max_bytes", "codec", "engine", "timeout", "attempts", "conditions", "concurrency"),
+        *("account_name", "host", "port", "profile", "project", "region", "region_name", "username"),
+    }
 )
-"""Options that show: all others could be secret."""
+"""Keys whose text and numbers show: all others could be secret."""
 
 
 def file_to_write(given: str | None, /) -> str:
@@ -136,7 +139,7 @@ def masked(tree: Mapping[str, Any], /) -> dict[str, Any]:
     if isinstance(storages, dict):
         tables = cast("dict[str, Any]", storages)
         shown["storages"] = {name: _masked_storage(table) for name, table in tables.items()}
-    return shown | {key: tree[key] for key in ("default", "max_bytes") if key in tree}
+    return shown
 
 
 def _masked_storage(table: Any, /) -> Any:
@@ -146,8 +149,6 @@ def _masked_storage(table: Any, /) -> Any:
     for key, value in cast("dict[str, Any]", table).items():
         if key == "url" and isinstance(value, str):
             shown[key] = StorageConfig(value).redacted_url
-        elif key in StorageConfig.__struct_fields__ and key != "options":
-            shown[key] = value
         else:
             shown[key] = _masked(key, value)
     return shown
@@ -163,7 +164,7 @@ def _masked(name: str, value: Any, /) -> Any:
             return value
         case str() if name in _HARMLESS or re.fullmatch(r"\$\{\w+\}", value):
             return value
-        case int() if name in _HARMLESS:
+        case int() | float() if name in _HARMLESS:
             return value
         case _:
             return _MASK

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
@@ -27,7 +27,7 @@ from accountstore.cli.show import printable, show_line
 from accountstore.codecs import JSON
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from accountstore import StoreConfig
     from accountstore.cli.imports.autoconfig import Method
@@ -35,6 +35,9 @@ if TYPE_CHECKING:
     from accountstore.cli.imports.resolving import Commands
 
 __all__ = ("import_accounts",)
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 _LONGEST = 1024 * 1024
 _FORMATS = ("himalaya", "mbsync", "msmtp", "autoconfig")
@@ -104,15 +107,34 @@ def import_accounts(
         config = config_of(context)
         commands: Commands = "run" if run_commands else "ask"
         method: Method | None = "password" if auth == "password" else "oauth" if auth else None
+        from accountstore.cli.imports.resolving import document_of
+
         accounts, complete = _chosen(_parsed(form, file, email, method, commands), names)
-        places = [_place(target, found, alone=len(accounts) == 1) for found in accounts]
+        if len(accounts) > 1 and target.endswith(".account"):
+            raise LocationError(f"{target!r}: is one location for several accounts: choose one by --account")
+        places = _each_of(accounts, lambda found: _place(target, found))
         if dry_run:
-            for where, found in zip(places, accounts, strict=True):
+            for found, where in places:
                 _show(where, found, as_json=as_json)
+            held = True
         else:
-            complete = _import(config, accounts, places, commands, as_json=as_json, replace=replace) and complete
-        if not complete:
+            # Everything is asked for before the store is opened, whose event loop must not wait.
+            documents = _each_of(places, lambda place: JSON.encode(document_of(place[0], commands)))
+            held = _save(config, [(where, data) for (_, where), data in documents], as_json=as_json, replace=replace)
+            complete = complete and len(documents) == len(places)
+        if not (held and complete and len(places) == len(accounts)):
             raise typer.Exit(1)
+
+
+def _each_of(items: Iterable[T], act: Callable[[T], R], /) -> list[tuple[T, R]]:
+    """Each item with what `act` makes of it, but for those with which it fails, which is told."""
+    made: list[tuple[T, R]] = []
+    for item in items:
+        try:
+            made.append((item, act(item)))
+        except AccountStoreError as error:
+            print_error(error)
+    return made
 
 
 def _parsed(
@@ -165,13 +187,11 @@ def _chosen(accounts: Sequence[Found | Refused], names: Sequence[str], /) -> tup
     return found, len(found) == len(chosen)
 
 
-def _place(target: str, found: Found, /, *, alone: bool) -> Location:
+def _place(target: str, found: Found, /) -> Location:
     """Where an account goes."""
     extension = ".multi.account" if found.receive and found.send else ".account"
     if target.endswith(".account"):
         where = location_of(target)
-        if not alone:
-            raise LocationError(f"{target!r}: is one location for several accounts: choose one by --account")
         if kind_at(where) is not (MultiAccount if found.receive and found.send else Account):
             raise ExtensionError(f"the account needs a file name in {extension}", location=where)
         return where
@@ -196,25 +216,11 @@ def _show(where: Location, found: Found, /, *, as_json: bool) -> None:
         sys.stdout.write(f"  {kind}: {printable(', '.join(f'{key} {value}' for key, value in words.items()))}\n")
 
 
-def _import(
-    config: StoreConfig,
-    accounts: Sequence[Found],
-    places: Sequence[Location],
-    commands: Commands,
-    /,
-    *,
-    as_json: bool,
-    replace: bool,
-) -> bool:
-    """Whether all were imported. Everything is asked for before the store is opened, whose event loop must not wait."""
-    from accountstore.cli.imports.resolving import document_of
-
-    documents = [
-        (where, JSON.encode(document_of(found, commands))) for where, found in zip(places, accounts, strict=True)
-    ]
+def _save(config: StoreConfig, documents: Sequence[tuple[Location, bytes]], /, *, as_json: bool, replace: bool) -> bool:
+    """Whether all documents were saved."""
 
     async def work(store: AccountStore) -> bool:
-        check_storages(store, places)
+        check_storages(store, [where for where, _ in documents])
 
         async def save(item: tuple[Location, bytes]) -> None:
             await store.save_json(*item, mode="overwrite" if replace else "create")

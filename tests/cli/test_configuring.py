@@ -229,6 +229,7 @@ timeout = 3.5
 username = "me"
 password = "CANARY-password"
 pin = 4711
+port = 21
 token = "${TOKEN}"
 mixed = "x${TOKEN}CANARY"
 anon = true
@@ -249,6 +250,7 @@ def test_config_show_masks_what_could_be_secret(monkeypatch: pytest.MonkeyPatch)
             "username": "me",
             "password": stars,
             "pin": stars,
+            "port": 21,
             "token": "${TOKEN}",
             "mixed": stars,
             "anon": True,
@@ -293,7 +295,17 @@ def test_config_show_says_what_is_wrong(text: str, reason: str) -> None:
     assert "CANARY" not in answer.everything
 
 
-@pytest.mark.parametrize("text", ["[storages.a\nCANARY", "storages = 3\n", '[storages]\na = "CANARY"\n'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[storages.a\nCANARY",
+        "storages = 3\n",
+        '[storages]\na = "CANARY"\n',
+        '[storages.a]\nurl = ["CANARY"]\n',
+        '[storages.a]\nurl = "a"\nsealing = { key = "CANARY" }\n',
+        '[storages.a]\nurl = "a"\n[keys]\nmine = "CANARY"\n',
+    ],
+)
 def test_config_show_of_no_configuration_is_one_line(text: str) -> None:
     """A file that is no configuration at all ends with 1 and the reason, without a value of it."""
     configure(text)

@@ -608,6 +608,19 @@ def test_no_secret_is_made_up(form: str, text: str, reason: str) -> None:
     assert files() == ["given"]
 
 
+def test_what_cannot_be_had_is_told_and_the_rest_is_imported() -> None:
+    """A secret that is elsewhere, or a name that no location can have, stops no other account."""
+    accounts = "account a\nhost h\nauth on\nuser me\n\naccount b/c\nhost h\n\naccount d\nhost h\n"
+    answer = imported("msmtp", accounts)
+    assert answer.code == 1
+    assert [line.partition(": ")[2].partition(": ")[0] for line in answer.err.splitlines()] == [
+        "the account 'b/c'",
+        "a, SMTP",
+    ]
+    assert files() == ["first/d.account", "given"]
+    assert imported("msmtp", accounts, "--account", "d", "--account", "b/c", "--dry-run").code == 1
+
+
 @pytest.mark.parametrize(
     "command", ["echo CANARY; exit 3", "true", "printf '\\377'", "no-such-program-here 2>/dev/null"]
 )
