@@ -144,13 +144,24 @@ def files() -> list[str]:
     return sorted(str(path) for path in Path().rglob("*") if path.is_file() and path.name != "accountstore.toml")
 
 
-def start(*arguments: str, env: Mapping[str, str] | None = None, **streams: Any) -> subprocess.Popen[bytes]:
+def start(
+    *arguments: str,
+    env: Mapping[str, str] | None = None,
+    stdin: int | None = None,
+    stdout: int | None = None,
+    stderr: int | None = None,
+) -> subprocess.Popen[bytes]:
     """Start the program, in a session of its own."""
     # A test run in the background ignores it, and the program would inherit that.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    command = [*PYTHON, *PROGRAM, *arguments]
-    options: Any = {"env": os.environ | dict(env or {}), "start_new_session": True, **streams}
-    process: Any = subprocess.Popen(command, **options)
+    process = subprocess.Popen(
+        [*PYTHON, *PROGRAM, *arguments],
+        env=os.environ | dict(env or {}),
+        stdin=stdin,
+        stdout=stdout,
+        stderr=stderr,
+        start_new_session=True,
+    )
     signal.signal(signal.SIGINT, before)
     return process
 
@@ -161,8 +172,7 @@ class Terminal:
     def __init__(self, *arguments: str, **env: str) -> None:
         self._terminal, inner = pty.openpty()
         termios.tcsetwinsize(inner, (50, 100))
-        streams = {"stdin": inner, "stdout": inner, "stderr": inner}
-        self.process = start(*arguments, env={"TERM": "xterm"} | env, **streams)
+        self.process = start(*arguments, env={"TERM": "xterm"} | env, stdin=inner, stdout=inner, stderr=inner)
         os.close(inner)
         self.shown = ""
         self._read = 0
