@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from math import inf
 from typing import Any, Literal, TypeAlias, TypeVar, cast, get_args
@@ -233,8 +233,26 @@ def load_config(config: StoreConfig | str | os.PathLike[str] | None = None, /) -
     raise failure
 
 
+def check_text(text: str, /) -> None:
+    """Refuse the text of a configuration file that `load_config` would refuse, whatever variables there are.
+
+    Raises:
+        ConfigError: as `load_config`; the message begins with the key.
+    """
+    _config_of(_expand(_parse(text), _any_value))
+
+
 def _read_file(path: str, /) -> StoreConfig:
-    tree = _expand(_read_tree(path))
+    config = _config_of(_expand(_read_tree(path), _variable))
+    folder = os.path.dirname(os.path.abspath(path))
+    for name, storage in config.storages.items():
+        if "://" not in storage.url and not storage.url.startswith("~"):
+            config.storages[name] = replace(storage, url=os.path.join(folder, storage.url))
+    return config
+
+
+def _config_of(tree: dict[str, Any], /) -> StoreConfig:
+    """The configuration of a file's tree, whole."""
     storages = tree.get("storages", {})
     if not isinstance(storages, dict):
         raise ConfigError("storages: must be a table")
@@ -245,21 +263,15 @@ def _read_file(path: str, /) -> StoreConfig:
         parsed[name] = _convert(cast("dict[str, Any]", table), StorageConfig, key_of("storages", name))
     config = _convert({**tree, "storages": parsed}, StoreConfig)
     config.default_name()
-    folder = os.path.dirname(os.path.abspath(path))
-    for name, storage in parsed.items():
-        if "://" not in storage.url and not storage.url.startswith("~"):
-            config.storages[name] = replace(storage, url=os.path.join(folder, storage.url))
     return config
 
 
 def _read_tree(path: str, /) -> dict[str, Any]:
-    from tomllib import TOMLDecodeError, loads
-
     if "://" in path:
         raise ConfigError("is a url where the path of a file is expected: a url belongs into a StorageConfig")
     try:
         with open(path, encoding="utf-8-sig") as file:
-            return loads(file.read())
+            return _parse(file.read())
     except UnicodeDecodeError:
         raise ConfigError("is not UTF-8: save it as such") from None
     except IsADirectoryError:
@@ -268,6 +280,13 @@ def _read_tree(path: str, /) -> dict[str, Any]:
         ) from None
     except OSError as error:
         raise ConfigError(f"cannot be read ({type(error).__name__})") from None
+
+
+def _parse(text: str, /) -> dict[str, Any]:
+    from tomllib import TOMLDecodeError, loads
+
+    try:
+        return loads(text)
     except TOMLDecodeError as error:
         raise ConfigError(str(error)) from None
 
@@ -295,17 +314,21 @@ def _check_types(where: str, table: Mapping[str, Any], kind: type[S], /) -> S:
         raise ConfigError(": ".join(filter(None, (".".join(filter(None, path)), reason)))) from None
 
 
-def _expand(value: Any, /, *keys: str) -> Any:
-    """A tree of the file with `${NAME}` replaced in all of its text, but for keys, and `$${` by `${`."""
+def _expand(value: Any, variable: Callable[[str, re.Match[str]], str], /, *keys: str) -> Any:
+    """A tree of the file with `${NAME}` and `$${` replaced by `variable` in all of its text, but for keys."""
     match value:
         case str():
-            return re.sub(r"\$\$\{|\$\{([^}]*)\}", partial(_variable, key_of(*keys)), value)
+            return re.sub(r"\$\$\{|\$\{([^}]*)\}", partial(variable, key_of(*keys)), value)
         case dict():
-            return {name: _expand(part, *keys, name) for name, part in cast("dict[str, Any]", value).items()}
+            return {name: _expand(part, variable, *keys, name) for name, part in cast("dict[str, Any]", value).items()}
         case list():
-            return [_expand(part, *keys) for part in value]
+            return [_expand(part, variable, *keys) for part in value]
         case _:
             return value
+
+
+def _any_value(where: str, found: re.Match[str], /) -> str:
+    return "x"
 
 
 def _variable(where: str, found: re.Match[str], /) -> str:

@@ -7,12 +7,15 @@
 from __future__ import annotations
 
 import gc
+import json
 import platform
 import sys
 from contextlib import nullcontext
 from importlib.metadata import distributions
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from unittest.mock import Mock
 
 import cloudservers
 import pytest
@@ -26,7 +29,6 @@ from accountstore import AccountStore, StorageConfig, StoreConfig
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
     from contextlib import AbstractContextManager
-    from pathlib import Path
 
     from cloudservers import Server
 
@@ -135,3 +137,38 @@ async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
 def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The pauses between two attempts, which are not waited for."""
     return skip_pauses(monkeypatch)
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A working directory for the command line, that has a configuration and nothing else."""
+    from commandline import COMMAND, CONFIG, configure
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    outside = {"ACCOUNTSTORE_CONFIG", "COLUMNS", "FORCE_COLOR", "NO_COLOR", "PYTHONIOENCODING", "PYTHONUNBUFFERED"}
+    for name in outside | {"EDITOR", "VISUAL", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_RUNTIME_DIR"}:
+        monkeypatch.delenv(name, raising=False)
+    # The runner would build all commands anew for each call, which takes longer than most of them.
+    monkeypatch.setattr("typer.testing._get_command", Mock(return_value=COMMAND), raising=False)
+    configure(CONFIG)
+
+
+@pytest.fixture
+def saved() -> None:
+    """With a document at `a.account`."""
+    from commandline import SINGLE, run
+
+    run("save", "a.account", stdin=SINGLE)
+
+
+@pytest.fixture
+def tree() -> None:
+    """Documents in folders of two storages, and a file that is none."""
+    from commandline import SINGLE, run
+
+    data = json.dumps(SINGLE).encode()
+    for name in ("a.account", "b.multi.account", "mail/c.account", "mail/team a/d.account", "note.txt"):
+        Path("first", name).parent.mkdir(parents=True, exist_ok=True)
+        Path("first", name).write_bytes(data)
+    run("save", "Archive:old/e.account", stdin=SINGLE)

@@ -172,7 +172,7 @@ def test_command_line_example_runs(tmp_path: Path) -> None:
     pytest.importorskip("rich")
     path = f"{sysconfig.get_path('scripts')}{os.pathsep}{os.environ['PATH']}"
     output = _run(["bash", "-ec", _blocks("sh")[2]], tmp_path, PATH=path)
-    assert "backup/me.account" in output
+    assert "Archive:2026/team-a/me.account" in output
     assert "correct horse" not in output
-    assert not (tmp_path / "accounts/team-a/me.account").exists()
-    assert (tmp_path / "accounts/backup/me.account").exists()
+    left = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.account"))
+    assert left == ["accounts/team-a/other.account"]

@@ -9,7 +9,7 @@ import sys
 
 __all__ = ("main",)
 
-_NEEDED = frozenset({"typer", "click", "rich"})
+_NEEDED = frozenset({"typer", "click", "rich", "tomlkit"})
 _NUMBERS = ("COLUMNS", "LINES", "TERMINAL_WIDTH")
 _SHORT = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 
@@ -21,8 +21,11 @@ def main() -> None:
         for name in _NUMBERS:
             if not os.environ.get(name, "0").isdecimal():  # where typer and rich would fail over it
                 del os.environ[name]
-        from accountstore.cli.commands import app
+        from accountstore.cli.commands import app, shells
         from accountstore.cli.exits import run
+
+        if shells.VARIABLE in os.environ:
+            sys.exit(shells.complete())
 
         code = run(lambda: app(prog_name="accountstore"))
     except KeyboardInterrupt:
@@ -49,7 +52,7 @@ def _give_up(error: ImportError | OSError, /) -> int:
     if short is not None:
         reason = short.strerror or type(short).__name__
     elif missing in _NEEDED:
-        reason = "the command line needs typer, click and rich: pip install 'accountstore[cli]'"
+        reason = "the command line needs typer, click, rich and tomlkit: pip install 'accountstore[cli]'"
     else:
         raise error
     if sys.stderr is not None:

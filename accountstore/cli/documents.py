@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from accountstore import Location
 
-__all__ = ("Shown", "kind_at", "read_given", "tree")
+__all__ = ("Shown", "kind_at", "read_given", "tree_of")
 
 Shown: TypeAlias = "Raw | str | list[Mapping[str, Shown]] | Mapping[str, Shown]"
 """A part of a document to show: its JSON, a mask, several accounts, or an object."""
@@ -37,8 +37,10 @@ def kind_at(location: Location, /) -> type[Account | MultiAccount]:
         return Account if kind_of(location.file_name) == "account" else MultiAccount
 
 
-def read_given(stream: BinaryIO, kind: type[Account | MultiAccount], max_bytes: int, /) -> bytes:
-    """Read the JSON that a user gives, and check it.
+def read_given(
+    stream: BinaryIO, kind: type[Account | MultiAccount], max_bytes: int, /, *, source: str = "standard input"
+) -> bytes:
+    """Read the JSON that a user gives, and check it. `source` says in errors where from.
 
     Raises:
         DecodeError: it is not such a document, or a secret in it is the mask that `get` shows.
@@ -54,7 +56,7 @@ def read_given(stream: BinaryIO, kind: type[Account | MultiAccount], max_bytes: 
         if _has_mask(JSON.decode(data, kind)):
             raise DecodeError("a secret in it is masked: `accountstore get --json --reveal` shows secrets")
     except DocumentError as error:
-        raise type(error)(f"standard input: {error}") from None
+        raise type(error)(f"{source}: {error}") from None
     return data
 
 
@@ -70,7 +72,7 @@ def _has_mask(part: object, /) -> bool:
             return False
 
 
-def tree(data: bytes, kind: type[Account | MultiAccount], /, *, reveal: bool) -> dict[str, Shown]:
+def tree_of(data: bytes, kind: type[Account | MultiAccount], /, *, reveal: bool) -> dict[str, Shown]:
     """The fields of a document's JSON, for showing.
 
     Without `reveal`, secrets are masked; so is what this release does not know, for it may be secret, and a

@@ -32,7 +32,7 @@ class Group(TyperGroup):
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
         """What the usage line says behind the command's name."""
-        return ["[OPTIONS]", "COMMAND", "[ARGUMENTS]"]
+        return ["[OPTIONS]", "[COMMAND]" if self.invoke_without_command else "COMMAND", "[ARGUMENTS]"]
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Write the help."""

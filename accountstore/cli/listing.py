@@ -1,24 +1,24 @@
-"""What `ls` prints: documents on stdout, a page at a time; on stderr a word of what is not there."""
+"""What `ls` and `tree` print: documents on stdout; on stderr a word of what is not there."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from accountstore import AccountStore, Entry, Folder, Location, NotFoundError, Skipped
 from accountstore.cli.exits import print_error
-from accountstore.cli.show import console, on_terminal, show_entries
+from accountstore.cli.show import Style, console, entry_fields, on_terminal, printable, show_entries, show_line
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
-__all__ = ("leading_on", "print_listing")
+__all__ = ("counted", "leading_on", "print_listing", "print_skipped", "print_tree")
 
 _PAGE = 500
 _NAMED = 10
 
 
-async def print_listing(store: AccountStore, within: Location, /, *, recursive: bool) -> None:
-    """List the folder of a location."""
+async def print_listing(store: AccountStore, within: Location, style: Style, /, *, recursive: bool) -> None:
+    """List the folder of a location, a page at a time."""
     skipped: list[Skipped] = []
     page: list[Entry | Folder] = []
     documents = folders = shown = 0
@@ -27,35 +27,91 @@ async def print_listing(store: AccountStore, within: Location, /, *, recursive: 
     ):
         if isinstance(item, Folder):
             folders += 1
-            if not on_terminal():  # a program reads documents
+            if style != "json" and not on_terminal():  # a program reads documents
                 continue
         else:
             documents += 1
         page.append(item)
         if len(page) == _PAGE:
-            show_entries(page, first=not shown)
+            show_entries(page, first=not shown, style=style)
             shown += _PAGE
             page.clear()
     if page:
-        show_entries(page, first=not shown)
-    _print_skipped(skipped)
-    below = f"{_number(folders, 'folder')} (-r also lists what is below)"
+        show_entries(page, first=not shown, style=style)
+    print_skipped("not listed", skipped)
+    below = f"{counted(folders, 'folder')} (-r also lists what is below)"
+    if style == "json":
+        return
     if on_terminal():
-        console().print(_number(documents, "document") + (f", {below}" if folders else ""), style="dim")
+        console().print(counted(documents, "document") + (f", {below}" if folders else ""), style="dim")
     elif folders:
         print_error(f"not listed: {below}")
     if not documents and not folders:
-        name = _storage_meant(within, store.storages)
-        lead = f"; the storage {name!r} is listed by: accountstore ls '{name}:'" if name else ""
-        print_error(f"no documents in {str(Folder(within.folder, within.storage))!r}{lead}")
+        _print_empty(store, within)
 
 
-def _print_skipped(skipped: Sequence[Skipped], /) -> None:
+async def print_tree(store: AccountStore, within: Location, /, *, as_json: bool) -> None:
+    """Draw a folder with all that is in it and below it, sorted. All names are in memory."""
+    skipped: list[Skipped] = []
+    found = [
+        item
+        async for item in store.list(
+            within.folder, storage=within.storage, recursive=True, folders=True, skipped=skipped.append
+        )
+    ]
+    root: dict[str, Any] = {"location": str(Folder(within.folder, within.storage)), "kind": "folder", "contents": []}
+    folders = {within.folder: root}
+    for item in sorted(found, key=_path):
+        node = entry_fields(str(item if isinstance(item, Folder) else item.location), item)
+        if isinstance(item, Folder):
+            node["contents"] = []
+            folders[item.path] = node
+        folders[_path(item).rpartition("/")[0]]["contents"].append(node)
+    if as_json:
+        show_line(root)
+    else:
+        _draw(root)
+    print_skipped("not listed", skipped)
+    if on_terminal() and not as_json:
+        documents = sum(isinstance(item, Entry) for item in found)
+        console().print(f"{counted(documents, 'document')}, {counted(len(folders) - 1, 'folder')}", style="dim")
+    if not found:
+        _print_empty(store, within)
+
+
+def _path(item: Entry | Folder, /) -> str:
+    return item.path if isinstance(item, Folder) else item.location.path
+
+
+def _draw(root: Mapping[str, Any], /) -> None:
+    from rich.text import Text
+    from rich.tree import Tree
+
+    drawn = Tree(Text(printable(root["location"])))
+    below = [(drawn, root)]
+    while below:
+        branch, folder = below.pop()
+        for node in folder["contents"]:
+            name = node["location"].rstrip("/").rpartition("/")[2].rpartition(":")[2]
+            is_folder = node["kind"] == "folder"
+            leaf = branch.add(Text(printable(name) + "/" * is_folder, "bold" if is_folder else ""))
+            if is_folder:
+                below.append((leaf, node))
+    console().print(drawn)
+
+
+def _print_empty(store: AccountStore, within: Location, /) -> None:
+    name = _storage_meant(within, store.storages)
+    lead = f"; the storage {name!r} is listed by: accountstore ls '{name}:'" if name else ""
+    print_error(f"no documents in {str(Folder(within.folder, within.storage))!r}{lead}")
+
+
+def print_skipped(what: str, skipped: Sequence[Skipped], /) -> None:
     """What a listing left out, on stderr."""
     for left_out in skipped[:_NAMED]:
-        print_error(f"not listed, as no location names it: {left_out.path!r} ({left_out.reason})")
+        print_error(f"{what}, as no location names it: {left_out.path!r} ({left_out.reason})")
     if len(skipped) > _NAMED:
-        print_error(f"not listed, as no location names them: {len(skipped) - _NAMED:,} more")
+        print_error(f"{what}, as no location names them: {len(skipped) - _NAMED:,} more")
 
 
 def leading_on(error: NotFoundError, store: AccountStore, /) -> NotFoundError:
@@ -74,5 +130,6 @@ def _storage_meant(location: Location, storages: Sequence[str], /) -> str | None
     return next((name for name in storages if location.storage is None and name.casefold() == first), None)
 
 
-def _number(count: int, thing: str, /) -> str:
+def counted(count: int, thing: str, /) -> str:
+    """A number of things, in words."""
     return f"{count:,} {thing}{'' if count == 1 else 's'}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from contextlib import contextmanager
 from getpass import GetPassWarning
 from typing import TYPE_CHECKING, Any
 
@@ -19,16 +20,17 @@ from accountstore import (
     SecurityOptions,
     UnsupportedError,
 )
+from accountstore.cli.ports import protocol_of
+from accountstore.cli.show import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Generator, Iterable
 
     from accountstore.model import Credentials
 
-__all__ = ("ask_document",)
+__all__ = ("ask_document", "ask_secret", "ask_text", "ask_whether")
 
 _PORT = click.IntRange(1, 2**31 - 1)
-_USUAL = {25: "SMTP", 465: "SMTP", 587: "SMTP", 110: "POP3", 995: "POP3", 443: "EWS"}
 
 
 def ask_document(kind: type[Account | MultiAccount], /) -> Account | MultiAccount:
@@ -39,13 +41,38 @@ def ask_document(kind: type[Account | MultiAccount], /) -> Account | MultiAccoun
         KeyboardInterrupt: Ctrl-C.
         UnsupportedError: the terminal would show what is typed as a secret.
     """
+    with _questions():
+        return _ask_account() if kind is Account else _ask_multi()
+
+
+def ask_whether(question: str, /) -> bool:
+    """Ask a question that is answered by yes or no; Enter means no. Errors as `ask_document`."""
+    with _questions():
+        return bool(_ask(printable(question), question=click.confirm, default=False))
+
+
+def ask_secret(label: str, /, *, required: bool = True) -> Secret:
+    """Ask for a secret, without an echo. Errors as `ask_document`."""
+    with _questions():
+        return _ask_secret(printable(label), required=required)
+
+
+def ask_text(label: str, /, *, required: bool = True) -> str | None:
+    """Ask for a text; None where it was left empty. Errors as `ask_document`."""
+    with _questions():
+        return _ask_text(printable(label)) if required else _ask_optional(printable(label))
+
+
+@contextmanager
+def _questions() -> Generator[None, None, None]:
+    """Turn click's exceptions into ours, and refuse a terminal that would show secrets."""
     try:
         with warnings.catch_warnings():
             # Where the echo cannot be turned off, getpass() would warn and go on.
             warnings.simplefilter("error", GetPassWarning)
-            return _ask_account() if kind is Account else _ask_multi()
+            yield
     except GetPassWarning:
-        raise UnsupportedError("this terminal would show the secret: pipe the document into the command") from None
+        raise UnsupportedError("this terminal would show the secret: pipe it into the command") from None
     except click.Abort as abort:  # click's for both
         raise (EOFError if isinstance(abort.__context__, EOFError) else KeyboardInterrupt) from None
 
@@ -61,7 +88,7 @@ def _ask_multi() -> MultiAccount:
 def _ask_account() -> Account:
     host = _ask_text("Host")
     port = _ask("Port", type=_PORT)
-    protocol = _choose("Protocol", ProtocolType, _USUAL.get(port, "IMAP"))
+    protocol = _choose("Protocol", ProtocolType, protocol_of(port) or "IMAP")
     security = _choose("Security", SecurityOptions, "SSLAuto")
     kind = _choose("Credentials", ("password", "OAuth", "none"), "password")
     if kind == "none":

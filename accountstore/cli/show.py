@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import sys
 from contextlib import suppress
+from datetime import UTC
 from operator import itemgetter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import msgspec
 from msgspec import Raw
@@ -17,6 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from accountstore import Entry
+from accountstore.validation import kind_of
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Mapping, Sequence
@@ -27,16 +29,25 @@ if TYPE_CHECKING:
     from accountstore.cli.documents import Shown
 
 __all__ = (
+    "Style",
+    "check_fields",
     "console",
+    "entry_fields",
     "on_terminal",
     "printable",
     "show_check",
     "show_document",
     "show_entries",
     "show_json",
+    "show_line",
     "show_outcomes",
+    "show_stat",
     "show_storages",
+    "storage_fields",
 )
+
+Style: TypeAlias = Literal["names", "long", "json"]
+"""How a listing shows."""
 
 _ENDLESS = 4096
 _LABELS = {
@@ -118,6 +129,41 @@ def show_storages(config: StoreConfig, capabilities: Mapping[str, Capabilities],
     console().print(table)
 
 
+def storage_fields(config: StoreConfig, name: str, can: Capabilities, /) -> dict[str, object]:
+    """A storage for programs. `conditions` says who keeps create and update: the backend (`kept`), the server
+    as far as a `probe` shows it, or the server by `trust`.
+    """
+    storage = config.storages[name]
+    return {
+        "storage": name,
+        "default": name == config.default_name(),
+        "url": storage.redacted_url,
+        "codec": storage.codec,
+        "engine": storage.engine,
+        "create": can.create,
+        "update": can.update,
+        "conditions": storage.conditions if can.verify or storage.conditions == "trust" else "kept",
+        "atomic": can.atomic,
+        "durable": can.durable,
+    }
+
+
+def check_fields(check: Check, /) -> dict[str, object]:
+    """A check for programs; times in seconds."""
+    return {
+        "storage": check.storage,
+        "ok": check.ok,
+        "create": check.create,
+        "update": check.update,
+        "delete": check.delete,
+        "versioned": check.versioned,
+        "latency": check.latency,
+        "steps": check.steps,
+        "skipped": [{"path": skipped.path, "reason": skipped.reason} for skipped in check.skipped],
+        "complete": check.complete,
+    }
+
+
 def show_check(check: Check, /) -> None:
     """The steps of a check and what they prove."""
     table = Table(
@@ -154,27 +200,72 @@ def show_check(check: Check, /) -> None:
         out.print(Text("not all names of documents were looked at", "yellow"))
 
 
-def show_entries(entries: Iterable[Entry | Folder], /, *, first: bool) -> None:
-    """A part of a listing, sorted: a table on a terminal, else one location a line.
+def show_entries(entries: Iterable[Entry | Folder], /, *, first: bool, style: Style = "names") -> None:
+    """A part of a listing, sorted: a table on a terminal, else lines.
 
     The tables of all parts have the same columns; the first one has their names.
     """
     names = {str(entry.location if isinstance(entry, Entry) else entry): entry for entry in entries}
-    if not on_terminal():
-        sys.stdout.writelines(f"{name}\n" for name in sorted(names))
-        sys.stdout.flush()
-        return
+    ordered = sorted(names.items(), key=itemgetter(0))
+    if style == "json":
+        for name, entry in ordered:
+            show_line(entry_fields(name, entry))
+    elif on_terminal():
+        _show_table(ordered, first=first, long=style == "long")
+    else:
+        sys.stdout.writelines(f"{_long(entry) if style == 'long' else ''}{name}\n" for name, entry in ordered)
+    sys.stdout.flush()
+
+
+def entry_fields(name: str, entry: Entry | Folder, /) -> dict[str, object]:
+    """An entry of a listing for programs; times in UTC."""
+    if not isinstance(entry, Entry):
+        return {"location": name, "kind": "folder"}
+    return {
+        "location": name,
+        "kind": kind_of(entry.location.file_name),
+        "bytes": entry.size,
+        "modified": entry.modified,
+    }
+
+
+def _long(entry: Entry | Folder, /) -> str:
+    if not isinstance(entry, Entry):
+        return "folder\t\t\t"
+    modified = "" if entry.modified is None else entry.modified.astimezone(UTC).isoformat(timespec="seconds")
+    return f"{kind_of(entry.location.file_name)}\t{entry.size}\t{modified}\t"
+
+
+def _show_table(entries: Iterable[tuple[str, Entry | Folder]], /, *, first: bool, long: bool) -> None:
     out = console()
     table = Table(
         box=SIMPLE_HEAD if first else None, show_header=first, show_edge=False, pad_edge=False, width=out.width
     )
     table.add_column("location", overflow="fold", ratio=1)
+    if long:
+        table.add_column("kind", width=7)
     table.add_column("bytes", justify="right", width=9)
-    table.add_column("modified", width=16)
-    for name, entry in sorted(names.items(), key=itemgetter(0)):
-        about = (f"{entry.size:,}", _time(entry.modified)) if isinstance(entry, Entry) else ()
-        table.add_row(_text(name), *about)
+    table.add_column("modified", width=25 if long else 16)
+    for name, entry in entries:
+        kind = (kind_of(entry.location.file_name) if isinstance(entry, Entry) else "folder",) if long else ()
+        moment = _time(entry.modified) if isinstance(entry, Entry) else ""
+        about = (f"{entry.size:,}", moment if long else moment[:16]) if isinstance(entry, Entry) else ()
+        table.add_row(_text(name), *kind, *about)
     out.print(table)
+
+
+def show_stat(entry: Entry, storage: str, /, *, as_json: bool) -> None:
+    """What is known of a document that was not read."""
+    fields = entry_fields(str(entry.location), entry) | {"storage": storage}
+    if as_json:
+        show_line(fields)
+        return
+    table = Table(box=ROUNDED, show_header=False, title=_text(str(fields.pop("location"))), title_justify="left")
+    table.add_column(style="cyan")
+    table.add_column(overflow="fold")
+    for name, value in (fields | {"bytes": f"{entry.size:,}", "modified": _time(entry.modified)}).items():
+        table.add_row(name, _text(str(value)))
+    console().print(table)
 
 
 def _time(moment: datetime | None, /) -> str:
@@ -183,18 +274,26 @@ def _time(moment: datetime | None, /) -> str:
         return ""
     with suppress(OverflowError, ValueError, OSError):
         moment = moment.astimezone()
-    return moment.isoformat(" ", "minutes")[:16]
+    return moment.isoformat(" ", "seconds")
 
 
 def show_json(data: bytes, /) -> None:
     """A document's JSON, indented; in colour on a terminal."""
-    text = msgspec.json.format(data, indent=2).decode()
-    # Only strings can hold such characters, and in a string the escape means the same.
-    text = "".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text)
+    text = _escaped(msgspec.json.format(data, indent=2).decode())
     if on_terminal():
         console().print(JSONHighlighter()(text), soft_wrap=True)
     else:
         sys.stdout.write(text + "\n")
+
+
+def show_line(fields: object, /) -> None:
+    """Something as JSON, in a line of its own."""
+    sys.stdout.write(_escaped(msgspec.json.encode(fields).decode()) + "\n")
+
+
+def _escaped(text: str, /) -> str:
+    """JSON in which every character is printable: only strings hold others, and there an escape means the same."""
+    return "".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text)
 
 
 def show_document(title: str, shown: Mapping[str, Shown], /, *, masked: bool) -> None:

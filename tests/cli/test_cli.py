@@ -5,34 +5,45 @@ from __future__ import annotations
 import json
 import os
 import re
-import select
 import signal
 import subprocess
 import time
-import traceback
 import warnings
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from getpass import GetPassWarning
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 from unittest.mock import Mock
 
 import pytest
 from running import HUNG, PYTHON
 
-for package in ("pty", "typer", "click", "rich"):
+for package in ("pty", "typer", "click", "rich", "tomlkit"):
     pytest.importorskip(package)
 
-import pty
-import termios
 from typing import Annotated
 
 import typer
+from commandline import (
+    CANARIES,
+    COMMAND,
+    CONFIG,
+    MULTI,
+    PASSWORD,
+    PROGRAM,
+    SINGLE,
+    Terminal,
+    configure,
+    document_at,
+    files,
+    plain,
+    python,
+    run,
+)
 from msgspec.structs import replace
 from typer.main import get_command
-from typer.testing import CliRunner
 
 from accountstore import (
     Account,
@@ -52,121 +63,13 @@ from accountstore.cli.show import show_entries
 from accountstore.codecs import JSON
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator
 
-SINGLE: dict[str, Any] = json.loads("""{
-    "host": "smtp.example.com", "port": 465, "securityOptions": "SSLAuto", "protocolType": "SMTP",
-    "credentials": {
-        "login": "example@example.com", "discriminator": "EmailClientAccountOauthCredentials", "clientId": "clientId",
-        "clientSecret": "CANARY-client-secret", "refreshToken": "CANARY-refresh-token",
-        "accessToken": "CANARY-access-token", "expiresAt": "2026-01-02T03:04:05Z",
-        "requestUrl": "CANARY-a-token-one-argument-late", "ofTomorrow": {"nested": "CANARY-unknown-credential"}
-    },
-    "cacheFile": {"storage": "First Storage", "folderPath": "f", "fileName": "account.cache"},
-    "alsoOfTomorrow": "CANARY-unknown-field"
-}""")
-PASSWORD: dict[str, Any] = json.loads("""{
-    "host": "imap.example.com", "port": 993, "credentials": {
-        "discriminator": "EmailClientAccountPasswordCredentials", "login": "me", "password": "CANARY-password"
-    }
-}""")
-MULTI: dict[str, Any] = {"receiveAccounts": [PASSWORD, SINGLE], "sendAccount": SINGLE}
-CANARIES = re.findall(r"CANARY-[\w-]+", json.dumps(SINGLE))
-CONFIG = """\
-default = "First Storage"
-max_bytes = 20_000
-
-[storages."First Storage"]
-url = "first"
-
-[storages.Archive]
-url = "archive"
-codec = "msgpack"
-"""
+pytestmark = pytest.mark.usefixtures("home")
 
 
-PROGRAM = ("-m", "accountstore.cli")
 BELOW = "not listed: 1 folder (-r also lists what is below)"
 ARCHIVE = "the storage 'Archive' is listed by: accountstore ls 'Archive:'"
-
-
-class Answer(NamedTuple):
-    """What a command left; `crash` is the traceback that it would have shown, if any."""
-
-    code: int
-    raw: bytes
-    err: str
-    crash: str = ""
-
-    @property
-    def out(self) -> str:
-        return self.raw.decode()
-
-    @property
-    def everything(self) -> str:
-        return self.out + self.err + self.crash
-
-    @property
-    def refusal(self) -> str:
-        """What a command that ended with 1 said: one line on stderr, and nothing else."""
-        assert (self.code, self.out, self.crash) == (1, "", "")
-        line = re.fullmatch("accountstore: (.+)\n", self.err)
-        assert line, self.err
-        return line[1]
-
-
-def python(*arguments: str, stdin: bytes = b"", stdout: Any = subprocess.PIPE, **env: str) -> Answer:
-    """Run an interpreter."""
-    command = [*PYTHON, *arguments]
-    done = subprocess.run(
-        command, input=stdin, stdout=stdout, stderr=subprocess.PIPE, check=False, timeout=HUNG, env=os.environ | env
-    )
-    return Answer(done.returncode, done.stdout or b"", done.stderr.decode())
-
-
-COMMAND: Any = get_command(app)
-
-
-@pytest.fixture(autouse=True)
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A working directory that has a configuration and nothing else."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    outside = {"ACCOUNTSTORE_CONFIG", "COLUMNS", "FORCE_COLOR", "NO_COLOR", "PYTHONIOENCODING", "PYTHONUNBUFFERED"}
-    for name in outside | {"XDG_CONFIG_HOME", "XDG_DATA_HOME"}:
-        monkeypatch.delenv(name, raising=False)
-    # The runner would build all commands anew for each call, which takes longer than most of them.
-    monkeypatch.setattr("typer.testing._get_command", Mock(return_value=COMMAND), raising=False)
-    configure(CONFIG)
-
-
-def configure(text: str) -> None:
-    Path("accountstore.toml").write_text(text, encoding="utf-8")
-
-
-def run(*arguments: str, stdin: bytes | dict[str, Any] = b"") -> Answer:
-    """Run a command in this process."""
-    given = json.dumps(stdin).encode() if isinstance(stdin, dict) else stdin
-    result = CliRunner().invoke(app, arguments, input=given, prog_name="accountstore")
-    crash = ""
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        crash = "".join(traceback.format_exception(result.exception))
-    return Answer(result.exit_code, result.stdout_bytes, result.stderr, crash)
-
-
-def document_at(location: str) -> Any:
-    """The whole document at a location."""
-    return json.loads(run("get", "--json", "--reveal", location).out)
-
-
-def files() -> list[str]:
-    return sorted(str(path) for path in Path().rglob("*") if path.is_file() and path.name != "accountstore.toml")
-
-
-@pytest.fixture
-def saved() -> None:
-    """With a document at `a.account`."""
-    run("save", "a.account", stdin=SINGLE)
 
 
 @pytest.mark.parametrize(
@@ -333,15 +236,6 @@ def test_characters_that_steer_a_terminal_show_as_escapes() -> None:
         assert "\\u202e" in answer.out
     assert json.loads(run("get", "--json", "a.account").out)["host"] == host
     assert document_at("a.account")["host"] == host
-
-
-@pytest.fixture
-def tree() -> None:
-    data = json.dumps(SINGLE).encode()
-    for name in ("a.account", "b.multi.account", "mail/c.account", "mail/team a/d.account", "note.txt"):
-        Path("first", name).parent.mkdir(parents=True, exist_ok=True)
-        Path("first", name).write_bytes(data)
-    run("save", "Archive:old/e.account", stdin=SINGLE)
 
 
 @pytest.mark.parametrize(
@@ -626,7 +520,10 @@ def test_the_configuration_is_chosen_on_the_command_line_or_by_the_environment(m
     assert refusal == "missing.toml: cannot be read (FileNotFoundError)"
 
 
-NAMES = ("demo", "storages", "check", "save", "get", "ls", "rm", "cp", "mv")
+NAMES = (
+    *("demo", "storages", "config", "check", "save", "edit", "import", "get", "stat", "ls", "tree", "rm", "cp", "mv"),
+    "completion",
+)
 
 
 @pytest.mark.parametrize(
@@ -665,6 +562,10 @@ USAGES = {
     "save": "[OPTIONS] LOCATION",
     "get": "[OPTIONS] LOCATION",
     "ls": "[OPTIONS] [STORAGE:][FOLDER]",
+    "storages": "[OPTIONS] [COMMAND] [ARGUMENTS]",
+    "storages add": "[OPTIONS] NAME URL",
+    "import": "[OPTIONS] FORMAT FILE [TARGET]",
+    "config": "[OPTIONS] COMMAND [ARGUMENTS]",
     "rm": "[OPTIONS] LOCATION...",
     "cp": "[OPTIONS] SOURCE TARGET",
 }
@@ -731,7 +632,7 @@ def test_without_the_extra_the_program_says_what_to_install(missing: str) -> Non
     terminal = "sys.stdin.isatty = lambda: True"  # where `save` needs click
     code = f"import sys; {terminal}; sys.modules[{missing!r}] = None; from accountstore.cli import main; main()"
     refusal = python("-c", code, "save", "a.account").refusal
-    assert refusal == "the command line needs typer, click and rich: pip install 'accountstore[cli]'"
+    assert refusal == "the command line needs typer, click, rich and tomlkit: pip install 'accountstore[cli]'"
 
 
 def test_another_missing_module_is_not_blamed_on_the_extra() -> None:
@@ -757,7 +658,7 @@ def test_an_interrupt_at_the_start_ends_with_130() -> None:
     assert (answer.code, answer.everything) == (130, "")
 
 
-@pytest.mark.parametrize("command", ["get a.account", "get --json a.account"])
+@pytest.mark.parametrize("command", ["get a.account", "get --json a.account", "tree", "config show"])
 def test_a_reader_that_went_away_is_no_message(saved: None, command: str) -> None:
     """Output into a closed pipe ends the program silently, as a broken pipe ends others."""
     reading, writing = os.pipe()
@@ -786,7 +687,12 @@ def test_closed_streams_are_empty_ones(saved: None) -> None:
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is always full")
-@pytest.mark.parametrize("line", ["--help", "ls --help", "--version", "check", "ls -r"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        *("--help", "ls --help", "--version", "check", "ls -r", "ls --json", "tree", "stat a.account", "config show"),
+    ],
+)
 def test_any_output_that_cannot_be_written_is_reported(saved: None, line: str) -> None:
     """Also of the help, which no command prints: exit code 1 and one line, whatever of it was written."""
     with open("/dev/full", "wb") as full:
@@ -809,7 +715,7 @@ def test_no_stream_at_all_ends_in_an_exit_code(saved: None, line: str, streams: 
 
 
 @pytest.mark.once
-@pytest.mark.parametrize("line", ["ls", "save b.account", "check", "demo", "--help"])
+@pytest.mark.parametrize("line", ["ls", "save b.account", "check", "demo", "--help", "edit a.account"])
 @pytest.mark.parametrize("descriptors", [4, 5, 6, 7])
 def test_too_few_descriptors_end_in_one_line(saved: None, line: str, descriptors: int) -> None:
     """A program that may open hardly any file says so, or does its work, without a traceback."""
@@ -845,64 +751,6 @@ def test_an_output_that_cannot_show_a_character_gets_its_escape() -> None:
     run("save", "é.account", stdin=SINGLE)
     answer = python(*PROGRAM, "ls", PYTHONIOENCODING="ascii", PYTHONUTF8="0")
     assert (answer.code, answer.out, answer.err) == (0, "\\xe9.account\n", "")
-
-
-class Terminal:
-    """A program on a pseudo terminal of 100 columns."""
-
-    def __init__(self, *arguments: str, **env: str) -> None:
-        self._terminal, inner = pty.openpty()
-        termios.tcsetwinsize(inner, (50, 100))
-        # A test run in the background ignores it, and the program would inherit that.
-        before = signal.signal(signal.SIGINT, signal.default_int_handler)
-        command = [*PYTHON, *PROGRAM, *arguments]
-        options: Any = {"env": os.environ | {"TERM": "xterm"} | env, "start_new_session": True}
-        self.process = subprocess.Popen(command, stdin=inner, stdout=inner, stderr=inner, **options)
-        signal.signal(signal.SIGINT, before)
-        os.close(inner)
-        self.shown = ""
-        self._read = 0
-
-    def expect(self, text: str) -> None:
-        """Wait until the program shows `text`, after what was expected before."""
-        self._take(lambda: text in self.shown[self._read :])
-        assert text in self.shown[self._read :], self.shown
-        self._read = self.shown.index(text, self._read) + len(text)
-
-    def answer(self, question: str, text: str | bytes) -> None:
-        """Wait for a question and type an answer."""
-        self.expect(question)
-        self.type((text.encode() if isinstance(text, str) else text) + b"\n")
-
-    def type(self, keys: bytes) -> None:
-        os.write(self._terminal, keys)
-
-    def interrupt(self) -> None:
-        """Do what Ctrl-C does, once; Enter ends a read that began just after the signal, and so missed it."""
-        self.process.send_signal(signal.SIGINT)
-        with suppress(subprocess.TimeoutExpired):
-            self.process.wait(2)
-            return
-        self.type(b"\n")
-
-    def end(self) -> int:
-        """Wait for the program's end; its exit code."""
-        self._take(lambda: False)
-        os.close(self._terminal)
-        return self.process.wait(HUNG)
-
-    def _take(self, enough: Callable[[], bool]) -> None:
-        until = time.monotonic() + HUNG
-        while not enough() and time.monotonic() < until:
-            if not select.select([self._terminal], [], [], 0.1)[0]:
-                continue
-            try:
-                data = os.read(self._terminal, 4096)
-            except OSError:  # Linux's way to say that the other end is closed
-                return
-            if not data:
-                return
-            self.shown += data.decode(errors="replace").replace("\r\n", "\n")
 
 
 def test_save_asks_on_a_terminal_and_hides_secrets() -> None:
@@ -1002,11 +850,6 @@ def test_a_terminal_gets_tables_in_its_width(tree: None) -> None:
     for shown in (listing.shown, coloured.shown):
         assert max(len(plain(line)) for line in shown.splitlines()) <= 100
         assert not any(canary in shown for canary in CANARIES)
-
-
-def plain(text: str) -> str:
-    """The text without colours and styles."""
-    return re.sub(r"\x1b\[[0-9;]*m", "", text)
 
 
 def test_json_on_a_terminal_is_indented_and_masked(saved: None) -> None:
@@ -1134,6 +977,8 @@ def canaries(monkeypatch: pytest.MonkeyPatch) -> None:
     run("save", "a.account", stdin=SINGLE)
     run("save", "a.multi.account", stdin=MULTI)
     run("save", "Archive:a.account", stdin=SINGLE)
+    run("save", "mail/a.account", stdin=SINGLE)
+    Path("first", "mail", "cut.account").write_bytes(json.dumps(SINGLE).encode()[:-3])
     Path("first", "cut.account").write_bytes(json.dumps(SINGLE).encode()[:-3])
     Path("first", "field.account").write_bytes(wrong(port="CANARY-port"))
     Path("first", "tag.account").write_bytes(wrong(credentials={"discriminator": "CANARY-tag", "login": "CANARY"}))
@@ -1155,6 +1000,11 @@ def test_no_command_shows_a_secret_unless_asked_to(canaries: None) -> None:
             "get Archive:a.account", "get --json Archive:a.account", "cp a.account Archive:b.account",
             "cp a.account Far:", "cp --create a.account Archive:b.account", "mv a.account Far:b.account",
             "rm nope.account Far:a.account", "get nope.account", "save Far:a.account", "demo",
+            "storages --json", "config show", "config show --json", "check --all --json", "ls -l", "ls -r --json",
+            "tree", "tree --json", "tree Far:", "stat --json a.account Far:a.account", "cp -r mail Far:",
+            "cp -r mail Archive:", "mv -r Archive: Far:", "rm -r Archive:", "rm -r -y Far:", "edit Far:a.account",
+            "storages add x ftp://CANARY:CANARY@h/x", "storages add x y -o password=CANARY", "completion zsh",
+            "save f.account --host h --port 0", "save f.account --host h --port 1 --login l --password-env NO",
         )
     ]  # fmt: skip
     for name in BROKEN:
@@ -1163,8 +1013,9 @@ def test_no_command_shows_a_secret_unless_asked_to(canaries: None) -> None:
         answers += [run("save", "a.account", stdin=data), run("save", "a.multi.account", stdin=data)]
     answers.append(run("save", "--create", "a.account", stdin=SINGLE))
     answers.append(run("save", "a.account", stdin=run("get", "--json", "a.account").raw))
-    assert {answer.code for answer in answers} == {0, 1}
-    assert [answer.everything for answer in answers if "CANARY" in answer.everything] == []
+    assert {answer.code for answer in answers} == {0, 1, 2}
+    shown = [answer.everything.replace("${CANARY_VARIABLE}", "") for answer in answers]
+    assert [text for text in shown if "CANARY" in text] == []
     assert [answer.crash for answer in answers if answer.crash] == []
 
 
@@ -1183,11 +1034,11 @@ def test_a_crash_shows_no_secret(protected: bool) -> None:
     """A bug's traceback has no local variables in it. The control: typer's own tracebacks can show them."""
     control = "commands.app.pretty_exceptions_enable = commands.app.pretty_exceptions_show_locals = True"
     code = f"""if True:
-        import accountstore.cli.commands as commands
+        import accountstore.cli.app, accountstore.cli.commands as commands
         def crash(*_, **__):
             secret = ''.join(('CAN', 'ARY'))
             raise RuntimeError('a bug')
-        commands.load_config = crash
+        accountstore.cli.app.load_config = crash
         {"" if protected else control}
         from accountstore.cli import main
         main()"""

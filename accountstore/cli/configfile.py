@@ -1,0 +1,170 @@
+"""The configuration file as the command line writes and shows it."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from collections.abc import Mapping
+from contextlib import suppress
+from tempfile import mkstemp
+from tomllib import TOMLDecodeError, loads
+from typing import Any, cast
+
+from accountstore import ConfigError, StorageConfig
+from accountstore.config import check_text, find_config, load_config
+
+__all__ = ("add_storage", "file_to_write", "masked")
+
+_MASK = "**********"
+_HARMLESS = frozenset(
+    {
+        *("default", "max_bytes", "codec", "engine", "timeout", "attempts", "conditions", "concurrency"),
+        *("account_name", "host", "port", "profile", "project", "region", "region_name", "username"),
+    }
+)
+"""Keys whose text and numbers show: all others could be secret."""
+
+
+def file_to_write(given: str | None, /) -> str:
+    """The file that a storage is added to: the one that is read, else one in the user's configuration folder."""
+    found = find_config(given)
+    if found is not None and "://" in found:
+        load_config(found)  # says what is wrong with it
+    if found is not None:
+        return found
+    from platformdirs import user_config_dir
+
+    return os.path.join(user_config_dir("accountstore", appauthor=False), "accountstore.toml")
+
+
+def add_storage(path: str, name: str, table: Mapping[str, object], /, *, given: bool, default: bool) -> None:
+    """Add a storage to a configuration file; its comments and its form stay. It is replaced in one step.
+
+    A file that is not there is made; unless it was `given` by name, with the storage that served without one.
+
+    Raises:
+        ConfigError: there is such a storage; the file cannot be read, extended or written; it would not be valid.
+    """
+    import tomlkit
+    from tomlkit.exceptions import TOMLKitError
+
+    path = os.path.realpath(path)
+    old = _read(path)
+    if old is None and not given:
+        served = load_config()
+        first = {key: {"url": storage.url} for key, storage in served.storages.items()}
+        old_text = tomlkit.dumps({"default": served.default_name(), "storages": first})
+    else:
+        old_text = (old or b"").decode("utf-8-sig")
+    expected = _parse(path, old_text)
+    storages = expected.setdefault("storages", {})
+    if not isinstance(storages, dict) or name in storages:
+        raise ConfigError(f"{path}: there is a storage {name!r} already, or `storages` is no table")
+    defaults = {"default": name if default else expected.get("default", next(iter(storages), name))}
+    storages[name] = table
+    expected |= defaults
+    try:
+        document = tomlkit.parse(old_text)
+        document.update(defaults)
+        if "storages" not in document:
+            document["storages"] = tomlkit.table(is_super_table=True)
+        tables: Any = document["storages"]
+        tables[name] = table
+        text = tomlkit.dumps(document)
+        extended = loads(text) == expected
+    except (TOMLKitError, ValueError):
+        extended, text = False, ""
+    if not extended:
+        raise ConfigError(f"{path}: cannot be extended as it is written: add the storage by hand")
+    try:
+        check_text(text)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error.message}") from None
+    _replace(path, old, text.encode())
+
+
+def _read(path: str, /) -> bytes | None:
+    """What the file holds, if it is there."""
+    if not os.path.lexists(path):
+        return None
+    try:
+        with open(path, "rb") as file:
+            data = file.read()
+        data.decode()
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path}: is not UTF-8: save it as such") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({type(error).__name__})") from None
+    return data
+
+
+def _parse(path: str, text: str, /) -> dict[str, Any]:
+    try:
+        return loads(text)
+    except TOMLDecodeError as error:
+        raise ConfigError(f"{path}: {error}") from None
+
+
+def _replace(path: str, old: bytes | None, new: bytes, /) -> None:
+    """Put a new file in the place of the one that held `old`. A new file is the user's alone."""
+    folder = os.path.dirname(path)
+    temporary = ""
+    try:
+        os.makedirs(folder, mode=0o700, exist_ok=True)
+        descriptor, temporary = mkstemp(prefix=".accountstore-", dir=folder)
+        with open(descriptor, "wb") as file:
+            if old is not None:
+                os.chmod(temporary, stat.S_IMODE(os.stat(path).st_mode))
+            file.write(new)
+            file.flush()
+            os.fsync(file.fileno())
+        if _read(path) != old:
+            raise ConfigError(f"{path}: was changed meanwhile; it is as it was: run the command again")
+        os.replace(temporary, path)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be written ({error.strerror or type(error).__name__})") from None
+    finally:
+        with suppress(OSError):
+            os.unlink(temporary)
+
+
+def masked(tree: Mapping[str, Any], /) -> dict[str, Any]:
+    """The tree of a configuration file with asterisks for whatever could be a secret.
+
+    URLs show without user and query, options where they are known to be harmless or name a variable.
+    """
+    shown = {key: _masked(key, value) for key, value in tree.items() if key != "storages"}
+    storages: Any = tree.get("storages", {})
+    if isinstance(storages, dict):
+        tables = cast("dict[str, Any]", storages)
+        shown["storages"] = {name: _masked_storage(table) for name, table in tables.items()}
+    return shown
+
+
+def _masked_storage(table: Any, /) -> Any:
+    if not isinstance(table, dict):
+        return _MASK
+    shown: dict[str, Any] = {}
+    for key, value in cast("dict[str, Any]", table).items():
+        if key == "url" and isinstance(value, str):
+            shown[key] = StorageConfig(value).redacted_url
+        else:
+            shown[key] = _masked(key, value)
+    return shown
+
+
+def _masked(name: str, value: Any, /) -> Any:
+    match value:
+        case dict():
+            return {key: _masked(key, part) for key, part in cast("dict[str, Any]", value).items()}
+        case str() if name == "endpoint_url":
+            return StorageConfig(value).redacted_url
+        case bool():
+            return value
+        case str() if name in _HARMLESS or re.fullmatch(r"\$\{\w+\}", value):
+            return value
+        case int() | float() if name in _HARMLESS:
+            return value
+        case _:
+            return _MASK

@@ -1,0 +1,1 @@
+"""Accounts in the configuration files of other programs, each format by a module of its own."""
