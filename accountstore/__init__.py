@@ -57,6 +57,7 @@ __all__ = [
     "ExtensionError",
     "Folder",
     "FullError",
+    "JournalError",
     "Location",
     "LocationError",
     "MultiAccount",

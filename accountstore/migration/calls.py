@@ -1,0 +1,165 @@
+"""The public calls."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from msgspec.structs import replace
+
+from accountstore.config import StoreConfig
+from accountstore.errors import UnsupportedError
+from accountstore.migration.decide import Action
+from accountstore.migration.journal import Journal, Marks
+from accountstore.migration.model import Options, Outcome, Place, Report, Total
+from accountstore.migration.run import Here, Migration, Runner
+from accountstore.migration.work import Job, Worker
+from accountstore.store import AccountStore
+
+Path = str | os.PathLike[str]
+
+
+def migrate(
+    store: AccountStore,
+    source: Place | str,
+    target: Place | str,
+    /,
+    *,
+    journal: Path,
+    key_file: Path | None = None,
+    options: Options | None = None,
+    processes: int = 1,
+    client: Any = None,
+    config: StoreConfig | Path | None = None,
+) -> Migration:
+    """Copy what is new or has changed: `async for outcome in migrate(...)`, or `report = await migrate(...)`.
+
+    `source` and `target` are places, as `Place.parse` reads them: `"First Storage:mail"`. Each document is checked,
+    takes the target's codec and keeps the fields that this release does not know. It is written where there is none, or
+    over the version that the journal knows: one that has changed at the target is a `conflict`, and stays.
+
+    `journal` is a file, made where it is not there; run again on it, a migration goes on where it was killed, and copies
+    what has changed since. It must be on a local file system. `key_file` has the key of its marks; without it, that is
+    in the user's data folder.
+
+    `processes` does the work in so many processes of this machine, `client` on the workers of a `distributed.Client`
+    (extra `dask`, asyncio alone). They open stores of their own from `config`: a path, which they read where they run;
+    without it, as `AccountStore.open` finds it there. A `StoreConfig` goes to Dask's workers by TLS alone.
+
+    Raises:
+        ValueError: processes is below 1.
+        UnsupportedError: `client` on trio; or something would have to travel in the clear.
+        Others as `Migration`, when it is iterated over.
+    """
+    if processes < 1:
+        raise ValueError("processes must be at least 1")
+    job = _job("migrate", source, target, options)
+    make = partial(_runner, store, job, processes, client, config, None if key_file is None else os.fspath(key_file))
+    return _migration(store, job, journal, key_file, make)
+
+
+def plan(
+    store: AccountStore,
+    source: Place | str,
+    target: Place | str,
+    /,
+    *,
+    journal: Path | None = None,
+    key_file: Path | None = None,
+    options: Options | None = None,
+) -> Migration:
+    """Say what `migrate` would do, document by document, and change nothing. As `migrate`.
+
+    What would be copied is read, as it may be refused. A journal that is there is consulted; awaited, the report has the
+    outcomes.
+    """
+    job = _job("plan", source, target, options)
+    return _migration(store, job, _existing(journal), key_file, partial(_here, store, job))
+
+
+def verify(
+    store: AccountStore,
+    source: Place | str,
+    target: Place | str,
+    /,
+    *,
+    journal: Path | None = None,
+    key_file: Path | None = None,
+    options: Options | None = None,
+) -> Migration:
+    """Read both ends and compare them, document by document, and change nothing. As `plan`."""
+    job = _job("verify", source, target, options)
+    return _migration(store, job, _existing(journal), key_file, partial(_here, store, job))
+
+
+def read_report(*journals: Path) -> Report:
+    """What the journals say of their last runs, merged: those of all shards. Blocking.
+
+    Raises:
+        JournalError: one is not there, is in use, or is of another migration.
+        ValueError: none was given.
+    """
+    if not journals:
+        raise ValueError("read_report takes at least one journal")
+    reports = [_read(os.fspath(path)) for path in journals]
+    totals: dict[str, Total] = {}
+    for report in reports:
+        for word, total in report.totals.items():
+            kept = totals.setdefault(word, Total())
+            kept.documents += total.documents
+            kept.bytes += total.bytes
+    return replace(
+        reports[0],
+        complete=all(report.complete for report in reports),
+        seconds=max(report.seconds for report in reports),
+        totals=totals,
+        outcomes=tuple(outcome for report in reports for outcome in report.outcomes),
+    )
+
+
+def _read(path: str, /) -> Report:
+    journal = Journal.read(path)
+    try:
+        return journal.report()
+    finally:
+        journal.close()
+
+
+def _job(action: Action, source: Place | str, target: Place | str, options: Options | None, /) -> Job:
+    places = (Place.parse(place) if isinstance(place, str) else place for place in (source, target))
+    return Job(action, *places, options or Options())
+
+
+def _migration(store: AccountStore, job: Job, journal: Path | None, key_file: Path | None, make: Any, /) -> Migration:
+    return Migration(
+        store,
+        job,
+        journal=None if journal is None else os.fspath(journal),
+        key_file=None if key_file is None else os.fspath(key_file),
+        runner=make,
+    )
+
+
+def _existing(journal: Path | None, /) -> str | None:
+    return os.fspath(journal) if journal is not None and os.path.exists(journal) else None
+
+
+async def _here(store: AccountStore, job: Job, marks: Marks, /) -> Runner:
+    return Here(Worker(store, job, marks))
+
+
+async def _runner(
+    store: AccountStore,
+    job: Job,
+    processes: int,
+    client: Any,
+    config: StoreConfig | Path | None,
+    key_file: str | None,
+    marks: Marks,
+    /,
+) -> Runner:
+    if client is None and processes == 1:
+        return await _here(store, job, marks)
+    raise UnsupportedError("not yet")
