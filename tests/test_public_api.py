@@ -29,18 +29,21 @@ if TYPE_CHECKING:
 
 NAMES = {
     "accountstore": """
-        Account AccountStore Capabilities Check Credentials Document Entry Event Folder Location MultiAccount
+        Account AccountStore Capabilities Check Copied Credentials Document Entry Event Folder Location MultiAccount
         NoCredentials OAuthCredentials Observer PasswordCredentials ProtocolType Secret SecurityOptions Skipped
         StorageConfig StoreConfig Stored Version WriteMode from_json json_schema masked to_json
         AccountStoreError BackendError ClosedError ConfigError ConflictError DecodeError DeniedError DocumentError
-        EncodeError ExistsError ExtensionError FullError LocationError NotFoundError NotRegularError TooLargeError
-        UnavailableError UncertainError UnknownFieldError UnsupportedError
+        EncodeError ExistsError ExtensionError FullError JournalError LocationError NotFoundError NotRegularError
+        TooLargeError UnavailableError UncertainError UnknownFieldError UnsupportedError
     """,
     "accountstore.backends.base": """
         Backend BackendFactory BatchBackend Blob Capabilities Stat Version Write WriteMode
         check_size classify_error digest pages_by_cursor pages_of
         BackendError ConfigError ConflictError DeniedError ExistsError FullError NotFoundError NotRegularError
         TooLargeError UnavailableError UncertainError UnsupportedError
+    """,
+    "accountstore.migration": """
+        Migration Options Outcome PROBLEMS Place Report Total migrate plan read_report verify
     """,
     "accountstore.testing": """
         BackendTests Call Fault FaultyBackend Harness LossyBackend LossyProxy Recorder Schedule
@@ -51,7 +54,7 @@ NAMES = {
 
 STORE = """
     open aclose get get_multi read read_multi save save_multi update update_multi read_json save_json stat exists delete
-    copy move list get_many save_many storages capabilities check scoped filesystem
+    copy move list get_many save_many copy_many storages capabilities check scoped filesystem
 """
 """The public members of `AccountStore`."""
 

@@ -76,7 +76,7 @@ def plan(
     outcomes.
     """
     job = _job("plan", source, target, options)
-    return _migration(store, job, _existing(journal), key_file, partial(_here, store, job))
+    return _migration(store, job, journal, key_file, partial(_here, store, job))
 
 
 def verify(
@@ -91,7 +91,7 @@ def verify(
 ) -> Migration:
     """Read both ends and compare them, document by document, and change nothing. As `plan`."""
     job = _job("verify", source, target, options)
-    return _migration(store, job, _existing(journal), key_file, partial(_here, store, job))
+    return _migration(store, job, journal, key_file, partial(_here, store, job))
 
 
 def read_report(*journals: Path) -> Report:
@@ -140,10 +140,6 @@ def _migration(store: AccountStore, job: Job, journal: Path | None, key_file: Pa
         key_file=None if key_file is None else os.fspath(key_file),
         runner=make,
     )
-
-
-def _existing(journal: Path | None, /) -> str | None:
-    return os.fspath(journal) if journal is not None and os.path.exists(journal) else None
 
 
 async def _here(store: AccountStore, job: Job, marks: Marks, /) -> Runner:

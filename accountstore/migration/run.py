@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Generator, Sequence
@@ -82,25 +83,31 @@ class Here:
 
     @property
     def room(self) -> int:
+        """One batch, when it has none."""
         return 0 if self._items else 1
 
     @property
     def size(self) -> int:
+        """What keeps the storages busy for some time, bounded."""
         return min(MOST, max(_FEWEST, self._worker.concurrency * 8))
 
     @property
     def busy(self) -> bool:
+        """Whether it has one."""
         return bool(self._items)
 
     def submit(self, items: Sequence[Item], /) -> None:
+        """Take it."""
         self._items = items
 
     async def next(self) -> Batch:
+        """Do it."""
         batch = Batch(self._items, await self._worker.work(self._items))
         self._items = ()
         return batch
 
-    async def aclose(self) -> None: ...
+    async def aclose(self) -> None:
+        """There is nothing to let go of: the store is another's."""
 
 
 class Migration:
@@ -132,7 +139,7 @@ class Migration:
         self._key_file = key_file
         self._make_runner = runner
         self._journal: Journal | None = None
-        self._marks = Marks(b"")
+        self._marks = new_marks()
         self._runner: Runner | None = None
         self._merged: Merged | _Named | None = None
         self._others: list[Other] = []
@@ -263,8 +270,6 @@ class Migration:
         _check_places(self._store, job)
         if self._path is not None:
             await to_thread.run_sync(self._open_journal, self._path)
-        else:
-            self._marks = new_marks()
         if self._runner is None:
             self._runner = await self._make_runner(self._marks)
         if job.options.names is not None:
@@ -287,6 +292,8 @@ class Migration:
     def _open_journal(self, path: str, /) -> None:
         """Open the journal, and number a run that writes to it. Blocking."""
         job = self._job
+        if job.action != "migrate" and not os.path.exists(path):
+            return
         about = {"source": str(job.source), "target": str(job.target), "shard": str(job.options.shard)}
         journal = Journal.open(path, about)
         try:
@@ -324,6 +331,7 @@ class _Rows:
         self._last = ""
 
     async def next(self) -> list[tuple[str, Row]] | None:
+        """The next of them; None at the end."""
         if self._journal is None:
             return None
         rows = await to_thread.run_sync(self._journal.rows, self._last, _PAGE)
@@ -342,6 +350,7 @@ class _Named:
         self._at = 0
 
     async def next(self, most: int, /) -> list[Item]:
+        """The next of them, so many at most; none at the end."""
         names = self._names[self._at : self._at + most]
         rows: dict[str, Row] = {}
         if self._journal is not None and names:
