@@ -124,6 +124,7 @@ class Journal:
         self._db = database
         self.run = 0
         self.totals: dict[str, Total] = {}
+        self._runs: Sequence[tuple[int, float, float | None, dict[str, Total]]] = ()
 
     @classmethod
     def open(cls, path: str, about: Mapping[str, str], /) -> Journal:
@@ -198,12 +199,19 @@ class Journal:
             raise JournalError(f"{path}: is no key of a journal's marks")
         return Marks(key)
 
+    @property
+    def count(self) -> int | None:
+        """How many documents the last run that came to its end has met."""
+        ended = [totals for _, _, end, totals in self._runs if end is not None]
+        return sum(total.documents for total in ended[-1].values()) if ended else None
+
     def begin_run(self, meaning: Mapping[str, str], /) -> None:
         """Number a new run with these options.
 
         Raises:
             JournalError: the last run did not come to its end, and had others.
         """
+        self._runs = self.runs()
         last = self._db.execute("select ended, options from runs order by number desc limit 1").fetchone()
         if last is not None and last[0] is None:
             self._check_same(msgspec.json.decode(last[1], type=dict[str, str]), meaning)
@@ -281,15 +289,6 @@ class Journal:
         found = self._db.execute("select number, began, ended, totals from runs order by number")
         return [(*row[:3], msgspec.json.decode(row[3], type=dict[str, Total])) for row in found]
 
-    def outcomes(self, words: Iterable[str] | None = None, /) -> Iterator[Done]:
-        """The last outcome of each document, by name: of these kinds alone, where given."""
-        wanted = None if words is None else frozenset(words)
-        for name, outcome, size, source, target, error in self._db.execute(
-            "select name, outcome, bytes, source_time, target_time, error from documents order by name"
-        ):
-            if wanted is None or outcome in wanted:
-                yield Done(name, outcome, None, None, size, _moment(source), _moment(target), error)
-
     def report(self) -> Report:
         """What the last run came to, with the outcomes that are problems."""
         runs, about = self.runs(), self.about
@@ -302,19 +301,23 @@ class Journal:
             complete=ended is not None,
             seconds=(ended or began) - began,
             totals=totals,
-            outcomes=tuple(
-                outcome_of(done, *places) for done in self.outcomes(PROBLEMS)
-            ),
+            outcomes=tuple(outcome_of(done, *places) for done in self.problems()),
         )
 
-    def problems(self) -> int:
-        """How many documents are not at the target as they are at the source."""
+    def problems(self) -> Iterator[Done]:
+        """What the last run has met that is not at the target as it is at the source, by name."""
+        run = self._db.execute("select max(number) from runs").fetchone()[0]
         marks = ", ".join("?" * len(PROBLEMS))
-        found = [
-            self._db.execute(f"select count(*) from {table} where outcome in ({marks})", tuple(PROBLEMS)).fetchone()[0]  # noqa: S608 -- names of ours
-            for table in ("documents", "others")
-        ]
-        return sum(found)
+        for name, outcome, size, source, target, error in self._db.execute(
+            "select name, outcome, bytes, source_time, target_time, error from documents"  # noqa: S608 -- question marks
+            f" where run = ? and outcome in ({marks}) order by name",
+            (run, *PROBLEMS),
+        ):
+            yield Done(name, outcome, None, None, size, _moment(source), _moment(target), error)
+        for name, outcome, reason in self._db.execute(
+            "select name, outcome, reason from others where run = ? and outcome = 'refused' order by name", (run,)
+        ):
+            yield Done(name, outcome, reason=reason)
 
     def close(self) -> None:
         """Close the file. It stays."""
@@ -343,7 +346,7 @@ def _kept(done: Done, row: Row | None, /) -> tuple[bytes | None, bytes | None]:
 
 def _is_old(done: Done, row: Row, /) -> bool:
     """Whether a document is as the journal has it: that it was copied before is the more telling outcome."""
-    if (done.source, done.target) not in {(row.source, row.target), (None, None)}:
+    if done.outcome in PROBLEMS or (done.source, done.target) not in {(row.source, row.target), (None, None)}:
         return False
     return done.outcome == row.outcome or (done.outcome == "same" and row.outcome in {"copied", "changed"})
 

@@ -129,6 +129,7 @@ class Spool:
         self._listing = listing
         self._db: sqlite3.Connection | None = None
         self._full = False
+        self._count = 0
         self._last = ""
 
     async def next(self) -> list[tuple[str, Side]] | None:
@@ -141,10 +142,16 @@ class Spool:
                 self._full = True
             else:
                 await to_thread.run_sync(_spool, self._db, page)
+                self._count += len(page)
         found = await to_thread.run_sync(_spooled, self._db, self._last)
         if found:
             self._last = found[-1][0]
         return found or None
+
+    @property
+    def count(self) -> int | None:
+        """How many documents there are, when all are listed."""
+        return self._count if self._full else None
 
     def close(self) -> None:
         """Drop it."""

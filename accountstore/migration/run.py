@@ -164,6 +164,12 @@ class Migration:
             totals=dict(self._totals),
         )
 
+    @property
+    def expected(self) -> int | None:
+        """How many documents there are to come to, as far as that is known: by the last run, or a listing's end."""
+        counts = [file.count for file in self._files]
+        return max((count for count in counts if count), default=None)
+
     def __aiter__(self) -> Self:
         return self
 
