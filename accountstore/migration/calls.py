@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from msgspec.structs import replace
 
+from accountstore.aio.loops import asyncio_loop
 from accountstore.config import StoreConfig
 from accountstore.errors import UnsupportedError
 from accountstore.migration.decide import Action
 from accountstore.migration.journal import Journal, Marks
-from accountstore.migration.model import Options, Outcome, Place, Report, Total
+from accountstore.migration.model import Options, Place, Report, Total
 from accountstore.migration.run import Here, Migration, Runner
 from accountstore.migration.work import Job, Worker
 from accountstore.store import AccountStore
@@ -56,7 +56,11 @@ def migrate(
     if processes < 1:
         raise ValueError("processes must be at least 1")
     job = _job("migrate", source, target, options)
-    make = partial(_runner, store, job, processes, client, config, None if key_file is None else os.fspath(key_file))
+    if client is None and processes == 1:
+        make = partial(_here, store, job)
+    else:
+        told = os.fspath(config) if config is not None and not isinstance(config, StoreConfig) else config
+        make = partial(_elsewhere, job, processes, client, told)
     return _migration(store, job, journal, key_file, make)
 
 
@@ -142,20 +146,21 @@ def _migration(store: AccountStore, job: Job, journal: Path | None, key_file: Pa
     )
 
 
-async def _here(store: AccountStore, job: Job, marks: Marks, /) -> Runner:
+async def _here(store: AccountStore, job: Job, marks: Marks, key_file: str, /) -> Runner:
     return Here(Worker(store, job, marks))
 
 
-async def _runner(
-    store: AccountStore,
-    job: Job,
-    processes: int,
-    client: Any,
-    config: StoreConfig | Path | None,
-    key_file: str | None,
-    marks: Marks,
-    /,
+async def _elsewhere(
+    job: Job, processes: int, client: Any, config: StoreConfig | str | None, marks: Marks, key_file: str, /
 ) -> Runner:
-    if client is None and processes == 1:
-        return await _here(store, job, marks)
-    raise UnsupportedError("not yet")
+    if client is None:
+        from accountstore.migration.processes import Processes
+
+        return Processes(processes, config, job, marks)
+    if asyncio_loop() is None:
+        raise UnsupportedError("a Dask client works on asyncio alone")
+    try:
+        from accountstore.migration.dask import Cluster
+    except ImportError:
+        raise UnsupportedError("client= needs the package distributed: pip install 'accountstore[dask]'") from None
+    return await Cluster.start(client, config, job, marks, key_file)

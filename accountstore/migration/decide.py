@@ -59,6 +59,8 @@ def decide(
 ) -> Decision:
     """What is to be done. `equal` says whether the documents are, once they have been compared."""
     known = row if row is not None and row.known else None
+    if known is None and isinstance(target, Missing) and not isinstance(source, Missing):
+        return Write("create", "copied")
     if isinstance(source, Unknown) or isinstance(target, Unknown):
         return READ
     if isinstance(source, Missing):
@@ -68,8 +70,6 @@ def decide(
     overwrites = options.on_conflict == "overwrite"
     changed = known is None or marks.of("source", source) != known.source
     if isinstance(target, Missing):
-        if known is None:
-            return Write("create", "copied")
         if not changed:
             return Settled("removed")
         return Write("create", "copied") if overwrites else Settled("conflict", "it was deleted at the target since")

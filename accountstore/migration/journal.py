@@ -64,7 +64,7 @@ class Done(Struct, frozen=True, array_like=True):
     """None: it is at neither end any more."""
     source: bytes | None = None
     target: bytes | None = None
-    bytes: int = 0
+    size: int = 0
     source_time: datetime | None = None
     target_time: datetime | None = None
     error: str = ""
@@ -80,7 +80,7 @@ def outcome_of(done: Done, source: Place, target: Place, /) -> Outcome:
         name=done.name,
         source=source.path_of(done.name),
         target=target.path_of(done.name),
-        bytes=done.bytes,
+        bytes=done.size,
         source_time=done.source_time,
         target_time=done.target_time,
         error=done.error,
@@ -182,22 +182,20 @@ class Journal:
 
     def marks(self, key_file: str | None = None, /) -> Marks:
         """The key of the marks, from its file; made where the journal has no marks yet."""
-        path = key_file or default_key_file(self.about["id"])
+        path = self.key_path(key_file)
         try:
-            with open(path, "rb") as file:
-                key = file.read()
+            return Marks(read_key(path))
         except FileNotFoundError:
             if self._db.execute("select 1 from documents where target is not null limit 1").fetchone():
                 raise JournalError(
                     f"{self.path}: the key of its marks is missing, {path}: bring it from the machine where the journal"
                     " was begun, or begin another journal"
                 ) from None
-            key = _make_key(path)
-        except OSError as error:
-            raise JournalError(f"{path}: the key of the marks cannot be read ({error.strerror})") from None
-        if len(key) != _KEY_BYTES:
-            raise JournalError(f"{path}: is no key of a journal's marks")
-        return Marks(key)
+            return Marks(_make_key(path))
+
+    def key_path(self, key_file: str | None = None, /) -> str:
+        """Where the key of the marks is."""
+        return os.path.abspath(key_file or default_key_file(self.about["id"]))
 
     @property
     def count(self) -> int | None:
@@ -251,13 +249,13 @@ class Journal:
         """Keep what was done, in one transaction that is on the disk when this returns; each with the row before."""
         now = time.time()
         changed = [
-            (one.name, *_kept(one, row), one.outcome, self.run, now, one.error, one.bytes, *map(_seconds, _times(one)))
+            (one.name, *_kept(one, row), one.outcome, self.run, now, one.error, one.size, *map(_seconds, _times(one)))
             for one, row in done
             if one.outcome not in _UNKEPT and (row is None or not _is_old(one, row))
         ]
         forgotten = [(one.name,) for one, row in done if row is not None and one.outcome in _UNKEPT]
         odd = [(self.run, other.end, printable(other.name), other.outcome, other.reason) for other in others]
-        for word, size in [*((one.outcome, one.bytes) for one, _ in done), *((other.outcome, 0) for other in others)]:
+        for word, size in [*((one.outcome, one.size) for one, _ in done), *((other.outcome, 0) for other in others)]:
             if word is not None:
                 self.totals.setdefault(word, Total()).add(size)
         if not (changed or forgotten or odd):
@@ -412,6 +410,25 @@ def default_key_file(journal: str, /) -> str:
     from platformdirs import user_data_dir
 
     return os.path.join(user_data_dir("accountstore", appauthor=False), "journal-keys", f"{journal}.key")
+
+
+def read_key(path: str, /) -> bytes:
+    """The key of a journal's marks.
+
+    Raises:
+        FileNotFoundError: it is not there.
+        JournalError: it cannot be read, or is none.
+    """
+    try:
+        with open(path, "rb") as file:
+            key = file.read(_KEY_BYTES + 1)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise JournalError(f"{path}: the key of the marks cannot be read ({error.strerror})") from None
+    if len(key) != _KEY_BYTES:
+        raise JournalError(f"{path}: is no key of a journal's marks")
+    return key
 
 
 def _make_key(path: str, /) -> bytes:

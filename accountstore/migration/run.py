@@ -30,6 +30,7 @@ T = TypeVar("T")
 
 MOST = 500
 """Names in a batch, at most."""
+_DEATHS = 2
 _FEWEST = 64
 _PAGE = 1000
 _ALL_FAIL = 16
@@ -72,6 +73,23 @@ class Runner(Protocol):
     async def aclose(self) -> None:
         """Let go of everything."""
         ...
+
+
+class Task(Struct, frozen=True, eq=False):
+    """A batch that is with a worker in another process, and how many such it has outlived."""
+
+    items: Sequence[Item]
+    deaths: int = 0
+
+    def after_death(self) -> Sequence[Task] | Batch:
+        """What is done when its worker has died with it: again, then in halves; one that is alone has failed."""
+        if self.deaths + 1 < _DEATHS:
+            return (Task(self.items, self.deaths + 1),)
+        if len(self.items) == 1:
+            reason = "source: the process that copied it ended, each time"
+            return Batch(self.items, (Done(self.items[0].name, "failed", error="BackendError", reason=reason),))
+        half = len(self.items) // 2
+        return Task(self.items[:half], self.deaths), Task(self.items[half:], self.deaths)
 
 
 class Here:
@@ -131,7 +149,7 @@ class Migration:
         *,
         journal: str | None,
         key_file: str | None,
-        runner: Callable[[Marks], Awaitable[Runner]],
+        runner: Callable[[Marks, str], Awaitable[Runner]],
     ) -> None:
         self._store = store
         self._job = job
@@ -140,6 +158,7 @@ class Migration:
         self._make_runner = runner
         self._journal: Journal | None = None
         self._marks = new_marks()
+        self._key_path = ""
         self._runner: Runner | None = None
         self._merged: Merged | _Named | None = None
         self._others: list[Other] = []
@@ -255,7 +274,7 @@ class Migration:
         others, self._others = self._others, []
         if self._journal is not None and self._job.action == "migrate":
             await to_thread.run_sync(self._journal.record, done, others)
-        for word, size in [*((one.outcome, one.bytes) for one, _ in done), *((other.outcome, 0) for other in others)]:
+        for word, size in [*((one.outcome, one.size) for one, _ in done), *((other.outcome, 0) for other in others)]:
             if word is not None:
                 self._totals.setdefault(word, Total()).add(size)
         places = self._job.source, self._job.target
@@ -277,7 +296,7 @@ class Migration:
         if self._path is not None:
             await to_thread.run_sync(self._open_journal, self._path)
         if self._runner is None:
-            self._runner = await self._make_runner(self._marks)
+            self._runner = await self._make_runner(self._marks, self._key_path)
         if job.options.names is not None:
             self._merged = _Named(sorted(filter(job.options.wants, {*job.options.names})), self._journal)
             return
@@ -304,6 +323,7 @@ class Migration:
         journal = Journal.open(path, about)
         try:
             self._marks = journal.marks(self._key_file)
+            self._key_path = journal.key_path(self._key_file)
             if job.action == "migrate":
                 journal.begin_run(job.options.meaning())
         except BaseException:
@@ -383,7 +403,7 @@ def _settled(item: Item, way: Settled, /) -> Done:
     return Done(
         item.name,
         way.outcome,
-        bytes=0 if source is None else source.size,
+        size=0 if source is None else source.size,
         source_time=None if source is None else source.modified,
         target_time=None if target is None else target.modified,
         reason=way.reason,

@@ -97,7 +97,7 @@ class _Case(Struct, eq=False):
         self.done = Done(
             self.item.name,
             outcome,
-            bytes=self.size,
+            size=self.size,
             source_time=self.source_time,
             target_time=self.target_time,
             error="" if error is None else type(error).__name__,
