@@ -89,7 +89,7 @@ class Cluster:
                 " have, or set ACCOUNTSTORE_CONFIG where they run"
             )
         await client.wait_for_workers(1)
-        workers = len(client.scheduler_info(n_workers=-1)["workers"])
+        workers = len(await client.nthreads())
         options = job.options
         rate = options.requests_per_second
         share = replace(

@@ -10,7 +10,7 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar
 
-from anyio import to_thread
+from anyio import CancelScope, to_thread
 from anyio.lowlevel import checkpoint
 from msgspec import Struct
 from msgspec.structs import replace
@@ -31,7 +31,6 @@ T = TypeVar("T")
 MOST = 500
 """Names in a batch, at most."""
 _DEATHS = 2
-_FEWEST = 64
 _PAGE = 1000
 _ALL_FAIL = 16
 """So many documents of a batch, all of them failed, are a storage that has failed."""
@@ -106,8 +105,8 @@ class Here:
 
     @property
     def size(self) -> int:
-        """What keeps the storages busy for some time, bounded."""
-        return min(MOST, max(_FEWEST, self._worker.concurrency * 8))
+        """As many as are bounded; with a rate, those of a second."""
+        return min(MOST, self._worker.in_a_second or MOST)
 
     @property
     def busy(self) -> bool:
@@ -220,9 +219,10 @@ class Migration:
     async def aclose(self) -> None:
         """Close the journal and let the workers go. A second call does nothing."""
         self._closed = True
-        if self._runner is not None:
-            await self._runner.aclose()
-        self._close_files()
+        with CancelScope(shield=True):
+            if self._runner is not None:
+                await self._runner.aclose()
+            await to_thread.run_sync(self._close_files)
 
     def __del__(self) -> None:
         self._close_files()

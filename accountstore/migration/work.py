@@ -162,6 +162,12 @@ class Worker:
         """How many documents it has under way at a time, at present."""
         return self._pace.concurrency
 
+    @property
+    def in_a_second(self) -> int | None:
+        """How many documents the rate allows in a second, at least one; None: any."""
+        rate = self._job.options.requests_per_second
+        return None if rate is None else max(1, int(rate))
+
     async def work(self, items: Sequence[Item], /) -> list[Done]:
         """What became of each document; of one that is at neither end any more, that it is `None`."""
         cases = [self._case(item) for item in items]
