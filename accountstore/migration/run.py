@@ -160,7 +160,7 @@ class Migration:
         self._key_path = ""
         self._runner: Runner | None = None
         self._merged: Merged | _Named | None = None
-        self._others: list[Other] = []
+        self._others = _Others(job.options.wants)
         self._files: list[Journal | Spool] = []
         self._waiting: deque[Outcome] = deque()
         self._totals: dict[str, Total] = {}
@@ -271,7 +271,7 @@ class Migration:
 
     async def _keep(self, done: Sequence[tuple[Done, Row | None]], /) -> None:
         """Write the outcomes into the journal, and then tell them."""
-        others, self._others = self._others, []
+        others = self._others.taken()
         if self._journal is not None and self._job.action == "migrate":
             await to_thread.run_sync(self._journal.record, done, others)
         for word, size in [*((one.outcome, one.size) for one, _ in done), *((other.outcome, 0) for other in others)]:
@@ -304,7 +304,7 @@ class Migration:
         for what, place in (("source", job.source), ("target", job.target)):
             found = list_documents(
                 resolver, log, place.folder, place.storage,
-                recursive=True, skipped=partial(self._add_other, what, place), others=True,
+                recursive=True, skipped=partial(self._others.add, what, place), others=True,
             )  # fmt: skip
             documents = Listed(_entries(found), place.name_of, job.options.wants)
             fetch = documents.next
@@ -333,19 +333,32 @@ class Migration:
         self._files.append(journal)
 
     async def _end(self) -> None:
-        if self._others:
+        if self._others.found:
             return await self._keep([])
         if self._journal is not None and self._job.action == "migrate":
             await to_thread.run_sync(self._journal.end_run)
         self._complete = True
         await self.aclose()
 
-    def _add_other(self, end: str, place: Place, skipped: Skipped, /) -> None:
+
+class _Others:
+    """What the listings leave out, and is wanted. It knows nothing of the run, which can be dropped."""
+
+    def __init__(self, wants: Callable[[str], bool], /) -> None:
+        self._wants = wants
+        self.found: list[Other] = []
+
+    def add(self, end: str, place: Place, skipped: Skipped, /) -> None:
         """A listing has left this out."""
         name = place.name_of(skipped.path)
-        if not skipped.path.endswith("/") and self._job.options.wants(name):
-            document = _is_document(skipped.path.rpartition("/")[2])
-            self._others.append(Other(end, name, "refused" if document and end == "source" else "foreign", skipped.reason))
+        if not name.endswith("/") and self._wants(name):
+            document = end == "source" and _is_document(name.rpartition("/")[2])
+            self.found.append(Other(end, name, "refused" if document else "foreign", skipped.reason))
+
+    def taken(self) -> list[Other]:
+        """What was found, which is not given again."""
+        found, self.found = self.found, []
+        return found
 
 
 class _Rows:
