@@ -65,7 +65,8 @@ EXTRAS = {
     "sessions": "aiohttp",
     "azure": "adlfs",
     "obstore": "obstore",
-    **dict.fromkeys(("commands", "exits", "prompts", "show"), "typer"),
+    "dask": "distributed",
+    **dict.fromkeys(("commands", "exits", "migrate", "progress", "prompts", "show"), "typer"),
 }
 """What is left out here where its package is not installed: backends, and the command line."""
 MODULES = sorted(
