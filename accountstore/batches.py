@@ -302,7 +302,9 @@ def _encoded(member: _Member[Document], /) -> bytes:
     return member.ref.storage.encode(member.given, member.ref.kind)
 
 
-async def _copy(verify: Proof, storage: Storage, members: Sequence[_Member[None]], results: _Results[Copied], /) -> None:
+async def _copy(
+    verify: Proof, storage: Storage, members: Sequence[_Member[None]], results: _Results[Copied], /
+) -> None:
     opened = await _opened(members, results)
     unproven: list[tuple[_Member[Opened[Document]], Write]] = []
     for member, write, stat in await _write(storage, opened, _transcoded, results):

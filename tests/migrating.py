@@ -77,8 +77,11 @@ def _counted(told: Mapping[str, str], /) -> dict[str, int]:
     return {word: words.count(word) for word in words}
 
 
+def files(folder: Path, /) -> dict[str, Any]:
+    """Where a run keeps its journal and the key of its marks."""
+    return {"journal": folder / "journal", "key_file": folder / "key"}
+
+
 async def once(store: AccountStore, folder: Path, /, **options: Any) -> Report:
     """A whole run."""
-    return await migrate(
-        store, SOURCE, TARGET, journal=folder / "journal", key_file=folder / "key", options=Options(**options)
-    )
+    return await migrate(store, SOURCE, TARGET, options=Options(**options), **files(folder))

@@ -48,8 +48,8 @@ app: typer.Typer = typer.Typer(
     context_settings={"help_option_names": ["--help", "-h"]},
     help="""Migrate all documents of a folder to another, on any storage; services may go on writing at both ends.
 
-    SOURCE and TARGET are [STORAGE:][FOLDER]. Run it again to copy what has changed since; a document that has changed at
-    the target is a conflict, which is told and left as it is.
+    SOURCE and TARGET are [STORAGE:][FOLDER]. Run it again to copy what has changed since; a document that has changed
+    at the target is a conflict, which is told and left as it is.
 
     Exit codes: 0 everything is at the target; 3 but for conflicts; 1 not everything, with the reason on stderr; 2 wrong
     usage; 130 interrupted.""",
@@ -61,7 +61,9 @@ def _examples(*lines: str) -> str:
 
 
 _Source = Annotated[str, typer.Argument(metavar="SOURCE", help="The folder: [STORAGE:][FOLDER].", show_default=False)]
-_Target = Annotated[str, typer.Argument(metavar="TARGET", help="Its new place: [STORAGE:][FOLDER].", show_default=False)]
+_Target = Annotated[
+    str, typer.Argument(metavar="TARGET", help="Its new place: [STORAGE:][FOLDER].", show_default=False)
+]
 _Journal = Annotated[
     str, typer.Option("--journal", metavar="PATH", help=f"The journal; {_JOURNAL} without it. It stays after the run.")
 ]
@@ -166,7 +168,9 @@ def run(
         ends = _place(source), _place(target)
         config = load_config(context.obj)
         if dry_run:
-            _follow(config, lambda store: plan(store, *ends, journal=journal, key_file=key_file, options=options), as_json)
+            _follow(
+                config, lambda store: plan(store, *ends, journal=journal, key_file=key_file, options=options), as_json
+            )
             return
         _check_journal(journal, resume)
 
@@ -248,7 +252,9 @@ def verify_command(
         )
         ends = _place(source), _place(target)
         config = load_config(context.obj)
-        _follow(config, lambda store: verify(store, *ends, journal=journal, key_file=key_file, options=options), as_json)
+        _follow(
+            config, lambda store: verify(store, *ends, journal=journal, key_file=key_file, options=options), as_json
+        )
 
 
 @app.command(cls=Command, epilog="accountstore migrate report part1.journal part2.journal --json")
@@ -265,7 +271,9 @@ def report(
             if as_json:
                 _print_json(outcome)
             else:
-                print_error(f"{outcome.outcome}: {outcome.source} to {outcome.target} ({outcome.error or 'see the run'})")
+                print_error(
+                    f"{outcome.outcome}: {outcome.source} to {outcome.target} ({outcome.error or 'see the run'})"
+                )
         print_report(found, as_json=as_json)
         if found.exit_code:
             raise typer.Exit(found.exit_code)
@@ -339,7 +347,7 @@ def _client(address: str, /) -> Any:
     except ImportError:
         raise UnsupportedError("--dask needs the package distributed: pip install 'accountstore[dask]'") from None
     try:
-        return Client(address, asynchronous=True)
+        return Client(address, asynchronous=True)  # type: ignore[no-untyped-call]  # it has no types
     except (OSError, TypeError, ValueError) as error:
         raise ConfigError(f"--dask {address}: {error}") from None
 

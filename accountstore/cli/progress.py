@@ -7,7 +7,15 @@ import time
 from typing import TYPE_CHECKING, Self
 
 import msgspec
-from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich import filesize
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.progress import Progress as Bar
 
 from accountstore.cli.exits import print_error
@@ -83,9 +91,7 @@ class Progress:
 
     def _update(self) -> None:
         if self._bar is not None:
-            self._bar.update(
-                self._task, description=self._text(), completed=self._documents, total=self._run.expected
-            )
+            self._bar.update(self._task, description=self._text(), completed=self._documents, total=self._run.expected)
         else:
             print_error(f"{self._documents:,} documents, {self._text()}")
 
@@ -117,14 +123,8 @@ def print_report(report: Report, /, *, as_json: bool) -> None:
         sys.stdout.write(f"  {word:10} {total.documents:>12,}  {_size(total.bytes):>10}\n")
 
 
-def _size(count: float, /) -> str:
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            break
-        count /= 1000
-    else:
-        unit = "TB"
-    return f"{count:,.0f} {unit}" if unit == "B" else f"{count:,.1f} {unit}"
+def _size(count: int, /) -> str:
+    return filesize.decimal(count)
 
 
 def _number(count: int, thing: str, /) -> str:

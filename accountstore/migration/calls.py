@@ -34,15 +34,15 @@ def migrate(
     client: Any = None,
     config: StoreConfig | Path | None = None,
 ) -> Migration:
-    """Copy what is new or has changed: `async for outcome in migrate(...)`, or `report = await migrate(...)`.
+    """Copy what is new or has changed: iterate over the outcomes (`async for`), or `await` the report.
 
     `source` and `target` are places, as `Place.parse` reads them: `"First Storage:mail"`. Each document is checked,
     takes the target's codec and keeps the fields that this release does not know. It is written where there is none, or
     over the version that the journal knows: one that has changed at the target is a `conflict`, and stays.
 
-    `journal` is a file, made where it is not there; run again on it, a migration goes on where it was killed, and copies
-    what has changed since. It must be on a local file system. `key_file` has the key of its marks; without it, that is
-    in the user's data folder.
+    `journal` is a file, made where it is not there; run again on it, a migration goes on where it was killed, and
+    copies what has changed since. It must be on a local file system. `key_file` has the key of its marks; without it,
+    that is in the user's data folder.
 
     `processes` does the work in so many processes of this machine, `client` on the workers of a `distributed.Client`
     (extra `dask`, asyncio alone). They open stores of their own from `config`: a path, which they read where they run;
@@ -76,8 +76,8 @@ def plan(
 ) -> Migration:
     """Say what `migrate` would do, document by document, and change nothing. As `migrate`.
 
-    What would be copied is read, as it may be refused. A journal that is there is consulted; awaited, the report has the
-    outcomes.
+    What would be copied is read, as it may be refused. A journal that is there is consulted; awaited, the report has
+    the outcomes.
     """
     job = _job("plan", source, target, options)
     return _migration(store, job, journal, key_file, partial(_here, store, job))
@@ -132,8 +132,11 @@ def _read(path: str, /) -> Report:
 
 
 def _job(action: Action, source: Place | str, target: Place | str, options: Options | None, /) -> Job:
-    places = (Place.parse(place) if isinstance(place, str) else place for place in (source, target))
-    return Job(action, *places, options or Options())
+    return Job(action, _place(source), _place(target), options or Options())
+
+
+def _place(place: Place | str, /) -> Place:
+    return Place.parse(place) if isinstance(place, str) else place
 
 
 def _migration(store: AccountStore, job: Job, journal: Path | None, key_file: Path | None, make: Any, /) -> Migration:

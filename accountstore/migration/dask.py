@@ -1,17 +1,19 @@
 """The same work on the workers of a Dask cluster (extra `dask`). No version, option or document travels in the clear.
 
-Each worker opens one store, from a configuration that it reads itself. What travels are names, keyed marks and outcomes,
-and by TLS the key of the marks; without TLS the workers read it from its file, as they read the configuration.
+Each worker opens one store, from a configuration that it reads itself. What travels are names, keyed marks and
+outcomes, and by TLS the key of the marks; without TLS the workers read it from its file, as the configuration.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from os import urandom
 from typing import Any
 
-from distributed import Client, KilledWorker, WorkerPlugin, as_completed, get_worker
+from anyio import move_on_after
+from distributed import KilledWorker, WorkerPlugin, as_completed, get_worker
 from msgspec.structs import replace
 
 from accountstore.aio.loops import asyncio_loop
@@ -25,6 +27,9 @@ from accountstore.store import AccountStore
 
 _DEPTH = 4
 """Batches that a worker has at a time, so that none waits for the client."""
+
+
+_FAREWELL = 10.0
 
 
 class StorePlugin(WorkerPlugin):
@@ -63,7 +68,7 @@ async def work(plugin: str, items: Sequence[Item], /) -> list[Done]:
 class Cluster:
     """Does batches on the workers of a cluster. A batch that keeps killing its worker is done in halves in the end."""
 
-    def __init__(self, client: Client, plugin: str, workers: int, /) -> None:
+    def __init__(self, client: Any, plugin: str, workers: int, /) -> None:
         self._client = client
         self._plugin = plugin
         self._workers = workers
@@ -73,7 +78,7 @@ class Cluster:
 
     @classmethod
     async def start(
-        cls, client: Client, config: StoreConfig | str | None, job: Job, marks: Marks, key_file: str, /
+        cls, client: Any, config: StoreConfig | str | None, job: Job, marks: Marks, key_file: str, /
     ) -> Cluster:
         """Let each worker of the cluster open a store.
 
@@ -85,8 +90,8 @@ class Cluster:
         private = str(client.scheduler.address).startswith(("tls://", "inproc://"))
         if isinstance(config, StoreConfig) and not private:
             raise UnsupportedError(
-                "a StoreConfig, with its secrets, travels to Dask's workers by TLS alone: give the path of a file that they"
-                " have, or set ACCOUNTSTORE_CONFIG where they run"
+                "a StoreConfig, with its secrets, travels to Dask's workers by TLS alone: give the path of a file that"
+                " they have, or set ACCOUNTSTORE_CONFIG where they run"
             )
         await client.wait_for_workers(1)
         workers = len(await client.nthreads())
@@ -144,16 +149,18 @@ class Cluster:
         while not self._ready:
             future, result = await anext(self._completed)
             task = self._tasks.pop(future.key)
-            if future.status == "finished":
+            if isinstance(result, list):
                 self._ready.append(Batch(task.items, result))
-            elif future.status == "error":
-                self._died(task, result[1] if isinstance(result, tuple) else result)
-            else:
+            elif isinstance(result, tuple):
+                self._failed(task, result[1])
+            elif self._client.status != "running" or task.deaths:
                 raise UnavailableError("the Dask scheduler is gone: run it again with another one", sent=False)
+            else:  # the result went with its worker
+                self._send(Task(task.items, 1))
             future.release()
         return self._ready.popleft()
 
-    def _died(self, task: Task, error: object, /) -> None:
+    def _failed(self, task: Task, error: object, /) -> None:
         if not isinstance(error, KilledWorker):
             if isinstance(error, AccountStoreError):
                 raise error.with_traceback(None)
@@ -167,10 +174,9 @@ class Cluster:
 
     async def aclose(self) -> None:
         """Let the workers close their stores, where the scheduler is still there."""
-        try:
-            await self._client.unregister_worker_plugin(self._plugin)
-        except Exception:  # noqa: BLE001, S110 -- it may be gone, which `next` has said
-            pass
+        if self._client.status == "running":
+            with suppress(Exception), move_on_after(_FAREWELL):  # it may be gone, which `next` has said
+                await self._client.unregister_worker_plugin(self._plugin)
 
 
 def _without_versions(item: Item, /) -> Item:

@@ -67,25 +67,34 @@ def decide(
         if row is not None and row.outcome == "moved":
             return Settled("gone")
         return _without_source(target, known, marks, options)
-    overwrites = options.on_conflict == "overwrite"
-    changed = known is None or marks.of("source", source) != known.source
     if isinstance(target, Missing):
-        if not changed:
-            return Settled("removed")
-        return Write("create", "copied") if overwrites else Settled("conflict", "it was deleted at the target since")
+        return _without_target(source, known, marks, options)
+    changed = known is None or marks.of("source", source) != known.source
     changed_there = known is None or marks.of("target", target) != known.target
-    if not changed_there:
-        if changed:
-            return Write(target, "changed")
-        return READ if options.delete_source and equal is None else Settled("same")
-    if equal is None and (changed or options.delete_source):
-        return READ
-    if not changed:
-        return Settled("newer")
+    if changed and changed_there:
+        return READ if equal is None else _changed_at_both(target, known, options, equal=equal)
+    if changed:
+        return Write(target, "changed")
+    if options.delete_source and equal is None:
+        return READ  # it must be seen at the target before it is removed
+    return Settled("newer" if changed_there else "same")
+
+
+def _changed_at_both(target: Version, known: Row | None, options: Options, /, *, equal: bool) -> Decision:
     if equal:
         return Settled("same")
+    if options.on_conflict == "overwrite":
+        return Write(target, "changed")
     why = "the target has another document" if known is None else "both ends have changed since it was copied"
-    return Write(target, "changed") if overwrites else Settled("conflict", why)
+    return Settled("conflict", why)
+
+
+def _without_target(source: Version, known: Row | None, marks: Marks, options: Options, /) -> Decision:
+    if known is not None and marks.of("source", source) == known.source:
+        return Settled("removed")
+    if options.on_conflict == "overwrite":
+        return Write("create", "copied")
+    return Settled("conflict", "it was deleted at the target since")
 
 
 def _without_source(target: Version | Missing, known: Row | None, marks: Marks, options: Options, /) -> Decision:

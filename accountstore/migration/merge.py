@@ -11,7 +11,6 @@ from typing import Generic, TypeVar
 from anyio import to_thread
 from msgspec import Struct, msgpack
 
-from accountstore.aio.pages import Paged
 from accountstore.backends.base import Version
 from accountstore.errors import BackendError
 from accountstore.listing import Entry
@@ -86,7 +85,7 @@ class Merged:
         self._items: list[Item] = []
 
     async def next(self, most: int, /) -> list[Item]:
-        """The next items, so many at most; none at the end. After an error or a cancellation it goes on where it was."""
+        """The next items, so many at most; none at the end. After an error or a cancellation it goes on."""
         while len(self._items) < most:
             heads = await self._source.head(), await self._target.head(), await self._rows.head()
             names = [name for name in heads if name is not None]

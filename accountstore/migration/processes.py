@@ -9,13 +9,11 @@ import sys
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import BinaryIO, TypeVar
+from typing import TYPE_CHECKING, BinaryIO, TypeVar
 
 import anyio
 import msgspec
 from anyio import to_thread
-from anyio.abc import Process
-from anyio.streams.memory import MemoryObjectSendStream
 from msgspec import Struct, msgpack
 from msgspec.structs import replace
 
@@ -27,6 +25,10 @@ from accountstore.migration.merge import Item
 from accountstore.migration.run import MOST, Batch, Task
 from accountstore.migration.work import Job, Worker
 from accountstore.store import AccountStore
+
+if TYPE_CHECKING:
+    from anyio.abc import Process
+    from anyio.streams.memory import MemoryObjectSendStream
 
 T = TypeVar("T")
 

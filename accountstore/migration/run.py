@@ -17,7 +17,7 @@ from msgspec.structs import replace
 
 from accountstore import errors
 from accountstore.errors import BackendError, ExtensionError, LocationError, UnsupportedError
-from accountstore.listing import Entry, Skipped, list_documents
+from accountstore.listing import Skipped, list_documents
 from accountstore.migration.decide import Settled, decide
 from accountstore.migration.journal import Done, Journal, Marks, Other, Row, new_marks, outcome_of, printable
 from accountstore.migration.merge import Item, Listed, Merged, Side, Spool, Stream
@@ -213,7 +213,9 @@ class Migration:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
         await self.aclose()
 
     async def aclose(self) -> None:
@@ -334,7 +336,8 @@ class Migration:
 
     async def _end(self) -> None:
         if self._others.found:
-            return await self._keep([])
+            await self._keep([])
+            return
         if self._journal is not None and self._job.action == "migrate":
             await to_thread.run_sync(self._journal.end_run)
         self._complete = True

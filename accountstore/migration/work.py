@@ -288,7 +288,9 @@ class Worker:
                 gone = isinstance(case.source, Missing) and isinstance(way, Write)
                 case.settle("gone" if gone else way.outcome if isinstance(way, Write) else "deleted")
 
-    async def _each(self, call: Callable[[_Case, Version], Awaitable[None]], ways: Sequence[tuple[_Case, Any]], /) -> None:
+    async def _each(
+        self, call: Callable[[_Case, Version], Awaitable[None]], ways: Sequence[tuple[_Case, Any]], /
+    ) -> None:
         """Do something with a version of each, so many at a time."""
         turns = anyio.CapacityLimiter(self.concurrency)
         async with anyio.create_task_group() as tasks:
@@ -342,6 +344,10 @@ def _end(side: Side | None, listed: bool, /) -> End:
 
 def _verify(case: _Case, way: Decision, /) -> None:
     """Say how the ends differ, in the words of a verification."""
-    if isinstance(case.source, Missing) or (case.done is not None and case.done.outcome in {"same", "newer", "removed"}):
+    if isinstance(case.source, Missing) or (
+        case.done is not None and case.done.outcome in {"same", "newer", "removed"}
+    ):
         return
-    case.settle("missing" if isinstance(case.target, Missing) else "differs", way.reason if isinstance(way, Settled) else "")
+    case.settle(
+        "missing" if isinstance(case.target, Missing) else "differs", way.reason if isinstance(way, Settled) else ""
+    )

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import anyio
 import pytest
 from doubles import raises
-from migrating import SOURCE, TARGET, account, config, once, outcomes_of, put, source, target
+from migrating import SOURCE, TARGET, account, config, files, once, outcomes_of, put, source, target
 from msgspec.structs import replace
 
 from accountstore import AccountStore, JournalError, PasswordCredentials
@@ -37,12 +37,12 @@ async def store(tmp_path: Path) -> AsyncIterator[AccountStore]:
 
 async def test_a_second_run_at_the_same_time_is_refused(store: AccountStore, tmp_path: Path) -> None:
     """While a run has the journal, another one, a plan and a report are refused; when it has ended, they are not."""
-    async with migrate(store, SOURCE, TARGET, journal=tmp_path / "journal", key_file=tmp_path / "key") as run:
+    async with migrate(store, SOURCE, TARGET, **files(tmp_path)) as run:
         await anext(run)
         with raises(JournalError, "another run is using"):
             await once(store, tmp_path)
         with raises(JournalError, "another run is using"):
-            await plan(store, SOURCE, TARGET, journal=tmp_path / "journal", key_file=tmp_path / "key")
+            await plan(store, SOURCE, TARGET, **files(tmp_path))
         with raises(JournalError, "another run is using"):
             await anyio.to_thread.run_sync(read_report, tmp_path / "journal")
     assert (await once(store, tmp_path)).ok
@@ -77,7 +77,7 @@ async def test_it_holds_no_secret_and_no_digest(tmp_path: Path) -> None:
     secret = replace(account("a"), credentials=PasswordCredentials(login=CANARY, password=CANARY))
     async with AccountStore.open(config(tmp_path)) as store:
         versions = [await store.save(source("x.account"), secret)]
-        run = migrate(store, SOURCE, TARGET, journal=tmp_path / "journal", key_file=tmp_path / "key")
+        run = migrate(store, SOURCE, TARGET, **files(tmp_path))
         await anext(run)
         held = b"".join(path.read_bytes() for path in tmp_path.glob("journal*"))
         lines = [repr(outcome) async for outcome in run] + [repr(run.report)]
@@ -97,7 +97,7 @@ async def test_it_holds_no_secret_and_no_digest(tmp_path: Path) -> None:
 
 
 async def test_without_its_key_it_is_refused(store: AccountStore, tmp_path: Path) -> None:
-    """Marks that nobody can tell make no conflicts of all documents: the journal is refused, and says where the key was."""
+    """Marks that nobody can tell make no conflicts of all documents: the journal is refused, and says where it was."""
     await once(store, tmp_path)
     key = tmp_path / "key"
     moved = key.rename(tmp_path / "moved")
@@ -126,7 +126,7 @@ async def test_a_run_that_was_broken_off_goes_on_with_its_options(
     """Other options than those of the run that did not end are refused by name; how fast it goes is no such option; and
     when a run has ended, the next one may have others.
     """
-    kept = {"journal": tmp_path / "journal", "key_file": tmp_path / "key"}
+    kept = files(tmp_path)
     async with migrate(store, SOURCE, TARGET, **kept) as run:
         await anext(run)
     other = Options(**changed)  # type: ignore[arg-type]  # of the table
@@ -143,7 +143,7 @@ async def test_it_is_of_one_migration(store: AccountStore, tmp_path: Path) -> No
         with raises(JournalError, "was begun with"):
             await migrate(
                 store, *ends,
-                journal=tmp_path / "journal", key_file=tmp_path / "key", options=Options(shard=shard),
+                options=Options(shard=shard), **files(tmp_path),
             )  # fmt: skip
 
 

@@ -1,7 +1,7 @@
 """Migrations are killed at random moments and run again: nothing missing, nothing newer overwritten, the journal true.
 
-A server process imports the library once. Then, again and again, it forks a child that migrates, kills it, looks at both
-ends and at the journal, lets another writer change a document at the target, and runs the migration to its end.
+A server process imports the library once. Then, again and again, it forks a child that migrates, kills it, looks at
+both ends and at the journal, lets another writer change a document at the target, and runs the migration to its end.
 `ACCOUNTSTORE_MIGRATION_KILLS` says how often.
 """
 

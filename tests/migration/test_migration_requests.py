@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from cloudtargets import Target, on_asyncio, on_each_target
+from migrating import files
 from samples import ACCOUNT
 
 from accountstore import AccountStore, StoreConfig
@@ -31,13 +32,13 @@ def two_ends(target: Target, url: str, /) -> StoreConfig:
 
 def listed_versions(target: Target, /) -> bool:
     """Whether the listings tell versions: obstore's of Google Cloud Storage do not."""
-    return target.name != "gcs-obstore"
+    return target != Target("gcs", "obstore")
 
 
 @on_asyncio
 @on_each_target
 @pytest.mark.parametrize(("verify", "requests"), [("none", 2), ("write", 2), ("read", 3)])
-async def test_requests_a_document(stub: Stub, target: Target, tmp_path: Path, verify: str, requests: int) -> None:
+async def test_requests_a_document(stub: Stub, target: Target, tmp_path: Path, verify: Any, requests: int) -> None:
     """A copied document costs two requests, and a third for reading it back, which S3's own digest saves; a second pass
     with nothing changed costs the listings alone; and one changed document then costs what a copied one did.
     """
@@ -51,7 +52,7 @@ async def test_requests_a_document(stub: Stub, target: Target, tmp_path: Path, v
             stub.reset(keep=True)
             run = migrate(
                 store, "Old:mail", "New:mail",
-                journal=tmp_path / "journal", key_file=tmp_path / "key", options=Options(verify=verify),
+                options=Options(verify=verify), **files(tmp_path),
             )  # fmt: skip
             assert (await run).ok
             counts.append(stub.count())

@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from cloudstub import Stub
 from cloudtargets import TARGETS, Target
-from migrating import SOURCE, TARGET, config, found, once, outcomes_of, put, source, target
+from migrating import SOURCE, TARGET, config, files, found, once, outcomes_of, put, source, target
 
 from accountstore import AccountStore, StorageConfig, StoreConfig
 from accountstore.migration import Options, migrate, plan, verify
@@ -15,6 +14,8 @@ from accountstore.migration import Options, migrate, plan, verify
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
     from pathlib import Path
+
+    from cloudstub import Stub
 
 pytestmark = pytest.mark.anyio
 
@@ -106,7 +107,7 @@ async def test_what_becomes_of_a_document(store: AccountStore, tmp_path: Path, o
         await put(store, source(name), ends[0])
         await put(store, target(name), ends[1])
     wanted = {name: word for name, case in cases.items() if (word := expected(*case, options))}
-    kept: dict[str, Any] = {"journal": tmp_path / "journal", "key_file": tmp_path / "key"}
+    kept = files(tmp_path)
     chosen = Options(**OPTIONS[options])
     planned = await outcomes_of(plan(store, SOURCE, TARGET, options=chosen, **kept))
     assert planned == {name: _as_planned(cases[name][1], word) for name, word in wanted.items()}

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
+from functools import partial
 from typing import TYPE_CHECKING
 
 import anyio
 import pytest
-from migrating import SOURCE, TARGET, account, config, found, put, source, target
+from migrating import SOURCE, TARGET, account, config, files, found, put, source, target
 from msgspec.structs import replace
 from running import patiently
 
@@ -55,7 +56,9 @@ class Service:
                     await self._store.delete(self._at(name))
                     self.last[name] = None
                 else:
-                    await self._store.save(self._at(name), account(word), mode="create" if kind == "create" else "overwrite")
+                    await self._store.save(
+                        self._at(name), account(word), mode="create" if kind == "create" else "overwrite"
+                    )
                     self.last[name] = word
             except ExistsError:
                 pass
@@ -68,7 +71,7 @@ async def test_writers_at_both_ends(store: AccountStore, tmp_path: Path, seed: i
     acknowledged is overwritten or put back; the source is never written; what differs at last is a conflict that is
     told, newer at the target, or removed there; and a further pass finds nothing to do.
     """
-    kept = {"journal": tmp_path / "journal", "key_file": tmp_path / "key"}
+    kept = files(tmp_path)
     old, new = Service(store, source, seed), Service(store, target, seed + 100)
     for _ in range(3):
         async with anyio.create_task_group() as tasks:
@@ -113,7 +116,7 @@ async def test_the_cut_over_loses_no_update(store: AccountStore, tmp_path: Path)
     the new place, and the last passes. Every acknowledged update is in the document at the end, or in the conflict that
     names it; and the old place is empty but for these.
     """
-    kept = {"journal": tmp_path / "journal", "key_file": tmp_path / "key"}
+    kept = files(tmp_path)
     updates: defaultdict[str, int] = defaultdict(int)
     missed: set[str] = set()
     place = {"at": source}
@@ -125,7 +128,7 @@ async def test_the_cut_over_loses_no_update(store: AccountStore, tmp_path: Path)
         for _ in range(60):
             name = turns.choice(mine)
             try:
-                await patiently(lambda: store.update(place["at"](name), counted))
+                await patiently(partial(store.update, place["at"](name), counted))
             except NotFoundError:
                 missed.add(name)
             else:
@@ -142,7 +145,9 @@ async def test_the_cut_over_loses_no_update(store: AccountStore, tmp_path: Path)
         place["at"] = target
     report = await migrate(store, SOURCE, TARGET, **kept)
     assert report.complete
-    conflicts = {outcome.name async for outcome in migrate(store, SOURCE, TARGET, **kept) if outcome.outcome == "conflict"}
+    conflicts = {
+        outcome.name async for outcome in migrate(store, SOURCE, TARGET, **kept) if outcome.outcome == "conflict"
+    }
     checked = await verify(store, SOURCE, TARGET, **kept)
     assert {outcome.outcome for outcome in checked.outcomes if outcome.name not in conflicts} <= {"same", "newer"}
     await migrate(store, SOURCE, TARGET, options=Options(delete_source=True), **kept)

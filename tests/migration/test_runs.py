@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import errno
-import os
 from typing import TYPE_CHECKING, Any
 
 import anyio
 import pytest
 from doubles import Recording, Selective, raises
-from migrating import SOURCE, TARGET, account, config, found, once, outcomes_of, put, source, target
+from migrating import SOURCE, TARGET, account, config, files, found, once, outcomes_of, put, source, target
 
 from accountstore import (
     AccountStore,
@@ -33,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
+    from accountstore import Location
     from accountstore.testing.faults import Operation
 
 pytestmark = pytest.mark.anyio
@@ -65,22 +65,22 @@ async def copies(store: AccountStore, /) -> set[str]:
     return {entry.location.path.removeprefix("post/all/") async for entry in store.list(storage="New", recursive=True)}
 
 
-# --- what is chosen -----------------------------------------------------------------------------------------------------
+# --- what is chosen ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("options", "chosen"),
     [
         ({"include": ("f1/*",)}, lambda name: name.startswith("f1/")),
-        ({"exclude": ("f1/*", "*9.account")}, lambda name: not name.startswith("f1/") and not name.endswith("9.account")),
+        ({"exclude": ("f1/*", "*9.account")}, lambda name: name[1] != "1" and not name.endswith("9.account")),
         ({"include": ("*/00?.account",), "exclude": ("f0/*",)}, lambda name: "/00" in name and name[1] != "0"),
-        ({"names": ("f0/000.account", "f0/000.account", "f2/002.account")}, {"f0/000.account", "f2/002.account"}.__contains__),
+        ({"names": ("f0/000.account", "f0/000.account", "f2/002.account")}, lambda name: name[3:6] in {"000", "002"}),
     ],
 )  # fmt: skip
 async def test_only_what_is_chosen_is_migrated(store: AccountStore, tmp_path: Path, options: Any, chosen: Any) -> None:
-    """Patterns and lists choose documents by their names; the others are not told, and stay as they are in a later run."""
+    """Patterns and lists choose documents by their names; the others are not told, and stay in a later run."""
     wanted = set(filter(chosen, NAMES))
-    kept = {"journal": tmp_path / "journal", "key_file": tmp_path / "key"}
+    kept = files(tmp_path)
     told = await outcomes_of(migrate(store, SOURCE, TARGET, options=Options(**options), **kept))
     assert told == dict.fromkeys(wanted, "copied")
     assert await copies(store) == wanted
@@ -97,9 +97,7 @@ async def test_a_list_names_what_is_not_there(store: AccountStore, tmp_path: Pat
     async with over(*backends) as there:
         await put(there, source("a.account"), "a")
         names = ("a.account", "b.account")
-        told = await outcomes_of(
-            migrate(there, SOURCE, TARGET, journal=tmp_path / "j", key_file=tmp_path / "k", options=Options(names=names))
-        )
+        told = await outcomes_of(migrate(there, SOURCE, TARGET, options=Options(names=names), **files(tmp_path)))
         assert told == {"a.account": "copied"}
         assert not [call for backend in backends for call in backend.log if call == "scan"]
 
@@ -107,8 +105,8 @@ async def test_a_list_names_what_is_not_there(store: AccountStore, tmp_path: Pat
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"verify": "maybe"}, {"on_conflict": ""}, {"writes": "x"}, {"listing": "x"}, {"shard": (0, 1)}, {"shard": (3, 2)},
-        {"concurrency": 0}, {"requests_per_second": 0}, {"delete_source": True, "verify": "none"},
+        {"verify": "maybe"}, {"on_conflict": ""}, {"writes": "x"}, {"listing": "x"}, {"shard": (0, 1)},
+        {"shard": (3, 2)}, {"concurrency": 0}, {"requests_per_second": 0}, {"delete_source": True, "verify": "none"},
     ],
     ids=str,
 )  # fmt: skip
@@ -133,7 +131,9 @@ def test_what_is_no_place_is_refused(text: str) -> None:
         Place.parse(text)
 
 
-@pytest.mark.parametrize(("old", "new"), [("Old:a", "Old:a"), ("Old:", "Old:a"), ("Old:a/b", "Old:a"), ("Same:a/b", "Old:a")])
+@pytest.mark.parametrize(
+    ("old", "new"), [("Old:a", "Old:a"), ("Old:", "Old:a"), ("Old:a/b", "Old:a"), ("Same:a/b", "Old:a")]
+)
 async def test_a_place_in_itself_is_refused(tmp_path: Path, old: str, new: str) -> None:
     """A place cannot be migrated onto itself or into itself, also where two storages have one folder."""
     storages = {name: StorageConfig(str(tmp_path)) for name in ("Old", "Same")}
@@ -143,14 +143,14 @@ async def test_a_place_in_itself_is_refused(tmp_path: Path, old: str, new: str) 
         assert (await plan(store, "Old:a", "Old:ab")).ok
 
 
-# --- odd files ----------------------------------------------------------------------------------------------------------
+# --- odd files --------------------------------------------------------------------------------------------------------
 
 
 async def test_odd_files_are_told_one_by_one_and_the_rest_is_copied(store: AccountStore, tmp_path: Path) -> None:
     """What is no document, too large, under a name that no location has, or of another extension is told by its name
     and reason, once, and never copied; a run with such documents is not all right.
     """
-    files = {
+    odd = {
         "broken.account": b"{",
         "large.account": b" " * 300_000,
         "text.account": b"\xff\xfe",
@@ -161,13 +161,20 @@ async def test_odd_files_are_told_one_by_one_and_the_rest_is_copied(store: Accou
         ".marker": b"",
         "f0/x.accounts": b"{}",
     }
-    for name, data in files.items():
+    for name, data in odd.items():
         await anyio.Path(tmp_path, "old", "mail", name).write_bytes(data)
     await anyio.Path(tmp_path, "new", "post", "all").mkdir(parents=True)
     await anyio.Path(tmp_path, "new", "post", "all", "theirs.txt").write_bytes(b"theirs")
-    refused = {"broken.account", "large.account", "text.account", "kind.multi.account", "odd#name.account", "u\u0308.account"}
+    refused = {
+        "broken.account",
+        "large.account",
+        "text.account",
+        "kind.multi.account",
+        "odd#name.account",
+        "u\u0308.account",
+    }
     foreign = {"notes.txt", ".marker", "f0/x.accounts", "theirs.txt"}
-    run = migrate(store, SOURCE, TARGET, journal=tmp_path / "journal", key_file=tmp_path / "key")
+    run = migrate(store, SOURCE, TARGET, **files(tmp_path))
     told = [outcome async for outcome in run]
     assert {outcome.name for outcome in told if outcome.outcome == "refused"} == refused
     assert {outcome.name for outcome in told if outcome.outcome == "foreign"} == foreign
@@ -186,39 +193,43 @@ async def test_a_name_that_is_too_long_at_the_target_is_refused(tmp_path: Path) 
         long = "/".join(["f" * 200] * 4)
         await put(store, source(f"{long}/x.account"), "a")
         await put(store, source("x.account"), "a")
-        told = await outcomes_of(
-            migrate(store, SOURCE, f"New:{'t' * 240}", journal=tmp_path / "j", key_file=tmp_path / "k")
-        )
+        told = await outcomes_of(migrate(store, SOURCE, f"New:{'t' * 240}", **files(tmp_path)))
         assert told == {f"{long}/x.account": "refused", "x.account": "copied"}
 
 
-# --- races --------------------------------------------------------------------------------------------------------------
+# --- races ------------------------------------------------------------------------------------------------------------
 
 
 class Rival(Recording):
-    """Lets another writer act before the first call of an operation."""
+    """Lets another writer change a document before the first call of an operation; None: delete it."""
 
-    def __init__(self, operation: Operation, act: Any, /) -> None:
+    def __init__(self, operation: Operation, location: Location, word: str | None, /) -> None:
         super().__init__()
         self._operation: Operation = operation
-        self._act = act
+        self._location = location
+        self._word = word
+        self._acted = False
         self.before = self._meet
 
     async def _meet(self, operation: Operation) -> None:
-        if operation == self._operation and self._act is not None:
-            act, self._act = self._act, None
-            await act()
+        if operation != self._operation or self._acted:
+            return
+        self._acted = True
+        if self._word is None:
+            await self.remove(self._location.path)
+        else:
+            await self.put(self._location, JSON.encode(account(self._word)))
 
 
 @pytest.mark.parametrize(
     ("word", "outcome"), [("other", "conflict"), ("a", "same")], ids=["another document", "the same document"]
 )
 async def test_what_another_writes_meanwhile_is_not_overwritten(tmp_path: Path, word: str, outcome: str) -> None:
-    """A document that appears at the target after the listing stays; where it differs, it is a conflict with both times."""
-    new = Rival("write", lambda: MemoryBackend.write(new._backend, target("x.account").path, JSON.encode(account(word)), mode="overwrite"))  # type: ignore[arg-type]  # fmt: skip
+    """A document that appears at the target after the listing stays; one that differs is a conflict, with both times."""
+    new = Rival("write", target("x.account"), word)
     async with over(None, new) as store:
         await put(store, source("x.account"), "a")
-        run = migrate(store, SOURCE, TARGET, journal=tmp_path / "j", key_file=tmp_path / "k")
+        run = migrate(store, SOURCE, TARGET, **files(tmp_path))
         [told] = [each async for each in run]
         assert told.outcome == outcome
         assert told.source_time is not None
@@ -228,7 +239,7 @@ async def test_what_another_writes_meanwhile_is_not_overwritten(tmp_path: Path, 
 
 async def test_what_goes_meanwhile_is_no_failure(tmp_path: Path) -> None:
     """A document that is deleted at the source after the listing was nowhere: the run is all right."""
-    old = Rival("read", lambda: MemoryBackend.delete(old._backend, source("x.account").path))  # type: ignore[arg-type]
+    old = Rival("read", source("x.account"), None)
     async with over(old) as store:
         await store.save(source("x.account"), account("a"))
         report = await once(store, tmp_path)
@@ -238,7 +249,7 @@ async def test_what_goes_meanwhile_is_no_failure(tmp_path: Path) -> None:
 
 async def test_a_source_that_changed_is_not_removed(tmp_path: Path) -> None:
     """With `delete_source`, a document that changes after it was copied stays, and is copied by the next run."""
-    old = Rival("delete", lambda: MemoryBackend.write(old._backend, source("x.account").path, JSON.encode(account("b")), mode="overwrite"))  # type: ignore[arg-type]  # fmt: skip
+    old = Rival("delete", source("x.account"), "b")
     async with over(old) as store:
         await put(store, source("x.account"), "a")
         assert (await once(store, tmp_path, delete_source=True)).totals.keys() == {"copied"}
@@ -249,7 +260,7 @@ async def test_a_source_that_changed_is_not_removed(tmp_path: Path) -> None:
 
 async def test_what_is_at_the_source_again_is_not_removed_at_the_target(tmp_path: Path) -> None:
     """With `mirror_deletes`, the source is asked once more before a document is removed at the target."""
-    old = Rival("stat", lambda: MemoryBackend.write(old._backend, source("x.account").path, JSON.encode(account("b")), mode="overwrite"))  # type: ignore[arg-type]  # fmt: skip
+    old = Rival("stat", source("x.account"), "b")
     async with over(old) as store:
         await put(store, source("x.account"), "a")
         await once(store, tmp_path)
@@ -258,7 +269,7 @@ async def test_what_is_at_the_source_again_is_not_removed_at_the_target(tmp_path
         assert await found(store, target("x.account")) == "a"
 
 
-# --- storages that fail -------------------------------------------------------------------------------------------------
+# --- storages that fail -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -279,7 +290,7 @@ async def test_a_target_that_fails_stops_the_run_which_goes_on_later(
     monkeypatch.setattr("accountstore.migration.run.MOST", 20)
     new = FaultyBackend(MemoryBackend(), [Fault("write", nth, error=error) for nth in range(5, 1000)])
     async with await filled(over(None, new)) as store:
-        run = migrate(store, SOURCE, TARGET, journal=tmp_path / "journal", key_file=tmp_path / "key")
+        run = migrate(store, SOURCE, TARGET, **files(tmp_path))
         told: dict[str, str] = {}
         with raises(kind, "it goes on where it was"):
             async for outcome in run:
@@ -298,7 +309,9 @@ async def test_an_end_that_cannot_be_listed_stops_the_run(tmp_path: Path, end: s
     """Without the permission to list nothing is copied, and the run says why."""
     backends = {name: FaultyBackend(MemoryBackend()) for name in ("Old", "New")}
     async with await filled(over(*backends.values()), 3) as store:
-        backends[end]._faults.update({("scan", nth): Fault("scan", nth, error=PermissionError()) for nth in range(1, 100)})
+        backends[end]._faults.update(
+            {("scan", nth): Fault("scan", nth, error=PermissionError()) for nth in range(1, 100)}
+        )
         with raises(DeniedError):
             await once(store, tmp_path)
         backends[end]._faults.clear()
@@ -369,7 +382,7 @@ async def test_what_is_stored_otherwise_is_found(tmp_path: Path, verify: str, ou
         assert (await once(store, tmp_path, verify=verify)).totals.keys() == {outcome}
 
 
-# --- broken off ---------------------------------------------------------------------------------------------------------
+# --- broken off -------------------------------------------------------------------------------------------------------
 
 
 class Killed(BaseException):
@@ -399,7 +412,7 @@ async def test_broken_off_at_each_step_of_the_journal(
     monkeypatch.setattr(Journal, "record", killing)
     monkeypatch.setattr("accountstore.migration.run.MOST", 15)
     with pytest.raises(Killed):
-        async with migrate(store, SOURCE, TARGET, journal=tmp_path / "journal", key_file=tmp_path / "key") as run:
+        async with migrate(store, SOURCE, TARGET, **files(tmp_path)) as run:
             async for _ in run:
                 pass
     done = await copies(store)
@@ -434,7 +447,7 @@ async def test_control_a_journal_that_is_written_before_the_copy(
 
     monkeypatch.setattr(Worker, "work", journaling_first)
     with pytest.raises(Killed):
-        async with migrate(store, SOURCE, TARGET, journal=tmp_path / "journal", key_file=tmp_path / "key") as run:
+        async with migrate(store, SOURCE, TARGET, **files(tmp_path)) as run:
             await anext(run)
     monkeypatch.setattr(Worker, "work", work)
     await once(store, tmp_path)
@@ -458,12 +471,11 @@ async def test_a_cancelled_run_goes_on_where_it_was(tmp_path: Path, after: int) 
         for backend in backends:
             backend.before = cancel_once
         told: list[str] = []
-        run = migrate(store, SOURCE, TARGET, journal=tmp_path / "journal", key_file=tmp_path / "key")
+        run = migrate(store, SOURCE, TARGET, **files(tmp_path))
         with anyio.CancelScope() as scope:
             async for outcome in run:
-                told.append(outcome.name)
-        async for outcome in run:
-            told.append(outcome.name)
+                told.append(outcome.name)  # noqa: PERF401 -- what was told before the cancellation counts
+        told += [outcome.name async for outcome in run]
         assert sorted(told) == sorted(NAMES)
         assert await copies(store) == {*NAMES}
         assert run.report.ok
@@ -471,12 +483,12 @@ async def test_a_cancelled_run_goes_on_where_it_was(tmp_path: Path, after: int) 
 
 async def test_a_run_that_is_dropped_lets_go_of_its_journal(store: AccountStore, tmp_path: Path) -> None:
     """A loop that is left early keeps nothing open: the next run has the journal."""
-    async for _ in migrate(store, SOURCE, TARGET, journal=tmp_path / "journal", key_file=tmp_path / "key"):
+    async for _ in migrate(store, SOURCE, TARGET, **files(tmp_path)):
         break
     assert (await once(store, tmp_path)).ok
 
 
-# --- pace ---------------------------------------------------------------------------------------------------------------
+# --- pace -------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.usefixtures("pauses")
@@ -505,7 +517,9 @@ async def test_a_busy_target_is_given_less(tmp_path: Path, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize(("rate", "requests", "seconds"), [(10.0, 30, 3.0), (None, 30, 0.0)])
-async def test_requests_a_second_are_kept(rate: float | None, requests: int, seconds: float, pauses: list[float]) -> None:
+async def test_requests_a_second_are_kept(
+    rate: float | None, requests: int, seconds: float, pauses: list[float]
+) -> None:
     """Whoever asked for so many requests waits until those before have had their time."""
     pace = Pace(64, rate)
     await pace.wait(requests)
