@@ -75,6 +75,7 @@ class Cluster:
         self._tasks: dict[str, Task] = {}
         self._completed: Any = as_completed(with_results=True, raise_errors=False)
         self._ready: deque[Batch] = deque()
+        self._suspects: deque[Task] = deque()
 
     @classmethod
     async def start(
@@ -118,7 +119,7 @@ class Cluster:
     @property
     def room(self) -> int:
         """A few batches a worker, less those that are out."""
-        return self._workers * _DEPTH - len(self._tasks) - len(self._ready)
+        return 0 if self._suspects else self._workers * _DEPTH - len(self._tasks) - len(self._ready)
 
     @property
     def size(self) -> int:
@@ -128,7 +129,7 @@ class Cluster:
     @property
     def busy(self) -> bool:
         """Whether a batch is not done."""
-        return bool(self._tasks or self._ready)
+        return bool(self._tasks or self._ready or self._suspects)
 
     def submit(self, items: Sequence[Item], /) -> None:
         """Take a batch."""
@@ -147,16 +148,18 @@ class Cluster:
             UnavailableError: the scheduler is gone. What was done is in the journal.
         """
         while not self._ready:
+            if not self._tasks:
+                self._send(self._suspects.popleft())  # alone, so that it is clear who is to blame
             future, result = await anext(self._completed)
             task = self._tasks.pop(future.key)
             if isinstance(result, list):
                 self._ready.append(Batch(task.items, result))
             elif isinstance(result, tuple):
                 self._failed(task, result[1])
-            elif self._client.status != "running" or task.deaths:
+            elif self._client.status != "running":
                 raise UnavailableError("the Dask scheduler is gone: run it again with another one", sent=False)
             else:  # the result went with its worker
-                self._send(Task(task.items, 1))
+                self._send(task)
             future.release()
         return self._ready.popleft()
 
@@ -165,12 +168,15 @@ class Cluster:
             if isinstance(error, AccountStoreError):
                 raise error.with_traceback(None)
             raise BackendError(f"a Dask worker failed ({type(error).__name__})")
+        if len(task.items) == 1 and not task.deaths:
+            self._suspects.append(Task(task.items, 1))  # another task of that worker may have killed it
+            return
         after = Task(task.items, 1).after_death()  # Dask has tried several times
         if isinstance(after, Batch):
             self._ready.append(after)
         else:
             for half in after:
-                self._send(half)
+                self._send(Task(half.items))
 
     async def aclose(self) -> None:
         """Let the workers close their stores, where the scheduler is still there."""

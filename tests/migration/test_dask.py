@@ -117,7 +117,9 @@ async def test_a_document_that_kills_its_worker_is_named(
         async with cluster(monkeypatch) as client:
             run = run_on(client, store, tmp_path)
             told = {outcome.name: outcome.outcome async for outcome in run}
-    assert told == dict.fromkeys(NAMES, "copied") | {NAMES[7]: "failed"}
+    assert told.pop(NAMES[7]) == "failed"
+    assert told.keys() == {*NAMES} - {NAMES[7]}
+    assert {*told.values()} <= {"copied", "same"}  # the same: done by a worker that died before it said so
     assert run.report.exit_code == 1
 
 
