@@ -1,4 +1,4 @@
-"""A migration on Dask: complete whatever dies, true to its journal, and nothing of the options on the wire or in logs."""
+"""A migration on Dask: complete whatever dies, true to its journal; nothing of the options on the wire or in logs."""
 
 from __future__ import annotations
 
