@@ -306,14 +306,14 @@ async def _copy(
     verify: Proof, storage: Storage, members: Sequence[_Member[None]], results: _Results[Copied], /
 ) -> None:
     opened = await _opened(members, results)
-    unproven: list[tuple[_Member[Opened[Document]], Write]] = []
+    unproven: list[tuple[_Member[Opened[Document]], Write, Copied]] = []
     for member, write, stat in await _write(storage, opened, _transcoded, results):
         result = _result(member.ref, partial(_copied, member.given), stat)
         if isinstance(result, Copied) and verify != "none":
             if verify == "write" and _is_md5_of(write.data, result.version):
                 result = replace(result, verified=True)
             else:
-                unproven.append((member, write))
+                unproven.append((member, write, result))
         results[member.place] = result
     if unproven:
         await _read_back(storage, unproven, results)
@@ -327,8 +327,8 @@ async def _opened(members: Sequence[_Member[None]], results: _Results[Any], /) -
             found = member._replace(ref=member.source)
             by_storage.setdefault(found.ref.storage, []).append(found)
     sources: _Results[Opened[Document]] = {}
-    for storage, found in by_storage.items():
-        await _read(storage, found, sources)
+    for storage, group in by_storage.items():
+        await _read(storage, group, sources)
     opened: list[_Member[Opened[Document]]] = []
     for member in members:
         source = sources[member.place]
@@ -350,12 +350,11 @@ def _copied(opened: Opened[Document], stat: Stat, /) -> Copied:
 
 
 async def _read_back(
-    storage: Storage, written: Sequence[tuple[_Member[Opened[Document]], Write]], results: _Results[Any], /
+    storage: Storage, written: Sequence[tuple[_Member[Opened[Document]], Write, Copied]], results: _Results[Copied], /
 ) -> None:
     """Compare what was written with what is there."""
-    blobs = await storage.client.read_many([write.key for _, write in written])
-    for (member, write), blob in zip(written, blobs, strict=True):
-        copied = results[member.place]
+    blobs = await storage.client.read_many([write.key for _, write, _ in written])
+    for (member, write, copied), blob in zip(written, blobs, strict=True):
         results[member.place] = _result(member.ref, partial(_compared, copied, write.data), blob)
 
 

@@ -417,4 +417,4 @@ def _check_function(change: object, /) -> None:
 
 def parts_of(store: AccountStore, /) -> tuple[Resolver, EventLog]:
     """What resolves a store's locations, and what hears of its operations: for `accountstore.migration`."""
-    return store._resolver, store._log  # noqa: SLF001 -- of this module
+    return store._resolver, store._log  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]  -- of this module

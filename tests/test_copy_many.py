@@ -242,11 +242,12 @@ async def test_a_cancelled_window_is_copied_again(store: AccountStore) -> None:
 async def test_events_tell_retries(call: str, batch: int) -> None:
     """An event names the storage of each request that was made again, and of no other; of a batch, on each document."""
     operation: Any = ("write" if "save" in call else "read") + ("_many" if batch > 1 and call.endswith("_many") else "")
-    busy = FaultyBackend(BatchMemory(batch), [Fault(operation, nth, error=ConnectionRefusedError()) for nth in (2, 3)])
+    below = BatchMemory(batch)
+    busy = FaultyBackend(below, [Fault(operation, nth, error=ConnectionRefusedError()) for nth in (2, 3)])
     events: list[Event] = []
     async with store_over({"Old": busy, "New": MemoryBackend()}, attempts=4, observer=events.append) as store:
         for number in range(2):
-            await busy._backend.write(at(number).path, JSON.encode(ACCOUNT), mode="overwrite")  # fmt: skip
+            await below.write(at(number).path, JSON.encode(ACCOUNT), mode="overwrite")  # fmt: skip
         for _ in range(2):
             match call:
                 case "get":

@@ -169,12 +169,14 @@ def run(
         config = load_config(context.obj)
         if dry_run:
             _follow(
-                config, lambda store: plan(store, *ends, journal=journal, key_file=key_file, options=options), as_json
+                config,
+                lambda store, _: plan(store, *ends, journal=journal, key_file=key_file, options=options),
+                as_json,
             )
             return
         _check_journal(journal, resume)
 
-        def make(store: AccountStore, client: Any = None) -> Migration:
+        def make(store: AccountStore, client: Any) -> Migration:
             return migrate(
                 store, *ends,
                 journal=journal, key_file=key_file, options=options, processes=processes, client=client,
@@ -217,7 +219,9 @@ def plan_command(
         )
         ends = _place(source), _place(target)
         config = load_config(context.obj)
-        _follow(config, lambda store: plan(store, *ends, journal=journal, key_file=key_file, options=options), as_json)
+        _follow(
+            config, lambda store, _: plan(store, *ends, journal=journal, key_file=key_file, options=options), as_json
+        )
 
 
 @app.command("verify", cls=Command, epilog="accountstore migrate verify Old:mail New:mail")
@@ -253,7 +257,7 @@ def verify_command(
         ends = _place(source), _place(target)
         config = load_config(context.obj)
         _follow(
-            config, lambda store: verify(store, *ends, journal=journal, key_file=key_file, options=options), as_json
+            config, lambda store, _: verify(store, *ends, journal=journal, key_file=key_file, options=options), as_json
         )
 
 
@@ -326,13 +330,15 @@ def _check_journal(journal: str, resume: bool, /) -> None:
         raise JournalError(f"{journal}: there is no journal to go on with")
 
 
-def _follow(config: StoreConfig, make: Callable[..., Migration], as_json: bool, dask: str | None = None, /) -> None:
+def _follow(
+    config: StoreConfig, make: Callable[[AccountStore, Any], Migration], as_json: bool, dask: str | None = None, /
+) -> None:
     """Do a run to its end, and exit with its code."""
 
     async def work() -> int:
         async with AccountStore.open(config) as store:
             if dask is None:
-                return await _show(make(store), as_json=as_json)
+                return await _show(make(store, None), as_json=as_json)
             async with _client(dask) as client:
                 return await _show(make(store, client), as_json=as_json)
 

@@ -42,7 +42,7 @@ class StorePlugin(WorkerPlugin):
         self._job = job
         self._key = key
         self._store: AccountStore | None = None
-        self.worker: Worker | None = None
+        self.migration: Worker | None = None
 
     def __repr__(self) -> str:
         return f"StorePlugin({self.name!r})"
@@ -51,7 +51,7 @@ class StorePlugin(WorkerPlugin):
         """Open the store, on the worker's event loop."""
         marks = Marks(self._key if isinstance(self._key, bytes) else read_key(self._key))
         self._store = await AccountStore.open(self._config)
-        self.worker = Worker(self._store, self._job, marks)
+        self.migration = Worker(self._store, self._job, marks)
 
     async def teardown(self, worker: Any) -> None:
         """Close the store."""
@@ -61,8 +61,8 @@ class StorePlugin(WorkerPlugin):
 
 async def work(plugin: str, items: Sequence[Item], /) -> list[Done]:
     """Do a batch: the task. It runs on the event loop of the worker."""
-    found = get_worker().plugins[plugin]
-    return list(await found.worker.work(items))
+    found: Any = get_worker().plugins[plugin]
+    return list(await found.migration.work(items))
 
 
 class Cluster:
@@ -73,7 +73,7 @@ class Cluster:
         self._plugin = plugin
         self._workers = workers
         self._tasks: dict[str, Task] = {}
-        self._completed: Any = as_completed(with_results=True, raise_errors=False)
+        self._completed: Any = as_completed(with_results=True, raise_errors=False)  # type: ignore[no-untyped-call]  # it has no types
         self._ready: deque[Batch] = deque()
         self._suspects: deque[Task] = deque()
 

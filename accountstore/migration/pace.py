@@ -17,13 +17,14 @@ class Pace:
     """The concurrency that each storage bears: additive increase, multiplicative decrease.
 
     It listens to the events of the store. A window of documents in which a storage was asked again, or gave no answer,
-    halves that storage's; any other adds to it.
+    halves that storage's; any other adds to it, and doubles it until a storage was busy for the first time.
     """
 
     def __init__(self, most: int, requests_per_second: float | None = None, /) -> None:
         self._most = most
         self._limits: dict[str, int] = {}
         self._busy: set[str] = set()
+        self._doubling = True
         self._rate = requests_per_second
         self._free_at = 0.0
 
@@ -46,9 +47,11 @@ class Pace:
 
     def settle(self, *storages: str) -> None:
         """A window with these storages is over."""
+        self._doubling = self._doubling and not self._busy
         for storage in storages:
             limit = self.limit(storage)
-            self._limits[storage] = max(1, limit // 2) if storage in self._busy else min(self._most, limit + _MORE)
+            more = 2 * limit if self._doubling else limit + _MORE
+            self._limits[storage] = max(1, limit // 2) if storage in self._busy else min(self._most, more)
         self._busy.clear()
 
     async def wait(self, requests: int, /) -> None:

@@ -314,7 +314,7 @@ class Migration:
                 self._files.append(spool := Spool(documents))
                 fetch = spool.next
             ends.append(Stream(fetch, f"{what} {place}"))
-        self._merged = Merged(*ends, Stream(_Rows(self._journal, job.options.wants).next, "the journal"))
+        self._merged = Merged(ends[0], ends[1], Stream(_Rows(self._journal, job.options.wants).next, "the journal"))
 
     def _open_journal(self, path: str, /) -> None:
         """Open the journal, and number a run that writes to it. Blocking."""

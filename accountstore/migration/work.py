@@ -274,8 +274,8 @@ class Worker:
                 raced.append(case)
             else:
                 case.fail(result)
-        for case, way in await self._decide(raced):
-            if not isinstance(way, Settled):
+        for case, again in await self._decide(raced):
+            if not isinstance(again, Settled):
                 case.settle("conflict", "it keeps changing")
 
     async def _plan(self, ways: Sequence[tuple[_Case, Decision]], /) -> None:

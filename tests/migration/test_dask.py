@@ -15,8 +15,16 @@ import pytest
 from cloudtargets import on_asyncio
 from doubles import raises
 from migrating import SOURCE, TARGET, account, config, files, found, once, put, source, target
+from msgspec.structs import replace
 
-from accountstore import AccountStore, StorageConfig, StoreConfig, UnavailableError, UnsupportedError
+from accountstore import (
+    AccountStore,
+    PasswordCredentials,
+    StorageConfig,
+    StoreConfig,
+    UnavailableError,
+    UnsupportedError,
+)
 from accountstore.migration import migrate
 
 if TYPE_CHECKING:
@@ -56,23 +64,25 @@ async def store(tmp_path: Path) -> AsyncIterator[AccountStore]:
 @asynccontextmanager
 async def cluster(monkeypatch: pytest.MonkeyPatch, **settings: Any) -> AsyncGenerator[Any]:
     """A cluster of two worker processes, and a client."""
-    from distributed import Client, LocalCluster
+    from distributed import Client as Connected
+    from distributed import LocalCluster as Started
+
+    local: Any = Started
+    connected: Any = Connected
 
     monkeypatch.setenv(CANARY.replace("-", "_").upper(), "0600")
     told: dict[str, Any] = {"n_workers": 2, "processes": True, "threads_per_worker": 1, "dashboard_address": None}
     async with (
-        LocalCluster(asynchronous=True, host="127.0.0.1", **{**told, **settings}) as started,
-        Client(started, asynchronous=True) as client,
+        local(asynchronous=True, host="127.0.0.1", **{**told, **settings}) as started,
+        connected(started, asynchronous=True) as client,
     ):
         client.workers = started.workers
         yield client
 
 
 def run_on(client: Any, store: AccountStore, folder: Path, /, **options: Any) -> Any:
-    return migrate(
-        store, SOURCE, TARGET,
-        client=client, **{"config": folder / "accountstore.toml", **files(folder), **options},
-    )  # fmt: skip
+    given: dict[str, Any] = {"config": folder / "accountstore.toml", **files(folder), **options}
+    return migrate(store, SOURCE, TARGET, client=client, **given)
 
 
 @on_asyncio
@@ -98,7 +108,7 @@ async def test_a_document_that_kills_its_worker_is_named(
     store: AccountStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A batch whose worker dies each time is done in halves: the one document is told as failed, the rest is copied."""
-    import dask
+    import dask.config
 
     await anyio.Path(tmp_path, "poison.py").write_text(
         "import os\n"
@@ -126,8 +136,9 @@ async def test_a_document_that_kills_its_worker_is_named(
 @on_asyncio
 async def test_a_scheduler_that_is_gone(store: AccountStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A killed scheduler is an error at once, and the next run goes on from the journal."""
-    from distributed import Client
+    from distributed import Client as Connected
 
+    connected: Any = Connected
     monkeypatch.setenv(CANARY.replace("-", "_").upper(), "0600")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -142,7 +153,7 @@ async def test_a_scheduler_that_is_gone(store: AccountStore, tmp_path: Path, mon
         ),
     ]
     try:
-        async with Client(address, asynchronous=True, timeout=15) as client:
+        async with connected(address, asynchronous=True, timeout=15) as client:
             told = 0
             with raises(UnavailableError, "scheduler is gone"):
                 async for _ in run_on(client, store, tmp_path):
@@ -163,11 +174,12 @@ async def test_a_scheduler_that_is_gone(store: AccountStore, tmp_path: Path, mon
 class Wire:
     """Everything that goes through a port of this machine to another one."""
 
-    def __init__(self, port: int, /) -> None:
-        self._port = port
+    def __init__(self) -> None:
+        self._port = 0
         self.seen = bytearray()
 
-    async def serve(self, *, task_status: Any) -> None:
+    async def serve(self, port: int, *, task_status: Any) -> None:
+        self._port = port
         listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
         task_status.started(listener.extra(anyio.abc.SocketAttribute.local_port))
         await listener.serve(self._pass_on)
@@ -198,25 +210,24 @@ async def test_nothing_secret_travels(
     """No byte of a document, no version or digest, no key and no value of an option is on the wire between client and
     scheduler, nor in what anybody logs; the names are there, which shows that the wire was read.
     """
-    from distributed import Client
-    from msgspec.structs import replace
+    from distributed import Client as Connected
 
-    from accountstore import PasswordCredentials
+    connected: Any = Connected
 
     secret = replace(account("a"), credentials=PasswordCredentials(login=CANARY, password=CANARY))
     await anyio.Path(tmp_path, "accountstore.toml").write_text(
         f'default = "Old"\n[storages.Old]\nurl = "{tmp_path}/old"\n[storages.New]\nurl = "{tmp_path}/new"\n'
         'options = { file_mode = "0600", folder_mode = "0710" }\n'
     )
+    wire, told, logs = Wire(), list[str](), list[Any]()
     async with AccountStore.open(config(tmp_path)) as store:
         versions = [await store.save(source(name), secret) for name in NAMES[:20]]
         async with cluster(monkeypatch, dashboard_address="127.0.0.1:0") as inner, anyio.create_task_group() as tasks:
-            wire = Wire(int(inner.scheduler.address.rpartition(":")[2]))
-            port = await tasks.start(wire.serve)
-            async with Client(f"tcp://127.0.0.1:{port}", asynchronous=True) as client:
+            port = await tasks.start(wire.serve, int(inner.scheduler.address.rpartition(":")[2]))
+            async with connected(f"tcp://127.0.0.1:{port}", asynchronous=True) as client:
                 run = run_on(client, store, tmp_path)
-                told = [repr(outcome) async for outcome in run]
-                logs = [await client.get_scheduler_logs(), await client.get_worker_logs()]
+                told += [repr(outcome) async for outcome in run]
+                logs += [await client.get_scheduler_logs(), await client.get_worker_logs()]
             tasks.cancel_scope.cancel()
     assert len(told) == 20
     seen = bytes(wire.seen)
@@ -246,12 +257,14 @@ async def test_by_tls_a_configuration_travels(tmp_path: Path, monkeypatch: pytes
     pytest.importorskip("cryptography")
     from distributed.security import Security
 
+    security: Any = Security
+
     told = StoreConfig(
         storages={"Old": StorageConfig(str(tmp_path / "old")), "New": StorageConfig(str(tmp_path / "new"))},
         default="Old",
     )
     async with AccountStore.open(told) as store:
         await put(store, source("x.account"), "a")
-        async with cluster(monkeypatch, n_workers=1, security=Security.temporary(), protocol="tls://") as client:
+        async with cluster(monkeypatch, n_workers=1, security=security.temporary(), protocol="tls://") as client:
             assert (await run_on(client, store, tmp_path, config=told)).ok
         assert await found(store, target("x.account")) == "a"

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import random
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -100,11 +101,11 @@ async def test_there_and_back(stub: Stub, sftp_server: FileServer, tmp_path: Pat
     await anyio.to_thread.run_sync(make, tmp_path / "first" / "mail")
     names = [*storages]
     async with AccountStore.open(StoreConfig(storages=storages, default="first")) as store:
-        for source, target in zip(names, names[1:], strict=False):
-            ends = f"{source}:mail", f"{target}:mail"
-            (tmp_path / target).mkdir(exist_ok=True)
-            kept = files(tmp_path / target)
-            chosen = Options(writes="blind" if target == "sftp" else "conditional")
+        for old, new in pairwise(names):
+            ends = f"{old}:mail", f"{new}:mail"
+            (tmp_path / new).mkdir(exist_ok=True)
+            kept = files(tmp_path / new)
+            chosen = Options(writes="blind" if new == "sftp" else "conditional")
             first = await migrate(store, *ends, options=chosen, **kept)
             assert {word: total.documents for word, total in first.totals.items()} == {"copied": DOCUMENTS}
             again = await migrate(store, *ends, options=chosen, **kept)

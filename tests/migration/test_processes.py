@@ -147,7 +147,7 @@ async def test_they_share_what_was_asked_for(
         from msgspec import msgpack
 
         init(self, *arguments)
-        shares.append(msgpack.decode(self._setup)["job"]["options"])
+        shares.append(msgpack.decode(vars(self)["_setup"])["job"]["options"])
 
     monkeypatch.setattr(Processes, "__init__", keep)
     options = Options(concurrency=10, requests_per_second=1e6)
