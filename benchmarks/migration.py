@@ -1,7 +1,7 @@
 """Migrations against other tools, S3 to S3 on the project's stub: `python -m benchmarks.migration`.
 
-Each client runs on one processor and the stub on the other ones, turn by turn, so that a loaded machine slows all alike;
-what is printed are documents a second of processor time and of the clock, requests a document, and ratios of medians.
+Each client runs on one processor and the stub on the other ones, turn by turn, so that a loaded machine slows all
+alike; what is printed are documents a second of processor time and of the clock, requests a document, and ratios of medians.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from accountstore import AccountStore, Location, StorageConfig, StoreConfig
 from accountstore.migration import Options, migrate
 
 sys.path.append(str(Path(__file__).parent.parent / "tests" / "servers"))
-from cloudstub import Stub  # noqa: E402 -- on the path that the line above adds
+from cloudstub import Stub
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -109,13 +109,12 @@ def measure(
     stub.mode(delay=delay, log=False)
     before, cpu, peak = time.perf_counter(), 0.0, 0
     for command in side:
-        pin = (lambda: os.sched_setaffinity(0, {0})) if pinned else None
+        pin = ("taskset", "-c", "0") if pinned else ()
         process = subprocess.Popen(
-            command,
+            [*pin, *command],
             env=environment(stub.url, folder),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
-            preexec_fn=pin,
         )
         assert process.stderr is not None
         said = process.stderr.read()

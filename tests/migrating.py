@@ -37,11 +37,11 @@ def account(word: str, /) -> Account:
     return replace(ACCOUNT, host=f"{word}.example.org")
 
 
-def config(folder: Path, /, **new: Any) -> StoreConfig:
+def config(folder: Path, /) -> StoreConfig:
     """Two folders, JSON and MessagePack."""
     storages = {
         "Old": StorageConfig(f"{folder}/old"),
-        "New": StorageConfig(f"{folder}/new", **{"codec": "msgpack", **new}),
+        "New": StorageConfig(f"{folder}/new", codec="msgpack"),
     }
     return StoreConfig(storages=storages, default="Old")
 

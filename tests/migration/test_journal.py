@@ -177,9 +177,11 @@ async def test_a_network_file_system_is_refused(
     store: AccountStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     """SQLite's locks do not hold there: the journal is refused, with the kind, and not made."""
-    monkeypatch.setattr(
-        "accountstore.migration.journal.file_system", lambda folder: kind if isinstance(folder, str) else ""
-    )
+
+    def told(folder: str, /) -> str:
+        return kind if str(tmp_path) == folder else ""
+
+    monkeypatch.setattr("accountstore.migration.journal.file_system", told)
     with raises(JournalError, f"network file system \\({kind}\\)"):
         await once(store, tmp_path)
     assert not (tmp_path / "journal").exists()

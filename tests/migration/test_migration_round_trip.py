@@ -44,7 +44,8 @@ WORDS = (
 _SINGLE = {"discriminator": "EmailClientAccountPasswordCredentials", "login": "me", "password": "p\u00e4ss \U0001f511"}
 _OAUTH = {
     "discriminator": "EmailClientAccountOauthCredentials", "login": "me", "clientId": "i", "clientSecret": "s",
-    "refreshToken": "r", "accessToken": "a", "expiresAt": "2031-05-06T07:08:09Z", "hint": [1, 2.5, None, {"deep": True}],
+    "refreshToken": "r", "accessToken": "a", "expiresAt": "2031-05-06T07:08:09Z",
+    "hint": [1, 2.5, None, {"deep": True}],
 }  # fmt: skip
 
 
