@@ -14,6 +14,7 @@ from accountstore.errors import *
 
 if TYPE_CHECKING:
     from accountstore.backends.base import Capabilities, Version, WriteMode
+    from accountstore.batches import Copied
     from accountstore.bodies import from_json, json_schema, masked, to_json
     from accountstore.check import Check
     from accountstore.config import StorageConfig, StoreConfig
@@ -45,6 +46,7 @@ __all__ = [
     "ClosedError",
     "ConfigError",
     "ConflictError",
+    "Copied",
     "Credentials",
     "DecodeError",
     "DeniedError",
@@ -57,6 +59,7 @@ __all__ = [
     "ExtensionError",
     "Folder",
     "FullError",
+    "JournalError",
     "Location",
     "LocationError",
     "MultiAccount",
@@ -89,6 +92,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "backends.base": "Capabilities Version WriteMode",
+    "batches": "Copied",
     "bodies": "from_json json_schema masked to_json",
     "check": "Check",
     "config": "StorageConfig StoreConfig",

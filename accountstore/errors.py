@@ -11,6 +11,7 @@
     │   └── TooLargeError                           more bytes than the store allows
     ├── UnsupportedError     (NotImplementedError)  the storage cannot promise what was asked
     ├── ClosedError          (RuntimeError)         the store is not open here
+    ├── JournalError         (RuntimeError)         the journal of a migration cannot be used
     └── BackendError                                the storage failed, nothing more precise is known
         ├── NotFoundError    (FileNotFoundError)
         ├── ExistsError      (FileExistsError)      mode="create" met a document
@@ -45,6 +46,7 @@ __all__ = (
     "ExistsError",
     "ExtensionError",
     "FullError",
+    "JournalError",
     "LocationError",
     "NotFoundError",
     "NotRegularError",
@@ -137,6 +139,12 @@ class UnsupportedError(AccountStoreError, NotImplementedError):
 
 class ClosedError(AccountStoreError, RuntimeError):
     """The store is not open here: it was closed, or opened in another process or on another event loop."""
+
+
+class JournalError(AccountStoreError, RuntimeError):
+    """The journal of a migration cannot be used: by another run at the same time, on a network file system, or with
+    other options than it was begun with. The message says which.
+    """
 
 
 class BackendError(AccountStoreError):

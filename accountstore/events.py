@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextvars import ContextVar, Token
 from functools import cache
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, Self, TypeAlias, TypeVar
@@ -41,7 +42,8 @@ class Event(Struct, frozen=True, kw_only=True):
 
     `outcome` is `"ok"` or the name of the error's class. `version` and `bytes` are those of the document read or
     written, `attempts` counts the tries of an `update` or `move`, `seconds` the whole operation. `skipped` counts what
-    a page of a listing left out, because no location names it.
+    a page of a listing left out, because no location names it. `retries` names the storage of each request that was
+    made again after a temporary failure, as a busy storage answers 503 or 429: of a batch, on each of its documents.
     """
 
     operation: str
@@ -54,6 +56,7 @@ class Event(Struct, frozen=True, kw_only=True):
     attempts: int
     seconds: float
     skipped: int = 0
+    retries: tuple[str, ...] = ()
 
 
 Observer: TypeAlias = "Callable[[Event], object]"
@@ -88,6 +91,7 @@ class EventLog(Struct, frozen=True, eq=False):
             attempts=operation.attempts,
             seconds=seconds,
             skipped=operation.skipped,
+            retries=operation.retries,
         )
         if self.observer is None:
             what = str(event.location or event.storage) + (f" to {event.target}" if event.target is not None else "")
@@ -119,7 +123,32 @@ def _logger() -> Logger:
     return getLogger("accountstore")
 
 
-class Operation(Struct, eq=False):
+class Retries(Struct, kw_only=True, eq=False):
+    """A `with` block that keeps the names of the storages which are asked again in it."""
+
+    retries: tuple[str, ...] = ()
+    outer: Token[Retries | None] | None = None
+
+    def __enter__(self) -> Self:
+        self.outer = _UNDER_WAY.set(self)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if self.outer is not None:
+            _UNDER_WAY.reset(self.outer)
+
+
+_UNDER_WAY: ContextVar[Retries | None] = ContextVar("retries", default=None)
+
+
+def note_retry(storage: str, /) -> None:
+    """A request to this storage is made again: note it where that is kept."""
+    noting = _UNDER_WAY.get()
+    if noting is not None:
+        noting.retries = (*noting.retries, storage)
+
+
+class Operation(Retries, eq=False):
     """A call under way: a `with` block that is an event when it ends."""
 
     log: EventLog
@@ -138,10 +167,9 @@ class Operation(Struct, eq=False):
         self.version, self.bytes = state.version, state.size
         return state
 
-    def __enter__(self) -> Self:
-        return self
-
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if self.outer is not None:  # as above, without a call
+            _UNDER_WAY.reset(self.outer)
         log = self.log
         if log.observer is not None or _logger().isEnabledFor(_DEBUG):  # `is_heard`, without a call
             log.emit(self, "ok" if kind is None else kind.__name__, time.perf_counter() - self.started)

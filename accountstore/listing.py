@@ -58,13 +58,15 @@ def list_documents(
     recursive: bool,
     folders: bool = False,
     skipped: Callable[[Skipped], object] | None = None,
+    others: bool = False,
 ) -> AsyncIterator[Entry | Folder]:
     """The documents, and the `folders`, in a folder within reach, and below it if `recursive`. Each page is an event.
 
-    `skipped` is called with what is left out; without it, a log record at WARNING names it.
+    `skipped` is called with what is left out, with `others` also with files that are no documents by their names;
+    without it, a log record at WARNING names it.
     """
     found, prefix = resolver.folder(folder, storage)
-    listing = Listing(prefix, folder, storage, recursive=recursive, folders=folders)
+    listing = Listing(prefix, folder, storage, recursive=recursive, folders=folders, others=others)
     pages = found.client.pages(prefix, recursive=recursive or (folders and not found.client.capabilities.folders))
 
     async def next_page() -> list[Entry | Folder] | None:
@@ -89,13 +91,16 @@ def list_documents(
 class Listing:
     """Reads the pages of a folder."""
 
-    def __init__(self, key: str, path: str, storage: str | None, /, *, recursive: bool, folders: bool) -> None:
+    def __init__(
+        self, key: str, path: str, storage: str | None, /, *, recursive: bool, folders: bool, others: bool = False
+    ) -> None:
         """`key` is the folder's key, `path` the folder as the store that lists it has it."""
         self._start = f"{key}/" if key else ""
         self._path = f"{path}/" if path else ""
         self._storage = storage
         self._recursive = recursive
         self._folders: set[str] | None = set() if folders else None
+        self._others = others
         self.skipped: list[Skipped] = []
         """What was left out of the page that was read last."""
 
@@ -121,7 +126,9 @@ class Listing:
         folder, _, name = path.rpartition("/")
         try:
             kind_of(name)
-        except LocationError:
+        except LocationError as error:
+            if self._others:
+                self.skipped.append(Skipped(path, self._storage, error.message))
             return None
         try:
             location = Location(name, folder=folder, storage=self._storage)

@@ -26,6 +26,7 @@ from accountstore.errors import (
     UnavailableError,
     UncertainError,
 )
+from accountstore.events import note_retry
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -108,6 +109,7 @@ class OwnWrites:
 class Client(Protocol):
     """Makes the requests: each method makes one. They raise an `AccountStoreError`."""
 
+    name: str
     policy: RetryPolicy
     calls: InFlight
     capabilities: Capabilities
@@ -203,6 +205,7 @@ async def retry(
                 except AccountStoreError as error:
                     if not error.temporary or attempts >= client.policy.attempts:
                         raise
+                note_retry(client.name)
                 await backoff(attempts)
     raise out_of_time(client, sent=attempts > 0)
 
@@ -223,6 +226,7 @@ async def retry_write(client: Client, by: float, write: PendingWrite, /) -> Stat
     with suppress(TimeoutError):
         async with time_limit(by, client.calls.limits):
             while not await writing.attempt():
+                note_retry(client.name)
                 await backoff(writing.attempts)
             return writing.stat
     raise uncertain(client) if writing.unknown else out_of_time(client)

@@ -37,6 +37,16 @@ class Opened(Struct, Generic[T_co], frozen=True, eq=False):
     stored: Stored[T_co]
     plain: bytes
 
+    @property
+    def version(self) -> Version:
+        """The version that was read."""
+        return self.stored.version
+
+    @property
+    def size(self) -> int:
+        """In the storage, in bytes."""
+        return self.stored.size
+
 
 class Storage(Struct, frozen=True, eq=False):
     """A storage client with a codec and the limit of a document.

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal, Self, cast, overload
 
 from accountstore import updating
 from accountstore.backends.base import Capabilities, Version, WriteMode
-from accountstore.batches import get_many, save_many
+from accountstore.batches import Copied, Proof, copy_many, get_many, save_many
 from accountstore.check import Check
 from accountstore.config import StoreConfig
 from accountstore.errors import AccountStoreError, NotFoundError, UnsupportedError
@@ -345,6 +345,21 @@ class AccountStore:
         """
         return save_many(self._resolver, self._log, documents, mode, concurrency)
 
+    def copy_many(
+        self,
+        copies: Iterable[tuple[Location, Location] | tuple[Location, Location, WriteMode]],
+        /,
+        *,
+        verify: Proof = "none",
+        concurrency: int = 8,
+    ) -> AsyncIterator[tuple[Location, Copied | AccountStoreError]]:
+        """Copy each source to its target, with a mode of `copy`; yield the source with both versions or its error.
+
+        The error names the end it is about. `verify="read"` reads each copy back; `"write"` takes the MD5 that a
+        storage such as S3 answers as its version, and reads back where there is none. Otherwise as `save_many`, `copy`.
+        """
+        return copy_many(self._resolver, self._log, copies, verify, concurrency)
+
     # --- storages -----------------------------------------------------------------------------------------------------
 
     @property
@@ -398,3 +413,8 @@ class AccountStore:
 def _check_function(change: object, /) -> None:
     if not callable(change):
         raise TypeError("change must be a function, async or not, from the old document to the new one")
+
+
+def parts_of(store: AccountStore, /) -> tuple[Resolver, EventLog]:
+    """What resolves a store's locations, and what hears of its operations: for `accountstore.migration`."""
+    return store._resolver, store._log  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]  -- of this module

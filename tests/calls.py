@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, TypeAlias
 
 from msgspec.structs import replace
-from samples import ACCOUNT, MULTI, ended, next_port
+from samples import ACCOUNT, MULTI, copied, ended, next_port
 
 from accountstore import AccountStore, Location
 from accountstore.codecs import JSON
@@ -52,6 +52,8 @@ EITHER: Mapping[str, Call] = {
     "delete": lambda store, at: store.delete(at),
     "copy": lambda store, at: store.copy(at, other(at)),
     "copy onto": lambda store, at: store.copy(other(at), at),
+    "copy_many": lambda store, at: copied(store, at, other(at)),
+    "copy_many onto": lambda store, at: copied(store, other(at), at),
     "move": lambda store, at: store.move(at, other(at)),
     "move onto": lambda store, at: store.move(other(at), at),
     "get_many": lambda store, at: ended(store.get_many([at])),
@@ -62,6 +64,6 @@ EVERY: Mapping[str, Call] = {**SINGLE, **MULTIPLE, **EITHER}
 
 def ends(name: str, at: Location, /) -> tuple[Location, Location | None]:
     """The source and the target of a call, as its event has them."""
-    if name.partition(" ")[0] not in {"copy", "move"}:
+    if name.partition(" ")[0] not in {"copy", "copy_many", "move"}:
         return at, None
     return (other(at), at) if name.endswith(" onto") else (at, other(at))

@@ -85,6 +85,15 @@ async def ended(items: AsyncIterator[object], /) -> None:
                 pass
 
 
+async def copied(store: AccountStore, source: Location, target: Location, /) -> None:
+    """Copy one document by `copy_many`, and raise its error, which is about one of both ends."""
+    [(location, result)] = [each async for each in store.copy_many([(source, target)])]
+    assert location == source
+    if isinstance(result, AccountStoreError):
+        assert result.location in {source, target}
+        raise result
+
+
 CALLS: Mapping[str, Callable[[AccountStore], Awaitable[object]]] = {
     "get": lambda store: store.get(AT),
     "get_multi": lambda store: store.get_multi(MULTI_AT),
@@ -109,6 +118,7 @@ CALLS: Mapping[str, Callable[[AccountStore], Awaitable[object]]] = {
     "list": lambda store: ended(store.list(recursive=True)),
     "get_many": lambda store: ended(store.get_many([AT])),
     "save_many": lambda store: ended(store.save_many([(AT, OAUTH)])),
+    "copy_many": lambda store: copied(store, AT, ELSEWHERE),
     "create many": lambda store: ended(store.save_many([(ELSEWHERE, ACCOUNT)], mode="create")),
     "check": lambda store: store.check(),
     "filesystem": lambda store: store.filesystem(),

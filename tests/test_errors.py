@@ -23,6 +23,7 @@ from accountstore import AccountStore, Location, PasswordCredentials, StoreConfi
 from accountstore.backends.base import classify_error
 from accountstore.backends.memory import MemoryBackend
 from accountstore.errors import AccountStoreError, BackendError, DocumentError, NotFoundError, UnavailableError
+from accountstore.migration import migrate
 from accountstore.testing import store_over
 
 if TYPE_CHECKING:
@@ -128,6 +129,7 @@ RAISED: Mapping[type[AccountStoreError], Callable[[AccountStore], Awaitable[obje
     errors.TooLargeError: lambda _: store_over({"main": MemoryBackend()}, max_bytes=10).save(AT, ACCOUNT),
     errors.UnsupportedError: lambda store: store.scoped("x").filesystem(),
     errors.ClosedError: after_closing,
+    errors.JournalError: lambda store: migrate(store, "main:a", "main:b", journal=os.devnull),
     errors.BackendError: lambda _: from_storage(RuntimeError()),
     errors.NotFoundError: lambda store: store.get(MISSING),
     errors.ExistsError: lambda store: store.save(AT, ACCOUNT, mode="create"),

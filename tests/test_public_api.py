@@ -29,12 +29,12 @@ if TYPE_CHECKING:
 
 NAMES = {
     "accountstore": """
-        Account AccountStore Capabilities Check Credentials Document Entry Event Folder Location MultiAccount
+        Account AccountStore Capabilities Check Copied Credentials Document Entry Event Folder Location MultiAccount
         NoCredentials OAuthCredentials Observer PasswordCredentials ProtocolType Secret SecurityOptions Skipped
         StorageConfig StoreConfig Stored Version WriteMode from_json json_schema masked to_json
         AccountStoreError BackendError ClosedError ConfigError ConflictError DecodeError DeniedError DocumentError
-        EncodeError ExistsError ExtensionError FullError LocationError NotFoundError NotRegularError TooLargeError
-        UnavailableError UncertainError UnknownFieldError UnsupportedError
+        EncodeError ExistsError ExtensionError FullError JournalError LocationError NotFoundError NotRegularError
+        TooLargeError UnavailableError UncertainError UnknownFieldError UnsupportedError
     """,
     "accountstore.backends.base": """
         Backend BackendFactory BatchBackend Blob Capabilities Stat Version Write WriteMode
@@ -43,6 +43,9 @@ NAMES = {
         TooLargeError UnavailableError UncertainError UnsupportedError
     """,
     "accountstore.blocking": "BlockingAccountStore",
+    "accountstore.migration": """
+        Migration Options Outcome PROBLEMS Place Report Total migrate plan read_report verify
+    """,
     "accountstore.testing": """
         BackendTests Call Fault FaultyBackend Harness LossyBackend LossyProxy Recorder Schedule
         backend_machine exercise find_violation is_linearizable read_histories store_machine store_over
@@ -52,7 +55,7 @@ NAMES = {
 
 STORE = """
     open aclose get get_multi read read_multi save save_multi update update_multi read_json save_json stat exists delete
-    copy move list get_many save_many storages capabilities check scoped filesystem
+    copy move list get_many save_many copy_many storages capabilities check scoped filesystem
 """
 """The public members of `AccountStore`."""
 
@@ -64,6 +67,7 @@ EXTRAS = {
     "azure": "adlfs",
     "obstore": "obstore",
     "cli": "typer",
+    "dask": "distributed",
 }
 """What is left out here where its package is not installed: backends, and the command line."""
 MODULES = sorted(

@@ -26,6 +26,12 @@ BLOCKS = [
 ]
 
 
+ACCOUNT_JSON = (
+    '{"host":"h","port":993,"credentials":'
+    '{"discriminator":"EmailClientAccountPasswordCredentials","login":"me","password":"p"}}'
+)
+
+
 def _blocks(language: str) -> list[str]:
     return [text for name, text in BLOCKS if name == language]
 
@@ -55,7 +61,7 @@ def names(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, Any]:
 
 def test_each_block_is_of_a_language_that_is_run_here() -> None:
     """The README has shell, Python and TOML blocks, as many as the tests below run."""
-    assert (len(_blocks("sh")), len(_blocks("toml"))) == (3, 3)
+    assert (len(_blocks("sh")), len(_blocks("toml"))) == (4, 3)
     assert {name for name, _ in BLOCKS} == {"sh", "python", "toml"}
 
 
@@ -161,7 +167,7 @@ def test_entry_point_example_is_in_the_group_that_the_registry_reads() -> None:
 
 def test_first_command_line_ends_in_the_demo_and_the_second_is_what_ci_runs() -> None:
     """The two command lines are those that the `demo` session and CI run whole."""
-    demo, tests, _ = _blocks("sh")
+    demo, tests, *_ = _blocks("sh")
     assert demo.strip().split(" && ")[-1] == ".venv/bin/accountstore demo"
     assert f"\n{tests.strip()}\n" in (ROOT / ".ci" / "run").read_text()
 
@@ -176,3 +182,30 @@ def test_command_line_example_runs(tmp_path: Path) -> None:
     assert "correct horse" not in output
     left = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.account"))
     assert left == ["accounts/team-a/other.account"]
+
+
+@pytest.mark.once
+def test_the_cut_over_runs(tmp_path: Path) -> None:
+    """The recipe of a cut-over, line by line, with a service that writes to the old place until it uses the new one:
+    the last update is at the new place, and nothing is left at the old one.
+    """
+    pytest.importorskip("typer")
+    path = f"{sysconfig.get_path('scripts')}{os.pathsep}{os.environ['PATH']}"
+    (tmp_path / "accountstore.toml").write_text(
+        'default = "Old"\n[storages.Old]\nurl = "old"\n[storages.New]\nurl = "new"\n'
+    )
+    (tmp_path / "old" / "mail").mkdir(parents=True)
+    lines = [line for line in _blocks("sh")[3].splitlines() if line]
+    last = next(number for number, line in enumerate(lines) if line.startswith("#"))
+    for number, line in enumerate(lines):
+        written = tmp_path / ("old/mail/me.account" if number <= last else "new/mail/mine.account")
+        written.write_text(ACCOUNT_JSON.replace("993", str(number + 1)))
+        if number <= last:
+            (tmp_path / "old" / "mail" / f"{number}.account").write_text(ACCOUNT_JSON)
+        _run(["bash", "-ec", line], tmp_path, PATH=path, HOME=str(tmp_path), XDG_DATA_HOME=str(tmp_path))
+    there = tmp_path / "new" / "mail"
+    assert f'"port":{last + 1},' in (there / "me.account").read_text()
+    assert f'"port":{len(lines)},' in (there / "mine.account").read_text()
+    assert not [*(tmp_path / "old").rglob("*.account")]
+    copied = {f"{number}.account" for number in range(last + 1)}
+    assert {file.name for file in there.iterdir()} == {"me.account", "mine.account"} | copied

@@ -120,6 +120,8 @@ class Capabilities(Struct, frozen=True, kw_only=True):
     """How many operations may be in flight at once."""
     batch: int = 1
     """How many documents a `BatchBackend` is best given at once; 1: the backend is none."""
+    sorted: bool = False
+    """A recursive `scan` has its keys in the order of their UTF-8 bytes."""
     folders: bool = False
     """A `scan` that is not recursive has the folders too. Without it, the store finds them by a recursive one."""
 

@@ -20,6 +20,7 @@ from urllib.parse import quote
 import aiohttp
 from gcsfs.core import GCSFileSystem
 from google.auth.exceptions import GoogleAuthError
+from msgspec.structs import replace
 from yarl import URL
 
 from accountstore.aio.loops import on_asyncio
@@ -93,6 +94,7 @@ class GCSBackend(ObjectStore[Any]):
     Reads, writes and deletes are one request each, of the JSON API; conditions stand in `ifGenerationMatch`.
     """
 
+    capabilities = replace(ObjectStore.capabilities, sorted=True)
     _failures = (_Refused, GoogleAuthError, aiohttp.ClientError)
 
     def __init__(self, options: Mapping[str, Any], bucket: str, prefix: str, /) -> None:

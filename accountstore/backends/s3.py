@@ -35,6 +35,7 @@ from botocore.exceptions import (
 from botocore.handlers import VALID_BUCKET, VALID_S3_ARN
 from botocore.parsers import ResponseParserError
 from botocore.session import get_session
+from msgspec.structs import replace
 from s3fs import S3FileSystem
 
 from accountstore.aio.loops import on_asyncio
@@ -140,6 +141,7 @@ class S3Backend(ObjectStore[tuple[Any, dict[str, dict[str, Any]]]]):
     or two where the answer has no body that says why: of a missing document.
     """
 
+    capabilities = replace(ObjectStore.capabilities, sorted=True)
     _failures = (ClientError, BotoCoreError, aiohttp.ClientError, ResponseParserError)
 
     async def _open(self) -> tuple[Any, dict[str, dict[str, Any]]]:

@@ -1,11 +1,13 @@
-"""S3 as the cloud stub speaks it: path style, ListObjectsV2, conditional PUT and DELETE; no signature is verified."""
+"""S3 as the cloud stub speaks it: path style, both ListObjects, CopyObject, conditional PUT and DELETE; no signature is
+verified.
+"""
 
 from __future__ import annotations
 
 import re
 from html import unescape
 from typing import TYPE_CHECKING, ClassVar
-from urllib.parse import quote_plus
+from urllib.parse import quote_plus, unquote_to_bytes
 
 from cloudstub_objects import Entry, Page, Service, element, iso, text
 from cloudstub_wire import Answer, Request
@@ -28,6 +30,8 @@ _ERRORS = {
     501: ("NotImplemented", "A header or query you provided implies functionality that is not implemented."),
     503: ("SlowDown", "Please reduce your request rate."),
 }
+_LISTED = {"delimiter", "encoding-type", "marker", "max-keys", "prefix", "x-id"}
+"""The parameters of the first ListObjects."""
 _UNKNOWN = {"acl", "partNumber", "restore", "select", "tagging", "uploadId", "uploads", "versionId"}
 _DELETED = re.compile(rb"<Key>(.*?)</Key>", re.DOTALL)
 
@@ -47,6 +51,8 @@ def list_result(request: Request, page: Page) -> Answer:
     said = {"Name": text(request.bucket), "KeyCount": str(len(page.items))}
     said |= {"EncodingType": "url"} if coded else {}
     said |= {"IsTruncated": "true", "NextContinuationToken": page.token} if page.token else {"IsTruncated": "false"}
+    if page.token and request.query.get("list-type") != "2":
+        said["NextMarker"] = quote_plus(page.items[-1][0], safe="/") if coded else text(page.items[-1][0])
     shown = ""
     for name, entry in page.items:
         key = quote_plus(name, safe="/") if coded else text(name)
@@ -81,11 +87,17 @@ class S3(Service):
         self._place(request, request.path[1:])
         method, query = request.method, request.query
         if request.key:
-            odd = b"\r\nx-amz-copy-source" in request.lower or _UNKNOWN & query.keys()
-            return self._unknown if odd else self._of_object(request)
+            if request.header(b"x-amz-copy-source") and method == b"PUT":
+                request.op = "copy"
+                return self._copy
+            return self._unknown if _UNKNOWN & query.keys() else self._of_object(request)
         if method == b"GET" and query.get("list-type") == "2":
             request.op = "list"
             return lambda request: list_result(request, self._page(request, "max-keys", "continuation-token"))
+        if method == b"GET" and request.bucket and query.keys() <= _LISTED:
+            request.op = "list"
+            query["start-after"] = query.get("marker", "")
+            return lambda request: list_result(request, self._page(request, "max-keys", "marker-token"))
         if method == b"GET" and "versioning" in query:
             said = {"Status": "Enabled"} if request.bucket.startswith(b"versioned") else {}
             return lambda _: _xml("VersioningConfiguration", said)
@@ -100,6 +112,18 @@ class S3(Service):
 
     def _written(self, request: Request, entry: Entry) -> Answer:
         return Answer(200, b"ETag: %b\r\n%b" % (entry.etag, self._version(request.bucket, entry)))
+
+    def _copy(self, request: Request) -> Answer:
+        """Copy an object, with its metadata, within the service."""
+        bucket, _, key = unquote_to_bytes(request.header(b"x-amz-copy-source") or b"").lstrip(b"/").partition(b"/")
+        source = self._world.buckets["s3", bucket].get(key)
+        if source is None:
+            return self.refuse(request, 404)
+        if refusal := self._refusal(request, self._found(request)):
+            return refusal
+        entry = self._world.entry(source.data, source.content_type, source.metadata)
+        kept = self._keep(request.bucket, request.key, entry)
+        return _xml("CopyObjectResult", {"ETag": text(kept.etag), "LastModified": iso(int(kept.modified))})
 
     def _delete_many(self, request: Request, keys: list[bytes]) -> Answer:
         for key in keys:

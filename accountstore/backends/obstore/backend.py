@@ -16,6 +16,7 @@ from typing import Any, cast
 
 import obstore
 from anyio import to_thread
+from msgspec.structs import replace
 from obstore.exceptions import BaseError
 from obstore.store import MemoryStore
 
@@ -68,6 +69,8 @@ class ObstoreBackend(Bucket[Any]):
     ) -> None:
         """`connect` is how long connecting may take."""
         super().__init__(options, *split_url(url))
+        # Azure's accounts with a hierarchical namespace list folder by folder.
+        self.capabilities = replace(self.capabilities, sorted=service != "azure")
         self._service: Service = service
         self._url = url
         self._container = self._bucket.partition("@")[0]

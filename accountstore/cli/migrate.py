@@ -1,0 +1,369 @@
+"""`accountstore migrate`: its arguments, help, progress and output."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from typing import TYPE_CHECKING, Annotated, Any
+
+import anyio
+import msgspec
+import typer
+
+from accountstore import AccountStore, ConfigError, JournalError, LocationError, StoreConfig, UnsupportedError
+from accountstore.cli.exits import exit_codes, print_error
+from accountstore.cli.help import Command, Group
+from accountstore.cli.progress import Progress, print_report
+from accountstore.config import load_config
+from accountstore.migration import Migration, Options, Place, migrate, plan, read_report, verify
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ("app",)
+
+_JOURNAL = "accountstore.journal"
+
+
+class _Migrate(Group):
+    """The commands, of which `run` may be left out."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Read the arguments: places without a command are a run."""
+        if args and args[0] not in self.commands and args[0] not in {"--help", "-h"}:
+            args = ["run", *args]
+        return list(super().parse_args(ctx, args))
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        """What the usage line says behind the command's name."""
+        return ["[COMMAND]", "SOURCE TARGET", "[OPTIONS]"]
+
+
+app: typer.Typer = typer.Typer(
+    cls=_Migrate,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    add_completion=False,
+    context_settings={"help_option_names": ["--help", "-h"]},
+    help="""Migrate all documents of a folder to another, on any storage; services may go on writing at both ends.
+
+    SOURCE and TARGET are [STORAGE:][FOLDER]. Run it again to copy what has changed since; a document that has changed
+    at the target is a conflict, which is told and left as it is.
+
+    Exit codes: 0 everything is at the target; 3 but for conflicts; 1 not everything, with the reason on stderr; 2 wrong
+    usage; 130 interrupted.""",
+)
+
+
+def _examples(*lines: str) -> str:
+    return "\n".join(lines)
+
+
+_Source = Annotated[str, typer.Argument(metavar="SOURCE", help="The folder: [STORAGE:][FOLDER].", show_default=False)]
+_Target = Annotated[
+    str, typer.Argument(metavar="TARGET", help="Its new place: [STORAGE:][FOLDER].", show_default=False)
+]
+_Journal = Annotated[
+    str, typer.Option("--journal", metavar="PATH", help=f"The journal; {_JOURNAL} without it. It stays after the run.")
+]
+_Key = Annotated[
+    str | None,
+    typer.Option("--key-file", metavar="PATH", help="The key of the journal's marks; else in your data folder."),
+]
+_Include = Annotated[
+    list[str] | None, typer.Option("--include", metavar="PATTERN", help="Only documents like this, as 'team-a/*'.")
+]
+_Exclude = Annotated[list[str] | None, typer.Option("--exclude", metavar="PATTERN", help="No documents like this.")]
+_Names = Annotated[
+    str | None,
+    typer.Option("--names", metavar="FILE", help="Only these: a name a line, or lines of --json; - is stdin."),
+]
+_Shard = Annotated[str, typer.Option("--shard", metavar="I/N", help="The I-th of N parts, with a journal of its own.")]
+_Json = Annotated[bool, typer.Option("--json", help="Print a line of JSON for each document, then one for the run.")]
+_Mirror = Annotated[
+    bool, typer.Option("--mirror-deletes", help="Remove at the target what was copied and is gone at the source.")
+]
+_Conflict = Annotated[
+    str,
+    typer.Option("--on-conflict", metavar="WHAT", help="report, or overwrite what has changed at the target."),
+]
+_Spool = Annotated[bool, typer.Option("--spool", help="Sort the listings on the disk, whatever the storages promise.")]
+_Concurrency = Annotated[
+    int, typer.Option("--concurrency", metavar="N", min=1, help="Documents under way at most; less where it is busy.")
+]
+_Rate = Annotated[
+    float | None, typer.Option("--requests-per-second", metavar="N", help="No more requests than this, on average.")
+]
+
+
+@app.command(
+    cls=Command,
+    epilog=_examples(
+        "accountstore migrate Old:mail New:mail",
+        "accountstore migrate Old:mail New:mail --resume",
+        "accountstore migrate plan Old:mail New:mail --json > plan.jsonl",
+        "accountstore migrate Old: New: --shard 2/8 --journal part2.journal",
+    ),
+)
+def run(
+    context: typer.Context,
+    source: _Source,
+    target: _Target,
+    journal: _Journal = _JOURNAL,
+    key_file: _Key = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the journal that is there: after a kill, or as a next pass.")
+    ] = False,
+    include: _Include = None,
+    exclude: _Exclude = None,
+    names: _Names = None,
+    shard: _Shard = "1/1",
+    verify: Annotated[
+        str,
+        typer.Option(
+            "--verify",
+            metavar="HOW",
+            help="read: each copy is read back. write: the storage's own digest, where it has one. none.",
+        ),
+    ] = "read",
+    on_conflict: _Conflict = "report",
+    delete_source: Annotated[
+        bool, typer.Option("--delete-source", help="Remove at the source what the target has, verified.")
+    ] = False,
+    mirror_deletes: _Mirror = False,
+    blind: Annotated[
+        bool, typer.Option("--blind", help="Write to a target without conditions, where a rival's write can be lost.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="As `plan`.")] = False,
+    spool: _Spool = False,
+    concurrency: _Concurrency = 64,
+    requests_per_second: _Rate = None,
+    processes: Annotated[int, typer.Option("--processes", metavar="N", min=1, help="In N processes here.")] = 1,
+    dask: Annotated[
+        str | None, typer.Option("--dask", metavar="ADDRESS", help="On the workers of a Dask scheduler, tls://...")
+    ] = None,
+    as_json: _Json = False,
+) -> None:
+    """Copy what is new or has changed, verified.
+
+    Each document is checked and takes the target's codec; fields that this release does not know come along. What was
+    killed goes on with --resume.
+    """
+    with exit_codes():
+        options = _options(
+            include=tuple(include or ()),
+            exclude=tuple(exclude or ()),
+            names=_read_names(names),
+            shard=_parse_shard(shard),
+            verify=verify,
+            on_conflict=on_conflict,
+            delete_source=delete_source,
+            mirror_deletes=mirror_deletes,
+            writes="blind" if blind else "conditional",
+            listing="spool" if spool else "stream",
+            concurrency=concurrency,
+            requests_per_second=requests_per_second,
+        )
+        ends = _place(source), _place(target)
+        config = load_config(context.obj)
+        if dry_run:
+            _follow(
+                config,
+                lambda store, _: plan(store, *ends, journal=journal, key_file=key_file, options=options),
+                as_json,
+            )
+            return
+        _check_journal(journal, resume)
+
+        def make(store: AccountStore, client: Any) -> Migration:
+            return migrate(
+                store, *ends,
+                journal=journal, key_file=key_file, options=options, processes=processes, client=client,
+                config=context.obj,
+            )  # fmt: skip
+
+        _follow(config, make, as_json, dask)
+
+
+@app.command("plan", cls=Command, epilog="accountstore migrate plan Old:mail New:mail")
+def plan_command(
+    context: typer.Context,
+    source: _Source,
+    target: _Target,
+    journal: _Journal = _JOURNAL,
+    key_file: _Key = None,
+    include: _Include = None,
+    exclude: _Exclude = None,
+    names: _Names = None,
+    shard: _Shard = "1/1",
+    on_conflict: _Conflict = "report",
+    mirror_deletes: _Mirror = False,
+    spool: _Spool = False,
+    concurrency: _Concurrency = 64,
+    requests_per_second: _Rate = None,
+    as_json: _Json = False,
+) -> None:
+    """Say what a run would do, with totals, and change nothing."""
+    with exit_codes():
+        options = _options(
+            include=tuple(include or ()),
+            exclude=tuple(exclude or ()),
+            names=_read_names(names),
+            shard=_parse_shard(shard),
+            on_conflict=on_conflict,
+            mirror_deletes=mirror_deletes,
+            listing="spool" if spool else "stream",
+            concurrency=concurrency,
+            requests_per_second=requests_per_second,
+        )
+        ends = _place(source), _place(target)
+        config = load_config(context.obj)
+        _follow(
+            config, lambda store, _: plan(store, *ends, journal=journal, key_file=key_file, options=options), as_json
+        )
+
+
+@app.command("verify", cls=Command, epilog="accountstore migrate verify Old:mail New:mail")
+def verify_command(
+    context: typer.Context,
+    source: _Source,
+    target: _Target,
+    journal: _Journal = _JOURNAL,
+    key_file: _Key = None,
+    include: _Include = None,
+    exclude: _Exclude = None,
+    names: _Names = None,
+    shard: _Shard = "1/1",
+    spool: _Spool = False,
+    concurrency: _Concurrency = 64,
+    requests_per_second: _Rate = None,
+    as_json: _Json = False,
+) -> None:
+    """Read both ends and compare each document, and change nothing.
+
+    With the journal of the migration it also knows what has changed at the target alone since.
+    """
+    with exit_codes():
+        options = _options(
+            include=tuple(include or ()),
+            exclude=tuple(exclude or ()),
+            names=_read_names(names),
+            shard=_parse_shard(shard),
+            listing="spool" if spool else "stream",
+            concurrency=concurrency,
+            requests_per_second=requests_per_second,
+        )
+        ends = _place(source), _place(target)
+        config = load_config(context.obj)
+        _follow(
+            config, lambda store, _: verify(store, *ends, journal=journal, key_file=key_file, options=options), as_json
+        )
+
+
+@app.command(cls=Command, epilog="accountstore migrate report part1.journal part2.journal --json")
+def report(
+    journals: Annotated[
+        list[str], typer.Argument(metavar="JOURNAL...", help="The journals: of all shards.", show_default=False)
+    ],
+    as_json: _Json = False,
+) -> None:
+    """Say what the last runs of journals came to, and name each document that is not at the target."""
+    with exit_codes():
+        found = read_report(*journals)
+        for outcome in found.outcomes:
+            if as_json:
+                _print_json(outcome)
+            else:
+                print_error(
+                    f"{outcome.outcome}: {outcome.source} to {outcome.target} ({outcome.error or 'see the run'})"
+                )
+        print_report(found, as_json=as_json)
+        if found.exit_code:
+            raise typer.Exit(found.exit_code)
+
+
+def _print_json(value: object, /) -> None:
+    sys.stdout.write(msgspec.json.encode(value).decode() + "\n")
+
+
+def _options(**given: Any) -> Options:
+    try:
+        return Options(**given)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+
+
+def _place(text: str, /) -> Place:
+    try:
+        return Place.parse(text)
+    except LocationError as error:
+        raise LocationError(f"{text!r}: {error.message}") from None
+
+
+def _parse_shard(text: str, /) -> tuple[int, int]:
+    part, slash, parts = text.partition("/")
+    if not (slash and part.isdecimal() and parts.isdecimal()):
+        raise typer.BadParameter("--shard is I/N, such as 2/8")
+    return int(part), int(parts)
+
+
+def _read_names(path: str | None, /) -> tuple[str, ...] | None:
+    """The names of a file: a line is a name, or JSON as a run prints it."""
+    if path is None:
+        return None
+    if path == "-":
+        lines = sys.stdin.read().splitlines()
+    else:
+        with open(path, encoding="utf-8") as file:
+            lines = file.read().splitlines()
+    names = (json.loads(line).get("name", "") if line.startswith("{") else line for line in lines)
+    return tuple(name for name in names if name)
+
+
+def _check_journal(journal: str, resume: bool, /) -> None:
+    """Refuse to mix two migrations by chance."""
+    there = os.path.exists(journal)
+    if there and not resume:
+        raise JournalError(f"{journal}: there is a journal already: --resume goes on with it, --journal names another")
+    if resume and not there:
+        raise JournalError(f"{journal}: there is no journal to go on with")
+
+
+def _follow(
+    config: StoreConfig, make: Callable[[AccountStore, Any], Migration], as_json: bool, dask: str | None = None, /
+) -> None:
+    """Do a run to its end, and exit with its code."""
+
+    async def work() -> int:
+        async with AccountStore.open(config) as store:
+            if dask is None:
+                return await _show(make(store, None), as_json=as_json)
+            async with _client(dask) as client:
+                return await _show(make(store, client), as_json=as_json)
+
+    code = anyio.run(work)
+    if code:
+        raise typer.Exit(code)
+
+
+def _client(address: str, /) -> Any:
+    try:
+        from distributed import Client
+    except ImportError:
+        raise UnsupportedError("--dask needs the package distributed: pip install 'accountstore[dask]'") from None
+    try:
+        return Client(address, asynchronous=True)  # type: ignore[no-untyped-call]  # it has no types
+    except (OSError, TypeError, ValueError) as error:
+        raise ConfigError(f"--dask {address}: {error}") from None
+
+
+async def _show(migration: Migration, /, *, as_json: bool) -> int:
+    async with migration as told:
+        with Progress(told, shown=not as_json) as progress:
+            async for outcome in told:
+                if as_json:
+                    _print_json(outcome)
+                progress.add(outcome)
+    print_report(told.report, as_json=as_json)
+    return told.report.exit_code

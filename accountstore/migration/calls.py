@@ -1,0 +1,169 @@
+"""The public calls."""
+
+from __future__ import annotations
+
+import os
+from functools import partial
+from typing import Any
+
+from msgspec.structs import replace
+
+from accountstore.aio.loops import asyncio_loop
+from accountstore.config import StoreConfig
+from accountstore.errors import UnsupportedError
+from accountstore.migration.decide import Action
+from accountstore.migration.journal import Journal, Marks
+from accountstore.migration.model import Options, Place, Report, Total
+from accountstore.migration.run import Here, Migration, Runner
+from accountstore.migration.work import Job, Worker
+from accountstore.store import AccountStore
+
+Path = str | os.PathLike[str]
+
+
+def migrate(
+    store: AccountStore,
+    source: Place | str,
+    target: Place | str,
+    /,
+    *,
+    journal: Path,
+    key_file: Path | None = None,
+    options: Options | None = None,
+    processes: int = 1,
+    client: Any = None,
+    config: StoreConfig | Path | None = None,
+) -> Migration:
+    """Copy what is new or has changed: iterate over the outcomes (`async for`), or `await` the report.
+
+    `source` and `target` are places, as `Place.parse` reads them: `"First Storage:mail"`. Each document is checked,
+    takes the target's codec and keeps the fields that this release does not know. It is written where there is none, or
+    over the version that the journal knows: one that has changed at the target is a `conflict`, and stays.
+
+    `journal` is a file, made where it is not there; run again on it, a migration goes on where it was killed, and
+    copies what has changed since. It must be on a local file system. `key_file` has the key of its marks; without it,
+    that is in the user's data folder.
+
+    `processes` does the work in so many processes of this machine, `client` on the workers of a `distributed.Client`
+    (extra `dask`, asyncio alone). They open stores of their own from `config`: a path, which they read where they run;
+    without it, as `AccountStore.open` finds it there. A `StoreConfig` goes to Dask's workers by TLS alone.
+
+    Raises:
+        ValueError: processes is below 1.
+        UnsupportedError: `client` on trio; or something would have to travel in the clear.
+        Others as `Migration`, when it is iterated over.
+    """
+    if processes < 1:
+        raise ValueError("processes must be at least 1")
+    job = _job("migrate", source, target, options)
+    if client is None and processes == 1:
+        make = partial(_here, store, job)
+    else:
+        told = os.fspath(config) if config is not None and not isinstance(config, StoreConfig) else config
+        make = partial(_elsewhere, job, processes, client, told)
+    return _migration(store, job, journal, key_file, make)
+
+
+def plan(
+    store: AccountStore,
+    source: Place | str,
+    target: Place | str,
+    /,
+    *,
+    journal: Path | None = None,
+    key_file: Path | None = None,
+    options: Options | None = None,
+) -> Migration:
+    """Say what `migrate` would do, document by document, and change nothing. As `migrate`.
+
+    What would be copied is read, as it may be refused. A journal that is there is consulted; awaited, the report has
+    the outcomes.
+    """
+    job = _job("plan", source, target, options)
+    return _migration(store, job, journal, key_file, partial(_here, store, job))
+
+
+def verify(
+    store: AccountStore,
+    source: Place | str,
+    target: Place | str,
+    /,
+    *,
+    journal: Path | None = None,
+    key_file: Path | None = None,
+    options: Options | None = None,
+) -> Migration:
+    """Read both ends and compare them, document by document, and change nothing. As `plan`."""
+    job = _job("verify", source, target, options)
+    return _migration(store, job, journal, key_file, partial(_here, store, job))
+
+
+def read_report(*journals: Path) -> Report:
+    """What the journals say of their last runs, merged: those of all shards. Blocking.
+
+    Raises:
+        JournalError: one is not there, is in use, or is of another migration.
+        ValueError: none was given.
+    """
+    if not journals:
+        raise ValueError("read_report takes at least one journal")
+    reports = [_read(os.fspath(path)) for path in journals]
+    totals: dict[str, Total] = {}
+    for report in reports:
+        for word, total in report.totals.items():
+            kept = totals.setdefault(word, Total())
+            kept.documents += total.documents
+            kept.bytes += total.bytes
+    return replace(
+        reports[0],
+        complete=all(report.complete for report in reports),
+        seconds=max(report.seconds for report in reports),
+        totals=totals,
+        outcomes=tuple(outcome for report in reports for outcome in report.outcomes),
+    )
+
+
+def _read(path: str, /) -> Report:
+    journal = Journal.read(path)
+    try:
+        return journal.report()
+    finally:
+        journal.close()
+
+
+def _job(action: Action, source: Place | str, target: Place | str, options: Options | None, /) -> Job:
+    return Job(action, _place(source), _place(target), options or Options())
+
+
+def _place(place: Place | str, /) -> Place:
+    return Place.parse(place) if isinstance(place, str) else place
+
+
+def _migration(store: AccountStore, job: Job, journal: Path | None, key_file: Path | None, make: Any, /) -> Migration:
+    return Migration(
+        store,
+        job,
+        journal=None if journal is None else os.fspath(journal),
+        key_file=None if key_file is None else os.fspath(key_file),
+        runner=make,
+    )
+
+
+async def _here(store: AccountStore, job: Job, marks: Marks, key_file: str, /) -> Runner:
+    return Here(Worker(store, job, marks))
+
+
+async def _elsewhere(
+    job: Job, processes: int, client: Any, config: StoreConfig | str | None, marks: Marks, key_file: str, /
+) -> Runner:
+    if client is None:
+        from accountstore.migration.processes import Processes
+
+        return Processes(processes, config, job, marks)
+    if asyncio_loop() is None:
+        raise UnsupportedError("a Dask client works on asyncio alone")
+    try:
+        from accountstore.migration.dask import Cluster
+    except ImportError:
+        raise UnsupportedError("client= needs the package distributed: pip install 'accountstore[dask]'") from None
+    return await Cluster.start(client, config, job, marks, key_file)

@@ -1,0 +1,194 @@
+"""The same work on the workers of a Dask cluster (extra `dask`). No version, option or document travels in the clear.
+
+Each worker opens one store, from a configuration that it reads itself. What travels are names, keyed marks and
+outcomes, and by TLS the key of the marks; without TLS the workers read it from its file, as the configuration.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from contextlib import suppress
+from os import urandom
+from typing import Any
+
+from anyio import move_on_after
+from distributed import KilledWorker, WorkerPlugin, as_completed, get_worker
+from msgspec.structs import replace
+
+from accountstore.aio.loops import asyncio_loop
+from accountstore.config import StoreConfig
+from accountstore.errors import AccountStoreError, BackendError, UnavailableError, UnsupportedError
+from accountstore.migration.journal import Done, Marks, read_key
+from accountstore.migration.merge import Item, Side
+from accountstore.migration.run import MOST, Batch, Task
+from accountstore.migration.work import Job, Worker
+from accountstore.store import AccountStore
+
+_DEPTH = 4
+"""Batches that a worker has at a time, so that none waits for the client."""
+
+
+_FAREWELL = 10.0
+
+
+class StorePlugin(WorkerPlugin):
+    """On each worker: one store, and the worker of a migration on it."""
+
+    def __init__(self, name: str, config: StoreConfig | str | None, job: Job, key: bytes | str, /) -> None:
+        """`key` is that of the marks, or the path of its file."""
+        self.name = name
+        self._config = config
+        self._job = job
+        self._key = key
+        self._store: AccountStore | None = None
+        self.migration: Worker | None = None
+
+    def __repr__(self) -> str:
+        return f"StorePlugin({self.name!r})"
+
+    async def setup(self, worker: Any) -> None:
+        """Open the store, on the worker's event loop."""
+        marks = Marks(self._key if isinstance(self._key, bytes) else read_key(self._key))
+        self._store = await AccountStore.open(self._config)
+        self.migration = Worker(self._store, self._job, marks)
+
+    async def teardown(self, worker: Any) -> None:
+        """Close the store."""
+        if self._store is not None:
+            await self._store.aclose()
+
+
+async def work(plugin: str, items: Sequence[Item], /) -> list[Done]:
+    """Do a batch: the task. It runs on the event loop of the worker."""
+    found: Any = get_worker().plugins[plugin]
+    return list(await found.migration.work(items))
+
+
+class Cluster:
+    """Does batches on the workers of a cluster. A batch that keeps killing its worker is done in halves in the end."""
+
+    def __init__(self, client: Any, plugin: str, workers: int, /) -> None:
+        self._client = client
+        self._plugin = plugin
+        self._workers = workers
+        self._tasks: dict[str, Task] = {}
+        self._completed: Any = as_completed(with_results=True, raise_errors=False)  # type: ignore[no-untyped-call]  # it has no types
+        self._ready: deque[Batch] = deque()
+        self._suspects: deque[Task] = deque()
+
+    @classmethod
+    async def start(
+        cls, client: Any, config: StoreConfig | str | None, job: Job, marks: Marks, key_file: str, /
+    ) -> Cluster:
+        """Let each worker of the cluster open a store.
+
+        Raises:
+            UnsupportedError: not on asyncio; or a `StoreConfig` would travel in the clear.
+        """
+        if asyncio_loop() is None or not client.asynchronous:
+            raise UnsupportedError("a Dask client works on asyncio alone, and has to be `Client(asynchronous=True)`")
+        private = str(client.scheduler.address).startswith(("tls://", "inproc://"))
+        if isinstance(config, StoreConfig) and not private:
+            raise UnsupportedError(
+                "a StoreConfig, with its secrets, travels to Dask's workers by TLS alone: give the path of a file that"
+                " they have, or set ACCOUNTSTORE_CONFIG where they run"
+            )
+        await client.wait_for_workers(1)
+        workers = len(await client.nthreads())
+        options = job.options
+        rate = options.requests_per_second
+        share = replace(
+            options,
+            concurrency=max(1, options.concurrency // workers),
+            requests_per_second=None if rate is None else rate / workers,
+            names=None,
+        )
+        name = f"accountstore-migration-{urandom(8).hex()}"
+        plugin = StorePlugin(name, config, replace(job, options=share), marks.key if private else key_file)
+        try:
+            await client.register_plugin(plugin)
+        except AccountStoreError:
+            raise
+        except Exception as error:  # noqa: BLE001 -- whatever a worker's answer is
+            failure = BackendError(f"the Dask workers could not open a store ({type(error).__name__})")
+        else:
+            return cls(client, name, workers)
+        raise failure
+
+    @property
+    def room(self) -> int:
+        """A few batches a worker, less those that are out."""
+        return 0 if self._suspects else self._workers * _DEPTH - len(self._tasks) - len(self._ready)
+
+    @property
+    def size(self) -> int:
+        """Of a batch: long work on a worker's event loop would keep it from its heartbeats."""
+        return MOST
+
+    @property
+    def busy(self) -> bool:
+        """Whether a batch is not done."""
+        return bool(self._tasks or self._ready or self._suspects)
+
+    def submit(self, items: Sequence[Item], /) -> None:
+        """Take a batch."""
+        self._send(Task([_without_versions(item) for item in items]))
+
+    def _send(self, task: Task, /) -> None:
+        # Not pure: the same names may have to be done again.
+        future = self._client.submit(work, self._plugin, task.items, pure=False)
+        self._tasks[future.key] = task
+        self._completed.add(future)
+
+    async def next(self) -> Batch:
+        """A batch that is done, of whichever worker.
+
+        Raises:
+            UnavailableError: the scheduler is gone. What was done is in the journal.
+        """
+        while not self._ready:
+            if not self._tasks:
+                self._send(self._suspects.popleft())  # alone, so that it is clear who is to blame
+            future, result = await anext(self._completed)
+            task = self._tasks.pop(future.key)
+            if isinstance(result, list):
+                self._ready.append(Batch(task.items, result))
+            elif isinstance(result, tuple):
+                self._failed(task, result[1])
+            elif self._client.status != "running":
+                raise UnavailableError("the Dask scheduler is gone: run it again with another one", sent=False)
+            else:  # the result went with its worker
+                self._send(task)
+            future.release()
+        return self._ready.popleft()
+
+    def _failed(self, task: Task, error: object, /) -> None:
+        if not isinstance(error, KilledWorker):
+            if isinstance(error, AccountStoreError):
+                raise error.with_traceback(None)
+            raise BackendError(f"a Dask worker failed ({type(error).__name__})")
+        if len(task.items) == 1 and not task.deaths:
+            self._suspects.append(Task(task.items, 1))  # another task of that worker may have killed it
+            return
+        after = Task(task.items, 1).after_death()  # Dask has tried several times
+        if isinstance(after, Batch):
+            self._ready.append(after)
+        else:
+            for half in after:
+                self._send(Task(half.items))
+
+    async def aclose(self) -> None:
+        """Let the workers close their stores, where the scheduler is still there."""
+        if self._client.status == "running":
+            with suppress(Exception), move_on_after(_FAREWELL):  # it may be gone, which `next` has said
+                await self._client.unregister_worker_plugin(self._plugin)
+
+
+def _without_versions(item: Item, /) -> Item:
+    """The item as it may travel: a version may be a digest of the document."""
+    return Item(item.name, _sealed(item.source), _sealed(item.target), item.row, item.listed)
+
+
+def _sealed(side: Side | None, /) -> Side | None:
+    return None if side is None else replace(side, version=None)

@@ -1,0 +1,109 @@
+"""What is to be done with a document, from what is known of both ends. Pure functions."""
+
+from __future__ import annotations
+
+from typing import Literal, TypeAlias
+
+from msgspec import Struct
+
+from accountstore.backends.base import Version, WriteMode
+from accountstore.migration.journal import Marks, Row
+from accountstore.migration.model import Options, Word
+
+Action: TypeAlias = Literal["migrate", "plan", "verify"]
+
+
+class Missing(Struct, frozen=True):
+    """There is no document at this end."""
+
+
+class Unknown(Struct, frozen=True):
+    """Whether there is a document, or which version, is not known: it has to be read."""
+
+
+MISSING, UNKNOWN = Missing(), Unknown()
+End: TypeAlias = Version | Missing | Unknown
+"""What is known of a document at one end."""
+
+
+class Settled(Struct, frozen=True):
+    """Nothing is to be done; None: and nothing to be said, the document is nowhere any more."""
+
+    outcome: Word | None
+    reason: str = ""
+
+
+class Read(Struct, frozen=True):
+    """Both ends have to be read, and compared where the versions alone do not tell."""
+
+
+class Write(Struct, frozen=True):
+    """It is to be copied, with this mode."""
+
+    mode: WriteMode
+    outcome: Word
+
+
+class Remove(Struct, frozen=True):
+    """It is to be removed at the target, if it is still this version."""
+
+    version: Version
+
+
+Decision: TypeAlias = Settled | Read | Write | Remove
+READ = Read()
+
+
+def decide(
+    source: End, target: End, row: Row | None, marks: Marks, options: Options, *, equal: bool | None = None
+) -> Decision:
+    """What is to be done. `equal` says whether the documents are, once they have been compared."""
+    known = row if row is not None and row.known else None
+    if known is None and isinstance(target, Missing) and not isinstance(source, Missing):
+        return Write("create", "copied")
+    if isinstance(source, Unknown) or isinstance(target, Unknown):
+        return READ
+    if isinstance(source, Missing):
+        if row is not None and row.outcome == "moved":
+            return Settled("gone")
+        return _without_source(target, known, marks, options)
+    if isinstance(target, Missing):
+        return _without_target(source, known, marks, options)
+    changed = known is None or marks.of("source", source) != known.source
+    changed_there = known is None or marks.of("target", target) != known.target
+    if changed and changed_there:
+        return READ if equal is None else _changed_at_both(target, known, options, equal=equal)
+    if changed:
+        return Write(target, "changed")
+    if options.delete_source and equal is None:
+        return READ  # it must be seen at the target before it is removed
+    return Settled("newer" if changed_there else "same")
+
+
+def _changed_at_both(target: Version, known: Row | None, options: Options, /, *, equal: bool) -> Decision:
+    if equal:
+        return Settled("same")
+    if options.on_conflict == "overwrite":
+        return Write(target, "changed")
+    why = "the target has another document" if known is None else "both ends have changed since it was copied"
+    return Settled("conflict", why)
+
+
+def _without_target(source: Version, known: Row | None, marks: Marks, options: Options, /) -> Decision:
+    if known is not None and marks.of("source", source) == known.source:
+        return Settled("removed")
+    if options.on_conflict == "overwrite":
+        return Write("create", "copied")
+    return Settled("conflict", "it was deleted at the target since")
+
+
+def _without_source(target: Version | Missing, known: Row | None, marks: Marks, options: Options, /) -> Decision:
+    if isinstance(target, Missing):
+        return Settled(None)
+    if known is None:
+        return Settled("foreign")
+    if not options.mirror_deletes:
+        return Settled("gone")
+    if marks.of("target", target) == known.target:
+        return Remove(target)
+    return Settled("conflict", "it was deleted at the source, and has changed at the target")

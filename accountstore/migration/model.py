@@ -1,0 +1,212 @@
+"""What a migration is told and what it says: places, options, outcomes, reports. Values, and no I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from fnmatch import fnmatchcase
+from hashlib import blake2b
+from typing import Literal, TypeAlias, get_args
+from zlib import crc32
+
+from msgspec import Struct, field
+
+from accountstore.batches import Proof
+from accountstore.errors import LocationError
+from accountstore.location import Location
+from accountstore.validation import check_folder, check_storage_name, join
+
+Word: TypeAlias = Literal[
+    "copied", "changed", "same", "newer", "removed", "moved", "gone", "deleted", "missing", "differs", "conflict",
+    "refused", "foreign", "failed",
+]  # fmt: skip
+"""What became of a document, or of a `plan`, what would.
+
+- `copied`: it was not at the target. `changed`: an older copy was, and was replaced.
+- `moved`: copied, verified, and then removed at the source (`delete_source`).
+- `same`: both ends have it. `newer`: it was copied before, and has since changed at the target alone.
+- `removed`: it was copied before, and has since been deleted at the target: it is not put back.
+- `gone`: it is no longer at the source. `deleted`: so it was removed at the target (`mirror_deletes`).
+- `missing`, `differs`: what `verify` says where the target has none, or another one.
+- `conflict`: the target has another document than the one that was copied, or than the source: it was left as it is.
+- `refused`: no account document, too large, or under a name that no location has.
+- `foreign`: at the target alone, and no migration of this journal has put it there; or no document at all.
+- `failed`: a storage failed; the next run tries it again.
+"""
+PROBLEMS: frozenset[str] = frozenset({"conflict", "refused", "failed", "missing", "differs"})
+"""What is not at the target as it is at the source."""
+
+
+_WORDS: Mapping[str, tuple[str, ...]] = {
+    "verify": get_args(Proof),
+    "on_conflict": ("report", "overwrite"),
+    "writes": ("conditional", "blind"),
+    "listing": ("stream", "spool"),
+}
+
+
+class Place(Struct, frozen=True):
+    """A folder of a storage, with all that is below it. Storage None is the default storage, `""` the storage's root.
+
+    Raises:
+        LocationError: a name is not allowed.
+    """
+
+    folder: str = ""
+    storage: str | None = None
+
+    def __post_init__(self) -> None:
+        check_folder(self.folder)
+        if self.storage is not None:
+            check_storage_name(self.storage)
+
+    @classmethod
+    def parse(cls, text: str, /) -> Place:
+        """The place that `str()` shows as `text`: `STORAGE:FOLDER`, either left out at will."""
+        storage, colon, folder = text.rpartition(":")
+        if colon and not storage:
+            raise LocationError("storage: a segment is empty")
+        return cls(folder.removesuffix("/"), storage or None)
+
+    def at(self, name: str, /) -> Location:
+        """The location of a document by its name, which is its path below the folder."""
+        folder, _, file_name = name.rpartition("/")
+        return Location(file_name, folder=join(self.folder, folder), storage=self.storage)
+
+    def name_of(self, path: str, /) -> str:
+        """The name of what has this path in the storage."""
+        return path[len(self.folder) + 1 :] if self.folder else path
+
+    def path_of(self, name: str, /) -> str:
+        """How a name in this place is shown, also one that no location has."""
+        place = str(self)
+        return f"{place}{'' if place[-1:] in {'', ':'} else '/'}{name}"
+
+    def __str__(self) -> str:
+        return self.folder if self.storage is None else f"{self.storage}:{self.folder}"
+
+
+class Options(Struct, frozen=True, kw_only=True):
+    """What to migrate and how. All but the last three are the meaning of a journal: it is not resumed with others.
+
+    `include` and `exclude` are patterns (`*`, `?`, `[...]`; `*` matches `/` too) for a document's path below the
+    folder. `names` migrates these alone, without a listing. `shard` is which part of the names, and of how many.
+    """
+
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    names: tuple[str, ...] | None = None
+    shard: tuple[int, int] = (1, 1)
+    verify: Proof = "read"
+    on_conflict: Literal["report", "overwrite"] = "report"
+    delete_source: bool = False
+    mirror_deletes: bool = False
+    writes: Literal["conditional", "blind"] = "conditional"
+    """`"blind"`: on a target that has no conditions, SFTP for one, a document is looked at before it is overwritten.
+    What another writer does between the look and the write is lost.
+    """
+    listing: Literal["stream", "spool"] = "stream"
+    """`"spool"`: a listing is sorted on the disk first, also where the storage is said to sort."""
+    concurrency: int = 64
+    """How many documents are under way at most; less where a storage is busy."""
+    requests_per_second: float | None = None
+
+    def __post_init__(self) -> None:
+        for name, known in _WORDS.items():
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name} must be one of {', '.join(known)}")
+        part, parts = self.shard
+        if not 1 <= part <= parts:
+            raise ValueError("shard must be (1, n) to (n, n)")
+        if self.concurrency < 1:
+            raise ValueError("concurrency must be at least 1")
+        if self.requests_per_second is not None and not self.requests_per_second > 0:
+            raise ValueError("requests_per_second must be more than 0")
+        if self.delete_source and self.verify == "none":
+            raise ValueError("delete_source needs a verified target: verify='read' or 'write'")
+
+    def wants(self, name: str, /) -> bool:
+        """Whether a document is to be migrated by these options."""
+        part, parts = self.shard
+        if parts > 1 and crc32(name.encode("utf-8", "surrogatepass")) % parts != part - 1:
+            return False
+        if self.include and not any(fnmatchcase(name, pattern) for pattern in self.include):
+            return False
+        return not any(fnmatchcase(name, pattern) for pattern in self.exclude)
+
+    def meaning(self) -> dict[str, str]:
+        """The options that a journal keeps to, as text; of a list of names its digest."""
+        kept = {name: repr(getattr(self, name)) for name in self.__struct_fields__[:-3]}
+        if self.names is not None:
+            kept["names"] = blake2b("\n".join(sorted(self.names)).encode(), digest_size=16).hexdigest()
+        return kept
+
+
+class Outcome(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One line of a migration or a plan: a document, both its locations, and what became of it.
+
+    As JSON it is a line of `--json`. It holds no version and nothing of the document.
+    """
+
+    outcome: Word
+    name: str
+    """The path below both folders."""
+    source: str
+    target: str
+    bytes: int = 0
+    source_time: datetime | None = None
+    target_time: datetime | None = None
+    error: str = ""
+    """The class of the error."""
+    reason: str = ""
+
+
+class Total(Struct, array_like=True):
+    """How many documents, and their bytes."""
+
+    documents: int = 0
+    bytes: int = 0
+
+    def add(self, size: int, /) -> None:
+        """One document more."""
+        self.documents += 1
+        self.bytes += size
+
+
+class Report(Struct, frozen=True, kw_only=True):
+    """What a run came to: totals by outcome. `complete` says whether it came to its end.
+
+    The counts are those of the journal, where there is one.
+    """
+
+    action: Literal["migrate", "plan", "verify"]
+    source: str
+    target: str
+    complete: bool
+    seconds: float
+    totals: Mapping[str, Total] = field(default_factory=dict[str, Total])
+    outcomes: tuple[Outcome, ...] = ()
+    """Each document's, of a plan or a verification that was awaited."""
+
+    @property
+    def documents(self) -> int:
+        """How many documents it met."""
+        return sum(total.documents for total in self.totals.values())
+
+    @property
+    def problems(self) -> int:
+        """How many documents are not at the target as they are at the source."""
+        return sum(total.documents for word, total in self.totals.items() if word in PROBLEMS)
+
+    @property
+    def ok(self) -> bool:
+        """Whether everything that was asked for is at the target."""
+        return self.complete and not self.problems
+
+    @property
+    def exit_code(self) -> int:
+        """0: `ok`; 3: but for conflicts; 1: else."""
+        if self.ok:
+            return 0
+        others = self.problems - self.totals.get("conflict", Total()).documents
+        return 3 if self.complete and not others else 1

@@ -1,0 +1,265 @@
+"""The same work in several processes of this machine: each has a store of its own and takes batches from a pipe.
+
+`python -m accountstore.migration.processes` is one of them.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import deque
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING, BinaryIO, TypeVar
+
+import anyio
+import msgspec
+from anyio import to_thread
+from msgspec import Struct, msgpack
+from msgspec.structs import replace
+
+from accountstore import errors
+from accountstore.config import StoreConfig
+from accountstore.errors import AccountStoreError, BackendError, UnsupportedError
+from accountstore.migration.journal import Done, Marks
+from accountstore.migration.merge import Item
+from accountstore.migration.run import MOST, Batch, Task
+from accountstore.migration.work import Job, Worker
+from accountstore.store import AccountStore
+
+if TYPE_CHECKING:
+    from anyio.abc import Process
+    from anyio.streams.memory import MemoryObjectSendStream
+
+T = TypeVar("T")
+
+_COMMAND = (sys.executable, "-m", "accountstore.migration.processes")
+_DEPTH = 2
+"""Batches that a process has at a time: one that it does, and the next."""
+_LENGTH = 4
+_FAREWELL = 5.0
+
+
+class Setup(Struct, frozen=True):
+    """What a process is told first."""
+
+    config: StoreConfig | str | None
+    job: Job
+    key: bytes
+
+
+class Reply(Struct, frozen=True):
+    """What a process says of a batch; or why it has ended."""
+
+    done: list[Done]
+    error: str = ""
+    reason: str = ""
+
+
+class _Child:
+    """A process, and the batches that it was given."""
+
+    def __init__(self, process: Process, /) -> None:
+        self.process = process
+        self.given: deque[Task] = deque()
+        self._received = bytearray()
+
+    async def send(self, frame: bytes, /) -> None:
+        if self.process.stdin is None:
+            raise anyio.BrokenResourceError
+        await self.process.stdin.send(len(frame).to_bytes(_LENGTH, "big") + frame)
+
+    async def receive(self) -> Reply:
+        """The next reply. After a cancellation it goes on where it was. Raises `anyio.EndOfStream`."""
+        while len(self._received) < (size := self._size()):
+            if self.process.stdout is None:
+                raise anyio.EndOfStream
+            self._received += await self.process.stdout.receive()
+        frame = bytes(self._received[_LENGTH:size])
+        del self._received[:size]
+        return msgpack.decode(frame, type=Reply)
+
+    def _size(self) -> int:
+        """Of the next frame, with its length."""
+        known = len(self._received) >= _LENGTH
+        return _LENGTH + (int.from_bytes(self._received[:_LENGTH], "big") if known else 0)
+
+    async def aclose(self) -> None:
+        """Let it end; or end it."""
+        with suppress(OSError, anyio.BrokenResourceError, ProcessLookupError):
+            if not self.given and self.process.stdin is not None:
+                await self.process.stdin.aclose()
+                with anyio.move_on_after(_FAREWELL):
+                    await self.process.wait()
+            if self.process.returncode is None:
+                self.process.kill()
+        await self.process.aclose()
+
+
+class Processes:
+    """Does batches in so many processes. One that dies is replaced, and its batch done again, in the end in halves."""
+
+    def __init__(self, count: int, config: StoreConfig | str | None, job: Job, marks: Marks, /) -> None:
+        options = job.options
+        rate = options.requests_per_second
+        share = replace(
+            options,
+            concurrency=max(1, options.concurrency // count),
+            requests_per_second=None if rate is None else rate / count,
+            names=None,
+        )
+        try:
+            self._setup = msgpack.encode(Setup(config, replace(job, options=share), marks.key))
+        except (TypeError, ValueError, msgspec.MsgspecError):
+            raise UnsupportedError(
+                "an option of the configuration cannot be given to another process: give the path of a file"
+            ) from None
+        self._count = count
+        self._children: list[_Child] = []
+        self._queue: deque[Task] = deque()
+        self._ready: deque[Batch] = deque()
+
+    @property
+    def room(self) -> int:
+        """Two batches a process, less those that it has."""
+        return self._count * _DEPTH - self._outstanding()
+
+    @property
+    def size(self) -> int:
+        """Of a batch."""
+        return MOST
+
+    @property
+    def busy(self) -> bool:
+        """Whether a batch is not done."""
+        return self._outstanding() > 0
+
+    def _outstanding(self) -> int:
+        return len(self._queue) + len(self._ready) + sum(len(child.given) for child in self._children)
+
+    def submit(self, items: Sequence[Item], /) -> None:
+        """Take a batch."""
+        self._queue.append(Task(items))
+
+    async def next(self) -> Batch:
+        """A batch that is done, of whichever process."""
+        while not self._ready:
+            while len(self._children) < self._count:
+                await self._start()
+            for child in [*self._children]:
+                await self._give(child)
+            await self._wait()
+        return self._ready.popleft()
+
+    async def _start(self) -> None:
+        child = _Child(await anyio.open_process(_COMMAND, stderr=None))
+        self._children.append(child)
+        await self._send(child, self._setup)
+
+    async def _give(self, child: _Child, /) -> None:
+        while len(child.given) < _DEPTH and self._queue:
+            child.given.append(self._queue.popleft())
+            await self._send(child, msgpack.encode(child.given[-1].items))
+
+    async def _send(self, child: _Child, frame: bytes, /) -> None:
+        """Send it whole. A process that got a part of it, as whoever waited was cancelled, is ended."""
+        try:
+            await child.send(frame)
+        except anyio.BrokenResourceError:
+            pass  # it has died, which `_wait` finds
+        except BaseException:
+            child.process.kill()
+            raise
+
+    async def _wait(self) -> None:
+        """Wait until a process has done a batch, or has died."""
+        replies: list[tuple[_Child, Reply | None]] = []
+        async with anyio.create_task_group() as tasks:
+            for child in self._children:
+                if child.given:
+                    tasks.start_soon(_receive, child, replies, tasks.cancel_scope)
+        for child, reply in replies:
+            if reply is None:
+                await self._bury(child)
+            elif reply.error:
+                raise getattr(errors, reply.error, BackendError)(reply.reason)
+            else:
+                self._ready.append(Batch(child.given.popleft().items, reply.done))
+
+    async def _bury(self, child: _Child, /) -> None:
+        """A process has died with its first batch: that one is to blame, the other is not."""
+        self._children.remove(child)
+        died, *rest = child.given
+        child.given.clear()
+        self._queue.extendleft(reversed(rest))
+        after = died.after_death()
+        if isinstance(after, Batch):
+            self._ready.append(after)
+        else:
+            self._queue.extendleft(reversed(after))
+        await child.aclose()
+
+    async def aclose(self) -> None:
+        """End the processes."""
+        with anyio.CancelScope(shield=True):
+            for child in self._children:
+                await child.aclose()
+        self._children.clear()
+
+
+async def _receive(child: _Child, replies: list[tuple[_Child, Reply | None]], scope: anyio.CancelScope, /) -> None:
+    try:
+        replies.append((child, await child.receive()))
+    except (anyio.EndOfStream, anyio.BrokenResourceError):
+        replies.append((child, None))
+    scope.cancel()
+
+
+# --- in the process ---------------------------------------------------------------------------------------------------
+
+
+def main() -> None:
+    """Do batches from standard input until it ends."""
+    anyio.run(_serve, sys.stdin.buffer, sys.stdout.buffer)
+
+
+async def _serve(given: BinaryIO, taken: BinaryIO, /) -> None:
+    setup = await to_thread.run_sync(_read, given, Setup)
+    if setup is None:
+        return
+    try:
+        async with AccountStore.open(setup.config) as store:
+            await _work(Worker(store, setup.job, Marks(setup.key)), given, taken)
+    except AccountStoreError as error:
+        await to_thread.run_sync(_write, taken, Reply([], type(error).__name__, str(error)))
+
+
+async def _work(worker: Worker, given: BinaryIO, taken: BinaryIO, /) -> None:
+    """Take batches as they come: whoever sends one need not wait until the one before is done."""
+    send, receive = anyio.create_memory_object_stream[list[Item]](_DEPTH)
+    async with anyio.create_task_group() as tasks, receive:
+        tasks.start_soon(_take, given, send)
+        async for items in receive:
+            await to_thread.run_sync(_write, taken, Reply(await worker.work(items)))
+
+
+async def _take(given: BinaryIO, send: MemoryObjectSendStream[list[Item]], /) -> None:
+    async with send:
+        while (items := await to_thread.run_sync(_read, given, list[Item])) is not None:
+            await send.send(items)
+
+
+def _read(given: BinaryIO, kind: type[T], /) -> T | None:
+    length = given.read(_LENGTH)
+    if len(length) < _LENGTH:
+        return None
+    return msgpack.decode(given.read(int.from_bytes(length, "big")), type=kind)
+
+
+def _write(taken: BinaryIO, reply: Reply, /) -> None:
+    frame = msgpack.encode(reply)
+    taken.write(len(frame).to_bytes(_LENGTH, "big") + frame)
+    taken.flush()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,457 @@
+"""A run: both listings and the journal merged, what needs requests done in batches, and each outcome told."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Generator, Sequence
+from functools import partial
+from types import TracebackType
+from typing import Any, Protocol, Self, TypeVar
+
+from anyio import CancelScope, to_thread
+from anyio.lowlevel import checkpoint
+from msgspec import Struct
+from msgspec.structs import replace
+
+from accountstore import errors
+from accountstore.errors import BackendError, ExtensionError, LocationError, UnsupportedError
+from accountstore.listing import Skipped, list_documents
+from accountstore.migration.decide import Settled, decide
+from accountstore.migration.journal import Done, Journal, Marks, Other, Row, new_marks, outcome_of, printable
+from accountstore.migration.merge import Item, Listed, Merged, Side, Spool, Stream
+from accountstore.migration.model import Outcome, Place, Report, Total
+from accountstore.migration.work import Job, Worker, end_of
+from accountstore.store import AccountStore, parts_of
+from accountstore.validation import kind_of
+
+T = TypeVar("T")
+
+MOST = 500
+"""Names in a batch, at most."""
+_DEATHS = 2
+_PAGE = 1000
+_ALL_FAIL = 16
+"""So many documents of a batch, all of them failed, are a storage that has failed."""
+
+
+class Batch(Struct, frozen=True, eq=False):
+    """Items that a worker was given, and what became of them."""
+
+    items: Sequence[Item]
+    done: Sequence[Done]
+
+
+class Runner(Protocol):
+    """Where batches are done."""
+
+    @property
+    def room(self) -> int:
+        """How many batches it takes now."""
+        ...
+
+    @property
+    def size(self) -> int:
+        """How many items a batch should have now."""
+        ...
+
+    @property
+    def busy(self) -> bool:
+        """Whether a batch that it was given is not done."""
+        ...
+
+    def submit(self, items: Sequence[Item], /) -> None:
+        """Take a batch."""
+        ...
+
+    async def next(self) -> Batch:
+        """A batch that is done. After a cancellation it goes on."""
+        ...
+
+    async def aclose(self) -> None:
+        """Let go of everything."""
+        ...
+
+
+class Task(Struct, frozen=True, eq=False):
+    """A batch that is with a worker in another process, and how many such it has outlived."""
+
+    items: Sequence[Item]
+    deaths: int = 0
+
+    def after_death(self) -> Sequence[Task] | Batch:
+        """What is done when its worker has died with it: again, then in halves; one that is alone has failed."""
+        if self.deaths + 1 < _DEATHS:
+            return (Task(self.items, self.deaths + 1),)
+        if len(self.items) == 1:
+            reason = "source: the process that copied it ended, each time"
+            return Batch(self.items, (Done(self.items[0].name, "failed", error="BackendError", reason=reason),))
+        half = len(self.items) // 2
+        return Task(self.items[:half], self.deaths), Task(self.items[half:], self.deaths)
+
+
+class Here:
+    """Does batches in this process, one after another."""
+
+    def __init__(self, worker: Worker, /) -> None:
+        self._worker = worker
+        self._items: Sequence[Item] = ()
+
+    @property
+    def room(self) -> int:
+        """One batch, when it has none."""
+        return 0 if self._items else 1
+
+    @property
+    def size(self) -> int:
+        """As many as are bounded; with a rate, those of a second."""
+        return min(MOST, self._worker.in_a_second or MOST)
+
+    @property
+    def busy(self) -> bool:
+        """Whether it has one."""
+        return bool(self._items)
+
+    def submit(self, items: Sequence[Item], /) -> None:
+        """Take it."""
+        self._items = items
+
+    async def next(self) -> Batch:
+        """Do it."""
+        batch = Batch(self._items, await self._worker.work(self._items))
+        self._items = ()
+        return batch
+
+    async def aclose(self) -> None:
+        """There is nothing to let go of: the store is another's."""
+
+
+class Migration:
+    """A run that was asked for: `async for outcome in run`, or `report = await run`.
+
+    Nothing happens before. After a cancellation it goes on where it was. `async with run` closes the journal also where
+    the loop is left early; without it, that happens when the run is dropped.
+
+    Raises:
+        JournalError: the journal cannot be used.
+        LocationError: a storage is not configured; or both places are one, or one lies in the other.
+        UnsupportedError: the target has no conditional writes (`writes="blind"` does without).
+        AccountStoreError: a storage cannot be listed, or fails with every document: what was done is in the journal.
+    """
+
+    def __init__(
+        self,
+        store: AccountStore,
+        job: Job,
+        /,
+        *,
+        journal: str | None,
+        key_file: str | None,
+        runner: Callable[[Marks, str], Awaitable[Runner]],
+    ) -> None:
+        self._store = store
+        self._job = job
+        self._path = journal
+        self._key_file = key_file
+        self._make_runner = runner
+        self._journal: Journal | None = None
+        self._marks = new_marks()
+        self._key_path = ""
+        self._runner: Runner | None = None
+        self._merged: Merged | _Named | None = None
+        self._others = _Others(job.options.wants)
+        self._files: list[Journal | Spool] = []
+        self._waiting: deque[Outcome] = deque()
+        self._totals: dict[str, Total] = {}
+        self._began = time.monotonic()
+        self._listed = False
+        self._complete = False
+        self._closed = False
+
+    @property
+    def report(self) -> Report:
+        """What the run has come to so far."""
+        job = self._job
+        return Report(
+            action=job.action,
+            source=str(job.source),
+            target=str(job.target),
+            complete=self._complete,
+            seconds=time.monotonic() - self._began,
+            totals=dict(self._totals),
+        )
+
+    @property
+    def expected(self) -> int | None:
+        """How many documents there are to come to, as far as that is known: by the last run, or a listing's end."""
+        counts = [file.count for file in self._files]
+        return max((count for count in counts if count), default=None)
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Outcome:
+        while not self._waiting:
+            if self._complete or self._closed:
+                raise StopAsyncIteration
+            try:
+                await self._advance()
+            except Exception:
+                await self.aclose()
+                raise
+        return self._waiting.popleft()
+
+    def __await__(self) -> Generator[Any, None, Report]:
+        return self._whole().__await__()
+
+    async def _whole(self) -> Report:
+        keeps = self._job.action != "migrate"
+        outcomes = [outcome async for outcome in self if keeps]
+        return replace(self.report, outcomes=tuple(outcomes))
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close the journal and let the workers go. A second call does nothing."""
+        self._closed = True
+        with CancelScope(shield=True):
+            if self._runner is not None:
+                await self._runner.aclose()
+            await to_thread.run_sync(self._close_files)
+
+    def __del__(self) -> None:
+        self._close_files()
+
+    def _close_files(self) -> None:
+        for file in self._files:
+            file.close()
+        self._files.clear()
+
+    # --- one step -----------------------------------------------------------------------------------------------------
+
+    async def _advance(self) -> None:
+        """Take items, or results; and tell what became of them."""
+        if self._merged is None or self._runner is None:
+            await self._begin()
+        merged, runner = self._merged, self._runner
+        if merged is None or runner is None:
+            raise errors.ClosedError("the run is over")
+        if runner.room and not self._listed:
+            items = await merged.next(runner.size)
+            self._listed = not items
+            at_once, rest = self._split(items)
+            if rest:
+                runner.submit(rest)
+            await self._keep(at_once)
+            await checkpoint()
+        elif runner.busy:
+            batch = await runner.next()
+            rows = {item.name: item.row for item in batch.items}
+            await self._keep([(done, rows[done.name]) for done in batch.done])
+            _stop_if_all_fail(batch)
+        else:
+            await self._end()
+
+    def _split(self, items: Sequence[Item], /) -> tuple[list[tuple[Done, Row | None]], list[Item]]:
+        """What there is nothing to do with, by the versions that the listings have; and the rest."""
+        at_once: list[tuple[Done, Row | None]] = []
+        rest: list[Item] = []
+        for item in items:
+            way = decide(*end_of(item), item.row, self._marks, self._job.options)
+            if isinstance(way, Settled) and self._job.action != "verify":
+                at_once.append((_settled(item, way), item.row))
+            else:
+                rest.append(item)
+        return at_once, rest
+
+    async def _keep(self, done: Sequence[tuple[Done, Row | None]], /) -> None:
+        """Write the outcomes into the journal, and then tell them."""
+        others = self._others.taken()
+        if self._journal is not None and self._job.action == "migrate":
+            await to_thread.run_sync(self._journal.record, done, others)
+        for word, size in [*((one.outcome, one.size) for one, _ in done), *((other.outcome, 0) for other in others)]:
+            if word is not None:
+                self._totals.setdefault(word, Total()).add(size)
+        places = self._job.source, self._job.target
+        self._waiting.extend(outcome_of(one, *places) for one, _ in done if one.outcome is not None)
+        self._waiting.extend(self._told_of_other(other) for other in others)
+
+    def _told_of_other(self, other: Other, /) -> Outcome:
+        name = printable(other.name)
+        source, target = self._job.source.path_of(name), self._job.target.path_of(name)
+        reason = f"{other.end}: {other.reason}"
+        return Outcome(outcome=other.outcome, name=name, source=source, target=target, reason=reason)
+
+    # --- beginning and end --------------------------------------------------------------------------------------------
+
+    async def _begin(self) -> None:
+        resolver, log = parts_of(self._store)
+        job = self._job
+        _check_places(self._store, job)
+        if self._path is not None:
+            await to_thread.run_sync(self._open_journal, self._path)
+        if self._runner is None:
+            self._runner = await self._make_runner(self._marks, self._key_path)
+        if job.options.names is not None:
+            self._merged = _Named(sorted(filter(job.options.wants, {*job.options.names})), self._journal)
+            return
+        ends: list[Stream[Side]] = []
+        for what, place in (("source", job.source), ("target", job.target)):
+            found = list_documents(
+                resolver, log, place.folder, place.storage,
+                recursive=True, skipped=partial(self._others.add, what, place), others=True,
+            )  # fmt: skip
+            documents = Listed(_entries(found), place.name_of, job.options.wants)
+            fetch = documents.next
+            if job.options.listing == "spool" or not self._store.capabilities(place.storage).sorted:
+                self._files.append(spool := Spool(documents))
+                fetch = spool.next
+            ends.append(Stream(fetch, f"{what} {place}"))
+        self._merged = Merged(ends[0], ends[1], Stream(_Rows(self._journal, job.options.wants).next, "the journal"))
+
+    def _open_journal(self, path: str, /) -> None:
+        """Open the journal, and number a run that writes to it. Blocking."""
+        job = self._job
+        if job.action != "migrate" and not os.path.exists(path):
+            return
+        about = {"source": str(job.source), "target": str(job.target), "shard": str(job.options.shard)}
+        journal = Journal.open(path, about)
+        try:
+            self._marks = journal.marks(self._key_file)
+            self._key_path = journal.key_path(self._key_file)
+            if job.action == "migrate":
+                journal.begin_run(job.options.meaning())
+        except BaseException:
+            journal.close()
+            raise
+        self._journal = journal
+        self._files.append(journal)
+
+    async def _end(self) -> None:
+        if self._others.found:
+            await self._keep([])
+            return
+        if self._journal is not None and self._job.action == "migrate":
+            await to_thread.run_sync(self._journal.end_run)
+        self._complete = True
+        await self.aclose()
+
+
+class _Others:
+    """What the listings leave out, and is wanted. It knows nothing of the run, which can be dropped."""
+
+    def __init__(self, wants: Callable[[str], bool], /) -> None:
+        self._wants = wants
+        self.found: list[Other] = []
+
+    def add(self, end: str, place: Place, skipped: Skipped, /) -> None:
+        """A listing has left this out."""
+        name = place.name_of(skipped.path)
+        if not name.endswith("/") and self._wants(name):
+            document = end == "source" and _is_document(name.rpartition("/")[2])
+            self.found.append(Other(end, name, "refused" if document else "foreign", skipped.reason))
+
+    def taken(self) -> list[Other]:
+        """What was found, which is not given again."""
+        found, self.found = self.found, []
+        return found
+
+
+class _Rows:
+    """The journal's rows that are wanted, by name."""
+
+    def __init__(self, journal: Journal | None, wants: Callable[[str], bool], /) -> None:
+        self._journal = journal
+        self._wants = wants
+        self._last = ""
+
+    async def next(self) -> list[tuple[str, Row]] | None:
+        """The next of them; None at the end."""
+        if self._journal is None:
+            return None
+        rows = await to_thread.run_sync(self._journal.rows, self._last, _PAGE)
+        if not rows:
+            return None
+        self._last = rows[-1].name
+        return [(row.name, row) for row in rows if self._wants(row.name)]
+
+
+class _Named:
+    """The items of a list of names, at whose ends nobody has looked."""
+
+    def __init__(self, names: Sequence[str], journal: Journal | None, /) -> None:
+        self._names = names
+        self._journal = journal
+        self._at = 0
+
+    async def next(self, most: int, /) -> list[Item]:
+        """The next of them, so many at most; none at the end."""
+        names = self._names[self._at : self._at + most]
+        rows: dict[str, Row] = {}
+        if self._journal is not None and names:
+            rows = await to_thread.run_sync(self._journal.rows_of, names)
+        self._at += len(names)
+        return [Item(name, None, None, rows.get(name), listed=False) for name in names]
+
+
+def _entries(found: Any, /) -> Any:
+    """A listing without folders has entries alone."""
+    return found
+
+
+def _is_document(file_name: str, /) -> bool:
+    try:
+        kind_of(file_name)
+    except ExtensionError:
+        return False
+    return True
+
+
+def _settled(item: Item, way: Settled, /) -> Done:
+    source, target = item.source, item.target
+    return Done(
+        item.name,
+        way.outcome,
+        size=0 if source is None else source.size,
+        source_time=None if source is None else source.modified,
+        target_time=None if target is None else target.modified,
+        reason=way.reason,
+    )
+
+
+def _stop_if_all_fail(batch: Batch, /) -> None:
+    """Raise the error of a storage that has failed as a whole."""
+    failed = [done for done in batch.done if done.outcome == "failed"]
+    stopping = [done for done in batch.done if done.stop]
+    if stopping or (len(failed) >= _ALL_FAIL and len(failed) == len(batch.done)):
+        worst = (stopping or failed)[-1]
+        kind = getattr(errors, worst.error, BackendError)
+        raise kind(f"the migration has stopped; it goes on where it was when it is run again ({worst.reason})")
+
+
+def _check_places(store: AccountStore, job: Job, /) -> None:
+    """Refuse what cannot be meant, or cannot be done."""
+    resolver, _ = parts_of(store)
+    (source, at), (target, to) = (resolver.folder(place.folder, place.storage) for place in (job.source, job.target))
+    urls = [f"{storage.url.rstrip('/')}/{key}".rstrip("/") + "/" for storage, key in ((source, at), (target, to))]
+    if source.options == target.options and (urls[0].startswith(urls[1]) or urls[1].startswith(urls[0])):
+        raise LocationError(f"{job.source} and {job.target} are one place, or one lies in the other")
+    if job.action != "migrate":
+        return
+    able, options = store.capabilities(job.target.storage), job.options
+    if options.writes == "conditional" and not (able.create and able.update):
+        raise UnsupportedError(
+            f"storage {target.name!r} has no conditional writes, so a document that changes there meanwhile could be"
+            " overwritten: writes='blind' does so"
+        )
+    if options.delete_source and not store.capabilities(job.source.storage).update:
+        raise UnsupportedError(f"storage {source.name!r} cannot delete on a condition, which delete_source needs")
+    if options.mirror_deletes and not able.update:
+        raise UnsupportedError(f"storage {target.name!r} cannot delete on a condition, which mirror_deletes needs")

@@ -1,0 +1,353 @@
+"""A batch of documents: looked at where the listings do not tell, copied, verified, removed. The same everywhere.
+
+It is done in the process that lists, in others of this machine, and in Dask's workers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import datetime
+from typing import Any
+
+import anyio
+from msgspec import Struct
+from msgspec.structs import replace
+
+from accountstore.backends.base import Version
+from accountstore.batches import Copied, Copy, open_many
+from accountstore.errors import (
+    AccountStoreError,
+    ConflictError,
+    DocumentError,
+    ExistsError,
+    FullError,
+    LocationError,
+    NotFoundError,
+    NotRegularError,
+    UnsupportedError,
+)
+from accountstore.events import Event, Observer
+from accountstore.location import Location
+from accountstore.migration.decide import (
+    MISSING,
+    UNKNOWN,
+    Action,
+    Decision,
+    End,
+    Missing,
+    Read,
+    Remove,
+    Settled,
+    Write,
+    decide,
+)
+from accountstore.migration.journal import Done, Marks
+from accountstore.migration.merge import Item, Side
+from accountstore.migration.model import Options, Place, Word
+from accountstore.migration.pace import Pace
+from accountstore.model import Document
+from accountstore.storage import Opened
+from accountstore.store import AccountStore, parts_of
+
+_RACED = (NotFoundError, ExistsError, ConflictError)
+_REFUSED = (DocumentError, NotRegularError, LocationError)
+_STOPPING = (FullError, UnsupportedError)
+_REQUESTS = {"none": 2, "write": 2, "read": 3}
+
+
+class Job(Struct, frozen=True):
+    """What a worker has to know: what is done, from where, to where, and how."""
+
+    action: Action
+    source: Place
+    target: Place
+    options: Options
+
+
+class _Observers(Struct, frozen=True):
+    """Hands an event to several observers."""
+
+    observers: tuple[Observer | None, ...]
+
+    def __call__(self, event: Event, /) -> None:
+        for observer in self.observers:
+            if observer is not None:
+                observer(event)
+
+
+class _Case(Struct, eq=False):
+    """A document, and what is known of it so far."""
+
+    item: Item
+    source: End
+    target: End
+    at: Location = Location("x")
+    to: Location = Location("x")
+    size: int = 0
+    source_time: datetime | None = None
+    target_time: datetime | None = None
+    opened: Opened[Document] | None = None
+    opened_there: Opened[Document] | None = None
+    removable: Version | None = None
+    """The version at the source that may be removed, as the target has it."""
+    done: Done | None = None
+
+    def settle(self, outcome: Word, reason: str = "", error: AccountStoreError | None = None, /) -> None:
+        """This has become of it."""
+        self.done = Done(
+            self.item.name,
+            outcome,
+            size=self.size,
+            source_time=self.source_time,
+            target_time=self.target_time,
+            error="" if error is None else type(error).__name__,
+            reason=reason,
+            stop=isinstance(error, _STOPPING),
+        )
+
+    def mark(self, marks: Marks, source: Version, target: Version, /) -> None:
+        """Both ends are known to be the same, in these versions."""
+        if self.done is not None:
+            self.done = replace(self.done, source=marks.of("source", source), target=marks.of("target", target))
+
+    def fail(self, error: AccountStoreError, /) -> None:
+        """It was refused, or a storage failed."""
+        end = "target" if error.location == self.to else "source"
+        field = getattr(error, "field", "$")
+        reason = f"{end}: {error.message}" + (f" (at {field})" if field != "$" else "")
+        self.settle("refused" if isinstance(error, _REFUSED) else "failed", reason, error)
+
+    def found(self, opened: Opened[Document] | AccountStoreError, /) -> None:
+        """What a read of the source gave."""
+        self.opened = None
+        if isinstance(opened, Opened):
+            self.opened, self.source = opened, opened.version
+            self.size, self.source_time = opened.size, opened.stored.modified or self.source_time
+        elif isinstance(opened, NotFoundError):
+            self.source = MISSING
+        else:
+            self.fail(opened)
+
+    def found_there(self, opened: Opened[Document] | AccountStoreError, /) -> None:
+        """What a read of the target gave. One that is no document is a conflict: it is left as it is."""
+        self.opened_there = None
+        if isinstance(opened, Opened):
+            self.opened_there, self.target = opened, opened.version
+            self.target_time = opened.stored.modified or self.target_time
+        elif isinstance(opened, NotFoundError):
+            self.target = MISSING
+        elif isinstance(opened, _REFUSED) and not isinstance(self.source, Missing):
+            self.settle("conflict", f"target: {opened.message}", opened)
+        elif isinstance(opened, _REFUSED):
+            self.settle("foreign", f"target: {opened.message}", opened)
+        else:
+            self.fail(opened)
+
+
+class Worker:
+    """Does batches for one job on an open store. Errors of documents and of storages are outcomes."""
+
+    def __init__(self, store: AccountStore, job: Job, marks: Marks, /) -> None:
+        self._pace = Pace(job.options.concurrency, job.options.requests_per_second)
+        self._resolver, log = parts_of(store)
+        self._store = AccountStore(self._resolver, _Observers((log.observer, self._pace.observe)))
+        _, self._log = parts_of(self._store)
+        self._job = job
+        self._marks = marks
+        default = self._resolver.default
+        self._storages = {job.source.storage or default, job.target.storage or default}
+
+    @property
+    def concurrency(self) -> int:
+        """How many documents it has under way at a time, at present."""
+        return self._pace.concurrency
+
+    @property
+    def in_a_second(self) -> int | None:
+        """How many documents the rate allows in a second, at least one; None: any."""
+        rate = self._job.options.requests_per_second
+        return None if rate is None else max(1, int(rate))
+
+    async def work(self, items: Sequence[Item], /) -> list[Done]:
+        """What became of each document; of one that is at neither end any more, that it is `None`."""
+        cases = [self._case(item) for item in items]
+        decided = await self._decide([case for case in cases if case.done is None])
+        match self._job.action:
+            case "migrate":
+                await self._copy([(case, way) for case, way in decided if isinstance(way, Write)])
+                await self._each(self._remove, [(case, way) for case, way in decided if isinstance(way, Remove)])
+                if self._job.options.delete_source:
+                    await self._each(self._remove_source, [(case, case.removable) for case in cases if case.removable])
+            case "plan":
+                await self._plan([(case, way) for case, way in decided if not isinstance(way, Settled)])
+            case "verify":
+                for case, way in decided:
+                    _verify(case, way)
+        self._pace.settle(*self._storages)
+        return [case.done or Done(case.item.name, None) for case in cases]
+
+    def _case(self, item: Item, /) -> _Case:
+        source, target = item.source, item.target
+        case = _Case(item, *end_of(item))
+        if source is not None:
+            case.size, case.source_time = source.size, source.modified
+        if target is not None:
+            case.target_time = target.modified
+        try:
+            case.at, case.to = self._job.source.at(item.name), self._job.target.at(item.name)
+        except LocationError as error:  # too long in the target's folder
+            case.fail(error)
+        return case
+
+    # --- deciding -----------------------------------------------------------------------------------------------------
+
+    async def _decide(self, cases: Sequence[_Case], /) -> list[tuple[_Case, Decision]]:
+        """What is to be done with each that is not done yet, read where that does not tell by itself; and settle what
+        there is nothing to do with.
+        """
+        verifies = self._job.action == "verify"
+        await self._look([case for case in cases if verifies or isinstance(self._way(case, None), Read)])
+        decided: list[tuple[_Case, Decision]] = []
+        for case in cases:
+            equal = self._equal(case)
+            if case.done is None:
+                decided.append((case, self._way(case, equal)))
+                self._settle(*decided[-1])
+        return decided
+
+    def _way(self, case: _Case, equal: bool | None, /) -> Decision:
+        return decide(case.source, case.target, case.item.row, self._marks, self._job.options, equal=equal)
+
+    def _settle(self, case: _Case, way: Decision, /) -> None:
+        if not isinstance(way, Settled) or way.outcome is None:
+            return
+        case.settle(way.outcome, way.reason)
+        if isinstance(case.source, Version) and isinstance(case.target, Version):
+            if way.outcome == "same":
+                case.mark(self._marks, case.source, case.target)
+            if way.outcome in {"same", "newer"} and case.opened_there is not None:
+                case.removable = case.source
+
+    async def _look(self, cases: Sequence[_Case], /) -> None:
+        """Read both ends, where there may be something."""
+        sources = [case for case in cases if not isinstance(case.source, Missing)]
+        for case, found in zip(sources, await self._read([case.at for case in sources]), strict=True):
+            case.found(found)
+        targets = [case for case in cases if case.done is None and not isinstance(case.target, Missing)]
+        for case, found in zip(targets, await self._read([case.to for case in targets]), strict=True):
+            case.found_there(found)
+
+    async def _read(self, at: Sequence[Location], /) -> list[Opened[Document] | AccountStoreError]:
+        await self._pace.wait(len(at))
+        return [found async for _, found in open_many(self._resolver, self._log, at, self.concurrency)]
+
+    def _equal(self, case: _Case, /) -> bool | None:
+        """Whether the documents are equal, the fields that this release does not know included. None: not both read."""
+        if case.opened is None or case.opened_there is None:
+            return None
+        source, target = (self._resolver.storage(at.storage).codec for at in (case.at, case.to))
+        if source is target and case.opened.plain == case.opened_there.plain:
+            return True
+        try:
+            return source.decode_tree(case.opened.plain) == target.decode_tree(case.opened_there.plain)
+        except AccountStoreError as error:
+            case.fail(error)
+            return None
+
+    # --- doing --------------------------------------------------------------------------------------------------------
+
+    async def _copy(self, ways: Sequence[tuple[_Case, Write]], /) -> None:
+        """Copy. What is no longer as it was decided on is looked at once more, and reported as it is then."""
+        options = self._job.options
+        copies = [Copy(c.at, c.to, "overwrite" if options.writes == "blind" else way.mode) for c, way in ways]
+        await self._pace.wait(len(copies) * _REQUESTS[options.verify])
+        results = self._store.copy_many(copies, verify=options.verify, concurrency=self.concurrency)
+        raced: list[_Case] = []
+        for case, way in ways:
+            _, result = await anext(results)
+            if isinstance(result, Copied):
+                case.settle(way.outcome)
+                case.mark(self._marks, result.source_version, result.version)
+                case.removable = result.source_version if result.verified else None
+            elif isinstance(result, _RACED):
+                case.source = case.target = UNKNOWN
+                raced.append(case)
+            else:
+                case.fail(result)
+        for case, again in await self._decide(raced):
+            if not isinstance(again, Settled):
+                case.settle("conflict", "it keeps changing")
+
+    async def _plan(self, ways: Sequence[tuple[_Case, Decision]], /) -> None:
+        """Say what a run would do; what it would copy is read, as it may be refused."""
+        unread = [case for case, way in ways if isinstance(way, Write) and case.opened is None]
+        for case, found in zip(unread, await self._read([case.at for case in unread]), strict=True):
+            case.found(found)
+        for case, way in ways:
+            if case.done is None:
+                gone = isinstance(case.source, Missing) and isinstance(way, Write)
+                case.settle("gone" if gone else way.outcome if isinstance(way, Write) else "deleted")
+
+    async def _each(
+        self, call: Callable[[_Case, Version], Awaitable[None]], ways: Sequence[tuple[_Case, Any]], /
+    ) -> None:
+        """Do something with a version of each, so many at a time."""
+        turns = anyio.CapacityLimiter(self.concurrency)
+        async with anyio.create_task_group() as tasks:
+            for case, way in ways:
+                await self._pace.wait(1)
+                tasks.start_soon(_in_turn, turns, call, case, way if isinstance(way, Version) else way.version)
+
+    async def _remove(self, case: _Case, version: Version, /) -> None:
+        """Remove at the target what is gone at the source, which is asked once more."""
+        try:
+            if await self._store.exists(case.at):
+                case.settle("gone", "it is at the source again")
+                return
+            await self._store.delete(case.to, version=version)
+        except ConflictError:
+            case.settle("conflict", "it was deleted at the source, and has changed at the target")
+        except AccountStoreError as error:
+            case.fail(error)
+        else:
+            case.settle("deleted")
+
+    async def _remove_source(self, case: _Case, version: Version, /) -> None:
+        """Remove at the source what the target has, verified, if it is still what was copied."""
+        try:
+            await self._store.delete(case.at, version=version)
+        except ConflictError:
+            return  # the next run copies what it is now
+        except AccountStoreError as error:
+            case.fail(error)
+        else:
+            case.settle("moved")
+
+
+async def _in_turn(
+    turns: anyio.CapacityLimiter, call: Callable[[_Case, Version], Awaitable[None]], case: _Case, version: Version, /
+) -> None:
+    async with turns:
+        await call(case, version)
+
+
+def end_of(item: Item, /) -> tuple[End, End]:
+    """What the listings know of both ends."""
+    return _end(item.source, item.listed), _end(item.target, item.listed)
+
+
+def _end(side: Side | None, listed: bool, /) -> End:
+    if side is None:
+        return MISSING if listed else UNKNOWN
+    return UNKNOWN if side.version is None else side.version
+
+
+def _verify(case: _Case, way: Decision, /) -> None:
+    """Say how the ends differ, in the words of a verification."""
+    if isinstance(case.source, Missing) or (
+        case.done is not None and case.done.outcome in {"same", "newer", "removed"}
+    ):
+        return
+    case.settle(
+        "missing" if isinstance(case.target, Missing) else "differs", way.reason if isinstance(way, Settled) else ""
+    )

@@ -1,0 +1,205 @@
+"""The journal: its lock, its keys, what it refuses, and that it holds nothing that could be guessed from."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from typing import TYPE_CHECKING
+
+import anyio
+import pytest
+from doubles import raises
+from migrating import SOURCE, TARGET, account, config, files, once, outcomes_of, put, source, target
+from msgspec.structs import replace
+
+from accountstore import AccountStore, JournalError, PasswordCredentials
+from accountstore.codecs import CODECS
+from accountstore.migration import Options, migrate, plan, read_report
+from accountstore.migration.journal import Journal, default_key_file, file_system
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+pytestmark = pytest.mark.anyio
+
+CANARY = "canary-8c41"
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> AsyncIterator[AccountStore]:
+    async with AccountStore.open(config(tmp_path)) as opened:
+        for number in range(5):
+            await put(opened, source(f"{number}.account"), "a")
+        yield opened
+
+
+async def test_a_second_run_at_the_same_time_is_refused(store: AccountStore, tmp_path: Path) -> None:
+    """While a run has the journal, another one, a plan and a report are refused; when it has ended, they are not."""
+    async with migrate(store, SOURCE, TARGET, **files(tmp_path)) as run:
+        await anext(run)
+        with raises(JournalError, "another run is using"):
+            await once(store, tmp_path)
+        with raises(JournalError, "another run is using"):
+            await plan(store, SOURCE, TARGET, **files(tmp_path))
+        with raises(JournalError, "another run is using"):
+            await anyio.to_thread.run_sync(read_report, tmp_path / "journal")
+    assert (await once(store, tmp_path)).ok
+    assert (await anyio.to_thread.run_sync(read_report, tmp_path / "journal")).ok
+
+
+async def test_its_files_are_private_and_its_key_is_elsewhere(
+    store: AccountStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Journal and key have mode 0600; the key lies in the user's data folder, not beside the journal nor in it."""
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    folder = tmp_path / "elsewhere"
+    folder.mkdir()
+    await migrate(store, SOURCE, TARGET, journal=folder / "journal")
+    await anyio.to_thread.run_sync(_check_files, folder)
+
+
+def _check_files(folder: Path, /) -> None:
+    journal = Journal.read(str(folder / "journal"))
+    key = default_key_file(journal.about["id"])
+    journal.close()
+    assert stat.S_IMODE((folder / "journal").stat().st_mode) == stat.S_IMODE(os.stat(key).st_mode) == 0o600
+    assert [path.name for path in folder.iterdir()] == ["journal"]
+    with open(key, "rb") as file:
+        assert file.read() not in (folder / "journal").read_bytes()
+
+
+async def test_it_holds_no_secret_and_no_digest(tmp_path: Path) -> None:
+    """No byte of a secret, and no digest or version of a document at either end, is in the journal, in a line that is
+    told, or in the report. Control: names and marks are there.
+    """
+    secret = replace(account("a"), credentials=PasswordCredentials(login=CANARY, password=CANARY))
+    async with AccountStore.open(config(tmp_path)) as store:
+        versions = [await store.save(source("x.account"), secret)]
+        run = migrate(store, SOURCE, TARGET, **files(tmp_path))
+        await anext(run)
+        held = b"".join(path.read_bytes() for path in tmp_path.glob("journal*"))
+        lines = [repr(outcome) async for outcome in run] + [repr(run.report)]
+        versions.append((await store.read(target("x.account"))).version)
+    held += (tmp_path / "journal").read_bytes() + "".join(lines).encode()
+    assert b"x.account" in held
+    assert CANARY.encode() not in held
+    for version in versions:
+        token = version.token.partition(":")[2] or version.token
+        assert token.encode() not in held
+        assert bytes.fromhex(token) not in held
+    for codec in CODECS.values():
+        for name in ("md5", "sha1", "sha256", "blake2b"):
+            digest = hashlib.new(name, codec.encode(secret))
+            assert digest.hexdigest().encode() not in held
+            assert digest.digest() not in held
+
+
+async def test_without_its_key_it_is_refused(store: AccountStore, tmp_path: Path) -> None:
+    """Marks that nobody can tell make no conflicts of all documents: the journal is refused, and says where it was."""
+    await once(store, tmp_path)
+    key = tmp_path / "key"
+    moved = key.rename(tmp_path / "moved")
+    with raises(JournalError, f"the key of its marks is missing, {key}"):
+        await once(store, tmp_path)
+    key.write_bytes(b"short")
+    with raises(JournalError, "is no key"):
+        await once(store, tmp_path)
+    moved.rename(key)
+    assert (await once(store, tmp_path)).totals.keys() == {"same"}
+
+
+@pytest.mark.parametrize(
+    ("changed", "named"),
+    [
+        ({"exclude": ("x*",)}, "exclude"),
+        ({"verify": "none"}, "verify"),
+        ({"on_conflict": "overwrite"}, "on_conflict"),
+        ({"mirror_deletes": True}, "mirror_deletes"),
+        ({"names": ("a.account",)}, "names"),
+    ],
+)
+async def test_a_run_that_was_broken_off_goes_on_with_its_options(
+    store: AccountStore, tmp_path: Path, changed: dict[str, object], named: str
+) -> None:
+    """Other options than those of the run that did not end are refused by name; how fast it goes is no such option; and
+    when a run has ended, the next one may have others.
+    """
+    kept = files(tmp_path)
+    async with migrate(store, SOURCE, TARGET, **kept) as run:
+        await anext(run)
+    other = Options(**changed)  # type: ignore[arg-type]  # of the table
+    with raises(JournalError, f"was begun with {named}"):
+        await migrate(store, SOURCE, TARGET, options=other, **kept)
+    assert (await once(store, tmp_path, concurrency=3, requests_per_second=1e9)).ok
+    assert (await migrate(store, SOURCE, TARGET, options=other, **kept)).complete
+
+
+async def test_it_is_of_one_migration(store: AccountStore, tmp_path: Path) -> None:
+    """Another source, target or shard than the journal's is refused."""
+    await once(store, tmp_path)
+    for ends, shard in (((SOURCE, "New:other"), (1, 1)), (("Old:other", TARGET), (1, 1)), ((SOURCE, TARGET), (1, 2))):
+        with raises(JournalError, "was begun with"):
+            await migrate(
+                store, *ends,
+                options=Options(shard=shard), **files(tmp_path),
+            )  # fmt: skip
+
+
+async def test_what_is_no_journal_is_refused(store: AccountStore, tmp_path: Path) -> None:
+    """A file that is no journal is refused and left as it is; so is a folder that is not there."""
+    (tmp_path / "journal").write_bytes(b"something else\n" * 100)
+    with raises(JournalError, "is no journal"):
+        await once(store, tmp_path)
+    assert (tmp_path / "journal").read_bytes() == b"something else\n" * 100
+    with raises(JournalError, "cannot be opened"):
+        await migrate(store, SOURCE, TARGET, journal=tmp_path / "no" / "journal")
+    with raises(JournalError, "there is no journal"):
+        await anyio.to_thread.run_sync(read_report, tmp_path / "nothing")
+
+
+def test_the_file_system_is_told(tmp_path: Path) -> None:
+    """The kind of file system that a folder is on is that of the innermost mount."""
+    mounts = tmp_path / "mounts"
+    mounts.write_text(
+        "1 0 8:1 / / rw - ext4 /dev/sda1 rw\n2 1 0:5 / /home rw shared:1 - nfs4 server:/home rw\n"
+        "3 2 0:6 / /home/me/the\\040disk rw - ext4 /dev/sdb rw\n"
+    )
+    assert file_system("/home/me", str(mounts)) == "nfs4"
+    assert file_system("/homeless", str(mounts)) == "ext4"
+    assert file_system("/home/me/the disk/x", str(mounts)) == "ext4"
+    assert file_system("/home", str(tmp_path / "nothing")) == ""
+
+
+@pytest.mark.parametrize("kind", ["nfs4", "cifs", "fuse.sshfs"])
+async def test_a_network_file_system_is_refused(
+    store: AccountStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """SQLite's locks do not hold there: the journal is refused, with the kind, and not made."""
+
+    def told(folder: str, /) -> str:
+        return kind if str(tmp_path) == folder else ""
+
+    monkeypatch.setattr("accountstore.migration.journal.file_system", told)
+    with raises(JournalError, f"network file system \\({kind}\\)"):
+        await once(store, tmp_path)
+    assert not (tmp_path / "journal").exists()
+
+
+async def test_shards_are_parts_whose_reports_are_one(store: AccountStore, tmp_path: Path) -> None:
+    """Each document is in one shard; the report of all journals has them all, and is not complete before they are."""
+    told: dict[str, str] = {}
+    journals = [tmp_path / f"journal{part}" for part in (1, 2, 3)]
+    for part, journal in enumerate(journals, 1):
+        if part == 3:
+            async with migrate(store, SOURCE, TARGET, journal=journal, options=Options(shard=(3, 3))) as broken:
+                await anext(broken, None)
+            assert not (await anyio.to_thread.run_sync(read_report, *journals)).complete
+        outcomes = await outcomes_of(migrate(store, SOURCE, TARGET, journal=journal, options=Options(shard=(part, 3))))
+        assert not told.keys() & outcomes.keys()
+        told |= outcomes
+    assert len(told) == 5
+    report = await anyio.to_thread.run_sync(read_report, *journals)
+    assert report.ok
+    assert report.documents == 5

@@ -1,0 +1,211 @@
+"""`accountstore migrate`: what it prints, its progress, and its exit codes."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import select
+import subprocess
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from running import HUNG, PYTHON
+
+pytest.importorskip("typer")
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+pytestmark = pytest.mark.once
+
+DOCUMENT = (
+    '{"host":"%s","port":993,"credentials":'
+    '{"discriminator":"EmailClientAccountPasswordCredentials","login":"me","password":"canary-31f0"}}'
+)
+COMMAND = (*PYTHON, "-m", "accountstore", "migrate")
+
+Run = "Callable[..., subprocess.CompletedProcess[str]]"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Two storages in folders, with twenty documents at one."""
+    (tmp_path / "accountstore.toml").write_text(
+        'default = "Old"\n[storages.Old]\nurl = "old"\n[storages.New]\nurl = "new"\ncodec = "msgpack"\n'
+    )
+    (tmp_path / "old" / "mail").mkdir(parents=True)
+    for number in range(20):
+        (tmp_path / "old" / "mail" / f"{number:02}.account").write_text(DOCUMENT % "first")
+    return tmp_path
+
+
+@pytest.fixture
+def migrate(folder: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Runs the command; no secret is in what it prints, whatever it does."""
+
+    def run(*arguments: str, given: str = "") -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            [*COMMAND, *arguments],
+            cwd=folder, env=environment(folder), input=given, capture_output=True, text=True, timeout=HUNG, check=False,
+        )  # fmt: skip
+        assert "canary" not in done.stdout + done.stderr
+        assert "Traceback" not in done.stderr
+        return done
+
+    return run
+
+
+def environment(folder: Path, /) -> dict[str, str]:
+    return {**os.environ, "XDG_DATA_HOME": str(folder / "data"), "HOME": str(folder)}
+
+
+def lines(done: subprocess.CompletedProcess[str], /) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def test_from_plan_to_verification(migrate: Any, folder: Path) -> None:
+    """Plan, run, a further pass, a conflict, verify and report: what each prints, and its exit code."""
+    planned = migrate("plan", "Old:mail", "New:post", "--json")
+    assert planned.returncode == 0
+    *told, total = lines(planned)
+    assert {line["outcome"] for line in told} == {"copied"}
+    assert all(line["source"] == f"Old:mail/{line['name']}" for line in told)
+    assert all(line["target"] == f"New:post/{line['name']}" for line in told)
+    assert total["totals"] == {"copied": {"documents": 20, "bytes": sum(line["bytes"] for line in told)}}
+    assert not (folder / "new").exists() or not [*(folder / "new").rglob("*.account")]
+    assert not (folder / "accountstore.journal").exists()
+    done = migrate("Old:mail", "New:post")
+    assert (done.returncode, done.stdout.splitlines()[0].rpartition(",")[0]) == (
+        0,
+        "Old:mail to New:post: 20 documents",
+    )
+    assert "copied" in done.stdout
+    again = migrate("Old:mail", "New:post")
+    assert (again.returncode, "--resume" in again.stderr) == (1, True)
+    (folder / "old" / "mail" / "03.account").write_text(DOCUMENT % "second")
+    passed = migrate("Old:mail", "New:post", "--resume", "--json")
+    assert passed.returncode == 0
+    assert [line["name"] for line in lines(passed)[:-1] if line["outcome"] == "changed"] == ["03.account"]
+    (folder / "old" / "mail" / "04.account").write_text(DOCUMENT % "mine")
+    (folder / "new" / "post" / "04.account").write_bytes((folder / "new" / "post" / "03.account").read_bytes())
+    conflict = migrate("Old:mail", "New:post", "--resume")
+    assert conflict.returncode == 3
+    assert "conflict: Old:mail/04.account to New:post/04.account (both ends have changed" in conflict.stderr
+    assert conflict.stderr.count(":") > 4  # with both times
+    checked = migrate("verify", "Old:mail", "New:post")
+    assert checked.returncode == 1
+    assert "differs: Old:mail/04.account" in checked.stderr
+    report = migrate("report", "accountstore.journal", "--json")
+    assert report.returncode == 3
+    assert [(line["name"], line["outcome"]) for line in lines(report)[:-1]] == [("04.account", "conflict")]
+    mended = migrate(
+        "Old:mail", "New:post", "--resume", "--on-conflict", "overwrite", "--names", "-", given=report.stdout
+    )
+    assert mended.returncode == 0
+    assert migrate("verify", "Old:mail", "New:post").returncode == 0
+
+
+def test_shards_and_processes(migrate: Any, folder: Path) -> None:
+    """Shards have a journal each, whose reports are one; `--processes` does the work in others."""
+    for part in ("1/2", "2/2"):
+        done = migrate("Old:mail", "New:post", "--shard", part, "--journal", f"j{part[0]}", "--processes", "2")
+        assert done.returncode == 0, done.stderr
+    report = migrate("report", "j1", "j2", "--json")
+    assert report.returncode == 0
+    assert lines(report)[-1]["totals"]["copied"]["documents"] == 20
+    assert len([*(folder / "new" / "post").iterdir()]) == 20
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["Old:mail"], 2, "TARGET"),
+        (["Old:mail", "New:post", "--verify", "perhaps"], 2, "verify must be one of"),
+        (["Old:mail", "New:post", "--shard", "3"], 2, "2/8"),
+        (["Old:mail", "New:post", "--shard", "3/2"], 2, "shard must be"),
+        (["Old:mail", "New:post", "--delete-source", "--verify", "none"], 2, "delete_source needs"),
+        (["Old:mail", "New:../post"], 1, "a segment is '.' or '..'"),
+        (["Old:mail", "Nowhere:post"], 1, "not configured"),
+        (["Old:mail", "Old:mail"], 1, "one place"),
+        (["Old:mail", "New:post", "--resume"], 1, "no journal"),
+        (["Old:mail", "New:post", "--names", "nowhere"], 1, "No such file"),
+        (["report", "nowhere"], 1, "no journal"),
+        (["Old:mail", "New:post", "--journal", "no/where"], 1, "cannot be opened"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_what_is_wrong_is_said(migrate: Any, folder: Path, arguments: list[str], code: int, said: str) -> None:
+    """Wrong usage exits with 2, what is refused with 1, with the reason on stderr; nothing is copied."""
+    done = migrate(*arguments)
+    assert (done.returncode, said in done.stderr) == (code, True), done.stderr
+    assert not [*folder.glob("new/**/*.account")]
+
+
+def test_help(migrate: Any) -> None:
+    """Each command has a help, which names its options."""
+    assert "plan" in migrate("--help").stdout
+    for command, option in {"run": "--resume", "plan": "--json", "verify": "--spool", "report": "JOURNAL..."}.items():
+        done = migrate(command, "--help")
+        assert (done.returncode, option in done.stdout) == (0, True)
+
+
+def on_a_terminal(folder: Path, *arguments: str) -> str:
+    """What the command shows on a terminal of 100 columns."""
+    pid, terminal = pty.fork()
+    if not pid:
+        os.chdir(folder)
+        os.environ.update(environment(folder), COLUMNS="100", TERM="xterm")
+        os.execv(COMMAND[0], [*COMMAND, *arguments])
+    shown, end = b"", time.monotonic() + HUNG
+    while time.monotonic() < end:
+        if select.select([terminal], [], [], 1)[0]:
+            try:
+                more = os.read(terminal, 65536)
+            except OSError:
+                break
+            if not more:
+                break
+            shown += more
+    os.close(terminal)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 1
+    return shown.decode()
+
+
+def test_progress_on_a_terminal_and_in_a_pipe(migrate: Any, folder: Path) -> None:
+    """A terminal shows a bar with count, rate, bytes, conflicts and errors, and each problem above it; a pipe has plain
+    lines, without any control character.
+    """
+    (folder / "old" / "mail" / "broken.account").write_text("{")
+    screen = on_a_terminal(folder, "Old:mail", "New:post")
+    assert "\x1b[" in screen
+    assert "21/" in screen
+    for word in ("/s", "kB", "0 conflicts", "1 error", "refused: Old:mail/broken.account"):
+        assert word in screen
+    assert "canary" not in screen
+    piped = migrate("Old:mail", "New:post", "--resume")
+    assert piped.returncode == 1
+    assert "\x1b" not in piped.stdout + piped.stderr
+    assert "refused: Old:mail/broken.account" in piped.stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="of its signals")
+def test_interrupted_it_goes_on(migrate: Any, folder: Path) -> None:
+    """Ctrl-C ends it with 130 and no traceback; --resume goes on."""
+    for number in range(20, 2000):
+        (folder / "old" / "mail" / f"{number:04}.account").write_text(DOCUMENT % "first")
+    begun = subprocess.Popen(
+        [*COMMAND, "Old:mail", "New:post", "--json"],
+        cwd=folder, env=environment(folder), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert begun.stdout is not None
+    begun.stdout.readline()
+    begun.send_signal(2)
+    _, said = begun.communicate(timeout=HUNG)
+    assert (begun.returncode, "Traceback" in said) in {(130, False), (0, False)}
+    done = migrate("Old:mail", "New:post", "--resume")
+    assert done.returncode == 0
+    assert len([*(folder / "new" / "post").iterdir()]) == 2000

@@ -1,0 +1,157 @@
+"""A migration in several processes: the same outcomes, whatever dies, and nothing of it left behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import pytest
+from cloudtargets import on_asyncio
+from doubles import raises
+from migrating import SOURCE, TARGET, config, files, found, put, source, target
+
+from accountstore import AccountStore, ConfigError, StorageConfig, StoreConfig, UnsupportedError
+from accountstore.migration import Options, migrate
+from accountstore.migration.processes import Processes
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+pytestmark = [pytest.mark.anyio, pytest.mark.once]
+
+NAMES = [f"f{number % 3}/{number:03}.account" for number in range(60)]
+
+
+@pytest.fixture(autouse=True)
+def _small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("accountstore.migration.processes.MOST", 7)
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> AsyncIterator[AccountStore]:
+    async with AccountStore.open(config(tmp_path)) as opened:
+        for name in NAMES:
+            await put(opened, source(name), "a")
+        yield opened
+
+
+def names_at(folder: Path, /) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*.account")}
+
+
+async def test_processes_do_the_same(store: AccountStore, tmp_path: Path) -> None:
+    """Two processes copy everything once, with the configuration that they are given, and end with the run."""
+    await put(store, target(NAMES[3]), "other")
+    run = migrate(store, SOURCE, TARGET, processes=2, config=config(tmp_path), **files(tmp_path))
+    told = {outcome.name: outcome.outcome async for outcome in run}
+    assert told == dict.fromkeys(NAMES, "copied") | {NAMES[3]: "conflict"}
+    assert run.report.exit_code == 3
+    assert names_at(tmp_path / "new" / "post" / "all") == {*NAMES}
+    assert not children()
+    again = await migrate(store, SOURCE, TARGET, processes=2, config=config(tmp_path), **files(tmp_path))
+    assert {word: total.documents for word, total in again.totals.items()} == {"same": 59, "conflict": 1}
+
+
+def children() -> list[int]:
+    """The processes that this one has started and that live."""
+    listed = (path.read_text() for path in Path("/proc/self/task").glob("*/children"))
+    return [int(pid) for pids in listed for pid in pids.split() if _is_worker(int(pid))]
+
+
+def _is_worker(pid: int, /) -> bool:
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as line:
+            return b"accountstore.migration.processes" in line.read()
+    except OSError:
+        return False
+
+
+async def test_a_process_that_dies_is_replaced(store: AccountStore, tmp_path: Path) -> None:
+    """What a killed process had is done by another: nothing is missing, and nothing is told twice."""
+    run = migrate(store, SOURCE, TARGET, processes=2, config=config(tmp_path), **files(tmp_path))
+    told: list[str] = []
+    async for outcome in run:
+        told.append(outcome.name)
+        if len(told) in {1, 20}:
+            os.kill(children()[0], signal.SIGKILL)
+    assert sorted(told) == sorted(NAMES)
+    assert run.report.ok
+    assert names_at(tmp_path / "new" / "post" / "all") == {*NAMES}
+
+
+@on_asyncio
+async def test_a_document_that_kills_its_process_is_named(
+    store: AccountStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A batch whose process dies each time is done again, then in halves: the one document is told, the rest copied."""
+    program = tmp_path / "poisoned.py"
+    await anyio.Path(program).write_text(
+        "import os\n"
+        "from accountstore.migration import processes\n"
+        "work = processes.Worker.work\n"
+        "async def poisoned(self, items):\n"
+        f"    if any(item.name == {NAMES[11]!r} for item in items):\n"
+        "        os._exit(9)\n"
+        "    return await work(self, items)\n"
+        "processes.Worker.work = poisoned\n"
+        "processes.main()\n"
+    )
+    monkeypatch.setattr("accountstore.migration.processes._COMMAND", (sys.executable, "-P", str(program)))
+    run = migrate(store, SOURCE, TARGET, processes=2, config=config(tmp_path), **files(tmp_path))
+    told = {outcome.name: outcome.outcome async for outcome in run}
+    assert told == dict.fromkeys(NAMES, "copied") | {NAMES[11]: "failed"}
+    assert run.report.exit_code == 1
+    assert await found(store, target(NAMES[11])) is None
+
+
+async def test_a_cancelled_run_goes_on(store: AccountStore, tmp_path: Path) -> None:
+    """A step that is cancelled loses no batch; when the run is left, its processes end."""
+    told: list[str] = []
+    async with migrate(store, SOURCE, TARGET, processes=2, config=config(tmp_path), **files(tmp_path)) as run:
+        for seconds in (0.0, 0.3, 0.6):
+            with anyio.move_on_after(seconds):
+                async for outcome in run:
+                    told.append(outcome.name)  # noqa: PERF401 -- what was told before the cancellation counts
+        assert len(told) < len(NAMES) or run.report.complete
+        told += [outcome.name async for outcome in run]
+    assert sorted(told) == sorted(NAMES)
+    assert not children()
+
+
+@on_asyncio
+async def test_a_configuration_that_they_cannot_open_is_told(store: AccountStore, tmp_path: Path) -> None:
+    """What is wrong with the configuration where they run is the run's error; what cannot travel is refused before."""
+    with raises(ConfigError, "nowhere.toml"):
+        await migrate(store, SOURCE, TARGET, processes=2, config=tmp_path / "nowhere.toml", **files(tmp_path))
+    odd = StoreConfig(storages={"Old": StorageConfig("memory://", options={"x": object()})})
+    with raises(UnsupportedError, "give the path"):
+        await migrate(store, SOURCE, TARGET, processes=2, config=odd, **files(tmp_path))
+    with pytest.raises(ValueError, match="processes"):
+        migrate(store, SOURCE, TARGET, processes=0, **files(tmp_path))
+    assert not children()
+
+
+@on_asyncio
+async def test_they_share_what_was_asked_for(
+    store: AccountStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Concurrency and requests a second are those of all processes together."""
+    shares: list[Any] = []
+    init = Processes.__init__
+
+    def keep(self: Processes, *arguments: Any) -> None:
+        from msgspec import msgpack
+
+        init(self, *arguments)
+        shares.append(msgpack.decode(vars(self)["_setup"])["job"]["options"])
+
+    monkeypatch.setattr(Processes, "__init__", keep)
+    options = Options(concurrency=10, requests_per_second=1e6)
+    assert (
+        await migrate(store, SOURCE, TARGET, processes=2, options=options, config=config(tmp_path), **files(tmp_path))
+    ).ok
+    assert [(share["concurrency"], share["requests_per_second"]) for share in shares] == [(5, 5e5)]

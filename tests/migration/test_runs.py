@@ -1,0 +1,551 @@
+"""A run: what it leaves out, what stops it, what a race leads to, and how it goes on where it was broken off."""
+
+from __future__ import annotations
+
+import errno
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import pytest
+from doubles import Recording, Selective, raises
+from migrating import SOURCE, TARGET, account, config, files, found, once, outcomes_of, put, source, target
+
+from accountstore import (
+    AccountStore,
+    DeniedError,
+    FullError,
+    LocationError,
+    StorageConfig,
+    StoreConfig,
+    UnavailableError,
+    UnsupportedError,
+)
+from accountstore.backends.base import ConflictError, NotFoundError, NotRegularError
+from accountstore.backends.memory import MemoryBackend
+from accountstore.codecs import JSON
+from accountstore.migration import Options, Place, migrate, plan
+from accountstore.migration.journal import Journal
+from accountstore.migration.pace import Pace
+from accountstore.testing import Fault, FaultyBackend, store_over
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping
+    from pathlib import Path
+
+    from accountstore import Location
+    from accountstore.testing.faults import Operation
+
+pytestmark = pytest.mark.anyio
+
+NAMES = [f"f{number % 3}/{number:03}.account" for number in range(40)]
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> AsyncIterator[AccountStore]:
+    """Two folders, with forty documents at the source."""
+    async with AccountStore.open(config(tmp_path)) as opened:
+        for name in NAMES:
+            await put(opened, source(name), "a")
+        yield opened
+
+
+def over(old: Any = None, new: Any = None, /, **policy: Any) -> AccountStore:
+    """A store on two backends."""
+    return store_over({"Old": old or MemoryBackend(), "New": new or MemoryBackend()}, **policy)
+
+
+async def filled(store: AccountStore, count: int = 40, /) -> AccountStore:
+    for name in NAMES[:count]:
+        await put(store, source(name), "a")
+    return store
+
+
+async def copies(store: AccountStore, /) -> set[str]:
+    """The names of what is at the target."""
+    return {entry.location.path.removeprefix("post/all/") async for entry in store.list(storage="New", recursive=True)}
+
+
+# --- what is chosen ---------------------------------------------------------------------------------------------------
+
+
+def _is_chosen(name: str, options: str, /) -> bool:
+    match options:
+        case "included":
+            return name.startswith("f1/")
+        case "excluded":
+            return not name.startswith("f1/") and not name.endswith("9.account")
+        case "both":
+            return "/00" in name and not name.startswith("f0/")
+        case _:
+            return name in {"f0/000.account", "f2/002.account"}
+
+
+CHOSEN: Mapping[str, dict[str, Any]] = {
+    "included": {"include": ("f1/*",)},
+    "excluded": {"exclude": ("f1/*", "*9.account")},
+    "both": {"include": ("*/00?.account",), "exclude": ("f0/*",)},
+    "named": {"names": ("f0/000.account", "f0/000.account", "f2/002.account")},
+}
+
+
+@pytest.mark.parametrize("chosen", CHOSEN)
+async def test_only_what_is_chosen_is_migrated(store: AccountStore, tmp_path: Path, chosen: str) -> None:
+    """Patterns and lists choose documents by their names; the others are not told, and stay in a later run."""
+    options = CHOSEN[chosen]
+    wanted = {name for name in NAMES if _is_chosen(name, chosen)}
+    kept = files(tmp_path)
+    told = await outcomes_of(migrate(store, SOURCE, TARGET, options=Options(**options), **kept))
+    assert told == dict.fromkeys(wanted, "copied")
+    assert await copies(store) == wanted
+    await once(store, tmp_path)
+    assert await copies(store) == {*NAMES}
+    told = await outcomes_of(migrate(store, SOURCE, TARGET, options=Options(mirror_deletes=True, **options), **kept))
+    assert told == dict.fromkeys(wanted, "same")
+    assert await copies(store) == {*NAMES}
+
+
+async def test_a_list_names_what_is_not_there(store: AccountStore, tmp_path: Path) -> None:
+    """A name of the list without a document is nowhere: nothing is told of it, and nothing is listed."""
+    backends = Recording(), Recording()
+    async with over(*backends) as there:
+        await put(there, source("a.account"), "a")
+        names = ("a.account", "b.account")
+        told = await outcomes_of(migrate(there, SOURCE, TARGET, options=Options(names=names), **files(tmp_path)))
+        assert told == {"a.account": "copied"}
+        assert not [call for backend in backends for call in backend.log if call == "scan"]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"verify": "maybe"}, {"on_conflict": ""}, {"writes": "x"}, {"listing": "x"}, {"shard": (0, 1)},
+        {"shard": (3, 2)}, {"concurrency": 0}, {"requests_per_second": 0}, {"delete_source": True, "verify": "none"},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_options_that_cannot_be_meant_are_refused(wrong: Any) -> None:
+    """A word that is not known, and a number that cannot be, are a ValueError that names the option."""
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        Options(**wrong)
+
+
+@pytest.mark.parametrize("text", ["", "mail", "mail/team", "Old:", "Old:mail", "First Storage:mail/team-a"])
+def test_a_place_is_what_its_text_says(text: str) -> None:
+    """`Place.parse` reads what `str()` shows; a slash at the end is as good."""
+    place = Place.parse(text)
+    assert str(place) == text
+    assert not place.folder or Place.parse(f"{text}/") == place
+
+
+@pytest.mark.parametrize("text", [":mail", "Old:../mail", "a:b:c", "Old:/mail", "Old:x.account"])
+def test_what_is_no_place_is_refused(text: str) -> None:
+    """A storage or folder that no location has is a LocationError."""
+    with pytest.raises(LocationError):
+        Place.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [("Old:a", "Old:a"), ("Old:", "Old:a"), ("Old:a/b", "Old:a"), ("Same:a/b", "Old:a")]
+)
+async def test_a_place_in_itself_is_refused(tmp_path: Path, old: str, new: str) -> None:
+    """A place cannot be migrated onto itself or into itself, also where two storages have one folder."""
+    storages = {name: StorageConfig(str(tmp_path)) for name in ("Old", "Same")}
+    async with AccountStore.open(StoreConfig(storages=storages, default="Old")) as store:
+        with raises(LocationError, "are one place, or one lies in the other"):
+            await plan(store, old, new)
+        assert (await plan(store, "Old:a", "Old:ab")).ok
+
+
+# --- odd files --------------------------------------------------------------------------------------------------------
+
+
+async def test_odd_files_are_told_one_by_one_and_the_rest_is_copied(store: AccountStore, tmp_path: Path) -> None:
+    """What is no document, too large, under a name that no location has, or of another extension is told by its name
+    and reason, once, and never copied; a run with such documents is not all right.
+    """
+    odd = {
+        "broken.account": b"{",
+        "large.account": b" " * 300_000,
+        "text.account": b"\xff\xfe",
+        "kind.multi.account": JSON.encode(account("a")),
+        "odd#name.account": JSON.encode(account("a")),
+        "u\u0308.account": JSON.encode(account("a")),
+        "notes.txt": b"notes",
+        ".marker": b"",
+        "f0/x.accounts": b"{}",
+    }
+    for name, data in odd.items():
+        await anyio.Path(tmp_path, "old", "mail", name).write_bytes(data)
+    await anyio.Path(tmp_path, "new", "post", "all").mkdir(parents=True)
+    await anyio.Path(tmp_path, "new", "post", "all", "theirs.txt").write_bytes(b"theirs")
+    refused = {
+        "broken.account",
+        "large.account",
+        "text.account",
+        "kind.multi.account",
+        "odd#name.account",
+        "u\u0308.account",
+    }
+    foreign = {"notes.txt", ".marker", "f0/x.accounts", "theirs.txt"}
+    run = migrate(store, SOURCE, TARGET, **files(tmp_path))
+    told = [outcome async for outcome in run]
+    assert {outcome.name for outcome in told if outcome.outcome == "refused"} == refused
+    assert {outcome.name for outcome in told if outcome.outcome == "foreign"} == foreign
+    assert all(outcome.reason for outcome in told if outcome.outcome in {"refused", "foreign"})
+    assert len(told) == len(NAMES) + len(refused) + len(foreign)
+    assert await copies(store) == {*NAMES}
+    assert (run.report.ok, run.report.exit_code, run.report.problems) == (False, 1, len(refused))
+    journal = await anyio.to_thread.run_sync(Journal.read, str(tmp_path / "journal"))
+    assert {outcome.name for outcome in (await anyio.to_thread.run_sync(journal.report)).outcomes} == refused
+    await anyio.to_thread.run_sync(journal.close)
+
+
+async def test_a_name_that_is_too_long_at_the_target_is_refused(tmp_path: Path) -> None:
+    """A document whose path would be too long in the target's folder is refused by name; the others are copied."""
+    async with over() as store:
+        long = "/".join(["f" * 200] * 4)
+        await put(store, source(f"{long}/x.account"), "a")
+        await put(store, source("x.account"), "a")
+        told = await outcomes_of(migrate(store, SOURCE, f"New:{'t' * 240}", **files(tmp_path)))
+        assert told == {f"{long}/x.account": "refused", "x.account": "copied"}
+
+
+# --- races ------------------------------------------------------------------------------------------------------------
+
+
+class Rival(Recording):
+    """Lets another writer change a document before the first call of an operation; None: delete it."""
+
+    def __init__(self, operation: Operation, location: Location, word: str | None, /) -> None:
+        super().__init__()
+        self._operation: Operation = operation
+        self._location = location
+        self._word = word
+        self._acted = False
+        self.before = self._meet
+
+    async def _meet(self, operation: Operation) -> None:
+        if operation != self._operation or self._acted:
+            return
+        self._acted = True
+        if self._word is None:
+            await self.remove(self._location.path)
+        else:
+            await self.put(self._location, JSON.encode(account(self._word)))
+
+
+@pytest.mark.parametrize(
+    ("word", "outcome"), [("other", "conflict"), ("a", "same")], ids=["another document", "the same document"]
+)
+async def test_what_another_writes_meanwhile_is_not_overwritten(tmp_path: Path, word: str, outcome: str) -> None:
+    """A document that appears at the target after the listing stays; one that differs is a conflict, with its times."""
+    new = Rival("write", target("x.account"), word)
+    async with over(None, new) as store:
+        await put(store, source("x.account"), "a")
+        run = migrate(store, SOURCE, TARGET, **files(tmp_path))
+        [told] = [each async for each in run]
+        assert told.outcome == outcome
+        assert told.source_time is not None
+        assert told.target_time is not None
+        assert await found(store, target("x.account")) == word
+
+
+async def test_what_goes_meanwhile_is_no_failure(tmp_path: Path) -> None:
+    """A document that is deleted at the source after the listing was nowhere: the run is all right."""
+    old = Rival("read", source("x.account"), None)
+    async with over(old) as store:
+        await store.save(source("x.account"), account("a"))
+        report = await once(store, tmp_path)
+        assert report.ok
+        assert await found(store, target("x.account")) is None
+
+
+async def test_a_source_that_changed_is_not_removed(tmp_path: Path) -> None:
+    """With `delete_source`, a document that changes after it was copied stays, and is copied by the next run."""
+    old = Rival("delete", source("x.account"), "b")
+    async with over(old) as store:
+        await put(store, source("x.account"), "a")
+        assert (await once(store, tmp_path, delete_source=True)).totals.keys() == {"copied"}
+        assert (await found(store, source("x.account")), await found(store, target("x.account"))) == ("b", "a")
+        assert (await once(store, tmp_path, delete_source=True)).totals.keys() == {"moved"}
+        assert (await found(store, source("x.account")), await found(store, target("x.account"))) == (None, "b")
+
+
+async def test_what_is_at_the_source_again_is_not_removed_at_the_target(tmp_path: Path) -> None:
+    """With `mirror_deletes`, the source is asked once more before a document is removed at the target."""
+    old = Rival("stat", source("x.account"), "b")
+    async with over(old) as store:
+        await put(store, source("x.account"), "a")
+        await once(store, tmp_path)
+        await store.delete(source("x.account"))
+        assert (await once(store, tmp_path, mirror_deletes=True)).totals.keys() == {"gone"}
+        assert await found(store, target("x.account")) == "a"
+
+
+class Failing(FaultyBackend):
+    """Fails until it is well again."""
+
+    def fail(self, operation: Operation, error: Exception, /) -> None:
+        """Every call of an operation fails from now on."""
+        self._faults = {(operation, nth): Fault(operation, nth, error=error) for nth in range(1, 1000)}
+
+    def heal(self) -> None:
+        """No call fails any more."""
+        self._faults = {}
+
+
+# --- storages that fail -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (OSError(errno.ENOSPC, "full"), FullError),
+        (PermissionError(), DeniedError),
+        (ConnectionResetError(), UnavailableError),
+    ],
+    ids=["full", "denied", "unreachable"],
+)
+async def test_a_target_that_fails_stops_the_run_which_goes_on_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, kind: type[Exception]
+) -> None:
+    """A target that is full, or refuses or loses every write, stops the run with its error; nothing is said to be
+    copied that is not; and the next run copies the rest.
+    """
+    monkeypatch.setattr("accountstore.migration.run.MOST", 20)
+    new = Failing(MemoryBackend(), [Fault("write", nth, error=error) for nth in range(5, 1000)])
+    async with await filled(over(None, new)) as store:
+        run = migrate(store, SOURCE, TARGET, **files(tmp_path))
+        told: dict[str, str] = {}
+        with raises(kind, "it goes on where it was"):
+            async for outcome in run:
+                told[outcome.name] = outcome.outcome
+        assert not run.report.complete
+        assert {name for name, word in told.items() if word == "copied"} <= await copies(store)
+        new.heal()
+        report = await once(store, tmp_path)
+        assert report.ok
+        assert report.documents == 40
+        assert await copies(store) == {*NAMES}
+
+
+@pytest.mark.parametrize("end", ["Old", "New"])
+async def test_an_end_that_cannot_be_listed_stops_the_run(tmp_path: Path, end: str) -> None:
+    """Without the permission to list nothing is copied, and the run says why."""
+    backends = {name: Failing(MemoryBackend()) for name in ("Old", "New")}
+    async with await filled(over(*backends.values()), 3) as store:
+        backends[end].fail("scan", PermissionError())
+        with raises(DeniedError):
+            await once(store, tmp_path)
+        backends[end].heal()
+        assert (await once(store, tmp_path)).ok
+
+
+async def test_a_target_that_ignores_conditions_is_refused(tmp_path: Path) -> None:
+    """Where another's document could be overwritten, nothing is written; `writes="blind"` does so."""
+
+    class Ignoring(Selective):
+        @property
+        def capabilities(self) -> Any:
+            from msgspec.structs import replace
+
+            return replace(super().capabilities, verify=True)
+
+    async with await filled(over(None, Ignoring())) as store:
+        with raises(UnsupportedError, "ignores the condition"):
+            await once(store, tmp_path)
+        assert await copies(store) == set()
+        report = await migrate(store, SOURCE, TARGET, journal=tmp_path / "other", options=Options(writes="blind"))
+        assert report.ok
+        assert await copies(store) == {*NAMES}
+
+
+async def test_what_has_no_conditions_at_all_is_refused_at_once(tmp_path: Path) -> None:
+    """A target without conditional writes needs `writes="blind"`; deletes need conditions always."""
+    plain = Recording(None, (), create=False, update=False)
+    async with await filled(over(plain, plain), 1) as store:
+        for options in ({}, {"writes": "blind", "mirror_deletes": True}, {"writes": "blind", "delete_source": True}):
+            with raises(UnsupportedError):
+                await once(store, tmp_path, **options)
+
+
+async def test_one_document_that_fails_does_not_stop_the_run(tmp_path: Path) -> None:
+    """An error of one document is its outcome, by class and reason; the run copies the others and is not all right."""
+    new = FaultyBackend(MemoryBackend(), [Fault("write", 7, error=PermissionError())])
+    async with await filled(over(None, new)) as store:
+        report = await once(store, tmp_path)
+        assert {word: total.documents for word, total in report.totals.items()} == {"copied": 39, "failed": 1}
+        assert report.exit_code == 1
+        assert (await once(store, tmp_path)).ok
+
+
+@pytest.mark.parametrize("error", [NotRegularError("a folder"), ConflictError("x"), NotFoundError("x")])
+async def test_what_stands_in_the_way_at_the_target_is_told(tmp_path: Path, error: Exception) -> None:
+    """A refusal of one write is that document's outcome, and never an exception."""
+    new = FaultyBackend(MemoryBackend(), [Fault("write", nth, error=error) for nth in range(1, 9)])
+    async with await filled(over(None, new), 2) as store:
+        report = await once(store, tmp_path)
+        assert report.complete
+        assert not {"copied", "changed"} & report.totals.keys()
+
+
+class Corrupting(MemoryBackend):
+    """Stores other bytes than it was given."""
+
+    async def write(self, key: str, data: bytes, /, *, mode: Any, write_token: str = "") -> Any:
+        return await super().write(key, data.replace(b"993", b"994"), mode=mode, write_token=write_token)
+
+
+@pytest.mark.parametrize(("verify", "outcome"), [("read", "failed"), ("write", "failed"), ("none", "copied")])
+async def test_what_is_stored_otherwise_is_found(tmp_path: Path, verify: str, outcome: str) -> None:
+    """Reading back finds a document that is not what was written, also where the storage has no digest to answer;
+    without verification nothing does.
+    """
+    async with await filled(over(None, Corrupting()), 1) as store:
+        assert (await once(store, tmp_path, verify=verify)).totals.keys() == {outcome}
+
+
+# --- broken off -------------------------------------------------------------------------------------------------------
+
+
+class Killed(BaseException):
+    """Ends a run as a kill does: nothing below catches it."""
+
+
+@pytest.mark.parametrize("before", [True, False], ids=["before the journal is written", "after"])
+@pytest.mark.parametrize("nth", [1, 2, 3])
+async def test_broken_off_at_each_step_of_the_journal(
+    store: AccountStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nth: int, before: bool
+) -> None:
+    """Whatever was broken off before or after the journal was written is complete after the next run: nothing missing,
+    nothing overwritten, and only the batch under way is met again.
+    """
+    record = Journal.record
+    count = 0
+
+    def killing(self: Journal, *arguments: Any) -> None:
+        nonlocal count
+        count += 1
+        if count != nth:
+            return record(self, *arguments)
+        if not before:
+            record(self, *arguments)
+        raise Killed
+
+    monkeypatch.setattr(Journal, "record", killing)
+    monkeypatch.setattr("accountstore.migration.run.MOST", 15)
+    with pytest.raises(Killed):
+        async with migrate(store, SOURCE, TARGET, **files(tmp_path)) as run:
+            async for _ in run:
+                pass
+    done = await copies(store)
+    monkeypatch.setattr(Journal, "record", record)
+    newer = sorted(done)[:2]
+    for name in newer:
+        await store.save(target(name), account("newer"))
+    report = await once(store, tmp_path)
+    assert report.complete
+    assert await copies(store) == {*NAMES}
+    assert [await found(store, target(name)) for name in newer] == ["newer"] * len(newer)
+
+
+async def test_control_a_journal_that_is_written_before_the_copy(
+    store: AccountStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Control: where outcomes are journaled before they are so, a run that is broken off in between loses documents."""
+    from accountstore.backends.base import Version
+    from accountstore.migration.journal import Done
+    from accountstore.migration.work import Worker
+
+    work = Worker.work
+
+    async def journaling_first(self: Any, items: Any) -> Any:
+        opened = [(item, (await store.read(source(item.name))).version) for item in items]
+        done = [
+            Done(item.name, "copied", self._marks.of("source", version), self._marks.of("target", Version("none")))
+            for item, version in opened
+        ]
+        journal: Any = vars(run)["_journal"]
+        await anyio.to_thread.run_sync(journal.record, [(one, None) for one in done])
+        raise Killed
+
+    monkeypatch.setattr(Worker, "work", journaling_first)
+    with pytest.raises(Killed):
+        async with migrate(store, SOURCE, TARGET, **files(tmp_path)) as run:
+            await anext(run)
+    monkeypatch.setattr(Worker, "work", work)
+    await once(store, tmp_path)
+    assert await copies(store) != {*NAMES}
+
+
+@pytest.mark.parametrize("after", [0, 1, 5, 20, 60, 200])
+async def test_a_cancelled_run_goes_on_where_it_was(tmp_path: Path, after: int) -> None:
+    """A step that is cancelled is made again by the next one: each document is told once, and none is left out."""
+    backends = Recording(), Recording()
+    async with await filled(over(*backends)) as store:
+        calls = 0
+
+        async def cancel_once(_: Operation) -> None:
+            nonlocal calls
+            calls += 1
+            if calls == after:
+                scope.cancel()
+            await anyio.lowlevel.checkpoint()
+
+        for backend in backends:
+            backend.before = cancel_once
+        told: list[str] = []
+        run = migrate(store, SOURCE, TARGET, **files(tmp_path))
+        with anyio.CancelScope() as scope:
+            async for outcome in run:
+                told.append(outcome.name)  # noqa: PERF401 -- what was told before the cancellation counts
+        told += [outcome.name async for outcome in run]
+        assert sorted(told) == sorted(NAMES)
+        assert await copies(store) == {*NAMES}
+        assert run.report.ok
+
+
+async def test_a_run_that_is_dropped_lets_go_of_its_journal(store: AccountStore, tmp_path: Path) -> None:
+    """A loop that is left early keeps nothing open: the next run has the journal."""
+    async for _ in migrate(store, SOURCE, TARGET, **files(tmp_path)):
+        break
+    assert (await once(store, tmp_path)).ok
+
+
+# --- pace -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("pauses")
+async def test_a_busy_target_is_given_less(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A target that answers that it is busy halves what is under way there, which its events tell; then it grows again.
+    Nothing is lost.
+    """
+    limits: list[int] = []
+    settle = Pace.settle
+
+    def keep(self: Pace, *storages: str) -> None:
+        settle(self, *storages)
+        limits.append(self.concurrency)
+
+    monkeypatch.setattr(Pace, "settle", keep)
+    monkeypatch.setattr("accountstore.migration.run.MOST", 5)
+    new = FaultyBackend(MemoryBackend(), [Fault("write", nth, error=ConnectionRefusedError()) for nth in range(11, 30)])
+    events: list[Any] = []
+    async with await filled(over(None, new, attempts=8, observer=events.append)) as store:
+        events.clear()
+        assert (await once(store, tmp_path, concurrency=64)).ok
+    assert limits[:2] == [32, 64]
+    assert min(limits[2:]) < 64
+    assert limits[-1] > min(limits[2:])
+    assert {storage for event in events for storage in event.retries} == {"New"}
+
+
+@pytest.mark.parametrize(("rate", "requests", "seconds"), [(10.0, 30, 3.0), (None, 30, 0.0)])
+async def test_requests_a_second_are_kept(
+    rate: float | None, requests: int, seconds: float, pauses: list[float]
+) -> None:
+    """Whoever asked for so many requests waits until those before have had their time."""
+    pace = Pace(64, rate)
+    await pace.wait(requests)
+    await pace.wait(1)
+    assert sum(pauses) == pytest.approx(seconds, abs=0.5)
