@@ -17,10 +17,10 @@ from accountstore.config import StoreConfig
 from accountstore.errors import AccountStoreError, NotFoundError, UnsupportedError
 from accountstore.events import EventLog, Observer, Operation
 from accountstore.grant import Exchange
+from accountstore.leased import Terms
 from accountstore.listing import Entry, Folder, Skipped, list_documents
 from accountstore.location import Location
 from accountstore.model import Account, Document, MultiAccount
-from accountstore.refresh import Terms
 from accountstore.scope import Resolver
 from accountstore.secrets import SecretBytes
 from accountstore.storage import Stored

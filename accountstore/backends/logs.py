@@ -40,8 +40,8 @@ def _hush() -> None:
 
 @contextmanager
 def quiet() -> Generator[None]:
-    """A block whose foreign log records below INFO are dropped, and httpx2's at INFO. Those of the program's own use of a
-    client are not.
+    """A block whose foreign log records below INFO are dropped, httpx2's at INFO too. Those of the program's own use of
+    a client are not.
     """
     _hush()
     before = _QUIET.get()
