@@ -110,7 +110,8 @@ class SmallProvider:
         given = credentials.refresh_token.reveal()
         if given not in self.good and not (self.grace and given in self.spent):
             self.refusals += 1
-            self.good.clear()
+            if given in self.spent:
+                self.good.clear()
             raise RefusedError("invalid_grant")
         self.exchanges += 1
         new = f"R{self.exchanges}" if self.rotates else None

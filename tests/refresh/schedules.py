@@ -131,7 +131,7 @@ class Run:
             self.now += 2 * LEASE
             self.news = [True] * len(self.news)
             for one, (until, scope) in self.scopes.items():
-                if until <= self.now and one in self.at and not self._is_out_of_reach(one):
+                if until <= self.now and self.at.get(one) in {"send", "answer"} and not self._is_out_of_reach(one):
                     self.at.pop(one)
                     self.steps[one] += 1
                     scope.cancel()

@@ -26,7 +26,7 @@ pytestmark = [
     pytest.mark.parametrize("anyio_backend", [("asyncio", {"debug": False})], ids=["asyncio"]),
 ]
 
-MOST = int(os.environ.get("ACCOUNTSTORE_SCHEDULES", "150"))
+MOST = int(os.environ.get("ACCOUNTSTORE_SCHEDULES", "40"))
 """How many schedules to run with a fault at one place."""
 STEPS = 50
 """More than a task takes in any schedule."""
