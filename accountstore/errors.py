@@ -178,19 +178,15 @@ class RefusedError(ExchangeError, PermissionError):
 
     CODES: ClassVar[frozenset[str]] = frozenset(
         {
-            "invalid_request",
-            "invalid_client",
-            "invalid_grant",
-            "unauthorized_client",
-            "unsupported_grant_type",
-            "invalid_scope",
+            *("invalid_request", "invalid_client", "invalid_grant"),
+            *("unauthorized_client", "unsupported_grant_type", "invalid_scope"),
         }
     )
 
-    def __init__(self, code: str, /, *, location: Location | None = None) -> None:
+    def __init__(self, message: str, /, *, code: str = "other", location: Location | None = None) -> None:
+        super().__init__(message, location=location)
         # Any other text is the provider's, and may quote what it was sent.
         self.code = code if code in self.CODES else "other"
-        super().__init__(f"the provider refused the exchange ({self.code})", location=location)
 
 
 class NoAnswerError(ExchangeError, ConnectionError):

@@ -9,13 +9,20 @@ from __future__ import annotations
 
 import re
 from base64 import b64encode
-from contextlib import aclosing
 from math import isfinite
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 from urllib.parse import quote_plus, urlencode, urlsplit
 
 import anyio
 import msgspec
+
+try:
+    import httpcore2  # noqa: F401 -- here, for httpx2 would import it on the event loop, where it reads files
+    import httpx2
+except ImportError:
+    raise ImportError(
+        "accountstore.oauth needs the package httpx2: pip install 'accountstore[oauth]'", name="httpx2"
+    ) from None
 from anyio import to_thread
 from msgspec import Struct
 
@@ -27,7 +34,6 @@ from accountstore.secrets import Secret, SecretBytes
 
 if TYPE_CHECKING:
     import ssl
-    from types import ModuleType
 
 __all__ = ("GOOGLE", "MICROSOFT", "TokenEndpoint", "microsoft")
 
@@ -70,7 +76,7 @@ class TokenEndpoint:
     `trust_env` alone. A token whose lifetime an answer does not tell is taken to live for `lifetime` seconds.
 
     Raises:
-        ConfigError: httpx2 is not installed, or the endpoint is no such URL.
+        ConfigError: the endpoint is no such URL.
     """
 
     def __init__(
@@ -86,7 +92,6 @@ class TokenEndpoint:
     ) -> None:
         if authentication not in {"basic", "post"}:
             raise ValueError("authentication must be 'basic' or 'post'")
-        self._httpx = _httpx()
         self._authentication = authentication
         self._timeout = timeout
         self._lifetime = lifetime
@@ -138,16 +143,15 @@ class TokenEndpoint:
 
     async def _ask(self, endpoint: str, credentials: OAuthCredentials, /) -> TokenGrant | ExchangeError:
         """One request; whatever httpx raises is named by its class, as its text and frames may hold a token."""
-        httpx = self._httpx
         try:
             with anyio.fail_after(self._timeout):
                 with quiet():
                     status, body = await self._post(endpoint, credentials)
-        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError) as error:
+        except (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.ProxyError) as error:
             return NoAnswerError(f"the endpoint cannot be reached ({type(error).__name__})", sent=False)
         except TimeoutError:
             return NoAnswerError(f"the endpoint did not answer within {self._timeout:g} s")
-        except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, OSError, ValueError) as error:
+        except (httpx2.HTTPError, httpx2.InvalidURL, httpx2.StreamError, OSError, ValueError) as error:
             return NoAnswerError(f"the endpoint's answer did not come ({type(error).__name__})")
         return (
             NoAnswerError(f"the endpoint's answer is larger than {_LARGEST} bytes")
@@ -158,21 +162,24 @@ class TokenEndpoint:
     async def _post(self, endpoint: str, credentials: OAuthCredentials, /) -> tuple[int, SecretBytes | None]:
         """The answer's status and body; None: it is too large."""
         if self._tls is None and endpoint.startswith("https"):
-            self._tls = await to_thread.run_sync(lambda: self._httpx.create_ssl_context(trust_env=self._trust_env))
+            self._tls = await to_thread.run_sync(lambda: httpx2.create_ssl_context(trust_env=self._trust_env))
         headers, form = self._request(credentials)
-        async with (
-            self._httpx.AsyncClient(
-                verify=self._tls or False, trust_env=self._trust_env, timeout=self._timeout, follow_redirects=False
-            ) as client,
-            client.stream("POST", endpoint, content=urlencode(form), headers=headers) as response,
-        ):
-            body = b""
-            async with aclosing(response.aiter_raw(4096)) as chunks:
-                async for chunk in chunks:
-                    body += chunk
+        body = SecretBytes()
+        status = 0
+        # A body that is too large is left by a cancellation: httpcore2's generators close themselves in no other way.
+        with anyio.CancelScope() as scope:
+            async with (
+                httpx2.AsyncClient(
+                    verify=self._tls or False, trust_env=self._trust_env, timeout=self._timeout, follow_redirects=False
+                ) as client,
+                client.stream("POST", endpoint, content=urlencode(form), headers=headers) as response,
+            ):
+                status = response.status_code
+                async for chunk in response.aiter_raw():
+                    body = SecretBytes(body + chunk)
                     if len(body) > _LARGEST:
-                        return response.status_code, None
-            return response.status_code, SecretBytes(body)
+                        scope.cancel()
+        return status, None if len(body) > _LARGEST else body
 
     def _request(self, credentials: OAuthCredentials, /) -> tuple[dict[str, str], dict[str, str]]:
         """The headers and the form of RFC 6749 section 6."""
@@ -204,7 +211,7 @@ class TokenEndpoint:
         except (msgspec.MsgspecError, UnicodeError, RecursionError):
             answer = _Answer()
         if answer.error is not None:
-            return RefusedError(answer.error)
+            return RefusedError("the provider refused the exchange", code=answer.error)
         if status != 200:
             return ExchangeError(f"the endpoint answered {status}, with no error of RFC 6749")
         if not _is_token(answer.access_token) or not _is_token(answer.refresh_token or "none"):
@@ -226,15 +233,3 @@ class TokenEndpoint:
 
 def _is_token(text: str | None, /) -> bool:
     return text is not None and _IS_TOKEN.fullmatch(text) is not None
-
-
-def _httpx() -> Any:
-    try:
-        import httpx2
-    except ImportError:
-        module: ModuleType | None = None
-    else:
-        module = httpx2
-    if module is None:
-        raise ConfigError("accountstore.oauth needs the package httpx2: pip install 'accountstore[oauth]'")
-    return module

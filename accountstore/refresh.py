@@ -233,6 +233,8 @@ class _Refresh(Generic[D]):
             with anyio.move_on_after(by - elapsed()) as limit:
                 try:
                     grant: object = await self.exchange(credentials)
+                except RefusedError as error:
+                    failure = RefusedError(f"the provider refused the exchange ({error.code})", code=error.code)
                 except ExchangeError as error:
                     failure = copy_error(error)
                 except (ConnectionError, TimeoutError) as error:
@@ -254,9 +256,9 @@ class _Refresh(Generic[D]):
     async def recover(
         self, opened: Opened[D], due: OAuthCredentials, mine: Lease, failure: ExchangeError, by: float, /
     ) -> Opened[D] | None:
-        """After a failed exchange: another's newer tokens; or None, where another has taken over and is at it; else what
-        the previous refresh token brings, for which some providers have a grace period; else the lease is dropped, and
-        the failure raised.
+        """After a failed exchange: another's newer tokens; or None, where another has taken over and is at it; else
+        what the previous refresh token brings, for which some providers have a grace period; else the lease is dropped,
+        and the failure raised.
         """
         with suppress(BackendError):
             opened = await self.leased.read()

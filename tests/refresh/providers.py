@@ -87,8 +87,8 @@ def real_provider() -> Generator[Provider]:
 
 
 class SmallProvider:
-    """Refresh tokens `R0`, `R1`, ... of one family, in this process. Each is good once: whoever uses a spent one revokes
-    them all. With `grace`, a spent one is taken again, and brings yet another.
+    """Refresh tokens `R0`, `R1`, ... of one family, in this process. Each is good once: whoever uses a spent one
+    revokes them all. With `grace`, a spent one is taken again, and brings yet another.
     """
 
     def __init__(self, *, grace: bool = False, lifetime: float = 3600.0, rotates: bool = True) -> None:
@@ -112,7 +112,7 @@ class SmallProvider:
             self.refusals += 1
             if given in self.spent:
                 self.good.clear()
-            raise RefusedError("invalid_grant")
+            raise RefusedError("spent", code="invalid_grant")
         self.exchanges += 1
         new = f"R{self.exchanges}" if self.rotates else None
         if new is not None:

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
     from accountstore import Version
     from accountstore.backends.base import Blob, Stat, WriteMode
-    from accountstore.model import OAuthCredentials
     from accountstore.grant import TokenGrant
+    from accountstore.model import OAuthCredentials
 
     Caller: TypeAlias = "Callable[[AccountStore, Callable[[OAuthCredentials], Awaitable[TokenGrant]]], Awaitable[Any]]"
 
@@ -239,7 +239,7 @@ class Schedules:
         return runs
 
     async def _follow(self, path: list[_Node], provider: SmallProvider, fault: Fault | None, /) -> Run | None:
-        """Run the schedule of a path and go on to its end, which is added to it; None: it is one that was run before."""
+        """Run the schedule of a path and go on to its end, which is added to it; None: it was run before."""
         run = self._current = Run(provider, fault, self._tasks)
         await store_over({"m": run.memory}).save(AT, provider.account())
         workers = [asyncio.ensure_future(self._one(run, task)) for task in range(self._tasks)]

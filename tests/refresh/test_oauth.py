@@ -11,7 +11,7 @@ from urllib.parse import parse_qs, unquote_plus
 
 import anyio
 import pytest
-from doubles import raises
+from doubles import raises, result
 
 pytest.importorskip("httpx2")
 
@@ -101,7 +101,10 @@ class Endpoint:
 async def ask(endpoint: Endpoint, credentials: OAuthCredentials = CREDENTIALS, /, **options: Any) -> TokenGrant:
     """What the exchange makes of an endpoint."""
     async with endpoint.listening():
-        return await TokenEndpoint(endpoint.url, insecure_http=True, **options)(credentials)
+        outcome = await result(TokenEndpoint(endpoint.url, insecure_http=True, **options)(credentials))
+    if isinstance(outcome, Exception):
+        raise outcome
+    return outcome
 
 
 # --- what is asked ---------------------------------------------------------------------------------------------------
@@ -160,8 +163,10 @@ async def test_the_documents_own_endpoint_is_asked_if_none_is_given() -> None:
         "https://x/#f",
         "https://[/",
         "https:///x",
-    ]
-    + ["https://x:99999/", "https://x/\n", "https://\u00e4/"],
+        "https://x:99999/",
+        "https://x/\n",
+        "https://\u00e4/",
+    ],
 )
 async def test_what_is_no_https_url_is_not_asked(url: str) -> None:
     """Not as an endpoint, nor as a document's `requestUrl`, where some programs put a token: it is not quoted."""
@@ -312,7 +317,7 @@ async def test_control_httpx_alone_would_log_it(caplog: pytest.LogCaptureFixture
     import httpx2
 
     caplog.set_level(logging.DEBUG)
-    async with Endpoint(answer({}, f"400 {CANARY}", f"X-Echo: {CANARY}")).listening() as echo:
-        async with httpx2.AsyncClient(trust_env=False) as client:
-            await client.post(echo.url, data={"grant_type": "refresh_token"})
+    echo = Endpoint(answer({}, f"400 {CANARY}", f"X-Echo: {CANARY}"))
+    async with echo.listening(), httpx2.AsyncClient(trust_env=False) as client:
+        await client.post(echo.url, data={"grant_type": "refresh_token"})
     assert CANARY in caplog.text

@@ -39,7 +39,6 @@ from accountstore.testing import Fault, store_over
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from accountstore.testing.faults import Operation
 
 pytestmark = pytest.mark.anyio
 
@@ -220,7 +219,7 @@ async def test_one_refused_account_does_not_keep_the_others_from_being_refreshed
 
     async def exchange(credentials: OAuthCredentials) -> TokenGrant:
         if credentials.refresh_token.reveal() == "S":
-            raise RefusedError("invalid_grant")
+            raise RefusedError("spent", code="invalid_grant")
         return TokenGrant(access_token="AT", refresh_token="T1", expires_in=3600)
 
     with raises(RefusedError, code="invalid_grant", location=MULTI_AT):
@@ -278,11 +277,11 @@ async def test_a_storage_without_compare_and_swap_is_refused() -> None:
 
 @pytest.mark.parametrize("code", ["invalid_grant", "invalid_client", "interaction_required canary"])
 async def test_a_refusal(store: AccountStore, code: str) -> None:
-    """The provider's refusal is raised with its code, if that is one of the RFC's; the document is as it was, and free."""
+    """The provider's refusal is raised with its code, if that is one of the RFC's; the document is free and the same."""
     await store.save(AT, oauth("R0"))
 
     async def refuse(credentials: OAuthCredentials) -> TokenGrant:
-        raise RefusedError(code)
+        raise RefusedError("canary", code=code)
 
     with raises(RefusedError, location=AT, code=code if "canary" not in code else "other") as caught:
         await store.refresh(AT, refuse)
@@ -303,7 +302,7 @@ async def test_a_refused_exchange_adopts_a_newer_token(store: AccountStore) -> N
                 old, refresh_token=Secret("N1"), access_token=Secret("NA"), expires_at=datetime.now(UTC) + timedelta(1)
             ),
         )
-        raise RefusedError("invalid_grant")
+        raise RefusedError("spent", code="invalid_grant")
 
     assert tokens((await store.refresh(AT, refuse)).document) == ("N1", "NA")
     assert tokens(await store.get(AT)) == ("N1", "NA")

@@ -100,9 +100,9 @@ async def test_every_schedule_without_a_fault_has_one_exchange(monkeypatch: pyte
 
 @pytest.mark.parametrize("kind", ["crash", "stall", "late"])
 async def test_every_schedule_with_a_fault_ends_well(kind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With one of the tasks dead, or standing still past its lease, at any of its steps: the others go on and get a good
-    token, where the provider takes a spent token again for a while; and so does the one that stood still, which spends
-    none while another has the lease, and whose late tokens do not win.
+    """With one of the tasks dead, or standing still past its lease, at any of its steps: the others go on and get a
+    good token, where the provider takes a spent token again for a while; and so does the one that stood still, which
+    spends none while another has the lease, and whose late tokens do not win.
     """
     schedules = Schedules(monkeypatch, refresh)
     count = Counter[str]()
@@ -120,8 +120,8 @@ async def test_every_schedule_with_a_fault_ends_well(kind: Any, monkeypatch: pyt
 async def test_a_family_is_lost_only_when_its_holder_has_spent_the_token(
     kind: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The same with a provider that revokes all at a second use: tasks are refused only where the one with the fault had
-    spent the token and not saved what it got. There is one exchange in all, and each task ends.
+    """The same with a provider that revokes all at a second use: tasks are refused only where the one with the fault
+    had spent the token and not saved what it got. There is one exchange in all, and each task ends.
     """
     schedules = Schedules(monkeypatch, refresh)
     count = Counter[str]()
