@@ -285,7 +285,7 @@ class _Refresh(Generic[D]):
         previous = due.refresh_token if new.refresh_token != due.refresh_token else mine.previous
         leases = {key_of(due.refresh_token): NO_LEASE, key_of(new.refresh_token): Lease(previous=previous)}
         attempt = 0
-        while _find(opened, due) is not None:
+        while _is_spent(opened, due, new):
             try:
                 if self.leased.is_free(self.leased.lease(opened, due), holder=mine.holder):
                     document = _with_tokens(opened.stored.document, due, new)
@@ -307,6 +307,16 @@ def _find(opened: Opened[D], credentials: OAuthCredentials, /) -> OAuthCredentia
     """The credentials as the document has them, if with the same tokens."""
     tokens = _tokens(credentials)
     return next((found for found in oauth_in(opened.stored.document) if _tokens(found) == tokens), None)
+
+
+def _is_spent(opened: Opened[D], due: OAuthCredentials, new: OAuthCredentials, /) -> bool:
+    """Whether the document still has the refresh token that brought new ones; where that stays good, with the access
+    token before. An edit of anything else, such as of the expiry, does not make it newer.
+    """
+    for found in oauth_in(opened.stored.document):
+        if found.refresh_token == due.refresh_token:
+            return new.refresh_token != due.refresh_token or found.access_token == due.access_token
+    return False
 
 
 def _renewed(spent: OAuthCredentials, grant: TokenGrant, at: datetime, /) -> OAuthCredentials:

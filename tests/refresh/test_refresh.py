@@ -277,7 +277,7 @@ async def test_a_storage_without_compare_and_swap_is_refused() -> None:
 
 @pytest.mark.parametrize("code", ["invalid_grant", "invalid_client", "interaction_required canary"])
 async def test_a_refusal(store: AccountStore, code: str) -> None:
-    """The provider's refusal is raised with its code, if that is one of the RFC's; the document is free and the same."""
+    """The provider's refusal is raised with its code, if it is one of the RFC's; the document is free and the same."""
     await store.save(AT, oauth("R0"))
 
     async def refuse(credentials: OAuthCredentials) -> TokenGrant:
@@ -418,6 +418,19 @@ async def test_a_field_that_is_not_ours_is_no_lease(store: AccountStore, field: 
     await put(store, provider.account(), field)
     assert tokens((await store.refresh(AT, provider.exchange)).document) == ("R1", "A1")
     assert await leases(store) == lease_of("R1", previous="R0")
+
+
+async def test_an_edit_of_the_expiry_meanwhile_does_not_lose_the_tokens(store: AccountStore) -> None:
+    """Somebody declares the token expired while it is exchanged: the new tokens are stored all the same."""
+    provider = SmallProvider()
+    await store.save(AT, provider.account())
+
+    async def exchange(credentials: OAuthCredentials) -> TokenGrant:
+        await edit(store, expired)
+        return provider.spend(credentials)
+
+    assert tokens((await store.refresh(AT, exchange)).document) == ("R1", "A1")
+    assert tokens(await store.get(AT)) == ("R1", "A1")
 
 
 async def test_an_edit_meanwhile_survives(store: AccountStore) -> None:
