@@ -23,6 +23,7 @@ from accountstore import (
     StoreConfig,
     __version__,
 )
+from accountstore.cli import refresh as refreshing
 from accountstore.cli.documents import kind_at, read_given, tree
 from accountstore.cli.exits import exit_codes, print_error
 from accountstore.cli.help import Command, Group
@@ -397,3 +398,6 @@ def mv(context: typer.Context, source: _Source, target: _Target, create: _Create
         where, onto = _source_and_target(source, target)
         _in_store(_config(context), lambda store: store.move(where, onto, mode=_mode(create)))
         _done(f"moved {where} to {onto}")
+
+
+app.command(cls=Command, epilog=refreshing.EXAMPLES)(refreshing.refresh)

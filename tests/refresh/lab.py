@@ -18,6 +18,7 @@ from contextlib import ExitStack
 from datetime import datetime, timedelta
 from importlib import import_module
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
@@ -105,7 +106,7 @@ class Lab:
         ]
 
 
-# --- the server and its workers ----------------------------------------------------------------------------------------
+# --- the server and its workers --------------------------------------------------------------------------------------
 
 
 def _serve(path: str, storage: dict[str, Any], /) -> None:
@@ -149,25 +150,19 @@ def _set_clocks_apart(seconds: float, /) -> None:
 
     right = lease.elapsed
     for module in (lease, refresh):
-        module.elapsed = lambda: right() + 1000 * seconds + os.getpid()
-    lease.datetime = Datetime  # type: ignore[misc]  # for this process only
+        setattr(module, "elapsed", lambda: right() + 1000 * seconds + os.getpid())  # noqa: B010 -- to a checker, it is final
+    setattr(lease, "datetime", Datetime)  # noqa: B010 -- as above
 
 
 async def _work(path: str, storage: dict[str, Any], /) -> None:
     import anyio
 
-    from accountstore import AccountStore, AccountStoreError, Event, Location, StorageConfig, StoreConfig
-    from accountstore.oauth import TokenEndpoint
+    from accountstore import AccountStore, Event, StorageConfig, StoreConfig
 
     events: list[Event] = []
-    endpoint = TokenEndpoint(authentication="post", insecure_http=True)
-    loaded = StoreConfig(storages={"lab": StorageConfig(**storage, timeout=60)})
-    async with AccountStore.open(loaded, observer=events.append) as store, await anyio.connect_unix(path) as stream:
-
-        async def tell(**what: Any) -> None:
-            await stream.send(json.dumps(what).encode() + b"\n")
-
-        await tell(pid=os.getpid())
+    config = StoreConfig(storages={"lab": StorageConfig(**storage, timeout=60)})
+    async with AccountStore.open(config, observer=events.append) as store, await anyio.connect_unix(path) as stream:
+        await stream.send(json.dumps({"pid": os.getpid()}).encode() + b"\n")
         buffered = b""
         while True:
             while b"\n" not in buffered:
@@ -176,47 +171,77 @@ async def _work(path: str, storage: dict[str, Any], /) -> None:
                 except anyio.EndOfStream:
                     return
             line, _, buffered = buffered.partition(b"\n")
-            command = json.loads(line)
-            at = Location.parse(command["at"])
-            answered = 0.0
-
-            async def exchange(credentials: Any, command: dict[str, Any] = command) -> Any:
-                nonlocal answered
-                if command.get("events"):
-                    await tell(event="before")
-                grant = await endpoint(credentials)
-                answered = time.monotonic()
-                if command.get("events"):
-                    await tell(event="answered")
-                return grant
-
-            terms = command.get("terms", {})
             events.clear()
-            started = time.monotonic()
-            outcomes: list[dict[str, Any]] = []
+            await _Command(store, stream, events, **json.loads(line)).run()
 
-            async def ask(outcomes: list[dict[str, Any]] = outcomes, **how: Any) -> None:
-                call = {"naive": _naive, "swap": _swap, "lease": AccountStore.refresh}[command.get("how", "lease")]
-                try:
-                    stored = await call(store, at, exchange, **how)
-                except AccountStoreError as error:
-                    outcomes.append({"error": type(error).__name__})
-                else:
-                    outcomes.append({"token": stored.document.credentials.access_token.reveal()})
 
-            async with anyio.create_task_group() as group:
-                for _ in range(command.get("tasks", 1)):
-                    group.start_soon(lambda: ask(**terms))
-            ended = time.monotonic()
-            told = [event for event in events if event.operation == "refresh"]
-            await tell(
-                outcomes=outcomes,
-                seconds=ended - started,
-                save=ended - answered if answered else None,
-                polls=sum(event.polls for event in told),
-                exchanges=sum(event.exchanges for event in told),
-                takeovers=sum(event.takeovers for event in told),
-            )
+class _Command:
+    """Refresh a document, in some tasks at once, and tell what came of it."""
+
+    def __init__(
+        self,
+        store: Any,
+        stream: Any,
+        events: list[Any],
+        /,
+        *,
+        at: str,
+        how: str = "lease",
+        tasks: int = 1,
+        terms: Mapping[str, Any] = MappingProxyType({}),
+        **tells: bool,
+    ) -> None:
+        from accountstore import AccountStore, Location
+        from accountstore.oauth import TokenEndpoint
+
+        self._stream = stream
+        self._observed = events
+        self._tells = tells.get("events", False)
+        self._endpoint = TokenEndpoint(authentication="post", insecure_http=True)
+        call = {"naive": _naive, "swap": _swap, "lease": AccountStore.refresh}[how]
+        self._call = lambda: call(store, Location.parse(at), self._exchange, **terms)
+        self._tasks = tasks
+        self._outcomes: list[dict[str, Any]] = []
+        self._answered: float | None = None
+
+    async def _tell(self, **what: Any) -> None:
+        await self._stream.send(json.dumps(what).encode() + b"\n")
+
+    async def _exchange(self, credentials: Any, /) -> Any:
+        if self._tells:
+            await self._tell(event="before")
+        grant = await self._endpoint(credentials)
+        self._answered = time.monotonic()
+        return grant
+
+    async def _ask(self) -> None:
+        from accountstore import AccountStoreError
+
+        try:
+            stored = await self._call()
+        except AccountStoreError as error:
+            self._outcomes.append({"error": type(error).__name__})
+        else:
+            self._outcomes.append({"token": stored.document.credentials.access_token.reveal()})
+
+    async def run(self) -> None:
+        """Do it."""
+        import anyio
+
+        started = time.monotonic()
+        async with anyio.create_task_group() as group:
+            for _ in range(self._tasks):
+                group.start_soon(self._ask)
+        ended = time.monotonic()
+        told = [event for event in self._observed if event.operation == "refresh"]
+        await self._tell(
+            outcomes=self._outcomes,
+            seconds=ended - started,
+            save=ended - self._answered if self._answered is not None else None,
+            polls=sum(event.polls for event in told),
+            exchanges=sum(event.exchanges for event in told),
+            takeovers=sum(event.takeovers for event in told),
+        )
 
 
 def _granted(credentials: Any, grant: Any, /) -> Any:

@@ -52,7 +52,7 @@ def tokens(account: Account, /) -> tuple[str, str | None]:
     credentials = account.credentials
     assert isinstance(credentials, OAuthCredentials)
     access = credentials.access_token
-    return credentials.refresh_token.reveal(), access and access.reveal()
+    return credentials.refresh_token.reveal(), None if access is None else access.reveal()
 
 
 async def leases(store: AccountStore, location: Location = AT, /) -> dict[str, Any]:
@@ -387,6 +387,7 @@ async def test_an_exchange_that_never_returns(store: AccountStore) -> None:
 
     async def hang(credentials: OAuthCredentials) -> TokenGrant:
         await anyio.sleep_forever()
+        raise AssertionError("it was woken")
 
     with raises(NoAnswerError, match="did not end within its lease"):
         await store.refresh(AT, hang, lease=0.2)
