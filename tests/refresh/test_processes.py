@@ -37,7 +37,7 @@ pytestmark = pytest.mark.once
 pytest.importorskip("httpx2")
 
 EXPIRIES = int(os.environ.get("ACCOUNTSTORE_EXPIRIES", "3"))
-KILLS = int(os.environ.get("ACCOUNTSTORE_REFRESH_KILLS", "12"))
+KILLS = int(os.environ.get("ACCOUNTSTORE_REFRESH_KILLS", "6"))
 WORKERS = int(os.environ.get("ACCOUNTSTORE_REFRESH_WORKERS", "4"))
 AT = Location("shared.account", folder="mail")
 PAST = datetime(2001, 1, 1, tzinfo=UTC)
@@ -206,7 +206,7 @@ def test_a_holder_that_is_killed_is_taken_over(grace: int, tmp_path: Path, provi
     """The holder dies at any moment: the others go on when its lease is over. A family is lost only where the holder
     had spent the token and not saved what it got; with the provider's grace period none is.
     """
-    lease, delay = 0.5, 20
+    lease, delay = 1.0, 20
     provider.set(grace=grace, delay=delay)
     shared = Shared(str(tmp_path))
     shared.put(provider.account())
@@ -226,15 +226,15 @@ def test_a_holder_that_is_killed_is_taken_over(grace: int, tmp_path: Path, provi
             time.sleep(seed.uniform(0, 0.002) if kill % 3 == 0 else seed.uniform(0, delay / 1000 + 0.02))
             holder.kill()
             began = time.monotonic()
-            spent = provider.counts()["exchanges"] - before["exchanges"]
             outcomes: list[dict[str, Any]] = []
             for worker in workers:
                 if worker is not holder:
                     answer = worker.answer()
                     outcomes += answer["outcomes"]
                     waits.append(time.monotonic() - began)
-                    if answer["save"]:
+                    if answer["save"] is not None:
                         saves.append(answer["save"])
+                        count["exchanges of survivors"] += 1
             with suppress(EOFError, ConnectionResetError):
                 holder.answer()
                 count["ended before"] += 1
@@ -243,19 +243,20 @@ def test_a_holder_that_is_killed_is_taken_over(grace: int, tmp_path: Path, provi
             counts = since(provider, before)
             count["kills"] += 1
             count["exchanges"] += counts["exchanges"]
-            if counts["revoked"]:
+            assert grace or counts["exchanges"] == 1
+            if counts["revoked"]:  # so the one exchange was the holder's, who has not saved it
                 count["families lost"] += 1
-                assert (grace, spent) == (0, 1)
-                assert counts["exchanges"] == 1
+                assert grace == 0
+                assert outcomes == [{"error": "RefusedError"}] * len(outcomes)
                 shared.put(provider.account())
             else:
-                assert counts["exchanges"] in ({1} if not grace else {1, 2})
                 tokens = {outcome.get("token", outcome.get("error")) for outcome in outcomes}
                 assert all(is_good(provider, str(token)) for token in tokens), tokens
     slowest = max(waits)
+    width = f"{1000 * statistics.median(saves):.1f} ms" if saves else "not seen"
     print(
         f"grace {grace} ms: {dict(count)}; the longest wait after a kill {slowest:.2f} s with leases of {lease} s;"
-        f" from answer to saved {1000 * statistics.median(saves):.1f} ms"
+        f" from answer to saved {width}"
     )
     assert count["kills"] == KILLS
     if grace:
