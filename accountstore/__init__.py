@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from accountstore.check import Check
     from accountstore.config import StorageConfig, StoreConfig
     from accountstore.events import Event, Observer
+    from accountstore.grant import Exchange, TokenGrant
     from accountstore.listing import Entry, Folder, Skipped
     from accountstore.location import Location
     from accountstore.model import (
@@ -55,27 +56,35 @@ __all__ = [
     "EncodeError",
     "Entry",
     "Event",
+    "Exchange",
+    "ExchangeError",
     "ExistsError",
     "ExtensionError",
     "Folder",
     "FullError",
     "JournalError",
+    "LeaseError",
     "Location",
     "LocationError",
     "MultiAccount",
+    "NoAnswerError",
     "NoCredentials",
+    "NoOAuthError",
     "NotFoundError",
     "NotRegularError",
     "OAuthCredentials",
     "Observer",
     "PasswordCredentials",
     "ProtocolType",
+    "RefreshError",
+    "RefusedError",
     "Secret",
     "SecurityOptions",
     "Skipped",
     "StorageConfig",
     "StoreConfig",
     "Stored",
+    "TokenGrant",
     "TooLargeError",
     "UnavailableError",
     "UncertainError",
@@ -97,6 +106,7 @@ _HOMES = {
     "check": "Check",
     "config": "StorageConfig StoreConfig",
     "events": "Event Observer",
+    "grant": "Exchange TokenGrant",
     "listing": "Entry Folder Skipped",
     "location": "Location",
     "model": (

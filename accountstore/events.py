@@ -44,6 +44,9 @@ class Event(Struct, frozen=True, kw_only=True):
     written, `attempts` counts the tries of an `update` or `move`, `seconds` the whole operation. `skipped` counts what
     a page of a listing left out, because no location names it. `retries` names the storage of each request that was
     made again after a temporary failure, as a busy storage answers 503 or 429: of a batch, on each of its documents.
+    Of a `refresh`, `polls` counts the reads while another had the lease, `exchanges` the calls of the exchange,
+    `takeovers` the leases taken from holders whose time was up; all are 0 for a token that was valid, or that another
+    task of the process has renewed.
     """
 
     operation: str
@@ -57,6 +60,9 @@ class Event(Struct, frozen=True, kw_only=True):
     seconds: float
     skipped: int = 0
     retries: tuple[str, ...] = ()
+    polls: int = 0
+    exchanges: int = 0
+    takeovers: int = 0
 
 
 Observer: TypeAlias = "Callable[[Event], object]"
@@ -92,6 +98,9 @@ class EventLog(Struct, frozen=True, eq=False):
             seconds=seconds,
             skipped=operation.skipped,
             retries=operation.retries,
+            polls=operation.polls,
+            exchanges=operation.exchanges,
+            takeovers=operation.takeovers,
         )
         if self.observer is None:
             what = str(event.location or event.storage) + (f" to {event.target}" if event.target is not None else "")
@@ -160,6 +169,9 @@ class Operation(Retries, eq=False):
     bytes: int | None = None
     attempts: int = 1
     skipped: int = 0
+    polls: int = 0
+    exchanges: int = 0
+    takeovers: int = 0
     started: float = field(default_factory=time.perf_counter)
 
     def record(self, state: S, /) -> S:

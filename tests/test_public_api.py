@@ -29,12 +29,14 @@ if TYPE_CHECKING:
 
 NAMES = {
     "accountstore": """
-        Account AccountStore Capabilities Check Copied Credentials Document Entry Event Folder Location MultiAccount
+        Account AccountStore Capabilities Check Copied Credentials Document Entry Event Exchange Folder Location
+        MultiAccount
         NoCredentials OAuthCredentials Observer PasswordCredentials ProtocolType Secret SecurityOptions Skipped
-        StorageConfig StoreConfig Stored Version WriteMode from_json json_schema masked to_json
+        StorageConfig StoreConfig Stored TokenGrant Version WriteMode from_json json_schema masked to_json
         AccountStoreError BackendError ClosedError ConfigError ConflictError DecodeError DeniedError DocumentError
-        EncodeError ExistsError ExtensionError FullError JournalError LocationError NotFoundError NotRegularError
-        TooLargeError UnavailableError UncertainError UnknownFieldError UnsupportedError
+        EncodeError ExchangeError ExistsError ExtensionError FullError JournalError LeaseError LocationError NoAnswerError
+        NoOAuthError NotFoundError NotRegularError RefreshError RefusedError TooLargeError UnavailableError
+        UncertainError UnknownFieldError UnsupportedError
     """,
     "accountstore.backends.base": """
         Backend BackendFactory BatchBackend Blob Capabilities Stat Version Write WriteMode
@@ -54,8 +56,8 @@ NAMES = {
 """The public names by their modules: a change here is a change of the interface."""
 
 STORE = """
-    open aclose get get_multi read read_multi save save_multi update update_multi read_json save_json stat exists delete
-    copy move list get_many save_many copy_many storages capabilities check scoped filesystem
+    open aclose get get_multi read read_multi save save_multi update update_multi refresh refresh_multi read_json
+    save_json stat exists delete copy move list get_many save_many copy_many storages capabilities check scoped filesystem
 """
 """The public members of `AccountStore`."""
 
@@ -68,6 +70,7 @@ EXTRAS = {
     "obstore": "obstore",
     "cli": "typer",
     "dask": "distributed",
+    "oauth": "httpx2",
 }
 """What is left out here where its package is not installed: backends, and the command line."""
 MODULES = sorted(

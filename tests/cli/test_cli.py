@@ -522,7 +522,7 @@ def test_the_configuration_is_chosen_on_the_command_line_or_by_the_environment(m
 
 NAMES = (
     *("demo", "storages", "config", "check", "save", "edit", "import", "get", "stat", "ls", "tree", "rm", "cp", "mv"),
-    "completion",
+    *("completion", "refresh"),
 )
 
 
