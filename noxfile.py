@@ -37,7 +37,7 @@ def _interpreters() -> list[str]:
 
 PYTHONS = _interpreters()
 NEWEST = PYTHONS[-1]
-EVERYTHING = "cli,testing,s3,gcs,azure,fast"
+EVERYTHING = "cli,testing,s3,gcs,azure,fast,transit,aws-kms"
 HUNG = "--timeout=1200"
 """Ends a test that hangs: no test takes so long on any machine that is of use."""
 

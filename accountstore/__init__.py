@@ -15,8 +15,8 @@ from accountstore.errors import *
 if TYPE_CHECKING:
     from accountstore.backends.base import Capabilities, Version, WriteMode
     from accountstore.bodies import from_json, json_schema, masked, to_json
-    from accountstore.check import Check
-    from accountstore.config import StorageConfig, StoreConfig
+    from accountstore.check import Check, Sealing
+    from accountstore.config import Encryption, StorageConfig, StoreConfig
     from accountstore.events import Event, Observer
     from accountstore.listing import Entry, Folder, Skipped
     from accountstore.location import Location
@@ -39,6 +39,7 @@ __all__ = [
     "Account",
     "AccountStore",
     "AccountStoreError",
+    "AlgorithmError",
     "BackendError",
     "Capabilities",
     "Check",
@@ -51,28 +52,38 @@ __all__ = [
     "Document",
     "DocumentError",
     "EncodeError",
+    "Encryption",
     "Entry",
+    "EnvelopeError",
     "Event",
     "ExistsError",
     "ExtensionError",
     "Folder",
     "FullError",
+    "KeyDeniedError",
+    "KeyProviderError",
     "Location",
     "LocationError",
+    "MissingKeyError",
+    "MovedError",
     "MultiAccount",
     "NoCredentials",
     "NotFoundError",
     "NotRegularError",
+    "NotSealedError",
     "OAuthCredentials",
     "Observer",
     "PasswordCredentials",
     "ProtocolType",
+    "SealError",
+    "Sealing",
     "Secret",
     "SecurityOptions",
     "Skipped",
     "StorageConfig",
     "StoreConfig",
     "Stored",
+    "TamperedError",
     "TooLargeError",
     "UnavailableError",
     "UncertainError",
@@ -80,6 +91,7 @@ __all__ = [
     "UnsupportedError",
     "Version",
     "WriteMode",
+    "WrongKeyError",
     "from_json",
     "json_schema",
     "masked",
@@ -90,8 +102,8 @@ __version__ = "0.1.0"
 _HOMES = {
     "backends.base": "Capabilities Version WriteMode",
     "bodies": "from_json json_schema masked to_json",
-    "check": "Check",
-    "config": "StorageConfig StoreConfig",
+    "check": "Check Sealing",
+    "config": "Encryption StorageConfig StoreConfig",
     "events": "Event Observer",
     "listing": "Entry Folder Skipped",
     "location": "Location",

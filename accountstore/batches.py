@@ -13,7 +13,7 @@ import anyio
 from anyio.lowlevel import checkpoint
 
 from accountstore.aio.pages import items_of
-from accountstore.backends.base import Blob, Version, Write, WriteMode
+from accountstore.backends.base import Blob, Stat, Version, Write, WriteMode
 from accountstore.client import condition_of
 from accountstore.errors import AccountStoreError, LocationError
 from accountstore.events import EventLog, Operation
@@ -39,8 +39,9 @@ class _Member(NamedTuple, Generic[T]):
     document: T
 
 
-_Work: TypeAlias = "Callable[[Storage, Sequence[_Member[T]], dict[int, _Result]], Awaitable[None]]"
-"""Does what is to be done with documents of one storage, and puts the results at their places."""
+_Work: TypeAlias = "Callable[[Storage, Sequence[_Member[T]], dict[int, _Result], int], Awaitable[None]]"
+"""Does what is to be done with documents of one storage, so many requests at a time where the backend takes one document
+each, and puts the results at their places."""
 
 
 def get_many(
@@ -143,17 +144,20 @@ class _Windows(Generic[T]):
                 by_storage.setdefault(ref.storage, []).append(_Member(place, ref, document))
         turn = anyio.CapacityLimiter(self._concurrency)
 
-        async def work(storage: Storage, members: Sequence[_Member[T]]) -> None:
+        async def work(storage: Storage, members: Sequence[_Member[T]], at_once: int) -> None:
             async with turn:
-                await self._work(storage, members, results)
+                await self._work(storage, members, results, at_once)
 
         async with anyio.create_task_group() as tasks:
             for storage, members in by_storage.items():
                 size = storage.client.capabilities.batch
                 if size > 1:  # a folder's documents together: a batch opens each of its folders
                     members.sort(key=lambda member: member.ref.folder)
+                at_once = 1
+                if size == 1 and storage.sealer is not None and storage.sealer.ring.remote:
+                    size, at_once = len(members), self._concurrency  # so that a key service is asked once
                 for start in range(0, len(members), size):
-                    tasks.start_soon(work, storage, members[start : start + size])
+                    tasks.start_soon(work, storage, members[start : start + size], at_once)
         return [(location, results[place]) for place, (location, _) in enumerate(window)]
 
 
@@ -167,8 +171,13 @@ def _location_of(item: Any, /) -> Location:
     return location
 
 
-async def _read(storage: Storage, members: Sequence[_Member[None]], results: dict[int, _Result], /) -> None:
-    blobs = await storage.client.read_many([member.ref.key for member in members])
+async def _read(
+    storage: Storage, members: Sequence[_Member[None]], results: dict[int, _Result], at_once: int, /
+) -> None:
+    keys = [member.ref.key for member in members]
+    blobs = await storage.client.read_many(keys, at_once=at_once)
+    if storage.sealer is not None:
+        blobs = await storage.sealer.open_many(keys, blobs, storage.client.deadline())
     stretch = 0
     for (place, ref, _), blob in zip(members, blobs, strict=True):
         results[place] = _result(ref, partial(_open, ref), blob)
@@ -183,7 +192,12 @@ def _open(ref: DocumentRef, blob: Blob, /) -> Stored[Document]:
 
 
 async def _write(
-    mode: WriteMode, storage: Storage, members: Sequence[_Member[Document]], results: dict[int, _Result], /
+    mode: WriteMode,
+    storage: Storage,
+    members: Sequence[_Member[Document]],
+    results: dict[int, _Result],
+    at_once: int,
+    /,
 ) -> None:
     writes: list[Write] = []
     written: list[_Member[Document]] = []
@@ -203,9 +217,19 @@ async def _write(
         if stretch >= _STRETCH:
             stretch = 0
             await checkpoint()
-    stats = await storage.client.write_many(writes)
+    stats = await _write_all(storage, writes, at_once)
     for (place, ref, document), stat in zip(written, stats, strict=True):
         results[place] = _result(ref, partial(stored, document), stat)
+
+
+async def _write_all(storage: Storage, writes: Sequence[Write], at_once: int, /) -> Sequence[Stat | AccountStoreError]:
+    """Seal, where the storage is sealed, and write."""
+    if storage.sealer is not None:
+        try:
+            writes = await storage.sealer.seal_many(writes, storage.client.deadline())
+        except AccountStoreError as error:
+            return [error.with_traceback(None)] * len(writes)
+    return await storage.client.write_many(writes, at_once=at_once)
 
 
 def _result(ref: DocumentRef, take: Callable[[A], Stored[Document]], answer: A | AccountStoreError, /) -> _Result:

@@ -4,22 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from msgspec import Struct
 
 from accountstore.backends.base import Blob, Stat, Version, WriteMode
 from accountstore.client import Condition, StorageClient
-from accountstore.codecs import BYTE_ORDER_MARK, JSON, Codec, without_mark
-from accountstore.errors import BackendError, DecodeError, EncodeError, NotFoundError
+from accountstore.codecs import BYTE_ORDER_MARK, JSON, Codec, is_sealed, without_mark
+from accountstore.errors import BackendError, DecodeError, EncodeError, MissingKeyError, NotFoundError
 from accountstore.location import Located, Location
 from accountstore.model import Account, Document, MultiAccount
 from accountstore.secrets import SecretBytes
 from accountstore.validation import check_size, kind_of
 
+if TYPE_CHECKING:
+    from accountstore.sealing.sealer import Sealer  # with what only sealed storages need
+
 D = TypeVar("D", bound=Account | MultiAccount)
 T_co = TypeVar("T_co", covariant=True)
 T = TypeVar("T")
+
+
+_SEALED = (
+    "the document is sealed (encrypted): give its storage `encryption` with the keys; it needs a package:"
+    " pip install 'accountstore[crypto]'"
+)
 
 
 class Stored(Struct, Generic[T_co], frozen=True):
@@ -39,7 +48,7 @@ class Opened(Struct, Generic[T_co], frozen=True, eq=False):
 
 
 class Storage(Struct, frozen=True, eq=False):
-    """A storage client with a codec and the limit of a document.
+    """A storage client with a codec, the limit of a document, and a sealer where it is encrypted.
 
     `url` and `options` decide whether two storages are one. They do not show in `repr`.
     """
@@ -49,6 +58,7 @@ class Storage(Struct, frozen=True, eq=False):
     max_bytes: int
     url: str
     options: Mapping[str, object]
+    sealer: Sealer | None = None
 
     @property
     def name(self) -> str:
@@ -81,11 +91,19 @@ class Storage(Struct, frozen=True, eq=False):
         return SecretBytes(data)
 
     def open(self, blob: Blob, kind: type[D], /) -> Opened[D]:
-        """The document in the bytes. Raises `DecodeError`."""
+        """The document in the plain bytes. Raises `DecodeError`, `TooLargeError`."""
         stat, data = blob.stat, blob.data
         if data.startswith(BYTE_ORDER_MARK) and self.codec is JSON:
             data = without_mark(data)
-        return Opened(Stored(self.codec.decode(data, kind), blob.version, stat.size, stat.modified), data)
+        if self.sealer is not None:
+            check_size(len(data), self.max_bytes)  # the client's limit is that of sealed bytes
+        try:
+            document = self.codec.decode(data, kind)
+        except DecodeError:
+            if self.sealer is None and is_sealed(data):
+                raise MissingKeyError(_SEALED) from None
+            raise
+        return Opened(Stored(document, blob.version, stat.size, stat.modified), data)
 
 
 class DocumentRef(Struct, frozen=True, eq=False):
@@ -118,9 +136,13 @@ class DocumentRef(Struct, frozen=True, eq=False):
         return f"{self.storage.url.rstrip('/')}/{self.key}"
 
     async def read(self, kind: type[D], /) -> Opened[D]:
-        """The document. Raises `NotFoundError`, `DecodeError`, `TooLargeError`."""
+        """The document. Raises `NotFoundError`, `DecodeError`, `TooLargeError`, `SealError`."""
+        storage = self.storage
         with Located(self.location):
-            return self.storage.open(await self.storage.client.read(self.key, self.by), kind)
+            blob = await storage.client.read(self.key, self.by)
+            if storage.sealer is not None:
+                blob = await storage.sealer.open(self.key, blob, self.by)
+            return storage.open(blob, kind)
 
     async def stat(self) -> Stat:
         """Size, version and time. Raises `NotFoundError`."""
@@ -135,20 +157,26 @@ class DocumentRef(Struct, frozen=True, eq=False):
             return None
 
     async def write(self, document: D, kind: type[D], mode: WriteMode, original: bytes | None = None, /) -> Stored[D]:
-        """Encode and write a document. Raises as `Storage.encode` and `StorageClient.write`."""
+        """Encode and write a document. Raises as `Storage.encode`, `Sealer.seal` and `StorageClient.write`."""
+        storage = self.storage
         with Located(self.location):
-            data = self.storage.encode(document, kind, original)
-            return stored(document, await self.storage.client.write(self.key, data, mode, self.by))
+            data: bytes = storage.encode(document, kind, original)
+            if storage.sealer is not None:
+                data = await storage.sealer.seal(self.key, data, self.by)
+            return stored(document, await storage.client.write(self.key, data, mode, self.by))
 
     async def write_copy(
         self, opened: Opened[D], source: Storage, mode: WriteMode, fields: Mapping[str, Any] | None = None, /
     ) -> Stored[D]:
         """Write a document that was opened on another storage, unknown fields included, and these."""
+        storage = self.storage
         with Located(self.location):
-            data = self.storage.transcode(opened.plain, source.codec, self.kind)
+            data: bytes = storage.transcode(opened.plain, source.codec, self.kind)
             if fields is not None:
-                data = SecretBytes(self.storage.codec.merge(opened.stored.document, data, set=fields))
-            return stored(opened.stored.document, await self.storage.client.write(self.key, data, mode, self.by))
+                data = SecretBytes(storage.codec.merge(opened.stored.document, data, set=fields))
+            if storage.sealer is not None:
+                data = await storage.sealer.seal(self.key, data, self.by)
+            return stored(opened.stored.document, await storage.client.write(self.key, data, mode, self.by))
 
     async def read_json(self) -> Stored[bytes]:
         """The document's JSON, whole. As `read`."""
@@ -168,7 +196,9 @@ class DocumentRef(Struct, frozen=True, eq=False):
                 JSON.decode(data, self.kind)
             except DecodeError as error:
                 raise EncodeError(error.message, field=error.field) from None
-            encoded = self.storage.transcode(data, JSON, self.kind)
+            encoded: bytes = self.storage.transcode(data, JSON, self.kind)
+            if self.storage.sealer is not None:
+                encoded = await self.storage.sealer.seal(self.key, encoded, self.by)
             return stored(None, await self.storage.client.write(self.key, encoded, mode, self.by))
 
     async def delete(self, version: Version | None = None, /) -> None:

@@ -13,7 +13,7 @@ T = TypeVar("T")
 _FOREIGN = frozenset(
     {
         *("adlfs", "aiobotocore", "aiohttp", "azure", "botocore", "fsspec", "gcsfs", "google", "google_auth_oauthlib"),
-        *("msal", "requests", "requests_oauthlib", "s3fs", "urllib3"),
+        *("httpcore2", "httpx2", "msal", "requests", "requests_oauthlib", "s3fs", "urllib3"),
     }
 )
 """The first part of the names of their loggers."""

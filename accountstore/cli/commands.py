@@ -26,6 +26,7 @@ from accountstore import (
 from accountstore.cli.documents import kind_at, read_given, tree
 from accountstore.cli.exits import exit_codes, print_error
 from accountstore.cli.help import Command, Group
+from accountstore.cli.keys import keys
 from accountstore.cli.listing import leading_on, print_listing
 from accountstore.cli.show import (
     console,
@@ -58,6 +59,8 @@ app: typer.Typer = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["--help", "-h"]},
 )
+
+app.add_typer(keys, name="keys")
 
 _Where = Annotated[
     str, typer.Argument(metavar="LOCATION", help="Where the document is: [STORAGE:][FOLDER/]FILE.", show_default=False)
