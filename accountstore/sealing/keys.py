@@ -10,14 +10,13 @@ from __future__ import annotations
 import json
 import os
 import stat
-from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, cast
 
-from accountstore.errors import ConfigError, DecodeError
-from accountstore.sealing.envelope import KEY_BYTES, MAX_KEY_ID
+from accountstore.errors import ConfigError, DecodeError, EnvelopeError
+from accountstore.sealing.envelope import KEY_BYTES, MAX_KEY_ID, from_base64url, to_base64url
 from accountstore.secrets import SecretBytes
 from accountstore.strict import check_json
 
@@ -68,15 +67,11 @@ def _members(data: bytes, /) -> list[dict[str, Any]]:
 
 
 def _key(text: object, where: str, /) -> SecretBytes:
-    with suppress(ValueError, TypeError):
-        key = SecretBytes(urlsafe_b64decode(f"{cast('str', text)}=="))
-        if len(key) == KEY_BYTES and _text(key) == text:
+    with suppress(EnvelopeError):
+        key = SecretBytes(from_base64url(text, where) if isinstance(text, str) else b"")
+        if len(key) == KEY_BYTES:
             return key
     raise ConfigError(f"{where}: must be {KEY_BYTES} bytes in base64url, without padding")
-
-
-def _text(key: bytes, /) -> str:
-    return urlsafe_b64encode(key).rstrip(b"=").decode("ascii")
 
 
 def read_keys(path: str | os.PathLike[str], /) -> dict[str, SecretBytes]:
@@ -112,7 +107,7 @@ def add_key(path: str | os.PathLike[str], key_id: str | None = None, /, *, prima
     """
     made, key = new_key()
     kid = made if key_id is None else key_id
-    jwk = {"kty": "oct", "kid": kid, "alg": ALGORITHM, "k": _text(key)}
+    jwk = {"kty": "oct", "kid": kid, "alg": ALGORITHM, "k": to_base64url(key)}
     _edit(os.fspath(path), lambda members: [jwk, *members] if primary else [*members, jwk], make=True)
     return kid
 

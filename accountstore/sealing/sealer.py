@@ -63,32 +63,33 @@ class Sealer:
         """The sealed document. Raises `KeyDeniedError`, `KeyProviderError`."""
         if self.mode == "unsealing":
             return data
-        return (await self._seal([place_of(self.storage_id, key)], [data], by))[0]
+        place, content_key = place_of(self.storage_id, key), new_content_key()
+        return seal(place, data, content_key, await self.ring.wrap((content_key,), (place,), by))
 
     async def seal_many(self, writes: Sequence[Write], by: float, /) -> list[Write]:
         """The same writes, of sealed documents. As `seal`."""
         if self.mode == "unsealing" or not writes:
             return [*writes]
         places = [place_of(self.storage_id, write.key) for write in writes]
-        sealed = await self._seal(places, [write.data for write in writes], by)
-        return [write._replace(data=data) for write, data in zip(writes, sealed, strict=True)]
-
-    async def _seal(self, places: Sequence[str], documents: Sequence[bytes], by: float, /) -> list[bytes]:
         keys = [new_content_key() for _ in places]
         wrapped = await self.ring.wrap(keys, places, by)
-        sealed: list[bytes] = []
+        sealed: list[Write] = []
         stretch = 0
-        for place, data, key, each in zip(places, documents, keys, wrapped, strict=True):
-            stretch = await _pause(stretch + len(data))
-            sealed.append(seal(place, data, key, (each,)))
+        for write, place, key, each in zip(writes, places, keys, wrapped, strict=True):
+            stretch = await _pause(stretch + len(write.data))
+            sealed.append(write._replace(data=seal(place, write.data, key, (each,))))
         return sealed
 
     # --- opening ------------------------------------------------------------------------------------------------------
 
     async def open(self, key: str, blob: Blob, by: float, /) -> Blob:
         """The plain document that was read, which may have been plain where that is allowed. Raises `SealError`."""
-        result = (await self.open_many([key], [blob], by))[0]
-        if isinstance(result, AccountStoreError):
+        one = self._take_apart(key, blob.data)
+        if one is None:
+            return blob
+        found = _explained(one, (await self.ring.unwrap(one.provider, (one.key,), (one.place,), by))[0])
+        result = found if isinstance(found, SealError) else _open(one, found, blob)
+        if isinstance(result, SealError):
             raise result
         return result
 

@@ -434,7 +434,7 @@ async def test_two_kinds_are_told_apart_in_a_store() -> None:
     store = sealed_over({"main": backend})
     await store.save(AT, ACCOUNT)
     await store.save_multi(MULTI_AT, MULTI)
-    one, two = (await backend.read(at.path, limit=10**6) for at in (AT, MULTI_AT))
+    one, two = [await backend.read(at.path, limit=10**6) for at in (AT, MULTI_AT)]
     await backend.write(AT.path, two.data, mode="overwrite")
     await backend.write(MULTI_AT.path, one.data, mode="overwrite")
     with raises(errors.MovedError, location=AT):
