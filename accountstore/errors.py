@@ -9,7 +9,7 @@
     │   │   └── UnknownFieldError                   `from_json` met a field that the model does not have
     │   ├── DecodeError                             what the storage holds
     │   └── TooLargeError                           more bytes than the store allows
-    ├── SealError            (ValueError)           a sealed document does not open, or nothing can be sealed
+    ├── SealError                                   a sealed document does not open, or nothing can be sealed
     │   ├── MissingKeyError                         none of the keys that open it is at hand
     │   ├── WrongKeyError                           the key of that id is not the one that sealed it
     │   ├── TamperedError                           contents or header are not what was sealed
@@ -151,7 +151,7 @@ class TooLargeError(DocumentError):
     """The document is larger than the store's `max_bytes`."""
 
 
-class SealError(AccountStoreError, ValueError):
+class SealError(AccountStoreError):
     """A sealed document does not open, or a document cannot be sealed. Nothing was written.
 
     `key_id` names the key that it is about, or is None. There is never a fallback to plaintext.

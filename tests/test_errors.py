@@ -6,14 +6,16 @@ import builtins
 import copy
 import errno
 import inspect
+import json
 import os
 import pickle
 import re
 import traceback
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 import pytest
 import samples
+import sealed
 from calls import EITHER, EVERY, SINGLE, ends
 from doubles import BatchMemory, Recording
 from msgspec.structs import replace
@@ -23,6 +25,7 @@ from accountstore import AccountStore, Location, PasswordCredentials, StoreConfi
 from accountstore.backends.base import classify_error
 from accountstore.backends.memory import MemoryBackend
 from accountstore.errors import AccountStoreError, BackendError, DocumentError, NotFoundError, UnavailableError
+from accountstore.sealing import StaticKeys
 from accountstore.testing import store_over
 
 if TYPE_CHECKING:
@@ -100,9 +103,9 @@ def test_the_tree_is_as_drawn() -> None:
 
 
 def test_only_unavailable_is_temporary() -> None:
-    """`temporary` is true of `UnavailableError` and its kinds, false of all others, on the class and on the object."""
+    """`temporary` is true of `UnavailableError` and its kinds, and of a key service's, on class and object; else false."""
     for cls in CLASSES:
-        assert cls.temporary is cls("x").temporary is issubclass(cls, UnavailableError)
+        assert cls.temporary is cls("x").temporary is issubclass(cls, (UnavailableError, errors.KeyProviderError))
 
 
 def system_error(number: int, /) -> OSError:
@@ -116,6 +119,54 @@ def from_storage(error: BaseException, /) -> Awaitable[object]:
 async def after_closing(store: AccountStore, /) -> object:
     await store.aclose()
     return await store.get(AT)
+
+
+class KeyService:
+    """A key service that only fails."""
+
+    algorithm, binds_context, remote = "test", True, True
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    async def wrap(self, keys: object, contexts: object) -> NoReturn:
+        raise self.error
+
+
+def without_service(error: Exception, /) -> Awaitable[object]:
+    """A save whose key service fails."""
+    own = sealed.sealer(cast("Any", KeyService(error)))
+    return sealed.sealed_over({"main": MemoryBackend()}, {"main": own}).save(AT, ACCOUNT)
+
+
+async def changed(key: str = "old", **members: object) -> object:
+    """A get of a sealed document with these members, by a key of this id."""
+    backend = MemoryBackend()
+    await sealed.sealed_over({"main": backend}).save(AT, ACCOUNT)
+    tree = json.loads((await backend.read(AT.path, limit=10**6)).data)
+    await backend.write(AT.path, json.dumps(tree | members).encode(), mode="overwrite")
+    own = sealed.sealer(StaticKeys({key: sealed.KEYS["old"]}))
+    return await sealed.sealed_over({"main": backend}, {"main": own}).get(AT)
+
+
+async def moved(target: Location) -> object:
+    """A get of a sealed document whose file was moved."""
+    backend = MemoryBackend()
+    store = sealed.sealed_over({"main": backend})
+    await store.save(AT, ACCOUNT)
+    await backend.write(target.path, (await backend.read(AT.path, limit=10**6)).data, mode="overwrite")
+    return await store.get(target)
+
+
+def recipient(alg: str = "A256KW", key: bytes = bytes(40)) -> list[Any]:
+    return [{"header": {"alg": alg, "kid": "old"}, "encrypted_key": sealed.b64(key)}]
+
+
+async def planted() -> object:
+    """A get of a plain document where a sealed one is required."""
+    backend = MemoryBackend()
+    await over(backend).save(AT, ACCOUNT)
+    return await sealed.sealed_over({"main": backend}).get(AT)
 
 
 RAISED: Mapping[type[AccountStoreError], Callable[[AccountStore], Awaitable[object]]] = {
@@ -137,6 +188,15 @@ RAISED: Mapping[type[AccountStoreError], Callable[[AccountStore], Awaitable[obje
     errors.FullError: lambda _: from_storage(system_error(errno.ENOSPC)),
     errors.UnavailableError: lambda _: from_storage(ConnectionResetError()),
     errors.UncertainError: lambda _: over(Raising(ConnectionResetError())).save(AT, ACCOUNT),
+    errors.MissingKeyError: lambda _: changed("other"),
+    errors.WrongKeyError: lambda _: changed(recipients=recipient()),
+    errors.TamperedError: lambda _: changed(tag=sealed.b64(bytes(16))),
+    errors.MovedError: lambda _: moved(Location("b.account")),
+    errors.NotSealedError: lambda _: planted(),
+    errors.AlgorithmError: lambda _: changed(recipients=recipient("dir")),
+    errors.EnvelopeError: lambda _: changed(zip="DEF"),
+    errors.KeyDeniedError: lambda _: without_service(errors.KeyDeniedError("no")),
+    errors.KeyProviderError: lambda _: without_service(ConnectionResetError()),
 }
 
 
@@ -154,8 +214,8 @@ async def test_each_class_is_raised(cls: type[AccountStoreError]) -> None:
 
 
 def test_every_class_that_is_no_base_is_raised() -> None:
-    """Each class is in the table above, but for the two that only group others."""
-    assert set(CLASSES) - set(RAISED) == {AccountStoreError, DocumentError}
+    """Each class is in the table above, but for those that only group others."""
+    assert set(CLASSES) - set(RAISED) == {AccountStoreError, DocumentError, errors.SealError}
 
 
 def made(cls: type[AccountStoreError], /) -> AccountStoreError:

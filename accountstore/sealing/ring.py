@@ -40,6 +40,7 @@ class KeyCache:
         self._keys: OrderedDict[tuple[WrappedKey, str], tuple[float, SecretBytes]] = OrderedDict()
 
     def get(self, wrapped: WrappedKey, context: str, /) -> SecretBytes | None:
+        """What was unwrapped not long ago."""
         until, key = self._keys.get((wrapped, context), (0.0, None))
         if key is not None and until < monotonic():
             del self._keys[wrapped, context]
@@ -47,6 +48,7 @@ class KeyCache:
         return key
 
     def add(self, wrapped: WrappedKey, context: str, key: SecretBytes, /) -> None:
+        """Keep a key, and drop the oldest one where there are too many."""
         if not self._size:
             return
         self._keys[wrapped, context] = monotonic() + self._seconds, key
@@ -54,6 +56,7 @@ class KeyCache:
             self._keys.popitem(last=False)
 
     def clear(self) -> None:
+        """Forget all."""
         self._keys.clear()
 
 
