@@ -233,7 +233,7 @@ def require_cryptography() -> None:
 
 def to_base64url(data: bytes, /) -> str:
     """Base64url without padding."""
-    return _encode(data)[1:-1].translate(_TO_URL).rstrip(b"=").decode("ascii")
+    return _encode(bytes(data))[1:-1].translate(_TO_URL).rstrip(b"=").decode("ascii")
 
 
 def from_base64url(text: str, where: str, /) -> bytes:
