@@ -144,7 +144,9 @@ async def check(storage: Storage, folder: str, /) -> Check:
     ]
     steps, listed = _Steps(), None
     sealing = sealing_of(storage)
-    if storage.sealer is not None and not await steps.passes("seal and open", _seal(storage.sealer, key, documents, by())):
+    if storage.sealer is not None and not await steps.passes(
+        "seal and open", _seal(storage.sealer, key, documents, by())
+    ):
         return Check(storage.name, None, None, None, None, tuple(steps.done), able, sealing=sealing)
     first, second, third = documents
     create = update = delete = versioned = None

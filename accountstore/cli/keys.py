@@ -98,7 +98,9 @@ def rotate(
     storage: _Storage = None,
     to: Annotated[
         str | None,
-        typer.Option("--to", metavar="ID", help="Let this key of the storage's key file seal from now on.", show_default=False),
+        typer.Option(
+            "--to", metavar="ID", help="Let this key of the storage's key file seal from now on.", show_default=False
+        ),
     ] = None,
     folder: _Folder = "",
 ) -> None:

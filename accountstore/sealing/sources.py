@@ -34,9 +34,7 @@ class _Service(Protocol):
     def open_keys(self, options: Mapping[str, object], /) -> KeyProvider: ...
 
 
-async def open_sealer(
-    encryption: Encryption, name: str, policy: RetryPolicy, limits: WeakSet[Limit], /
-) -> Sealer:
+async def open_sealer(encryption: Encryption, name: str, policy: RetryPolicy, limits: WeakSet[Limit], /) -> Sealer:
     """The sealer of a storage.
 
     Raises:

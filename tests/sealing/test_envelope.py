@@ -352,7 +352,22 @@ async def test_fuzzed_documents_are_refused() -> None:
     both = sealer()
     tree = json.loads(base)
     parts = [base, unb64(tree["protected"]), *(str(value).encode() for value in tree.values())]
-    pieces = [b'"', b"{", b"}", b"[", b"]", b",", b":", b"\\", b"\x00", b"\xff", b'"zip":"DEF"', b'"enc"', b"null", b"1e999"]
+    pieces = [
+        b'"',
+        b"{",
+        b"}",
+        b"[",
+        b"]",
+        b",",
+        b":",
+        b"\\",
+        b"\x00",
+        b"\xff",
+        b'"zip":"DEF"',
+        b'"enc"',
+        b"null",
+        b"1e999",
+    ]
     kinds: dict[str, int] = {}
     started = time.perf_counter()
     for _ in range(FUZZ):

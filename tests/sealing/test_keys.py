@@ -256,7 +256,9 @@ async def _deny(_: str) -> Any:
 
 NONSENSE: dict[str, Callable[[str], Awaitable[Any]]] = {
     "nothing": lambda _: _answer([]),
-    "two for one": lambda name: _answer([WrappedKey("test", "k", bytes(40))] * 2 if name == "wrap" else [bytes(32)] * 2),
+    "two for one": lambda name: _answer(
+        [WrappedKey("test", "k", bytes(40))] * 2 if name == "wrap" else [bytes(32)] * 2
+    ),
     "no list": lambda _: _answer(5),
     "wrong things": lambda _: _answer([5]),
     "another algorithm": lambda _: _answer([WrappedKey("A256KW", "old", bytes(40))]),
