@@ -40,8 +40,8 @@ class _Member(NamedTuple, Generic[T]):
 
 
 _Work: TypeAlias = "Callable[[Storage, Sequence[_Member[T]], dict[int, _Result], int], Awaitable[None]]"
-"""Does what is to be done with documents of one storage, so many requests at a time where the backend takes one document
-each, and puts the results at their places."""
+"""Does what is to be done with documents of one storage, and puts the results at their places; so many requests at a
+time where the backend takes one document each."""
 
 
 def get_many(

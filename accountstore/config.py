@@ -52,7 +52,7 @@ class Encryption(Struct, frozen=True, kw_only=True):
     `KeyProvider`. Of a list, the first seals and all of them open.
 
     `required` refuses plaintext; without it plaintext is read, and the next write seals it. `id` is the storage's id in
-    the sealed documents, its name by default: two services that name a storage differently need the same. `seal = false`
+    the sealed documents, its name by default: two services that name a storage differently need the same. `seal` false
     is the way back: sealed documents are read, and the next write leaves them plain. Keys that a service has unwrapped
     are kept in memory for `cache_seconds`, at most `cache_keys` of them; 0 keeps none.
     """
@@ -66,7 +66,8 @@ class Encryption(Struct, frozen=True, kw_only=True):
 
     def sources(self) -> list[Any]:
         """What `keys` lists."""
-        return cast("list[Any]", self.keys) if isinstance(self.keys, list) else [self.keys]
+        keys: Any = self.keys
+        return [*keys] if isinstance(keys, list) else [keys]
 
     def __repr__(self) -> str:
         return f"Encryption(..., required={self.required}, id={self.id!r}, seal={self.seal})"
@@ -299,10 +300,7 @@ def _read_file(path: str, /) -> StoreConfig:
     for name, table in cast("dict[str, Any]", storages).items():
         if not isinstance(table, dict):
             raise ConfigError(f"{key_of('storages', name)}: must be a table with a url")
-        where, table = key_of("storages", name), cast("dict[str, Any]", table)
-        if isinstance(table.get("encryption"), dict):
-            table = {**table, "encryption": _convert(table["encryption"], Encryption, f"{where}.encryption")}
-        parsed[name] = _convert(table, StorageConfig, where)
+        parsed[name] = _read_storage(key_of("storages", name), cast("dict[str, Any]", table))
     config = _convert({**tree, "storages": parsed}, StoreConfig)
     config.default_name()
     folder = os.path.dirname(os.path.abspath(path))
@@ -320,6 +318,13 @@ def _beside(folder: str, source: Any, /) -> Any:
     if not isinstance(source, str) or source.startswith(("env:", "~")):
         return source
     return os.path.join(folder, source)
+
+
+def _read_storage(where: str, table: dict[str, Any], /) -> StorageConfig:
+    encryption = table.get("encryption")
+    if isinstance(encryption, dict):
+        table = {**table, "encryption": _convert(cast("dict[str, Any]", encryption), Encryption, f"{where}.encryption")}
+    return _convert(table, StorageConfig, where)
 
 
 def _read_tree(path: str, /) -> dict[str, Any]:

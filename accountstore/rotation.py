@@ -3,12 +3,13 @@
     async for location, result in rewrap(store, storage="First Storage"):
         ...
 
-Each document is written on the version that was read, so no other writer's change is lost; a store reads with every key
-of its ring meanwhile. A run that was killed is begun again, and goes on with what is left: a document that is as the
-configuration wants it costs a read. What no `Location` names is not reached: `skipped` is called with each.
+Each document is written on the version that was read, so no other writer's change is lost; a store reads with every
+key of its ring meanwhile. A run that was killed is begun again, and goes on with what is left: a document that is as
+the configuration wants it costs a read. What no `Location` names is not reached: `skipped` is called with each.
 
-Results are `Rotated` or an error about the location; documents that are deleted meanwhile have none. All functions raise
-`ConfigError`, the storage has no `encryption`; `rewrap` and `reseal` also `UnsupportedError`, it cannot compare and swap.
+Results are `Rotated` or an error about the location; documents that are deleted meanwhile have none. All functions
+raise `ConfigError`, the storage has no `encryption`; `rewrap` and `reseal` also `UnsupportedError`, it cannot compare
+and swap.
 """
 
 from __future__ import annotations
@@ -59,8 +60,8 @@ class Rotated(Struct, frozen=True):
     """What was done with a document.
 
     `outcome` is `"current"`: it is as the configuration wants it, and was left; `"written"`; or, of a verification,
-    `"stale"`: it needs another key than the current one, or is plain, or is sealed where it should not be. `key_ids` has
-    the keys, any of which opens it now; a plain document has none.
+    `"stale"`: it needs another key than the current one, or is plain, or is sealed where it should not be. `key_ids`
+    are the keys, any of which opens it now; a plain document has none.
     """
 
     outcome: Literal["current", "written", "stale"]
@@ -106,8 +107,8 @@ def reseal(
     skipped: Callable[[Skipped], object] | None = None,
 ) -> AsyncIterator[tuple[Location, Rotated | AccountStoreError]]:
     """Encrypt each document anew, with a new content key: for a key that leaked, with which somebody may have unwrapped
-    the content keys. A run that was killed goes on with `before`, the time by the storage's clock when it began: what was
-    written since is left, if the current key seals it.
+    the content keys. A run that was killed goes on with `before`, the time by the storage's clock when it began: what
+    was written since is left, if the current key seals it.
     """
     return _rotate(store, folder, storage, "reseal", concurrency, skipped, before)
 
@@ -139,7 +140,8 @@ def _rotate(
 ) -> AsyncIterator[tuple[Location, _Result]]:
     if concurrency < 1:
         raise ValueError("concurrency must be at least 1")
-    if iscoroutinefunction(skipped):
+    tell = skipped or _ignore
+    if iscoroutinefunction(tell):
         raise TypeError("skipped must be a plain function, not a coroutine function")
     resolver, log = _parts(store)
     found, prefix = resolver.folder(folder, storage)
@@ -160,8 +162,8 @@ def _rotate(
                 return None
             entries = [entry for entry in listing.read(page) if isinstance(entry, Entry)]
             members.extend(_Member(entry.location, resolver.ref(entry.location).key) for entry in entries)
-            for one in listing.skipped if skipped is not None else ():
-                skipped(one)
+            for one in listing.skipped:
+                tell(one)
         results = await rotation.page(members)
         members.clear()
         for location, result in results if log.is_heard() else ():
@@ -170,6 +172,9 @@ def _rotate(
         return results
 
     return items_of(next_page)
+
+
+def _ignore(_: Skipped, /) -> None: ...
 
 
 def _parts(store: AccountStore, /) -> tuple[Resolver, EventLog]:
@@ -254,39 +259,50 @@ class _Rotation(NamedTuple):
     ) -> list[Write | Rotated | AccountStoreError]:
         """What is to be written, on the version that was read; or what there is to say."""
         by = self.storage.client.deadline()
-        results: list[Write | Rotated | AccountStoreError] = []
-        stale: list[int] = []
+        results = [self._look(blob, sealed.get(i), current) for i, blob in enumerate(read)]
+        again: list[int] = []
+        rewrapped: dict[int, Sealed] = {}
         for i, blob in enumerate(read):
-            if isinstance(blob, AccountStoreError):
-                results.append(blob)
+            if isinstance(blob, AccountStoreError) or not self._is_due(results[i], blob):
                 continue
-            one = sealed.get(i)
-            ids = tuple(key.key_id for key in one.envelope.keys) if one else ()
-            is_current = self._is_current(one, current)
-            if self.mode == "verify":
-                results.append(Rotated("current" if is_current else "stale", ids))
-                stale.append(i)
-                continue
-            results.append(Rotated("current", ids))
-            if not is_current or (self.mode == "reseal" and not self._is_done(blob)):
-                stale.append(i)
-        if self.mode == "rewrap" and self.sealer.mode != "unsealing":
-            rewrapped = {i: sealed[i] for i in stale if i in sealed}
-            for i, key in (await self.sealer.rewrap_many(rewrapped, by)).items():
-                results[i] = _rewrapped(keys[i], read[i], sealed[i], key)
-            stale = [i for i in stale if i not in rewrapped]
-        opened = await self.sealer.open_many([keys[i] for i in stale], [read[i] for i in stale], by)
-        plain: dict[int, Write] = {}
-        for i, blob in zip(stale, opened, strict=True):
-            if isinstance(blob, AccountStoreError):
-                results[i] = blob
+            if i in sealed and self.mode == "rewrap" and self.sealer.mode != "unsealing":
+                rewrapped[i] = sealed[i]
             else:
-                plain[i] = Write(keys[i], blob.data, blob.version)
-        if self.mode != "verify" and plain:
-            writes = await _outcome(self.sealer.seal_many([*plain.values()], by))
-            for place, i in enumerate(plain):
-                results[i] = copy(writes) if isinstance(writes, SealError) else writes[place]
+                again.append(i)
+        for i, key in (await self.sealer.rewrap_many(rewrapped, by)).items():
+            results[i] = _rewrapped(keys[i], read[i], sealed[i], key)
+        writes: dict[int, Write] = {}
+        opened = await self.sealer.open_many([keys[i] for i in again], [read[i] for i in again], by)
+        for i, plain in zip(again, opened, strict=True):
+            if isinstance(plain, AccountStoreError):
+                results[i] = plain
+            elif self.mode != "verify":
+                writes[i] = Write(keys[i], plain.data, plain.version)
+        return await self._seal(results, writes, by)
+
+    async def _seal(
+        self, results: list[Write | Rotated | AccountStoreError], plain: dict[int, Write], by: float, /
+    ) -> list[Write | Rotated | AccountStoreError]:
+        """The results with the sealed documents, or the key service's failure, in the place of the plain ones."""
+        sealed = await _outcome(self.sealer.seal_many([*plain.values()], by))
+        for place, i in enumerate(plain):
+            results[i] = copy(sealed) if isinstance(sealed, SealError) else sealed[place]
         return results
+
+    def _look(
+        self, blob: Blob | AccountStoreError, one: Sealed | None, current: tuple[str, str], /
+    ) -> Write | Rotated | AccountStoreError:
+        """What there is to say of a document before anything is done with it."""
+        if isinstance(blob, AccountStoreError):
+            return blob
+        ids = tuple(key.key_id for key in one.envelope.keys) if one else ()
+        return Rotated("current" if self._is_current(one, current) else "stale", ids)
+
+    def _is_due(self, found: Write | Rotated | AccountStoreError, blob: Blob, /) -> bool:
+        """Whether a document is to be opened, or written."""
+        if self.mode == "verify" or (isinstance(found, Rotated) and found.outcome == "stale"):
+            return True
+        return self.mode == "reseal" and not self._is_done(blob)
 
     def _is_current(self, one: Sealed | None, current: tuple[str, str], /) -> bool:
         if one is None or self.sealer.mode == "unsealing":

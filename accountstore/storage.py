@@ -18,7 +18,7 @@ from accountstore.secrets import SecretBytes
 from accountstore.validation import check_size, kind_of
 
 if TYPE_CHECKING:
-    from accountstore.sealing.sealer import Sealer  # with what only sealed storages need
+    from accountstore.sealing.sealer import Sealer  # noqa: TC004 -- with what only sealed storages need
 
 D = TypeVar("D", bound=Account | MultiAccount)
 T_co = TypeVar("T_co", covariant=True)

@@ -103,7 +103,7 @@ def test_the_tree_is_as_drawn() -> None:
 
 
 def test_only_unavailable_is_temporary() -> None:
-    """`temporary` is true of `UnavailableError` and its kinds, and of a key service's, on class and object; else false."""
+    """`temporary` is true of `UnavailableError` and its kinds, and of a key service's; else not."""
     for cls in CLASSES:
         assert cls.temporary is cls("x").temporary is issubclass(cls, (UnavailableError, errors.KeyProviderError))
 

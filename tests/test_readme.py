@@ -161,8 +161,8 @@ async def test_object_store_example_opens(tmp_path: Path, monkeypatch: pytest.Mo
 async def test_encryption_example_seals_and_opens_without_this_library(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The command makes a key file, the configuration seals by it, and the two commands of other tools open the document
-    and say where it belongs (where `jose` is installed).
+    """The command makes a key file, the configuration seals by it, and the two commands of another tool open the
+    document and say where it belongs (where `jose` is installed).
     """
     pytest.importorskip("typer")
     path = f"{sysconfig.get_path('scripts')}{os.pathsep}{os.environ['PATH']}"

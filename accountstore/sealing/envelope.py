@@ -6,8 +6,8 @@
 
 The content key and the IV are new for each write. `protected` is authenticated with the contents (the additional data
 of RFC 7516 section 5.1); it is compact ASCII JSON. `acs`, the one private header, is the document's place, as one
-string: version, kind, storage id, and folder and file name, none of which but the last can have a colon. `alg` and `kid`
-are the recipient's, so that a key can be wrapped anew without touching the contents.
+string: version, kind, storage id, and folder and file name; none of them can have a colon. `alg` and `kid` are the
+recipient's, so that a key can be wrapped anew without touching the contents.
 
 Whatever else the RFC allows is refused: other algorithms, `zip`, `crit`, `aad`, a shared `unprotected` header, members
 that are not known or stand twice, and base64url that is not what an encoder writes (section 2 of RFC 7515).
@@ -23,7 +23,15 @@ from typing import TYPE_CHECKING
 import msgspec
 from msgspec import Struct
 
-from accountstore.errors import AlgorithmError, ConfigError, DecodeError, EnvelopeError, MovedError, TamperedError
+from accountstore.errors import (
+    AlgorithmError,
+    ConfigError,
+    DecodeError,
+    EnvelopeError,
+    MovedError,
+    SealError,
+    TamperedError,
+)
 from accountstore.secrets import SecretBytes
 from accountstore.strict import check_json
 
@@ -218,7 +226,7 @@ def open_content(envelope: Envelope, content_key: bytes, found: str, place: str,
     try:
         data = aes_gcm(content_key).decrypt(envelope.iv, envelope.content, envelope.protected.encode("ascii"))
     except InvalidTag:
-        failure = TamperedError("contents or header are not what was sealed", key_id=key_id)
+        failure: SealError = TamperedError("contents or header are not what was sealed", key_id=key_id)
     else:
         if found == place:
             return SecretBytes(data)

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from copy import copy
 from time import monotonic
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from accountstore.aio.shield import time_limit
 from accountstore.errors import KeyProviderError, MissingKeyError, SealError, WrongKeyError
@@ -124,15 +124,12 @@ class KeyRing:
             answer = await self._ask(provider, lambda: provider.rewrap(wrapped, places), by)
             checked = _all(answer, len(wrapped))
             return [_failure(e) if isinstance(e, Exception) else self._checked(e, provider) for e in checked]
-        results: list[WrappedKey | SealError] = []
         keys = await self.unwrap(provider, wrapped, places, by)
         good = [(key, place) for key, place in zip(keys, places, strict=True) if isinstance(key, SecretBytes)]
         again = iter(await self.wrap([key for key, _ in good], [place for _, place in good], by) if good else ())
-        for key in keys:
-            results.append(next(again) if isinstance(key, SecretBytes) else key)
-        return results
+        return [next(again) if isinstance(key, SecretBytes) else key for key in keys]
 
-    def _checked(self, wrapped: object, provider: KeyProvider, /) -> WrappedKey:
+    def _checked(self, wrapped: Any, provider: KeyProvider, /) -> WrappedKey:
         if (
             isinstance(wrapped, WrappedKey)
             and wrapped.algorithm == provider.algorithm
@@ -170,10 +167,11 @@ class KeyRing:
                 await provider.aclose()
 
 
-def _all(results: Sequence[T], count: int, /) -> Sequence[T]:
+def _all(results: Any, count: int, /) -> Sequence[Any]:
+    """What a provider has returned, if it is as many. Raises `KeyProviderError`."""
     if not isinstance(results, Sequence) or len(results) != count:
         raise KeyProviderError("the key provider returned another number of keys than it was given")
-    return results
+    return cast("Sequence[Any]", results)
 
 
 def _content_key(key: object, wrapped: WrappedKey, /) -> SecretBytes | SealError:

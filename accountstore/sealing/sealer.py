@@ -29,8 +29,8 @@ from accountstore.secrets import SecretBytes
 T = TypeVar("T")
 
 Mode: TypeAlias = Literal["required", "optional", "unsealing"]
-"""`"required"`: plaintext is refused. `"optional"`: it is read, and the next write seals. `"unsealing"`: it is read, and
-the next write does not seal."""
+"""`"required"`: plaintext is refused. `"optional"`: it is read, and the next write seals. `"unsealing"`: it is read,
+and the next write does not seal."""
 
 _STRETCH = 65_536
 """How many bytes are sealed or opened before other tasks have their turn."""

@@ -56,10 +56,7 @@ async def open_sealer(encryption: Encryption, name: str, policy: RetryPolicy, li
 def _open_keys(encryption: Encryption, /) -> list[KeyProvider]:
     providers: list[KeyProvider] = []
     for source in encryption.sources():
-        if isinstance(source, str):
-            where = f"keys: {source}: "
-        else:
-            where = "keys: "
+        where = f"keys: {source}: " if isinstance(source, str) else "keys: "
         try:
             providers.append(_provider(source))
         except ConfigError as error:

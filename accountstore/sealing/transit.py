@@ -4,8 +4,8 @@
 
 The key is a derived one (`bao write -f transit/keys/mail derived=true`): the document's place is its context. The token
 needs `update` on `transit/encrypt/mail`, `transit/decrypt/mail` and `transit/rewrap/mail`, and `read` on
-`transit/keys/mail`. After `bao write -f transit/keys/mail/rotate`, `accountstore keys rotate` re-wraps on the server; then
-`min_decryption_version` proves that nothing needs the versions before.
+`transit/keys/mail`. After `bao write -f transit/keys/mail/rotate`, `accountstore keys rotate` re-wraps on the server;
+then `min_decryption_version` proves that nothing needs the versions before.
 """
 
 from __future__ import annotations

@@ -190,10 +190,8 @@ async def test_no_header_is_added(name: str, where: str) -> None:
             case _:
                 tree[name] = "x"
 
-    if where == "protected":
-        data = reprotected(made, lambda header: header.update({name: "x"}))
-    else:
-        data = edited(made, add)
+    is_protected = where == "protected"
+    data = reprotected(made, lambda header: header.update({name: "x"})) if is_protected else edited(made, add)
     assert await refused(data) in {errors.EnvelopeError, errors.AlgorithmError, errors.MissingKeyError}
 
 
@@ -318,7 +316,7 @@ async def test_ten_recipients_open() -> None:
 
 
 async def test_missing_and_wrong_keys_are_told_apart() -> None:
-    """A key id that the ring does not have is a `MissingKeyError`, another key under the same id a `WrongKeyError`; both
+    """A key id that the ring does not have is a `MissingKeyError`, another key under the id a `WrongKeyError`; both
     name the id.
     """
     made = await sealed()
@@ -431,10 +429,7 @@ def test_key_wrap_is_that_of_rfc_3394() -> None:
 
 def test_content_encryption_is_that_of_rfc_7516() -> None:
     """The vector of RFC 7516 appendix A.1: A256GCM with the protected header, in base64url, as additional data."""
-    key = bytes(
-        [177, 161, 244, 128, 84, 143, 225, 115, 63, 180, 3, 255, 107, 154, 212, 246]
-        + [138, 7, 110, 91, 112, 46, 34, 105, 47, 130, 203, 46, 122, 234, 64, 252]
-    )
+    key = bytes.fromhex("b1a1f480548fe1733fb403ff6b9ad4f68a076e5b702e22692f82cb2e7aea40fc")
     protected = "eyJhbGciOiJSU0EtT0FFUCIsImVuYyI6IkEyNTZHQ00ifQ"
     iv, tag = unb64("48V1_ALb6US04U3b"), unb64("XFBoMYUZodetZdvTiFvSkQ")
     content = unb64("5eym8TW_c8SuK0ltJ3rpYIzOeDQz7TALvtu6UG9oMo4vpzs9tX_EFShS8iB7j6jiSdiwkIr3ajwQzaBtQD_A")

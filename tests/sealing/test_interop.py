@@ -41,7 +41,7 @@ def by_joserfc(sealed: bytes, folder: Path) -> bytes:
     registry = jwe.JWERegistry(
         header_registry={"acs": HeaderParameter("place", "str")}, algorithms=["A256KW", "A256GCM"]
     )
-    found = jwe.decrypt_json(json.loads(sealed), OctKey.import_key(jwk()), registry=registry)
+    found = jwe.decrypt_json(json.loads(sealed), OctKey.import_key(json.dumps(jwk())), registry=registry)
     return bytes(found.plaintext)
 
 
@@ -133,7 +133,7 @@ def sealed_by_joserfc(place: str, folder: Path) -> bytes:
         header_registry={"acs": HeaderParameter("place", "str")}, algorithms=["A256KW", "A256GCM"]
     )
     token = jwe.GeneralJSONEncryption({"enc": "A256GCM", "acs": place}, PLAIN)
-    token.add_recipient({"alg": "A256KW", "kid": "old"}, OctKey.import_key(jwk()))
+    token.add_recipient({"alg": "A256KW", "kid": "old"}, OctKey.import_key(json.dumps(jwk())))
     return json.dumps(jwe.encrypt_json(token, None, registry=registry)).encode()
 
 
@@ -165,7 +165,7 @@ BACK: Mapping[str, Callable[[str, Path], bytes]] = {
 @pytest.mark.parametrize("key", PLACES)
 @pytest.mark.parametrize("tool", BACK)
 async def test_what_others_seal_opens_here(tool: str, key: str, tmp_path: Path) -> None:
-    """A document that a tool seals to the profile is read, at its place alone, and changed, rotated and moved as ours."""
+    """A document that a tool seals to the profile is read, at its place alone, and changed as ours are."""
     backend = MemoryBackend()
     await backend.write(key, BACK[tool](place_of("main", key), tmp_path), mode="overwrite")
     store = sealed_over({"main": backend})
@@ -196,6 +196,7 @@ async def test_flat_documents_are_as_strict(tmp_path: Path) -> None:
         return None
 
     assert await refused(json.dumps(flat)) is None
+    more: dict[str, object]
     for more in ({"recipients": [one]}, {"zip": "DEF"}, {"unprotected": {}}, {"aad": ""}):
         assert await refused(json.dumps(flat | more)) is errors.EnvelopeError
     assert await refused(json.dumps(flat)[:-1] + ', "tag": "AAAA"}') is errors.EnvelopeError

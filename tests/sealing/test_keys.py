@@ -165,11 +165,11 @@ class Service:
         found = None if self.instead is None else await self.instead(name)
         return answer if found is None else found
 
-    async def wrap(self, keys: Sequence[bytes], contexts: Sequence[str], /) -> Sequence[WrappedKey]:
+    async def wrap(self, keys: Sequence[bytes], contexts: Sequence[str], /) -> Any:
         made = [WrappedKey("test", self.key_id, self._xor(k) + c.encode()) for k, c in zip(keys, contexts, strict=True)]
         return await self._do("wrap", len(keys), made)
 
-    async def unwrap(self, wrapped: Sequence[WrappedKey], contexts: Sequence[str], /) -> Sequence[bytes | Exception]:
+    async def unwrap(self, wrapped: Sequence[WrappedKey], contexts: Sequence[str], /) -> Any:
         found = [
             errors.WrongKeyError("no", key_id=each.key_id)
             if self.binds_context and each.data[32:] != context.encode()
@@ -190,7 +190,7 @@ def with_service(service: Any, cache: KeyCache | None = None, attempts: int = 1)
 
 
 async def test_many_documents_are_one_call_of_the_service() -> None:
-    """`save_many` wraps, and `get_many` unwraps, a window at once, also where the storage takes one document a request."""
+    """`save_many` wraps, and `get_many` unwraps, a window at once, also where each document is a request."""
     places = [Location(f"{i}.account") for i in range(50)]
     for backend in (Recording(), BatchMemory()):
         service = Service()
@@ -202,8 +202,8 @@ async def test_many_documents_are_one_call_of_the_service() -> None:
 
 
 async def test_unwrapped_keys_are_kept_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a service has wrapped or unwrapped is not asked again, for so long and for so many keys; and not at all where
-    either is 0. Closing forgets all.
+    """What a service has wrapped or unwrapped is not asked again, for so long and for so many keys; where either is
+    0, it is. Closing forgets all.
     """
     now = 1000.0
     monkeypatch.setattr("accountstore.sealing.ring.monotonic", lambda: now)

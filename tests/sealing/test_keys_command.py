@@ -21,7 +21,7 @@ from accountstore.cli.commands import app
 from accountstore.sealing import read_keys
 
 if TYPE_CHECKING:
-    from click.testing import Result
+    from typer.testing import Result
 
 CONFIG = """
 default = "Mail"
@@ -65,7 +65,7 @@ def kid(path: str) -> str:
 
 
 def test_new_makes_and_extends_a_key_file() -> None:
-    """`new` makes a file of mode 0600, adds keys, prints their ids and nothing of a key; what is wrong names the file."""
+    """`new` makes a file of mode 0600, adds keys, prints their ids alone; what is wrong names the file."""
     made = run("new", "made.jwks")
     assert made.exit_code == 0
     assert made.stdout.strip() in read_keys("made.jwks")

@@ -81,7 +81,7 @@ async def files(backend: Backend) -> dict[str, dict[str, Any]]:
 
 @pytest.mark.parametrize("kind", [MemoryBackend, BatchMemory])
 async def test_every_document_moves_to_the_current_key(kind: type[MemoryBackend]) -> None:
-    """`rewrap` changes the recipients of each document and nothing else; the old key is then needed by none. Begun again
+    """`rewrap` changes the recipients of each document and nothing else; the old key is needed by none. Begun again
     it writes nothing; `verify` proves it.
     """
     backend = kind()
@@ -169,7 +169,7 @@ async def test_a_moved_document_is_not_rewrapped() -> None:
 
 
 async def test_reseal_encrypts_anew() -> None:
-    """`reseal` gives each document a new content key, IV and ciphertext; with `before`, what was written since is left."""
+    """`reseal` gives each document a new key, IV and ciphertext; with `before`, what was written since is left."""
     backend = MemoryBackend()
     await filled(backend, "old")
     store = over(backend, "new", "old")
@@ -220,7 +220,7 @@ async def test_what_cannot_be_done_is_refused_before_anything_is_written() -> No
 
 
 async def test_a_deleted_document_has_no_result() -> None:
-    """A document that others delete between the listing and the reading, or the reading and the writing, is left out."""
+    """A document that others delete between its listing and reading, or its reading and writing, is left out."""
     backend = Recording()
     await filled(backend, "old")
 
@@ -306,7 +306,7 @@ async def test_a_cancelled_page_is_done_again() -> None:
 
 @pytest.mark.parametrize("call", [rewrap, reseal])
 async def test_no_writer_loses_a_change_to_a_rotation(call: Any) -> None:
-    """Writers that update documents while the storage is rotated again and again lose nothing, and all open throughout."""
+    """Writers that update documents while the storage is rotated again and again lose nothing."""
 
     class Slow(MemoryBackend):
         async def read(self, key: str, /, *, limit: int) -> Any:
@@ -392,7 +392,7 @@ def on_folder(folder: Path, keys: str) -> StoreConfig:
 
 @pytest.mark.once
 def test_a_killed_rotation_loses_nothing(tmp_path: Path) -> None:
-    """Processes that rotate a folder back and forth are killed at random moments, while others update its documents: each
+    """Processes that rotate a folder back and forth are killed at random moments, beside writers: each
     opens throughout, no change is lost, and a run that ends leaves nothing under the old key.
     """
     folder = tmp_path / "data"

@@ -16,13 +16,13 @@ from samples import ACCOUNT, AT, CALLS, ELSEWHERE, FULL, MULTI, MULTI_AT, RICH, 
 from sealed import KEYS, sealed_over, sealer, static, write_keys
 
 from accountstore import (
-    Account,
     AccountStore,
     AccountStoreError,
     ConfigError,
     Encryption,
     Location,
     LocationError,
+    SealError,
     StorageConfig,
     StoreConfig,
     errors,
@@ -30,14 +30,13 @@ from accountstore import (
 from accountstore.backends.memory import MemoryBackend
 from accountstore.codecs import JSON, is_sealed
 from accountstore.sealing import StaticKeys
-from accountstore.testing import Fault, FaultyBackend, store_machine, store_over
+from accountstore.testing import FaultyBackend, store_machine, store_over
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from accountstore import Version
-    from accountstore.backends.base import Backend, Stat, WriteMode
+    from accountstore.backends.base import Stat, WriteMode
 
 pytestmark = pytest.mark.anyio
 
@@ -215,11 +214,12 @@ async def test_a_planted_document_stays_as_it_is() -> None:
 
 @pytest.mark.parametrize("what", ["lost key", "wrong key", "cut off", "damaged"])
 async def test_what_does_not_open_is_told_and_left_alone(what: str) -> None:
-    """A lost key, a wrong one, a file that is cut off or damaged: a typed error about the location, the file untouched."""
+    """A lost key, a wrong one, a file that is cut off or damaged: a typed error, and the file is left alone."""
     backend = MemoryBackend()
     await sealed_over({"main": backend}).save(AT, ACCOUNT)
     data = (await backend.read(AT.path, limit=LIMIT)).data
-    keys, kind = {"old": KEYS["old"]}, errors.TamperedError
+    kind: type[SealError] = errors.TamperedError
+    keys = {"old": KEYS["old"]}
     match what:
         case "lost key":
             keys, kind = {"new": KEYS["new"]}, errors.MissingKeyError

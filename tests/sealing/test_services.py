@@ -168,7 +168,7 @@ async def test_documents_are_sealed_by_a_service(kit: Kit) -> None:
 
 
 async def test_the_service_binds_the_place(kit: Kit) -> None:
-    """The service refuses a key in another context; a moved file is a `MovedError`, an exchanged key a `WrongKeyError`."""
+    """The service refuses a key in another context; a moved file is a `MovedError`, a swapped key a `WrongKeyError`."""
     provider = await kit.provider()
     (wrapped,) = await provider.wrap([bytes(32)], ["1:account:main:a.account"])
     assert await provider.unwrap([wrapped], ["1:account:main:a.account"]) == [bytes(32)]
@@ -281,7 +281,8 @@ ANSWERS = {
     "no JSON": b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello",
     "another JSON": b"HTTP/1.1 200 OK\r\nContent-Type: application/x-amz-json-1.1\r\nContent-Length: 2\r\n\r\n{}",
     "null": b'HTTP/1.1 200 OK\r\nContent-Length: 13\r\n\r\n{"data":null}',
-    "no keys": b'HTTP/1.1 200 OK\r\nContent-Length: 80\r\n\r\n{"data":{"derived":true,"latest_version":1,"batch_results":[{"ciphertext":"??"}]}}',
+    "no keys": b"HTTP/1.1 200 OK\r\nContent-Length: 65\r\n\r\n"
+    b'{"data":{"derived":true,"batch_results":[{"ciphertext":"vault"}]}}',
     "redirect": b"HTTP/1.1 307 X\r\nLocation: http://127.0.0.1:1/\r\nContent-Length: 0\r\n\r\n",
     "error": b"HTTP/1.1 503 X\r\nContent-Length: 0\r\n\r\n",
     "nothing": b"",

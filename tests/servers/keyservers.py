@@ -17,7 +17,7 @@ from cloudservers import HOST, READY_WITHIN, Missing
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-TOKEN = "root"  # noqa: S105 -- of a server in memory
+TOKEN = "root"
 
 
 class Bao:
