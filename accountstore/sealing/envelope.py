@@ -52,7 +52,8 @@ MAX_KEY_ID = 256
 """Characters of a key id."""
 _IV_BYTES = 12
 _TAG_BYTES = 16
-_MAX_WRAPPED = 2048
+MAX_WRAPPED = 2048
+"""Bytes of a wrapped key."""
 _QUOTES = 2 * (5 + 4)
 _QUOTES_OF_RECIPIENT = 2 * (4 + 3)
 _TO_URL = bytes.maketrans(b"+/", b"-_")
@@ -174,7 +175,7 @@ def parse(data: bytes, algorithms: Collection[str], /) -> Envelope:
         if not 1 <= len(header.kid) <= MAX_KEY_ID:
             raise EnvelopeError("a key id is empty or too long")
         keys.append(WrappedKey(header.alg, header.kid, from_base64url(recipient.encrypted_key, "encrypted_key")))
-        if len(keys[-1].data) > _MAX_WRAPPED:
+        if len(keys[-1].data) > MAX_WRAPPED:
             raise EnvelopeError("encrypted_key: is too long")
     iv, tag = from_base64url(found.iv, "iv"), from_base64url(found.tag, "tag")
     if (len(iv), len(tag)) != (_IV_BYTES, _TAG_BYTES):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from accountstore.aio.shield import time_limit
 from accountstore.errors import KeyProviderError, MissingKeyError, SealError, WrongKeyError
 from accountstore.retry import RetryPolicy, backoff
-from accountstore.sealing.envelope import KEY_BYTES, MAX_KEY_ID, WrappedKey
+from accountstore.sealing.envelope import KEY_BYTES, MAX_KEY_ID, MAX_WRAPPED, WrappedKey
 from accountstore.sealing.providers import KeyProvider, Rewrapper
 from accountstore.secrets import SecretBytes
 
@@ -134,8 +134,8 @@ class KeyRing:
             isinstance(wrapped, WrappedKey)
             and wrapped.algorithm == provider.algorithm
             and 1 <= len(wrapped.key_id) <= MAX_KEY_ID
-            and isinstance(wrapped.data, bytes)
-            and len(wrapped.data) >= KEY_BYTES
+            and isinstance(cast("object", wrapped.data), bytes)
+            and KEY_BYTES <= len(wrapped.data) <= MAX_WRAPPED
         ):
             return wrapped
         raise KeyProviderError("the key provider returned no wrapped key")
@@ -171,7 +171,7 @@ def _all(results: Any, count: int, /) -> Sequence[Any]:
     """What a provider has returned, if it is as many. Raises `KeyProviderError`."""
     if not isinstance(results, Sequence) or len(results) != count:
         raise KeyProviderError("the key provider returned another number of keys than it was given")
-    return cast("Sequence[Any]", results)
+    return results
 
 
 def _content_key(key: object, wrapped: WrappedKey, /) -> SecretBytes | SealError:
