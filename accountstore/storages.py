@@ -178,23 +178,29 @@ async def _open(name: str, config: StorageConfig, max_bytes: int, path: str | No
         policy = RetryPolicy(config.timeout, config.attempts, shown and f"storage {name!r}: {shown}")
         limit = max_bytes if config.encryption is None else sealed_limit(max_bytes)
         client = StorageClient(name, backend, policy, limit=limit, capabilities=able, concurrency=config.concurrency)
-        try:
-            sealer = await _open_sealer(name, config, client)
-        except ConfigError as error:
-            with suppress(AccountStoreError):
-                await client.aclose()
-            raise ConfigError(f"{where}.encryption.{error.message}") from None
+        sealer = await _open_sealer(name, config, client, f"{where}.encryption")
         url = await to_thread.run_sync(_canonical, name, config)
         return Storage(client, codec, max_bytes, url, config.options, sealer)
     raise failure
 
 
-async def _open_sealer(name: str, config: StorageConfig, client: StorageClient, /) -> Sealer | None:
+async def _open_sealer(name: str, config: StorageConfig, client: StorageClient, where: str, /) -> Sealer | None:
+    """The sealer of a storage; without one, the client is closed again."""
     if config.encryption is None:
         return None
     from accountstore.sealing.sources import open_sealer
 
-    return await open_sealer(config.encryption, name, client.policy, client.calls.limits)
+    try:
+        return await open_sealer(config.encryption, name, client.policy, client.calls.limits)
+    except ConfigError as error:
+        failure = ConfigError(f"{where}.{error.message}")
+    except BaseException:
+        with CancelScope(shield=True), suppress(AccountStoreError):
+            await client.aclose()
+        raise
+    with suppress(AccountStoreError):
+        await client.aclose()
+    raise failure  # here, without the frames that hold keys
 
 
 def _canonical(name: str, config: StorageConfig, /) -> str:
