@@ -1041,8 +1041,8 @@ def sealed_by(*providers: Any, attempts: int = 1) -> Sealer:
 async def test_calls_on_a_sealed_storage_show_neither_documents_nor_keys(
     keys: str, kind: str, tmp_path: Path, leaks: Leaks
 ) -> None:
-    """No result, error, log line, file or temporary file of a sealed storage shows a secret or a key; nor do the keys, the
-    ring and its cache, which is empty after closing.
+    """No result, error, log line, file or temporary file of a sealed storage shows a secret or a key; nor do the keys,
+    the ring and its cache, which is empty after closing.
     """
     written: list[bytes] = []
 
