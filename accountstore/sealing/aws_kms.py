@@ -85,14 +85,12 @@ class AwsKmsKeys:
             if not each or "alias/" in each:
                 raise ConfigError("aws-kms: key: give its ARN or id, for an alias may point at another one tomorrow")
         # The store repeats what may be repeated.
-        config = Config(
-            retries={"total_max_attempts": 1},
-            connect_timeout=timeout,
-            read_timeout=timeout,
-            max_pool_connections=_AT_ONCE,
-        )
+        retries = {"total_max_attempts": 1}
+        once: Any = {"retries": retries, "connect_timeout": timeout, "read_timeout": timeout}
+        session: Any = get_session()
+        config = Config(max_pool_connections=_AT_ONCE, **once)
         try:
-            self._client: Any = quietly(lambda: get_session().create_client("kms", config=config, **options))
+            self._client: Any = quietly(lambda: session.create_client("kms", config=config, **options))
         except (BotoCoreError, ValueError) as error:
             raise ConfigError(f"aws-kms: no client can be made ({type(error).__name__})") from None
         self._threads = CapacityLimiter(_AT_ONCE)

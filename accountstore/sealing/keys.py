@@ -10,16 +10,17 @@ from __future__ import annotations
 import json
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
 from accountstore.errors import ConfigError, DecodeError, EnvelopeError
 from accountstore.sealing.envelope import KEY_BYTES, MAX_KEY_ID, from_base64url, to_base64url
 from accountstore.secrets import SecretBytes
 from accountstore.strict import check_json
 
+_Members: TypeAlias = "list[dict[str, Any]]"
 ALGORITHM = "A256KW"
 _MAX_BYTES = 1024 * 1024
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
@@ -54,13 +55,13 @@ def parse_keys(data: bytes, /) -> dict[str, SecretBytes]:
     return keys
 
 
-def _members(data: bytes, /) -> list[dict[str, Any]]:
+def _members(data: bytes, /) -> _Members:
     try:
         check_json(data)
         tree: Any = json.loads(data)
         members: Any = tree["keys"]
         if all(isinstance(jwk, dict) for jwk in members) and isinstance(members, list):
-            return cast("list[dict[str, Any]]", members)
+            return cast("_Members", members)
     except (DecodeError, ValueError, TypeError, LookupError):
         pass
     raise ConfigError('is not a JWK Set: {"keys": [{"kty": "oct", "kid": ..., "alg": "A256KW", "k": ...}]}')
@@ -107,8 +108,12 @@ def add_key(path: str | os.PathLike[str], key_id: str | None = None, /, *, prima
     """
     made, key = new_key()
     kid = made if key_id is None else key_id
-    jwk = {"kty": "oct", "kid": kid, "alg": ALGORITHM, "k": to_base64url(key)}
-    _edit(os.fspath(path), lambda members: [jwk, *members] if primary else [*members, jwk], make=True)
+    jwk: dict[str, Any] = {"kty": "oct", "kid": kid, "alg": ALGORITHM, "k": to_base64url(key)}
+
+    def add(members: _Members) -> _Members:
+        return [jwk, *members] if primary else [*members, jwk]
+
+    _edit(os.fspath(path), add, make=True)
     return kid
 
 
@@ -116,10 +121,14 @@ def promote_key(path: str | os.PathLike[str], key_id: str, /) -> None:
     """Make a key of a file the primary one. Raises `ConfigError`, as `read_keys`, or where there is no such key."""
     if key_id not in read_keys(path):
         raise ConfigError(f"there is no key {key_id!r}")
-    _edit(os.fspath(path), lambda members: sorted(members, key=lambda jwk: bool(jwk["kid"] != key_id)), make=False)
+
+    def promote(members: _Members) -> _Members:
+        return sorted(members, key=lambda jwk: bool(jwk["kid"] != key_id))
+
+    _edit(os.fspath(path), promote, make=False)
 
 
-def _edit(path: str, change: Any, /, *, make: bool) -> None:
+def _edit(path: str, change: Callable[[_Members], _Members], /, *, make: bool) -> None:
     """Replace a file of keys in one step. Its new version is a lock, too: two at a time would lose one's key."""
     path = os.path.realpath(path)
     temporary = f"{path}.new"

@@ -26,6 +26,9 @@ from accountstore.secrets import Secret, SecretBytes
 from accountstore.validation import did_you_mean
 
 _MAX_ANSWER = 16 * 1024 * 1024
+_OK, _FORBIDDEN = 200, 403
+_TEMPORARY = {412, 429}
+"""A standby that lags behind, and too many requests; beside redirects to another node and errors of the server."""
 _NONSENSE = "the key service answered what makes no sense"
 
 
@@ -182,14 +185,14 @@ class TransitKeys:
 
     async def _ask(self, path: Literal["encrypt", "decrypt", "rewrap", "keys"], items: Any, /) -> _Data:
         status, data = await self._send(path, items)
-        if status == httpx2.codes.FORBIDDEN and self._token_file:  # an agent may have renewed it
+        if status == _FORBIDDEN and self._token_file:  # an agent may have renewed it
             await to_thread.run_sync(self._read_token)
             status, data = await self._send(path, items)
         try:
             answer = _decode(data).data
         except (msgspec.MsgspecError, UnicodeError, RecursionError):
             answer = None
-        if status == httpx2.codes.OK or (answer is not None and answer.batch_results):
+        if status == _OK or (answer is not None and answer.batch_results):
             if answer is None:
                 raise KeyProviderError(_NONSENSE)
             return answer
@@ -219,7 +222,7 @@ class TransitKeys:
 
 
 def _refusal(status: int, /) -> SealError:
-    if status in {httpx2.codes.TOO_MANY_REQUESTS, httpx2.codes.PRECONDITION_FAILED} or status >= 500 or status < 400:
+    if status in _TEMPORARY or not 400 <= status < 500:
         return KeyProviderError(f"the key service does not serve (status {status})")
     return KeyDeniedError(f"the key service refused access to the key (status {status})")
 

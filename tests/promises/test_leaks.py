@@ -1046,13 +1046,14 @@ async def test_calls_on_a_sealed_storage_show_neither_documents_nor_keys(
     """
     written: list[bytes] = []
 
-    class Watched(SystemCalls):
-        def write(self, fd: int, data: Any, /) -> int:
-            written.append(bytes(data))
-            return super().write(fd, data)
+    def write(fd: int, data: Any, /) -> int:
+        written.append(bytes(data))
+        return os.write(fd, data)
 
+    calls = SystemCalls()
+    setattr(calls, "write", write)  # noqa: B010 -- as `broken_calls` does
     own = sealed_by(StaticKeys(canary_keys()) if keys == "at hand" else KeyService(None))
-    backend = MemoryBackend() if kind == "memory" else LocalBackend(Files(str(tmp_path), calls=Watched()))
+    backend = MemoryBackend() if kind == "memory" else LocalBackend(Files(str(tmp_path), calls=calls))
     store = opened(backend, sealer=own)
     await every_call(leaks, store, keys)
     leaks.check()
@@ -1076,7 +1077,11 @@ def vars_of(value: Any, /) -> dict[str, Any]:
 @pytest.mark.parametrize(("anyio_backend", "error"), in_turn(*((name,) for name in HOSTILE)))
 async def test_a_hostile_key_service_shows_nothing(error: str, leaks: Leaks, monkeypatch: pytest.MonkeyPatch) -> None:
     """No error of a key service that quotes keys in its errors shows one, nor does a rotation that meets it."""
-    monkeypatch.setattr("accountstore.sealing.ring.backoff", lambda *_: anyio.lowlevel.checkpoint())
+
+    async def pause(*_: object) -> None:
+        await anyio.lowlevel.checkpoint()
+
+    monkeypatch.setattr("accountstore.sealing.ring.backoff", pause)
     backend = BatchMemory()
     service = KeyService(None)
     store = opened(backend, sealer=sealed_by(service, attempts=2))

@@ -36,7 +36,7 @@ from accountstore.sealing.envelope import aes_gcm
 from accountstore.sealing.ring import KeyCache
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncGenerator, Iterator
     from pathlib import Path
 
     from cloudservers import Server
@@ -102,7 +102,8 @@ class Kms(Kit):
             "aws_access_key_id": "test",
             "aws_secret_access_key": "testtest",
         }
-        self.client: Any = get_session().create_client("kms", **self.access)
+        session: Any = get_session()
+        self.client: Any = session.create_client("kms", **self.access)
         self.keys = [self.client.create_key()["KeyMetadata"]["KeyId"]]
 
     def table(self) -> dict[str, object]:
@@ -131,7 +132,7 @@ def kit(request: pytest.FixtureRequest) -> Kit:
 @asynccontextmanager
 async def store_on(
     backend: Any, *providers: KeyProvider, timeout: float = 30, **more: Any
-) -> AsyncIterator[AccountStore]:
+) -> AsyncGenerator[AccountStore]:
     own = sealer(*providers, policy=RetryPolicy(timeout, 1), cache=KeyCache(0, 0), **more)
     async with sealed_over({"main": backend}, {"main": own}, timeout=timeout) as store:
         yield store
