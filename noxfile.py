@@ -37,7 +37,7 @@ def _interpreters() -> list[str]:
 
 PYTHONS = _interpreters()
 NEWEST = PYTHONS[-1]
-EVERYTHING = "cli,testing,s3,gcs,azure,fast,dask,oauth"
+EVERYTHING = "cli,testing,s3,gcs,azure,fast,dask,oauth,transit,aws-kms"
 HUNG = "--timeout=1200"
 """Ends a test that hangs: no test takes so long on any machine that is of use."""
 
@@ -108,10 +108,12 @@ def layers(session: nox.Session) -> None:
 
 @nox.session(python=NEWEST)
 def fuzz(session: nox.Session) -> None:
-    """A million mutated documents, a hundred thousand names."""
+    """A million mutated documents, a hundred thousand names, and as many sealed documents."""
     _install(session, "test")
     env = {"ACCOUNTSTORE_FUZZ_DOCUMENTS": "1000000", "ACCOUNTSTORE_FUZZ_NAMES": "100000"}
     session.run("pytest", "tests/promises/test_fuzz.py", "-s", "--all", HUNG, env=env)
+    env = {"ACCOUNTSTORE_FUZZ_SEALED": "100000"}  # a million by hand, for some minutes
+    session.run("pytest", "tests/sealing/test_envelope.py", "-s", "-k", "fuzzed and asyncio", HUNG, env=env)
 
 
 @nox.session(python=NEWEST)

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from accountstore.backends.base import Capabilities, Version, WriteMode
     from accountstore.batches import Copied
     from accountstore.bodies import from_json, json_schema, masked, to_json
-    from accountstore.check import Check
-    from accountstore.config import StorageConfig, StoreConfig
+    from accountstore.check import Check, Sealing
+    from accountstore.config import Encryption, StorageConfig, StoreConfig
     from accountstore.events import Event, Observer
     from accountstore.grant import Exchange, TokenGrant
     from accountstore.listing import Entry, Folder, Skipped
@@ -41,6 +41,7 @@ __all__ = [
     "Account",
     "AccountStore",
     "AccountStoreError",
+    "AlgorithmError",
     "BackendError",
     "Capabilities",
     "Check",
@@ -54,7 +55,9 @@ __all__ = [
     "Document",
     "DocumentError",
     "EncodeError",
+    "Encryption",
     "Entry",
+    "EnvelopeError",
     "Event",
     "Exchange",
     "ExchangeError",
@@ -63,27 +66,35 @@ __all__ = [
     "Folder",
     "FullError",
     "JournalError",
+    "KeyDeniedError",
+    "KeyProviderError",
     "LeaseError",
     "Location",
     "LocationError",
+    "MissingKeyError",
+    "MovedError",
     "MultiAccount",
     "NoAnswerError",
     "NoCredentials",
     "NoOAuthError",
     "NotFoundError",
     "NotRegularError",
+    "NotSealedError",
     "OAuthCredentials",
     "Observer",
     "PasswordCredentials",
     "ProtocolType",
     "RefreshError",
     "RefusedError",
+    "SealError",
+    "Sealing",
     "Secret",
     "SecurityOptions",
     "Skipped",
     "StorageConfig",
     "StoreConfig",
     "Stored",
+    "TamperedError",
     "TokenGrant",
     "TooLargeError",
     "UnavailableError",
@@ -92,6 +103,7 @@ __all__ = [
     "UnsupportedError",
     "Version",
     "WriteMode",
+    "WrongKeyError",
     "from_json",
     "json_schema",
     "masked",
@@ -103,8 +115,8 @@ _HOMES = {
     "backends.base": "Capabilities Version WriteMode",
     "batches": "Copied",
     "bodies": "from_json json_schema masked to_json",
-    "check": "Check",
-    "config": "StorageConfig StoreConfig",
+    "check": "Check Sealing",
+    "config": "Encryption StorageConfig StoreConfig",
     "events": "Event Observer",
     "grant": "Exchange TokenGrant",
     "listing": "Entry Folder Skipped",

@@ -78,8 +78,9 @@ class _Member(NamedTuple, Generic[T]):
 
 
 _Results: TypeAlias = "dict[int, A | AccountStoreError]"
-_Work: TypeAlias = "Callable[[Storage, Sequence[_Member[T]], _Results[A]], Awaitable[None]]"
-"""Does what is to be done with documents of one storage, and puts the results at their places."""
+_Work: TypeAlias = "Callable[[Storage, Sequence[_Member[T]], _Results[A], int], Awaitable[None]]"
+"""Does what is to be done with documents of one storage, and puts the results at their places; so many requests at a
+time where the backend takes one document each."""
 
 
 def open_many(
@@ -256,10 +257,10 @@ class _Windows(Generic[T, A]):
                 by_storage.setdefault(member.ref.storage, []).append(member)
         turn = anyio.CapacityLimiter(self._concurrency)
 
-        async def work(storage: Storage, members: Sequence[_Member[T]]) -> None:
+        async def work(storage: Storage, members: Sequence[_Member[T]], at_once: int) -> None:
             async with turn:
                 with Retries() as batch:
-                    await self._work(storage, members, results)
+                    await self._work(storage, members, results, at_once)
                 if batch.retries:
                     retries.update((member.place, batch.retries) for member in members)
 
@@ -268,8 +269,11 @@ class _Windows(Generic[T, A]):
                 size = storage.client.capabilities.batch
                 if size > 1:  # a folder's documents together: a batch opens each of its folders
                     members.sort(key=lambda member: member.ref.folder)
+                at_once = 1
+                if size == 1 and any(map(_asks_a_service, members)):
+                    size, at_once = len(members), self._concurrency  # so that a key service is asked once
                 for start in range(0, len(members), size):
-                    tasks.start_soon(work, storage, members[start : start + size])
+                    tasks.start_soon(work, storage, members[start : start + size], at_once)
 
     def _member(self, place: int, item: _Item[T], /) -> _Member[T]:
         if item.source is None:
@@ -278,8 +282,19 @@ class _Windows(Generic[T, A]):
         return _Member(place, target, item.given, item.mode, source)
 
 
-async def _read(storage: Storage, members: Sequence[_Member[T]], results: _Results[Opened[Document]], /) -> None:
-    blobs = await storage.client.read_many([member.ref.key for member in members])
+def _asks_a_service(member: _Member[Any], /) -> bool:
+    """Whether a service unwraps or wraps the key of a document."""
+    sealers = (ref.storage.sealer for ref in (member.ref, member.source) if ref is not None)
+    return any(sealer is not None and sealer.ring.remote for sealer in sealers)
+
+
+async def _read(
+    storage: Storage, members: Sequence[_Member[T]], results: _Results[Opened[Document]], at_once: int, /
+) -> None:
+    keys = [member.ref.key for member in members]
+    blobs = await storage.client.read_many(keys, at_once=at_once)
+    if storage.sealer is not None:
+        blobs = await storage.sealer.open_many(keys, blobs, storage.client.deadline())
     stretch = 0
     for member, blob in zip(members, blobs, strict=True):
         results[member.place] = _result(member.ref, partial(_open, member.ref), blob)
@@ -293,8 +308,10 @@ def _open(ref: DocumentRef, blob: Blob, /) -> Opened[Document]:
     return ref.storage.open(blob, ref.kind)
 
 
-async def _save(storage: Storage, members: Sequence[_Member[Document]], results: _Results[Stored[Document]], /) -> None:
-    for member, _, stat in await _write(storage, members, _encoded, results):
+async def _save(
+    storage: Storage, members: Sequence[_Member[Document]], results: _Results[Stored[Document]], at_once: int, /
+) -> None:
+    for member, _, stat in await _write(storage, members, _encoded, results, at_once):
         results[member.place] = _result(member.ref, partial(stored, member.given), stat)
 
 
@@ -303,11 +320,11 @@ def _encoded(member: _Member[Document], /) -> bytes:
 
 
 async def _copy(
-    verify: Proof, storage: Storage, members: Sequence[_Member[None]], results: _Results[Copied], /
+    verify: Proof, storage: Storage, members: Sequence[_Member[None]], results: _Results[Copied], at_once: int, /
 ) -> None:
-    opened = await _opened(members, results)
+    opened = await _opened(members, results, at_once)
     unproven: list[tuple[_Member[Opened[Document]], Write, Copied]] = []
-    for member, write, stat in await _write(storage, opened, _transcoded, results):
+    for member, write, stat in await _write(storage, opened, _transcoded, results, at_once):
         result = _result(member.ref, partial(_copied, member.given), stat)
         if isinstance(result, Copied) and verify != "none":
             if verify == "write" and _is_md5_of(write.data, result.version):
@@ -316,10 +333,12 @@ async def _copy(
                 unproven.append((member, write, result))
         results[member.place] = result
     if unproven:
-        await _read_back(storage, unproven, results)
+        await _read_back(storage, unproven, results, at_once)
 
 
-async def _opened(members: Sequence[_Member[None]], results: _Results[Any], /) -> list[_Member[Opened[Document]]]:
+async def _opened(
+    members: Sequence[_Member[None]], results: _Results[Any], at_once: int, /
+) -> list[_Member[Opened[Document]]]:
     """The members with their sources' documents, those that can be read."""
     by_storage: dict[Storage, list[_Member[None]]] = {}
     for member in members:
@@ -328,7 +347,7 @@ async def _opened(members: Sequence[_Member[None]], results: _Results[Any], /) -
             by_storage.setdefault(found.ref.storage, []).append(found)
     sources: _Results[Opened[Document]] = {}
     for storage, group in by_storage.items():
-        await _read(storage, group, sources)
+        await _read(storage, group, sources, at_once)
     opened: list[_Member[Opened[Document]]] = []
     for member in members:
         source = sources[member.place]
@@ -350,10 +369,14 @@ def _copied(opened: Opened[Document], stat: Stat, /) -> Copied:
 
 
 async def _read_back(
-    storage: Storage, written: Sequence[tuple[_Member[Opened[Document]], Write, Copied]], results: _Results[Copied], /
+    storage: Storage,
+    written: Sequence[tuple[_Member[Opened[Document]], Write, Copied]],
+    results: _Results[Copied],
+    at_once: int,
+    /,
 ) -> None:
     """Compare what was written with what is there."""
-    blobs = await storage.client.read_many([write.key for _, write, _ in written])
+    blobs = await storage.client.read_many([write.key for _, write, _ in written], at_once=at_once)
     for (member, write, copied), blob in zip(written, blobs, strict=True):
         results[member.place] = _result(member.ref, partial(_compared, copied, write.data), blob)
 
@@ -372,7 +395,12 @@ def _is_md5_of(data: bytes, version: Version, /) -> bool:
 
 
 async def _write(
-    storage: Storage, members: Sequence[_Member[T]], bytes_of: Callable[[_Member[T]], bytes], results: _Results[Any], /
+    storage: Storage,
+    members: Sequence[_Member[T]],
+    bytes_of: Callable[[_Member[T]], bytes],
+    results: _Results[Any],
+    at_once: int,
+    /,
 ) -> list[tuple[_Member[T], Write, Stat | AccountStoreError]]:
     """Write the documents that can be written; each with what the storage answered."""
     writes: list[Write] = []
@@ -393,7 +421,12 @@ async def _write(
         if stretch >= _STRETCH:
             stretch = 0
             await checkpoint()
-    return list(zip(written, writes, await storage.client.write_many(writes), strict=True))
+    if storage.sealer is not None:
+        try:
+            writes = await storage.sealer.seal_many(writes, storage.client.deadline())
+        except AccountStoreError as error:
+            return [(member, write, error) for member, write in zip(written, writes, strict=True)]
+    return list(zip(written, writes, await storage.client.write_many(writes, at_once=at_once), strict=True))
 
 
 def _result(ref: DocumentRef, take: Callable[[A], B], answer: A | AccountStoreError, /) -> B | AccountStoreError:

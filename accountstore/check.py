@@ -5,19 +5,31 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Awaitable, Sequence
+from typing import TYPE_CHECKING
 
 import anyio
 from msgspec import Struct
 from msgspec.structs import replace
 
-from accountstore.backends.base import Capabilities, Version
+from accountstore.backends.base import Blob, Capabilities, Stat, Version, Write
 from accountstore.client import StorageClient
-from accountstore.errors import BackendError, ConflictError, ExistsError, NotFoundError, UnsupportedError
+from accountstore.errors import (
+    BackendError,
+    ConflictError,
+    ExistsError,
+    NotFoundError,
+    SealError,
+    TamperedError,
+    UnsupportedError,
+)
 from accountstore.listing import Listing, Skipped
 from accountstore.model import Account, PasswordCredentials
 from accountstore.retry import Conditions, RetryPolicy
 from accountstore.storage import Storage
 from accountstore.validation import join
+
+if TYPE_CHECKING:
+    from accountstore.sealing.sealer import Sealer
 
 
 class Step(Struct, frozen=True):
@@ -26,6 +38,16 @@ class Step(Struct, frozen=True):
     name: str
     problem: str
     seconds: float
+
+
+class Sealing(Struct, frozen=True):
+    """How a storage is sealed, as its configuration says: `mode` is `"required"`, `"optional"` (plaintext is read, too)
+    or `"unsealing"` (the next write is plain); `key_ids` can open, the first seals.
+    """
+
+    mode: str
+    id: str
+    key_ids: tuple[str, ...]
 
 
 class Check(Struct, frozen=True):
@@ -39,7 +61,9 @@ class Check(Struct, frozen=True):
 
     `skipped` has documents that no `Location` names, as other programs may have written them: listings leave them out,
     and that is no problem of the storage. There are at most 100, found
-    within the storage's `timeout`; `complete` says whether these are all.
+    within the storage's `timeout`; `complete` says whether these are all. `sealing` is None where the storage is not
+    encrypted: its own document was sealed and opened, too. Where `versioned` is True, plaintext from before the first
+    encryption is still kept.
     """
 
     storage: str
@@ -51,6 +75,7 @@ class Check(Struct, frozen=True):
     declared: Capabilities
     skipped: tuple[Skipped, ...] = ()
     complete: bool = False
+    sealing: Sealing | None = None
 
     @property
     def ok(self) -> bool:
@@ -90,7 +115,7 @@ class _Steps:
         proves = True
         try:
             await call
-        except (BackendError, UnsupportedError) as error:
+        except (BackendError, UnsupportedError, SealError) as error:
             met = wanted is not None and isinstance(error, wanted)
             problem = "" if met else f"{type(error).__name__}: {error.message}"
             proves = isinstance(error, _ANSWERS)
@@ -111,13 +136,19 @@ async def check(storage: Storage, folder: str, /) -> Check:
     client.calls = storage.client.calls  # which closing the store ends
     by = client.deadline
     key = join(folder, f"check-{os.urandom(8).hex()}.account")
-    first, second, third = (
+    documents: list[bytes] = [
         storage.encode(
             Account(host=host, port=1, credentials=PasswordCredentials(login="check", password=host)), Account
         )
         for host in ("first.invalid", "second.invalid", "third.invalid")
-    )
+    ]
     steps, listed = _Steps(), None
+    sealing = sealing_of(storage)
+    if storage.sealer is not None and not await steps.passes(
+        "seal and open", _seal(storage.sealer, key, documents, by())
+    ):
+        return Check(storage.name, None, None, None, None, tuple(steps.done), able, sealing=sealing)
+    first, second, third = documents
     create = update = delete = versioned = None
     removed: bool | None = False
     try:
@@ -144,7 +175,24 @@ async def check(storage: Storage, folder: str, /) -> Check:
     skipped: list[Skipped] = []
     complete = bool(listed) and await _look(client, folder, storage.name, skipped)
     proven = (create, update, delete, versioned)
-    return Check(storage.name, *proven, tuple(steps.done), able, tuple(skipped), complete)
+    return Check(storage.name, *proven, tuple(steps.done), able, tuple(skipped), complete, sealing)
+
+
+def sealing_of(storage: Storage, /) -> Sealing | None:
+    """How a storage is sealed."""
+    if (sealer := storage.sealer) is None:
+        return None
+    ids = tuple(key_id for provider in sealer.ring.providers for key_id in provider.key_ids())
+    return Sealing(sealer.mode, sealer.storage_id, ids)
+
+
+async def _seal(sealer: Sealer, key: str, documents: list[bytes], by: float, /) -> None:
+    """Put sealed documents in the place of plain ones, and open one."""
+    plain = documents[0]
+    documents[:] = [write.data for write in await sealer.seal_many([Write(key, d, "overwrite") for d in documents], by)]
+    blob = Blob(documents[0], Stat(key, len(documents[0]), Version("sealed"), None))
+    if (await sealer.open(key, blob, by)).data != plain:
+        raise TamperedError("what was sealed opened as something else")
 
 
 async def _look(client: StorageClient, folder: str, storage: str, skipped: list[Skipped], /) -> bool:

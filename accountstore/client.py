@@ -177,9 +177,11 @@ class StorageClient:
     async def _next_page(self, pages: AsyncIterator[Sequence[Stat]], /) -> Sequence[Stat] | None:
         return await retry(self, self.deadline(), self.calls.turns, anext, pages, None)
 
-    async def read_many(self, keys: Sequence[str], /) -> list[Blob | AccountStoreError]:
-        """What `read` returns or raises for each key; in one call of the backend where that pays."""
+    async def read_many(self, keys: Sequence[str], /, *, at_once: int = 1) -> list[Blob | AccountStoreError]:
+        """What `read` returns or raises for each key; in one call of the backend where that pays, else `at_once`."""
         if self.capabilities.batch == 1:
+            if at_once > 1:
+                return await _each([partial(self.read, key, self.deadline()) for key in keys], at_once)
             return [await _outcome(self.read(key, self.deadline())) for key in keys]
         by = self.deadline()
         blobs = await _outcome(self._read_batch(keys, by))
@@ -201,9 +203,11 @@ class StorageClient:
             raise failure
         return await self.read(key, by)
 
-    async def write_many(self, writes: Sequence[Write], /) -> list[Stat | AccountStoreError]:
-        """What `write` returns or raises for each write; in one call of the backend where that pays."""
+    async def write_many(self, writes: Sequence[Write], /, *, at_once: int = 1) -> list[Stat | AccountStoreError]:
+        """What `write` returns or raises for each write; in one call of the backend where that pays, else `at_once`."""
         if self.capabilities.batch == 1:
+            if at_once > 1:
+                return await _each([partial(self.write, *write, self.deadline()) for write in writes], at_once)
             return [await _outcome(self.write(key, data, mode, self.deadline())) for key, data, mode in writes]
         by = self.deadline()
         stats = await _outcome(self._write_batch(writes, by))
@@ -353,6 +357,21 @@ async def _outcome(call: Awaitable[T], /) -> T | AccountStoreError:
         return await call
     except AccountStoreError as error:
         return error.with_traceback(None)
+
+
+async def _each(calls: Sequence[Callable[[], Awaitable[T]]], at_once: int, /) -> list[T | AccountStoreError]:
+    """The result of each call, or its error; some at a time."""
+    results: dict[int, T | AccountStoreError] = {}
+    turn = anyio.CapacityLimiter(at_once)
+
+    async def run(place: int, call: Callable[[], Awaitable[T]]) -> None:
+        async with turn:
+            results[place] = await _outcome(call())
+
+    async with anyio.create_task_group() as tasks:
+        for place, call in enumerate(calls):
+            tasks.start_soon(run, place, call)
+    return [results[place] for place in range(len(calls))]
 
 
 async def _results(

@@ -14,7 +14,7 @@ from types import ModuleType
 from typing import Any, TypeVar, cast, final
 
 import msgspec
-from msgspec import Raw, Struct
+from msgspec import UNSET, Raw, Struct, UnsetType
 
 from accountstore.errors import ConfigError, DecodeError, EncodeError
 from accountstore.model import (
@@ -295,6 +295,25 @@ def _explain(message: str, tree: Any, /) -> tuple[str, str]:
     elif not _HARMLESS.match(reason):
         reason = "is not valid"
     return reason, field
+
+
+class _Marks(Struct, frozen=True):
+    """What tells a sealed document from a plain one."""
+
+    protected: Raw | UnsetType = UNSET
+    ciphertext: Raw | UnsetType = UNSET
+
+
+_decode_marks = msgspec.json.Decoder(_Marks).decode
+
+
+def is_sealed(data: bytes, /) -> bool:
+    """Whether bytes are a sealed document (`accountstore.sealing`), be it a broken one."""
+    try:
+        marks = _decode_marks(data)
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
+        return data.startswith(b'{"protected":"')  # such as one that is cut off
+    return marks.protected is not UNSET and marks.ciphertext is not UNSET
 
 
 JSON = Codec("JSON", msgspec.json, check_json)

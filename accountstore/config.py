@@ -44,6 +44,38 @@ _FILE = "accountstore.toml"
 _VARIABLE = "ACCOUNTSTORE_CONFIG"
 
 
+class Encryption(Struct, frozen=True, kw_only=True):
+    """How the documents of a storage are sealed (extra `crypto`).
+
+    `keys` is the path of a JWK Set, which nobody but its owner may read; `env:NAME`, a variable that holds one; a table
+    of a key service, such as `{provider = "transit", ...}` or `{provider = "aws-kms", ...}`; in Python also a
+    `KeyProvider`. Of a list, the first seals and all of them open.
+
+    `required` refuses plaintext; without it plaintext is read, and the next write seals it. `id` is the storage's id in
+    the sealed documents, its name by default: two services that name a storage differently need the same. `seal` false
+    is the way back: sealed documents are read, and the next write leaves them plain. Keys that a service has unwrapped
+    are kept in memory for `cache_seconds`, at most `cache_keys` of them; 0 keeps none.
+    """
+
+    keys: Any
+    required: bool = False
+    id: str | None = None
+    seal: bool = True
+    cache_seconds: float = 300.0
+    cache_keys: int = 1000
+
+    def sources(self) -> list[Any]:
+        """What `keys` lists."""
+        keys: Any = self.keys
+        return [*keys] if isinstance(keys, list) else [keys]
+
+    def __repr__(self) -> str:
+        return f"Encryption(..., required={self.required}, id={self.id!r}, seal={self.seal})"
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        return [("required", self.required), ("id", self.id), ("seal", self.seal)]
+
+
 class StorageConfig(Struct, frozen=True):
     """One storage: an fsspec URL, fsspec's options for it, and the codec of its documents (`json` or `msgpack`).
 
@@ -55,7 +87,7 @@ class StorageConfig(Struct, frozen=True):
     `timeout` bounds an operation, in seconds; `attempts` says how often it is tried while it fails for a while, 1 for
     never again. `concurrency` says how many operations may be in flight at once; without it the backend's own default
     does. `conditions` is `probe` where the store tries whether the server honours them before it relies on them,
-    or `trust` where you vouch for it.
+    or `trust` where you vouch for it. `encryption` seals the documents.
     """
 
     url: str
@@ -66,6 +98,7 @@ class StorageConfig(Struct, frozen=True):
     attempts: int = 4
     conditions: _Conditions = "probe"
     concurrency: int | None = None
+    encryption: Encryption | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.url, str):
@@ -163,7 +196,9 @@ def _check_storage(name: str, storage: StorageConfig, /) -> None:
         raise ConfigError(f"{where}: {error}") from None
     if not isinstance(storage, StorageConfig):
         raise ConfigError(f"{where}: must be a StorageConfig, such as StorageConfig(url)")
-    _check_types(where, asdict(storage) | {"options": {}}, StorageConfig)
+    _check_types(where, asdict(storage) | {"options": {}, "encryption": None}, StorageConfig)
+    if storage.encryption is not None:
+        _check_encryption(f"{where}.encryption", storage.encryption)
     if not isinstance(storage.options, Mapping):
         raise ConfigError(f"{where}.options: must be a dict of the options by their names")
     _check_url(f"{where}.url", storage)
@@ -172,6 +207,29 @@ def _check_storage(name: str, storage: StorageConfig, /) -> None:
     for key, number in (("attempts", storage.attempts), ("concurrency", storage.concurrency)):
         if number is not None and number < 1:
             raise ConfigError(f"{where}.{key}: must be at least 1")
+
+
+def _check_encryption(where: str, encryption: Encryption, /) -> None:
+    """Refuse what cannot seal, or contradicts itself. The keys themselves are read at opening."""
+    if not isinstance(encryption, Encryption):
+        raise ConfigError(f"{where}: must be an Encryption, such as Encryption(keys=PATH)")
+    _check_types(where, asdict(encryption) | {"keys": None}, Encryption)
+    if not encryption.sources():
+        raise ConfigError(f"{where}.keys: there is none")
+    for source in encryption.sources():
+        named = isinstance(source, dict) and isinstance(cast("dict[str, object]", source).get("provider"), str)
+        if not source or not (named or isinstance(source, str) or hasattr(source, "unwrap")):
+            raise ConfigError(f"{where}.keys: must be a file, env:NAME, or a table with a provider")
+    if encryption.id is not None:
+        try:
+            check_storage_name(encryption.id)
+        except LocationError as error:
+            raise ConfigError(f"{where}.id: {error.message}") from None
+    if encryption.required and not encryption.seal:
+        raise ConfigError(f"{where}.seal: what is required cannot be switched off")
+    for key, number in (("cache_seconds", encryption.cache_seconds), ("cache_keys", encryption.cache_keys)):
+        if not 0 <= number < inf:
+            raise ConfigError(f"{where}.{key}: must be 0 or more")
 
 
 def _check_url(where: str, storage: StorageConfig, /) -> None:
@@ -245,9 +303,12 @@ def check_text(text: str, /) -> None:
 def _read_file(path: str, /) -> StoreConfig:
     config = _config_of(_expand(_read_tree(path), _variable))
     folder = os.path.dirname(os.path.abspath(path))
-    for name, storage in config.storages.items():
+    for name, storage in [*config.storages.items()]:
         if "://" not in storage.url and not storage.url.startswith("~"):
-            config.storages[name] = replace(storage, url=os.path.join(folder, storage.url))
+            storage = config.storages[name] = replace(storage, url=os.path.join(folder, storage.url))  # noqa: PLW2901
+        if storage.encryption is not None:
+            keys = [_beside(folder, source) for source in storage.encryption.sources()]
+            config.storages[name] = replace(storage, encryption=replace(storage.encryption, keys=keys))
     return config
 
 
@@ -260,10 +321,24 @@ def _config_of(tree: dict[str, Any], /) -> StoreConfig:
     for name, table in cast("dict[str, Any]", storages).items():
         if not isinstance(table, dict):
             raise ConfigError(f"{key_of('storages', name)}: must be a table with a url")
-        parsed[name] = _convert(cast("dict[str, Any]", table), StorageConfig, key_of("storages", name))
+        parsed[name] = _read_storage(key_of("storages", name), cast("dict[str, Any]", table))
     config = _convert({**tree, "storages": parsed}, StoreConfig)
     config.default_name()
     return config
+
+
+def _beside(folder: str, source: Any, /) -> Any:
+    """A source of keys, whose path is taken from the configuration's folder."""
+    if not isinstance(source, str) or source.startswith(("env:", "~")):
+        return source
+    return os.path.join(folder, source)
+
+
+def _read_storage(where: str, table: dict[str, Any], /) -> StorageConfig:
+    encryption = table.get("encryption")
+    if isinstance(encryption, dict):
+        table = {**table, "encryption": _convert(cast("dict[str, Any]", encryption), Encryption, f"{where}.encryption")}
+    return _convert(table, StorageConfig, where)
 
 
 def _read_tree(path: str, /) -> dict[str, Any]:

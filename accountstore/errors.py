@@ -9,6 +9,16 @@
     │   │   └── UnknownFieldError                   `from_json` met a field that the model does not have
     │   ├── DecodeError                             what the storage holds
     │   └── TooLargeError                           more bytes than the store allows
+    ├── SealError                                   a sealed document does not open, or nothing can be sealed
+    │   ├── MissingKeyError                         none of the keys that open it is at hand
+    │   ├── WrongKeyError                           the key of that id is not the one that sealed it
+    │   ├── TamperedError                           contents or header are not what was sealed
+    │   ├── MovedError                              it was sealed for another place
+    │   ├── NotSealedError                          plaintext where only sealed documents are read
+    │   ├── AlgorithmError                          an algorithm that is not allowed
+    │   ├── EnvelopeError                           not the format of sealed documents
+    │   ├── KeyDeniedError   (PermissionError)      the key service refused access
+    │   └── KeyProviderError (ConnectionError)      the key service may work later: `temporary` is true
     ├── UnsupportedError     (NotImplementedError)  the storage cannot promise what was asked
     ├── ClosedError          (RuntimeError)         the store is not open here
     ├── JournalError         (RuntimeError)         the journal of a migration cannot be used
@@ -41,6 +51,7 @@ if TYPE_CHECKING:
 
 __all__ = (
     "AccountStoreError",
+    "AlgorithmError",
     "BackendError",
     "ClosedError",
     "ConfigError",
@@ -49,24 +60,33 @@ __all__ = (
     "DeniedError",
     "DocumentError",
     "EncodeError",
+    "EnvelopeError",
     "ExchangeError",
     "ExistsError",
     "ExtensionError",
     "FullError",
     "JournalError",
+    "KeyDeniedError",
+    "KeyProviderError",
     "LeaseError",
     "LocationError",
+    "MissingKeyError",
+    "MovedError",
     "NoAnswerError",
     "NoOAuthError",
     "NotFoundError",
     "NotRegularError",
+    "NotSealedError",
     "RefreshError",
     "RefusedError",
+    "SealError",
+    "TamperedError",
     "TooLargeError",
     "UnavailableError",
     "UncertainError",
     "UnknownFieldError",
     "UnsupportedError",
+    "WrongKeyError",
 )
 
 _E = TypeVar("_E", bound="AccountStoreError")
@@ -143,6 +163,55 @@ class DecodeError(DocumentError):
 
 class TooLargeError(DocumentError):
     """The document is larger than the store's `max_bytes`."""
+
+
+class SealError(AccountStoreError):
+    """A sealed document does not open, or a document cannot be sealed. Nothing was written.
+
+    `key_id` names the key that it is about, or is None. There is never a fallback to plaintext.
+    """
+
+    def __init__(self, message: str, /, *, key_id: str | None = None, location: Location | None = None) -> None:
+        super().__init__(message if key_id is None else f"{message} (key {key_id!r})", location=location)
+        self.key_id = key_id
+
+
+class MissingKeyError(SealError):
+    """None of the keys that open the document is in the storage's key ring."""
+
+
+class WrongKeyError(SealError):
+    """The key with the document's key id does not open it: another key has that id, or the wrapped key was changed."""
+
+
+class TamperedError(SealError):
+    """The contents or the header of the document are not what was sealed."""
+
+
+class MovedError(SealError):
+    """The document was sealed for another storage, folder or file name: somebody moved or swapped the file."""
+
+
+class NotSealedError(SealError):
+    """The document is plaintext, and the storage's `required` takes sealed ones only."""
+
+
+class AlgorithmError(SealError):
+    """The document names an algorithm that is not on the fixed list."""
+
+
+class EnvelopeError(SealError):
+    """The document is no sealed one of this format: cut off, malformed, or with members that it does not have."""
+
+
+class KeyDeniedError(SealError, PermissionError):
+    """The key service refused access to the key."""
+
+
+class KeyProviderError(SealError, ConnectionError):
+    """The key service cannot be reached, was too slow or answered what makes no sense; the call may succeed later."""
+
+    temporary: ClassVar[bool] = True
 
 
 class UnsupportedError(AccountStoreError, NotImplementedError):

@@ -5,25 +5,34 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import datetime
 from types import MappingProxyType
-from typing import Any, Generic, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 from msgspec import Struct, field
 from msgspec.structs import replace
 
 from accountstore.backends.base import Blob, Stat, Version, WriteMode
 from accountstore.client import Condition, StorageClient
-from accountstore.codecs import BYTE_ORDER_MARK, JSON, Codec, without_mark
-from accountstore.errors import BackendError, DecodeError, EncodeError, NotFoundError
+from accountstore.codecs import BYTE_ORDER_MARK, JSON, Codec, is_sealed, without_mark
+from accountstore.errors import BackendError, DecodeError, EncodeError, MissingKeyError, NotFoundError
 from accountstore.lease import Flight, StorageClock
 from accountstore.location import Located, Location
 from accountstore.model import Account, Document, MultiAccount
 from accountstore.secrets import SecretBytes
 from accountstore.validation import check_size, kind_of
 
+if TYPE_CHECKING:
+    from accountstore.sealing.sealer import Sealer  # noqa: TC004 -- with what only sealed storages need
+
 D = TypeVar("D", bound=Account | MultiAccount)
 T_co = TypeVar("T_co", covariant=True)
 T = TypeVar("T")
 _NO_FIELDS: Mapping[str, object] = MappingProxyType({})
+
+
+_SEALED = (
+    "the document is sealed (encrypted): give its storage `encryption` with the keys; it needs a package:"
+    " pip install 'accountstore[crypto]'"
+)
 
 
 class Stored(Struct, Generic[T_co], frozen=True):
@@ -53,7 +62,7 @@ class Opened(Struct, Generic[T_co], frozen=True, eq=False):
 
 
 class Storage(Struct, frozen=True, eq=False):
-    """A storage client with a codec and the limit of a document.
+    """A storage client with a codec, the limit of a document, and a sealer where it is encrypted.
 
     `url` and `options` decide whether two storages are one. They do not show in `repr`.
     """
@@ -63,6 +72,7 @@ class Storage(Struct, frozen=True, eq=False):
     max_bytes: int
     url: str
     options: Mapping[str, object]
+    sealer: Sealer | None = None
     clock: StorageClock = field(default_factory=StorageClock)
     flights: dict[str, Flight] = field(default_factory=dict[str, Flight])
     """The refreshes under way in this process, by key."""
@@ -110,11 +120,19 @@ class Storage(Struct, frozen=True, eq=False):
         return SecretBytes(data)
 
     def open(self, blob: Blob, kind: type[D], /) -> Opened[D]:
-        """The document in the bytes. Raises `DecodeError`."""
+        """The document in the plain bytes. Raises `DecodeError`, `TooLargeError`."""
         stat, data = blob.stat, blob.data
         if data.startswith(BYTE_ORDER_MARK) and self.codec is JSON:
             data = without_mark(data)
-        return Opened(Stored(self.codec.decode(data, kind), blob.version, stat.size, stat.modified), data)
+        if self.sealer is not None:
+            check_size(len(data), self.max_bytes)  # the client's limit is that of sealed bytes
+        try:
+            document = self.codec.decode(data, kind)
+        except DecodeError:
+            if self.sealer is None and is_sealed(data):
+                raise MissingKeyError(_SEALED) from None
+            raise
+        return Opened(Stored(document, blob.version, stat.size, stat.modified), data)
 
 
 class DocumentRef(Struct, frozen=True, eq=False):
@@ -147,9 +165,13 @@ class DocumentRef(Struct, frozen=True, eq=False):
         return f"{self.storage.url.rstrip('/')}/{self.key}"
 
     async def read(self, kind: type[D], /) -> Opened[D]:
-        """The document. Raises `NotFoundError`, `DecodeError`, `TooLargeError`."""
+        """The document. Raises `NotFoundError`, `DecodeError`, `TooLargeError`, `SealError`."""
+        storage = self.storage
         with Located(self.location):
-            return self.storage.open(await self.storage.client.read(self.key, self.by), kind)
+            blob = await storage.client.read(self.key, self.by)
+            if storage.sealer is not None:
+                blob = await storage.sealer.open(self.key, blob, self.by)
+            return storage.open(blob, kind)
 
     async def stat(self) -> Stat:
         """Size, version and time. Raises `NotFoundError`."""
@@ -164,10 +186,17 @@ class DocumentRef(Struct, frozen=True, eq=False):
             return None
 
     async def write(self, document: D, kind: type[D], mode: WriteMode, original: bytes | None = None, /) -> Stored[D]:
-        """Encode and write a document. Raises as `Storage.encode` and `StorageClient.write`."""
+        """Encode and write a document. Raises as `Storage.encode`, `Sealer.seal` and `StorageClient.write`."""
         with Located(self.location):
             data = self.storage.encode(document, kind, original)
-            return stored(document, await self.storage.client.write(self.key, data, mode, self.by))
+            return stored(document, await self._put(data, mode))
+
+    async def _put(self, data: bytes, mode: WriteMode, /) -> Stat:
+        """Write the bytes of a document, sealed where the storage is."""
+        storage = self.storage
+        if storage.sealer is not None:
+            data = await storage.sealer.seal(self.key, data, self.by)
+        return await storage.client.write(self.key, data, mode, self.by)
 
     async def rewrite(
         self, opened: Opened[D], document: D, kind: type[D], fields: Mapping[str, object], /
@@ -175,8 +204,7 @@ class DocumentRef(Struct, frozen=True, eq=False):
         """Write a document where it still is what was opened, keeping its unknown fields but these. As `write`."""
         with Located(self.location):
             data = self.storage.encode(document, kind, opened.plain, fields)
-            stat = await self.storage.client.write(self.key, data, opened.stored.version, self.by)
-            return Opened(stored(document, stat), data)
+            return Opened(stored(document, await self._put(data, opened.stored.version)), data)
 
     def renewed(self) -> Self:
         """The same with a deadline of its own: for one request of an operation that takes longer than one."""
@@ -190,7 +218,7 @@ class DocumentRef(Struct, frozen=True, eq=False):
             data = self.storage.transcode(opened.plain, source.codec, self.kind)
             if fields is not None:
                 data = SecretBytes(self.storage.codec.merge(opened.stored.document, data, set=fields))
-            return stored(opened.stored.document, await self.storage.client.write(self.key, data, mode, self.by))
+            return stored(opened.stored.document, await self._put(data, mode))
 
     async def read_json(self) -> Stored[bytes]:
         """The document's JSON, whole. As `read`."""
@@ -210,8 +238,7 @@ class DocumentRef(Struct, frozen=True, eq=False):
                 JSON.decode(data, self.kind)
             except DecodeError as error:
                 raise EncodeError(error.message, field=error.field) from None
-            encoded = self.storage.transcode(data, JSON, self.kind)
-            return stored(None, await self.storage.client.write(self.key, encoded, mode, self.by))
+            return stored(None, await self._put(self.storage.transcode(data, JSON, self.kind), mode))
 
     async def delete(self, version: Version | None = None, /) -> None:
         """Remove the document, if it has this version."""

@@ -19,6 +19,10 @@ from accountstore.errors import AccountStoreError, ClosedError, ConfigError, Loc
 from accountstore.registry import find_backend
 from accountstore.retry import RetryPolicy
 from accountstore.storage import Storage
+from accountstore.validation import sealed_limit
+
+if TYPE_CHECKING:
+    from accountstore.sealing.sealer import Sealer
 
 S = TypeVar("S")
 
@@ -77,6 +81,8 @@ class Storages:
             try:
                 async with AsyncExitStack() as closing:
                     for storage in reversed(self._storages.values()):
+                        if storage.sealer is not None:
+                            closing.push_async_callback(storage.sealer.aclose)
                         closing.push_async_callback(storage.client.aclose)
             except AccountStoreError as error:
                 failure = error
@@ -170,11 +176,31 @@ async def _open(name: str, config: StorageConfig, max_bytes: int, path: str | No
             able = replace(able, verify=False)
         shown = config.display_name
         policy = RetryPolicy(config.timeout, config.attempts, shown and f"storage {name!r}: {shown}")
-        client = StorageClient(
-            name, backend, policy, limit=max_bytes, capabilities=able, concurrency=config.concurrency
-        )
-        return Storage(client, codec, max_bytes, await to_thread.run_sync(_canonical, name, config), config.options)
+        limit = max_bytes if config.encryption is None else sealed_limit(max_bytes)
+        client = StorageClient(name, backend, policy, limit=limit, capabilities=able, concurrency=config.concurrency)
+        sealer = await _open_sealer(name, config, client, f"{where}.encryption")
+        url = await to_thread.run_sync(_canonical, name, config)
+        return Storage(client, codec, max_bytes, url, config.options, sealer)
     raise failure
+
+
+async def _open_sealer(name: str, config: StorageConfig, client: StorageClient, where: str, /) -> Sealer | None:
+    """The sealer of a storage; without one, the client is closed again."""
+    if config.encryption is None:
+        return None
+    from accountstore.sealing.sources import open_sealer
+
+    try:
+        return await open_sealer(config.encryption, name, client.policy, client.calls.limits)
+    except ConfigError as error:
+        failure = ConfigError(f"{where}.{error.message}")
+    except BaseException:
+        with CancelScope(shield=True), suppress(AccountStoreError):
+            await client.aclose()
+        raise
+    with suppress(AccountStoreError):
+        await client.aclose()
+    raise failure  # here, without the frames that hold keys
 
 
 def _canonical(name: str, config: StorageConfig, /) -> str:

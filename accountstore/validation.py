@@ -118,6 +118,11 @@ def check_size(size: int, limit: int, /) -> None:
         raise TooLargeError(f"the document has {size} bytes, more than the {limit} allowed")
 
 
+def sealed_limit(max_bytes: int, /) -> int:
+    """How many bytes the file of a sealed document may have that has at most `max_bytes` itself."""
+    return 4 * (max_bytes // 3 + 1) + 64 * 1024  # base64, and ten recipients with the longest names
+
+
 def did_you_mean(word: str, known: Collection[str], /) -> str:
     """The end of a message about an unknown word: the nearest known one, or all of them."""
     from difflib import get_close_matches

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import anyio
 import msgspec
 
-from benchmarks import bench_bounds, bench_cloud, bench_import, bench_local, bench_memory, report
+from benchmarks import bench_bounds, bench_cloud, bench_import, bench_local, bench_memory, bench_sealed, report
 from benchmarks.against import Turns, compare, versions
 from benchmarks.chart import draw
 from benchmarks.harness import Round, Workspace, measure
@@ -37,6 +37,10 @@ CASES: dict[str, tuple[Callable[[Workspace], Rounds], str]] = {
     "calls": (bench_memory.calls, ""),
     "bounds": (bench_bounds.bounds, "s3fs obstore"),
     "peers": (bench_local.peers, "key_value aiofile"),
+    "sealed": (bench_sealed.envelope, "cryptography"),
+    "sealed-stores": (bench_sealed.stores, "cryptography s3fs obstore"),
+    "sealed-peers": (bench_sealed.fernet, "cryptography key_value cachetools"),
+    "sealed-rotation": (bench_sealed.rotation, "cryptography"),
     "import": (bench_import.imports, ""),
     "cloud-cpu": (bench_cloud.cpu, "s3fs obstore"),
     "cloud-throughput": (bench_cloud.throughput, "s3fs gcsfs adlfs obstore"),

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import anyio
 import msgspec
 
-from accountstore import AccountStore, AccountStoreError, Location, StorageConfig, StoreConfig, retry
+from accountstore import AccountStore, AccountStoreError, Encryption, Location, StorageConfig, StoreConfig, retry
 from accountstore.registry import find_backend
 from accountstore.testing import Recorder, exercise
 from accountstore.testing.histories.checker import CallName
@@ -38,7 +38,8 @@ LOOPS = ("asyncio", "trio")
 
 class Plan(msgspec.Struct):
     """What to do: so many rounds with so many documents each. The storage is reached by its options, and by the last
-    reader by others. `blindly` takes the look before a repetition away. `names` are the calls to make, by default all.
+    reader by others. `blindly` takes the look before a repetition away. With `keys`, a key file, documents
+    are sealed. `names` are the calls to make, by default all.
     """
 
     folder: str
@@ -51,6 +52,7 @@ class Plan(msgspec.Struct):
     seed: int = 0
     timeout: float = 4.0
     blindly: bool = False
+    keys: str = ""
     names: Sequence[CallName] = ()
 
 
@@ -66,7 +68,8 @@ def locations(plan: Plan, number: int) -> list[Location]:
 
 def opened(plan: Plan, options: dict[str, Any], timeout: float) -> Any:
     """A store."""
-    storage = StorageConfig(plan.url, options=options, engine=plan.engine, timeout=timeout)
+    encryption = Encryption(keys=plan.keys, required=True) if plan.keys else None
+    storage = StorageConfig(plan.url, options, engine=plan.engine, timeout=timeout, encryption=encryption)
     return AccountStore.open(StoreConfig(storages={"one": storage}))
 
 

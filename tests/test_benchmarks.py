@@ -38,6 +38,13 @@ GOALS: dict[str, set[tuple[str, str | None]]] = {
         ("fsspec pipe_file, cat_file (neither atomic nor durable)", None),
         ("anyio.Path (neither atomic nor durable)", None),
     },
+    "sealed": {
+        ("cryptography's calls", "at most 2"),
+        ("the same format by hand: cryptography, base64, json", None),
+    },
+    "sealed-stores": {("plain", "at most 1.05")},
+    "sealed-peers": {("py-key-value-aio's Fernet wrapper", "at most 1")},
+    "sealed-rotation": {("copying through get and save", "at most 0.8")},
     "import": {("import anyio, msgspec", "at most 1.3")},
     "cloud-cpu": {("bare aiobotocore", "at most 1.1"), ("bare obstore", "at most 1.25")},
     "cloud-throughput": {

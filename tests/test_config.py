@@ -227,7 +227,7 @@ def test_options_take_values_from_the_environment(monkeypatch: pytest.MonkeyPatc
     }
 
 
-KEYS = "attempts, codec, concurrency, conditions, engine, options, timeout, url"
+KEYS = "attempts, codec, concurrency, conditions, encryption, engine, options, timeout, url"
 NOT_SET = "the environment variable NO is not set"
 HEADER_IN_TEXT = "options = { note = '''\n[storages.a]\n''' }\n"
 FAULTS: Mapping[str, tuple[str, str, tuple[str, ...]]] = {

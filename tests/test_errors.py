@@ -6,15 +6,17 @@ import builtins
 import copy
 import errno
 import inspect
+import json
 import os
 import pickle
 import re
 import traceback
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 import msgspec
 import pytest
 import samples
+import sealed
 from calls import EITHER, EVERY, SINGLE, ends
 from doubles import BatchMemory, Recording
 from msgspec.structs import replace
@@ -38,6 +40,7 @@ from accountstore.codecs import JSON
 from accountstore.errors import AccountStoreError, BackendError, DocumentError, NotFoundError, UnavailableError
 from accountstore.migration import migrate
 from accountstore.lease import FIELD, key_of
+from accountstore.sealing import StaticKeys
 from accountstore.testing import store_over
 
 if TYPE_CHECKING:
@@ -115,10 +118,10 @@ def test_the_tree_is_as_drawn() -> None:
 
 
 def test_what_may_work_later_is_temporary() -> None:
-    """`temporary` is true of `UnavailableError` and its kinds, of a wait for a lease and of an answer that a provider
-    did not give, false of all others; on the class and on the object.
+    """`temporary` is true of `UnavailableError` and its kinds, of a wait for a lease, of an answer that a provider did
+    not give and of a key service's failure, false of all others; on the class and on the object.
     """
-    later = (UnavailableError, errors.LeaseError, errors.NoAnswerError)
+    later = (UnavailableError, errors.LeaseError, errors.NoAnswerError, errors.KeyProviderError)
     for cls in CLASSES:
         assert cls.temporary is cls("x").temporary is issubclass(cls, later)
 
@@ -156,6 +159,54 @@ async def wait_for_a_lease(store: AccountStore, /) -> object:
     return await store.refresh(AT, cast("Any", None), timeout=0)
 
 
+class KeyService:
+    """A key service that only fails."""
+
+    algorithm, binds_context, remote = "test", True, True
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    async def wrap(self, keys: object, contexts: object) -> NoReturn:
+        raise self.error
+
+
+def without_service(error: Exception, /) -> Awaitable[object]:
+    """A save whose key service fails."""
+    own = sealed.sealer(cast("Any", KeyService(error)))
+    return sealed.sealed_over({"main": MemoryBackend()}, {"main": own}).save(AT, ACCOUNT)
+
+
+async def changed(key: str = "old", **members: object) -> object:
+    """A get of a sealed document with these members, by a key of this id."""
+    backend = MemoryBackend()
+    await sealed.sealed_over({"main": backend}).save(AT, ACCOUNT)
+    tree = json.loads((await backend.read(AT.path, limit=10**6)).data)
+    await backend.write(AT.path, json.dumps(tree | members).encode(), mode="overwrite")
+    own = sealed.sealer(StaticKeys({key: sealed.KEYS["old"]}))
+    return await sealed.sealed_over({"main": backend}, {"main": own}).get(AT)
+
+
+async def moved(target: Location) -> object:
+    """A get of a sealed document whose file was moved."""
+    backend = MemoryBackend()
+    store = sealed.sealed_over({"main": backend})
+    await store.save(AT, ACCOUNT)
+    await backend.write(target.path, (await backend.read(AT.path, limit=10**6)).data, mode="overwrite")
+    return await store.get(target)
+
+
+def recipient(alg: str = "A256KW", key: bytes = bytes(40)) -> list[Any]:
+    return [{"header": {"alg": alg, "kid": "old"}, "encrypted_key": sealed.b64(key)}]
+
+
+async def planted() -> object:
+    """A get of a plain document where a sealed one is required."""
+    backend = MemoryBackend()
+    await over(backend).save(AT, ACCOUNT)
+    return await sealed.sealed_over({"main": backend}).get(AT)
+
+
 RAISED: Mapping[type[AccountStoreError], Callable[[AccountStore], Awaitable[object]]] = {
     errors.ConfigError: lambda _: AccountStore.open(StoreConfig(storages={})),
     errors.LocationError: lambda store: store.get(Location("x.account", storage="other")),
@@ -181,6 +232,15 @@ RAISED: Mapping[type[AccountStoreError], Callable[[AccountStore], Awaitable[obje
     errors.FullError: lambda _: from_storage(system_error(errno.ENOSPC)),
     errors.UnavailableError: lambda _: from_storage(ConnectionResetError()),
     errors.UncertainError: lambda _: over(Raising(ConnectionResetError())).save(AT, ACCOUNT),
+    errors.MissingKeyError: lambda _: changed("other"),
+    errors.WrongKeyError: lambda _: changed(recipients=recipient()),
+    errors.TamperedError: lambda _: changed(tag=sealed.b64(bytes(16))),
+    errors.MovedError: lambda _: moved(Location("b.account")),
+    errors.NotSealedError: lambda _: planted(),
+    errors.AlgorithmError: lambda _: changed(recipients=recipient("dir")),
+    errors.EnvelopeError: lambda _: changed(zip="DEF"),
+    errors.KeyDeniedError: lambda _: without_service(errors.KeyDeniedError("no")),
+    errors.KeyProviderError: lambda _: without_service(ConnectionResetError()),
 }
 
 
@@ -198,8 +258,8 @@ async def test_each_class_is_raised(cls: type[AccountStoreError]) -> None:
 
 
 def test_every_class_that_is_no_base_is_raised() -> None:
-    """Each class is in the table above, but for the three that only group others."""
-    assert set(CLASSES) - set(RAISED) == {AccountStoreError, DocumentError, errors.RefreshError}
+    """Each class is in the table above, but for those that only group others."""
+    assert set(CLASSES) - set(RAISED) == {AccountStoreError, DocumentError, errors.RefreshError, errors.SealError}
 
 
 def made(cls: type[AccountStoreError], /) -> AccountStoreError:

@@ -23,20 +23,26 @@ from running import PYTHON
 import accountstore
 from accountstore import AccountStore, errors
 from accountstore.backends.base import Backend, BatchBackend
+from accountstore.sealing import KeyProvider, Rewrapper
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 NAMES = {
     "accountstore": """
-        Account AccountStore Capabilities Check Copied Credentials Document Entry Event Exchange Folder Location
-        MultiAccount
-        NoCredentials OAuthCredentials Observer PasswordCredentials ProtocolType Secret SecurityOptions Skipped
-        StorageConfig StoreConfig Stored TokenGrant Version WriteMode from_json json_schema masked to_json
-        AccountStoreError BackendError ClosedError ConfigError ConflictError DecodeError DeniedError DocumentError
-        EncodeError ExchangeError ExistsError ExtensionError FullError JournalError LeaseError LocationError NoAnswerError
-        NoOAuthError NotFoundError NotRegularError RefreshError RefusedError TooLargeError UnavailableError
-        UncertainError UnknownFieldError UnsupportedError
+        Account AccountStore Capabilities Check Copied Credentials Document Encryption Entry Event Exchange Folder
+        Location MultiAccount NoCredentials OAuthCredentials Observer PasswordCredentials ProtocolType Sealing Secret
+        SecurityOptions Skipped StorageConfig StoreConfig Stored TokenGrant Version WriteMode from_json json_schema
+        masked to_json
+        AccountStoreError AlgorithmError BackendError ClosedError ConfigError ConflictError DecodeError DeniedError
+        DocumentError EncodeError EnvelopeError ExchangeError ExistsError ExtensionError FullError JournalError
+        KeyDeniedError KeyProviderError LeaseError LocationError MissingKeyError MovedError NoAnswerError NoOAuthError
+        NotFoundError NotRegularError NotSealedError RefreshError RefusedError SealError TamperedError TooLargeError
+        UnavailableError UncertainError UnknownFieldError UnsupportedError WrongKeyError
+    """,
+    "accountstore.rotation": "Rotated Sealing reseal rewrap sealing verify",
+    "accountstore.sealing": """
+        KeyProvider Rewrapper StaticKeys WrappedKey add_key new_key promote_key read_keys
     """,
     "accountstore.backends.base": """
         Backend BackendFactory BatchBackend Blob Capabilities Stat Version Write WriteMode
@@ -71,6 +77,8 @@ EXTRAS = {
     "cli": "typer",
     "dask": "distributed",
     "oauth": "httpx2",
+    "transit": "httpx2",
+    "aws_kms": "botocore",
 }
 """What is left out here where its package is not installed: backends, and the command line."""
 MODULES = sorted(
@@ -115,7 +123,8 @@ def test_the_members_of_the_store_are_these() -> None:
 
 def documentable() -> Iterator[tuple[str, Any]]:
     """Modules, classes, functions and methods that are public, by name, but methods that the protocol documents."""
-    protocol = {*vars(Backend), *vars(BatchBackend)}
+    protocols = {Backend, BatchBackend, KeyProvider, Rewrapper}
+    protocol = {name for each in protocols for name in vars(each)}
     for module_name in ["accountstore", *MODULES]:
         module = importlib.import_module(module_name)
         yield module_name, module
@@ -124,7 +133,7 @@ def documentable() -> Iterator[tuple[str, Any]]:
             for member, raw in vars(value).items() if inspect.isclass(value) else ():
                 plain = getattr(raw, "__func__", getattr(raw, "fget", raw))
                 is_own = inspect.isfunction(plain) and (plain.__module__, plain.__name__) == (module_name, member)
-                is_documented_once = member in protocol and value not in {Backend, BatchBackend}
+                is_documented_once = member in protocol and value not in protocols
                 if is_own and not member.startswith("_") and not is_documented_once:
                     yield f"{module_name}.{name}.{member}", plain
 

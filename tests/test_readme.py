@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import shutil
 import subprocess
 import sysconfig
 import tomllib
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
 from msgspec.structs import replace
+from anyio import to_thread
 from running import HUNG, PYTHON
+from samples import RICH
 
 from accountstore import AccountStore, Location, OAuthCredentials, StorageConfig, StoreConfig, registry, to_json
 from accountstore.backends.memory import MemoryBackend
@@ -62,9 +67,9 @@ def names(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, Any]:
 
 
 def test_each_block_is_of_a_language_that_is_run_here() -> None:
-    """The README has shell, Python and TOML blocks, as many as the tests below run."""
-    assert (len(_blocks("sh")), len(_blocks("toml"))) == (4, 3)
-    assert {name for name, _ in BLOCKS} == {"sh", "python", "toml"}
+    """The README has shell, Python and TOML blocks, and what a user types, as many as the tests below run."""
+    assert (len(_blocks("sh")), len(_blocks("toml")), len(_blocks("console"))) == (4, 4, 2)
+    assert {name for name, _ in BLOCKS} == {"sh", "python", "toml", "console"}
 
 
 def test_ten_lines_save_and_print_without_the_password(
@@ -135,7 +140,7 @@ def test_configuration_example_loads(tmp_path: Path, monkeypatch: pytest.MonkeyP
     """The configuration example is one, with its option from the environment."""
     monkeypatch.setenv("SFTP_PASSWORD", "hidden")
     path = tmp_path / "accountstore.toml"
-    path.write_text(_blocks("toml")[1])
+    path.write_text(_blocks("toml")[2])
     config = load_config(path)
     options = {"username": "mail", "password": "hidden"}
     archive = StorageConfig("sftp://backup.example.org/srv/accounts", options, "msgpack")
@@ -182,9 +187,34 @@ def test_access_token_example_returns_a_valid_one(names: dict[str, Any]) -> None
     assert anyio.run(_refreshed, names) == "a"
 
 
+@pytest.mark.anyio
+async def test_encryption_example_seals_and_opens_without_this_library(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The command makes a key file, the configuration seals by it, and the two commands of another tool open the
+    document and say where it belongs (where `jose` is installed).
+    """
+    pytest.importorskip("typer")
+    path = f"{sysconfig.get_path('scripts')}{os.pathsep}{os.environ['PATH']}"
+    make, opens = ([line.removeprefix("$ ") for line in block.splitlines()] for block in _blocks("console"))
+    await to_thread.run_sync(partial(_run, ["bash", "-ec", "\n".join(make)], tmp_path, PATH=path))
+    config = tmp_path / "accountstore.toml"
+    config.write_text(_blocks("toml")[1].replace("s3://bucket/mail", str(tmp_path)))
+    async with AccountStore.open(config) as store:
+        await store.save_json(Location("email.account"), RICH)
+        sealed = (tmp_path / "email.account").read_bytes()
+        assert b"discriminator" not in sealed
+        assert (await store.read_json(Location("email.account"))).document == RICH
+    if shutil.which("jose") is None:
+        pytest.skip("no command jose: install the package of your distribution")
+    contents, place = [await to_thread.run_sync(partial(_run, ["bash", "-ec", line], tmp_path)) for line in opens]
+    assert json.loads(contents) == json.loads(RICH)
+    assert json.loads(place) == {"enc": "A256GCM", "acs": "1:account:mail:email.account"}
+
+
 def test_entry_point_example_is_in_the_group_that_the_registry_reads() -> None:
     """The entry point example names the group of the registry's own text."""
-    groups = tomllib.loads(_blocks("toml")[2])["project"]["entry-points"]
+    groups = tomllib.loads(_blocks("toml")[3])["project"]["entry-points"]
     assert groups == {"accountstore.backends": {"shelf": "accountstore_shelf:open_backend"}}
     assert "accountstore.backends" in str(registry.__doc__)
 

@@ -25,6 +25,7 @@ from anyio.from_thread import start_blocking_portal
 from cloudtargets import BUCKET, Target, need_packages, on_each_target
 from recording import Plan
 from running import HUNG, PYTHON
+from sealed import sealed_over, write_keys
 
 from accountstore import Location, Version
 from accountstore.backends.memory import MemoryBackend
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
     from accountstore.testing.histories.network import Fault
 
 HISTORIES = int(os.environ.get("ACCOUNTSTORE_HISTORIES", "20"))
+sealed_or_not = pytest.mark.parametrize("is_sealed", [False, True], ids=["plain", "sealed"])
 DOCUMENTS = 20 if HISTORIES < 200 else 50
 ROUNDS = -(-HISTORIES // DOCUMENTS)
 ROUNDS_OF_CONTROL = 50
@@ -86,11 +88,13 @@ def _record(plan: Plan) -> tuple[dict[str, list[Call]], int]:
 
 
 @pytest.mark.once
-def test_processes_on_a_folder_are_a_register(tmp_path: Path) -> None:
+@sealed_or_not
+def test_processes_on_a_folder_are_a_register(is_sealed: bool, tmp_path: Path) -> None:
     """Processes that write, swap and delete documents in a folder, and are killed, leave histories of a register."""
     logs = tmp_path / "logs"
     logs.mkdir()
-    plan = Plan(str(logs), f"file://{tmp_path}/root", {}, {}, rounds=ROUNDS, documents=DOCUMENTS)
+    keys = write_keys(tmp_path / "keys.jwks", "old") if is_sealed else ""
+    plan = Plan(str(logs), f"file://{tmp_path}/root", {}, {}, rounds=ROUNDS, documents=DOCUMENTS, keys=keys)
     histories, killed = _record(plan)
     _report("local", histories, killed, recreating=False)
 
@@ -119,6 +123,14 @@ def test_processes_on_an_object_store_are_a_register(target: Target, stub: Stub,
 
 
 @pytest.mark.once
+def test_processes_on_a_sealed_object_store_are_a_register(stub: Stub, tmp_path: Path) -> None:
+    """As above, of sealed documents."""
+    how = {"rounds": ROUNDS, "keys": write_keys(tmp_path / "keys.jwks", "old")}
+    histories, killed = _record_through_proxy(Target("s3", "obstore"), stub, tmp_path, Schedule("sealed"), **how)
+    _report("s3-obstore, sealed", histories, killed, recreating=True)
+
+
+@pytest.mark.once
 @pytest.mark.parametrize("engine", ["fsspec", "obstore"])
 def test_control_blind_repetitions_on_an_object_store_are_found(engine: Any, stub: Stub, tmp_path: Path) -> None:
     """The control: where a write is repeated without a look at what is there, some history is none of a register."""
@@ -137,7 +149,12 @@ def test_control_blind_repetitions_on_an_object_store_are_found(engine: Any, stu
 
 
 async def _record_tasks(
-    backend: Backend, schedule: Schedule, seed: int, folder: Path, names: Sequence[CallName] = ()
+    backend: Backend,
+    schedule: Schedule,
+    seed: int,
+    folder: Path,
+    names: Sequence[CallName] = (),
+    store_of: Any = store_over,
 ) -> dict[str, list[Call]]:
     """The histories of tasks on two stores on a backend, of which some are cancelled."""
     path = folder / f"{seed}.log"
@@ -145,7 +162,7 @@ async def _record_tasks(
     lossy = LossyBackend(backend, schedule)
     random = Random(seed)
     locations = [Location(f"{seed}-{i}.account", folder="histories") for i in range(DOCUMENTS)]
-    stores = [store_over({"one": lossy}, attempts=4, timeout=1.0) for _ in range(2)]
+    stores = [store_of({"one": lossy}, attempts=4, timeout=1.0) for _ in range(2)]
 
     async def call(recorder: Recorder, seconds: float) -> None:
         with anyio.move_on_after(seconds):
@@ -157,7 +174,7 @@ async def _record_tasks(
                 recorder = Recorder(stores[client % 2], location, log, str(client))
                 seconds = random.uniform(0, 1) if random.random() < 0.2 else 100 + random.random()
                 tasks.start_soon(call, recorder, seconds)
-    undisturbed = store_over({"one": backend})
+    undisturbed = store_of({"one": backend})
     for location in locations:
         await Recorder(undisturbed, location, log, "end").get()
     os.close(log)
@@ -166,15 +183,17 @@ async def _record_tasks(
     return read_histories([path])
 
 
+@sealed_or_not
 @pytest.mark.parametrize("loop", ["asyncio", "trio"])
-def test_tasks_on_memory_are_a_register(loop: str, tmp_path: Path) -> None:
+def test_tasks_on_memory_are_a_register(loop: str, is_sealed: bool, tmp_path: Path) -> None:
     """Tasks that call two stores on one lossy backend, and are cancelled, leave histories of a register, but that a
     write which is repeated after its answer was lost may undo a delete of what it wrote.
     """
     histories: dict[str, list[Call]] = {}
     schedule = Schedule(loop)
     for seed in range(ROUNDS):
-        histories |= anyio.run(_record_tasks, MemoryBackend(), schedule, seed, tmp_path, backend=loop)
+        store_of = sealed_over if is_sealed else store_over
+        histories |= anyio.run(_record_tasks, MemoryBackend(), schedule, seed, tmp_path, (), store_of, backend=loop)
     _report(f"memory on {loop}", histories, recreating=True)
 
 

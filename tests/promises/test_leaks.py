@@ -6,6 +6,7 @@ The frames below hold no canary as plain text themselves: it is made by `canary(
 from __future__ import annotations
 
 import asyncio
+import base64
 import copy
 import errno
 import json
@@ -26,6 +27,7 @@ from itertools import cycle
 from multiprocessing.reduction import ForkingPickler
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar, cast
+from weakref import WeakSet
 
 import anyio
 import msgspec
@@ -51,6 +53,7 @@ from accountstore import (
     ConflictError,
     DecodeError,
     EncodeError,
+    Encryption,
     Location,
     MultiAccount,
     OAuthCredentials,
@@ -71,12 +74,16 @@ from accountstore.client import StorageClient
 from accountstore.codecs import JSON, MSGPACK
 from accountstore.lease import FIELD, key_of
 from accountstore.retry import RetryPolicy
+from accountstore.rotation import reseal, rewrap, verify
 from accountstore.scope import Resolver
+from accountstore.sealing import StaticKeys, WrappedKey
+from accountstore.sealing.ring import KeyCache, KeyRing
+from accountstore.sealing.sealer import Sealer
 from accountstore.secrets import SecretBytes
 from accountstore.storage import Storage
 from accountstore.storages import Storages
 from accountstore.testing import Fault, FaultyBackend
-from accountstore.validation import MAX_BYTES
+from accountstore.validation import MAX_BYTES, sealed_limit
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
@@ -446,11 +453,16 @@ class SlowCalls(SystemCalls):
 
 
 def opened(
-    backend: Any, *, observer: Callable[[Event], object] | None = None, policy: RetryPolicy | None = None
+    backend: Any,
+    *,
+    observer: Callable[[Event], object] | None = None,
+    policy: RetryPolicy | None = None,
+    sealer: Sealer | None = None,
 ) -> AccountStore:
     """A store with a backend twice: with JSON as `main`, the default, and with MessagePack as `other`."""
+    limit = MAX_BYTES if sealer is None else sealed_limit(MAX_BYTES)
     storages = {
-        name: Storage(StorageClient(name, backend, policy, limit=MAX_BYTES), codec, MAX_BYTES, f"test://{name}", {})
+        name: Storage(StorageClient(name, backend, policy, limit=limit), codec, MAX_BYTES, f"test://{name}", {}, sealer)
         for name, codec in (("main", JSON), ("other", MSGPACK))
     }
     return AccountStore(Resolver(Storages(storages, "main")), observer)
@@ -973,6 +985,192 @@ async def test_a_storage_that_cannot_be_opened_shows_nothing(leaks: Leaks) -> No
         await leaks.call("open", _use(StoreConfig(storages={"main": StorageConfig(url, options)})))
     leaks.check()
     assert leaks.errors["ConfigError"] >= 4
+
+
+# --- key material --------------------------------------------------------------------------------------------------
+
+
+def canary_keys() -> dict[str, bytes]:
+    """Keys whose bytes, and whose text in base64url, hold a canary."""
+    return {"raw": canary().encode(), "text": base64.urlsafe_b64decode(canary(42) + "A=")}
+
+
+class KeyService:
+    """A key service that keeps what it is given in its frames, and quotes it in its errors."""
+
+    algorithm, binds_context, remote = "test", True, True
+
+    def __init__(self, make: Callable[[], Exception] | None) -> None:
+        self.make = make
+
+    def key_ids(self) -> Sequence[str]:
+        return ("k",)
+
+    def holds(self, key_id: str, /) -> bool:
+        return key_id == "k"
+
+    async def current(self) -> str:
+        return "k"
+
+    async def wrap(self, keys: Sequence[bytes], contexts: Sequence[str], /) -> Sequence[WrappedKey]:
+        texts = [bytes(key).decode("latin-1") for key in keys]
+        if self.make is not None:
+            raise self.make() from HostileError("".join(texts))
+        return [WrappedKey("test", "k", text.encode("latin-1")[::-1]) for text in texts]
+
+    async def unwrap(self, wrapped: Sequence[WrappedKey], contexts: Sequence[str], /) -> Sequence[bytes | Exception]:
+        if self.make is not None:
+            raise self.make() from HostileError(canary())
+        return [each.data[::-1] for each in wrapped]
+
+    async def aclose(self) -> None:
+        if self.make is not None:
+            raise self.make()
+
+
+@pytest.fixture
+def _canary_content_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let each content key hold a canary."""
+    monkeypatch.setattr("accountstore.sealing.sealer.new_content_key", lambda: SecretBytes(canary().encode()))
+
+
+def sealed_by(*providers: Any, attempts: int = 1) -> Sealer:
+    ring = KeyRing(providers, RetryPolicy(5.0, attempts), WeakSet(), KeyCache(100, 60))
+    return Sealer(ring, "main", "required")
+
+
+@pytest.mark.usefixtures("_canary_content_keys")
+@pytest.mark.parametrize("kind", ["memory", "local"])
+@pytest.mark.parametrize("keys", ["at hand", "service"])
+async def test_calls_on_a_sealed_storage_show_neither_documents_nor_keys(
+    keys: str, kind: str, tmp_path: Path, leaks: Leaks
+) -> None:
+    """No result, error, log line, file or temporary file of a sealed storage shows a secret or a key; nor do the keys,
+    the ring and its cache, which is empty after closing.
+    """
+    written: list[bytes] = []
+
+    def write(fd: int, data: Any, /) -> int:
+        written.append(bytes(data))
+        return os.write(fd, data)
+
+    calls = SystemCalls()
+    setattr(calls, "write", write)  # noqa: B010 -- as `broken_calls` does
+    own = sealed_by(StaticKeys(canary_keys()) if keys == "at hand" else KeyService(None))
+    backend = MemoryBackend() if kind == "memory" else LocalBackend(Files(str(tmp_path), calls=calls))
+    store = opened(backend, sealer=own)
+    await every_call(leaks, store, keys)
+    leaks.check()
+    assert kind == "memory" or written
+    assert not any(MARK.encode() in data for data in written)
+    assert not any(MARK.encode() in path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
+    for name, value in {"sealer": own, "ring": own.ring, "providers": own.ring.providers}.items():
+        leaks.value(name, value)
+        leaks.hits += [f"{name} {key}" for key, part in vars_of(value).items() if found(repr(part))]
+    leaks.check()
+    assert not vars_of(own.ring)["_cache"]._keys
+
+
+def vars_of(value: Any, /) -> dict[str, Any]:
+    """The attributes of an object, those in slots too."""
+    slots = [name for cls in type(value).__mro__ for name in getattr(cls, "__slots__", ())]
+    return {name: getattr(value, name) for name in [*slots, *getattr(value, "__dict__", {})]}
+
+
+@pytest.mark.usefixtures("_canary_content_keys")
+@pytest.mark.parametrize(("anyio_backend", "error"), in_turn(*((name,) for name in HOSTILE)))
+async def test_a_hostile_key_service_shows_nothing(error: str, leaks: Leaks, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No error of a key service that quotes keys in its errors shows one, nor does a rotation that meets it."""
+
+    async def pause(*_: object) -> None:
+        await anyio.lowlevel.checkpoint()
+
+    monkeypatch.setattr("accountstore.sealing.ring.backoff", pause)
+    backend = BatchMemory()
+    service = KeyService(None)
+    store = opened(backend, sealer=sealed_by(service, attempts=2))
+    await store.save(MAIN, account())
+    service.make = HOSTILE[error]
+    store = opened(backend, sealer=sealed_by(service, attempts=2))
+    await every_call(leaks, store, error)
+    store = opened(backend, sealer=sealed_by(StaticKeys(canary_keys()), service))
+    for rotation in (rewrap, reseal, verify):
+        await leaks.call(rotation.__name__, drained(rotation(store)))
+    leaks.check()
+    assert leaks.errors["KeyProviderError"] + leaks.errors["SealError"] > 5
+
+
+@pytest.mark.usefixtures("_canary_content_keys")
+async def test_a_cancelled_key_service_shows_nothing(leaks: Leaks) -> None:
+    """Neither a deadline nor a cancellation in a key service shows the keys that it was given."""
+
+    class Slow(KeyService):
+        async def wrap(self, keys: Sequence[bytes], contexts: Sequence[str], /) -> Sequence[WrappedKey]:
+            texts = [bytes(key).decode() for key in keys]
+            await anyio.sleep_forever()
+            raise AssertionError(texts)
+
+    store = opened(MemoryBackend(), policy=RetryPolicy(0.05), sealer=sealed_by(Slow(None)))
+    await leaks.call("deadline", store.save(MAIN, account()))
+    assert leaks.errors["KeyProviderError"] == 1
+    store = opened(MemoryBackend(), sealer=sealed_by(Slow(None)))
+    seen: list[BaseException] = []
+
+    async def save() -> None:
+        try:
+            await store.save(MAIN, account())
+        except BaseException as ended:
+            seen.append(ended)
+            raise
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(save)
+        await anyio.sleep(0.05)
+        tasks.cancel_scope.cancel()
+    (ended,) = seen
+    leaks.error("cancelled", ended)
+    leaks.check()
+
+
+async def test_a_wrong_key_file_shows_nothing(tmp_path: Path, leaks: Leaks, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No error of opening shows a key of a file, a variable or a table that is wrong; nor does the configuration."""
+    jwk = {"kty": "oct", "kid": "k", "k": canary(43)}
+    texts = [
+        json.dumps({"keys": [jwk | change]})
+        for change in ({"kty": "RSA"}, {"alg": "x"}, {"k": canary(40)}, {"k": canary(43) + "="}, {"kid": 5})
+    ]
+    texts += [json.dumps({"keys": [jwk, jwk]}), json.dumps(jwk), canary(), json.dumps({"keys": canary()})]
+    for number, text in enumerate(texts):
+        path = tmp_path / str(number)
+        path.write_text(text)
+        path.chmod(0o600)
+        monkeypatch.setenv("KEYS_OF_MINE", text)
+        for keys in (str(path), "env:KEYS_OF_MINE"):
+            config = StoreConfig(storages={"main": StorageConfig("memory://", encryption=Encryption(keys=keys))})
+            await leaks.call("open", _use(config))
+    for table in (
+        {"provider": canary()},
+        {"provider": "transit", "url": "nowhere", "key": "k", "token": canary()},
+        {"provider": "transit", "url": "http://x", "key": 5, "token": canary()},
+        {"provider": "aws-kms", "key": "alias/x", "aws_secret_access_key": canary()},
+    ):
+        encryption = Encryption(keys=table)
+        if table["provider"] != canary():
+            config = StoreConfig(storages={"main": StorageConfig("memory://", encryption=encryption)})
+            await leaks.call("open", _use(config))
+        leaks.hits += ["repr of Encryption"] * found(repr(encryption))
+        leaks.hits += ["rich of Encryption"] * found(_rich(encryption))
+        leaks.hits += ["repr of StorageConfig"] * found(repr(StorageConfig("x", encryption=encryption)))
+    leaks.check()
+    assert leaks.errors["ConfigError"] >= 2 * len(texts)
+
+
+def test_control_keys_would_show() -> None:
+    """The control: keys as plain bytes or text are found."""
+    raw, text = canary_keys().values()
+    assert found(repr(raw))
+    assert found(base64.urlsafe_b64encode(text).decode())
+    assert shown({"key": raw})
 
 
 async def _use(config: StoreConfig | str) -> None:

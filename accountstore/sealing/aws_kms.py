@@ -1,0 +1,175 @@
+"""Keys in AWS KMS (extra `aws-kms`). The service wraps; its key never leaves it.
+
+    keys = { provider = "aws-kms", key = "arn:aws:kms:eu-central-1:111122223333:key/...", region_name = "eu-central-1" }
+
+The document's place is the encryption context `acs`: it shows in CloudTrail, and key policies may name it. `old` lists
+keys that still open; `accountstore keys rotate` moves documents from them to `key` on the server (ReEncrypt). A key is
+named by its ARN or id, for an alias may point at another one tomorrow. Credentials are those that AWS's tools find, or
+`aws_access_key_id`, `aws_secret_access_key` and `aws_session_token`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, TypeVar, final
+
+import msgspec
+from anyio import CapacityLimiter, create_task_group, to_thread
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+from botocore.session import get_session
+from msgspec import Struct
+from msgspec.structs import asdict
+
+from accountstore.backends.logs import quietly
+from accountstore.errors import ConfigError, KeyDeniedError, KeyProviderError, SealError, WrongKeyError
+from accountstore.sealing.envelope import WrappedKey, require_cryptography
+from accountstore.secrets import SecretBytes
+from accountstore.validation import did_you_mean
+
+T = TypeVar("T")
+
+_AT_ONCE = 16
+_WRONG = {"InvalidCiphertextException", "IncorrectKeyException"}
+_DENIED = {
+    *("AccessDeniedException", "NotFoundException", "DisabledException", "KMSInvalidStateException"),
+    *("InvalidKeyUsageException", "UnrecognizedClientException", "ExpiredTokenException", "InvalidGrantTokenException"),
+    *("ValidationException", "InvalidClientTokenId", "SignatureDoesNotMatch", "InvalidSignatureException"),
+}
+
+
+class _Options(Struct, frozen=True, forbid_unknown_fields=True):
+    """The keys of the table in the configuration."""
+
+    key: str
+    old: list[str] = []
+    region_name: str | None = None
+    endpoint_url: str | None = None
+    aws_access_key_id: str | None = None
+    aws_secret_access_key: str | None = None
+    aws_session_token: str | None = None
+    timeout: float = 10.0
+    """Seconds for one request."""
+
+
+def open_keys(options: Mapping[str, object], /) -> AwsKmsKeys:
+    """The provider of a table in the configuration. Raises `ConfigError`."""
+    known = _Options.__struct_fields__
+    for name in options:
+        if name not in known:
+            raise ConfigError(f"aws-kms: unknown key {name!r}{did_you_mean(name, known)}")
+    try:
+        return AwsKmsKeys(**asdict(msgspec.convert(options, _Options)))
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"aws-kms: {error}") from None
+
+
+@final
+class AwsKmsKeys:
+    """Symmetric keys of AWS KMS: `key` wraps, it and `old` unwrap.
+
+    Raises:
+        ConfigError: a key is named by an alias, or there is no region.
+    """
+
+    algorithm = "acs-aws-kms"
+    binds_context = True
+    remote = True
+
+    def __init__(self, key: str, *, old: Sequence[str] = (), timeout: float = 10.0, **options: str | None) -> None:
+        require_cryptography()
+        self._keys = (key, *old)
+        for each in self._keys:
+            if not each or "alias/" in each:
+                raise ConfigError("aws-kms: key: give its ARN or id, for an alias may point at another one tomorrow")
+        # The store repeats what may be repeated.
+        retries = {"total_max_attempts": 1}
+        once: Any = {"retries": retries, "connect_timeout": timeout, "read_timeout": timeout}
+        session: Any = get_session()
+        config = Config(max_pool_connections=_AT_ONCE, **once)
+        try:
+            self._client: Any = quietly(lambda: session.create_client("kms", config=config, **options))
+        except (BotoCoreError, ValueError) as error:
+            raise ConfigError(f"aws-kms: no client can be made ({type(error).__name__})") from None
+        self._threads = CapacityLimiter(_AT_ONCE)
+
+    def __repr__(self) -> str:
+        return f"AwsKmsKeys({', '.join(map(repr, self._keys))})"
+
+    def key_ids(self) -> Sequence[str]:
+        return self._keys
+
+    def holds(self, key_id: str, /) -> bool:
+        return key_id in self._keys
+
+    async def current(self) -> str:
+        return self._keys[0]
+
+    async def wrap(self, keys: Sequence[bytes], contexts: Sequence[str], /) -> Sequence[WrappedKey]:
+        calls = [partial(self._wrap, key, context) for key, context in zip(keys, contexts, strict=True)]
+        wrapped: list[WrappedKey] = []
+        for result in await self._each(calls):
+            if isinstance(result, SealError):
+                raise result
+            wrapped.append(result)
+        return wrapped
+
+    def _wrap(self, key: bytes, context: str, /) -> WrappedKey:
+        answer = self._client.encrypt(KeyId=self._keys[0], Plaintext=bytes(key), EncryptionContext={"acs": context})
+        return WrappedKey(self.algorithm, self._keys[0], answer["CiphertextBlob"])
+
+    async def unwrap(self, wrapped: Sequence[WrappedKey], contexts: Sequence[str], /) -> Sequence[bytes | Exception]:
+        return await self._each([partial(self._unwrap, *each) for each in zip(wrapped, contexts, strict=True)])
+
+    def _unwrap(self, wrapped: WrappedKey, context: str, /) -> bytes:
+        answer = self._client.decrypt(
+            KeyId=wrapped.key_id, CiphertextBlob=wrapped.data, EncryptionContext={"acs": context}
+        )
+        return SecretBytes(answer["Plaintext"])
+
+    async def rewrap(
+        self, wrapped: Sequence[WrappedKey], contexts: Sequence[str], /
+    ) -> Sequence[WrappedKey | Exception]:
+        """Each key under `key`, by the server."""
+        return await self._each([partial(self._rewrap, *each) for each in zip(wrapped, contexts, strict=True)])
+
+    def _rewrap(self, wrapped: WrappedKey, context: str, /) -> WrappedKey:
+        answer = self._client.re_encrypt(
+            CiphertextBlob=wrapped.data,
+            SourceKeyId=wrapped.key_id,
+            SourceEncryptionContext={"acs": context},
+            DestinationKeyId=self._keys[0],
+            DestinationEncryptionContext={"acs": context},
+        )
+        return WrappedKey(self.algorithm, self._keys[0], answer["CiphertextBlob"])
+
+    async def _each(self, calls: Sequence[Callable[[], T]], /) -> list[T | SealError]:
+        """What each call returns, or its error; some at a time."""
+        results: dict[int, T | SealError] = {}
+
+        async def run(place: int, call: Callable[[], T]) -> None:
+            results[place] = await to_thread.run_sync(_outcome, call, abandon_on_cancel=True, limiter=self._threads)
+
+        async with create_task_group() as tasks:
+            for place, call in enumerate(calls):
+                tasks.start_soon(run, place, call)
+        return [results[place] for place in range(len(calls))]
+
+    async def aclose(self) -> None:
+        await to_thread.run_sync(self._client.close)
+
+
+def _outcome(call: Callable[[], T], /) -> T | SealError:
+    try:
+        return quietly(call)  # botocore logs requests and answers, keys included
+    except ClientError as error:
+        code = re.sub(r"\W.*", "", str(error.response.get("Error", {}).get("Code", "")))
+    except (BotoCoreError, OSError) as error:
+        return KeyProviderError(f"the key service cannot be reached ({type(error).__name__})")
+    except (KeyError, TypeError):
+        return KeyProviderError("the key service answered what makes no sense")
+    if code in _WRONG:
+        return WrongKeyError("the key service refused it")
+    return (KeyDeniedError if code in _DENIED else KeyProviderError)(f"the key service refused the request ({code})")

@@ -1,0 +1,191 @@
+"""KeyRing: the key providers of a storage, asked within a deadline, and the keys that they have unwrapped."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from copy import copy
+from time import monotonic
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+from accountstore.aio.shield import time_limit
+from accountstore.errors import KeyProviderError, MissingKeyError, SealError, WrongKeyError
+from accountstore.retry import RetryPolicy, backoff
+from accountstore.sealing.envelope import KEY_BYTES, MAX_KEY_ID, MAX_WRAPPED, WrappedKey
+from accountstore.sealing.providers import KeyProvider, Rewrapper
+from accountstore.secrets import SecretBytes
+
+if TYPE_CHECKING:
+    from weakref import WeakSet
+
+    from accountstore.aio.shield import Limit
+
+T = TypeVar("T")
+
+ALGORITHMS = ("A256KW", "acs-transit", "acs-aws-kms")
+"""What may wrap a key, beside the algorithms of a storage's own providers."""
+_FIRST_PAUSE = 0.05
+_LONGEST_PAUSE = 1.0
+
+
+class KeyCache:
+    """Unwrapped keys: at most `size`, each for `seconds`; 0 of either keeps none."""
+
+    __slots__ = ("_keys", "_seconds", "_size")
+
+    def __init__(self, size: int, seconds: float, /) -> None:
+        self._size = size if seconds > 0 else 0
+        self._seconds = seconds
+        self._keys: OrderedDict[tuple[WrappedKey, str], tuple[float, SecretBytes]] = OrderedDict()
+
+    def get(self, wrapped: WrappedKey, context: str, /) -> SecretBytes | None:
+        """What was unwrapped not long ago."""
+        until, key = self._keys.get((wrapped, context), (0.0, None))
+        if key is not None and until < monotonic():
+            del self._keys[wrapped, context]
+            return None
+        return key
+
+    def add(self, wrapped: WrappedKey, context: str, key: SecretBytes, /) -> None:
+        """Keep a key, and drop the oldest one where there are too many."""
+        if not self._size:
+            return
+        self._keys[wrapped, context] = monotonic() + self._seconds, key
+        while len(self._keys) > self._size:
+            self._keys.popitem(last=False)
+
+    def clear(self) -> None:
+        """Forget all."""
+        self._keys.clear()
+
+
+class KeyRing:
+    """The providers of one storage: the first seals, all of them open."""
+
+    def __init__(
+        self, providers: Sequence[KeyProvider], policy: RetryPolicy, limits: WeakSet[Limit], cache: KeyCache, /
+    ) -> None:
+        """Calls are repeated as `policy` says, and are among `limits`, which closing the storage ends."""
+        self.providers: Sequence[KeyProvider] = providers
+        self.algorithms: frozenset[str] = frozenset((*ALGORITHMS, *(each.algorithm for each in providers)))
+        self.remote: bool = any(each.remote for each in providers)
+        self._primary = providers[0]
+        self._policy = policy
+        self._limits = limits
+        self._cache = cache
+
+    def find(self, keys: Sequence[WrappedKey], /) -> tuple[KeyProvider, WrappedKey]:
+        """The first of a document's wrapped keys that a provider can unwrap. Raises `MissingKeyError`."""
+        for key in keys:
+            for provider in self.providers:
+                if provider.algorithm == key.algorithm and provider.holds(key.key_id):
+                    return provider, key
+        raise MissingKeyError("it is sealed by a key that the storage's key ring does not have", key_id=keys[0].key_id)
+
+    async def current(self, by: float, /) -> tuple[str, str]:
+        """Algorithm and id of the key that seals now."""
+        return self._primary.algorithm, await self._ask(self._primary, self._primary.current, by)
+
+    async def wrap(self, keys: Sequence[SecretBytes], places: Sequence[str], by: float, /) -> Sequence[WrappedKey]:
+        """Each content key, wrapped for its document's place."""
+        provider = self._primary
+        if not provider.remote:
+            return await provider.wrap(keys, places)
+        wrapped = await self._ask(provider, lambda: provider.wrap(keys, places), by)
+        wrapped = [self._checked(each, provider) for each in _all(wrapped, len(keys))]
+        for place, key, each in zip(places, keys, wrapped, strict=True):
+            self._cache.add(each, place, key)
+        return wrapped
+
+    async def unwrap(
+        self, provider: KeyProvider, wrapped: Sequence[WrappedKey], places: Sequence[str], by: float, /
+    ) -> list[SecretBytes | SealError]:
+        """Each content key of one provider's, or what is wrong with it."""
+        if not provider.remote:
+            return list(map(_content_key, await provider.unwrap(wrapped, places), wrapped))
+        found = [self._cache.get(each, place) for each, place in zip(wrapped, places, strict=True)]
+        missing = [i for i, key in enumerate(found) if key is None]
+        results: list[SecretBytes | SealError] = [key or SecretBytes() for key in found]
+        if missing:
+            ask = [wrapped[i] for i in missing], [places[i] for i in missing]
+            answer = _all(await self._ask(provider, lambda: provider.unwrap(*ask), by), len(missing))
+            for i, each in zip(missing, answer, strict=True):
+                key = results[i] = _content_key(each, wrapped[i])
+                if isinstance(key, SecretBytes):
+                    self._cache.add(wrapped[i], places[i], key)
+        return results
+
+    async def rewrap(
+        self, provider: KeyProvider, wrapped: Sequence[WrappedKey], places: Sequence[str], by: float, /
+    ) -> list[WrappedKey | SealError]:
+        """Each key of one provider's, wrapped by the key that seals now; on the server, where it can do that."""
+        if provider is self._primary and isinstance(provider, Rewrapper):
+            answer = await self._ask(provider, lambda: provider.rewrap(wrapped, places), by)
+            checked = _all(answer, len(wrapped))
+            return [_failure(e) if isinstance(e, Exception) else self._checked(e, provider) for e in checked]
+        keys = await self.unwrap(provider, wrapped, places, by)
+        good = [(key, place) for key, place in zip(keys, places, strict=True) if isinstance(key, SecretBytes)]
+        again = iter(await self.wrap([key for key, _ in good], [place for _, place in good], by) if good else ())
+        return [next(again) if isinstance(key, SecretBytes) else key for key in keys]
+
+    def _checked(self, wrapped: Any, provider: KeyProvider, /) -> WrappedKey:
+        if (
+            isinstance(wrapped, WrappedKey)
+            and wrapped.algorithm == provider.algorithm
+            and 1 <= len(wrapped.key_id) <= MAX_KEY_ID
+            and isinstance(cast("object", wrapped.data), bytes)
+            and KEY_BYTES <= len(wrapped.data) <= MAX_WRAPPED
+        ):
+            return wrapped
+        raise KeyProviderError("the key provider returned no wrapped key")
+
+    async def _ask(self, provider: KeyProvider, call: Callable[[], Awaitable[T]], by: float, /) -> T:
+        """What a provider answers, tried again while it fails for a while. No frame of it gets out."""
+        if not provider.remote:
+            return await call()
+        with suppress(TimeoutError):
+            async with time_limit(by, self._limits):
+                for attempt in range(1, self._policy.attempts + 1):
+                    try:
+                        return await call()
+                    except Exception as error:  # noqa: BLE001 -- whatever a provider raises
+                        failure = _failure(error)
+                    except BaseException as ended:  # noqa: BLE001 -- cancellation goes on, without the frames below
+                        ended.__context__ = ended.__cause__ = None
+                        raise ended.with_traceback(None)  # noqa: B904 -- it is the same one
+                    if not failure.temporary or attempt == self._policy.attempts:
+                        raise failure
+                    await backoff(attempt, _FIRST_PAUSE, _LONGEST_PAUSE)
+        raise KeyProviderError("the key service did not answer in time")
+
+    async def aclose(self) -> None:
+        """Forget the keys and close the providers, whatever one of them raises."""
+        self._cache.clear()
+        for provider in self.providers:
+            with suppress(Exception):
+                await provider.aclose()
+
+
+def _all(results: Any, count: int, /) -> Sequence[Any]:
+    """What a provider has returned, if it is as many. Raises `KeyProviderError`."""
+    if not isinstance(results, Sequence) or len(results) != count:
+        raise KeyProviderError("the key provider returned another number of keys than it was given")
+    return results
+
+
+def _content_key(key: object, wrapped: WrappedKey, /) -> SecretBytes | SealError:
+    if isinstance(key, Exception):
+        return _failure(key)
+    if isinstance(key, bytes) and len(key) == KEY_BYTES:
+        return key if isinstance(key, SecretBytes) else SecretBytes(key)
+    return WrongKeyError("what is unwrapped is no content key", key_id=wrapped.key_id)
+
+
+def _failure(error: Exception, /) -> SealError:
+    """The error of ours for what a provider raised, without its traceback, its context and its text."""
+    if isinstance(error, SealError):
+        failure = copy(error)
+        failure.__traceback__ = failure.__context__ = failure.__cause__ = None
+        return failure
+    return KeyProviderError(f"the key provider failed ({type(error).__name__})")

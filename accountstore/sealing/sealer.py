@@ -1,0 +1,204 @@
+"""Sealer: the documents of one storage, plain <-> sealed, many at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from copy import copy
+from typing import Literal, NamedTuple, TypeAlias, TypeVar
+
+from anyio.lowlevel import checkpoint
+
+from accountstore.backends.base import Blob, Write
+from accountstore.codecs import is_sealed
+from accountstore.errors import AccountStoreError, NotSealedError, SealError
+from accountstore.sealing.envelope import (
+    Envelope,
+    WrappedKey,
+    moved,
+    new_content_key,
+    open_content,
+    parse,
+    place_in,
+    place_of,
+    seal,
+)
+from accountstore.sealing.providers import KeyProvider
+from accountstore.sealing.ring import KeyRing
+from accountstore.secrets import SecretBytes
+
+T = TypeVar("T")
+
+Mode: TypeAlias = Literal["required", "optional", "unsealing"]
+"""`"required"`: plaintext is refused. `"optional"`: it is read, and the next write seals. `"unsealing"`: it is read,
+and the next write does not seal."""
+
+_STRETCH = 65_536
+"""How many bytes are sealed or opened before other tasks have their turn."""
+
+
+class Sealed(NamedTuple):
+    """A sealed document with the key that opens it: `found` is the place in its header."""
+
+    envelope: Envelope
+    found: str
+    place: str
+    provider: KeyProvider
+    key: WrappedKey
+
+
+class Sealer:
+    """Seals and opens the documents of one storage, by their keys there. `storage_id` is part of each one's place."""
+
+    def __init__(self, ring: KeyRing, storage_id: str, mode: Mode, /) -> None:
+        self.ring: KeyRing = ring
+        self.storage_id: str = storage_id
+        self.mode: Mode = mode
+
+    def __repr__(self) -> str:
+        return f"Sealer({self.storage_id!r}, {self.mode})"
+
+    # --- sealing ------------------------------------------------------------------------------------------------------
+
+    async def seal(self, key: str, data: bytes, by: float, /) -> bytes:
+        """The sealed document. Raises `KeyDeniedError`, `KeyProviderError`."""
+        if self.mode == "unsealing":
+            return data
+        place, content_key = place_of(self.storage_id, key), new_content_key()
+        return seal(place, data, content_key, await self.ring.wrap((content_key,), (place,), by))
+
+    async def seal_many(self, writes: Sequence[Write], by: float, /) -> list[Write]:
+        """The same writes, of sealed documents. As `seal`."""
+        if self.mode == "unsealing" or not writes:
+            return [*writes]
+        places = [place_of(self.storage_id, write.key) for write in writes]
+        keys = [new_content_key() for _ in places]
+        wrapped = await self.ring.wrap(keys, places, by)
+        sealed: list[Write] = []
+        stretch = 0
+        for write, place, key, each in zip(writes, places, keys, wrapped, strict=True):
+            stretch = await _pause(stretch + len(write.data))
+            sealed.append(write._replace(data=seal(place, write.data, key, (each,))))
+        return sealed
+
+    # --- opening ------------------------------------------------------------------------------------------------------
+
+    async def open(self, key: str, blob: Blob, by: float, /) -> Blob:
+        """The plain document that was read, which may have been plain where that is allowed. Raises `SealError`."""
+        one = self._take_apart(key, blob.data)
+        if one is None:
+            return blob
+        found = _explained(one, (await self.ring.unwrap(one.provider, (one.key,), (one.place,), by))[0])
+        result = found if isinstance(found, SealError) else _open(one, found, blob)
+        if isinstance(result, SealError):
+            raise result
+        return result
+
+    async def open_many(
+        self, keys: Sequence[str], blobs: Sequence[Blob | AccountStoreError], by: float, /
+    ) -> list[Blob | AccountStoreError]:
+        """Each plain document, or what is wrong with it; errors of reading stay as they are."""
+        results, sealed = self.take_apart(keys, blobs)
+        unwrapped = await self._unwrap(sealed, by)
+        stretch = 0
+        for i, one in sealed.items():
+            blob, content_key = results[i], unwrapped[i]
+            if isinstance(content_key, SealError):
+                results[i] = content_key
+            elif isinstance(blob, Blob):
+                stretch = await _pause(stretch + len(blob.data))
+                results[i] = _open(one, content_key, blob)
+        return results
+
+    def take_apart(
+        self, keys: Sequence[str], blobs: Sequence[Blob | AccountStoreError], /
+    ) -> tuple[list[Blob | AccountStoreError], dict[int, Sealed]]:
+        """What was read, with the errors of documents that cannot be opened; and those that are sealed, by their place
+        in the sequence.
+        """
+        results = [*blobs]
+        sealed: dict[int, Sealed] = {}
+        for i, (key, blob) in enumerate(zip(keys, blobs, strict=True)):
+            if isinstance(blob, Blob):
+                try:
+                    one = self._take_apart(key, blob.data)
+                except SealError as error:
+                    results[i] = error.with_traceback(None)
+                else:
+                    if one is not None:
+                        sealed[i] = one
+        return results, sealed
+
+    def _take_apart(self, key: str, data: bytes, /) -> Sealed | None:
+        """None: it is plain, and may be. Raises `SealError`."""
+        if self.mode != "required" and not is_sealed(data):
+            return None
+        try:
+            envelope = parse(data, self.ring.algorithms)
+        except SealError:
+            if is_sealed(data):
+                raise
+            raise NotSealedError("it is plaintext, or cut off, and the storage takes sealed documents only") from None
+        place = place_of(self.storage_id, key)
+        found = place_in(envelope, place)
+        return Sealed(envelope, found, place, *self.ring.find(envelope.keys))
+
+    async def _unwrap(self, sealed: dict[int, Sealed], by: float, /) -> dict[int, SecretBytes | SealError]:
+        """The content keys, by one call of each provider."""
+        keys: dict[int, SecretBytes | SealError] = {}
+        for provider, places in _by_provider(sealed).items():
+            mine = [sealed[i] for i in places]
+            try:
+                found = await self.ring.unwrap(provider, [one.key for one in mine], [one.place for one in mine], by)
+            except SealError as error:
+                found = [copy(error.with_traceback(None)) for _ in mine]
+            for i, one, key in zip(places, mine, found, strict=True):
+                keys[i] = _explained(one, key)
+        return keys
+
+    # --- moving to another key ----------------------------------------------------------------------------------------
+
+    async def rewrap_many(self, sealed: dict[int, Sealed], by: float, /) -> dict[int, WrappedKey | SealError]:
+        """The content keys, wrapped by the key that seals now."""
+        keys: dict[int, WrappedKey | SealError] = {}
+        for provider, places in _by_provider(sealed).items():
+            mine = [sealed[i] for i in places]
+            try:
+                found = await self.ring.rewrap(provider, [one.key for one in mine], [one.place for one in mine], by)
+            except SealError as error:
+                found = [copy(error.with_traceback(None)) for _ in mine]
+            for i, one, key in zip(places, mine, found, strict=True):
+                keys[i] = _explained(one, key)
+        return keys
+
+    async def aclose(self) -> None:
+        """Forget the keys and close the providers."""
+        await self.ring.aclose()
+
+
+def _by_provider(sealed: dict[int, Sealed], /) -> dict[KeyProvider, list[int]]:
+    providers: dict[KeyProvider, list[int]] = {}
+    for i, one in sealed.items():
+        providers.setdefault(one.provider, []).append(i)
+    return providers
+
+
+def _explained(one: Sealed, key: T | SealError, /) -> T | SealError:
+    """A key, or its error; which a key service may have refused because the document was moved."""
+    if isinstance(key, SealError) and not key.temporary and one.provider.binds_context and one.found != one.place:
+        return moved(one.key.key_id)
+    return key
+
+
+def _open(one: Sealed, key: SecretBytes, blob: Blob, /) -> Blob | SealError:
+    try:
+        return Blob(open_content(one.envelope, key, one.found, one.place, one.key.key_id), blob.stat)
+    except SealError as error:
+        return error.with_traceback(None)
+
+
+async def _pause(stretch: int, /) -> int:
+    """Let other tasks have their turn when a stretch of bytes is full, and begin a new one."""
+    if stretch < _STRETCH:
+        return stretch
+    await checkpoint()
+    return 0

@@ -1,0 +1,94 @@
+"""From the configuration to a Sealer: key files, the environment and key services."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from importlib import import_module
+from logging import getLogger
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+from anyio import to_thread
+
+from accountstore.config import Encryption
+from accountstore.errors import ConfigError
+from accountstore.retry import RetryPolicy
+from accountstore.sealing.envelope import require_cryptography
+from accountstore.sealing.keys import read_keys
+from accountstore.sealing.providers import KeyProvider, StaticKeys
+from accountstore.sealing.ring import KeyCache, KeyRing
+from accountstore.sealing.sealer import Mode, Sealer
+from accountstore.validation import did_you_mean
+
+if TYPE_CHECKING:
+    from weakref import WeakSet
+
+    from accountstore.aio.shield import Limit
+
+_SERVICES: Mapping[str, str] = {"transit": "transit", "aws-kms": "aws_kms"}
+"""The modules of key services by their names in the configuration, which are those of their extras, too."""
+_PREFIX = "env:"
+
+
+class _Service(Protocol):
+    def open_keys(self, options: Mapping[str, object], /) -> KeyProvider: ...
+
+
+async def open_sealer(encryption: Encryption, name: str, policy: RetryPolicy, limits: WeakSet[Limit], /) -> Sealer:
+    """The sealer of a storage.
+
+    Raises:
+        ConfigError: keys are missing, malformed, or readable by others; or a package is not installed.
+    """
+    require_cryptography()
+    providers = await to_thread.run_sync(_open_keys, encryption)
+    cache = KeyCache(encryption.cache_keys, encryption.cache_seconds)
+    mode: Mode = "required" if encryption.required else "optional" if encryption.seal else "unsealing"
+    if mode == "optional":
+        getLogger("accountstore").warning(
+            "the storage %r takes plaintext, too, and seals it with the next write: set encryption.required once"
+            " `accountstore keys verify` finds none",
+            name,
+        )
+    return Sealer(KeyRing(providers, policy, limits, cache), encryption.id or name, mode)
+
+
+def _open_keys(encryption: Encryption, /) -> list[KeyProvider]:
+    providers: list[KeyProvider] = []
+    for source in encryption.sources():
+        where = f"keys: {source}: " if isinstance(source, str) else "keys: "
+        try:
+            providers.append(_provider(source))
+        except ConfigError as error:
+            failure = ConfigError(f"{where}{error.message}")
+        else:
+            continue
+        raise failure  # without the frames that hold keys
+    return providers
+
+
+def _provider(source: Any, /) -> KeyProvider:
+    if isinstance(source, str):
+        if not source.startswith(_PREFIX):
+            return StaticKeys(read_keys(os.path.expanduser(source)))
+        text = os.environ.get(source.removeprefix(_PREFIX))
+        if not text:
+            raise ConfigError("the variable is not set")
+        return StaticKeys.parse(text.encode("utf-8", "surrogateescape"))
+    if isinstance(source, dict):
+        return _service(cast("dict[str, object]", source))
+    return cast("KeyProvider", source)
+
+
+def _service(table: Mapping[str, object], /) -> KeyProvider:
+    name = str(table["provider"])
+    if name not in _SERVICES:
+        raise ConfigError(f"unknown provider {name!r}{did_you_mean(name, _SERVICES)}")
+    options = {key: value for key, value in table.items() if key != "provider"}
+    try:
+        module = cast("_Service", import_module(f"accountstore.sealing.{_SERVICES[name]}"))
+    except ImportError as error:
+        raise ConfigError(
+            f"the provider {name!r} needs the package {error.name}; install it with: pip install 'accountstore[{name}]'"
+        ) from None
+    return module.open_keys(options)

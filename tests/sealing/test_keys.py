@@ -1,0 +1,361 @@
+"""Key files, providers, the ring and its cache."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import pytest
+from doubles import BatchMemory, Recording, drained, raises
+from samples import ACCOUNT, AT, ELSEWHERE
+from sealed import BY, KEYS, b64, jwk, jwks, sealed_over, sealer, static, write_keys
+
+from accountstore import ConfigError, Location, errors
+from accountstore.backends.memory import MemoryBackend
+from accountstore.retry import RetryPolicy
+from accountstore.sealing import StaticKeys, WrappedKey, add_key, new_key, promote_key, read_keys
+from accountstore.sealing.ring import KeyCache
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+    from pathlib import Path
+
+    from accountstore.sealing.sealer import Sealer
+
+pytestmark = pytest.mark.anyio
+
+
+def test_a_key_file_is_made_and_edited(tmp_path: Path) -> None:
+    """A new file has mode 0600 and a primary key; a further key opens only, until it is made the primary one."""
+    path = tmp_path / "keys.jwks"
+    first = add_key(path)
+    assert os.stat(path).st_mode & 0o777 == 0o600
+    second = add_key(path, "2027-01")
+    assert list(read_keys(path)) == [first, "2027-01"]
+    assert second == "2027-01"
+    promote_key(path, "2027-01")
+    assert list(read_keys(path)) == ["2027-01", first]
+    third = add_key(path, primary=True)
+    assert list(read_keys(path)) == [third, "2027-01", first]
+    assert len({bytes(key) for key in read_keys(path).values()}) == 3
+    assert os.listdir(tmp_path) == ["keys.jwks"]
+    with raises(ConfigError, "two keys have the id '2027-01'"):
+        add_key(path, "2027-01")
+    with raises(ConfigError, "there is no key 'x'"):
+        promote_key(path, "x")
+    assert os.listdir(tmp_path) == ["keys.jwks"]
+
+
+def test_a_key_file_keeps_what_other_tools_put_there(tmp_path: Path) -> None:
+    """Members that this library does not know stay when a key is added; a link to the file stays a link."""
+    path = tmp_path / "keys.jwks"
+    path.write_text(json.dumps({"keys": [jwk() | {"x-note": "hsm 3", "key_ops": ["wrapKey"]}]}))
+    path.chmod(0o600)
+    (tmp_path / "link").symlink_to(path)
+    add_key(tmp_path / "link", "more")
+    assert json.loads(path.read_text())["keys"][0]["x-note"] == "hsm 3"
+    assert (tmp_path / "link").is_symlink()
+
+
+def test_two_at_a_time_lose_no_key(tmp_path: Path) -> None:
+    """While somebody changes the file, another who wants to is refused; and one that others can read is not edited."""
+    path = tmp_path / "keys.jwks"
+    write_keys(path, "old")
+    (tmp_path / "keys.jwks.new").touch()
+    with raises(ConfigError, "somebody changes the keys"):
+        add_key(path)
+    (tmp_path / "keys.jwks.new").unlink()
+    path.chmod(0o644)
+    with raises(ConfigError, "chmod 600"):
+        add_key(path)
+    with raises(ConfigError, "cannot be written"):
+        add_key(tmp_path / "none" / "keys.jwks")
+    assert os.listdir(tmp_path) == ["keys.jwks"]
+
+
+@pytest.mark.parametrize("mode", [0o604, 0o640, 0o620, 0o602, 0o644, 0o660])
+def test_a_key_file_that_others_reach_is_refused(tmp_path: Path, mode: int) -> None:
+    """Any right of the group or of others is refused, and the error says how to take it away."""
+    path = write_keys(tmp_path / "keys.jwks", "old")
+    assert list(read_keys(path)) == ["old"]
+    os.chmod(path, mode)
+    with raises(ConfigError, rf"\({mode:04o}\): chmod 600"):
+        read_keys(path)
+
+
+SETS: dict[str, tuple[object, str]] = {
+    "no JSON": ("{", "is not a JWK Set"),
+    "an array": ([], "is not a JWK Set"),
+    "no keys": ({"keys": []}, "keys: there is none"),
+    "keys are an object": ({"keys": {}}, "is not a JWK Set"),
+    "a key is text": ({"keys": ["x"]}, "is not a JWK Set"),
+    "a JWK": (jwk(), "is not a JWK Set"),
+    "no id": ({"keys": [jwk() | {"kid": None}]}, r"keys\[0\]\.kid"),
+    "empty id": ({"keys": [jwk() | {"kid": ""}]}, r"keys\[0\]\.kid"),
+    "long id": ({"keys": [jwk() | {"kid": "k" * 257}]}, r"keys\[0\]\.kid"),
+    "an id that steers a terminal": ({"keys": [jwk() | {"kid": "\x1b[2J"}]}, r"keys\[0\]\.kid"),
+    "twice": ({"keys": [jwk(), jwk()]}, r"keys\[1\]\.kid: two keys have the id 'old'"),
+    "RSA": ({"keys": [jwk() | {"kty": "RSA"}]}, r"keys\[0\]\.kty: must be 'oct'"),
+    "another algorithm": ({"keys": [jwk() | {"alg": "A128KW"}]}, r"keys\[0\]\.alg: must be 'A256KW'"),
+    "for signatures": ({"keys": [jwk() | {"use": "sig"}]}, r"keys\[0\]\.use: must be 'enc'"),
+    "short": ({"keys": [jwk() | {"k": b64(bytes(16))}]}, r"keys\[0\]\.k: must be 32 bytes"),
+    "padded": ({"keys": [jwk() | {"k": b64(bytes(32)) + "="}]}, r"keys\[0\]\.k: must be 32 bytes"),
+    "a number": ({"keys": [jwk() | {"k": 5}]}, r"keys\[0\]\.k: must be 32 bytes"),
+}
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_a_wrong_key_set_is_refused(name: str) -> None:
+    """What is no JWK Set of such keys is refused, by the place of the key, and nothing of a key is quoted."""
+    tree, message = SETS[name]
+    with raises(ConfigError, message) as caught:
+        StaticKeys.parse((tree if isinstance(tree, str) else json.dumps(tree)).encode())
+    assert jwk()["k"] not in str(caught.value)
+    with raises(ConfigError):
+        StaticKeys({})
+    with raises(ConfigError):
+        StaticKeys({"a": b"short"})
+
+
+def test_a_member_that_stands_twice_is_refused() -> None:
+    """A key set with a member twice is none: tools would not agree on the key."""
+    text = jwks("old")
+    assert list(StaticKeys.parse(text.encode()).key_ids()) == ["old"]
+    with raises(ConfigError, "is not a JWK Set"):
+        StaticKeys.parse(text.replace('"kid"', '"kid": "x", "kid"').encode())
+
+
+def test_new_keys_differ() -> None:
+    """A new key has 32 random bytes and an id with the date."""
+    made = [new_key() for _ in range(50)]
+    assert len({key_id for key_id, _ in made}) == len({bytes(key) for _, key in made}) == 50
+    assert all(len(key) == 32 for _, key in made)
+
+
+# --- a key service ----------------------------------------------------------------------------------------------------
+
+
+class Service:
+    """A key service: wraps by exclusive or, counts its calls, and does what a test wants instead."""
+
+    algorithm = "test"
+    remote = True
+
+    def __init__(self, *, binds: bool = True, key_id: str = "k") -> None:
+        self.binds_context = binds
+        self.key_id = key_id
+        self.calls: list[tuple[str, int]] = []
+        self.instead: Callable[[str], Awaitable[Any]] | None = None
+        self.closed = False
+
+    def key_ids(self) -> Sequence[str]:
+        return (self.key_id,)
+
+    def holds(self, key_id: str, /) -> bool:
+        return key_id == self.key_id
+
+    async def current(self) -> str:
+        return self.key_id
+
+    async def _do(self, name: str, count: int, answer: Any) -> Any:
+        self.calls.append((name, count))
+        await anyio.lowlevel.checkpoint()
+        found = None if self.instead is None else await self.instead(name)
+        return answer if found is None else found
+
+    async def wrap(self, keys: Sequence[bytes], contexts: Sequence[str], /) -> Any:
+        made = [WrappedKey("test", self.key_id, self._xor(k) + c.encode()) for k, c in zip(keys, contexts, strict=True)]
+        return await self._do("wrap", len(keys), made)
+
+    async def unwrap(self, wrapped: Sequence[WrappedKey], contexts: Sequence[str], /) -> Any:
+        found = [
+            errors.WrongKeyError("no", key_id=each.key_id)
+            if self.binds_context and each.data[32:] != context.encode()
+            else self._xor(each.data[:32])
+            for each, context in zip(wrapped, contexts, strict=True)
+        ]
+        return await self._do("unwrap", len(wrapped), found)
+
+    def _xor(self, key: bytes) -> bytes:
+        return bytes(a ^ b for a, b in zip(key, b"0123456789abcdef" * 2, strict=True))
+
+    async def aclose(self) -> None:
+        self.closed = True
+
+
+def with_service(service: Any, cache: KeyCache | None = None, attempts: int = 1) -> Sealer:
+    return sealer(service, policy=RetryPolicy(attempts=attempts), cache=cache)
+
+
+async def test_many_documents_are_one_call_of_the_service() -> None:
+    """`save_many` wraps, and `get_many` unwraps, a window at once, also where each document is a request."""
+    places = [Location(f"{i}.account") for i in range(50)]
+    for backend in (Recording(), BatchMemory()):
+        service = Service()
+        store = sealed_over({"main": backend}, {"main": with_service(service)})
+        await drained(store.save_many([(at, ACCOUNT) for at in places], concurrency=8))
+        found = await drained(store.get_many(places, concurrency=8))
+        assert [getattr(result, "document", result) for _, result in found] == [ACCOUNT] * 50
+        assert service.calls == [("wrap", 50), ("unwrap", 50)]
+
+
+async def test_unwrapped_keys_are_kept_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a service has wrapped or unwrapped is not asked again, for so long and for so many keys; where either is
+    0, it is. Closing forgets all.
+    """
+    now = 1000.0
+    monkeypatch.setattr("accountstore.sealing.ring.monotonic", lambda: now)
+    service = Service()
+    own = with_service(service, KeyCache(2, 60))
+    store = sealed_over({"main": MemoryBackend()}, {"main": own})
+    await store.save(AT, ACCOUNT)
+    for _ in range(3):
+        await store.get(AT)
+    assert service.calls == [("wrap", 1)]
+    now += 61
+    await store.get(AT)
+    await store.get(AT)
+    assert service.calls == [("wrap", 1), ("unwrap", 1)]
+    await store.save(ELSEWHERE, ACCOUNT)
+    await store.save(Location("third.account"), ACCOUNT)
+    await store.get(AT)
+    assert service.calls[1:] == [("unwrap", 1), ("wrap", 1), ("wrap", 1), ("unwrap", 1)]
+    await store.aclose()
+    assert service.closed
+    cache: Any = vars(own.ring)["_cache"]
+    assert not cache._keys
+    for nothing in (KeyCache(0, 60), KeyCache(9, 0)):
+        service = Service()
+        store = sealed_over({"main": MemoryBackend()}, {"main": with_service(service, nothing)})
+        await store.save(AT, ACCOUNT)
+        await store.get(AT)
+        await store.get(AT)
+        assert service.calls == [("wrap", 1), ("unwrap", 1), ("unwrap", 1)]
+
+
+@pytest.mark.parametrize("binds", [True, False])
+async def test_a_moved_document_is_told_with_any_service(binds: bool) -> None:
+    """Whether the service binds keys to their context or the header alone does, a moved file is a `MovedError`."""
+    backend = MemoryBackend()
+    store = sealed_over({"main": backend}, {"main": with_service(Service(binds=binds))})
+    await store.save(AT, ACCOUNT)
+    await backend.write(ELSEWHERE.path, (await backend.read(AT.path, limit=10**6)).data, mode="overwrite")
+    with raises(errors.MovedError, location=ELSEWHERE):
+        await store.get(ELSEWHERE)
+    assert await store.get(AT) == ACCOUNT
+
+
+async def _reset(_: str) -> Any:
+    raise ConnectionResetError
+
+
+async def _deny(_: str) -> Any:
+    raise errors.KeyDeniedError("no")
+
+
+NONSENSE: dict[str, Callable[[str], Awaitable[Any]]] = {
+    "nothing": lambda _: _answer([]),
+    "two for one": lambda name: _answer(
+        [WrappedKey("test", "k", bytes(40))] * 2 if name == "wrap" else [bytes(32)] * 2
+    ),
+    "no list": lambda _: _answer(5),
+    "wrong things": lambda _: _answer([5]),
+    "another algorithm": lambda _: _answer([WrappedKey("A256KW", "old", bytes(40))]),
+    "an empty key": lambda _: _answer([WrappedKey("test", "k", b"")]),
+    "a broken connection": _reset,
+}
+
+
+async def _answer(answer: Any) -> Any:
+    return answer
+
+
+@pytest.mark.parametrize("name", NONSENSE)
+async def test_a_service_that_fails_is_a_typed_error(name: str) -> None:
+    """A service that fails or answers nonsense is a `SealError`; nothing is written, and what is there stays."""
+    service = Service()
+    backend = MemoryBackend()
+    store = sealed_over({"main": backend}, {"main": with_service(service)})
+    await store.save(AT, ACCOUNT)
+    before = (await backend.read(AT.path, limit=10**6)).data
+    service.instead = NONSENSE[name]
+    with raises(errors.KeyProviderError, location=ELSEWHERE, temporary=True):
+        await store.save(ELSEWHERE, ACCOUNT)
+    with raises(errors.SealError, location=AT):
+        await store.get(AT)
+    for results in (store.get_many([AT]), store.save_many([(AT, ACCOUNT)])):
+        ((_, result),) = await drained(results)
+        assert isinstance(result, errors.SealError)
+    assert (await backend.read(AT.path, limit=10**6)).data == before
+    assert not await store.exists(ELSEWHERE)
+
+
+async def test_a_denial_is_not_repeated_and_a_failure_is(pauses: list[float]) -> None:
+    """A refused access is a `KeyDeniedError` at once; a failing service is asked as often as the policy says."""
+    service = Service()
+    store = sealed_over({"main": MemoryBackend()}, {"main": with_service(service, attempts=3)})
+    service.instead = _deny
+    with raises(errors.KeyDeniedError, location=AT):
+        await store.save(AT, ACCOUNT)
+    assert service.calls == [("wrap", 1)]
+    service.instead = _reset
+    with raises(errors.KeyProviderError):
+        await store.save(AT, ACCOUNT)
+    assert service.calls == [("wrap", 1)] * 4
+
+    async def once(_: str) -> Any:
+        service.instead = None
+        raise ConnectionResetError
+
+    service.instead = once
+    await store.save(AT, ACCOUNT)
+    assert len(pauses) == 3
+
+
+async def test_a_slow_service_ends_with_the_deadline() -> None:
+    """A service that does not answer is a `KeyProviderError` when the operation's time is up."""
+    service = Service()
+
+    async def hang(_: str) -> Any:
+        await anyio.sleep_forever()
+
+    service.instead = hang
+    store = sealed_over({"main": MemoryBackend()}, {"main": with_service(service)}, timeout=0.05)
+    with raises(errors.KeyProviderError, "in time", location=AT):
+        await store.save(AT, ACCOUNT)
+
+
+async def test_a_ring_reads_by_every_provider() -> None:
+    """Of several providers the first seals, and all open: one leaves a key file for a service without a pause."""
+    backend = MemoryBackend()
+    service = Service()
+    await sealed_over({"main": backend}).save(AT, ACCOUNT)
+    store = sealed_over({"main": backend}, {"main": sealer(service, static("old"))})
+    assert await store.get(AT) == ACCOUNT
+    await store.save(ELSEWHERE, ACCOUNT)
+    ((_, one), (_, two)) = await drained(store.get_many([AT, ELSEWHERE]))
+    assert one.document == two.document == ACCOUNT  # type: ignore[union-attr]  # no error
+    with raises(errors.AlgorithmError):  # of no provider that this one has
+        await sealed_over({"main": backend}).get(ELSEWHERE)
+
+
+async def test_a_provider_is_given_its_own_keys_only() -> None:
+    """A key id that two providers have goes to the one whose algorithm the document names."""
+    backend = MemoryBackend()
+    service = Service(key_id="old")
+    await sealed_over({"main": backend}).save(AT, ACCOUNT)
+    store = sealed_over({"main": backend}, {"main": sealer(service, static("old"))})
+    assert await store.get(AT) == ACCOUNT
+    assert service.calls == []
+
+
+async def test_keys_at_hand_show_in_no_repr() -> None:
+    """No provider, ring or sealer shows a key."""
+    own = sealer()
+    shown = f"{own!r} {own.ring!r} {own.ring.providers!r} {vars(own)!r} {vars(own.ring)!r}"
+    assert b64(KEYS["old"]) not in shown
+    assert repr(KEYS["old"]) not in shown
+    (wrapped,) = await own.ring.wrap([KEYS["new"]], ["x"], BY)  # type: ignore[list-item]  # bytes will do
+    assert repr(KEYS["new"]) not in repr(await own.ring.unwrap(own.ring.providers[0], [wrapped], ["x"], BY))

@@ -1,0 +1,163 @@
+"""`accountstore keys`: what each command does, says and returns."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import anyio
+import pytest
+from samples import ACCOUNT, AT, ELSEWHERE
+from sealed import write_keys
+
+pytest.importorskip("typer")
+pytest.importorskip("rich")
+
+from typer.testing import CliRunner
+
+from accountstore import AccountStore
+from accountstore.cli.commands import app
+from accountstore.sealing import read_keys
+
+if TYPE_CHECKING:
+    from typer.testing import Result
+
+CONFIG = """
+default = "Mail"
+
+[storages.Mail]
+url = "mail"
+encryption = {{ keys = "keys.jwks", {more} }}
+
+[storages.Plain]
+url = "plain"
+"""
+
+
+@pytest.fixture(autouse=True)
+def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("ACCOUNTSTORE_CONFIG", raising=False)
+    write_keys(tmp_path / "keys.jwks", "old")
+    configured("required = true")
+
+
+def configured(more: str) -> None:
+    Path("accountstore.toml").write_text(CONFIG.format(more=more))
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(app, ["keys", *arguments])
+
+
+def fill() -> None:
+    async def save() -> None:
+        async with AccountStore.open("accountstore.toml") as store:
+            await store.save(AT, ACCOUNT)
+            await store.save(ELSEWHERE, ACCOUNT)
+
+    anyio.run(save)
+
+
+def kid(path: str) -> str:
+    return str(json.loads(Path("mail", path).read_bytes())["recipients"][0]["header"]["kid"])
+
+
+def test_new_makes_and_extends_a_key_file() -> None:
+    """`new` makes a file of mode 0600, adds keys, prints their ids alone; what is wrong names the file."""
+    made = run("new", "made.jwks")
+    assert made.exit_code == 0
+    assert made.stdout.strip() in read_keys("made.jwks")
+    assert Path("made.jwks").stat().st_mode & 0o777 == 0o600
+    assert run("new", "made.jwks", "--id", "later").stdout == "later\n"
+    assert run("new", "made.jwks", "--id", "now", "--primary").exit_code == 0
+    assert list(read_keys("made.jwks")) == ["now", made.stdout.strip(), "later"]
+    Path("made.jwks").chmod(0o644)
+    refused = run("new", "made.jwks")
+    assert refused.exit_code == 1
+    assert "made.jwks: others may read or write it (0644): chmod 600" in refused.stderr
+
+
+def test_list_names_the_keys_of_each_storage() -> None:
+    """`list` says of each storage how it is sealed and by which keys, or that it is not."""
+    shown = run("list")
+    assert shown.exit_code == 0
+    assert shown.stdout == "Mail: required, id 'Mail': old\nPlain: not sealed\n"
+
+
+def test_a_rotation_from_the_first_command_to_the_last() -> None:
+    """A key is added, made the one that seals, documents are moved, and it is proven that none needs the old one."""
+    fill()
+    run("new", "keys.jwks", "--id", "new")
+    verified = run("verify")
+    assert (verified.exit_code, verified.stdout) == (0, "2 current\n")
+    rotated = run("rotate", "--to", "new")
+    assert (rotated.exit_code, rotated.stdout) == (0, "2 written\n")
+    assert kid(AT.path) == "new"
+    assert list(read_keys("keys.jwks")) == ["new", "old"]
+    assert run("rotate").stdout == "2 current\n"
+    assert run("verify", "Mail", "--folder", AT.folder).stdout == "1 current\n"
+    before = Path("mail", AT.path).read_bytes()
+    resealed = run("reseal")
+    assert (resealed.exit_code, resealed.stdout) == (0, "2 written\n")
+    assert Path("mail", AT.path).read_bytes() != before
+    began = resealed.stderr.partition("began at ")[2].partition(":  ")[0][:19]
+    assert run("reseal", "--before", began).stdout == "2 current\n"
+
+
+def test_verify_fails_where_a_key_is_still_needed() -> None:
+    """`verify` ends with 1 and names the document and its key while one needs another key, or does not open."""
+    fill()
+    run("new", "keys.jwks", "--id", "new", "--primary")
+    found = run("verify")
+    assert (found.exit_code, found.stdout) == (1, "2 stale\n")
+    assert f"{AT}: old" in found.stderr
+    run("rotate")
+    Path("mail", AT.path).write_bytes(b"{}")
+    Path("mail", "a#b.account").write_bytes(b"{}")
+    broken = run("verify")
+    assert (broken.exit_code, broken.stdout) == (1, "1 current, 1 failed, 1 skipped\n")
+    assert f"{AT}: it is plaintext" in broken.stderr
+    assert "'a#b.account' was not looked at" in broken.stderr
+
+
+def test_a_plain_storage_is_sealed_and_made_plain_again() -> None:
+    """First encryption and the way back are `rotate` with another configuration."""
+    Path("accountstore.toml").write_text(CONFIG.format(more="").replace('"mail"\nencryption', '"mail"\n# encryption'))
+    fill()
+    plain = Path("mail", AT.path).read_bytes()
+    configured("required = false")
+    assert run("rotate").stdout == "2 written\n"
+    configured("required = true")
+    assert run("verify").exit_code == 0
+    configured("seal = false")
+    assert run("rotate").stdout == "2 written\n"
+    assert Path("mail", AT.path).read_bytes() == plain
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("rotate", "Plain"), "the storage 'Plain' has no `encryption`"),
+        (("verify", "Nowhere"), "not configured"),
+        (("rotate", "Nowhere", "--to", "x"), "'Nowhere' is not configured"),
+        (("rotate", "--to", "x"), "no key file of the storage has a key 'x'"),
+        (("rotate", "Plain", "--to", "x"), "no key file of the storage has a key 'x'"),
+        (("verify", "--folder", "../x"), "folder"),
+    ],
+)
+def test_what_is_wrong_is_one_line(arguments: tuple[str, ...], message: str) -> None:
+    """A command that cannot do its work ends with 1 and says why, in one line, without a traceback."""
+    done = run(*arguments)
+    assert done.exit_code == 1
+    assert message in done.stderr.strip().splitlines()[-1]
+
+
+def test_each_command_has_help() -> None:
+    """The group and its commands have help, with an example."""
+    shown = run("--help")
+    assert shown.exit_code == 0
+    for name in ("new", "list", "rotate", "verify", "reseal"):
+        assert name in shown.stdout
+        assert f"accountstore keys {name}" in run(name, "--help").stdout
