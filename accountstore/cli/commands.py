@@ -27,6 +27,7 @@ from accountstore.cli.documents import kind_at, read_given, tree
 from accountstore.cli.exits import exit_codes, print_error
 from accountstore.cli.help import Command, Group
 from accountstore.cli.listing import leading_on, print_listing
+from accountstore.cli.serve import add_commands
 from accountstore.cli.show import (
     console,
     on_terminal,
@@ -397,3 +398,6 @@ def mv(context: typer.Context, source: _Source, target: _Target, create: _Create
         where, onto = _source_and_target(source, target)
         _in_store(_config(context), lambda store: store.move(where, onto, mode=_mode(create)))
         _done(f"moved {where} to {onto}")
+
+
+add_commands(app)
