@@ -22,7 +22,7 @@ __all__ = ("add_commands",)
 
 _LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 _NEEDED = frozenset({
-    *("argon2", "httptools", "itsdangerous", "prometheus_client", "python_multipart", "starlette", "uvicorn")
+    *("argon2", "httptools", "itsdangerous", "prometheus_client", "starlette", "uvicorn")
 })
 _Gateway = Annotated[
     str | None,

@@ -18,7 +18,7 @@ from starlette.requests import HTTPConnection
 
 from accountstore import AccountStore, ConfigError, LocationError, Secret
 from accountstore.gateway.config import Client, GatewayConfig
-from accountstore.gateway.limits import Bucket, Quota
+from accountstore.gateway.limits import Bucket, Quota, Turns
 from accountstore.gateway.problems import Problem
 from accountstore.gateway.tokens import Tokens
 
@@ -63,7 +63,8 @@ class Clients:
         self._accesses = {name: _access(name, client, store) for name, client in config.clients.items()}
         self._by_mark = {_mark(name, secret): name for name, one in config.clients.items() for secret in one.secrets}
         self._hasher = PasswordHasher()
-        self._turns = anyio.CapacityLimiter(_HASHES_AT_ONCE)
+        self._hashing = anyio.CapacityLimiter(_HASHES_AT_ONCE)
+        self._waiting = Turns(_HASHES_WAITING, _too_many)
         self._failures: OrderedDict[tuple[str, str], Bucket] = OrderedDict()
 
     async def authorize(self, connection: HTTPConnection, /) -> Access | None:
@@ -96,11 +97,10 @@ class Clients:
         return {"access_token": token, "token_type": "Bearer", "expires_in": self._tokens.seconds}
 
     async def _find(self, client: Client | None, secret: Secret, /) -> str | None:
-        """The hash of the client's that the secret has. Two are looked at at once, in threads."""
-        if self._turns.statistics().tasks_waiting >= _HASHES_WAITING:
-            raise Problem(503, "temporarily_unavailable", "too many clients are asking for tokens: try again")
+        """The hash of the client's that the secret has. Two are hashed at once, in threads."""
         hashes = client.secrets if client else (_NOBODY,)
-        return await anyio.to_thread.run_sync(_verify, self._hasher, hashes, secret, limiter=self._turns)
+        with self._waiting.turn():
+            return await anyio.to_thread.run_sync(_verify, self._hasher, hashes, secret, limiter=self._hashing)
 
     def _failures_of(self, peer: str, name: str, /) -> Bucket:
         bucket = self._failures.pop((peer, name), None) or Bucket(1 / 60, _FAILURES)
@@ -117,6 +117,10 @@ def _access(name: str, client: Client, store: AccountStore, /) -> Access:
     except LocationError as error:
         raise ConfigError(f"clients.{name}: {error.message}") from None
     return Access(name, narrowed, client.rights == "write", Quota(client.rate, client.concurrency, time.monotonic))
+
+
+def _too_many() -> Problem:
+    return Problem(503, "temporarily_unavailable", "too many clients are asking for tokens: try again")
 
 
 def _mark(name: str, secret_hash: str, /) -> str:

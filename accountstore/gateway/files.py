@@ -5,12 +5,10 @@ Names and extensions have the store's rules. A folder is there while it has docu
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncIterator
+from email import message_from_bytes
 from typing import Any
 
-from python_multipart.exceptions import FormParserError
-from starlette.datastructures import UploadFile
-from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.responses import Response
 
 from accountstore import Entry, Folder, Location
@@ -170,23 +168,17 @@ def _refuse_version(query: dict[str, str], /) -> None:
 
 
 async def _uploaded(call: Call, /) -> bytes:
-    """What is uploaded. Nothing of it is written to a temporary file."""
-    request, limits = call.request, call.service.config.limits
-    body = await read_body(request, limits)
-    if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
+    """What is uploaded: the first file of a form, or the whole body. Nothing of it is written to a temporary file."""
+    body = await read_body(call.request, call.service.config.limits)
+    kind = call.request.headers.get("content-type", "")
+    if not kind.lower().startswith("multipart/form-data"):
         return body
     try:
-        parser = MultiPartParser(request.headers, _chunks(body), max_files=1, max_fields=8)
-        parser.spool_max_size = len(body) + 1
-        parser.max_part_size = len(body) + 1
-        form = await parser.parse()
-    except (MultiPartException, FormParserError, KeyError, ValueError):
-        raise Problem(400, "badRequest", "the body is not a multipart form with a file") from None
-    for part in form.values():
-        if isinstance(part, UploadFile):
-            return await part.read()
-    raise Problem(400, "badRequest", "the body is not a multipart form with a file")
-
-
-async def _chunks(body: bytes, /) -> AsyncGenerator[bytes, None]:
-    yield body
+        form = message_from_bytes(b"content-type: %s\r\n\r\n%s" % (kind.encode("latin-1"), body))
+        found = next((part for part in form.walk() if part.get_filename() is not None), None)
+    except RecursionError:
+        found = None
+    content = None if found is None else found.get_payload(decode=True)
+    if not isinstance(content, bytes):
+        raise Problem(400, "badRequest", "the body is not a multipart form with a file")
+    return content

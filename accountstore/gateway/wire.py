@@ -16,7 +16,7 @@ from urllib.parse import parse_qsl
 import anyio
 import msgspec
 from msgspec import Raw
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import Response
 
 from accountstore import Location
@@ -97,18 +97,17 @@ async def read_body(request: Request, limits: Limits, /) -> bytes:
     """The body of a request. Raises `Problem` as soon as it is larger than allowed, whatever its headers said, and
     where it is too slow.
     """
-    chunks: list[bytes] = []
-    size = 0
+    body = bytearray()
     with anyio.move_on_after(limits.body_seconds):
-        try:
-            async for chunk in request.stream():
-                size += len(chunk)
-                if size > limits.body_bytes:
-                    raise too_large(limits.body_bytes)
-                chunks.append(chunk)
-        except ClientDisconnect:
-            raise Problem(400, "badRequest", "the request ended before its body did") from None
-        return b"".join(chunks)
+        while True:
+            message = await request.receive()
+            if message["type"] == "http.disconnect":
+                raise Problem(400, "badRequest", "the request ended before its body did")
+            body += message.get("body", b"")
+            if len(body) > limits.body_bytes:
+                raise too_large(limits.body_bytes)
+            if not message.get("more_body", False):
+                return bytes(body)
     raise Problem(408, "tooSlow", "the body did not come in time", headers={"connection": "close"})
 
 
