@@ -21,9 +21,7 @@ if TYPE_CHECKING:
 __all__ = ("add_commands",)
 
 _LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
-_NEEDED = frozenset({
-    *("argon2", "httptools", "itsdangerous", "prometheus_client", "starlette", "uvicorn")
-})
+_NEEDED = frozenset({*("argon2", "httptools", "itsdangerous", "prometheus_client", "starlette", "uvicorn")})
 _Gateway = Annotated[
     str | None,
     typer.Option(
@@ -128,7 +126,9 @@ def add_client(
     ] = None,
     storage: Annotated[
         str | None,
-        typer.Option("--storage", metavar="STORAGE", help="On which storage; without it, the default one.", show_default=False),
+        typer.Option(
+            "--storage", metavar="STORAGE", help="On which storage; without it, the default one.", show_default=False
+        ),
     ] = None,
     everything: Annotated[bool, typer.Option("--everything", help="It reaches all of all storages.")] = False,
     read_only: Annotated[bool, typer.Option("--read-only", help="It may read only.")] = False,

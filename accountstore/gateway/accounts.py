@@ -119,7 +119,9 @@ async def _save(call: Call, kind: Kind, /) -> Response:
 def check_kind(location: Location, kind: Kind, /) -> None:
     """Raise `ExtensionError` unless the file name is one of the kind, as the store does for `save` and `save_multi`."""
     if location.file_name.endswith(".multi.account") != (kind == "multi"):
-        raise ExtensionError(f"the file name must end in .multi.account{'' if kind == 'multi' else ' for several only'}")
+        raise ExtensionError(
+            f"the file name must end in .multi.account{'' if kind == 'multi' else ' for several only'}"
+        )
 
 
 async def _swap(

@@ -213,7 +213,9 @@ class Endpoint:
             return await operation.handler(Call(request, service, service.store))
         return await self._authorized(operation, operation.handler, request, service)
 
-    async def _authorized(self, operation: Operation, handler: Handler, request: Request, service: Service, /) -> Response:
+    async def _authorized(
+        self, operation: Operation, handler: Handler, request: Request, service: Service, /
+    ) -> Response:
         access = await service.authorize(request)
         if access is None:
             raise Problem(401, "unauthorized", "there is no valid token: ask /connect/token for one")

@@ -22,15 +22,17 @@ _GRANT = ("login", "clientId", "refreshToken")
 _CLIENT_FIELDS: Mapping[str, frozenset[str]] = {
     "multi": frozenset({"receiveAccounts", "sendAccount"}),
     "account": frozenset({"host", "port", "securityOptions", "protocolType", "credentials", "cacheFile"}),
-    "credentials": frozenset({
-        "discriminator",
-        "login",
-        "password",
-        "clientId",
-        "clientSecret",
-        "refreshToken",
-        "requestUrl",
-    }),
+    "credentials": frozenset(
+        {
+            "discriminator",
+            "login",
+            "password",
+            "clientId",
+            "clientSecret",
+            "refreshToken",
+            "requestUrl",
+        }
+    ),
     "location": frozenset({"storage", "folderPath", "fileName"}),
 }
 """The fields that the API's clients know: what they leave out of these is meant to go."""

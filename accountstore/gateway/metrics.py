@@ -22,13 +22,19 @@ class Metrics:
     def __init__(self) -> None:
         self.registry: CollectorRegistry = CollectorRegistry()
         self._operations = Counter(
-            "accountstore_operations", "Operations of the store.", ("operation", "storage", "outcome"), registry=self.registry
+            "accountstore_operations",
+            "Operations of the store.",
+            ("operation", "storage", "outcome"),
+            registry=self.registry,
         )
         self._seconds = Histogram(
             "accountstore_operation_seconds", "How long they took.", ("operation", "storage"), registry=self.registry
         )
         self._requests = Counter(
-            "accountstore_gateway_requests", "Requests by operation and status.", ("operation", "status"), registry=self.registry
+            "accountstore_gateway_requests",
+            "Requests by operation and status.",
+            ("operation", "status"),
+            registry=self.registry,
         )
         self.in_flight: Gauge = Gauge("accountstore_gateway_in_flight", "Requests in flight.", registry=self.registry)
         self.ready: Gauge = Gauge("accountstore_gateway_ready", "Whether the storages answer.", registry=self.registry)

@@ -164,7 +164,6 @@ _ERRORS: Mapping[int, str] = {
     412: "The document is not in the state that the conditions ask for.",
     413: "The body, or the answer, is larger than allowed.",
     429: "The client has had its share.",
-    500: "The gateway failed.",
     501: "The storage cannot promise this, or it is not served.",
     502: "The storage holds something else there, or failed.",
     503: "The storage or the gateway is busy, or cannot be reached.",
@@ -260,7 +259,7 @@ def _token_path() -> dict[str, Any]:
         str(status): {"description": what, "content": _json(Refusal)}
         for status, what in {400: "Refused.", 429: "Too many wrong secrets.", 503: "Too busy."}.items()
     }
-    errors = {str(status): {"description": _ERRORS[status], "content": _json(Error)} for status in (408, 413, 500)}
+    errors = {str(status): {"description": _ERRORS[status], "content": _json(Error)} for status in (408, 413)}
     post = {
         "operationId": "token",
         "summary": "A token for a client's id and secret (RFC 6749 section 4.4).",
@@ -344,7 +343,9 @@ def _section(path: str, method: str, operation: Mapping[str, Any], /) -> str:
     ]
     for kind, body in operation.get("requestBody", {}).get("content", {}).items():
         rows.append(("body", kind, _models(body)))
-    rows += ((status, "answer", f"{one['description']} {_models(one)}") for status, one in operation["responses"].items())
+    rows += (
+        (status, "answer", f"{one['description']} {_models(one)}") for status, one in operation["responses"].items()
+    )
     table = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
     return f"<h2>{method.upper()} {escape(path)}</h2><p>{escape(operation['summary'])}</p><table>{table}</table>"
 

@@ -44,11 +44,13 @@ async def test_a_multi_account_too(store: AccountStore) -> None:
 
 async def test_answers_are_as_every_client_reads_them(store: AccountStore) -> None:
     """The body begins with `{` and is ASCII; the discriminator comes first; a key `type` stays inside."""
-    document = json.dumps({
-        **PASSWORD,
-        "host": "bücher.example",
-        "credentials": {"type": "x", "login": "\U0001f511", "password": "p", **_discriminator("Password")},
-    })
+    document = json.dumps(
+        {
+            **PASSWORD,
+            "host": "bücher.example",
+            "credentials": {"type": "x", "login": "\U0001f511", "password": "p", **_discriminator("Password")},
+        }
+    )
     async with serving(store) as http:
         await store.save_json(AT, b"\xef\xbb\xbf " + document.encode())
         got = await http.get(BASE, params={"fileName": "a.account"})

@@ -416,5 +416,3 @@ def test_hashes_are_salted() -> None:
     hashes = {hash_secret(Secret(SECRET)) for _ in range(2)}
     assert len(hashes) == 2
     assert all(one.startswith("$argon2id$") for one in hashes)
-
-

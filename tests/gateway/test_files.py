@@ -65,7 +65,10 @@ async def test_names_have_the_stores_rules(store: AccountStore, method: str, pat
         ("multipart/form-data; boundary=x", b"--x--\r\n"),
         ("multipart/form-data", BODY),
         ("multipart/form-data; boundary=x", b"garbage"),
-        ("multipart/form-data; boundary=x", b'--x\r\ncontent-disposition: form-data; name="f"\r\n\r\ntext\r\n--x--\r\n'),
+        (
+            "multipart/form-data; boundary=x",
+            b'--x\r\ncontent-disposition: form-data; name="f"\r\n\r\ntext\r\n--x--\r\n',
+        ),
         (
             "multipart/form-data; boundary=0",
             b"".join(b"--%d\r\ncontent-type: multipart/mixed; boundary=%d\r\n\r\n" % (n, n + 1) for n in range(9999)),
@@ -100,7 +103,11 @@ async def test_copy_move_delete_and_exist(store: AccountStore) -> None:
         )
         assert moved.status_code == 200
         assert await names(http, "") == ["/a.account", "/c.account"]
-        for path, exists, is_folder in (("a.account", True, False), ("to/b.account", False, False), ("to", False, False)):
+        for path, exists, is_folder in (
+            ("a.account", True, False),
+            ("to/b.account", False, False),
+            ("to", False, False),
+        ):
             there = (await http.get(f"{STORAGE}/exist/{path}")).json()
             assert there == {"exists": exists, "isFolder": is_folder}
         assert told(await http.put(f"{STORAGE}/file/copy/no.account?destPath=d.account")) == (404, "notFound")
@@ -133,7 +140,9 @@ async def test_folders(store: AccountStore) -> None:
             assert await names(http, "mail") == ["/mail/team"]
             assert await names(http, "/mail/team/") == ["/mail/team/a.account", "/mail/team/b.multi.account"]
             assert told(await http.delete(f"{STORAGE}/folder/mail")) == (409, "notEmpty")
-            removed = await http.delete(f"{STORAGE}/folder/mail", params={"recursive": recursive, "storageName": "main"})
+            removed = await http.delete(
+                f"{STORAGE}/folder/mail", params={"recursive": recursive, "storageName": "main"}
+            )
             assert (removed.status_code, removed.content) == (200, b"")
             assert await names(http, "mail/team") == []
 

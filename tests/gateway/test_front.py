@@ -183,7 +183,9 @@ async def test_a_failure_of_the_gateway_is_an_envelope(
     assert told(answer) == (500, "failed")
     assert "RuntimeError" in caplog.text
     assert answer.headers["x-request-id"] in caplog.text
-    assert 'in fail\n    raise RuntimeError("zQ7k")' in caplog.text  # the source's line; the text comes from nowhere else
+    assert (
+        'in fail\n    raise RuntimeError("zQ7k")' in caplog.text
+    )  # the source's line; the text comes from nowhere else
     assert caplog.text.count("zQ7k") == 1
 
 

@@ -32,7 +32,11 @@ async def test_it_describes_all_that_is_served(store: AccountStore) -> None:
     }
     served = {(one.method, f"/v4.0{one.path}"): one.name for one in OPERATIONS if one.name in HANDLERS}
     assert served.items() <= described.items()
-    assert {path for _, path in described.keys() - served.keys()} == OPEN.keys() - {"/docs", "/metrics", "/openapi.json"}
+    assert {path for _, path in described.keys() - served.keys()} == OPEN.keys() - {
+        "/docs",
+        "/metrics",
+        "/openapi.json",
+    }
 
 
 def references(tree: Any) -> set[str]:
@@ -74,7 +78,9 @@ class Page(HTMLParser):
             self.open.append(tag)
         if tag in {"script", "link", "img", "iframe", "object", "embed", "form", "base"}:
             self.loads.append(tag)
-        self.loads += [f"{tag} {name}" for name, _ in attrs if name in {"src", "href", "style"} or name.startswith("on")]
+        self.loads += [
+            f"{tag} {name}" for name, _ in attrs if name in {"src", "href", "style"} or name.startswith("on")
+        ]
 
     def handle_endtag(self, tag: str) -> None:
         assert self.open.pop() == tag

@@ -194,7 +194,9 @@ def test_continue_is_sent_before_the_body(served: Running) -> None:
 
 def test_raw_bytes_in_a_target_are_refused_in_the_envelope(served: Running) -> None:
     """Java sends other characters than ASCII as they are: the server's own refusal is an envelope too."""
-    answer = parsed(exchange(served.port, b"GET %s?fileName=\xc3\xa9.account HTTP/1.1\r\nHost: g\r\n\r\n" % BASE.encode()))
+    answer = parsed(
+        exchange(served.port, b"GET %s?fileName=\xc3\xa9.account HTTP/1.1\r\nHost: g\r\n\r\n" % BASE.encode())
+    )
     assert answer[0] in {400, 401}
     assert json.loads(answer[2])["error"]["code"] in {"badRequest", "unauthorized"}
 
