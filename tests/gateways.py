@@ -66,7 +66,7 @@ async def serving(
 ) -> AsyncIterator[httpx.AsyncClient]:
     """A client of a gateway in this process; with a token of its own of the client `id`, unless told otherwise."""
     app = gateway(store, config or configured(), **more)
-    async with app.router.lifespan_context(app):
+    async with app.lifespan():
         transport = httpx.ASGITransport(app)
         async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as http:
             if token:

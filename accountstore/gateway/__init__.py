@@ -8,7 +8,7 @@ Six languages' clients of that API save and get accounts through it on any stora
 
 from __future__ import annotations
 
-from accountstore.gateway.app import gateway
+from accountstore.gateway.app import Gateway, gateway
 from accountstore.gateway.clients import Access, Authorize, hash_secret
 from accountstore.gateway.config import Client, GatewayConfig, Limits, load_gateway_config
 from accountstore.gateway.limits import Quota
@@ -18,6 +18,7 @@ __all__ = (
     "Access",
     "Authorize",
     "Client",
+    "Gateway",
     "GatewayConfig",
     "Limits",
     "Metrics",

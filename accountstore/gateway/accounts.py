@@ -11,7 +11,6 @@ from starlette.responses import Response
 
 from accountstore import (
     Account,
-    AccountStore,
     ConflictError,
     DecodeError,
     ExistsError,
@@ -24,7 +23,7 @@ from accountstore import (
     Version,
     to_json,
 )
-from accountstore.gateway.merging import KEEPERS, READERS, Fields
+from accountstore.gateway.merging import KEEPERS, READERS, Fields, is_plain
 from accountstore.gateway.problems import Problem, missing
 from accountstore.gateway.service import Call
 from accountstore.gateway.wire import (
@@ -99,21 +98,56 @@ async def _save(call: Call, kind: Kind, /) -> Response:
     """Write what the request has, with what the stored document has beyond it, if that is still the current one."""
     location, new = await _given(call, kind)
     check_kind(location, kind)
+    saved = await _save_plain(call, location, new)
     pause = _PAUSE
-    for _ in range(_ATTEMPTS):
-        version, document = await _stored(call, location)
-        conditional = _check_conditions(call, location, version)
-        kept = new if document is None else KEEPERS[kind](new, READERS[kind](document, "$", str))
-        try:
-            saved = await _swap(call.store, location, msgspec.json.encode(kept), version, conditional)
-        except (ConflictError, ExistsError, NotFoundError):
-            if conditional:
-                raise _precondition() from None
-        else:
-            return Response(None, 200, {"etag": call.service.etags.of(location.path, saved)})
-        await anyio.sleep(pause * random())  # noqa: S311 -- so that those who have met do not meet again
-        pause = min(2 * pause, _LONGEST_PAUSE)
-    raise ConflictError("the document kept changing", location=location)
+    attempts = 0
+    while saved is None:
+        if attempts == _ATTEMPTS:
+            raise ConflictError("the document kept changing", location=location)
+        if attempts:
+            await anyio.sleep(pause * random())  # noqa: S311 -- so that those who have met do not meet again
+            pause = min(2 * pause, _LONGEST_PAUSE)
+        attempts += 1
+        saved = await _save_merged(call, location, kind, new)
+    return Response(None, 200, {"etag": call.service.etags.of(location.path, saved)})
+
+
+async def _save_plain(call: Call, location: Location, new: Fields, /) -> Version | None:
+    """Write what the request has, where it is known that there is nothing to keep. None: that is not so."""
+    version = call.service.plain.take(call.store, location)
+    if version is None or _has_conditions(call):
+        return None
+    try:
+        saved = await call.store.save_json(location, msgspec.json.encode(new), mode=version)
+    except (ConflictError, NotFoundError, UnsupportedError):
+        return None
+    _note(call, location, new, saved)
+    return saved
+
+
+async def _save_merged(call: Call, location: Location, kind: Kind, new: Fields, /) -> Version | None:
+    """Read, merge, and write if it is still what was read. None: others were faster."""
+    version, document = await _stored(call, location)
+    _check_conditions(call, location, version)
+    kept = new if document is None else KEEPERS[kind](new, READERS[kind](document, "$", str))
+    data = msgspec.json.encode(kept)
+    try:
+        saved = await call.store.save_json(location, data, mode=version or "create")
+    except UnsupportedError:
+        if _has_conditions(call):
+            raise
+        return await call.store.save_json(location, data)
+    except (ConflictError, ExistsError, NotFoundError):
+        if _has_conditions(call):
+            raise _precondition() from None
+        return None
+    _note(call, location, kept, saved)
+    return saved
+
+
+def _note(call: Call, location: Location, fields: Fields, version: Version, /) -> None:
+    if is_plain(fields):
+        call.service.plain.put(call.store, location, version)
 
 
 def check_kind(location: Location, kind: Kind, /) -> None:
@@ -122,20 +156,6 @@ def check_kind(location: Location, kind: Kind, /) -> None:
         raise ExtensionError(
             f"the file name must end in .multi.account{'' if kind == 'multi' else ' for several only'}"
         )
-
-
-async def _swap(
-    store: AccountStore, location: Location, data: bytes, version: Version | None, conditional: bool, /
-) -> Version:
-    """Write a document if the version is still the current one; or anyway, where the storage cannot tell and nobody
-    asks for it.
-    """
-    try:
-        return await store.save_json(location, data, mode=version or "create")
-    except UnsupportedError:
-        if conditional:
-            raise
-    return await store.save_json(location, data)
 
 
 async def _given(call: Call, kind: Kind, /) -> tuple[Location, Fields]:
@@ -161,15 +181,18 @@ async def _stored(call: Call, location: Location, /) -> tuple[Version | None, by
     return stored.version, stored.document
 
 
-def _check_conditions(call: Call, location: Location, version: Version | None, /) -> bool:
-    """Whether the request has conditions. Raises `Problem` where one is not met."""
+def _has_conditions(call: Call, /) -> bool:
+    return not {"if-match", "if-none-match"}.isdisjoint(call.request.headers)
+
+
+def _check_conditions(call: Call, location: Location, version: Version | None, /) -> None:
+    """Raise `Problem` where a condition of the request is not met."""
     etags, path = call.service.etags, location.path
     match, none_match = (call.request.headers.get(name) for name in ("if-match", "if-none-match"))
     if match is not None and not etags.matches(match, path, version, weak=False):
         raise _precondition()
     if none_match is not None and etags.matches(none_match, path, version, weak=True):
         raise _precondition()
-    return match is not None or none_match is not None
 
 
 def _precondition() -> Problem:

@@ -61,7 +61,7 @@ class Clients:
         self._tokens = Tokens(config.keys, config.token_seconds)
         self._clients = config.clients
         self._accesses = {name: _access(name, client, store) for name, client in config.clients.items()}
-        self._by_mark = {_mark(name, secret): name for name, one in config.clients.items() for secret in one.secrets}
+        self._by_mark = {token_name(name, secret): name for name, one in config.clients.items() for secret in one.secrets}
         self._hasher = PasswordHasher()
         self._hashing = anyio.CapacityLimiter(_HASHES_AT_ONCE)
         self._waiting = Turns(_HASHES_WAITING, _too_many)
@@ -93,13 +93,13 @@ class Clients:
         if client is None or found is None:
             failures.take()
             raise Problem(400, "invalid_client", "no such client, or a wrong secret")
-        token = self._tokens.sign(_mark(name, found))
+        token = self._tokens.sign(token_name(name, found))
         return {"access_token": token, "token_type": "Bearer", "expires_in": self._tokens.seconds}
 
     async def _find(self, client: Client | None, secret: Secret, /) -> str | None:
         """The hash of the client's that the secret has. Two are hashed at once, in threads."""
         hashes = client.secrets if client else (_NOBODY,)
-        with self._waiting.turn():
+        with self._waiting:
             return await anyio.to_thread.run_sync(_verify, self._hasher, hashes, secret, limiter=self._hashing)
 
     def _failures_of(self, peer: str, name: str, /) -> Bucket:
@@ -123,7 +123,7 @@ def _too_many() -> Problem:
     return Problem(503, "temporarily_unavailable", "too many clients are asking for tokens: try again")
 
 
-def _mark(name: str, secret_hash: str, /) -> str:
+def token_name(name: str, secret_hash: str, /) -> str:
     """What a token names: the client by one of its secrets, so that it ends with that."""
     return f"{name}.{sha256(secret_hash.encode()).hexdigest()[:12]}"
 

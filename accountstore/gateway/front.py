@@ -44,9 +44,9 @@ def note(scope: Scope, /, *, operation: str = "", client: str = "") -> None:
 
 
 class Front:
-    """ASGI middleware around the whole application."""
+    """Around the whole application, for HTTP."""
 
-    def __init__(self, app: ASGIApp, limits: Limits, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, limits: Limits, metrics: Metrics | None, /) -> None:
         self._app = app
         self._limits = limits
         self._metrics = metrics
@@ -56,15 +56,13 @@ class Front:
         if scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1000})
             return
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
         exchange = _Exchange(scope, send)
         scope[_NOTE] = exchange
         problem = await self._call(scope, receive, exchange)
         if problem is not None and not exchange.status:
             await problem_response(problem, exchange.request_id)(scope, receive, exchange.send)
-        self._metrics.answered(exchange.operation, exchange.status)
+        if self._metrics is not None:
+            self._metrics.answered(exchange.operation, exchange.status, self._turns.taken)
         exchange.log()
 
     async def _call(self, scope: Scope, receive: Receive, exchange: _Exchange, /) -> Problem | None:
@@ -74,10 +72,8 @@ class Front:
             if scope["path"].removeprefix(scope.get("root_path", "")) in _UNBOUNDED:
                 await self._app(scope, receive, exchange.send)
                 return None
-            with self._turns.turn(), anyio.move_on_after(self._limits.request_seconds) as deadline:
-                self._metrics.in_flight.set(self._turns.taken)
+            with self._turns, anyio.move_on_after(self._limits.request_seconds) as deadline:
                 await self._app(scope, receive, exchange.send)
-            self._metrics.in_flight.set(self._turns.taken)
         except Problem as problem:
             return problem
         except AccountStoreError as error:

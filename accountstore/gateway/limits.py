@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from collections.abc import Callable
+from math import inf
 
 from accountstore.gateway.problems import Problem
 
@@ -41,39 +41,36 @@ class Bucket:
 
 
 class Turns:
-    """So many at once, and no queue: whoever finds none free is refused."""
+    """So many at once, and no queue: `with turns` raises the problem where none is free."""
 
-    def __init__(self, limit: int | None, problem: Callable[[], Problem], /) -> None:
+    def __init__(self, limit: float, problem: Callable[[], Problem], /) -> None:
         self.taken = 0
         self._limit = limit
         self._problem = problem
 
-    @contextmanager
-    def turn(self) -> Generator[None]:
-        """One turn. Raises the problem where all are taken."""
-        if self._limit is not None and self.taken >= self._limit:
+    def __enter__(self) -> None:
+        if self.taken >= self._limit:
             raise self._problem()
         self.taken += 1
-        try:
-            yield
-        finally:
-            self.taken -= 1
+
+    def __exit__(self, *_: object) -> None:
+        self.taken -= 1
 
 
 class Quota:
-    """What one client may ask for: requests a second, and at once."""
+    """What one client may ask for: requests a second, and at once. `with quota` is one; it raises `Problem` (429)."""
 
     def __init__(self, rate: float | None, concurrency: int | None, clock: Clock = time.monotonic, /) -> None:
         self._bucket = None if rate is None else Bucket(rate, max(rate, 1), clock)
-        self._turns = Turns(concurrency, too_many)
+        self._turns = Turns(inf if concurrency is None else concurrency, too_many)
 
-    @contextmanager
-    def turn(self) -> Generator[None]:
-        """One request. Raises `Problem` where the client has had its share."""
+    def __enter__(self) -> None:
         if self._bucket is not None and not self._bucket.take():
             raise too_many()
-        with self._turns.turn():
-            yield
+        self._turns.__enter__()
+
+    def __exit__(self, *_: object) -> None:
+        self._turns.__exit__()
 
 
 def too_many() -> Problem:

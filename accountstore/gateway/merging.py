@@ -96,6 +96,19 @@ def keep_multi(new: Fields, old: Fields, /) -> Fields:
     return kept
 
 
+def is_plain(fields: Fields, /) -> bool:
+    """Whether a document has no field but those that clients know."""
+    if "receiveAccounts" in fields:
+        accounts = [*fields["receiveAccounts"], fields.get("sendAccount")]
+        return fields.keys() <= _CLIENT_FIELDS["multi"] and all(
+            is_plain(account) for account in accounts if isinstance(account, dict)
+        )
+    parts = (("credentials", "credentials"), ("cacheFile", "location"))
+    return fields.keys() <= _CLIENT_FIELDS["account"] and all(
+        fields[name].keys() <= _CLIENT_FIELDS[known] for name, known in parts if isinstance(fields.get(name), dict)
+    )
+
+
 def _keep_accounts(new: list[Fields], old: list[Fields], /) -> list[Fields]:
     left = dict(enumerate(old))
     partners: dict[int, Fields] = {}

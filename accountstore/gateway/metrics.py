@@ -44,8 +44,9 @@ class Metrics:
         self._operations.labels(event.operation, event.storage, event.outcome).inc()
         self._seconds.labels(event.operation, event.storage).observe(event.seconds)
 
-    def answered(self, operation: str, status: int, /) -> None:
-        """Count a request."""
+    def answered(self, operation: str, status: int, in_flight: int, /) -> None:
+        """Count a request that was answered, and those that are still under way."""
+        self.in_flight.set(in_flight)
         self._requests.labels(operation, str(status)).inc()
 
     def text(self) -> bytes:

@@ -35,17 +35,18 @@ async def live(call: Call, /) -> Response:
 
 async def ready(call: Call, /) -> Response:
     """Whether the storages answer; 503 where one does not."""
-    ready = call.service.health.ready
-    call.service.metrics.ready.set(ready)
-    if not ready:
+    if not call.service.health.ready:
         raise Problem(503, "notReady", "a storage does not answer as it should")
     return json_response({"status": "ready"})
 
 
 async def metrics(call: Call, /) -> Response:
     """Metrics, as Prometheus reads them."""
-    call.service.metrics.ready.set(call.service.health.ready)
-    return Response(call.service.metrics.text(), 200, None, "text/plain; version=0.0.4")
+    metrics = call.service.metrics
+    if metrics is None:
+        raise Problem(404, "notFound", "there are no metrics here")
+    metrics.ready.set(call.service.health.ready)
+    return Response(metrics.text(), 200, None, "text/plain; version=0.0.4")
 
 
 async def openapi(call: Call, /) -> Response:

@@ -14,6 +14,7 @@ from accountstore.gateway.clients import Authorize, Clients
 from accountstore.gateway.config import GatewayConfig
 from accountstore.gateway.health import Health
 from accountstore.gateway.metrics import Metrics
+from accountstore.gateway.plain import PlainVersions
 from accountstore.gateway.tokens import ETags
 
 __all__ = ("Call", "Handler", "Operation", "Service")
@@ -28,7 +29,8 @@ class Service(Struct, frozen=True, eq=False):
     clients: Clients | None
     etags: ETags
     health: Health
-    metrics: Metrics
+    plain: PlainVersions
+    metrics: Metrics | None
 
 
 class Call(Struct, frozen=True, eq=False):

@@ -11,7 +11,8 @@ from doubles import Recording
 from gateways import BASE, MULTI, OAUTH, PASSWORD, configured, request_of, serving, told
 from samples import RICH
 
-from accountstore import AccountStore, Location, StorageConfig, StoreConfig
+from accountstore import AccountStore, Location, StorageConfig, StoreConfig, Version
+from accountstore.gateway.plain import PlainVersions
 from accountstore.testing import store_over
 
 pytestmark = pytest.mark.anyio
@@ -353,3 +354,51 @@ async def test_a_save_that_never_wins_is_told(pauses: list[float]) -> None:
         assert told(await http.put(BASE, json=request_of(OAUTH))) == (409, "conflict")
         assert next(rivals) == 66
     assert pauses
+
+
+async def test_a_save_over_ones_own_needs_no_read() -> None:
+    """Where the gateway knows that there is nothing to keep, a save is one request; with anything to keep it reads."""
+    backend = Recording()
+    async with serving(store_over({"main": backend})) as http:
+        for value, requests in (
+            (PASSWORD, ["read", "write"]),
+            (OAUTH, ["write"]),
+            ({**OAUTH, "own": 1}, ["write"]),
+            (OAUTH, ["read", "write"]),  # and keeps `own`
+            (OAUTH, ["read", "write"]),
+        ):
+            backend.log.clear()
+            assert (await http.put(BASE, json=request_of(value))).status_code == 200
+            assert [call for call in backend.log if call in {"read", "write"}] == requests
+        assert json.loads(await backend.raw(AT))["own"] == 1
+
+
+@pytest.mark.parametrize("kind", ["account", "multi"])
+async def test_what_others_wrote_meanwhile_is_kept_all_the_same(store: AccountStore, kind: str) -> None:
+    """A document that somebody else has written since the gateway did is read, and keeps its fields; one removed is
+    created.
+    """
+    at, path = (AT, BASE) if kind == "account" else (MULTI_AT, MULTI)
+    value = PASSWORD if kind == "account" else {"receiveAccounts": [PASSWORD, OAUTH]}
+    async with serving(store) as http:
+        body = request_of(value, at.file_name)
+        assert (await http.put(path, json=body)).status_code == 200
+        await store.save_json(at, json.dumps({**value, "own": 1}).encode())
+        for _ in range(2):
+            assert (await http.put(path, json=body)).status_code == 200
+            assert json.loads((await store.read_json(at)).document)["own"] == 1
+        await store.delete(at)
+        for _ in range(2):
+            assert (await http.put(path, json=body)).status_code == 200
+            await store.delete(at)
+
+
+def test_the_versions_that_are_known_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many documents are saved, memory does not grow with them."""
+    monkeypatch.setattr("accountstore.gateway.plain._KEPT", 3)
+    known, store = PlainVersions(), store_over({"main": Recording()})
+    for number in range(9):
+        known.put(store, Location(f"{number}.account"), Version(str(number)))
+    found = [known.take(store, Location(f"{number}.account")) for number in range(9)]
+    assert found == [None] * 6 + [Version("6"), Version("7"), Version("8")]
+    assert known.take(store, Location("8.account")) is None

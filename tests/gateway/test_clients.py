@@ -363,13 +363,13 @@ def test_a_bucket_fills_again() -> None:
 def test_a_quota_counts_what_is_under_way() -> None:
     """A client has so many requests at once; one that ends makes room, whatever it ended in."""
     quota = Quota(None, 1)
-    with quota.turn():
-        with pytest.raises(Exception, match="too many requests"), quota.turn():
+    with quota:
+        with pytest.raises(Exception, match="too many requests"), quota:
             pass
     for _ in range(2):
-        with pytest.raises(ZeroDivisionError), quota.turn():
+        with pytest.raises(ZeroDivisionError), quota:
             raise ZeroDivisionError
-    with quota.turn():
+    with quota:
         pass
 
 

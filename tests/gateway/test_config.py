@@ -188,12 +188,12 @@ def test_serve_refuses_what_is_not_safe(arguments: list[str], message: str) -> N
     assert message in " ".join(result.stderr.split())
 
 
-def test_serve_says_what_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without the extra the refusal says how to install it."""
+def test_what_is_not_installed_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the extra, a refusal says how to install it, and nothing is written."""
     for name in [name for name in sys.modules if name.startswith("accountstore.gateway")]:
         monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, "starlette", None)
-    monkeypatch.setitem(sys.modules, "starlette.applications", None)
-    result = run("gateway", "add-client", "x")
+    monkeypatch.setitem(sys.modules, "argon2", None)
+    result = run("gateway", "add-client", "--gateway", str(tmp_path / "g.toml"), "x")
     assert result.exit_code == 1
     assert "pip install 'accountstore[gateway]'" in result.stderr
+    assert not list(tmp_path.iterdir())

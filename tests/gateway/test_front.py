@@ -15,7 +15,6 @@ from starlette.routing import Mount
 
 from accountstore import AccountStore, AccountStoreError, StorageConfig, StoreConfig, errors
 from accountstore.gateway import GatewayConfig, Limits, gateway
-from accountstore.gateway.front import Front
 from accountstore.gateway.operations import OPERATIONS
 from accountstore.gateway.problems import problem_of
 from accountstore.testing import Fault, store_over
@@ -334,7 +333,7 @@ async def test_a_shutdown_ends_what_it_has_begun() -> None:
     app = gateway(StoreConfig(storages={"main": StorageConfig("memory://")}), configured())
     body = partial(_empty)
     for _ in range(2):
-        async with app.router.lifespan_context(app):
+        async with app.lifespan():
             assert (await call(app, body, method="GET", path="/health/live"))[0] == 200
         assert (await call(app, body, method="GET", path=f"{STORAGE}/main/exist"))[0] == 503
 
@@ -351,7 +350,7 @@ async def test_it_can_be_mounted(store: AccountStore) -> None:
     app = gateway(store, configured())
     outer = Starlette(routes=[Mount("/mail", app)])
     transport = httpx.ASGITransport(outer)
-    async with app.router.lifespan_context(app), httpx.AsyncClient(transport=transport, base_url="http://g") as http:
+    async with app.lifespan(), httpx.AsyncClient(transport=transport, base_url="http://g") as http:
         http.base_url = "http://g/mail"
         token = (await ask_token(http)).json()["access_token"]
         http.headers["authorization"] = f"Bearer {token}"
@@ -396,13 +395,6 @@ async def test_the_access_log_has_no_names_and_no_secrets(
     assert not [line for line in ours if "zQ7k" in line or token in line]
     everything = "".join(record.getMessage() for record in caplog.records if not record.name.startswith("http"))
     assert not [secret for secret in ("clientSecret", "refreshToken", token, "secret=") if secret in everything]
-
-
-def test_a_front_is_a_plain_middleware(store: None = None) -> None:
-    """It wraps any ASGI application; nothing is kept in the process."""
-    first, second = (gateway(StoreConfig(storages={}), configured()) for _ in range(2))
-    assert first is not second
-    assert [each.cls for each in first.user_middleware] == [Front]
 
 
 async def test_a_gateway_of_no_clients_is_refused(store: AccountStore) -> None:

@@ -12,7 +12,7 @@ import pytest
 from gateways import serving
 
 from accountstore import AccountStore, __version__
-from accountstore.gateway.app import HANDLERS, OPEN
+from accountstore.gateway.routing import HANDLERS, OPEN
 from accountstore.gateway.openapi import description
 from accountstore.gateway.operations import OPERATIONS
 
