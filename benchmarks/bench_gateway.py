@@ -67,7 +67,7 @@ def serving(kind: str, url: str = "memory://", /) -> Generator[Server]:
         free.bind((_HOST, 0))
         port = int(free.getsockname()[1])
     command = [sys.executable, "-P", "-c", _PROGRAM, kind, str(port), url]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)  # noqa: S603 -- this interpreter
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None
         token = process.stdout.readline().strip()
@@ -121,7 +121,9 @@ class Connections:
 
 async def connected(stack: AsyncExitStack, server: Server, number: int = TASKS, /) -> Connections:
     """So many connections, for as long as the stack is open."""
-    return Connections([await stack.enter_async_context(await anyio.connect_tcp(_HOST, server.port)) for _ in range(number)])
+    return Connections(
+        [await stack.enter_async_context(await anyio.connect_tcp(_HOST, server.port)) for _ in range(number)]
+    )
 
 
 def getting(server: Server, connections: Connections, /) -> Operation:
@@ -150,8 +152,10 @@ async def gateway(work: Workspace, /) -> AsyncGenerator[Round | Sequence[Count]]
         counts: list[Count] = []
         for name, call in calls.items():
             p50, p99 = await _latency(call, rate, 20 if work.quick else 4000)
-            counts += [Count(f"latency at {rate:.0f} requests a second", name, what, round(1e6 * seconds)) for what, seconds in
-                       (("p50, us", p50), ("p99, us", p99))]
+            counts += [
+                Count(f"latency at {rate:.0f} requests a second", name, what, round(1e6 * seconds))
+                for what, seconds in (("p50, us", p50), ("p99, us", p99))
+            ]
         yield counts
         yield await _memory(ours, here, scale=0.001 if work.quick else 1)
     folder = os.path.join(work.folder, "gateway")

@@ -16,7 +16,7 @@ from accountstore.gateway import Client, GatewayConfig, gateway
 from accountstore.gateway.tokens import Tokens
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncGenerator
 
     from accountstore import AccountStore, StoreConfig
 
@@ -52,18 +52,20 @@ OAUTH = {
 
 def client(**more: Any) -> Client:
     """A client that reaches everything, unless told otherwise."""
-    return Client(**{"secrets": (HASH,), "folder": "", **more})
+    fields: dict[str, Any] = {"secrets": (HASH,), "folder": "", **more}
+    return Client(**fields)
 
 
 def configured(clients: dict[str, Client] | None = None, /, **more: Any) -> GatewayConfig:
     """A configuration, with one client `id` unless told otherwise."""
-    return GatewayConfig(clients=clients or {"id": client()}, **{"keys": (KEY,), **more})
+    fields: dict[str, Any] = {"keys": (KEY,), **more}
+    return GatewayConfig(clients=clients or {"id": client()}, **fields)
 
 
 @asynccontextmanager
 async def serving(
     store: AccountStore | StoreConfig, config: GatewayConfig | None = None, /, *, token: bool = True, **more: Any
-) -> AsyncIterator[httpx.AsyncClient]:
+) -> AsyncGenerator[httpx.AsyncClient]:
     """A client of a gateway in this process; with a token of its own of the client `id`, unless told otherwise."""
     app = gateway(store, config or configured(), **more)
     async with app.lifespan():

@@ -626,7 +626,7 @@ def test_the_configuration_is_chosen_on_the_command_line_or_by_the_environment(m
     assert refusal == "missing.toml: cannot be read (FileNotFoundError)"
 
 
-NAMES = ("demo", "storages", "check", "save", "get", "ls", "rm", "cp", "mv")
+NAMES = ("demo", "storages", "check", "save", "get", "ls", "rm", "cp", "mv", "serve")
 
 
 @pytest.mark.parametrize(
@@ -647,7 +647,7 @@ def test_help_lists_every_command(option: str) -> None:
     assert answer.code == 0
     assert all(f" {name} " in answer.out for name in NAMES)
     assert "Exit codes" in answer.out
-    assert {*COMMAND.commands} == {*NAMES}
+    assert {*COMMAND.commands} == {*NAMES, "gateway"}
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -62,14 +62,15 @@ EXTRAS = {
     "sessions": "aiohttp",
     "azure": "adlfs",
     "obstore": "obstore",
-    **dict.fromkeys(("commands", "exits", "prompts", "show"), "typer"),
+    "gateway": "starlette",
+    **dict.fromkeys(("commands", "exits", "prompts", "serve", "show"), "typer"),
 }
 """What is left out here where its package is not installed: backends, and the command line."""
 MODULES = sorted(
     module.name
     for module in pkgutil.walk_packages(accountstore.__path__, "accountstore.")
     if not module.name.endswith("__main__")
-    and importlib.util.find_spec(EXTRAS.get((*module.name.split("."), "", "")[2], "pytest"))
+    and all(importlib.util.find_spec(EXTRAS.get(part, "pytest")) for part in module.name.split(".")[1:3])
 )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -146,8 +145,8 @@ def add_client(
             raise ConfigError("--everything goes without --folder and --storage")
         where = "" if everything else f"tenants/{name}" if folder is None else folder
         path = find_gateway_config(gateway)
-        rights = "read" if read_only else "write"
-        secret = add_to_file(path, name, Client(secrets=(), folder=where, storage=storage, rights=rights))
+        client = Client(secrets=(), folder=where, storage=storage, rights="read" if read_only else "write")
+        secret = add_to_file(path, name, client)
         _print(path, name, secret)
 
 

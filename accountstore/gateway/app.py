@@ -6,10 +6,10 @@ import os
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from secrets import token_urlsafe
+from typing import TYPE_CHECKING
 
 import anyio
 from starlette.routing import Router
-from starlette.types import Receive, Scope, Send
 
 from accountstore import AccountStore, ConfigError, Event, Observer, Secret, StoreConfig
 from accountstore.gateway.clients import Authorize, Clients
@@ -21,6 +21,9 @@ from accountstore.gateway.plain import PlainVersions
 from accountstore.gateway.routing import Routes
 from accountstore.gateway.service import Service
 from accountstore.gateway.tokens import ETags
+
+if TYPE_CHECKING:
+    from starlette.types import Receive, Scope, Send
 
 __all__ = ("Gateway", "gateway")
 

@@ -44,7 +44,7 @@ _HASHES_AT_ONCE = 2
 _HASHES_WAITING = 32
 _FAILURES = 10
 _FAILURES_KEPT = 10_000
-# A hash of nothing that is a secret, of the costs that `hash_secret` has: an unknown client takes as long as a known one.
+# A hash of no secret, of the costs that `hash_secret` has: an unknown client takes as long as a known one.
 _NOBODY = "$argon2id$v=19$m=65536,t=3,p=4$GLQ8wBpM4MTyO7yHbswfyw$YLOPRCxdyRk7WiXNxvo6QF2lwvilYbdg9Fx5vqbdTHg"
 
 
@@ -61,7 +61,9 @@ class Clients:
         self._tokens = Tokens(config.keys, config.token_seconds)
         self._clients = config.clients
         self._accesses = {name: _access(name, client, store) for name, client in config.clients.items()}
-        self._by_mark = {token_name(name, secret): name for name, one in config.clients.items() for secret in one.secrets}
+        self._by_mark = {
+            token_name(name, secret): name for name, one in config.clients.items() for secret in one.secrets
+        }
         self._hasher = PasswordHasher()
         self._hashing = anyio.CapacityLimiter(_HASHES_AT_ONCE)
         self._waiting = Turns(_HASHES_WAITING, _too_many)

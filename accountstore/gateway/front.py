@@ -6,9 +6,9 @@ import os
 import time
 from logging import INFO, getLogger
 from traceback import format_tb
+from typing import TYPE_CHECKING
 
 import anyio
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from accountstore import AccountStoreError
 from accountstore.gateway.config import Limits
@@ -16,6 +16,9 @@ from accountstore.gateway.limits import Turns, too_busy
 from accountstore.gateway.metrics import Metrics
 from accountstore.gateway.problems import Problem, problem_of
 from accountstore.gateway.wire import problem_response, too_large
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 __all__ = ("Front", "note")
 

@@ -57,7 +57,9 @@ class Metrics:
 class Tracer(Protocol):
     """An OpenTelemetry tracer."""
 
-    def start_span(self, name: str, /, *, attributes: Any, start_time: int) -> Any: ...
+    def start_span(self, name: str, /, *, attributes: Any, start_time: int) -> Any:
+        """Begin a span, at so many nanoseconds since 1970."""
+        ...
 
 
 def span_observer(tracer: Tracer, /) -> Callable[[Event], None]:

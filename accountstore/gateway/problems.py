@@ -30,7 +30,7 @@ from accountstore import (
 __all__ = ("Problem", "missing", "problem_of")
 
 
-class Problem(Exception):
+class Problem(Exception):  # noqa: N818 -- an answer, as in `application/problem+json`
     """An answer other than the one asked for: status, the envelope's code and message, headers."""
 
     def __init__(self, status: int, code: str, message: str, /, *, headers: Mapping[str, str] | None = None) -> None:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route, Router
-from starlette.types import Receive, Scope, Send
 
 from accountstore import DeniedError, FullError
 from accountstore.gateway import accounts, files, pages
@@ -17,6 +16,9 @@ from accountstore.gateway.front import note
 from accountstore.gateway.operations import OPERATIONS
 from accountstore.gateway.problems import Problem
 from accountstore.gateway.service import Call, Handler, Operation, Service
+
+if TYPE_CHECKING:
+    from starlette.types import Receive, Scope, Send
 
 __all__ = ("HANDLERS", "OPEN", "Routes")
 

@@ -22,7 +22,7 @@ _CONNECTIONS = 4096
 _GRACE_SECONDS = 30
 
 
-class _HeadTooLarge(Exception):
+class _HeadTooLargeError(Exception):
     """Ends the parsing of a request."""
 
 
@@ -40,7 +40,7 @@ class Protocol(HttpToolsProtocol):
     _head_size = 0
     _head_timer: Any = None
 
-    def connection_made(self, transport: Any) -> None:  # type: ignore[override]  # as uvicorn's own
+    def connection_made(self, transport: Any) -> None:
         """Begin to wait for a request."""
         super().connection_made(transport)
         if len(self.connections) > self.connections_allowed:
@@ -57,7 +57,8 @@ class Protocol(HttpToolsProtocol):
         """Parse what came. A head that is still incomplete is counted."""
         self._head_size += len(data)
         super().data_received(data)
-        if self.cycle is None or self.cycle.response_complete:
+        under_way: Any = self.cycle  # None before the first request, whatever its type says
+        if under_way is None or under_way.response_complete:
             if self._head_size > self.head_bytes:
                 self.send_400_response("")
             elif self._head_timer is None and not self.transport.is_closing():
@@ -109,7 +110,7 @@ class Protocol(HttpToolsProtocol):
     def _count(self, part: bytes, /) -> None:
         self._counted += len(part)
         if self._counted > self.head_bytes:
-            raise _HeadTooLarge
+            raise _HeadTooLargeError
 
     def _wait_for_head(self) -> None:
         self._head_timer = self.loop.call_later(self.head_seconds, self.transport.close)

@@ -43,7 +43,7 @@ class Tokens:
 
 
 class ETags:
-    """Entity tags of documents: keyed, since a version may be a digest, by which guesses of a secret could be tested."""
+    """Entity tags of documents: keyed, since by a version that is a digest guesses of a secret could be tested."""
 
     def __init__(self, keys: Iterable[Secret], /) -> None:
         self._keys = [hmac.digest(key.reveal().encode(), _ETAG_KEY, "sha256") for key in keys]

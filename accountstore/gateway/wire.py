@@ -10,18 +10,20 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 from urllib.parse import parse_qsl
 
 import anyio
 import msgspec
 from msgspec import Raw
-from starlette.requests import Request
 from starlette.responses import Response
 
 from accountstore import Location
 from accountstore.gateway.config import Limits
 from accountstore.gateway.problems import Problem
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
 
 _MARK = b"\xef\xbb\xbf"
 _FIELDS = msgspec.json.Decoder(dict[str, Raw])

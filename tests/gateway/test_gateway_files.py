@@ -27,10 +27,11 @@ async def names(http: Any, folder: str) -> list[str]:
 async def test_files_go_up_and_come_down_whole(store: AccountStore) -> None:
     """A form's file or a bare body is stored as it is, unknown fields too, and comes down the same."""
     async with serving(store) as http:
-        for name, content in (
+        uploads: list[tuple[str, dict[str, Any]]] = [
             ("a.account", {"files": {"File": ("x.account", RICH, "application/octet-stream")}}),
             ("mail/b.account", {"content": RICH}),
-        ):
+        ]
+        for name, content in uploads:
             up = await http.put(f"{STORAGE}/file/{name}", params={"storageName": "main"}, **content)
             assert up.json() == {"uploaded": [name.rpartition("/")[2]], "errors": []}
             down = await http.get(f"{STORAGE}/file//{name}")

@@ -117,7 +117,7 @@ async def test_head_and_options(store: AccountStore) -> None:
 
 
 async def test_every_answer_has_its_headers(store: AccountStore) -> None:
-    """No answer is stored, sniffed, framed or sent to others; over TLS, browsers stay there. Nothing names the server."""
+    """No answer is stored, sniffed, framed or sent on; over TLS, browsers stay there. Nothing names the server."""
     async with serving(store) as http:
         for url in (GET, "/no", "/health/live", "https://gateway/no"):
             headers = (await http.get(url)).headers
@@ -389,7 +389,7 @@ async def test_the_access_log_has_no_names_and_no_secrets(
         await ask_token(http, "zQ7k", "zQ7k")
     lines = [r.getMessage() for r in caplog.records if r.name == "accountstore.gateway.access"]
     assert len(lines) == 6
-    assert f"GET client_account.get 200 " in lines[2]
+    assert "GET client_account.get 200 " in lines[2]
     assert lines[2].endswith(f"client=id request={answer.headers['x-request-id']}")
     ours = [r.getMessage() for r in caplog.records if r.name.startswith("accountstore.gateway")]
     assert not [line for line in ours if "zQ7k" in line or token in line]

@@ -123,12 +123,14 @@ async def test_metrics_count_requests_and_operations() -> None:
 async def test_the_metrics_of_an_open_store(tmp_path: Any) -> None:
     """A service that opens the store itself passes the metrics' observer there."""
     metrics = Metrics()
-    async with AccountStore.open(
-        StoreConfig(storages={"main": StorageConfig("memory://")}), observer=metrics.observe
-    ) as store:
-        async with serving(store, configured(metrics=True), metrics=metrics) as http:
-            await http.get(f"{BASE}?fileName=no.account")
-            assert "accountstore_operations_total" in (await http.get("/metrics")).text
+    async with (
+        AccountStore.open(
+            StoreConfig(storages={"main": StorageConfig("memory://")}), observer=metrics.observe
+        ) as store,
+        serving(store, configured(metrics=True), metrics=metrics) as http,
+    ):
+        await http.get(f"{BASE}?fileName=no.account")
+        assert "accountstore_operations_total" in (await http.get("/metrics")).text
 
 
 async def test_events_become_spans() -> None:
@@ -155,4 +157,5 @@ async def test_events_become_spans() -> None:
 
 def test_a_gateway_begins_no_task_by_itself() -> None:
     """Making an application does no I/O and needs no event loop."""
-    assert gateway(StoreConfig(storages={"main": StorageConfig("memory://")}), configured())
+    app = gateway(StoreConfig(storages={"main": StorageConfig("memory://")}), configured())
+    assert callable(app)

@@ -12,9 +12,9 @@ import pytest
 from gateways import serving
 
 from accountstore import AccountStore, __version__
-from accountstore.gateway.routing import HANDLERS, OPEN
 from accountstore.gateway.openapi import description
 from accountstore.gateway.operations import OPERATIONS
+from accountstore.gateway.routing import HANDLERS, OPEN
 
 pytestmark = pytest.mark.anyio
 
@@ -61,7 +61,7 @@ def test_it_is_a_valid_description() -> None:
     """The OpenAPI 3.1 schema takes it."""
     validator = pytest.importorskip("openapi_spec_validator")
     validator.validate(description(with_token=True))
-    with pytest.raises(Exception, match="paths|required|valid"):  # control
+    with pytest.raises(Exception, match=r"paths|required|valid"):  # control
         validator.validate({"openapi": "3.1.0", "info": {}})
 
 

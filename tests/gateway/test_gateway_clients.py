@@ -5,10 +5,9 @@ from __future__ import annotations
 import time
 from base64 import b64encode
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import anyio
-import httpx
 import pytest
 from gateways import (
     BASE,
@@ -34,6 +33,7 @@ from accountstore.gateway.clients import Clients
 from accountstore.gateway.limits import Bucket
 
 if TYPE_CHECKING:
+    import httpx
     from starlette.requests import HTTPConnection
 
 pytestmark = pytest.mark.anyio
@@ -109,7 +109,7 @@ async def test_a_refusal_has_the_form_of_the_rfc(store: AccountStore, form: str,
 async def test_without_a_token_there_is_401(store: AccountStore, header: str | None) -> None:
     """A missing, empty or spoiled token is answered with 401 in the envelope, never with 403."""
     async with serving(store, token=False) as http:
-        headers = {} if header is None else {"authorization": header.encode("latin-1")}
+        headers = [] if header is None else [(b"authorization", header.encode("latin-1"))]
         for method in ("GET", "PUT"):
             answer = await http.request(method, GET, headers=headers)
             assert told(answer) == (401, "unauthorized")
@@ -197,7 +197,7 @@ async def test_the_failures_that_are_remembered_are_bounded(
     form = {"grant_type": "client_credentials", "client_id": "id", "client_secret": SECRET}
     for peer in range(20):
         await clients.grant(form, "", f"10.0.0.{peer}")
-    assert len(clients._failures) == 5
+    assert len(clients._failures) == 5  # pyright: ignore[reportPrivateUsage]
 
 
 async def test_those_who_wait_for_tokens_are_bounded(store: AccountStore, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -363,9 +363,8 @@ def test_a_bucket_fills_again() -> None:
 def test_a_quota_counts_what_is_under_way() -> None:
     """A client has so many requests at once; one that ends makes room, whatever it ended in."""
     quota = Quota(None, 1)
-    with quota:
-        with pytest.raises(Exception, match="too many requests"), quota:
-            pass
+    with quota, pytest.raises(Exception, match="too many requests"), quota:
+        pass
     for _ in range(2):
         with pytest.raises(ZeroDivisionError), quota:
             raise ZeroDivisionError

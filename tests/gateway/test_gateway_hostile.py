@@ -94,7 +94,9 @@ def valid(token: str) -> list[bytes]:
     return [
         f"PUT {BASE} HTTP/1.1\r\n{head}Content-Length: {len(body)}\r\n\r\n".encode() + body,
         f"GET {BASE}?fileName=a.account HTTP/1.1\r\n{head}\r\n".encode(),
-        f"PUT {BASE} HTTP/1.1\r\n{head}Transfer-Encoding: chunked\r\n\r\n{len(body):x}\r\n".encode() + body + b"\r\n0\r\n\r\n",
+        f"PUT {BASE} HTTP/1.1\r\n{head}Transfer-Encoding: chunked\r\n\r\n{len(body):x}\r\n".encode()
+        + body
+        + b"\r\n0\r\n\r\n",
         f"POST /connect/token HTTP/1.1\r\n{head}Content-Length: {len(form)}\r\n\r\n".encode() + form,
         f"DELETE {STORAGE}/file/b.account HTTP/1.1\r\n{head}\r\n".encode(),
         b"GET /health/live HTTP/1.0\r\n\r\n",
@@ -114,9 +116,13 @@ def mutated(requests: list[bytes], choose: random.Random) -> bytes:
             case 2:
                 data += choose.choice(requests)
             case 3:
-                data = data.replace(b"\r\n\r\n", b"\r\nContent-Length: %d\r\n\r\n" % choose.choice([0, 5, 10**6, 10**30]), 1)
+                data = data.replace(
+                    b"\r\n\r\n", b"\r\nContent-Length: %d\r\n\r\n" % choose.choice([0, 5, 10**6, 10**30]), 1
+                )
             case 4:
-                data = data.replace(b"\r\n\r\n", b"\r\nX-Huge: %s\r\n\r\n" % (b"x" * choose.choice([100, 70_000, 300_000])), 1)
+                data = data.replace(
+                    b"\r\n\r\n", b"\r\nX-Huge: %s\r\n\r\n" % (b"x" * choose.choice([100, 70_000, 300_000])), 1
+                )
             case 5:
                 data = data.replace(b"\r\n\r\n", b"\r\nTransfer-Encoding: chunked\r\nContent-Length: 3\r\n\r\n", 1)
             case 6:
@@ -128,7 +134,9 @@ def mutated(requests: list[bytes], choose: random.Random) -> bytes:
             case 9:
                 data = data.replace(b"\r\n\r\n", b"\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n", 1)
             case _:
-                data = data.replace(b"/v4.0", choose.choice([b"//v4.0", b"http://x/v4.0", b"*", b"/v4.0/%00", b"\\"]), 1)
+                data = data.replace(
+                    b"/v4.0", choose.choice([b"//v4.0", b"http://x/v4.0", b"*", b"/v4.0/%00", b"\\"]), 1
+                )
     return data
 
 
@@ -155,7 +163,7 @@ def test_raw_http_is_answered_with_an_envelope_or_not_at_all(served: Running) ->
 
 @pytest.mark.once
 def test_a_slow_head_and_a_slow_body_are_cut_off(served: Running) -> None:
-    """A head that does not end is closed without an answer; a body that does not, with 408; blank lines hold nothing."""
+    """A head that does not end is closed without an answer, blank lines too; a body that does not end has 408."""
     token = tokens_of(served.url)["access_token"]
     head = f"PUT {BASE} HTTP/1.1\r\nHost: g\r\nAuthorization: Bearer {token}\r\n".encode()
     assert exchange(served.port) == b""
@@ -176,7 +184,7 @@ def _any_400(served: Running) -> set[bytes]:
 @pytest.mark.once
 @pytest.mark.parametrize("part", [b"X-Huge: " + b"x" * 200_000 + b"\r\n", b"X: y\r\n" * 40_000], ids=["long", "many"])
 def test_a_head_has_its_limit(served: Running, part: bytes) -> None:
-    """A header that is too long, or too many of them, end in an envelope or a closed connection, with or without end."""
+    """A header that is too long, or too many of them, end in an envelope or a closed connection."""
     begin = f"GET {BASE} HTTP/1.1\r\nHost: g\r\n".encode()
     for end in (b"", b"\r\n"):
         answer = exchange(served.port, begin, part, end)
@@ -253,10 +261,12 @@ async def test_no_name_leads_out_of_a_tenants_folder(tmp_path: Path) -> None:
     config = StoreConfig(
         default="main", storages={name: StorageConfig(str(tmp_path / name)) for name in ("main", "other")}
     )
-    outside = [tmp_path / place for place in ("main/secret.account", "main/tenants/b/secret.account", "other/secret.account")]
-    for file in outside:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(document)
+    outside = [
+        tmp_path / place for place in ("main/secret.account", "main/tenants/b/secret.account", "other/secret.account")
+    ]
+    for place in outside:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(document)
     before = await anyio.to_thread.run_sync(_tree, tmp_path)
     limits = Limits(in_flight=10)
     clients = {"id": client(folder="tenants/a", storage="main")}
@@ -267,7 +277,7 @@ async def test_no_name_leads_out_of_a_tenants_folder(tmp_path: Path) -> None:
             body = request_of(PASSWORD, file, folderPath=folder, storage=storage)
             at = {"fileName": file, "folder": folder, "storage": storage}
             where = {"storageName": storage}
-            for method, url, query, data in (
+            calls: list[tuple[str, str, dict[str, str], object]] = [
                 ("GET", BASE, at, None),
                 ("GET", MULTI, at, None),
                 ("PUT", BASE, {}, body),
@@ -279,7 +289,8 @@ async def test_no_name_leads_out_of_a_tenants_folder(tmp_path: Path) -> None:
                 ("DELETE", f"{STORAGE}/folder/{path}", {**where, "recursive": "true"}, None),
                 ("PUT", f"{STORAGE}/file/copy/{path}", {"destPath": "x.account", "srcStorageName": storage}, None),
                 ("PUT", f"{STORAGE}/file/move/x.account", {"destPath": f"{folder}/{file}"}, None),
-            ):
+            ]
+            for method, url, query, data in calls:
                 answer = await http.request(method, url, params=query, json=data)
                 assert CANARY not in answer.text
                 assert answer.status_code in {200, 400, 404, 409}, (method, url, query, answer.text)

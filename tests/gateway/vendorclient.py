@@ -1,4 +1,4 @@
-"""The vendor's Python client of the API against a gateway, in a process of its own: `python sdk.py URL ID SECRET`.
+"""The vendor's Python client of the API against a gateway: `python vendorclient.py URL ID SECRET`.
 
 Each case is a function; the process prints `ok NAME` for each that holds, and ends without the interpreter's own end,
 at which the client may wait for ever.
@@ -15,9 +15,12 @@ import traceback
 from typing import Any
 from uuid import uuid4
 
-from AsposeEmailCloudSdk import api, models
+import AsposeEmailCloudSdk.api
+import AsposeEmailCloudSdk.models
 from AsposeEmailCloudSdk.rest import ApiException
 
+api: Any = AsposeEmailCloudSdk.api
+models: Any = AsposeEmailCloudSdk.models  # which take None where their types say text
 URL, ID, SECRET = sys.argv[1:4]
 STORAGE = "First Storage"
 FOLDER = str(uuid4())

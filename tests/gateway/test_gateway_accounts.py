@@ -146,8 +146,7 @@ async def test_queries_are_decoded_as_forms(store: AccountStore) -> None:
         (b"[" * 100_000, "badRequest"),
         (b'{"storageFile":{"fileName":"a.account"},"value":%s}' % (b'{"a":' * 40 + b"1" + b"}" * 40), "badDocument"),
         (
-            b'{"storageFile":{"fileName":"a.account"},"value":{"host":"h","port":1,"credentials":{"login":"l",'
-            b'"password":"p"}}}',
+            b'{"storageFile":{"fileName":"a.account"},"value":{"host":"h","port":1,"credentials":{"password":"p"}}}',
             "badDocument",
         ),
         (b'{"storageFile":{"fileName":"a.account"},"value":{"host":"h","port":1,"credentials":"p"}}', "badRequest"),
@@ -219,7 +218,7 @@ async def test_other_credentials_keep_nothing(store: AccountStore) -> None:
 
 
 async def test_accounts_of_a_multi_account_keep_their_own(store: AccountStore) -> None:
-    """In another order each receiving account keeps its own fields; one that is new takes the place of one that went."""
+    """In another order each receiving account keeps its own fields; a new one takes those of the one in its place."""
 
     def one(host: str, **more: Any) -> dict[str, Any]:
         return {**PASSWORD, "host": host, **more}
@@ -241,11 +240,10 @@ async def test_accounts_of_a_multi_account_keep_their_own(store: AccountStore) -
 async def test_a_document_that_cannot_be_read_is_replaced(tmp_path: Any) -> None:
     """What is stored and is no document answers a get with 502, and a save replaces it."""
     (tmp_path / "a.account").write_text("{")
-    async with AccountStore.open(StoreConfig(storages={"main": StorageConfig(str(tmp_path))})) as store:
-        async with serving(store) as http:
-            assert told(await http.get(BASE, params={"fileName": "a.account"})) == (502, "badStored")
-            assert (await http.put(BASE, json=request_of(PASSWORD))).status_code == 200
-            assert (await http.get(BASE, params={"fileName": "a.account"})).json() == PASSWORD
+    async with serving(StoreConfig(storages={"main": StorageConfig(str(tmp_path))})) as http:
+        assert told(await http.get(BASE, params={"fileName": "a.account"})) == (502, "badStored")
+        assert (await http.put(BASE, json=request_of(PASSWORD))).status_code == 200
+        assert (await http.get(BASE, params={"fileName": "a.account"})).json() == PASSWORD
 
 
 # --- conditions -----------------------------------------------------------------------------------------------------

@@ -11,9 +11,10 @@ import threading
 import time
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from cloudtls import make_authority
 from gateways import BASE, OAUTH, PASSWORD, SECRET
 from gatewayservers import SERVERS, configure, exchange, parsed, running, tokens_of
 from running import HUNG
@@ -25,14 +26,18 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.once
 
-SDK = Path(__file__).with_name("sdk.py")
+SDK = Path(__file__).with_name("vendorclient.py")
 CASES = [line[9:].partition("(")[0] for line in SDK.read_text().splitlines() if line.startswith("def case_")]
 
 
 def sdk(url: str) -> str:
     """What the vendor's client prints: a process of its own, that is ended after a while."""
     ended = subprocess.run(
-        [sys.executable, "-W", "ignore", str(SDK), url, "id", SECRET], capture_output=True, text=True, timeout=HUNG
+        [sys.executable, "-W", "ignore", str(SDK), url, "id", SECRET],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=HUNG,
     )
     assert ended.returncode == 0, ended.stdout + ended.stderr
     return ended.stdout
@@ -62,7 +67,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 
 # --- the wire of six clients ------------------------------------------------------------------------------------------
 
-SEED = {
+SEED: dict[str, Any] = {
     "storageFile": {"storage": "First Storage", "folderPath": "file/location/folder/on/storage", "fileName": "{name}"},
     "value": {
         "host": "smtp.example.com",
@@ -78,7 +83,7 @@ SEED = {
         },
     },
 }
-OWN_FIRST = {
+OWN_FIRST: dict[str, Any] = {
     **SEED,
     "value": {
         **SEED["value"],
@@ -201,7 +206,7 @@ def test_raw_bytes_in_a_target_are_refused_in_the_envelope(served: Running) -> N
     assert json.loads(answer[2])["error"]["code"] in {"badRequest", "unauthorized"}
 
 
-# --- serve -------------------------------------------------------------------------------------------------------------
+# --- serve -----------------------------------------------------------------------------------------------------------
 
 
 def test_sigterm_ends_what_has_begun(tmp_path: Path) -> None:
@@ -230,19 +235,13 @@ def test_sigterm_ends_what_has_begun(tmp_path: Path) -> None:
 
 def test_tls(tmp_path: Path) -> None:
     """With a certificate it speaks TLS, and says that browsers are to stay with it."""
-    trustme = pytest.importorskip("trustme")
     import httpx
 
     configure(tmp_path)
-    authority = trustme.CA()
-    certificate = authority.issue_cert("127.0.0.1")
-    certificate.cert_chain_pems[0].write_to_path(str(tmp_path / "cert.pem"))
-    certificate.private_key_pem.write_to_path(str(tmp_path / "key.pem"))
-    arguments = ("--tls-certificate", "cert.pem", "--tls-key", "key.pem")
+    authority, certificate = make_authority(tmp_path)
+    arguments = ("--tls-certificate", certificate, "--tls-key", certificate)
     with running("serve", tmp_path, arguments=arguments) as started:
-        context = ssl.create_default_context()
-        authority.configure_trust(context)
-        answer = httpx.get(f"{started.url}/health/live", verify=context)
+        answer = httpx.get(f"{started.url}/health/live", verify=ssl.create_default_context(cafile=authority))
     assert answer.status_code == 200
     assert "strict-transport-security" in answer.headers
 
@@ -252,7 +251,7 @@ def test_a_configuration_that_cannot_be_is_told_in_a_line(tmp_path: Path) -> Non
     configure(tmp_path)
     (tmp_path / "gateway.toml").write_text((tmp_path / "gateway.toml").read_text() + 'storage = "Unknown"\n')
     command = [sys.executable, "-P", "-m", "accountstore", "serve", "--gateway", "gateway.toml", "--port", "0"]
-    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=HUNG)
+    ended = subprocess.run(command, check=False, cwd=tmp_path, capture_output=True, text=True, timeout=HUNG)
     assert ended.returncode == 1
     assert len(ended.stderr.splitlines()) == 1
     assert "clients.id: " in ended.stderr
