@@ -55,7 +55,7 @@ def names(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, Any]:
 
 def test_each_block_is_of_a_language_that_is_run_here() -> None:
     """The README has shell, Python and TOML blocks, as many as the tests below run."""
-    assert (len(_blocks("sh")), len(_blocks("toml"))) == (3, 3)
+    assert (len(_blocks("sh")), len(_blocks("toml"))) == (4, 3)
     assert {name for name, _ in BLOCKS} == {"sh", "python", "toml"}
 
 
@@ -161,7 +161,7 @@ def test_entry_point_example_is_in_the_group_that_the_registry_reads() -> None:
 
 def test_first_command_line_ends_in_the_demo_and_the_second_is_what_ci_runs() -> None:
     """The two command lines are those that the `demo` session and CI run whole."""
-    demo, tests, _ = _blocks("sh")
+    demo, tests, *_ = _blocks("sh")
     assert demo.strip().split(" && ")[-1] == ".venv/bin/accountstore demo"
     assert f"\n{tests.strip()}\n" in (ROOT / ".ci" / "run").read_text()
 
