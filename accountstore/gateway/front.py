@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import suppress
 from logging import INFO, getLogger
 from traceback import format_tb
 from typing import TYPE_CHECKING
@@ -63,7 +64,8 @@ class Front:
         scope[_NOTE] = exchange
         problem = await self._call(scope, receive, exchange)
         if problem is not None and not exchange.status:
-            await problem_response(problem, exchange.request_id)(scope, receive, exchange.send)
+            with suppress(OSError, RuntimeError):  # as servers say that the client has gone
+                await problem_response(problem, exchange.request_id)(scope, receive, exchange.send)
         if self._metrics is not None:
             self._metrics.answered(exchange.operation, exchange.status, self._turns.taken)
         exchange.log()
@@ -82,6 +84,8 @@ class Front:
         except AccountStoreError as error:
             return problem_of(error)
         except Exception as error:  # noqa: BLE001 -- every error is answered in the API's envelope
+            if exchange.lost:
+                return None
             exchange.log_failure(error)
             return Problem(500, "failed", "the gateway failed: its log says more")
         if deadline.cancelled_caught:
@@ -103,6 +107,8 @@ class _Exchange:
         self.operation = "unknown"
         self.client = "-"
         self.status = 0
+        self.lost = False
+        """Whether the server could not send: the client has gone."""
         self._scope = scope
         self._send = send
         self._began = time.perf_counter()
@@ -114,7 +120,11 @@ class _Exchange:
             message["headers"] = self._headers(message["headers"])
         elif self._scope["method"] == "HEAD":
             message = {"type": "http.response.body", "body": b"", "more_body": message.get("more_body", False)}
-        await self._send(message)
+        try:
+            await self._send(message)
+        except Exception:
+            self.lost = True
+            raise
 
     def _headers(self, headers: list[tuple[bytes, bytes]], /) -> list[tuple[bytes, bytes]]:
         names = {name for name, _ in headers}

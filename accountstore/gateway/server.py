@@ -106,6 +106,12 @@ class Protocol(HttpToolsProtocol):
         if not self.transport.is_closing():
             self.transport.write(head + body)
             self.transport.close()
+        # What is still under way on this connection has nowhere to answer to.
+        for cycle in (self.cycle, *(cycle for cycle, _ in self.pipeline)):
+            under_way: Any = cycle
+            if under_way is not None:
+                under_way.disconnected = True
+                under_way.message_event.set()
 
     def _count(self, part: bytes, /) -> None:
         self._counted += len(part)

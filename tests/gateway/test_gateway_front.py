@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
@@ -13,7 +14,7 @@ from gateways import BASE, OAUTH, PASSWORD, STORAGE, ask_token, client, configur
 from starlette.applications import Starlette
 from starlette.routing import Mount
 
-from accountstore import AccountStore, AccountStoreError, StorageConfig, StoreConfig, errors
+from accountstore import AccountStore, AccountStoreError, Location, StorageConfig, StoreConfig, errors
 from accountstore.gateway import GatewayConfig, Limits, gateway
 from accountstore.gateway.operations import OPERATIONS
 from accountstore.gateway.problems import problem_of
@@ -222,16 +223,17 @@ async def call(app: Any, body: Any, *, method: str = "PUT", path: str = BASE, to
     async def send(message: Any) -> None:
         sent.append(message)
 
-    scope = {
-        "type": "http",
-        "http_version": "1.1",
-        "method": method,
-        "path": path,
-        "query_string": b"",
-        "headers": [(b"authorization", f"Bearer {token}".encode())],
-    }
-    await app(scope, body, send)
+    await app(scope_of(method, path, token), body, send)
     return sent[0]["status"], sent[1]["body"]
+
+
+def scope_of(method: str, path: str, token: str) -> dict[str, Any]:
+    """What a server says of a request."""
+    headers = [(b"authorization", f"Bearer {token}".encode())]
+    return {
+        **{"type": "http", "http_version": "1.1", "method": method, "path": path},
+        **{"query_string": b"", "headers": headers},
+    }
 
 
 async def test_a_body_that_is_slow_or_breaks_off_is_told(store: AccountStore) -> None:
@@ -251,6 +253,27 @@ async def test_a_body_that_is_slow_or_breaks_off_is_told(store: AccountStore) ->
         assert (answer := await call(app, body, token=token))[0] == status
         assert code in answer[1]
     assert not [entry async for entry in store.list()]
+
+
+async def test_a_client_that_has_gone_is_no_failure(store: AccountStore, caplog: pytest.LogCaptureFixture) -> None:
+    """Where the server cannot send any more, nothing is logged as a failure; the save has been made."""
+    app = gateway(store, configured())
+    async with serving(store) as http:
+        token = http.headers["authorization"].partition(" ")[2]
+    body = json.dumps(request_of(PASSWORD)).encode()
+
+    async def receive() -> dict[str, Any]:
+        await anyio.lowlevel.checkpoint()
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    async def send(_: object) -> None:
+        await anyio.lowlevel.checkpoint()
+        raise OSError("gone")
+
+    for path in (BASE, "/no"):
+        await app(scope_of("PUT", path, token), receive, send)
+    assert "failed" not in caplog.text
+    assert await store.exists(Location("a.account"))
 
 
 async def test_a_request_has_its_time() -> None:
