@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Generator, Mapping
     from pathlib import Path
 
+    from cloudservers import Server
+
 HOST = "127.0.0.1"
 SERVERS: Mapping[str, list[str]] = {
     "uvicorn": ["uvicorn", "--http", "h11", "--lifespan", "on", "--host", HOST, "--port", "{port}", "{app}:app"],
@@ -52,6 +54,20 @@ def configure(folder: Path, storage: str = 'url = "data"', gateway: str = "") ->
         f'keys = ["{KEY}"]\n{gateway}\n[clients.id]\nsecrets = ["{HASH}"]\nfolder = ""\n'
     )
     (folder / "servedapp.py").write_text(APP)
+
+
+def s3_storage(server: Server) -> str:
+    """The configuration of a storage in a bucket of its own on a server."""
+    bucket = f"gateway-{os.urandom(4).hex()}"
+    server.bucket(bucket)
+    options = ", ".join(f"{name} = {_toml(value)}" for name, value in server.options.items())
+    return f'url = "s3://{bucket}"\noptions = {{ {options} }}'
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{name} = {_toml(each)}" for name, each in value.items()) + " }"
+    return str(value).lower() if isinstance(value, bool) else repr(value)
 
 
 def free_port() -> int:

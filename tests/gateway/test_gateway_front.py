@@ -231,8 +231,12 @@ def scope_of(method: str, path: str, token: str) -> dict[str, Any]:
     """What a server says of a request."""
     headers = [(b"authorization", f"Bearer {token}".encode())]
     return {
-        **{"type": "http", "http_version": "1.1", "method": method, "path": path},
-        **{"query_string": b"", "headers": headers},
+        "type": "http",
+        "http_version": "1.1",
+        "method": method,
+        "path": path,
+        "query_string": b"",
+        "headers": headers,
     }
 
 

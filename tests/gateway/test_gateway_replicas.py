@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import threading
 from contextlib import ExitStack, suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import httpx
 import pytest
 from gateways import BASE, PASSWORD, request_of
-from gatewayservers import configure, running, tokens_of
+from gatewayservers import configure, running, s3_storage, tokens_of
 from running import HUNG
 
 if TYPE_CHECKING:
@@ -31,17 +31,9 @@ AT = {"fileName": "a.account"}
 def replicas(moto: Server, tmp_path: Path) -> Iterator[list[Running]]:
     """Two gateways in processes of their own, on one bucket."""
     pytest.importorskip("s3fs")
-    moto.bucket("gateway")
-    options = ", ".join(f"{name} = {_toml(value)}" for name, value in moto.options.items())
-    configure(tmp_path, f'url = "s3://gateway/{os.urandom(4).hex()}"\noptions = {{ {options} }}')
+    configure(tmp_path, s3_storage(moto))
     with ExitStack() as stack:
         yield [stack.enter_context(running("serve", tmp_path)) for _ in range(2)]
-
-
-def _toml(value: Any) -> str:
-    if isinstance(value, dict):
-        return "{ " + ", ".join(f"{name} = {_toml(each)}" for name, each in value.items()) + " }"
-    return str(value).lower() if isinstance(value, bool) else repr(value)
 
 
 def together(work: Callable[[int], None]) -> None:

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from cloudtls import make_authority
-from gateways import BASE, OAUTH, PASSWORD, SECRET
-from gatewayservers import SERVERS, configure, exchange, parsed, running, tokens_of
+from gateways import BASE, MULTI, OAUTH, PASSWORD, SECRET
+from gatewayservers import SERVERS, configure, exchange, parsed, running, s3_storage, tokens_of
 from running import HUNG
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from gatewayservers import Running
 
@@ -65,6 +65,19 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
         yield started
 
 
+@pytest.fixture(scope="module", params=["memory", "local", "S3"])
+def stored(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """The gateway on a storage of each kind."""
+    folder = tmp_path_factory.mktemp(f"on-{request.param}")
+    storage = 'url = "memory://"' if request.param == "memory" else 'url = "data"'
+    if request.param == "S3":
+        pytest.importorskip("s3fs")
+        storage = s3_storage(request.getfixturevalue("moto"))
+    configure(folder, storage)
+    with running("serve", folder) as started:
+        yield started
+
+
 # --- the wire of six clients ------------------------------------------------------------------------------------------
 
 SEED: dict[str, Any] = {
@@ -83,34 +96,54 @@ SEED: dict[str, Any] = {
         },
     },
 }
-OWN_FIRST: dict[str, Any] = {
-    **SEED,
+SEED_MULTI: dict[str, Any] = {
+    "storageFile": SEED["storageFile"],
     "value": {
-        **SEED["value"],
-        "credentials": {
-            "clientId": "clientId",
-            "clientSecret": "clientSecret",
-            "refreshToken": "refreshToken",
-            "login": "example@example.com",
-            "discriminator": "EmailClientAccountOauthCredentials",
-        },
+        "receiveAccounts": [
+            {
+                "host": "imap.gmail.com",
+                "port": 993,
+                "securityOptions": "SSLAuto",
+                "credentials": {
+                    "login": "example@gmail.com",
+                    "discriminator": "EmailClientAccountPasswordCredentials",
+                    "password": "password",
+                },
+            },
+            {
+                "host": "exchange@outlook.com",
+                "port": 443,
+                "protocolType": "EWS",
+                "credentials": SEED["value"]["credentials"],
+            },
+        ],
+        "sendAccount": {**SEED["value"], "host": "smtp.gmail.com"},
     },
 }
 
 
-def pascal(tree: object) -> object:
+def own_first(tree: Any) -> Any:
+    """A tree whose credentials have the fields of their own class before those of the base class."""
+    if isinstance(tree, dict):
+        base = {"login", "discriminator"}
+        return {key: own_first(tree[key]) for key in sorted(tree, key=base.__contains__)}
+    return [own_first(item) for item in tree] if isinstance(tree, list) else tree
+
+
+def pascal(tree: Any) -> Any:
+    """A tree with the keys of .NET."""
     if isinstance(tree, dict):
         return {key[:1].upper() + key[1:]: pascal(value) for key, value in tree.items()}
-    return tree
+    return [pascal(item) for item in tree] if isinstance(tree, list) else tree
 
 
-BODIES = {
-    "python": json.dumps(SEED),
-    "node": json.dumps(SEED, separators=(",", ":"), ensure_ascii=False),
-    "ruby": json.dumps(SEED, separators=(",", ":"), ensure_ascii=False),
-    "php": json.dumps(OWN_FIRST, indent=4).replace("/", r"\/"),
-    "java": json.dumps(OWN_FIRST, separators=(",", ":")).replace("=", r"\u003d"),
-    "dotnet": json.dumps(pascal(OWN_FIRST), separators=(",", ":")),
+BODIES: dict[str, Callable[[Any], str]] = {
+    "python": json.dumps,
+    "node": lambda tree: json.dumps(tree, separators=(",", ":"), ensure_ascii=False),
+    "ruby": lambda tree: json.dumps(tree, separators=(",", ":"), ensure_ascii=False),
+    "php": lambda tree: json.dumps(own_first(tree), indent=4).replace("/", r"\/"),
+    "java": lambda tree: json.dumps(own_first(tree), separators=(",", ":")).replace("=", r"\u003d"),
+    "dotnet": lambda tree: json.dumps(pascal(own_first(tree)), separators=(",", ":")),
 }
 HEADERS = {
     "python": "Accept-Encoding: identity\r\nAccept: application/json\r\nContent-Type: application/json\r\n"
@@ -164,30 +197,33 @@ def test_each_language_asks_for_a_token(served: Running, language: str) -> None:
 
 
 @pytest.mark.parametrize("writer", LANGUAGES)
-def test_what_one_language_saves_each_other_reads(served: Running, writer: str) -> None:
-    """The seed's sample, saved as one language sends it, is answered alike to each one's own query."""
-    token = tokens_of(served.url)["access_token"]
-    name = f"{writer}.account"
-    body = BODIES[writer].replace("{name}", name)
-    saved = parsed(exchange(served.port, request("PUT", BASE, HEADERS[writer], body, token)))
+@pytest.mark.parametrize(("path", "sample", "suffix"), [(BASE, SEED, ""), (MULTI, SEED_MULTI, ".multi")])
+def test_what_one_language_saves_each_other_reads(
+    stored: Running, writer: str, path: str, sample: dict[str, Any], suffix: str
+) -> None:
+    """Both samples of the seed, saved as one language sends them, are answered alike to each one's own query."""
+    token = tokens_of(stored.url)["access_token"]
+    name = f"{writer}{suffix}.account"
+    body = BODIES[writer](sample).replace("{name}", name)
+    saved = parsed(exchange(stored.port, request("PUT", path, HEADERS[writer], body, token)))
     assert (saved[0], saved[2]) == (200, b"")
     answers: set[bytes] = set()
     for reader in LANGUAGES:
-        target = f"{BASE}?{QUERIES[reader].format(name=name)}"
-        status, headers, answer = parsed(exchange(served.port, request("GET", target, HEADERS[reader], "", token)))
+        target = f"{path}?{QUERIES[reader].format(name=name)}"
+        status, headers, answer = parsed(exchange(stored.port, request("GET", target, HEADERS[reader], "", token)))
         assert (status, headers["content-type"]) == (200, "application/json")
         assert not {"content-encoding", "transfer-encoding"} & headers.keys()
         answers.add(answer)
     (answer,) = answers
-    assert json.loads(answer) == SEED["value"]
-    assert answer.startswith(b'{"host":')
-    assert b'"credentials":{"discriminator":"EmailClientAccountOauthCredentials",' in answer
+    assert json.loads(answer) == sample["value"]
+    assert answer.startswith(b'{"')
+    assert answer.count(b'"credentials":{"discriminator":"') == answer.count(b'"credentials"') > 0
 
 
 def test_continue_is_sent_before_the_body(served: Running) -> None:
     """.NET sends its body only when told to; where the answer needs no body it comes at once."""
     token = tokens_of(served.url)["access_token"]
-    body = BODIES["dotnet"].replace("{name}", "continue.account")
+    body = BODIES["dotnet"](SEED).replace("{name}", "continue.account")
     whole = request("PUT", BASE, HEADERS["dotnet"], body, token)
     head, _, rest = whole.partition(b"\r\n\r\n")
     answer = exchange(served.port, head + b"\r\n\r\n", rest, pause=0.3)
@@ -241,7 +277,9 @@ def test_tls(tmp_path: Path) -> None:
     authority, certificate = make_authority(tmp_path)
     arguments = ("--tls-certificate", certificate, "--tls-key", certificate)
     with running("serve", tmp_path, arguments=arguments) as started:
-        answer = httpx.get(f"{started.url}/health/live", verify=ssl.create_default_context(cafile=authority))
+        context = ssl.create_default_context(cafile=authority)
+        context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+        answer = httpx.get(f"{started.url}/health/live", verify=context)
     assert answer.status_code == 200
     assert "strict-transport-security" in answer.headers
 
