@@ -45,10 +45,12 @@ def bodies() -> Iterator[bytes]:
     good = request_of(ACCOUNT)
     yield json.dumps(good).encode()
     for key in ("host", "port", "securityOptions", "credentials", "cacheFile"):
-        for value in (MARK, {MARK: MARK}, [MARK], None):
+        wrong: tuple[Any, ...] = (MARK, {MARK: MARK}, [MARK], None)
+        for value in wrong:
             yield json.dumps(request_of({**ACCOUNT, key: value})).encode()
     for key in CREDENTIALS:
-        for value in ({MARK: MARK}, 7, [MARK], "" if key == "refreshToken" else MARK):
+        odd: tuple[Any, ...] = ({MARK: MARK}, 7, [MARK], "" if key == "refreshToken" else MARK)
+        for value in odd:
             yield json.dumps(request_of({**ACCOUNT, "credentials": {**CREDENTIALS, key: value}})).encode()
     yield f'{{"{MARK}":'.encode()
     yield f'"{MARK}"'.encode()
