@@ -37,12 +37,12 @@ def _interpreters() -> list[str]:
 
 PYTHONS = _interpreters()
 NEWEST = PYTHONS[-1]
-EVERYTHING = "cli,testing,s3,gcs,azure,fast,dask,oauth,transit,aws-kms"
+EVERYTHING = "cli,testing,s3,gcs,azure,fast,dask,oauth,transit,aws-kms,gateway"
 HUNG = "--timeout=1200"
 """Ends a test that hangs: no test takes so long on any machine that is of use."""
 
 
-def _install(session: nox.Session, *groups: str, extras: str = "cli,testing") -> None:
+def _install(session: nox.Session, *groups: str, extras: str = "cli,testing,gateway") -> None:
     """Install the built wheel, never the checkout, with what the groups name."""
     session.install("hatchling")
     dist = session.create_tmp()

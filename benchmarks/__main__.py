@@ -28,6 +28,14 @@ if TYPE_CHECKING:
     from benchmarks.report import Row
 
 Timing: TypeAlias = "Callable[[Mapping[str, Run], Effort], Awaitable[Mapping[str, Sequence[float]]]]"
+
+
+def _gateway(work: Workspace, /) -> Rounds:
+    from benchmarks.bench_gateway import gateway  # which needs the packages that are looked for before
+
+    return gateway(work)
+
+
 CASES: dict[str, tuple[Callable[[Workspace], Rounds], str]] = {
     "save": (bench_local.save, ""),
     "get": (bench_local.get, ""),
@@ -42,6 +50,7 @@ CASES: dict[str, tuple[Callable[[Workspace], Rounds], str]] = {
     "sealed-peers": (bench_sealed.fernet, "cryptography key_value cachetools"),
     "sealed-rotation": (bench_sealed.rotation, "cryptography"),
     "import": (bench_import.imports, ""),
+    "gateway": (_gateway, "starlette uvicorn httptools argon2 itsdangerous prometheus_client"),
     "cloud-cpu": (bench_cloud.cpu, "s3fs obstore"),
     "cloud-throughput": (bench_cloud.throughput, "s3fs gcsfs adlfs obstore"),
     "cloud-latency": (bench_cloud.latency, "obstore"),

@@ -135,6 +135,19 @@ def test_bounds_are_printed(tmp_path: Path) -> None:
     assert numbers["S3, obstore", "connections"] > numbers["local", "connections"] == 0 < numbers["local", "threads"]
 
 
+def test_the_gateway_is_measured(tmp_path: Path) -> None:
+    """Requests a second against a bare route, and saves against the store's own, have goals, as memory has; latency is
+    counted.
+    """
+    _, (_, *rows) = quick_run(tmp_path, "gateway")
+    timed = {(row["other"], row["goal"]) for row in rows if "other" in row}
+    assert timed == {("bare Starlette route", "at least 0.7"), ("the store's own save", "at least 0.6")}
+    counted = {(row["operation"], row["goal"]) for row in rows if "number" in row}
+    memory = {(name, "at most 105") for name in ("100,000 requests", "10,000 dropped connections")}
+    assert counted == {("p50, us", None), ("p99, us", None), *memory}
+    assert all(row["number"] > 0 for row in rows if "number" in row)
+
+
 def test_few_functions_are_called(tmp_path: Path) -> None:
     """One get of memory is at most 30 calls of the package's functions, one save at most 42."""
     _, (_, *rows) = quick_run(tmp_path, "calls")

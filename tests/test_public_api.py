@@ -79,6 +79,7 @@ EXTRAS = {
     "oauth": "httpx2",
     "transit": "httpx2",
     "aws_kms": "botocore",
+    "gateway": "starlette",
 }
 """What is left out here where its package is not installed: backends, and the command line."""
 MODULES = sorted(

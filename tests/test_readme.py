@@ -68,7 +68,7 @@ def names(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, Any]:
 
 def test_each_block_is_of_a_language_that_is_run_here() -> None:
     """The README has shell, Python and TOML blocks, and what a user types, as many as the tests below run."""
-    assert (len(_blocks("sh")), len(_blocks("toml")), len(_blocks("console"))) == (4, 4, 2)
+    assert (len(_blocks("sh")), len(_blocks("toml")), len(_blocks("console"))) == (5, 4, 2)
     assert {name for name, _ in BLOCKS} == {"sh", "python", "toml", "console"}
 
 

@@ -1,0 +1,199 @@
+"""The four operations of the client-account API: get, get_multi, save, save_multi."""
+
+from __future__ import annotations
+
+from random import random
+from typing import Literal, TypeAlias
+
+import anyio
+import msgspec
+from starlette.responses import Response
+
+from accountstore import (
+    Account,
+    ConflictError,
+    DecodeError,
+    ExistsError,
+    ExtensionError,
+    Location,
+    MultiAccount,
+    NotFoundError,
+    Stored,
+    UnsupportedError,
+    Version,
+    to_json,
+)
+from accountstore.gateway.merging import KEEPERS, READERS, Fields, is_plain
+from accountstore.gateway.problems import Problem, missing
+from accountstore.gateway.service import Call
+from accountstore.gateway.wire import (
+    ascii_json,
+    check_object,
+    fields_of,
+    location_of,
+    lower_first,
+    query_of,
+    read_body,
+    text_in,
+)
+
+__all__ = ("get", "get_multi", "reachable", "save", "save_multi")
+
+Kind: TypeAlias = Literal["account", "multi"]
+
+_ATTEMPTS = 64
+_PAUSE = 0.002
+_LONGEST_PAUSE = 0.25
+
+
+async def get(call: Call, /) -> Response:
+    """Get an account."""
+    location = _asked(call)
+    return _answer(call, location, await call.store.read(location))
+
+
+async def get_multi(call: Call, /) -> Response:
+    """Get a multi account."""
+    location = _asked(call)
+    return _answer(call, location, await call.store.read_multi(location))
+
+
+async def save(call: Call, /) -> Response:
+    """Create or replace an account. Fields and tokens that a client does not know are kept."""
+    return await _save(call, "account")
+
+
+async def save_multi(call: Call, /) -> Response:
+    """Create or replace a multi account. Fields and tokens that a client does not know are kept."""
+    return await _save(call, "multi")
+
+
+def reachable(call: Call, location: Location, /) -> Location:
+    """A location. Raises `Problem` where its storage is not within reach, or not there: both look the same."""
+    if location.storage is not None and location.storage not in call.store.storages:
+        raise missing()
+    return location
+
+
+def _asked(call: Call, /) -> Location:
+    query = query_of(call.request)
+    asked = (query.get(name, "") for name in ("fileName", "folder", "storage"))
+    return reachable(call, location_of(*asked))
+
+
+def _answer(call: Call, location: Location, stored: Stored[Account] | Stored[MultiAccount], /) -> Response:
+    """A document with its ETag; without it, where the client has it already."""
+    etags, headers, path = call.service.etags, call.request.headers, location.path
+    tag = {"etag": etags.of(path, stored.version)}
+    match = headers.get("if-match")
+    if match is not None and not etags.matches(match, path, stored.version, weak=False):
+        raise _precondition()
+    none_match = headers.get("if-none-match")
+    if none_match is not None and etags.matches(none_match, path, stored.version, weak=True):
+        return Response(None, 304, tag)
+    return Response(ascii_json(to_json(stored.document, reveal=True)), 200, tag, "application/json")
+
+
+async def _save(call: Call, kind: Kind, /) -> Response:
+    """Write what the request has, with what the stored document has beyond it, if that is still the current one."""
+    location, new = await _given(call, kind)
+    check_kind(location, kind)
+    saved = await _save_plain(call, location, new)
+    pause = _PAUSE
+    attempts = 0
+    while saved is None:
+        if attempts == _ATTEMPTS:
+            raise ConflictError("the document kept changing", location=location)
+        if attempts:
+            await anyio.sleep(pause * random())  # noqa: S311 -- so that those who have met do not meet again
+            pause = min(2 * pause, _LONGEST_PAUSE)
+        attempts += 1
+        saved = await _save_merged(call, location, kind, new)
+    return Response(None, 200, {"etag": call.service.etags.of(location.path, saved)})
+
+
+async def _save_plain(call: Call, location: Location, new: Fields, /) -> Version | None:
+    """Write what the request has, where it is known that there is nothing to keep. None: that is not so."""
+    version = call.service.plain.take(call.store, location)
+    if version is None or _has_conditions(call):
+        return None
+    try:
+        saved = await call.store.save_json(location, msgspec.json.encode(new), mode=version)
+    except (ConflictError, NotFoundError, UnsupportedError):
+        return None
+    _note(call, location, new, saved)
+    return saved
+
+
+async def _save_merged(call: Call, location: Location, kind: Kind, new: Fields, /) -> Version | None:
+    """Read, merge, and write if it is still what was read. None: others were faster."""
+    version, document = await _stored(call, location)
+    _check_conditions(call, location, version)
+    kept = new if document is None else KEEPERS[kind](new, READERS[kind](document, "$", str))
+    data = msgspec.json.encode(kept)
+    try:
+        saved = await call.store.save_json(location, data, mode=version or "create")
+    except UnsupportedError:
+        if _has_conditions(call):
+            raise
+        return await call.store.save_json(location, data)
+    except (ConflictError, ExistsError, NotFoundError):
+        if _has_conditions(call):
+            raise _precondition() from None
+        return None
+    _note(call, location, kept, saved)
+    return saved
+
+
+def _note(call: Call, location: Location, fields: Fields, version: Version, /) -> None:
+    if is_plain(fields):
+        call.service.plain.put(call.store, location, version)
+
+
+def check_kind(location: Location, kind: Kind, /) -> None:
+    """Raise `ExtensionError` unless the file name is one of the kind, as the store does for `save` and `save_multi`."""
+    if location.file_name.endswith(".multi.account") != (kind == "multi"):
+        raise ExtensionError(
+            f"the file name must end in .multi.account{'' if kind == 'multi' else ' for several only'}"
+        )
+
+
+async def _given(call: Call, kind: Kind, /) -> tuple[Location, Fields]:
+    """The location and the fields of the document in the body of a save."""
+    limits = call.service.config.limits
+    body = fields_of(check_object(await read_body(call.request, limits)), "$")
+    for name in ("storageFile", "value"):
+        if name not in body:
+            raise Problem(400, "badRequest", f"{name}: is missing")
+    file = fields_of(body["storageFile"], "storageFile")
+    asked = (text_in(file, name, "storageFile") for name in ("fileName", "folderPath", "storage"))
+    return reachable(call, location_of(*asked)), READERS[kind](body["value"], "value", lower_first)
+
+
+async def _stored(call: Call, location: Location, /) -> tuple[Version | None, bytes | None]:
+    """Version and JSON of the document that is there. What cannot be read is replaced whole."""
+    try:
+        stored = await call.store.read_json(location)
+    except NotFoundError:
+        return None, None
+    except DecodeError:
+        return (await call.store.stat(location)).version, None
+    return stored.version, stored.document
+
+
+def _has_conditions(call: Call, /) -> bool:
+    return not {"if-match", "if-none-match"}.isdisjoint(call.request.headers)
+
+
+def _check_conditions(call: Call, location: Location, version: Version | None, /) -> None:
+    """Raise `Problem` where a condition of the request is not met."""
+    etags, path = call.service.etags, location.path
+    match, none_match = (call.request.headers.get(name) for name in ("if-match", "if-none-match"))
+    if match is not None and not etags.matches(match, path, version, weak=False):
+        raise _precondition()
+    if none_match is not None and etags.matches(none_match, path, version, weak=True):
+        raise _precondition()
+
+
+def _precondition() -> Problem:
+    return Problem(412, "changed", "the document is not in the state that the request asks for: read it again")

@@ -1,0 +1,176 @@
+"""The gateway's configuration, from Python or from a TOML file of its own. Blocking functions.
+
+    keys = ["a text of 43 random characters"]
+
+    [clients.team-a]
+    secrets = ["$argon2id$v=19$..."]
+    folder = "tenants/team-a"
+
+    [limits]
+    in_flight = 512
+
+`accountstore gateway add-client` writes such a file. The environment variable `ACCOUNTSTORE_GATEWAY_KEYS`, with keys
+separated by commas, takes the place of `keys`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from math import inf
+from typing import Any, Literal, TypeAlias
+
+import msgspec
+from msgspec import Struct, field
+from msgspec.structs import force_setattr, replace
+
+from accountstore import ConfigError, Secret
+
+Rights: TypeAlias = Literal["read", "write"]
+
+CLIENT_ID = r"[A-Za-z0-9._~-]{1,100}"
+"""What a client's id may be: four of the API's six clients send id and secret as they are, without escapes."""
+_LEAST_KEY = 32
+_FILE = "accountstore-gateway.toml"
+_FILE_VARIABLE = "ACCOUNTSTORE_GATEWAY"
+_KEYS_VARIABLE = "ACCOUNTSTORE_GATEWAY_KEYS"
+
+
+class Client(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One client of the gateway: what it proves itself by, what it reaches, and how much it may ask for.
+
+    `secrets` are argon2 hashes; each of several is good, so that a secret can be replaced without a gap. Its tokens end
+    with it. `folder` and `storage` narrow the store: a client without a storage and with the folder `""` reaches all
+    storages. `rate` is in requests a second, with bursts of as many (at least one); `concurrency` in requests at once.
+    """
+
+    secrets: tuple[str, ...]
+    folder: str
+    storage: str | None = None
+    rights: Rights = "write"
+    rate: float | None = None
+    concurrency: int | None = None
+
+    def __repr__(self) -> str:
+        return f"Client(folder={self.folder!r}, storage={self.storage!r}, rights={self.rights!r})"
+
+
+class Limits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a gateway takes on.
+
+    `in_flight` requests are worked on at once, and more are refused with 503. A body has at most `body_bytes` and comes
+    within `body_seconds`; a request is answered within `request_seconds`, else with 504. A listing has at most
+    `entries`.
+    """
+
+    in_flight: int = 256
+    body_bytes: int = 1024 * 1024
+    body_seconds: float = 10.0
+    request_seconds: float = 25.0
+    entries: int = 10_000
+
+
+class GatewayConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Clients and limits of a gateway.
+
+    `keys` sign tokens and ETags, the first one new ones; a token of any of them is good. To rotate, put a new one first
+    and take the old one out `token_seconds` later. Replicas share them. The store is looked at every `probe_seconds`
+    for `/health/ready`. `metrics` serves `/metrics`, to anyone who asks.
+    """
+
+    keys: tuple[Secret, ...] = ()
+    clients: dict[str, Client] = field(default_factory=dict[str, Client])
+    token_seconds: int = 24 * 60 * 60
+    limits: Limits = field(default_factory=Limits)
+    probe_seconds: float = 10.0
+    metrics: bool = False
+
+    def __post_init__(self) -> None:
+        force_setattr(self, "keys", tuple(map(Secret, self.keys)))
+
+    def check(self) -> None:
+        """Raise `ConfigError` unless it can be used; the message begins with the key."""
+        if not self.keys:
+            raise ConfigError(f"keys: none; `accountstore gateway add-client` makes one, or set {_KEYS_VARIABLE}")
+        if any(len(key.reveal()) < _LEAST_KEY for key in self.keys):
+            raise ConfigError(f"keys: one has fewer than {_LEAST_KEY} characters")
+        for name, client in self.clients.items():
+            _check_client(name, client)
+        numbers = {
+            **{f"limits.{name}": getattr(self.limits, name) for name in self.limits.__struct_fields__},
+            "token_seconds": self.token_seconds,
+            "probe_seconds": self.probe_seconds,
+        }
+        for name, number in numbers.items():
+            if not 0 < number < inf:
+                raise ConfigError(f"{name}: must be more than 0")
+
+
+def _check_client(name: str, client: Client, /) -> None:
+    where = f"clients.{name}"
+    if not re.fullmatch(CLIENT_ID, name):
+        raise ConfigError("clients: an id has other characters than letters, digits and -._~, or more than 100")
+    if not client.secrets:
+        raise ConfigError(f"{where}.secrets: none")
+    if not all(secret.startswith("$argon2") for secret in client.secrets):
+        raise ConfigError(f"{where}.secrets: one is not an argon2 hash")
+    for key, number in (("rate", client.rate), ("concurrency", client.concurrency)):
+        if number is not None and not 0 < number < inf:
+            raise ConfigError(f"{where}.{key}: must be more than 0")
+
+
+def find_gateway_config(path: str | None = None, /) -> str:
+    """The path of the configuration: the one given, or named by `ACCOUNTSTORE_GATEWAY`, or
+    `accountstore-gateway.toml` in the working directory, or in the user's configuration folder.
+    """
+    named = path or os.environ.get(_FILE_VARIABLE)
+    if named:
+        return named
+    if os.path.exists(_FILE):
+        return _FILE
+    from platformdirs import user_config_dir
+
+    return os.path.join(user_config_dir("accountstore", appauthor=False), _FILE)
+
+
+def load_gateway_config(path: str, /) -> GatewayConfig:
+    """The configuration in a file, with the keys of the environment where it has some.
+
+    Raises:
+        ConfigError: it cannot be read, understood or used; the message names the file and the key.
+    """
+    try:
+        config = _convert(read_tree(path))
+        if given := os.environ.get(_KEYS_VARIABLE):
+            config = replace(config, keys=tuple(map(Secret, filter(None, given.split(",")))))
+        config.check()
+    except ConfigError as error:
+        failure = ConfigError(f"{path}: {error.message}")  # raised below, without the frames that held the keys
+    else:
+        return config
+    raise failure
+
+
+def read_tree(path: str, /) -> dict[str, Any]:
+    """The tables of a configuration file. Raises `ConfigError`."""
+    from tomllib import TOMLDecodeError, loads
+
+    try:
+        with open(path, encoding="utf-8") as file:
+            return loads(file.read())
+    except FileNotFoundError:
+        raise ConfigError("there is no such file: `accountstore gateway add-client NAME` makes it") from None
+    except (OSError, UnicodeDecodeError, TOMLDecodeError) as error:
+        raise ConfigError(f"cannot be read ({type(error).__name__})") from None
+
+
+def _convert(tree: Mapping[str, Any], /) -> GatewayConfig:
+    keys = tree.get("keys", [])
+    if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
+        raise ConfigError("keys: must be a list of text")
+    try:
+        config = msgspec.convert({**tree, "keys": []}, GatewayConfig)
+    except msgspec.ValidationError as error:
+        raise ConfigError(str(error)) from None
+    return replace(config, keys=tuple(keys))

@@ -1,0 +1,184 @@
+"""The API's storage calls, on account documents: files by whole paths, folders, and what exists.
+
+Names and extensions have the store's rules. A folder is there while it has documents: creating one checks its name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from email import message_from_bytes
+from typing import Any
+
+from starlette.responses import Response
+
+from accountstore import Entry, Folder, Location
+from accountstore.gateway.accounts import reachable
+from accountstore.gateway.problems import Problem, missing
+from accountstore.gateway.service import Call
+from accountstore.gateway.wire import folder_of, json_response, location_of, query_of, read_body
+
+__all__ = (
+    "copy_file",
+    "create_folder",
+    "delete_file",
+    "delete_folder",
+    "download_file",
+    "exists",
+    "get_files_list",
+    "move_file",
+    "object_exists",
+    "upload_file",
+)
+
+
+async def download_file(call: Call, /) -> Response:
+    """The JSON of a document, whole, as the store has it."""
+    stored = await call.store.read_json(_file(call))
+    return Response(bytes(stored.document), 200, None, "application/octet-stream")
+
+
+async def upload_file(call: Call, /) -> Response:
+    """Create or replace a document by its JSON, whole: the first file of a multipart form, or the body itself."""
+    location = _file(call)
+    await call.store.save_json(location, await _uploaded(call))
+    return json_response({"uploaded": [location.file_name], "errors": []})
+
+
+async def delete_file(call: Call, /) -> Response:
+    """Remove a document. A missing one is no error."""
+    await call.store.delete(_file(call))
+    return Response(None, 200)
+
+
+async def copy_file(call: Call, /) -> Response:
+    """Copy a document to a path of the same kind, on any storage."""
+    await call.store.copy(*_pair(call))
+    return Response(None, 200)
+
+
+async def move_file(call: Call, /) -> Response:
+    """Move a document to a path of the same kind, on any storage."""
+    await call.store.move(*_pair(call))
+    return Response(None, 200)
+
+
+async def create_folder(call: Call, /) -> Response:
+    """Check a folder's name. It is there as soon as a document is in it."""
+    folder, storage = _folder(call)
+    call.store.scoped(folder, storage=storage)
+    return Response(None, 200)
+
+
+async def delete_folder(call: Call, /) -> Response:
+    """Remove the documents below a folder, with `recursive`; without it, a folder that has some is refused."""
+    folder, storage = _folder(call)
+    recursive = query_of(call.request).get("recursive", "").lower() == "true"
+    below = call.store.list(folder, storage=storage, recursive=True)
+    if not recursive:
+        if await anext(below, None) is not None:
+            raise Problem(409, "notEmpty", "the folder has documents: remove it with recursive=true")
+        return Response(None, 200)
+    async for entry in below:
+        await call.store.delete(entry.location)
+    return Response(None, 200)
+
+
+async def get_files_list(call: Call, /) -> Response:
+    """The documents and folders in a folder. A missing one is empty."""
+    folder, storage = _folder(call)
+    limit = call.service.config.limits.entries
+    found: list[dict[str, Any]] = []
+    async for entry in call.store.list(folder, storage=storage, folders=True):
+        if len(found) == limit:
+            raise Problem(413, "tooMany", f"the folder has more than {limit} entries")
+        found.append(_entry(entry))
+    return json_response({"value": sorted(found, key=lambda each: (not each["isFolder"], each["name"]))})
+
+
+def _entry(entry: Entry | Folder, /) -> dict[str, Any]:
+    path = entry.path if isinstance(entry, Folder) else entry.location.path
+    told: dict[str, Any] = {"name": path.rpartition("/")[2], "isFolder": isinstance(entry, Folder)}
+    if isinstance(entry, Entry):
+        told["size"] = entry.size
+        if entry.modified is not None:
+            told["modifiedDate"] = entry.modified.strftime("%Y-%m-%dT%H:%M:%SZ")
+    return {**told, "path": f"/{path}"}
+
+
+async def object_exists(call: Call, /) -> Response:
+    """Whether there is a document, or a folder that has some."""
+    query, path = query_of(call.request), _path(call)
+    _refuse_version(query)
+    storage = _storage(call, query.get("storageName", ""))
+    if path.endswith(".account"):
+        return json_response({"exists": await call.store.exists(_location(call, path, storage)), "isFolder": False})
+    found = await _first(call.store.list(folder_of(path), storage=storage, recursive=True))
+    return json_response({"exists": found, "isFolder": found})
+
+
+async def _first(entries: AsyncIterator[Entry], /) -> bool:
+    return await anext(entries, None) is not None
+
+
+async def exists(call: Call, /) -> Response:
+    """Whether there is a storage."""
+    return json_response({"exists": call.request.path_params["storageName"] in call.store.storages})
+
+
+def _path(call: Call, /) -> str:
+    path: str = call.request.path_params["path"]
+    if "\ufffd" in path:
+        raise Problem(400, "badRequest", "the path is not UTF-8")
+    return path
+
+
+def _location(call: Call, path: str, storage: str | None, /) -> Location:
+    folder, _, name = path.rpartition("/")
+    return reachable(call, location_of(name, folder, storage or ""))
+
+
+def _storage(call: Call, name: str, /) -> str | None:
+    if name and name not in call.store.storages:
+        raise missing()
+    return name or None
+
+
+def _file(call: Call, /) -> Location:
+    query = query_of(call.request)
+    _refuse_version(query)
+    return _location(call, _path(call), query.get("storageName", ""))
+
+
+def _folder(call: Call, /) -> tuple[str, str | None]:
+    return folder_of(_path(call)), _storage(call, query_of(call.request).get("storageName", ""))
+
+
+def _pair(call: Call, /) -> tuple[Location, Location]:
+    query = query_of(call.request)
+    _refuse_version(query)
+    if not query.get("destPath"):
+        raise Problem(400, "badRequest", "destPath: is missing")
+    source = _location(call, _path(call), query.get("srcStorageName", ""))
+    return source, _location(call, query["destPath"], query.get("destStorageName", ""))
+
+
+def _refuse_version(query: dict[str, str], /) -> None:
+    if "versionId" in query:
+        raise Problem(501, "notSupported", "versions of a file are not served: leave versionId out")
+
+
+async def _uploaded(call: Call, /) -> bytes:
+    """What is uploaded: the first file of a form, or the whole body. Nothing of it is written to a temporary file."""
+    body = await read_body(call.request, call.service.config.limits)
+    kind = call.request.headers.get("content-type", "")
+    if not kind.lower().startswith("multipart/form-data"):
+        return body
+    try:
+        form = message_from_bytes(b"content-type: %s\r\n\r\n%s" % (kind.encode("latin-1"), body))
+        found = next((part for part in form.walk() if part.get_filename() is not None), None)
+    except RecursionError:
+        found = None
+    content = None if found is None else found.get_payload(decode=True)
+    if not isinstance(content, bytes):
+        raise Problem(400, "badRequest", "the body is not a multipart form with a file")
+    return content

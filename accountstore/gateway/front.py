@@ -1,0 +1,151 @@
+"""The front of the gateway: in-flight bound, time-out, an envelope for every error, headers, HEAD, the access log."""
+
+from __future__ import annotations
+
+import os
+import time
+from contextlib import suppress
+from logging import INFO, getLogger
+from traceback import format_tb
+from typing import TYPE_CHECKING
+
+import anyio
+
+from accountstore import AccountStoreError
+from accountstore.gateway.config import Limits
+from accountstore.gateway.limits import Turns, too_busy
+from accountstore.gateway.metrics import Metrics
+from accountstore.gateway.problems import Problem, problem_of
+from accountstore.gateway.wire import problem_response, too_large
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+__all__ = ("Front", "note")
+
+_LOG = getLogger("accountstore.gateway")
+_ACCESS_LOG = getLogger("accountstore.gateway.access")
+_METHODS = frozenset({"GET", "HEAD", "PUT", "POST", "DELETE", "OPTIONS", "PATCH"})
+_SECURITY = (
+    (b"cache-control", b"no-store"),
+    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"x-content-type-options", b"nosniff"),
+    (b"x-frame-options", b"DENY"),
+)
+_TLS_ONLY = (b"strict-transport-security", b"max-age=31536000")
+_UNBOUNDED = frozenset({"/health/live", "/health/ready"})
+"""What is answered however much there is to do."""
+_NOTE = "accountstore.gateway"
+
+
+def note(scope: Scope, /, *, operation: str = "", client: str = "") -> None:
+    """Tell the access log which operation a request is, and whose."""
+    exchange: _Exchange | None = scope.get(_NOTE)
+    if exchange is not None:
+        exchange.operation = operation or exchange.operation
+        exchange.client = client or exchange.client
+
+
+class Front:
+    """Around the whole application, for HTTP."""
+
+    def __init__(self, app: ASGIApp, limits: Limits, metrics: Metrics | None, /) -> None:
+        self._app = app
+        self._limits = limits
+        self._metrics = metrics
+        self._turns = Turns(limits.in_flight, too_busy)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1000})
+            return
+        exchange = _Exchange(scope, send)
+        scope[_NOTE] = exchange
+        problem = await self._call(scope, receive, exchange)
+        if problem is not None and not exchange.status:
+            with suppress(OSError, RuntimeError):  # as servers say that the client has gone
+                await problem_response(problem, exchange.request_id)(scope, receive, exchange.send)
+        if self._metrics is not None:
+            self._metrics.answered(exchange.operation, exchange.status, self._turns.taken)
+        exchange.log()
+
+    async def _call(self, scope: Scope, receive: Receive, exchange: _Exchange, /) -> Problem | None:
+        """Call the application within the limits. The problem that it ended in is still to be told."""
+        try:
+            self._check_length(scope)
+            if scope["path"].removeprefix(scope.get("root_path", "")) in _UNBOUNDED:
+                await self._app(scope, receive, exchange.send)
+                return None
+            with self._turns, anyio.move_on_after(self._limits.request_seconds) as deadline:
+                await self._app(scope, receive, exchange.send)
+        except Problem as problem:
+            return problem
+        except AccountStoreError as error:
+            return problem_of(error)
+        except Exception as error:  # noqa: BLE001 -- every error is answered in the API's envelope
+            if exchange.lost:
+                return None
+            exchange.log_failure(error)
+            return Problem(500, "failed", "the gateway failed: its log says more")
+        if deadline.cancelled_caught:
+            return Problem(504, "timeout", "the storage did not answer in time: the document is the old or the new one")
+        return None
+
+    def _check_length(self, scope: Scope, /) -> None:
+        """Refuse a body by the length that its headers give, before any of it is read."""
+        for name, value in scope["headers"]:
+            if name == b"content-length" and value.isdigit() and int(value[:20]) > self._limits.body_bytes:
+                raise too_large(self._limits.body_bytes)
+
+
+class _Exchange:
+    """A request under way, as the access log has it. What is sent gets its headers here, and HEAD no body."""
+
+    def __init__(self, scope: Scope, send: Send, /) -> None:
+        self.request_id = os.urandom(8).hex()
+        self.operation = "unknown"
+        self.client = "-"
+        self.status = 0
+        self.lost = False
+        """Whether the server could not send: the client has gone."""
+        self._scope = scope
+        self._send = send
+        self._began = time.perf_counter()
+
+    async def send(self, message: Message) -> None:
+        """Send a message of the answer."""
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            message["headers"] = self._headers(message["headers"])
+        elif self._scope["method"] == "HEAD":
+            message = {"type": "http.response.body", "body": b"", "more_body": message.get("more_body", False)}
+        try:
+            await self._send(message)
+        except Exception:
+            self.lost = True
+            raise
+
+    def _headers(self, headers: list[tuple[bytes, bytes]], /) -> list[tuple[bytes, bytes]]:
+        names = {name for name, _ in headers}
+        added = [pair for pair in _SECURITY if pair[0] not in names]
+        if self._scope.get("scheme") == "https":
+            added.append(_TLS_ONLY)
+        if self._scope.get("http_version", "1.1")[0] != "1":  # where a connection is not a request's to close
+            headers = [pair for pair in headers if pair[0] != b"connection"]
+        return [*headers, *added, (b"x-request-id", self.request_id.encode())]
+
+    def log(self) -> None:
+        """Write the line of the access log: no path, no query, no header, no body."""
+        if _ACCESS_LOG.isEnabledFor(INFO):
+            method = self._scope["method"] if self._scope["method"] in _METHODS else "?"
+            seconds = time.perf_counter() - self._began
+            _ACCESS_LOG.info(
+                "%s %s %d %.1f ms client=%s request=%s",
+                *(method, self.operation, self.status, 1e3 * seconds, self.client, self.request_id),
+            )
+
+    def log_failure(self, error: Exception, /) -> None:
+        """Log where the gateway failed, without the error's text, which may quote what the request held."""
+        frames = "".join(format_tb(error.__traceback__))
+        _LOG.error("request %s failed with %s:\n%s", self.request_id, type(error).__name__, frames)

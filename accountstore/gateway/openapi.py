@@ -1,0 +1,354 @@
+"""The description of the gateway: OpenAPI 3.1, from the models and the operations, and a page that shows it."""
+
+from __future__ import annotations
+
+import re
+from base64 import b64encode
+from collections.abc import Mapping
+from hashlib import sha256
+from html import escape
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from accountstore import Account, Location, MultiAccount, __version__
+
+__all__ = ("description", "page")
+
+VERSION = "/v4.0"
+_PREFIX = "#/components/schemas/"
+
+
+class InnerError(Struct, rename="camel"):
+    """Which request failed, and when."""
+
+    request_id: str
+    date: str
+
+
+class ErrorDetails(Struct, rename="camel"):
+    """What is wrong."""
+
+    code: str
+    message: str
+    description: str
+    inner_error: InnerError
+
+
+class Error(Struct):
+    """Every error has this form."""
+
+    error: ErrorDetails
+
+
+class SaveRequest(Struct, rename="camel"):
+    """An account, and where it belongs."""
+
+    storage_file: Location
+    value: Account
+
+
+class SaveMultiRequest(Struct, rename="camel"):
+    """A multi account, and where it belongs."""
+
+    storage_file: Location
+    value: MultiAccount
+
+
+class Exists(Struct, rename="camel"):
+    """Whether there is a storage."""
+
+    exists: bool
+
+
+class ObjectExists(Struct, rename="camel"):
+    """Whether there is a document or folder."""
+
+    exists: bool
+    is_folder: bool
+
+
+class FileEntry(Struct, rename="camel", omit_defaults=True):
+    """A document or folder in a folder."""
+
+    name: str
+    is_folder: bool
+    path: str
+    size: int = 0
+    modified_date: str = ""
+
+
+class FilesList(Struct):
+    """What is in a folder."""
+
+    value: list[FileEntry]
+
+
+class Uploaded(Struct):
+    """What was uploaded."""
+
+    uploaded: list[str]
+    errors: list[str]
+
+
+class Token(Struct):
+    """A token, good for so many seconds."""
+
+    access_token: str
+    token_type: str
+    expires_in: int
+
+
+class Refusal(Struct):
+    """Why there is no token (RFC 6749 section 5.2)."""
+
+    error: str
+    error_description: str
+
+
+class Health(Struct):
+    """How the gateway is."""
+
+    status: str
+
+
+_MODELS = (
+    *(Account, MultiAccount, SaveRequest, SaveMultiRequest, Error, Exists, ObjectExists, FilesList, Uploaded),
+    *(Token, Refusal, Health),
+)
+
+
+def _ref(model: type, /) -> dict[str, str]:
+    return {"$ref": _PREFIX + model.__name__}
+
+
+def _parameter(name: str, what: str, /, *, required: bool = False, place: str = "query") -> dict[str, Any]:
+    schema: dict[str, Any] = {"type": "string"}
+    if required:
+        schema["minLength"] = 1
+    return {"name": name, "in": place, "required": required, "description": what, "schema": schema}
+
+
+def _json(model: type, /) -> dict[str, Any]:
+    return {"application/json": {"schema": _ref(model)}}
+
+
+_STORAGE = _parameter("storageName", "The storage; without it the default one.")
+_PATH = _parameter("path", "Folders and a name, joined by slashes.", required=True, place="path")
+_LOCATION = (
+    _parameter("fileName", "The file's name.", required=True),
+    _parameter("folder", "Its folder; without it the root."),
+    _parameter("storage", "Its storage; without it the default one."),
+)
+_VERSION_ID = _parameter("versionId", "Not served.")
+_CONDITIONS = (
+    _parameter("If-Match", "Only if the document has one of these ETags.", place="header"),
+    _parameter("If-None-Match", "Only if it has none of these; `*`: if there is none.", place="header"),
+)
+_COPY = (
+    _PATH,
+    _parameter("destPath", "Where to.", required=True),
+    _parameter("srcStorageName", "The storage that it is on."),
+    _parameter("destStorageName", "The storage that it goes to."),
+    _VERSION_ID,
+)
+_ETAG = {"ETag": {"description": "Which state of the document this is.", "schema": {"type": "string"}}}
+_ERRORS: Mapping[int, str] = {
+    400: "A name, query or body is not as it must be.",
+    401: "There is no valid token.",
+    403: "The client may not, or the storage refuses it.",
+    404: "There is no such document or storage, or it is not this client's.",
+    408: "The body did not come in time.",
+    409: "The document or folder is not in a state for this.",
+    412: "The document is not in the state that the conditions ask for.",
+    413: "The body, or the answer, is larger than allowed.",
+    429: "The client has had its share.",
+    501: "The storage cannot promise this, or it is not served.",
+    502: "The storage holds something else there, or failed.",
+    503: "The storage or the gateway is busy, or cannot be reached.",
+    504: "The storage did not answer in time.",
+    507: "The storage is full.",
+}
+
+
+def _operation(
+    name: str, summary: str, parameters: tuple[dict[str, Any], ...], answer: dict[str, Any], body: Any = None, /
+) -> dict[str, Any]:
+    errors = {str(status): {"description": what, "content": _json(Error)} for status, what in _ERRORS.items()}
+    told: dict[str, Any] = {
+        "operationId": name,
+        "summary": summary,
+        "parameters": list(parameters),
+        "responses": {"200": answer, **errors},
+        "security": [{"token": []}],
+    }
+    if body is not None:
+        told["requestBody"] = {"required": True, "content": body}
+    return told
+
+
+def _answer(what: str, model: type | None = None, headers: Any = None, /) -> dict[str, Any]:
+    told: dict[str, Any] = {"description": what}
+    if model is not None:
+        told["content"] = _json(model)
+    if headers is not None:
+        told["headers"] = headers
+    return told
+
+
+def _account_paths() -> dict[str, Any]:
+    paths: dict[str, Any] = {}
+    for path, model, request, suffix in (
+        ("/email/client/account", Account, SaveRequest, ""),
+        ("/email/client/account/multi", MultiAccount, SaveMultiRequest, "_multi"),
+    ):
+        get = _operation(
+            f"client_account.get{suffix}", "Get it.", (*_LOCATION, *_CONDITIONS), _answer("It.", model, _ETAG)
+        )
+        get["responses"]["304"] = {"description": "The client has it already."}
+        save = _operation(
+            f"client_account.save{suffix}",
+            "Create or replace it. Fields that the body's sender does not know are kept.",
+            _CONDITIONS,
+            _answer("Saved.", None, _ETAG),
+            _json(request),
+        )
+        paths[VERSION + path] = {"get": get, "put": save}
+    return paths
+
+
+def _file_paths() -> dict[str, Any]:
+    storage = f"{VERSION}/email/storage"
+    data = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
+    form = {"multipart/form-data": {"schema": {"type": "object", "properties": {"file": {"type": "string"}}}}}
+    at = (_PATH, _STORAGE, _VERSION_ID)
+    folder = (_PATH, _STORAGE)
+    recursive = _parameter("recursive", "`true`: with the documents in it.")
+    name = _parameter("storageName", "The storage.", required=True, place="path")
+    return {
+        f"{storage}/file/{{path}}": {
+            "get": _operation("file.download_file", "Its JSON.", at, {"description": "It.", "content": data}),
+            "put": _operation(
+                "file.upload_file", "Create or replace it.", at, _answer("Saved.", Uploaded), {**form, **data}
+            ),
+            "delete": _operation("file.delete_file", "Remove it.", at, _answer("It is not there.")),
+        },
+        f"{storage}/file/copy/{{path}}": {"put": _operation("file.copy_file", "Copy it.", _COPY, _answer("Copied."))},
+        f"{storage}/file/move/{{path}}": {"put": _operation("file.move_file", "Move it.", _COPY, _answer("Moved."))},
+        f"{storage}/folder/{{path}}": {
+            "get": _operation("folder.get_files_list", "What is in it.", folder, _answer("It.", FilesList)),
+            "put": _operation("folder.create_folder", "Check its name.", folder, _answer("It can be used.")),
+            "delete": _operation(
+                "folder.delete_folder", "Remove it.", (*folder, recursive), _answer("It is not there.")
+            ),
+        },
+        f"{storage}/exist/{{path}}": {
+            "get": _operation("storage.object_exists", "Whether it is there.", at, _answer("That.", ObjectExists))
+        },
+        f"{storage}/{{storageName}}/exist": {
+            "get": _operation("storage.exists", "Whether it is there.", (name,), _answer("That.", Exists))
+        },
+    }
+
+
+def _token_path() -> dict[str, Any]:
+    fields = ("grant_type", "client_id", "client_secret")
+    schema = {"type": "object", "properties": {name: {"type": "string"} for name in fields}, "required": list(fields)}
+    refusals = {
+        str(status): {"description": what, "content": _json(Refusal)}
+        for status, what in {400: "Refused.", 429: "Too many wrong secrets.", 503: "Too busy."}.items()
+    }
+    errors = {str(status): {"description": _ERRORS[status], "content": _json(Error)} for status in (408, 413)}
+    post = {
+        "operationId": "token",
+        "summary": "A token for a client's id and secret (RFC 6749 section 4.4).",
+        "requestBody": {"required": True, "content": {"application/x-www-form-urlencoded": {"schema": schema}}},
+        "responses": {"200": _answer("It.", Token), **refusals, **errors},
+    }
+    return {"/connect/token": {"post": post}}
+
+
+def _health_paths() -> dict[str, Any]:
+    busy = {"description": "No.", "content": _json(Error)}
+    return {
+        f"/health/{name}": {
+            "get": {"operationId": name, "summary": what, "responses": {"200": _answer("Yes.", Health), "503": busy}}
+        }
+        for name, what in (("live", "Whether the process answers."), ("ready", "Whether the storages answer."))
+    }
+
+
+def description(*, with_token: bool) -> dict[str, Any]:
+    """The description. Without tokens of its own, the gateway has no `/connect/token`."""
+    scheme: dict[str, Any] = {"type": "http", "scheme": "bearer"}
+    if with_token:
+        flow = {"clientCredentials": {"tokenUrl": "/connect/token", "scopes": {}}}
+        scheme = {"type": "oauth2", "flows": flow}
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "accountstore gateway",
+            "version": __version__,
+            "description": "The client-account API of Aspose.Email Cloud, version 4.0, over any storage.",
+        },
+        "paths": {
+            **_account_paths(),
+            **_file_paths(),
+            **(_token_path() if with_token else {}),
+            **_health_paths(),
+        },
+        "components": {"schemas": _schemas(), "securitySchemes": {"token": scheme}},
+    }
+
+
+def _schemas() -> dict[str, Any]:
+    """The schemas of the models. Answers have secrets too, which go in clear to who may have them."""
+    _, schemas = msgspec.json.schema_components(_MODELS, ref_template=_PREFIX + "{name}")
+    for schema in schemas.values():
+        schema["description"] = schema.get("description", "").partition("\n")[0]
+        for field in schema.get("properties", {}).values():
+            for part in (field, *field.get("anyOf", ())):
+                part.pop("writeOnly", None)
+    return schemas
+
+
+_STYLE = """
+body { font: 1rem/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
+h2 { font: 600 1rem/1.5 ui-monospace, monospace; border-top: 1px solid; padding-top: 1rem; }
+table { border-collapse: collapse; } td, th { text-align: left; padding: .1rem 1rem .1rem 0; vertical-align: top; }
+pre { overflow: auto; }
+"""
+
+
+def page(told: Mapping[str, Any], /) -> tuple[bytes, str]:
+    """A description as HTML, and the content security policy that lets a browser show that and nothing else."""
+    body = [f"<h1>{escape(told['info']['title'])}</h1><p>{escape(told['info']['description'])}</p>"]
+    for path, operations in told["paths"].items():
+        body += (_section(path, method, operation) for method, operation in operations.items())
+    for name, schema in told["components"]["schemas"].items():
+        text = escape(msgspec.json.format(msgspec.json.encode(schema), indent=2).decode())
+        body.append(f'<h2 id="{escape(name)}">{escape(name)}</h2><pre>{text}</pre>')
+    policy = f"default-src 'none'; style-src 'sha256-{b64encode(sha256(_STYLE.encode()).digest()).decode()}'"
+    text = (
+        '<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><title>accountstore gateway</title>'
+        f"<style>{_STYLE}</style></head><body>{''.join(body)}</body></html>"
+    )
+    return text.encode(), f"{policy}; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+
+
+def _section(path: str, method: str, operation: Mapping[str, Any], /) -> str:
+    rows = [
+        (parameter["name"], parameter["in"], parameter["description"]) for parameter in operation.get("parameters", ())
+    ]
+    for kind, body in operation.get("requestBody", {}).get("content", {}).items():
+        rows.append(("body", kind, _models(body)))
+    rows += (
+        (status, "answer", f"{one['description']} {_models(one)}") for status, one in operation["responses"].items()
+    )
+    table = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
+    return f"<h2>{method.upper()} {escape(path)}</h2><p>{escape(operation['summary'])}</p><table>{table}</table>"
+
+
+def _models(part: Mapping[str, Any], /) -> str:
+    return ", ".join(re.findall(rf"{_PREFIX}(\w+)", msgspec.json.encode(part).decode()))

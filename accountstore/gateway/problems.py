@@ -1,0 +1,75 @@
+"""Problems: answers other than the one asked for, and which of them each error of the store is.
+
+Statuses and codes are the gateway's own, since the API documents none. A message tells what its client may know: names
+and fields, never a value, nothing of the storage below.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from accountstore import (
+    AccountStoreError,
+    ClosedError,
+    ConflictError,
+    DecodeError,
+    DeniedError,
+    DocumentError,
+    EncodeError,
+    ExistsError,
+    FullError,
+    LocationError,
+    NotFoundError,
+    NotRegularError,
+    TooLargeError,
+    UnavailableError,
+    UncertainError,
+    UnsupportedError,
+)
+
+__all__ = ("Problem", "missing", "problem_of")
+
+
+class Problem(Exception):  # noqa: N818 -- an answer, as in `application/problem+json`
+    """An answer other than the one asked for: status, the envelope's code and message, headers."""
+
+    def __init__(self, status: int, code: str, message: str, /, *, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.message = message
+        self.headers: Mapping[str, str] = headers or {}
+
+
+_TABLE: tuple[tuple[type[AccountStoreError], int, str, str], ...] = (
+    (LocationError, 400, "badName", ""),
+    (EncodeError, 400, "badDocument", ""),
+    (TooLargeError, 413, "tooLarge", ""),
+    (DecodeError, 502, "badStored", "what is stored there is not such a document: delete it or save it anew"),
+    (NotFoundError, 404, "notFound", "there is no such document"),
+    (ExistsError, 409, "exists", "there is a document already"),
+    (ConflictError, 409, "conflict", "the document was changed by others meanwhile: read it again"),
+    (UnsupportedError, 501, "notSupported", "the storage cannot promise this"),
+    (DeniedError, 403, "denied", "the storage refuses it"),
+    (NotRegularError, 409, "notRegular", "a folder or a special file stands there"),
+    (FullError, 507, "full", "the storage is full; the old document is intact"),
+    (UncertainError, 504, "uncertain", "the storage did not answer: the document is the old one or the new one"),
+    (UnavailableError, 503, "unavailable", "the storage cannot be reached or is busy: try again"),
+    (ClosedError, 503, "unavailable", "the gateway is shutting down: try again"),
+)
+"""The first class that fits decides. Without a message, the error's own is told, which is about the request."""
+
+
+def problem_of(error: AccountStoreError, /) -> Problem:
+    """The problem that an error of the store is to a client."""
+    for kind, status, code, message in _TABLE:
+        if isinstance(error, kind):
+            field = error.field if isinstance(error, DocumentError) else "$"
+            own = error.message if field == "$" else f"{field}: {error.message}"
+            return Problem(status, code, message or own)
+    return Problem(502, "storageFailed", "the storage failed")
+
+
+def missing() -> Problem:
+    """The problem of a document or storage that is not there, or is not this client's: both look the same."""
+    return problem_of(NotFoundError(""))

@@ -1,0 +1,151 @@
+"""The gateway on uvicorn: what HTTP itself refuses is told in the API's envelope too, and a slow head is cut off."""
+
+from __future__ import annotations
+
+import ssl
+from typing import TYPE_CHECKING, Any
+
+import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from accountstore.gateway.problems import Problem
+from accountstore.gateway.wire import envelope
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp
+
+__all__ = ("Protocol", "server")
+
+_HEAD_BYTES = 64 * 1024
+_HEAD_SECONDS = 10.0
+_CONNECTIONS = 4096
+_GRACE_SECONDS = 30
+
+
+class _HeadTooLargeError(Exception):
+    """Ends the parsing of a request."""
+
+
+class Protocol(HttpToolsProtocol):
+    """One connection.
+
+    A request's head has at most `head_bytes` and comes within `head_seconds`; of more than `connections` the newest is
+    closed.
+    """
+
+    head_bytes = _HEAD_BYTES
+    head_seconds = _HEAD_SECONDS
+    connections_allowed = _CONNECTIONS
+
+    _head_size = 0
+    _head_timer: Any = None
+
+    def connection_made(self, transport: Any) -> None:
+        """Begin to wait for a request."""
+        super().connection_made(transport)
+        if len(self.connections) > self.connections_allowed:
+            self.transport.close()
+        else:
+            self._wait_for_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget the connection."""
+        self._end_wait()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Parse what came. A head that is still incomplete is counted."""
+        self._head_size += len(data)
+        super().data_received(data)
+        under_way: Any = self.cycle  # None before the first request, whatever its type says
+        if under_way is None or under_way.response_complete:
+            if self._head_size > self.head_bytes:
+                self.send_400_response("")
+            elif self._head_timer is None and not self.transport.is_closing():
+                self._wait_for_head()
+
+    def on_message_begin(self) -> None:
+        """Count a head anew."""
+        super().on_message_begin()
+        self._counted = 0
+
+    def on_url(self, url: bytes) -> None:
+        """Take a part of the request's target."""
+        self._count(url)
+        super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Take a header."""
+        self._count(name + value)
+        super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        """Begin to work on a request."""
+        self._end_wait()
+        self._head_size = 0
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        """Take a part of the body, which is no head."""
+        self._head_size = 0
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """Wait for the next head."""
+        self._head_size = 0
+        super().on_message_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer what is no HTTP request in the API's envelope, and close the connection."""
+        problem = Problem(400, "badRequest", "this is not an HTTP request that can be understood")
+        body = envelope(problem, "-")
+        head = (
+            b"HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\nconnection: close\r\n"
+            b"x-content-type-options: nosniff\r\ncache-control: no-store\r\ncontent-length: %d\r\n\r\n" % len(body)
+        )
+        if not self.transport.is_closing():
+            self.transport.write(head + body)
+            self.transport.close()
+        # What is still under way on this connection has nowhere to answer to.
+        for cycle in (self.cycle, *(cycle for cycle, _ in self.pipeline)):
+            under_way: Any = cycle
+            if under_way is not None:
+                under_way.disconnected = True
+                under_way.message_event.set()
+
+    def _count(self, part: bytes, /) -> None:
+        self._counted += len(part)
+        if self._counted > self.head_bytes:
+            raise _HeadTooLargeError
+
+    def _wait_for_head(self) -> None:
+        self._head_timer = self.loop.call_later(self.head_seconds, self.transport.close)
+
+    def _end_wait(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+
+def server(
+    app: ASGIApp, host: str, port: int, /, *, certificate: str | None = None, key: str | None = None
+) -> uvicorn.Server:
+    """A server of one process. At SIGTERM it takes no more connections and ends what it has begun."""
+    return uvicorn.Server(
+        uvicorn.Config(
+            app,
+            host,
+            port,
+            http=Protocol,
+            ws="none",
+            lifespan="on",
+            log_config=None,
+            access_log=False,  # it has queries; the gateway has its own
+            server_header=False,
+            proxy_headers=False,
+            timeout_graceful_shutdown=_GRACE_SECONDS,
+            ssl_certfile=certificate,
+            ssl_keyfile=key,
+            ssl_version=ssl.PROTOCOL_TLS_SERVER,
+        )
+    )

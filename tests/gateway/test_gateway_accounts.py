@@ -1,0 +1,402 @@
+"""The four operations of the client-account API, in process."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import anyio
+import pytest
+from doubles import Recording
+from gateways import BASE, MULTI, OAUTH, PASSWORD, configured, request_of, serving, told
+from samples import RICH
+
+from accountstore import AccountStore, Location, StorageConfig, StoreConfig, Version
+from accountstore.gateway.plain import PlainVersions
+from accountstore.testing import store_over
+
+pytestmark = pytest.mark.anyio
+
+AT = Location("a.account")
+MULTI_AT = Location("a.multi.account")
+
+
+async def test_what_is_saved_is_got(store: AccountStore) -> None:
+    """PUT answers exactly 200 with nothing; GET answers the account, and the folder's two spellings mean one."""
+    async with serving(store) as http:
+        saved = await http.put(BASE, json=request_of(PASSWORD, folderPath="mail/team", storage="main"))
+        assert (saved.status_code, saved.content) == (200, b"")
+        got = await http.get(BASE, params={"fileName": "a.account", "folder": "mail/team", "storage": "main"})
+    assert got.status_code == 200
+    assert got.headers["content-type"] == "application/json"
+    assert "content-encoding" not in got.headers
+    assert got.json() == PASSWORD
+
+
+async def test_a_multi_account_too(store: AccountStore) -> None:
+    """The same for a multi account."""
+    multi = {"receiveAccounts": [PASSWORD, OAUTH], "sendAccount": OAUTH}
+    async with serving(store) as http:
+        saved = await http.put(MULTI, json=request_of(multi, "a.multi.account"))
+        assert (saved.status_code, saved.content) == (200, b"")
+        got = await http.get(MULTI, params={"fileName": "a.multi.account"})
+    assert got.json() == multi
+
+
+async def test_answers_are_as_every_client_reads_them(store: AccountStore) -> None:
+    """The body begins with `{` and is ASCII; the discriminator comes first; a key `type` stays inside."""
+    document = json.dumps(
+        {
+            **PASSWORD,
+            "host": "bücher.example",
+            "credentials": {"type": "x", "login": "\U0001f511", "password": "p", **_discriminator("Password")},
+        }
+    )
+    async with serving(store) as http:
+        await store.save_json(AT, b"\xef\xbb\xbf " + document.encode())
+        got = await http.get(BASE, params={"fileName": "a.account"})
+    assert got.content.isascii()
+    assert got.content[:1] == b"{"
+    credentials = got.json()["credentials"]
+    assert list(credentials) == ["discriminator", "login", "password"]
+    assert (got.json()["host"], credentials["login"]) == ("bücher.example", "\U0001f511")
+
+
+def _discriminator(kind: str) -> dict[str, str]:
+    return {"discriminator": f"EmailClientAccount{kind}Credentials"}
+
+
+def pascal(tree: Any) -> Any:
+    """A tree with the keys that the .NET client sends."""
+    if isinstance(tree, dict):
+        return {key[:1].upper() + key[1:]: pascal(value) for key, value in tree.items()}
+    return [pascal(item) for item in tree] if isinstance(tree, list) else tree
+
+
+@pytest.mark.parametrize(("path", "name"), [(BASE, "a.account"), (MULTI, "a.multi.account")])
+async def test_keys_are_read_in_either_case(store: AccountStore, path: str, name: str) -> None:
+    """PascalCase keys are taken, and answered in camelCase; but a key within an unknown value stays as it is."""
+    account = {**OAUTH, "cacheFile": {"fileName": "c"}}
+    value = account if path == BASE else {"receiveAccounts": [account], "sendAccount": account}
+    body = pascal(request_of(value, name))
+    body["Value"]["Extra"] = {"Kept": 1}
+    async with serving(store) as http:
+        assert (await http.put(path, json=body)).status_code == 200
+        assert (await http.get(path, params={"FileName": name})).json() == value
+    assert json.loads((await store.read_json(Location(name))).document)["extra"] == {"Kept": 1}
+
+
+@pytest.mark.parametrize(
+    ("query", "status", "code"),
+    [
+        ("", 400, "badRequest"),
+        ("fileName=", 400, "badRequest"),
+        ("fileName=no.account", 404, "notFound"),
+        ("fileName=no.account&storage=unknown", 404, "notFound"),
+        ("fileName=a.txt", 400, "badName"),
+        ("fileName=a.multi.account", 400, "badName"),
+        ("fileName=a.account&folder=..", 400, "badName"),
+        ("fileName=..%2Fa.account", 400, "badName"),
+        ("fileName=a.account&fileName=b.account", 400, "badRequest"),
+        ("fileName=a.account&FileName=b.account", 400, "badRequest"),
+        ("fileName=%ff.account", 400, "badRequest"),
+        ("&".join(f"x{n}=1" for n in range(100)), 400, "badRequest"),
+    ],
+)
+async def test_a_query_that_leads_nowhere(store: AccountStore, query: str, status: int, code: str) -> None:
+    """What is asked for wrongly, or is not there, is told in the envelope."""
+    async with serving(store) as http:
+        assert told(await http.get(f"{BASE}?{query}")) == (status, code)
+
+
+async def test_queries_are_decoded_as_forms(store: AccountStore) -> None:
+    """`+`, `%20`, `%2F` and `%2f`, raw slashes and a bare `%` are read as every client sends them."""
+    async with serving(store) as http:
+        for folder, name in (("a b/é", "x y.account"), ("", "100% sure.account")):
+            assert (await http.put(BASE, json=request_of(PASSWORD, name, folderPath=folder))).status_code == 200
+        for query in (
+            "fileName=x+y.account&folder=a+b%2F%C3%A9",
+            "fileName=x%20y.account&folder=a%20b%2f%c3%a9&storage=",
+            "fileName=x+y.account&folder=/a+b/%C3%A9/",
+            "fileName=100%+sure.account",
+        ):
+            assert (await http.get(f"{BASE}?{query}")).json() == PASSWORD, query
+
+
+@pytest.mark.parametrize(
+    ("body", "code"),
+    [
+        (b"", "badRequest"),
+        (b"[]", "badRequest"),
+        (b"{", "badRequest"),
+        (b"{}", "badRequest"),
+        (b"\xff\xfe{}", "badRequest"),
+        (b'{"storageFile":{"fileName":"a.account"}}', "badRequest"),
+        (b'{"value":{}}', "badRequest"),
+        (b'{"storageFile":null,"value":{}}', "badRequest"),
+        (b'{"storageFile":{"fileName":1},"value":{}}', "badRequest"),
+        (b'{"storageFile":{"fileName":"a.account"},"value":null}', "badRequest"),
+        (b'{"storageFile":{"fileName":"a.account"},"value":{}}', "badDocument"),
+        (b'{"storageFile":{"fileName":"a.account"},"value":{"host":"h","port":NaN}}', "badRequest"),
+        (b'{"storageFile":{"fileName":"a.account"},"value":{"host":"h","port":0}}', "badDocument"),
+        (b'{"storageFile":{"fileName":"a.account"},"value":{"host":"h","port":1,"port":2}}', "badRequest"),
+        (b'{"storageFile":{"fileName":"a.account"},"value":{"host":"h","Port":1,"port":2}}', "badRequest"),
+        (b'{"storageFile":{"fileName":"a.txt"},"value":{"host":"h","port":1}}', "badName"),
+        (b'{"storageFile":{"fileName":"a.multi.account"},"value":{"host":"h","port":1}}', "badName"),
+        (b"[" * 100_000, "badRequest"),
+        (b'{"storageFile":{"fileName":"a.account"},"value":%s}' % (b'{"a":' * 40 + b"1" + b"}" * 40), "badDocument"),
+        (
+            b'{"storageFile":{"fileName":"a.account"},"value":{"host":"h","port":1,"credentials":{"password":"p"}}}',
+            "badDocument",
+        ),
+        (b'{"storageFile":{"fileName":"a.account"},"value":{"host":"h","port":1,"credentials":"p"}}', "badRequest"),
+    ],
+)
+async def test_a_bad_body_is_refused(store: AccountStore, body: bytes, code: str) -> None:
+    """A body that is no such request is refused with 400 in the envelope, and nothing is written."""
+    async with serving(store) as http:
+        assert told(await http.put(BASE, content=body)) == (400, code)
+    assert not [entry async for entry in store.list()]
+
+
+async def test_a_multi_call_takes_multi_names_only(store: AccountStore) -> None:
+    """Both multi calls refuse another extension than `.multi.account`."""
+    async with serving(store) as http:
+        body = request_of({"receiveAccounts": []})
+        assert told(await http.put(MULTI, json=body)) == (400, "badName")
+        assert told(await http.get(MULTI, params={"fileName": "a.account"})) == (400, "badName")
+
+
+# --- what a save keeps ----------------------------------------------------------------------------------------------
+
+
+async def test_a_save_keeps_what_its_client_does_not_know(store: AccountStore) -> None:
+    """Unknown fields of every level stay as they stand, numbers to the digit; known ones are the client's to drop."""
+    stored = RICH.replace(b'"port":1', b'"port":1,"X-Own":{"Deep":1.50},"securityOptions":"Auto"')
+    await store.save_json(AT, stored)
+    changed = {"host": "new", "port": 2, "credentials": {"login": "l", "password": "q", **_discriminator("Password")}}
+    async with serving(store) as http:
+        assert (await http.put(BASE, json=request_of(changed))).status_code == 200
+        assert (await http.get(BASE, params={"fileName": "a.account"})).json() == changed
+    after = (await store.read_json(AT)).document
+    assert b'"new":{"deep":[1,2.50]}' in after
+    assert b'"X-Own":{"Deep":1.50}' in after
+    assert b'"hint":"?"' in after
+    assert b"securityOptions" not in after
+
+
+@pytest.mark.parametrize(
+    ("change", "kept"),
+    [
+        ({}, True),
+        ({"clientSecret": "new"}, True),
+        ({"refreshToken": "new"}, False),
+        ({"login": "other"}, False),
+        ({"clientId": "other"}, False),
+    ],
+)
+async def test_tokens_stay_with_their_grant(store: AccountStore, change: dict[str, str], kept: bool) -> None:
+    """Access token and expiry survive a read-change-save by a client that drops them, unless the grant is another."""
+    tokens = {"accessToken": "at", "expiresAt": "2031-01-01T00:00:00Z"}
+    credentials: dict[str, Any] = {**OAUTH["credentials"], "hint": "?"}  # type: ignore[dict-item]
+    await store.save_json(AT, json.dumps({**OAUTH, "credentials": {**credentials, **tokens}}).encode())
+    del credentials["hint"]
+    async with serving(store) as http:
+        body = request_of({**OAUTH, "port": 466, "credentials": {**credentials, **change}})
+        assert (await http.put(BASE, json=body)).status_code == 200
+    after = json.loads((await store.read_json(AT)).document)["credentials"]
+    assert (tokens.items() <= after.items()) is kept
+    assert after["hint"] == "?"
+
+
+async def test_other_credentials_keep_nothing(store: AccountStore) -> None:
+    """From a password to OAuth, nothing of the old credentials comes along."""
+    await store.save_json(AT, RICH)
+    async with serving(store) as http:
+        assert (await http.put(BASE, json=request_of(OAUTH))).status_code == 200
+    assert b"hint" not in (await store.read_json(AT)).document
+
+
+async def test_accounts_of_a_multi_account_keep_their_own(store: AccountStore) -> None:
+    """In another order each receiving account keeps its own fields; a new one takes those of the one in its place."""
+
+    def one(host: str, **more: Any) -> dict[str, Any]:
+        return {**PASSWORD, "host": host, **more}
+
+    stored = {
+        "receiveAccounts": [one("a", tag=1), one("b", tag=2), one("c", tag=3)],
+        "sendAccount": one("s", tag=4),
+        "label": "team",
+    }
+    await store.save_json(MULTI_AT, json.dumps(stored).encode())
+    new = {"receiveAccounts": [one("c"), one("d"), one("a")], "sendAccount": one("s")}
+    async with serving(store) as http:
+        assert (await http.put(MULTI, json=request_of(new, "a.multi.account"))).status_code == 200
+    after = json.loads((await store.read_json(MULTI_AT)).document)
+    assert [each.get("tag") for each in after["receiveAccounts"]] == [3, 2, 1]
+    assert (after["sendAccount"]["tag"], after["label"]) == (4, "team")
+
+
+async def test_a_document_that_cannot_be_read_is_replaced(tmp_path: Any) -> None:
+    """What is stored and is no document answers a get with 502, and a save replaces it."""
+    (tmp_path / "a.account").write_text("{")
+    async with serving(StoreConfig(storages={"main": StorageConfig(str(tmp_path))})) as http:
+        assert told(await http.get(BASE, params={"fileName": "a.account"})) == (502, "badStored")
+        assert (await http.put(BASE, json=request_of(PASSWORD))).status_code == 200
+        assert (await http.get(BASE, params={"fileName": "a.account"})).json() == PASSWORD
+
+
+# --- conditions -----------------------------------------------------------------------------------------------------
+
+
+async def test_etags_and_conditions(store: AccountStore) -> None:
+    """An ETag names one state, for GET and PUT; what does not hold is 412, what is there already 304."""
+    at = {"fileName": "a.account"}
+    async with serving(store) as http:
+        none = await http.put(BASE, json=request_of(PASSWORD), headers={"if-match": "*"})
+        assert told(none) == (412, "changed")
+        created = await http.put(BASE, json=request_of(PASSWORD), headers={"if-none-match": "*"})
+        tag = created.headers["etag"]
+        again = await http.put(BASE, json=request_of(PASSWORD), headers={"if-none-match": "*"})
+        assert told(again) == (412, "changed")
+        got = await http.get(BASE, params=at)
+        assert got.headers["etag"] == tag
+        known = await http.get(BASE, params=at, headers={"if-none-match": f'"x", W/{tag}'})
+        assert (known.status_code, known.content, known.headers["etag"]) == (304, b"", tag)
+        assert told(await http.get(BASE, params=at, headers={"if-match": '"x"'})) == (412, "changed")
+        assert (await http.get(BASE, params=at, headers={"if-match": tag})).status_code == 200
+
+        changed = await http.put(BASE, json=request_of(OAUTH), headers={"if-match": tag})
+        assert changed.status_code == 200
+        assert changed.headers["etag"] != tag
+        stale = await http.put(BASE, json=request_of(PASSWORD), headers={"if-match": tag})
+        assert told(stale) == (412, "changed")
+        weak = await http.put(BASE, json=request_of(PASSWORD), headers={"if-match": f"W/{changed.headers['etag']}"})
+        assert told(weak) == (412, "changed")
+        assert (await http.get(BASE, params=at)).json() == OAUTH
+
+
+async def test_an_etag_is_no_digest_of_a_document(store: AccountStore) -> None:
+    """Two gateways with different keys give one state different ETags, and so do two documents of equal bytes.
+
+    Control: the versions below are digests, equal for equal bytes.
+    """
+    tags: set[str] = set()
+    for key in ("a" * 43, "b" * 43):
+        async with serving(store, configured(keys=(key,))) as http:
+            for name in ("a.account", "b.account"):
+                if key[0] == "a":
+                    await http.put(BASE, json=request_of(PASSWORD, name))
+                tags.add((await http.get(BASE, params={"fileName": name})).headers["etag"])
+    assert len(tags) == 4
+    if store.capabilities().durable:
+        assert (await store.read(AT)).version == (await store.read(Location("b.account"))).version
+
+
+async def test_a_conditional_save_survives_a_rotated_key(store: AccountStore) -> None:
+    """A gateway whose keys were rotated takes an ETag that the older key made."""
+    async with serving(store, configured(keys=("a" * 43,))) as http:
+        tag = (await http.put(BASE, json=request_of(PASSWORD))).headers["etag"]
+    async with serving(store, configured(keys=("b" * 43, "a" * 43))) as http:
+        after = await http.put(BASE, json=request_of(OAUTH), headers={"if-match": tag})
+        assert after.status_code == 200
+    async with serving(store, configured(keys=("b" * 43,))) as http:
+        refused = await http.put(BASE, json=request_of(OAUTH), headers={"if-match": tag})
+        assert refused.status_code == 412
+
+
+async def test_saves_at_once_keep_one_anothers_unknown_fields(store: AccountStore) -> None:
+    """Saves that meet merge with what the other has written: no field that a client does not know is lost."""
+    await store.save_json(AT, json.dumps({**PASSWORD, "own": 1}).encode())
+    async with serving(store) as http:
+
+        async def save(port: int) -> None:
+            value = {**PASSWORD, "port": port, f"field{port}": port}
+            assert (await http.put(BASE, json=request_of(value))).status_code == 200
+
+        async with anyio.create_task_group() as tasks:
+            for port in range(1, 11):
+                tasks.start_soon(save, port)
+    after = json.loads((await store.read_json(AT)).document)
+    assert after["own"] == 1
+    assert {f"field{port}" for port in range(1, 11)} <= after.keys()
+
+
+async def test_a_storage_without_conditions_takes_saves_but_no_conditions() -> None:
+    """Where the storage cannot compare and swap, a save overwrites, and one with a condition is refused with 501."""
+    backend = Recording(create=False, update=False)
+    async with serving(store_over({"main": backend})) as http:
+        assert (await http.put(BASE, json=request_of({**PASSWORD, "own": 1}))).status_code == 200
+        assert (await http.put(BASE, json=request_of(OAUTH))).status_code == 200
+        assert json.loads(await backend.raw(AT))["own"] == 1
+        tag = (await http.get(BASE, params={"fileName": "a.account"})).headers["etag"]
+        refused = await http.put(BASE, json=request_of(PASSWORD), headers={"if-match": tag})
+        assert told(refused) == (501, "notSupported")
+
+
+async def test_a_save_that_never_wins_is_told(pauses: list[float]) -> None:
+    """Where others are faster for ever, a save ends in a conflict; with a condition, at the first one in 412."""
+    backend = Recording()
+    async with serving(store_over({"main": backend})) as http:
+        first = await http.put(BASE, json=request_of(PASSWORD))
+        rivals = iter(range(10**6))
+
+        async def rival(operation: str) -> None:
+            if operation == "write":
+                await backend.put(AT, json.dumps({**PASSWORD, "port": next(rivals) + 1}).encode(), minutes=0)
+
+        backend.before = rival
+        refused = await http.put(BASE, json=request_of(OAUTH), headers={"if-match": first.headers["etag"]})
+        assert told(refused) == (412, "changed")
+        assert next(rivals) == 1
+        assert told(await http.put(BASE, json=request_of(OAUTH))) == (409, "conflict")
+        assert next(rivals) == 66
+    assert pauses
+
+
+async def test_a_save_over_ones_own_needs_no_read() -> None:
+    """Where the gateway knows that there is nothing to keep, a save is one request; with anything to keep it reads."""
+    backend = Recording()
+    async with serving(store_over({"main": backend})) as http:
+        for value, requests in (
+            (PASSWORD, ["read", "write"]),
+            (OAUTH, ["write"]),
+            ({**OAUTH, "own": 1}, ["write"]),
+            (OAUTH, ["read", "write"]),  # and keeps `own`
+            (OAUTH, ["read", "write"]),
+        ):
+            backend.log.clear()
+            assert (await http.put(BASE, json=request_of(value))).status_code == 200
+            assert [call for call in backend.log if call in {"read", "write"}] == requests
+        assert json.loads(await backend.raw(AT))["own"] == 1
+
+
+@pytest.mark.parametrize("kind", ["account", "multi"])
+async def test_what_others_wrote_meanwhile_is_kept_all_the_same(store: AccountStore, kind: str) -> None:
+    """A document that somebody else has written since the gateway did is read, and keeps its fields; one removed is
+    created.
+    """
+    at, path = (AT, BASE) if kind == "account" else (MULTI_AT, MULTI)
+    value = PASSWORD if kind == "account" else {"receiveAccounts": [PASSWORD, OAUTH]}
+    async with serving(store) as http:
+        body = request_of(value, at.file_name)
+        assert (await http.put(path, json=body)).status_code == 200
+        await store.save_json(at, json.dumps({**value, "own": 1}).encode())
+        for _ in range(2):
+            assert (await http.put(path, json=body)).status_code == 200
+            assert json.loads((await store.read_json(at)).document)["own"] == 1
+        await store.delete(at)
+        for _ in range(2):
+            assert (await http.put(path, json=body)).status_code == 200
+            await store.delete(at)
+
+
+def test_the_versions_that_are_known_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many documents are saved, memory does not grow with them."""
+    monkeypatch.setattr("accountstore.gateway.plain._KEPT", 3)
+    known, store = PlainVersions(), store_over({"main": Recording()})
+    for number in range(9):
+        known.put(store, Location(f"{number}.account"), Version(str(number)))
+    found = [known.take(store, Location(f"{number}.account")) for number in range(9)]
+    assert found == [None] * 6 + [Version("6"), Version("7"), Version("8")]
+    assert known.take(store, Location("8.account")) is None

@@ -1,0 +1,199 @@
+"""The gateway's file, and `accountstore gateway add-client` that writes it."""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+import tomllib
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from gateways import HASH, KEY
+
+pytest.importorskip("typer")
+
+from argon2 import PasswordHasher
+from typer.testing import CliRunner
+
+from accountstore import ConfigError, Secret
+from accountstore.cli.commands import app
+from accountstore.gateway import Client, GatewayConfig, Limits, load_gateway_config
+from accountstore.gateway.adding import add_to_file
+from accountstore.gateway.config import find_gateway_config
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+GOOD = f"""
+keys = ["{KEY}"]
+metrics = true
+[clients.a]
+secrets = ["{HASH}"]
+folder = "t"
+rate = 5
+[limits]
+in_flight = 7
+"""
+
+
+def test_a_file_is_read(tmp_path: Path) -> None:
+    """Every table of the file has its place."""
+    file = tmp_path / "g.toml"
+    file.write_text(GOOD)
+    config = load_gateway_config(str(file))
+    assert config == GatewayConfig(
+        keys=(Secret(KEY),),
+        clients={"a": Client(secrets=(HASH,), folder="t", rate=5)},
+        limits=Limits(in_flight=7),
+        metrics=True,
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("keys = 1", "keys: must be a list of text"),
+        ("keys = [1]", "keys: must be a list of text"),
+        ("keys = []", "keys: none"),
+        ("keyz = []", "keyz"),
+        (f'keys = ["{KEY}"]\n[clients.a]\nsecrets = ["{HASH}"]', "folder"),
+        (f'keys = ["{KEY}"]\n[clients.a]\nsecrets = ["x"]\nfolder = ""', r"clients\.a\.secrets"),
+        (f'keys = ["{KEY}"]\n[clients.a]\nsecrets = ["{HASH}"]\nfolder = ""\nrights = "all"', "rights"),
+        (f'keys = ["{KEY}"]\n[limits]\nin_flight = "x"', r"limits\.in_flight"),
+        ("=", r"cannot be read \(TOMLDecodeError\)"),
+    ],
+)
+def test_a_file_that_cannot_be_meant_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    """The refusal names the file and the key, and quotes no value."""
+    file = tmp_path / "g.toml"
+    file.write_text(text)
+    with pytest.raises(ConfigError, match=message) as caught:
+        load_gateway_config(str(file))
+    assert str(caught.value).startswith(f"{file}: ")
+    assert KEY not in str(caught.value)
+    assert caught.value.__context__ is None or KEY not in repr(caught.value.__context__)
+
+
+def test_a_missing_file_says_how_it_is_made(tmp_path: Path) -> None:
+    """Without a file the refusal names the command."""
+    with pytest.raises(ConfigError, match="add-client NAME"):
+        load_gateway_config(str(tmp_path / "no.toml"))
+
+
+def test_keys_may_come_from_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The variable takes the place of the file's keys, in its order."""
+    file = tmp_path / "g.toml"
+    file.write_text(GOOD)
+    monkeypatch.setenv("ACCOUNTSTORE_GATEWAY_KEYS", f"{'n' * 43},{KEY}")
+    assert load_gateway_config(str(file)).keys == (Secret("n" * 43), Secret(KEY))
+
+
+def test_where_the_file_is_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The path given, the variable's, the working directory's, the user's: in this order."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    monkeypatch.delenv("ACCOUNTSTORE_GATEWAY", raising=False)
+    assert find_gateway_config().endswith("accountstore-gateway.toml")
+    assert find_gateway_config() != "accountstore-gateway.toml"
+    (tmp_path / "accountstore-gateway.toml").touch()
+    assert find_gateway_config() == "accountstore-gateway.toml"
+    monkeypatch.setenv("ACCOUNTSTORE_GATEWAY", "x.toml")
+    assert find_gateway_config() == "x.toml"
+    assert find_gateway_config("y.toml") == "y.toml"
+
+
+# --- add-client ------------------------------------------------------------------------------------------------------
+
+
+def run(*arguments: str) -> Any:
+    return CliRunner().invoke(app, arguments)
+
+
+def added(file: Path, *arguments: str) -> tuple[str, str]:
+    """Id and secret that the command prints."""
+    result = run("gateway", "add-client", "--gateway", str(file), *arguments)
+    assert result.exit_code == 0, result.output
+    first, second = result.stdout.splitlines()
+    return first.split()[-1], second.split()[-1]
+
+
+def test_clients_are_added_to_the_file(tmp_path: Path) -> None:
+    """The first makes the file with a key, for its owner alone; each prints a secret once, whose hash is kept."""
+    file = tmp_path / "new" / "g.toml"
+    name, secret = added(file, "team-a")
+    assert name == "team-a"
+    assert len(secret) == 43
+    if sys.platform != "win32":
+        assert stat.S_IMODE(os.stat(file).st_mode) == 0o600
+    assert secret not in file.read_text()
+    keys = tomllib.loads(file.read_text())["keys"]
+    file.write_text(file.read_text() + "# a remark\n")
+    added(file, "reports", "--folder", "mail", "--storage", 'Fir"st\x7f\u00e9', "--read-only")
+    added(file, "root.1", "--everything")
+    config = load_gateway_config(str(file))
+    assert tomllib.loads(file.read_text())["keys"] == keys
+    assert "# a remark" in file.read_text()
+    assert PasswordHasher().verify(config.clients["team-a"].secrets[0], secret)
+    assert {name: (one.folder, one.storage, one.rights) for name, one in config.clients.items()} == {
+        "team-a": ("tenants/team-a", None, "write"),
+        "reports": ("mail", 'Fir"st\x7f\u00e9', "read"),
+        "root.1": ("", None, "write"),
+    }
+    assert os.listdir(file.parent) == ["g.toml"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["a b"], "letters, digits and -._~"),
+        (["a+b"], "letters, digits and -._~"),
+        (["there"], "there is a client 'there' already"),
+        (["new", "--everything", "--folder", "x"], "--everything goes without"),
+    ],
+)
+def test_a_client_that_cannot_be_added_is_told(tmp_path: Path, arguments: list[str], message: str) -> None:
+    """A wrong or taken id is refused in one line, and the file stays as it is."""
+    file = tmp_path / "g.toml"
+    added(file, "there")
+    before = file.read_text()
+    result = run("gateway", "add-client", "--gateway", str(file), *arguments)
+    assert result.exit_code == 1
+    assert message in result.stderr
+    assert file.read_text() == before
+
+
+def test_a_file_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    """No file is left half written, and the refusal names the file."""
+    (tmp_path / "g.toml").mkdir()
+    with pytest.raises(ConfigError, match=r"g\.toml: cannot be read \(IsADirectoryError\)"):
+        add_to_file(str(tmp_path / "g.toml"), "a", Client(secrets=(), folder=""))
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match=r"cannot be (read|written) \("):
+        add_to_file(str(tmp_path / "file" / "g.toml"), "a", Client(secrets=(), folder=""))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--host", "0.0.0.0"], "--plain-http"),
+        (["--tls-key", "x"], "belong together"),
+        (["--gateway", "no.toml"], "add-client NAME"),
+    ],
+)
+def test_serve_refuses_what_is_not_safe(arguments: list[str], message: str) -> None:
+    """Beyond loopback it wants TLS, or an explicit word; and a configuration."""
+    result = run("serve", *arguments)
+    assert result.exit_code == 1
+    assert message in " ".join(result.stderr.split())
+
+
+def test_what_is_not_installed_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the extra, a refusal says how to install it, and nothing is written."""
+    for name in [name for name in sys.modules if name.startswith("accountstore.gateway")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "argon2", None)
+    result = run("gateway", "add-client", "--gateway", str(tmp_path / "g.toml"), "x")
+    assert result.exit_code == 1
+    assert "pip install 'accountstore[gateway]'" in result.stderr
+    assert not list(tmp_path.iterdir())

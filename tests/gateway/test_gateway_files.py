@@ -1,0 +1,184 @@
+"""The API's storage calls on account documents."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from gateways import BASE, PASSWORD, STORAGE, configured, request_of, serving, told
+from samples import RICH
+
+from accountstore import AccountStore, Location
+from accountstore.gateway import Limits
+
+pytestmark = pytest.mark.anyio
+
+BODY = json.dumps(PASSWORD).encode()
+
+
+async def names(http: Any, folder: str) -> list[str]:
+    listed = await http.get(f"{STORAGE}/folder/{folder}")
+    assert listed.status_code == 200
+    # A folder of a local storage stays when its last document goes.
+    return [entry["path"] for entry in listed.json()["value"] if entry["name"] not in {"to", "empty"}]
+
+
+async def test_files_go_up_and_come_down_whole(store: AccountStore) -> None:
+    """A form's file or a bare body is stored as it is, unknown fields too, and comes down the same."""
+    async with serving(store) as http:
+        uploads: list[tuple[str, dict[str, Any]]] = [
+            ("a.account", {"files": {"File": ("x.account", RICH, "application/octet-stream")}}),
+            ("mail/b.account", {"content": RICH}),
+        ]
+        for name, content in uploads:
+            up = await http.put(f"{STORAGE}/file/{name}", params={"storageName": "main"}, **content)
+            assert up.json() == {"uploaded": [name.rpartition("/")[2]], "errors": []}
+            down = await http.get(f"{STORAGE}/file//{name}")
+            assert down.headers["content-type"] == "application/octet-stream"
+            assert json.loads(down.content) == json.loads(RICH)
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "code"),
+    [
+        ("a.txt", 400, "badName"),
+        ("%2E%2E/a.account", 400, "badName"),
+        ("x/..%2F..%2Fa.account", 400, "badName"),
+        ("a%00.account", 400, "badName"),
+        ("a%FF.account", 400, "badRequest"),
+        ("", 400, "badRequest"),
+        ("a.account?storageName=other", 404, "notFound"),
+        ("a.account?versionId=1", 501, "notSupported"),
+    ],
+)
+@pytest.mark.parametrize("method", ["GET", "PUT", "DELETE"])
+async def test_names_have_the_stores_rules(store: AccountStore, method: str, path: str, status: int, code: str) -> None:
+    """Extensions and names are the store's in every call, and versions are not served."""
+    async with serving(store) as http:
+        answer = await http.request(method, f"{STORAGE}/file/{path}", content=BODY if method == "PUT" else None)
+    assert told(answer) == (status, code)
+
+
+@pytest.mark.parametrize(
+    ("kind", "body"),
+    [
+        ("multipart/form-data; boundary=x", b"--x--\r\n"),
+        ("multipart/form-data", BODY),
+        ("multipart/form-data; boundary=x", b"garbage"),
+        (
+            "multipart/form-data; boundary=x",
+            b'--x\r\ncontent-disposition: form-data; name="f"\r\n\r\ntext\r\n--x--\r\n',
+        ),
+        (
+            "multipart/form-data; boundary=0",
+            b"".join(b"--%d\r\ncontent-type: multipart/mixed; boundary=%d\r\n\r\n" % (n, n + 1) for n in range(9999)),
+        ),
+        ("multipart/form-data; boundary=x", b"--x\r\nno header\r\n\r\ntext\r\n--x--\r\n"),
+    ],
+)
+async def test_a_form_without_a_file_is_refused(store: AccountStore, kind: str, body: bytes) -> None:
+    """A form that has no file, or is none, is refused."""
+    async with serving(store) as http:
+        answer = await http.put(f"{STORAGE}/file/a.account", content=body, headers={"content-type": kind})
+    assert told(answer) == (400, "badRequest")
+
+
+async def test_what_is_uploaded_must_be_a_document(store: AccountStore) -> None:
+    """Bytes that are no account are refused, with the field."""
+    async with serving(store) as http:
+        answer = await http.put(f"{STORAGE}/file/a.account", content=b'{"host":"h","port":"x"}')
+    assert told(answer) == (400, "badDocument")
+    assert "$.port" in answer.json()["error"]["message"]
+
+
+async def test_copy_move_delete_and_exist(store: AccountStore) -> None:
+    """Files are copied, moved and removed; what is not there is told, but removing it is no error."""
+    async with serving(store) as http:
+        await http.put(BASE, json=request_of(PASSWORD))
+        copied = await http.put(f"{STORAGE}/file/copy/a.account", params={"destPath": "/to/b.account"})
+        assert (copied.status_code, copied.content) == (200, b"")
+        moved = await http.put(
+            f"{STORAGE}/file/move/to/b.account",
+            params={"destPath": "c.account", "srcStorageName": "main", "destStorageName": "main"},
+        )
+        assert moved.status_code == 200
+        assert await names(http, "") == ["/a.account", "/c.account"]
+        for path, exists, is_folder in (
+            ("a.account", True, False),
+            ("to/b.account", False, False),
+            ("to", False, False),
+        ):
+            there = (await http.get(f"{STORAGE}/exist/{path}")).json()
+            assert there == {"exists": exists, "isFolder": is_folder}
+        assert told(await http.put(f"{STORAGE}/file/copy/no.account?destPath=d.account")) == (404, "notFound")
+        assert told(await http.put(f"{STORAGE}/file/copy/a.account")) == (400, "badRequest")
+        assert told(await http.put(f"{STORAGE}/file/copy/a.account?destPath=a.multi.account")) == (400, "badName")
+        assert told(await http.put(f"{STORAGE}/file/move/a.account?destPath=a.account")) == (400, "badName")
+        unknown = await http.put(f"{STORAGE}/file/copy/a.account?destPath=d.account&destStorageName=no")
+        assert told(unknown) == (404, "notFound")
+        for _ in range(2):
+            removed = await http.delete(f"{STORAGE}/file/a.account")
+            assert (removed.status_code, removed.content) == (200, b"")
+        # A path of copy is a path of a file, for other methods.
+        await http.put(f"{STORAGE}/folder/copy")
+        await store.save_json(Location("x.account", folder="copy"), BODY)
+        assert (await http.get(f"{STORAGE}/file/copy/x.account")).json() == PASSWORD
+
+
+async def test_folders(store: AccountStore) -> None:
+    """A folder is there while it has documents; it is removed with them if that is said, as every client says it."""
+    async with serving(store) as http:
+        assert (await http.put(f"{STORAGE}/folder/mail/team")).status_code == 200
+        assert told(await http.put(f"{STORAGE}/folder/mail/%2E%2E/team")) == (400, "badName")
+        assert (await http.get(f"{STORAGE}/exist/mail")).json() == {"exists": False, "isFolder": False}
+        assert (await http.delete(f"{STORAGE}/folder/mail")).status_code == 200
+        for recursive in ("True", "true"):
+            for name in ("a.account", "b.multi.account"):
+                document = BODY if name == "a.account" else b'{"receiveAccounts":[]}'
+                await store.save_json(Location(name, folder="mail/team"), document)
+            assert (await http.get(f"{STORAGE}/exist/mail")).json() == {"exists": True, "isFolder": True}
+            assert await names(http, "mail") == ["/mail/team"]
+            assert await names(http, "/mail/team/") == ["/mail/team/a.account", "/mail/team/b.multi.account"]
+            assert told(await http.delete(f"{STORAGE}/folder/mail")) == (409, "notEmpty")
+            removed = await http.delete(
+                f"{STORAGE}/folder/mail", params={"recursive": recursive, "storageName": "main"}
+            )
+            assert (removed.status_code, removed.content) == (200, b"")
+            assert await names(http, "mail/team") == []
+
+
+async def test_a_listing_tells_what_is_known(store: AccountStore) -> None:
+    """Name, path, size and time of each document, of folders without them; folders first."""
+    await store.save_json(Location("a.account"), BODY)
+    await store.save_json(Location("b.account", folder="z"), BODY)
+    async with serving(store) as http:
+        folder, file = (await http.get(f"{STORAGE}/folder/")).json()["value"]
+    assert folder == {"name": "z", "isFolder": True, "path": "/z"}
+    assert file.pop("modifiedDate").endswith("Z")
+    assert file == {"name": "a.account", "isFolder": False, "size": len(BODY), "path": "/a.account"}
+
+
+async def test_a_listing_is_bounded(store: AccountStore) -> None:
+    """A folder with more entries than the limit is refused."""
+    async with serving(store, configured(limits=Limits(entries=2))) as http:
+        for name in ("a", "b", "c"):
+            await store.save_json(Location(f"{name}.account"), BODY)
+            listed = await http.get(f"{STORAGE}/folder/")
+            assert listed.status_code == (413 if name == "c" else 200)
+
+
+async def test_storages_exist_within_reach(store: AccountStore) -> None:
+    """A storage is there, or not."""
+    async with serving(store) as http:
+        assert (await http.get(f"{STORAGE}/main/exist")).json() == {"exists": True}
+        assert (await http.get(f"{STORAGE}/other/exist")).json() == {"exists": False}
+
+
+async def test_what_no_storage_tells_is_not_served(store: AccountStore) -> None:
+    """Disc usage and versions are answered with 501 and the operation's name."""
+    async with serving(store) as http:
+        for path, name in (("disc", "get_disc_usage"), ("version/a.account", "get_file_versions")):
+            answer = await http.get(f"{STORAGE}/{path}")
+            assert told(answer) == (501, "notImplemented")
+            assert f"storage.{name}" in answer.json()["error"]["message"]
