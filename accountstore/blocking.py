@@ -8,8 +8,8 @@ import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from contextlib import ExitStack
 from functools import partial, wraps
-from inspect import isawaitable, iscoroutinefunction
-from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, Self, TypeVar, overload
+from inspect import isawaitable
+from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, Self, TypeVar, cast, overload
 
 from anyio import to_thread
 from anyio.from_thread import BlockingPortal, start_blocking_portal
@@ -20,18 +20,16 @@ from accountstore.errors import ClosedError
 from accountstore.events import Observer
 from accountstore.listing import Entry, Folder, Skipped
 from accountstore.location import Location
-from accountstore.model import Account, MultiAccount
 from accountstore.secrets import SecretBytes
-from accountstore.storage import Stored
 from accountstore.store import AccountStore
-from accountstore.updating import Change
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
 __all__ = ("BlockingAccountStore",)
 
-D = TypeVar("D", bound=Account | MultiAccount)
+A = TypeVar("A")
+B = TypeVar("B")
 P = ParamSpec("P")
 T = TypeVar("T")
 _END: Any = object()
@@ -70,24 +68,41 @@ async def _next(items: AsyncIterator[T], /) -> T:
     return await anext(items, _END)
 
 
-def _in_a_thread(change: Change[D], /) -> Change[D]:
-    """A function for `update` that may block; what is none is refused there."""
-    if iscoroutinefunction(change) or not callable(change):
-        return change
+def _calling(
+    method: Callable[Concatenate[AccountStore, Location, Callable[[A], Awaitable[B]], P], Coroutine[Any, Any, T]], /
+) -> Callable[Concatenate[BlockingAccountStore, Location, Callable[[A], B | Awaitable[B]], P], T]:
+    """A method that is awaited and calls a function of the caller, as one that blocks; so may the function."""
 
-    async def call(document: D) -> D:
-        changed = await to_thread.run_sync(change, document)
-        return await changed if isawaitable(changed) else changed
+    @wraps(method)
+    def call(
+        self: BlockingAccountStore,
+        location: Location,
+        function: Callable[[A], B | Awaitable[B]],
+        /,
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T:
+        return self._run(partial(method, self._store, location, _in_a_thread(function), *args, **kwargs))
 
     return call
+
+
+def _in_a_thread(function: Callable[[A], B | Awaitable[B]], /) -> Callable[[A], Awaitable[B]]:
+    """A caller's function, async or not, that may block. What is none is refused where it is used."""
+
+    async def call(given: A) -> B:
+        result = await to_thread.run_sync(function, given)
+        return await result if isawaitable(result) else result
+
+    return call if callable(cast("Any", function)) else function
 
 
 class BlockingAccountStore:
     """Every call of `AccountStore`, as one that blocks: the same arguments, results, errors and guarantees.
 
     Threads may share it. The calls run on an event loop in one thread that the store owns. What it is given runs there
-    too (an observer, the iterable of `save_many`) and must not call the store; the function of `update` runs in a
-    thread of its own. Async iterators are iterators here, for one thread each.
+    too (an observer, the iterable of `save_many`) and must not call the store; the functions of `update` and `refresh`
+    run in threads of their own. Async iterators are iterators here, for one thread each.
 
     An exception in the thread that waits, such as `KeyboardInterrupt`, cancels the call. Used after `close`, or in a
     process that was forked from the one that opened it, every call is a `ClosedError`.
@@ -164,20 +179,17 @@ class BlockingAccountStore:
     filesystem = _awaited(AccountStore.filesystem)
     get_many = _iterated(AccountStore.get_many)
     save_many = _iterated(AccountStore.save_many)
+    copy_many = _iterated(AccountStore.copy_many)
+    update = _calling(AccountStore.update)
+    update_multi = _calling(AccountStore.update_multi)
+    refresh = _calling(AccountStore.refresh)
+    refresh_multi = _calling(AccountStore.refresh_multi)
     _list = _iterated(AccountStore.list)
 
     def save_json(self, location: Location, data: bytes, /, *, mode: WriteMode = "overwrite") -> Version:
         """As `AccountStore.save_json`."""
         data = SecretBytes(data) if isinstance(data, bytes) else data  # type: ignore[redundant-expr]  # so that no traceback with locals shows it
         return self._run(partial(self._store.save_json, location, data, mode=mode))
-
-    def update(self, location: Location, change: Change[Account], /) -> Stored[Account]:
-        """As `AccountStore.update`; `change` may block."""
-        return self._run(partial(self._store.update, location, _in_a_thread(change)))
-
-    def update_multi(self, location: Location, change: Change[MultiAccount], /) -> Stored[MultiAccount]:
-        """As `update`, for a multi account."""
-        return self._run(partial(self._store.update_multi, location, _in_a_thread(change)))
 
     @overload
     def list(

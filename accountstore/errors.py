@@ -227,6 +227,7 @@ class JournalError(AccountStoreError, RuntimeError):
     other options than it was begun with. The message says which.
     """
 
+
 class RefreshError(AccountStoreError):
     """`refresh` has not brought a valid access token."""
 

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from msgspec.structs import replace
 from running import HUNG, PYTHON
-from samples import ACCOUNT, AT, MULTI, MULTI_AT
+from samples import ACCOUNT, AT, MULTI, MULTI_AT, OAUTH
 
-from accountstore import AccountStore, Location, StorageConfig, StoreConfig
+from accountstore import AccountStore, Location, OAuthCredentials, StorageConfig, StoreConfig, TokenGrant
 from accountstore.blocking import BlockingAccountStore
 from accountstore.errors import ClosedError, ConfigError, EncodeError
 
@@ -67,6 +67,23 @@ def test_every_kind_of_call_blocks(store: BlockingAccountStore) -> None:
 
 async def _unchanged(document: Any) -> Any:
     return document
+
+
+def test_a_token_is_refreshed_by_a_function_that_blocks(store: BlockingAccountStore) -> None:
+    """The exchange is a plain function or a coroutine function; copies are made."""
+    store.save(AT, OAUTH)
+
+    def exchange(_: OAuthCredentials) -> TokenGrant:
+        return TokenGrant(access_token="new", expires_in=3600)
+
+    async def not_needed(_: OAuthCredentials) -> TokenGrant:
+        raise AssertionError
+
+    credentials: Any = store.refresh(AT, exchange).document.credentials
+    assert credentials.access_token.reveal() == "new"
+    assert store.refresh(AT, not_needed).document == store.get(AT)
+    assert store.copy(AT, other := replace(AT, file_name="other.account")) == store.stat(other).version
+    assert [at for at, _ in store.copy_many([(AT, other)])] == [AT]
 
 
 def test_threads_lose_no_update(store: BlockingAccountStore) -> None:

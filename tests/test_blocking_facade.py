@@ -52,7 +52,7 @@ class Awaited:
         def call(*args: Any, **kwargs: Any) -> Any:
             if name == "scoped":
                 return Awaited(value(*args, **kwargs))
-            if name in {"list", "get_many", "save_many"}:
+            if name in {"list", "get_many", "save_many", "copy_many"}:
                 return Items(value(*args, **kwargs))
             return anyio.to_thread.run_sync(partial(value, *args, **kwargs))
 

@@ -38,8 +38,8 @@ from accountstore.backends.base import classify_error
 from accountstore.backends.memory import MemoryBackend
 from accountstore.codecs import JSON
 from accountstore.errors import AccountStoreError, BackendError, DocumentError, NotFoundError, UnavailableError
-from accountstore.migration import migrate
 from accountstore.lease import FIELD, key_of
+from accountstore.migration import migrate
 from accountstore.sealing import StaticKeys
 from accountstore.testing import store_over
 

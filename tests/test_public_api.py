@@ -63,7 +63,8 @@ NAMES = {
 
 STORE = """
     open aclose get get_multi read read_multi save save_multi update update_multi refresh refresh_multi read_json
-    save_json stat exists delete copy move list get_many save_many copy_many storages capabilities check scoped filesystem
+    save_json stat exists delete copy move list get_many save_many copy_many storages capabilities check scoped
+    filesystem
 """
 """The public members of `AccountStore`."""
 

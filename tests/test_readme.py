@@ -16,8 +16,8 @@ from typing import Any
 
 import anyio
 import pytest
-from msgspec.structs import replace
 from anyio import to_thread
+from msgspec.structs import replace
 from running import HUNG, PYTHON
 from samples import RICH
 

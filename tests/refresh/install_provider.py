@@ -30,7 +30,7 @@ def command(folder: Path) -> list[str] | None:
 def install(folder: Path) -> None:
     """Install the provider into a folder, unless it is there."""
     if command(folder) is None:
-        npm_install(folder, f"oidc-provider@{VERSION}", OLDEST_NODE)
+        npm_install(folder, OLDEST_NODE, f"oidc-provider@{VERSION}")
 
 
 if __name__ == "__main__":
