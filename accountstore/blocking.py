@@ -94,7 +94,7 @@ def _in_a_thread(function: Callable[[A], B | Awaitable[B]], /) -> Callable[[A], 
         result = await to_thread.run_sync(function, given)
         return await result if isawaitable(result) else result
 
-    return call if callable(cast("Any", function)) else function
+    return call if callable(cast("Any", function)) else cast("Any", function)
 
 
 class BlockingAccountStore:
