@@ -42,6 +42,7 @@ NAMES = {
         BackendError ConfigError ConflictError DeniedError ExistsError FullError NotFoundError NotRegularError
         TooLargeError UnavailableError UncertainError UnsupportedError
     """,
+    "accountstore.blocking": "BlockingAccountStore",
     "accountstore.testing": """
         BackendTests Call Fault FaultyBackend Harness LossyBackend LossyProxy Recorder Schedule
         backend_machine exercise find_violation is_linearizable read_histories store_machine store_over
@@ -69,7 +70,7 @@ MODULES = sorted(
     module.name
     for module in pkgutil.walk_packages(accountstore.__path__, "accountstore.")
     if not module.name.endswith("__main__")
-    and all(importlib.util.find_spec(EXTRAS.get(part, "pytest")) for part in module.name.split("."))
+    and all(importlib.util.find_spec(EXTRAS[part]) for part in module.name.split(".") if part in EXTRAS)
 )
 
 
