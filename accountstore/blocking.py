@@ -92,7 +92,7 @@ def _in_a_thread(function: Callable[[A], B | Awaitable[B]], /) -> Callable[[A], 
 
     async def call(given: A) -> B:
         result = await to_thread.run_sync(function, given)
-        return await result if isawaitable(result) else result
+        return cast("B", await result if isawaitable(result) else result)
 
     return call if callable(cast("Any", function)) else cast("Any", function)
 
