@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Mapping, Sequence
     from datetime import datetime
 
-    from accountstore import Capabilities, Check, Folder, StorageConfig, StoreConfig
+    from accountstore import Capabilities, Check, Encryption, Folder, StorageConfig, StoreConfig
     from accountstore.cli.demo import Outcome
     from accountstore.cli.documents import Shown
 
@@ -106,6 +106,9 @@ def show_storages(config: StoreConfig, capabilities: Mapping[str, Capabilities],
     table.add_column("url", overflow="fold")
     for name in ("create", "update", "atomic", "durable"):
         table.add_column(name)
+    is_any_sealed = any(storage.encryption for storage in config.storages.values())
+    if is_any_sealed:
+        table.add_column("sealed")
     default = config.default_name()
     for name, can in capabilities.items():
         table.add_row(
@@ -114,8 +117,17 @@ def show_storages(config: StoreConfig, capabilities: Mapping[str, Capabilities],
             _text(config.storages[name].redacted_url),
             *(_condition(promise, can, config.storages[name]) for promise in (can.create, can.update)),
             *(_mark(promise) for promise in (can.atomic, can.durable)),
+            *((_sealed(config.storages[name].encryption),) if is_any_sealed else ()),
         )
     console().print(table)
+
+
+def _sealed(encryption: Encryption | None, /) -> Text:
+    if encryption is None:
+        return _mark(False)
+    if encryption.required:
+        return _mark(True)
+    return Text("plaintext too" if encryption.seal else "no longer", "yellow")
 
 
 def show_check(check: Check, /) -> None:
@@ -146,6 +158,10 @@ def show_check(check: Check, /) -> None:
         None: Text("unknown", "dim"),
     }
     out.print(Text.assemble("keeps what was overwritten: ", versions[check.versioned]))
+    if (sealing := check.sealing) is not None:
+        out.print(Text.assemble(f"sealed ({sealing.mode}), keys: ", _text(", ".join(sealing.key_ids))))
+        if check.versioned:
+            out.print(Text("plaintext from before the first encryption may be among what is kept", "yellow"))
     if any(not step.problem for step in check.steps):
         out.print(f"median time of a request: {check.latency * 1000:.1f} ms")
     for skipped in check.skipped:
