@@ -49,6 +49,7 @@ NAMES = {
         BackendError ConfigError ConflictError DeniedError ExistsError FullError NotFoundError NotRegularError
         TooLargeError UnavailableError UncertainError UnsupportedError
     """,
+    "accountstore.blocking": "BlockingAccountStore",
     "accountstore.testing": """
         BackendTests Call Fault FaultyBackend Harness LossyBackend LossyProxy Recorder Schedule
         backend_machine exercise find_violation is_linearizable read_histories store_machine store_over
@@ -71,14 +72,14 @@ EXTRAS = {
     "obstore": "obstore",
     "transit": "httpx2",
     "aws_kms": "botocore",
-    **dict.fromkeys(("commands", "exits", "prompts", "show"), "typer"),
+    "cli": "typer",
 }
 """What is left out here where its package is not installed: backends, and the command line."""
 MODULES = sorted(
     module.name
     for module in pkgutil.walk_packages(accountstore.__path__, "accountstore.")
     if not module.name.endswith("__main__")
-    and importlib.util.find_spec(EXTRAS.get((*module.name.split("."), "", "")[2], "pytest"))
+    and all(importlib.util.find_spec(EXTRAS[part]) for part in module.name.split(".") if part in EXTRAS)
 )
 
 
