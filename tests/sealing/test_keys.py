@@ -73,7 +73,11 @@ def test_a_key_file_keeps_its_owner(tmp_path: Path) -> None:
 def test_a_new_key_is_durable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """File and folder are on the disk before the key's id is known to anybody."""
     synced: list[bool] = []
-    monkeypatch.setattr("os.fsync", lambda fd: synced.append(stat.S_ISDIR(os.fstat(fd).st_mode)))
+
+    def fsync(fd: int) -> None:
+        synced.append(stat.S_ISDIR(os.fstat(fd).st_mode))
+
+    monkeypatch.setattr("os.fsync", fsync)
     add_key(tmp_path / "keys.jwks")
     assert synced == [False, True]
 
