@@ -108,11 +108,11 @@ def layers(session: nox.Session) -> None:
 
 @nox.session(python=NEWEST)
 def fuzz(session: nox.Session) -> None:
-    """A million mutated documents, a hundred thousand names, and as many sealed documents."""
+    """A million mutated documents, a million sealed ones, a hundred thousand names."""
     _install(session, "test")
     env = {"ACCOUNTSTORE_FUZZ_DOCUMENTS": "1000000", "ACCOUNTSTORE_FUZZ_NAMES": "100000"}
     session.run("pytest", "tests/promises/test_fuzz.py", "-s", "--all", HUNG, env=env)
-    env = {"ACCOUNTSTORE_FUZZ_SEALED": "100000"}  # a million by hand, for some minutes
+    env = {"ACCOUNTSTORE_FUZZ_SEALED": "1000000"}
     session.run("pytest", "tests/sealing/test_envelope.py", "-s", "-k", "fuzzed and asyncio", HUNG, env=env)
 
 

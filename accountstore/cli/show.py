@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Mapping, Sequence
     from datetime import datetime
 
-    from accountstore import Capabilities, Check, Folder, StorageConfig, StoreConfig
+    from accountstore import Capabilities, Check, Encryption, Folder, StorageConfig, StoreConfig
     from accountstore.cli.demo import Outcome
     from accountstore.cli.documents import Shown
 
@@ -117,6 +117,9 @@ def show_storages(config: StoreConfig, capabilities: Mapping[str, Capabilities],
     table.add_column("url", overflow="fold")
     for name in ("create", "update", "atomic", "durable"):
         table.add_column(name)
+    is_any_sealed = any(storage.encryption for storage in config.storages.values())
+    if is_any_sealed:
+        table.add_column("sealed")
     default = config.default_name()
     for name, can in capabilities.items():
         table.add_row(
@@ -125,6 +128,7 @@ def show_storages(config: StoreConfig, capabilities: Mapping[str, Capabilities],
             _text(config.storages[name].redacted_url),
             *(_condition(promise, can, config.storages[name]) for promise in (can.create, can.update)),
             *(_mark(promise) for promise in (can.atomic, can.durable)),
+            *((_sealed(config.storages[name].encryption),) if is_any_sealed else ()),
         )
     console().print(table)
 
@@ -139,6 +143,7 @@ def storage_fields(config: StoreConfig, name: str, can: Capabilities, /) -> dict
         "default": name == config.default_name(),
         "url": storage.redacted_url,
         "codec": storage.codec,
+        "encryption": sealed_of(storage.encryption),
         "engine": storage.engine,
         "create": can.create,
         "update": can.update,
@@ -161,7 +166,20 @@ def check_fields(check: Check, /) -> dict[str, object]:
         "steps": check.steps,
         "skipped": [{"path": skipped.path, "reason": skipped.reason} for skipped in check.skipped],
         "complete": check.complete,
+        "sealing": None if check.sealing is None else msgspec.structs.asdict(check.sealing),
     }
+
+
+def sealed_of(encryption: Encryption | None, /) -> str | None:
+    """Whether documents are sealed: always (`required`), those written from now on, or no longer; None: never were."""
+    if encryption is None:
+        return None
+    return "required" if encryption.required else "plaintext too" if encryption.seal else "no longer"
+
+
+def _sealed(encryption: Encryption | None, /) -> Text:
+    how = sealed_of(encryption)
+    return _mark(how is not None) if how in {None, "required"} else Text(str(how), "yellow")
 
 
 def show_check(check: Check, /) -> None:
@@ -192,6 +210,10 @@ def show_check(check: Check, /) -> None:
         None: Text("unknown", "dim"),
     }
     out.print(Text.assemble("keeps what was overwritten: ", versions[check.versioned]))
+    if (sealing := check.sealing) is not None:
+        out.print(Text.assemble(f"sealed ({sealing.mode}), keys: ", _text(", ".join(sealing.key_ids))))
+        if check.versioned:
+            out.print(Text("plaintext from before the first encryption may be among what is kept", "yellow"))
     if any(not step.problem for step in check.steps):
         out.print(f"median time of a request: {check.latency * 1000:.1f} ms")
     for skipped in check.skipped:

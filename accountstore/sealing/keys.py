@@ -128,6 +128,24 @@ def promote_key(path: str | os.PathLike[str], key_id: str, /) -> None:
     _edit(os.fspath(path), promote, make=False)
 
 
+def _own_as(path: str, fd: int, /) -> None:
+    """Give a new file the owner of the one that it replaces, so that a service can still read what root has changed."""
+    if os.name == "posix" and os.path.exists(path):
+        before = os.stat(path)
+        with suppress(PermissionError):
+            os.fchown(fd, before.st_uid, before.st_gid)
+
+
+def _make_durable(folder: str, /) -> None:
+    """A key must be on the disk under its name before it seals anything."""
+    if os.name == "posix":
+        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+
 def _edit(path: str, change: Callable[[_Members], _Members], /, *, make: bool) -> None:
     """Replace a file of keys in one step. Its new version is a lock, too: two at a time would lose one's key."""
     path = os.path.realpath(path)
@@ -146,8 +164,10 @@ def _edit(path: str, change: Callable[[_Members], _Members], /, *, make: bool) -
             parse_keys(data)
             file.write(data)
             file.flush()
+            _own_as(path, fd)
             os.fsync(fd)
         os.replace(temporary, path)
     except BaseException:
         os.unlink(temporary)
         raise
+    _make_durable(os.path.dirname(path))

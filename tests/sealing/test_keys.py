@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -57,6 +58,28 @@ def test_a_key_file_keeps_what_other_tools_put_there(tmp_path: Path) -> None:
     add_key(tmp_path / "link", "more")
     assert json.loads(path.read_text())["keys"][0]["x-note"] == "hsm 3"
     assert (tmp_path / "link").is_symlink()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+def test_a_key_file_keeps_its_owner(tmp_path: Path) -> None:
+    """A file that root changes stays its owner's, who can still read it."""
+    path = tmp_path / "keys.jwks"
+    write_keys(path, "old")
+    os.chown(path, 1234, 1235)
+    add_key(path)
+    assert (path.stat().st_uid, path.stat().st_gid, path.stat().st_mode & 0o777) == (1234, 1235, 0o600)
+
+
+def test_a_new_key_is_durable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """File and folder are on the disk before the key's id is known to anybody."""
+    synced: list[bool] = []
+
+    def fsync(fd: int) -> None:
+        synced.append(stat.S_ISDIR(os.fstat(fd).st_mode))
+
+    monkeypatch.setattr("os.fsync", fsync)
+    add_key(tmp_path / "keys.jwks")
+    assert synced == [False, True]
 
 
 def test_two_at_a_time_lose_no_key(tmp_path: Path) -> None:

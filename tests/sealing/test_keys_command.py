@@ -65,7 +65,7 @@ def kid(path: str) -> str:
 
 
 def test_new_makes_and_extends_a_key_file() -> None:
-    """`new` makes a file of mode 0600, adds keys, prints their ids alone; what is wrong names the file."""
+    """`new` makes a file of mode 0600, adds keys, prints their ids alone; an error names the file."""
     made = run("new", "made.jwks")
     assert made.exit_code == 0
     assert made.stdout.strip() in read_keys("made.jwks")
@@ -84,6 +84,35 @@ def test_list_names_the_keys_of_each_storage() -> None:
     shown = run("list")
     assert shown.exit_code == 0
     assert shown.stdout == "Mail: required, id 'Mail': old\nPlain: not sealed\n"
+
+
+def test_storages_and_check_say_what_is_sealed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`storages` has a column for it where a storage is sealed; `check` names the keys, and kept plaintext."""
+
+    def shown(*arguments: str) -> str:
+        done = CliRunner().invoke(app, arguments)
+        assert done.exit_code == 0
+        return done.stdout
+
+    words = {"required = true": "yes", "required = false": "plaintext too", "seal = false": "no longer"}
+    for more, word in words.items():
+        configured(more)
+        header, _, mail, plain = shown("storages").splitlines()
+        assert header.split()[-1] == "sealed"
+        assert mail.rstrip().endswith(f"  {word}")
+        assert plain.rstrip().endswith(" no")
+    configured("required = true")
+    assert "sealed (required), keys: old" in shown("check")
+    assert "sealed" not in shown("check", "Plain")
+    assert "plaintext" not in shown("check")
+
+    async def versioned(_: object) -> bool:
+        return True
+
+    monkeypatch.setattr("accountstore.client.StorageClient.versioned", versioned)
+    assert "plaintext from before the first encryption may be among what is kept" in shown("check")
+    Path("accountstore.toml").write_text('[storages.Plain]\nurl = "plain"\n')
+    assert "sealed" not in shown("storages")
 
 
 def test_a_rotation_from_the_first_command_to_the_last() -> None:

@@ -14,6 +14,7 @@ import anyio
 import keyservers
 import pytest
 from cloudservers import Missing, or_skip
+from cloudtargets import on_asyncio
 from doubles import BatchMemory, drained, raises
 from samples import ACCOUNT, AT, ELSEWHERE, MULTI, MULTI_AT
 from sealed import b64, sealed_over, sealer, static, unb64, write_keys
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.anyio, pytest.mark.once]
 
-PLACES = [Location(f"user{i}.account", folder=f"team/{i % 3}") for i in range(40)]
+PLACES = [Location(f"user{i}.account", folder=f"team/{i % 3}") for i in range(16)]
 NAMES = iter(range(10_000))
 
 
@@ -290,6 +291,7 @@ ANSWERS = {
 }
 
 
+@on_asyncio
 @pytest.mark.parametrize("name", ANSWERS)
 async def test_a_service_that_answers_nonsense_is_told(kit: Kit, name: str) -> None:
     """Whatever answers in the place of the service, it is a typed error, and nothing is written."""
