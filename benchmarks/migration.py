@@ -1,7 +1,8 @@
 """Migrations against other tools, S3 to S3 on the project's stub: `python -m benchmarks.migration`.
 
 Each client runs on one processor and the stub on the other ones, turn by turn, so that a loaded machine slows all
-alike; what is printed are documents a second of processor time and of the clock, requests a document, and ratios of medians.
+alike; what is printed are documents a second of processor time and of the clock, and
+requests a document: medians.
 """
 
 from __future__ import annotations
