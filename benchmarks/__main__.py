@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import anyio
 import msgspec
 
-from benchmarks import bench_cloud, bench_import, bench_local, bench_memory, report
+from benchmarks import bench_bounds, bench_cloud, bench_import, bench_local, bench_memory, report
 from benchmarks.against import Turns, compare, versions
 from benchmarks.chart import draw
 from benchmarks.harness import Round, Workspace, measure
@@ -32,8 +32,10 @@ CASES: dict[str, tuple[Callable[[Workspace], Rounds], str]] = {
     "save": (bench_local.save, ""),
     "get": (bench_local.get, ""),
     "get_many": (bench_local.get_many, ""),
+    "blocking": (bench_local.blocking, ""),
     "memory": (bench_memory.memory, ""),
     "calls": (bench_memory.calls, ""),
+    "bounds": (bench_bounds.bounds, "s3fs obstore"),
     "peers": (bench_local.peers, "key_value aiofile"),
     "import": (bench_import.imports, ""),
     "cloud-cpu": (bench_cloud.cpu, "s3fs obstore"),

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 
-from accountstore import AccountStore, AccountStoreError, Location
+from accountstore import AccountStore, AccountStoreError, Location, StorageConfig, StoreConfig
+from accountstore.blocking import BlockingAccountStore
 from benchmarks.harness import SPEEDUP, Comparison, Goal, Round, timed
-from benchmarks.samples import ONE, PLAIN_ACCOUNT, SAMPLES, PlainAccount, decode, encode
+from benchmarks.samples import ACCOUNT, ONE, PLAIN_ACCOUNT, SAMPLES, PlainAccount, decode, encode
 from benchmarks.sides import FOLDER, NAMES, Side, by_hand, contenders, fill, in_threads, key_value, open_store, our_side
 
 if TYPE_CHECKING:
@@ -46,6 +47,23 @@ def save(work: Workspace, /) -> AsyncGenerator[Round]:
 
 def get(work: Workspace, /) -> AsyncGenerator[Round]:
     return _by_hand(work, "get", [Comparison(_BY_HAND, Goal("at most", 1.3))], work.effort(20, 25))
+
+
+async def blocking(work: Workspace, /) -> AsyncGenerator[Round]:
+    at = Location("user.account", folder=FOLDER)
+    config = StoreConfig(storages={"First Storage": StorageConfig(f"{work.folder}/blocking")})
+    async with open_store(f"{work.folder}/blocking") as store:
+        await store.save(at, ACCOUNT)
+        with BlockingAccountStore.open(config) as opened:
+
+            async def blocked(times: int) -> float:
+                started = perf_counter()
+                for _ in range(times):
+                    opened.get(at)
+                return perf_counter() - started
+
+            contenders = {"BlockingAccountStore": blocked, "AccountStore": timed(lambda _: store.get(at))}
+            yield Round("local get, *.account, blocking", contenders, [Comparison("AccountStore")], work.effort(10, 50))
 
 
 def _many(store: AccountStore, locations: Sequence[Location], /) -> dict[str, Run]:

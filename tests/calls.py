@@ -33,23 +33,23 @@ def other(at: Location, /) -> Location:
 
 
 SINGLE: Mapping[str, Call] = {
-    "get": AccountStore.get,
-    "read": AccountStore.read,
+    "get": lambda store, at: store.get(at),
+    "read": lambda store, at: store.read(at),
     "save": lambda store, at: store.save(at, ACCOUNT),
     "update": lambda store, at: store.update(at, next_port),
 }
 MULTIPLE: Mapping[str, Call] = {
-    "get_multi": AccountStore.get_multi,
-    "read_multi": AccountStore.read_multi,
+    "get_multi": lambda store, at: store.get_multi(at),
+    "read_multi": lambda store, at: store.read_multi(at),
     "save_multi": lambda store, at: store.save_multi(at, MULTI),
     "update_multi": lambda store, at: store.update_multi(at, lambda multi: replace(multi, send_account=None)),
 }
 EITHER: Mapping[str, Call] = {
-    "read_json": AccountStore.read_json,
+    "read_json": lambda store, at: store.read_json(at),
     "save_json": lambda store, at: store.save_json(at, JSON.encode(document(at))),
-    "stat": AccountStore.stat,
-    "exists": AccountStore.exists,
-    "delete": AccountStore.delete,
+    "stat": lambda store, at: store.stat(at),
+    "exists": lambda store, at: store.exists(at),
+    "delete": lambda store, at: store.delete(at),
     "copy": lambda store, at: store.copy(at, other(at)),
     "copy onto": lambda store, at: store.copy(other(at), at),
     "copy_many": lambda store, at: copied(store, at, other(at)),

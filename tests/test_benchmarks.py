@@ -31,6 +31,7 @@ GOALS: dict[str, set[tuple[str, str | None]]] = {
     "save": {("by hand", "at most 1.15"), ("by hand, with tempfile", None)},
     "get": {("by hand", "at most 1.3")},
     "get_many": {("one get after another", "at least 5")},
+    "blocking": {("AccountStore", None)},
     "memory": {("dict and decode", "at most 20")},
     "peers": {
         ("py-key-value-aio file tree (atomic, its names not durable)", "at most 1"),
@@ -111,6 +112,20 @@ def test_requests_are_counted(tmp_path: Path) -> None:
         assert mine["check"]["number"] > 1
         assert mine["list, one page"]["number"] == 1
         assert mine["list, 1,001 documents"]["number"] == (1 if storage.startswith("Azure") else 2)
+
+
+def test_bounds_are_printed(tmp_path: Path) -> None:
+    """What a store takes under load is counted for each storage; the event loop's longest stall has a goal."""
+    _, (_, *rows) = quick_run(tmp_path, "bounds")
+    assert {row["storage"] for row in rows} == {"memory", "local", "S3, obstore", "S3, s3fs"}
+    counted = ("descriptors", "connections", "threads", "memory, MB", "longest stall, ms")
+    for row in rows:
+        assert (row["goal"] is None) == (row["operation"] != "longest stall, ms")
+    assert sorted((row["storage"], row["operation"]) for row in rows) == sorted(
+        product({row["storage"] for row in rows}, counted)
+    )
+    numbers = {(row["storage"], row["operation"]): row["number"] for row in rows}
+    assert numbers["S3, obstore", "connections"] > numbers["local", "connections"] == 0 < numbers["local", "threads"]
 
 
 def test_few_functions_are_called(tmp_path: Path) -> None:

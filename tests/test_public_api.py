@@ -45,6 +45,7 @@ NAMES = {
     "accountstore.migration": """
         Migration Options Outcome PROBLEMS Place Report Total migrate plan read_report verify
     """,
+    "accountstore.blocking": "BlockingAccountStore",
     "accountstore.testing": """
         BackendTests Call Fault FaultyBackend Harness LossyBackend LossyProxy Recorder Schedule
         backend_machine exercise find_violation is_linearizable read_histories store_machine store_over
@@ -66,14 +67,14 @@ EXTRAS = {
     "azure": "adlfs",
     "obstore": "obstore",
     "dask": "distributed",
-    **dict.fromkeys(("commands", "exits", "migrate", "progress", "prompts", "show"), "typer"),
+    "cli": "typer",
 }
 """What is left out here where its package is not installed: backends, and the command line."""
 MODULES = sorted(
     module.name
     for module in pkgutil.walk_packages(accountstore.__path__, "accountstore.")
     if not module.name.endswith("__main__")
-    and importlib.util.find_spec(EXTRAS.get((*module.name.split("."), "", "")[2], "pytest"))
+    and all(importlib.util.find_spec(EXTRAS[part]) for part in module.name.split(".") if part in EXTRAS)
 )
 
 

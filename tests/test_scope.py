@@ -115,10 +115,10 @@ async def test_a_link_in_the_folder_does_not_lead_outside(tmp_path: Path) -> Non
 
 ON_STORAGES: Mapping[str, Callable[[AccountStore, str], object]] = {
     "list": lambda store, name: store.list(storage=name),
-    "capabilities": AccountStore.capabilities,
+    "capabilities": lambda store, name: store.capabilities(name),
     "scoped": lambda store, name: store.scoped("x", storage=name),
-    "check": AccountStore.check,
-    "filesystem": AccountStore.filesystem,
+    "check": lambda store, name: store.check(name),
+    "filesystem": lambda store, name: store.filesystem(name),
 }
 
 

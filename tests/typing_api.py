@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime
 from typing import Any, assert_type
 
@@ -11,6 +11,7 @@ from msgspec.structs import replace
 
 import accountstore
 from accountstore import *  # noqa: F403 -- as above
+from accountstore.blocking import BlockingAccountStore
 from accountstore.errors import *  # noqa: F403 -- mypy does not follow `__all__ +=` to them
 
 # the model: a string is as good as a Secret
@@ -226,6 +227,23 @@ async def errors(store: AccountStore) -> None:
         assert_type(unavailable.sent, bool)
         broken: ConnectionError = error
         assert_type(broken.errno, int | None)
+
+
+# synchronous code
+
+
+def blocking() -> None:
+    with BlockingAccountStore.open(config) as store:
+        assert_type(store, BlockingAccountStore)
+        assert_type(store.save(location, account, mode="create"), Version)
+        assert_type(store.get(location), Account)
+        assert_type(store.update(location, lambda found: replace(found, port=1)), Stored[Account])
+        assert_type(store.read_multi(location), Stored[MultiAccount])
+        assert_type(store.list("folder", recursive=True), Iterator[Entry])
+        assert_type(store.list(folders=True), Iterator[Entry | Folder])
+        assert_type(store.get_many([location]), Iterator[tuple[Location, Stored[Document] | AccountStoreError]])
+        assert_type(store.scoped("folder"), BlockingAccountStore)
+        store.save(location, "x")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # no account
 
 
 # mistakes that a type checker finds: each suppression below is an error when it suppresses nothing

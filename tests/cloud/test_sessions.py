@@ -9,7 +9,7 @@ import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import anyio
 import anyio.abc
@@ -166,16 +166,16 @@ async def test_tls_that_fails_is_named(target: Target) -> None:
 class Refusing(ThreadPoolExecutor):
     """An event loop's default executor that notes who asks for it, and does nothing."""
 
-    asked = 0
+    asked: ClassVar[list[str]] = []
 
-    def submit(self, *_: Any, **__: Any) -> Any:
-        Refusing.asked += 1
+    def submit(self, function: Any, /, *_: Any, **__: Any) -> Any:
+        Refusing.asked.append(f"{function!r} {getattr(function, 'args', '')!r}")
         raise RuntimeError("no thread for you")
 
 
-async def use_all(target: Target, stub: Stub) -> int:
-    """How often the default executor was asked for by the whole life of a store whose server has a name."""
-    Refusing.asked = 0
+async def use_all(target: Target, stub: Stub) -> list[str]:
+    """For what the default executor was asked for by the whole life of a store whose server has a name."""
+    Refusing.asked.clear()
     asyncio.get_running_loop().set_default_executor(Refusing(1))
     try:
         async with AccountStore.open(target.config(stub.url.replace("127.0.0.1", "localhost"), attempts=1)) as store:
@@ -194,7 +194,7 @@ async def use_all(target: Target, stub: Stub) -> int:
 @pytest.mark.parametrize("anyio_backend", [("asyncio", {"debug": False})], ids=["asyncio"])
 async def test_nothing_runs_in_the_default_executor(stub: Stub, target: Target) -> None:
     """What blocks, looking up names too, runs in threads of the storage's own; the application's executor is left."""
-    assert await use_all(target, stub) == 0
+    assert await use_all(target, stub) == []
 
 
 @by_fsspec
@@ -208,7 +208,7 @@ async def test_control_the_default_executor_is_noticed(
         return await asyncio.to_thread(call)
 
     monkeypatch.setattr("accountstore.backends.object_store.Bucket._apart", to_thread)
-    assert await use_all(target, stub) > 0
+    assert await use_all(target, stub)
 
 
 # --- bounded answers --------------------------------------------------------------------------------------------------

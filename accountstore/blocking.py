@@ -1,0 +1,224 @@
+"""The store for synchronous code: `with BlockingAccountStore.open() as store`."""
+
+# The functions that make its methods are the class's own.
+# pyright: reportPrivateUsage=false
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from contextlib import ExitStack
+from functools import partial, wraps
+from inspect import isawaitable, iscoroutinefunction
+from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, Self, TypeVar, overload
+
+from anyio import to_thread
+from anyio.from_thread import BlockingPortal, start_blocking_portal
+
+from accountstore.backends.base import Capabilities, Version, WriteMode
+from accountstore.config import StoreConfig
+from accountstore.errors import ClosedError
+from accountstore.events import Observer
+from accountstore.listing import Entry, Folder, Skipped
+from accountstore.location import Location
+from accountstore.model import Account, MultiAccount
+from accountstore.secrets import SecretBytes
+from accountstore.storage import Stored
+from accountstore.store import AccountStore
+from accountstore.updating import Change
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
+
+__all__ = ("BlockingAccountStore",)
+
+D = TypeVar("D", bound=Account | MultiAccount)
+P = ParamSpec("P")
+T = TypeVar("T")
+_END: Any = object()
+
+
+def _awaited(
+    method: Callable[Concatenate[AccountStore, P], Coroutine[Any, Any, T]], /
+) -> Callable[Concatenate[BlockingAccountStore, P], T]:
+    """A method that is awaited, as one that blocks."""
+
+    @wraps(method)
+    def call(self: BlockingAccountStore, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return self._run(partial(method, self._store, *args, **kwargs))
+
+    return call
+
+
+def _iterated(
+    method: Callable[Concatenate[AccountStore, P], AsyncIterator[T]], /
+) -> Callable[Concatenate[BlockingAccountStore, P], Iterator[T]]:
+    """A method whose result is iterated over with `async for`, as one for `for`."""
+
+    @wraps(method)
+    def call(self: BlockingAccountStore, /, *args: P.args, **kwargs: P.kwargs) -> Iterator[T]:
+        items = self._run(partial(_returned, partial(method, self._store, *args, **kwargs)))
+        return iter(partial(self._run, partial(_next, items)), _END)
+
+    return call
+
+
+async def _returned(call: Callable[[], T], /) -> T:
+    return call()
+
+
+async def _next(items: AsyncIterator[T], /) -> T:
+    return await anext(items, _END)
+
+
+def _in_a_thread(change: Change[D], /) -> Change[D]:
+    """A function for `update` that may block; what is none is refused there."""
+    if iscoroutinefunction(change) or not callable(change):
+        return change
+
+    async def call(document: D) -> D:
+        changed = await to_thread.run_sync(change, document)
+        return await changed if isawaitable(changed) else changed
+
+    return call
+
+
+class BlockingAccountStore:
+    """Every call of `AccountStore`, as one that blocks: the same arguments, results, errors and guarantees.
+
+    Threads may share it. The calls run on an event loop in one thread that the store owns. What it is given runs there
+    too (an observer, the iterable of `save_many`) and must not call the store; the function of `update` runs in a
+    thread of its own. Async iterators are iterators here, for one thread each.
+
+    An exception in the thread that waits, such as `KeyboardInterrupt`, cancels the call. Used after `close`, or in a
+    process that was forked from the one that opened it, every call is a `ClosedError`.
+    """
+
+    def __init__(self, store: AccountStore, portal: BlockingPortal, closing: ExitStack, /) -> None:
+        self._store = store
+        self._portal = portal
+        self._closing = closing
+        self._process = os.getpid()
+
+    @classmethod
+    def open(
+        cls, config: StoreConfig | str | os.PathLike[str] | None = None, /, *, observer: Observer | None = None
+    ) -> Self:
+        """Open all configured storages (`AccountStore.open`): `with` it, or `close` it yourself.
+
+        Raises:
+            TypeError, ConfigError: as `AccountStore.open`.
+        """
+        opening = AccountStore.open(config, observer=observer)
+        closing = ExitStack()
+        try:
+            portal = closing.enter_context(start_blocking_portal(name="accountstore blocking"))
+            return cls(closing.enter_context(portal.wrap_async_context_manager(opening)), portal, closing)
+        except BaseException:
+            closing.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close all storages and end the thread. A second call does nothing, nor does one after a fork; a store made by
+        `scoped` leaves them open.
+        """
+        if os.getpid() == self._process:
+            self._closing.close()
+
+    def _run(self, call: Callable[[], Awaitable[T]], /) -> T:
+        """The result of a call, on the event loop."""
+        if os.getpid() != self._process:
+            raise ClosedError("the store was opened in another process: open one in each, after the fork")
+        try:
+            future: Future[T] = self._portal.start_task_soon(call)
+        except RuntimeError as error:
+            if "not running" not in str(error):  # called on the event loop itself
+                raise
+            raise ClosedError("the store is closed") from None
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()
+            raise
+        finally:
+            del future, call  # else an error would hold itself, and they what they were given
+
+    get = _awaited(AccountStore.get)
+    get_multi = _awaited(AccountStore.get_multi)
+    read = _awaited(AccountStore.read)
+    read_multi = _awaited(AccountStore.read_multi)
+    save = _awaited(AccountStore.save)
+    save_multi = _awaited(AccountStore.save_multi)
+    read_json = _awaited(AccountStore.read_json)
+    stat = _awaited(AccountStore.stat)
+    exists = _awaited(AccountStore.exists)
+    delete = _awaited(AccountStore.delete)
+    copy = _awaited(AccountStore.copy)
+    move = _awaited(AccountStore.move)
+    check = _awaited(AccountStore.check)
+    filesystem = _awaited(AccountStore.filesystem)
+    get_many = _iterated(AccountStore.get_many)
+    save_many = _iterated(AccountStore.save_many)
+    copy_many = _iterated(AccountStore.copy_many)
+    _list = _iterated(AccountStore.list)
+
+    def save_json(self, location: Location, data: bytes, /, *, mode: WriteMode = "overwrite") -> Version:
+        """As `AccountStore.save_json`."""
+        data = SecretBytes(data) if isinstance(data, bytes) else data  # type: ignore[redundant-expr]  # so that no traceback with locals shows it
+        return self._run(partial(self._store.save_json, location, data, mode=mode))
+
+    def update(self, location: Location, change: Change[Account], /) -> Stored[Account]:
+        """As `AccountStore.update`; `change` may block."""
+        return self._run(partial(self._store.update, location, _in_a_thread(change)))
+
+    def update_multi(self, location: Location, change: Change[MultiAccount], /) -> Stored[MultiAccount]:
+        """As `update`, for a multi account."""
+        return self._run(partial(self._store.update_multi, location, _in_a_thread(change)))
+
+    @overload
+    def list(
+        self,
+        folder: str = "",
+        /,
+        *,
+        storage: str | None = None,
+        recursive: bool = False,
+        folders: Literal[False] = False,
+        skipped: Callable[[Skipped], object] | None = None,
+    ) -> Iterator[Entry]: ...
+    @overload
+    def list(
+        self,
+        folder: str = "",
+        /,
+        *,
+        storage: str | None = None,
+        recursive: bool = False,
+        folders: bool,
+        skipped: Callable[[Skipped], object] | None = None,
+    ) -> Iterator[Entry | Folder]: ...
+    def list(self, folder: str = "", /, **options: Any) -> Iterator[Entry | Folder]:
+        """As `AccountStore.list`."""
+        return self._list(folder, **options)
+
+    @property
+    def storages(self) -> tuple[str, ...]:
+        """The names of the storages that locations may name; the default one first."""
+        return self._store.storages
+
+    def capabilities(self, storage: str | None = None, /) -> Capabilities:
+        """As `AccountStore.capabilities`."""
+        return self._run(partial(_returned, partial(self._store.capabilities, storage)))
+
+    def scoped(self, folder: str, /, *, storage: str | None = None) -> Self:
+        """As `AccountStore.scoped`; the narrowed store shares this one's thread."""
+        narrowed = self._run(partial(_returned, partial(self._store.scoped, folder, storage=storage)))
+        return type(self)(narrowed, self._portal, ExitStack())
+
+    def __repr__(self) -> str:
+        return f"<BlockingAccountStore {', '.join(self.storages)}>"

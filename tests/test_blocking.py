@@ -1,0 +1,207 @@
+"""The store for synchronous code: nothing is missing, threads share it, and it does not hang."""
+
+from __future__ import annotations
+
+import asyncio
+import multiprocessing
+import os
+import subprocess
+import sys
+import threading
+import traceback
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from msgspec.structs import replace
+from running import HUNG, PYTHON
+from samples import ACCOUNT, AT, MULTI, MULTI_AT
+
+from accountstore import AccountStore, Location, StorageConfig, StoreConfig
+from accountstore.blocking import BlockingAccountStore
+from accountstore.errors import ClosedError, ConfigError, EncodeError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from accountstore import Account, Event
+
+THREADS, UPDATES = 16, 50
+
+
+@pytest.fixture(params=["memory", "local"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[BlockingAccountStore]:
+    """An open store with one storage `main`."""
+    url = "memory://" if request.param == "memory" else str(tmp_path)
+    with BlockingAccountStore.open(StoreConfig(storages={"main": StorageConfig(url)})) as opened:
+        yield opened
+
+
+def _public(kind: type) -> set[str]:
+    return {name for name in dir(kind) if not name.startswith("_")}
+
+
+def test_no_call_is_missing() -> None:
+    """It has every public call of the facade, and `close` for `aclose`; each is documented."""
+    assert _public(BlockingAccountStore) == _public(AccountStore) - {"aclose"} | {"close"}
+    assert all(getattr(BlockingAccountStore, name).__doc__ for name in _public(BlockingAccountStore))
+
+
+def test_every_kind_of_call_blocks(store: BlockingAccountStore) -> None:
+    """What is saved is read, listed, changed and removed; iterators are plain ones."""
+    version = store.save(AT, ACCOUNT, mode="create")
+    assert store.read(AT).version == version
+    assert store.update(AT, lambda account: replace(account, port=1)).document.port == 1
+    store.save_multi(MULTI_AT, MULTI)
+    assert store.update_multi(MULTI_AT, _unchanged).document == MULTI
+    assert {entry.location for entry in store.list(AT.folder)} == {AT, MULTI_AT}
+    ((location, got),) = store.get_many([AT])
+    assert (location, getattr(got, "document", None)) == (AT, store.get(AT))
+    assert [location for location, _ in store.save_many([(AT, ACCOUNT)])] == [AT]
+    assert store.check().create
+    assert store.scoped("folder").storages == store.storages == ("main",)
+    store.delete(AT)
+    assert not store.exists(AT)
+
+
+async def _unchanged(document: Any) -> Any:
+    return document
+
+
+def test_threads_lose_no_update(store: BlockingAccountStore) -> None:
+    """Threads that update one document at once lose no change."""
+    store.save(AT, replace(ACCOUNT, port=1))
+
+    def update(_: int) -> None:
+        for _ in range(UPDATES):
+            store.update(AT, lambda account: replace(account, port=account.port + 1))
+
+    with ThreadPoolExecutor(THREADS) as threads:
+        assert [*threads.map(update, range(THREADS))] == [None] * THREADS
+    assert store.get(AT).port == 1 + THREADS * UPDATES
+
+
+def test_a_change_may_block(store: BlockingAccountStore) -> None:
+    """The function of `update` keeps no other call waiting: it may call the store itself."""
+    store.save(AT, ACCOUNT)
+    other = replace(AT, file_name="other.account")
+
+    def change(account: Account) -> Account:
+        store.save(other, account)
+        return account
+
+    assert store.update(AT, change).document == store.get(other)
+    with pytest.raises(TypeError, match="change must be a function"):
+        store.update(AT, None)  # type: ignore[arg-type]  # wrong on purpose
+
+
+def test_closed_means_closed(store: BlockingAccountStore) -> None:
+    """After `close` each call is a `ClosedError`, also of a narrowed store and of an iterator begun before."""
+    store.save(AT, ACCOUNT)
+    narrowed, entries = store.scoped(AT.folder), store.list(AT.folder)
+    narrowed.close()
+    assert store.exists(AT)
+    store.close()
+    store.close()
+    for call in (lambda: store.get(AT), lambda: narrowed.exists(Location("a.account")), lambda: next(entries)):
+        with pytest.raises(ClosedError, match="the store is closed"):
+            call()
+    assert not [thread for thread in threading.enumerate() if thread.name == "accountstore blocking"]
+
+
+def test_what_cannot_be_opened_leaves_no_thread() -> None:
+    """An error at opening is the facade's, and ends the thread."""
+    with pytest.raises(ConfigError, match="did you mean"):
+        BlockingAccountStore.open(StoreConfig(storages={"main": StorageConfig("s4://bucket")}))
+    assert not [thread for thread in threading.enumerate() if thread.name == "accountstore blocking"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no fork")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_after_a_fork_it_says_so(store: BlockingAccountStore) -> None:
+    """In a forked process a call is a `ClosedError` rather than a hang, and closing does nothing."""
+    store.save(AT, ACCOUNT)
+    answers = multiprocessing.get_context("fork").SimpleQueue()
+
+    def child() -> None:
+        try:
+            store.get(AT)
+        except ClosedError as error:
+            answers.put(str(error))
+        store.close()
+
+    process = multiprocessing.get_context("fork").Process(target=child)
+    process.start()
+    process.join(HUNG)
+    assert process.exitcode == 0
+    assert answers.get() == "the store was opened in another process: open one in each, after the fork"
+    assert store.get(AT) == ACCOUNT
+
+
+def test_within_a_running_loop(store: BlockingAccountStore) -> None:
+    """It works where an event loop runs already, such as a notebook's."""
+
+    async def cell() -> Account:
+        store.save(AT, ACCOUNT)
+        assert store.capabilities().atomic
+        assert store.scoped(AT.folder).storages
+        return store.get(AT)
+
+    assert asyncio.run(cell()) == ACCOUNT
+
+
+def test_called_by_its_own_observer_it_says_so() -> None:
+    """A call on the store's own event loop, which it would wait for itself, is an error and no hang."""
+    errors: list[Exception] = []
+
+    def observe(event: Event) -> None:
+        try:
+            own.exists(AT)
+        except RuntimeError as error:
+            errors.append(error)
+
+    with BlockingAccountStore.open(StoreConfig(storages={"main": StorageConfig("memory://")}), observer=observe) as own:
+        own.save(AT, ACCOUNT)
+    assert "event loop thread" in str(*errors)
+
+
+PROGRAM = """
+import signal, threading, anyio
+from accountstore import *
+from accountstore.blocking import BlockingAccountStore
+
+at = Location("a.account")
+account = Account(host="host", port=1, credentials=PasswordCredentials(login="login", password="password"))
+ended = threading.Event()
+
+async def change(account):
+    threading.Timer(0.05, signal.pthread_kill, (threading.main_thread().ident, signal.SIGINT)).start()
+    try:
+        await anyio.sleep_forever()
+    finally:
+        ended.set()
+
+with BlockingAccountStore.open(StoreConfig(storages={"main": StorageConfig("memory://")})) as store:
+    store.save(at, account)
+    try:
+        store.update(at, change)
+    except KeyboardInterrupt:
+        print("interrupted", ended.wait(60), store.get(at) == account)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no signal to a thread")
+def test_an_interrupt_cancels_the_call() -> None:
+    """Ctrl-C ends the call that waits, and the store goes on and closes."""
+    done = subprocess.run([*PYTHON, "-c", PROGRAM], capture_output=True, text=True, timeout=HUNG, check=False)
+    assert (done.stdout, done.stderr) == ("interrupted True True\n", "")
+
+
+def test_no_traceback_shows_what_was_saved(store: BlockingAccountStore) -> None:
+    """A traceback with the local variables of the frames shows no byte of a document."""
+    with pytest.raises(EncodeError) as caught:
+        store.save_json(AT, b'{"host": "h", "password": "canary-secret"}')
+    shown = "".join(traceback.TracebackException.from_exception(caught.value, capture_locals=True).format())
+    ours = shown[shown.index(os.path.join("accountstore", "blocking.py")) :]
+    assert "canary-secret" not in ours
