@@ -121,7 +121,7 @@ class Capabilities(Struct, frozen=True, kw_only=True):
     batch: int = 1
     """How many documents a `BatchBackend` is best given at once; 1: the backend is none."""
     sorted: bool = False
-    """A recursive `scan` has its keys in the order of their UTF-8 bytes."""
+    """A recursive `scan` has its keys in the order of their UTF-8 bytes, if its server keeps to the protocol."""
     folders: bool = False
     """A `scan` that is not recursive has the folders too. Without it, the store finds them by a recursive one."""
 

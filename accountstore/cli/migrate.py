@@ -40,8 +40,17 @@ class _Migrate(Group):
         return ["[COMMAND]", "SOURCE TARGET", "[OPTIONS]"]
 
 
+def _examples(*lines: str) -> str:
+    return "\n".join(lines)
+
+
 app: typer.Typer = typer.Typer(
     cls=_Migrate,
+    epilog=_examples(
+        "accountstore migrate plan Old:mail New:mail",
+        "accountstore migrate Old:mail New:mail",
+        "accountstore migrate Old:mail New:mail --resume",
+    ),
     no_args_is_help=True,
     rich_markup_mode=None,
     add_completion=False,
@@ -54,10 +63,6 @@ app: typer.Typer = typer.Typer(
     Exit codes: 0 everything is at the target; 3 but for conflicts; 1 not everything, with the reason on stderr; 2 wrong
     usage; 130 interrupted.""",
 )
-
-
-def _examples(*lines: str) -> str:
-    return "\n".join(lines)
 
 
 _Source = Annotated[str, typer.Argument(metavar="SOURCE", help="The folder: [STORAGE:][FOLDER].", show_default=False)]

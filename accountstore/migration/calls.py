@@ -12,9 +12,11 @@ from accountstore.aio.loops import asyncio_loop
 from accountstore.config import StoreConfig
 from accountstore.errors import UnsupportedError
 from accountstore.migration.decide import Action
-from accountstore.migration.journal import Journal, Marks
+from accountstore.migration.journal import Journal
+from accountstore.migration.marks import Marks
 from accountstore.migration.model import Options, Place, Report, Total
-from accountstore.migration.run import Here, Migration, Runner
+from accountstore.migration.run import Migration
+from accountstore.migration.runners import Here, Runner
 from accountstore.migration.work import Job, Worker
 from accountstore.store import AccountStore
 

@@ -7,7 +7,8 @@ from typing import Literal, TypeAlias
 from msgspec import Struct
 
 from accountstore.backends.base import Version, WriteMode
-from accountstore.migration.journal import Marks, Row
+from accountstore.migration.journal import Row
+from accountstore.migration.marks import Marks
 from accountstore.migration.model import Options, Word
 
 Action: TypeAlias = Literal["migrate", "plan", "verify"]

@@ -1,10 +1,8 @@
 """The journal: what was copied when, and marks by which a change of either end is known. Blocking functions.
 
 SQLite on one connection, which is exclusive: it is the guard against a second run, and a race of several connections
-in SQLite's write-ahead log (before 3.51.3) cannot happen. The file holds no content, no secret and no version. A mark
-is a keyed hash of a version, as a version may be a digest of the document, which would let whoever knows the rest of
-it test guesses of its password. The key is not in the file and not beside it, for whoever gets one would have the
-other: it has a file of its own in the user's data folder, and the journal names it by a random id.
+in SQLite's write-ahead log (before 3.51.3) cannot happen. The file holds no content, no secret and no version, but
+marks of versions (`accountstore.migration.marks`).
 """
 
 from __future__ import annotations
@@ -15,19 +13,17 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
-from hashlib import blake2b
 
 import msgspec
 from msgspec import Struct
 
-from accountstore.backends.base import Version
 from accountstore.errors import JournalError
+from accountstore.migration.marks import Marks, default_key_file, make_key, read_key
 from accountstore.migration.model import PROBLEMS, Outcome, Place, Report, Total, Word
 
 _FORMAT = "1"
 _UNKEPT = frozenset({None, "foreign", "deleted"})
 """Outcomes of documents that a journal has nothing to say about the next time."""
-_KEY_BYTES = 32
 _NETWORK = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "ncpfs", "9p", "afs", "ceph", "glusterfs", "lustre"})
 _SCHEMA = """
 create table about (key text primary key, value text) without rowid;
@@ -95,25 +91,6 @@ class Other(Struct, frozen=True, array_like=True):
     name: str
     outcome: Word
     reason: str
-
-
-class Marks(Struct, frozen=True):
-    """The key of a journal's marks. It does not show in `repr`."""
-
-    key: bytes
-
-    def __repr__(self) -> str:
-        return "Marks(...)"
-
-    def of(self, end: str, version: Version, /) -> bytes:
-        """The mark of a version at one end, `"source"` or `"target"`."""
-        token = version.token.encode("utf-8", "surrogatepass")
-        return blake2b(token, key=self.key, digest_size=16, person=end.encode()).digest()
-
-
-def new_marks() -> Marks:
-    """A key that is kept nowhere."""
-    return Marks(os.urandom(_KEY_BYTES))
 
 
 class Journal:
@@ -191,7 +168,7 @@ class Journal:
                     f"{self.path}: the key of its marks is missing, {path}: bring it from the machine where the journal"
                     " was begun, or begin another journal"
                 ) from None
-            return Marks(_make_key(path))
+            return Marks(make_key(path))
 
     def key_path(self, key_file: str | None = None, /) -> str:
         """Where the key of the marks is."""
@@ -403,42 +380,3 @@ def file_system(folder: str, mounts: str = "/proc/self/mountinfo", /) -> str:
 def printable(name: str, /) -> str:
     """A name that can be written, whatever is in it."""
     return name.encode("utf-8", "backslashreplace").decode()
-
-
-def default_key_file(journal: str, /) -> str:
-    """Where the key of a journal's marks is kept by default."""
-    from platformdirs import user_data_dir
-
-    return os.path.join(user_data_dir("accountstore", appauthor=False), "journal-keys", f"{journal}.key")
-
-
-def read_key(path: str, /) -> bytes:
-    """The key of a journal's marks.
-
-    Raises:
-        FileNotFoundError: it is not there.
-        JournalError: it cannot be read, or is none.
-    """
-    try:
-        with open(path, "rb") as file:
-            key = file.read(_KEY_BYTES + 1)
-    except FileNotFoundError:
-        raise
-    except OSError as error:
-        raise JournalError(f"{path}: the key of the marks cannot be read ({error.strerror})") from None
-    if len(key) != _KEY_BYTES:
-        raise JournalError(f"{path}: is no key of a journal's marks")
-    return key
-
-
-def _make_key(path: str, /) -> bytes:
-    key = os.urandom(_KEY_BYTES)
-    try:
-        os.makedirs(os.path.dirname(os.path.abspath(path)), mode=0o700, exist_ok=True)
-        with open(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600), "wb") as file:
-            file.write(key)
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:
-        raise JournalError(f"{path}: the key of the marks cannot be written ({error.strerror})") from None
-    return key

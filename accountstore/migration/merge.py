@@ -70,8 +70,8 @@ class Stream(Generic[T]):
             return None
         if name <= self._last:
             raise BackendError(
-                f"{self._what} lists {name!r} behind {self._last!r}, which is not the order of the names: migrate with"
-                " listing='spool'"
+                f"{self._what} lists {name!r} behind {self._last!r}, out of order: migrate with listing='spool'"
+                " (--spool)"
             )
         self._last = name
         return self._waiting.popleft()[1]

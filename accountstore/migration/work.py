@@ -41,7 +41,8 @@ from accountstore.migration.decide import (
     Write,
     decide,
 )
-from accountstore.migration.journal import Done, Marks
+from accountstore.migration.journal import Done
+from accountstore.migration.marks import Marks
 from accountstore.migration.merge import Item, Side
 from accountstore.migration.model import Options, Place, Word
 from accountstore.migration.pace import Pace

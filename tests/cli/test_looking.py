@@ -181,6 +181,7 @@ def test_storages_for_programs_say_who_keeps_the_promises(monkeypatch: pytest.Mo
         "default": True,
         "url": str(Path("first").absolute()),
         "codec": "json",
+        "encryption": None,
         "engine": "fsspec",
         "create": True,
         "update": True,

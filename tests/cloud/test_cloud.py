@@ -120,6 +120,10 @@ class TestSeaweedFS(_Cloud):
     server, prefix = "seaweedfs", ""
     tasks = 2  # it stalls where three race
 
+    async def test_scan_is_sorted_where_that_is_declared(self) -> None:  # type: ignore[override]  # pyright: ignore[reportIncompatibleMethodOverride]  # it needs no server
+        """It lists folder by folder, which S3 does not: a migration of it has to sort by itself."""
+        pytest.skip("lists folder by folder")
+
 
 class TestAzurite(_Cloud):
     """Azure Blob Storage, against Azurite."""

@@ -16,7 +16,8 @@ from msgspec.structs import replace
 from accountstore import AccountStore, JournalError, PasswordCredentials
 from accountstore.codecs import CODECS
 from accountstore.migration import Options, migrate, plan, read_report
-from accountstore.migration.journal import Journal, default_key_file, file_system
+from accountstore.migration.journal import Journal, file_system
+from accountstore.migration.marks import default_key_file
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

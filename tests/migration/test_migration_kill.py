@@ -33,13 +33,13 @@ import anyio, trio
 import accountstore.backends.local.backend, accountstore.storages
 from accountstore import *
 from accountstore.migration import *
-from accountstore.migration import run
+from accountstore.migration import runners
 from accountstore.migration.journal import Done, Journal
 from accountstore.migration.work import Worker
 
 above, kills, kind = sys.argv[1], int(sys.argv[2]), sys.argv[3]
 DOCUMENTS, BATCH = 120, 20
-run.MOST = BATCH
+runners.MOST = BATCH
 random.seed(kills)
 for loop in ("asyncio", "trio"):
     anyio.run(anyio.sleep, 0, backend=loop)

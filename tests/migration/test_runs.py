@@ -9,9 +9,11 @@ import anyio
 import pytest
 from doubles import Recording, Selective, raises
 from migrating import SOURCE, TARGET, account, config, files, found, once, outcomes_of, put, source, target
+from msgspec.structs import replace
 
 from accountstore import (
     AccountStore,
+    BackendError,
     DeniedError,
     FullError,
     LocationError,
@@ -312,7 +314,7 @@ async def test_a_target_that_fails_stops_the_run_which_goes_on_later(
     """A target that is full, or refuses or loses every write, stops the run with its error; nothing is said to be
     copied that is not; and the next run copies the rest.
     """
-    monkeypatch.setattr("accountstore.migration.run.MOST", 20)
+    monkeypatch.setattr("accountstore.migration.runners.MOST", 20)
     new = Failing(MemoryBackend(), [Fault("write", nth, error=error) for nth in range(5, 1000)])
     async with await filled(over(None, new)) as store:
         run = migrate(store, SOURCE, TARGET, **files(tmp_path))
@@ -341,14 +343,37 @@ async def test_an_end_that_cannot_be_listed_stops_the_run(tmp_path: Path, end: s
         assert (await once(store, tmp_path)).ok
 
 
+class Unsorted(MemoryBackend):
+    """Says that it sorts, and lists as it likes, as some servers of S3's protocol do."""
+
+    @property
+    def capabilities(self) -> Any:
+        return replace(super().capabilities, sorted=True)
+
+
+@pytest.mark.parametrize("end", ["Old", "New"])
+async def test_a_listing_out_of_order_is_found(tmp_path: Path, end: str) -> None:
+    """A storage that does not list in the order that it promises stops the run, which says what to do; nothing is taken
+    for deleted; and sorted on the disk, the listing serves.
+    """
+    backends = {name: Unsorted() if name == end else MemoryBackend() for name in ("Old", "New")}
+    async with over(*backends.values()) as store:
+        for name in reversed(NAMES):
+            for at in (source(name), target(name)):
+                await put(store, at, "a")
+        assert (await once(store, tmp_path, listing="spool")).ok
+        with raises(BackendError, "out of order: migrate with listing='spool'"):
+            await once(store, tmp_path)
+        assert await copies(store) == {*NAMES}
+        assert (await once(store, tmp_path, listing="spool")).totals.keys() == {"same"}
+
+
 async def test_a_target_that_ignores_conditions_is_refused(tmp_path: Path) -> None:
     """Where another's document could be overwritten, nothing is written; `writes="blind"` does so."""
 
     class Ignoring(Selective):
         @property
         def capabilities(self) -> Any:
-            from msgspec.structs import replace
-
             return replace(super().capabilities, verify=True)
 
     async with await filled(over(None, Ignoring())) as store:
@@ -433,7 +458,7 @@ async def test_broken_off_at_each_step_of_the_journal(
         raise Killed
 
     monkeypatch.setattr(Journal, "record", killing)
-    monkeypatch.setattr("accountstore.migration.run.MOST", 15)
+    monkeypatch.setattr("accountstore.migration.runners.MOST", 15)
     with pytest.raises(Killed):
         async with migrate(store, SOURCE, TARGET, **files(tmp_path)) as run:
             async for _ in run:
@@ -528,7 +553,7 @@ async def test_a_busy_target_is_given_less(tmp_path: Path, monkeypatch: pytest.M
         limits.append(self.concurrency)
 
     monkeypatch.setattr(Pace, "settle", keep)
-    monkeypatch.setattr("accountstore.migration.run.MOST", 5)
+    monkeypatch.setattr("accountstore.migration.runners.MOST", 5)
     new = FaultyBackend(MemoryBackend(), [Fault("write", nth, error=ConnectionRefusedError()) for nth in range(11, 30)])
     events: list[Any] = []
     async with await filled(over(None, new, attempts=8, observer=events.append)) as store:

@@ -46,6 +46,16 @@ class ScanTests(Suite):
             found = sorted(stat.key for page in pages for stat in page if stat.key.endswith("/"))
             assert " ".join(found) == folders
 
+    async def test_scan_is_sorted_where_that_is_declared(self, harness: Harness, backend: Backend) -> None:
+        """A recursive scan has its keys in the order of their UTF-8 bytes, where the backend declares that."""
+        if not backend.capabilities.sorted:
+            pytest.skip("declares no order of a scan")
+        for key in _TREE:
+            await put(harness, key, key.encode())
+        for prefix in ("", "a"):
+            keys = [stat.key async for page in backend.scan(prefix, recursive=True) for stat in page]
+            assert keys == sorted(keys, key=str.encode)
+
     async def test_scan_agrees_with_stat(self, harness: Harness, backend: Backend) -> None:
         """A listing has each document's size, and its version if it has one."""
         for i in range(4):

@@ -1,0 +1,107 @@
+"""Where batches are done: the protocol, and this process."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from msgspec import Struct
+
+from accountstore.migration.journal import Done
+from accountstore.migration.merge import Item
+from accountstore.migration.work import Worker
+
+MOST = 500
+"""Names in a batch, at most."""
+_DEATHS = 2
+
+
+class Batch(Struct, frozen=True, eq=False):
+    """Items that a worker was given, and what became of them."""
+
+    items: Sequence[Item]
+    done: Sequence[Done]
+
+
+class Runner(Protocol):
+    """Where batches are done."""
+
+    @property
+    def room(self) -> int:
+        """How many batches it takes now."""
+        ...
+
+    @property
+    def size(self) -> int:
+        """How many items a batch should have now."""
+        ...
+
+    @property
+    def busy(self) -> bool:
+        """Whether a batch that it was given is not done."""
+        ...
+
+    def submit(self, items: Sequence[Item], /) -> None:
+        """Take a batch."""
+        ...
+
+    async def next(self) -> Batch:
+        """A batch that is done. After a cancellation it goes on."""
+        ...
+
+    async def aclose(self) -> None:
+        """Let go of everything."""
+        ...
+
+
+class Task(Struct, frozen=True, eq=False):
+    """A batch that is with a worker in another process, and how many such it has outlived."""
+
+    items: Sequence[Item]
+    deaths: int = 0
+
+    def after_death(self) -> Sequence[Task] | Batch:
+        """What is done when its worker has died with it: again, then in halves; one that is alone has failed."""
+        if self.deaths + 1 < _DEATHS:
+            return (Task(self.items, self.deaths + 1),)
+        if len(self.items) == 1:
+            reason = "source: the process that copied it ended, each time"
+            return Batch(self.items, (Done(self.items[0].name, "failed", error="BackendError", reason=reason),))
+        half = len(self.items) // 2
+        return Task(self.items[:half], self.deaths), Task(self.items[half:], self.deaths)
+
+
+class Here:
+    """Does batches in this process, one after another."""
+
+    def __init__(self, worker: Worker, /) -> None:
+        self._worker = worker
+        self._items: Sequence[Item] = ()
+
+    @property
+    def room(self) -> int:
+        """One batch, when it has none."""
+        return 0 if self._items else 1
+
+    @property
+    def size(self) -> int:
+        """As many as are bounded; with a rate, those of a second."""
+        return min(MOST, self._worker.in_a_second or MOST)
+
+    @property
+    def busy(self) -> bool:
+        """Whether it has one."""
+        return bool(self._items)
+
+    def submit(self, items: Sequence[Item], /) -> None:
+        """Take it."""
+        self._items = items
+
+    async def next(self) -> Batch:
+        """Do it."""
+        batch = Batch(self._items, await self._worker.work(self._items))
+        self._items = ()
+        return batch
+
+    async def aclose(self) -> None:
+        """There is nothing to let go of: the store is another's."""
