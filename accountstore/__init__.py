@@ -14,10 +14,10 @@ from accountstore.errors import *
 
 if TYPE_CHECKING:
     from accountstore.backends.base import Capabilities, Version, WriteMode
-    from accountstore.batches import Copied
     from accountstore.bodies import from_json, json_schema, masked, to_json
     from accountstore.check import Check, Sealing
     from accountstore.config import Encryption, StorageConfig, StoreConfig
+    from accountstore.copies import Copied
     from accountstore.events import Event, Observer
     from accountstore.grant import Exchange, TokenGrant
     from accountstore.listing import Entry, Folder, Skipped
@@ -113,7 +113,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "backends.base": "Capabilities Version WriteMode",
-    "batches": "Copied",
+    "copies": "Copied",
     "bodies": "from_json json_schema masked to_json",
     "check": "Check Sealing",
     "config": "Encryption StorageConfig StoreConfig",

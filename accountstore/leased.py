@@ -14,6 +14,7 @@ import anyio
 from msgspec import Struct
 from msgspec.structs import replace
 
+from accountstore.backends.base import Version
 from accountstore.errors import AccountStoreError, ConflictError, LeaseError, UncertainError
 from accountstore.events import Operation
 from accountstore.lease import FIELD, LONGEST, NO_LEASE, Flight, Lease, field_of, key_of, leases_in
@@ -64,33 +65,45 @@ def _accounts(document: Document, /) -> Iterator[Account]:
             yield document.send_account
 
 
-@asynccontextmanager
-async def held(operation: Operation, ref: DocumentRef, lease: float, /) -> AsyncGenerator[Opened[Document]]:
-    """The document as it is while this block has the leases of all its refresh tokens, without a trace of them.
+class Hold(Struct):
+    """A document that is held: as it is, without a trace of the leases; and afterwards, the version that is left.
 
-    A document without OAuth credentials has none.
+    `left` is None where the block took longer than the lease and another has taken over: what it did with the document,
+    it did with one that may have changed.
+    """
+
+    opened: Opened[Document]
+    left: Version | None = None
+
+
+@asynccontextmanager
+async def held(
+    operation: Operation, ref: DocumentRef, lease: float, opened: Opened[Document] | None = None, /
+) -> AsyncGenerator[Hold]:
+    """The document as it is while this block has the leases of all its refresh tokens, for `lease` seconds.
+
+    `opened` is it as it was read last. A document without OAuth credentials has no leases.
 
     Raises:
-        LeaseError: others kept a lease for too long; or the block took longer than `lease`, in seconds, and another
-            has taken over: what it did with the document, it did with one that may have changed.
+        LeaseError: others kept a lease for too long.
     """
     leased = Leased(operation, ref, ref.kind, Terms(0, lease, 2 * lease))
-    opened = await leased.read()
+    opened = opened or await leased.read()
     if not any(oauth_in(opened.stored.document)):
-        yield opened
+        yield Hold(opened, opened.version)
         return
     await ref.require("update")
     holder = urandom(8).hex()
     taken = await leased.take_all(opened, holder)
-    still = False
+    hold = Hold(taken)
     try:
-        plain = ref.storage.encode(taken.stored.document, leased.kind, taken.plain, {FIELD: None})
-        yield Opened(taken.stored, plain)
+        hold.opened = Opened(taken.stored, leased.without_leases(taken))
+        yield hold
     finally:
         with anyio.CancelScope(shield=True):
-            still = await leased.release_all(taken, holder)
-    if not still:
-        raise LeaseError("it took longer than the lease, and another has taken over", location=ref.location)
+            after = await leased.release_all(taken, holder)
+    if after is not None:
+        hold.left = after.version if leased.without_leases(after) == hold.opened.plain else taken.version
 
 
 class Leased(Generic[D]):
@@ -175,8 +188,13 @@ class Leased(Generic[D]):
                 await self.pause()
             opened = await self.read()
 
-    async def release_all(self, opened: Opened[D], holder: str, /) -> bool:
-        """Drop this holder's leases from the newest document. Whether it still had them, as far as can be seen.
+    def without_leases(self, opened: Opened[D], /) -> bytes:
+        """The document's plain bytes, without a trace of its leases."""
+        return self.ref.storage.encode(opened.stored.document, self.kind, opened.plain, {FIELD: None})
+
+    async def release_all(self, opened: Opened[D], holder: str, /) -> Opened[D] | None:
+        """Drop this holder's leases from the newest document. The document then, as far as can be seen; None: it had
+        none there any more.
 
         Where the storage fails, they run out.
         """
@@ -184,9 +202,9 @@ class Leased(Generic[D]):
             while True:
                 held = {key: lease for key, lease in self.leases(opened).items() if lease.holder == holder}
                 if not held:
-                    return False
+                    return None
                 free = {key: replace(lease, holder="", seconds=0.0) for key, lease in held.items()}
-                if await self.swap(opened, opened.stored.document, free) is not None:
-                    return True
+                if (swapped := await self.swap(opened, opened.stored.document, free)) is not None:
+                    return swapped
                 opened = await self.read()
-        return True
+        return opened

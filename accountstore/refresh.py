@@ -82,8 +82,11 @@ async def copy(
     """Write the source's document to the target while nobody exchanges its refresh tokens (`AccountStore.copy`)."""
     if mode != "overwrite":
         await target.require(condition_of(mode))
-    async with held(operation, source, lease) as opened:
-        return operation.record(await target.renewed().write_copy(opened, source.storage, mode))
+    async with held(operation, source, lease) as hold:
+        written = await target.renewed().write_copy(hold.opened, source.storage, mode)
+    if hold.left is None:
+        raise LeaseError("it took longer than the lease, and another has taken over", location=source.location)
+    return operation.record(written)
 
 
 class _Refresh(Generic[D]):

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Literal, Self, cast, overload
 from accountstore import refresh as refreshing
 from accountstore import updating
 from accountstore.backends.base import Capabilities, Version, WriteMode
-from accountstore.batches import Copied, Proof, copy_many, get_many, save_many
+from accountstore.batches import get_many, save_many
 from accountstore.check import Check
 from accountstore.config import StoreConfig
+from accountstore.copies import Copied, Proof, copy_many
 from accountstore.errors import AccountStoreError, NotFoundError, UnsupportedError
 from accountstore.events import EventLog, Observer, Operation
 from accountstore.grant import Exchange
@@ -409,13 +410,15 @@ class AccountStore:
         *,
         verify: Proof = "none",
         concurrency: int = 8,
+        lease: float | None = None,
     ) -> AsyncIterator[tuple[Location, Copied | AccountStoreError]]:
         """Copy each source to its target, with a mode of `copy`; yield the source with both versions or its error.
 
         The error names the end it is about. `verify="read"` reads each copy back; `"write"` takes the MD5 that a
-        storage such as S3 answers as its version, and reads back where there is none. Otherwise as `save_many`, `copy`.
+        storage such as S3 answers as its version, and reads back where there is none. With `lease`, as in `copy`, but a
+        lease that was lost leaves the copy unverified. Otherwise as `save_many`, `copy`.
         """
-        return copy_many(self._resolver, self._log, copies, verify, concurrency)
+        return copy_many(self._resolver, self._log, copies, verify, concurrency, lease)
 
     # --- storages -----------------------------------------------------------------------------------------------------
 

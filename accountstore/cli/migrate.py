@@ -140,6 +140,14 @@ def run(
     blind: Annotated[
         bool, typer.Option("--blind", help="Write to a target without conditions, where a rival's write can be lost.")
     ] = False,
+    lease: Annotated[
+        float | None,
+        typer.Option(
+            "--lease",
+            metavar="SECONDS",
+            help="Copy a document with OAuth tokens while nobody refreshes them; others wait no longer than this.",
+        ),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="As `plan`.")] = False,
     spool: _Spool = False,
     concurrency: _Concurrency = 64,
@@ -169,6 +177,7 @@ def run(
             listing="spool" if spool else "stream",
             concurrency=concurrency,
             requests_per_second=requests_per_second,
+            lease=lease,
         )
         ends = _place(source), _place(target)
         config = load_config(context.obj)

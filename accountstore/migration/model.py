@@ -11,8 +11,9 @@ from zlib import crc32
 
 from msgspec import Struct, field
 
-from accountstore.batches import Proof
+from accountstore.copies import Proof
 from accountstore.errors import LocationError
+from accountstore.leased import Terms
 from accountstore.location import Location
 from accountstore.validation import check_folder, check_storage_name, join
 
@@ -87,7 +88,7 @@ class Place(Struct, frozen=True):
 
 
 class Options(Struct, frozen=True, kw_only=True):
-    """What to migrate and how. All but the last three are the meaning of a journal: it is not resumed with others.
+    """What to migrate and how. All but the last four are the meaning of a journal: it is not resumed with others.
 
     `include` and `exclude` are patterns (`*`, `?`, `[...]`; `*` matches `/` too) for a document's path below the
     folder. `names` migrates these alone, without a listing. `shard` is which part of the names, and of how many.
@@ -110,6 +111,10 @@ class Options(Struct, frozen=True, kw_only=True):
     concurrency: int = 64
     """How many documents are under way at most; less where a storage is busy."""
     requests_per_second: float | None = None
+    lease: float | None = None
+    """Seconds: a document with OAuth tokens is copied while no `refresh` exchanges them, which others wait for at most
+    so long. It costs two requests for such a document.
+    """
 
     def __post_init__(self) -> None:
         for name, known in _WORDS.items():
@@ -122,6 +127,8 @@ class Options(Struct, frozen=True, kw_only=True):
             raise ValueError("concurrency must be at least 1")
         if self.requests_per_second is not None and not self.requests_per_second > 0:
             raise ValueError("requests_per_second must be more than 0")
+        if self.lease is not None:
+            Terms(0, self.lease, 0)
         if self.delete_source and self.verify == "none":
             raise ValueError("delete_source needs a verified target: verify='read' or 'write'")
 
@@ -136,7 +143,7 @@ class Options(Struct, frozen=True, kw_only=True):
 
     def meaning(self) -> dict[str, str]:
         """The options that a journal keeps to, as text; of a list of names its digest."""
-        kept = {name: repr(getattr(self, name)) for name in self.__struct_fields__[:-3]}
+        kept = {name: repr(getattr(self, name)) for name in self.__struct_fields__[:-4]}
         if self.names is not None:
             kept["names"] = blake2b("\n".join(sorted(self.names)).encode(), digest_size=16).hexdigest()
         return kept

@@ -356,6 +356,8 @@ def _check_places(store: AccountStore, job: Job, /) -> None:
             f"storage {target.name!r} has no conditional writes, so a document that changes there meanwhile could be"
             " overwritten: writes='blind' does so"
         )
+    if options.lease is not None and not store.capabilities(job.source.storage).update:
+        raise UnsupportedError(f"storage {source.name!r} cannot compare and swap, which a lease needs")
     if options.delete_source and not store.capabilities(job.source.storage).update:
         raise UnsupportedError(f"storage {source.name!r} cannot delete on a condition, which delete_source needs")
     if options.mirror_deletes and not able.update:

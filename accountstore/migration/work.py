@@ -14,19 +14,26 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from accountstore.backends.base import Version
-from accountstore.batches import Copied, Copy, open_many
+from accountstore.batches import open_many
+from accountstore.copies import Copied, Copy
 from accountstore.errors import (
     AccountStoreError,
+    AlgorithmError,
     ConflictError,
     DocumentError,
+    EnvelopeError,
     ExistsError,
     FullError,
     LocationError,
+    MovedError,
     NotFoundError,
     NotRegularError,
+    NotSealedError,
+    TamperedError,
     UnsupportedError,
 )
 from accountstore.events import Event, Observer
+from accountstore.lease import FIELD
 from accountstore.location import Location
 from accountstore.migration.decide import (
     MISSING,
@@ -51,7 +58,11 @@ from accountstore.storage import Opened
 from accountstore.store import AccountStore, parts_of
 
 _RACED = (NotFoundError, ExistsError, ConflictError)
-_REFUSED = (DocumentError, NotRegularError, LocationError)
+_REFUSED = (
+    DocumentError, NotRegularError, LocationError,
+    TamperedError, MovedError, NotSealedError, EnvelopeError, AlgorithmError,
+)  # fmt: skip
+"""What is wrong with one document. A key that is missing or denied is wrong with all of a storage's."""
 _STOPPING = (FullError, UnsupportedError)
 _REQUESTS = {"none": 2, "write": 2, "read": 3}
 
@@ -243,14 +254,18 @@ class Worker:
         return [found async for _, found in open_many(self._resolver, self._log, at, self.concurrency)]
 
     def _equal(self, case: _Case, /) -> bool | None:
-        """Whether the documents are equal, the fields that this release does not know included. None: not both read."""
+        """Whether the documents are equal, the fields that this release does not know included, but not their leases,
+        which come and go. None: not both read.
+        """
         if case.opened is None or case.opened_there is None:
             return None
         source, target = (self._resolver.storage(at.storage).codec for at in (case.at, case.to))
         if source is target and case.opened.plain == case.opened_there.plain:
             return True
         try:
-            return source.decode_tree(case.opened.plain) == target.decode_tree(case.opened_there.plain)
+            return _without_leases(source.decode_tree(case.opened.plain)) == _without_leases(
+                target.decode_tree(case.opened_there.plain)
+            )
         except AccountStoreError as error:
             case.fail(error)
             return None
@@ -261,8 +276,10 @@ class Worker:
         """Copy. What is no longer as it was decided on is looked at once more, and reported as it is then."""
         options = self._job.options
         copies = [Copy(c.at, c.to, "overwrite" if options.writes == "blind" else way.mode) for c, way in ways]
-        await self._pace.wait(len(copies) * _REQUESTS[options.verify])
-        results = self._store.copy_many(copies, verify=options.verify, concurrency=self.concurrency)
+        await self._pace.wait(len(copies) * (_REQUESTS[options.verify] + (2 if options.lease else 0)))
+        results = self._store.copy_many(
+            copies, verify=options.verify, concurrency=self.concurrency, lease=options.lease
+        )
         raced: list[_Case] = []
         for case, way in ways:
             _, result = await anext(results)
@@ -323,6 +340,10 @@ class Worker:
             case.fail(error)
         else:
             case.settle("moved")
+
+
+def _without_leases(tree: Any, /) -> dict[str, Any]:
+    return {name: value for name, value in tree.items() if name != FIELD}
 
 
 async def _in_turn(
