@@ -33,7 +33,7 @@ from accountstore.errors import (
     UnsupportedError,
 )
 from accountstore.events import Event, Observer
-from accountstore.lease import FIELD
+from accountstore.lease import FIELD, leases_in
 from accountstore.location import Location
 from accountstore.migration.decide import (
     MISSING,
@@ -237,8 +237,15 @@ class Worker:
         if isinstance(case.source, Version) and isinstance(case.target, Version):
             if way.outcome == "same":
                 case.mark(self._marks, case.source, case.target)
-            if way.outcome in {"same", "newer"} and case.opened_there is not None:
+            if way.outcome in {"same", "newer"} and case.opened_there is not None and not self._is_held(case):
                 case.removable = case.source
+
+    def _is_held(self, case: _Case, /) -> bool:
+        """Whether somebody is exchanging a token of the source, which would be lost with it."""
+        if case.opened is None:
+            return False
+        codec = self._resolver.storage(case.at.storage).codec
+        return any(lease.holder for lease in leases_in(codec.unknown(case.opened.plain, FIELD)).values())
 
     async def _look(self, cases: Sequence[_Case], /) -> None:
         """Read both ends, where there may be something."""
