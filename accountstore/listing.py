@@ -123,6 +123,10 @@ class Listing:
     def _entry(self, below: str, stat: Stat, /) -> Entry | None:
         """A document, or None: of any other file, and of a document that no location names."""
         path = self._path + below
+        if stat.instead:
+            if self._others:
+                self.skipped.append(Skipped(path, self._storage, f"it is {stat.instead}"))
+            return None
         folder, _, name = path.rpartition("/")
         try:
             kind_of(name)

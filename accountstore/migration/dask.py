@@ -19,9 +19,9 @@ from msgspec.structs import replace
 from accountstore.aio.loops import asyncio_loop
 from accountstore.config import StoreConfig
 from accountstore.errors import AccountStoreError, BackendError, UnavailableError, UnsupportedError
-from accountstore.migration.journal import Done
 from accountstore.migration.marks import Marks, read_key
 from accountstore.migration.merge import Item, Side
+from accountstore.migration.records import Done
 from accountstore.migration.runners import MOST, Batch, Task
 from accountstore.migration.work import Job, Worker
 from accountstore.store import AccountStore

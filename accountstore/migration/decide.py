@@ -7,9 +7,9 @@ from typing import Literal, TypeAlias
 from msgspec import Struct
 
 from accountstore.backends.base import Version, WriteMode
-from accountstore.migration.journal import Row
 from accountstore.migration.marks import Marks
 from accountstore.migration.model import Options, Word
+from accountstore.migration.records import Row
 
 Action: TypeAlias = Literal["migrate", "plan", "verify"]
 

@@ -11,20 +11,19 @@ import os
 import sqlite3
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from datetime import UTC, datetime
 
 import msgspec
-from msgspec import Struct
 
 from accountstore.errors import JournalError
+from accountstore.migration.database import Translated, connect
 from accountstore.migration.marks import Marks, default_key_file, make_key, read_key
-from accountstore.migration.model import PROBLEMS, Outcome, Place, Report, Total, Word
+from accountstore.migration.model import PROBLEMS, Place, Report, Total
+from accountstore.migration.records import Done, Other, Row, outcome_of, printable
 
 _FORMAT = "1"
 _UNKEPT = frozenset({None, "foreign", "deleted"})
 """Outcomes of documents that a journal has nothing to say about the next time."""
-_NETWORK = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "ncpfs", "9p", "afs", "ceph", "glusterfs", "lustre"})
 _SCHEMA = """
 create table about (key text primary key, value text) without rowid;
 create table runs (number integer primary key, began real, ended real, totals text, options text);
@@ -34,63 +33,6 @@ create table documents (
 ) without rowid;
 create table others (run integer, end text, name text, outcome text, reason text);
 """
-
-
-class Row(Struct, frozen=True, array_like=True):
-    """What the journal knows of a document: the marks of both versions when it was last known to be the same at both
-    ends, if it ever was; and its last outcome.
-    """
-
-    name: str
-    source: bytes | None
-    target: bytes | None
-    outcome: str
-
-    @property
-    def known(self) -> bool:
-        """Whether it was ever the same at both ends."""
-        return self.target is not None
-
-
-class Done(Struct, frozen=True, array_like=True):
-    """What is to be journaled of a document."""
-
-    name: str
-    outcome: Word | None
-    """None: it is at neither end any more."""
-    source: bytes | None = None
-    target: bytes | None = None
-    size: int = 0
-    source_time: datetime | None = None
-    target_time: datetime | None = None
-    error: str = ""
-    reason: str = ""
-    stop: bool = False
-    """Whether the storage's error is about all documents."""
-
-
-def outcome_of(done: Done, source: Place, target: Place, /) -> Outcome:
-    """What is told of a document."""
-    return Outcome(
-        outcome=done.outcome or "gone",
-        name=done.name,
-        source=source.path_of(done.name),
-        target=target.path_of(done.name),
-        bytes=done.size,
-        source_time=done.source_time,
-        target_time=done.target_time,
-        error=done.error,
-        reason=done.reason,
-    )
-
-
-class Other(Struct, frozen=True, array_like=True):
-    """A file at one end that is no document, or whose name no location has."""
-
-    end: str
-    name: str
-    outcome: Word
-    reason: str
 
 
 class Journal:
@@ -110,7 +52,7 @@ class Journal:
         Raises:
             JournalError: see there.
         """
-        journal = cls(path, _connect(path))
+        journal = cls(path, connect(path))
         try:
             journal._begin(about)
         except BaseException:
@@ -123,7 +65,7 @@ class Journal:
         """Open a journal that is there, to report on it."""
         if not os.path.isfile(path):
             raise JournalError(f"{path}: there is no journal")
-        journal = cls(path, _connect(path))
+        journal = cls(path, connect(path))
         try:
             journal._check_format()
             journal.run, _, _, journal.totals = journal.runs()[-1]
@@ -256,8 +198,8 @@ class Journal:
         totals = msgspec.json.encode(self.totals).decode()
         self._db.execute("update runs set ended = ?, totals = ? where number = ?", (ended, totals, self.run))
 
-    def _translated(self) -> _Translated:
-        return _Translated(self.path)
+    def _translated(self) -> Translated:
+        return Translated(self.path)
 
     def runs(self) -> list[tuple[int, float, float | None, dict[str, Total]]]:
         """Each run: its number, when it began and came to its end, its totals."""
@@ -299,19 +241,6 @@ class Journal:
         self._db.close()
 
 
-class _Translated:
-    """A `with` block in which SQLite's errors become ours."""
-
-    def __init__(self, path: str, /) -> None:
-        self._path = path
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: object) -> None:
-        if isinstance(error, sqlite3.Error):
-            raise JournalError(f"{self._path}: the journal cannot be written ({error})") from None
-
-
 def _kept(done: Done, row: Row | None, /) -> tuple[bytes | None, bytes | None]:
     """The marks that a row has afterwards: new ones where both ends are known to be the same."""
     if done.target is not None or done.outcome == "moved" or row is None:
@@ -336,47 +265,3 @@ def _seconds(moment: datetime | None, /) -> float | None:
 
 def _moment(seconds: float | None, /) -> datetime | None:
     return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
-
-
-def _connect(path: str, /) -> sqlite3.Connection:
-    folder = os.path.dirname(os.path.abspath(path))
-    if (kind := file_system(folder)) in _NETWORK or kind.startswith("fuse."):
-        raise JournalError(f"{path}: is on a network file system ({kind}), where SQLite may be corrupted")
-    try:
-        os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
-        db = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
-    except (OSError, sqlite3.Error) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise JournalError(f"{path}: the journal cannot be opened ({reason})") from None
-    try:
-        for pragma in ("locking_mode = exclusive", "journal_mode = wal", "synchronous = full"):
-            db.execute(f"pragma {pragma}")
-        db.execute("begin immediate")
-        db.execute("commit")
-    except sqlite3.OperationalError as error:
-        db.close()
-        if "locked" in str(error):
-            raise JournalError(f"{path}: another run is using the journal") from None
-        raise JournalError(f"{path}: the journal cannot be opened ({error})") from None
-    except sqlite3.DatabaseError:
-        db.close()
-        raise JournalError(f"{path}: is no journal") from None
-    return db
-
-
-def file_system(folder: str, mounts: str = "/proc/self/mountinfo", /) -> str:
-    """The kind of the file system that a folder is on; empty where that cannot be told."""
-    best, kind = "", ""
-    real = os.path.realpath(folder)
-    with suppress(OSError), open(mounts, encoding="utf-8", errors="surrogateescape") as lines:
-        for line in lines:
-            before, _, after = line.partition(" - ")
-            point = before.split(" ")[4].replace("\\040", " ")
-            if len(point) >= len(best) and (real == point or real.startswith(f"{point.rstrip('/')}/")):
-                best, kind = point, after.split(" ")[0]
-    return kind
-
-
-def printable(name: str, /) -> str:
-    """A name that can be written, whatever is in it."""
-    return name.encode("utf-8", "backslashreplace").decode()

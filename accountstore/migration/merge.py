@@ -14,7 +14,7 @@ from msgspec import Struct, msgpack
 from accountstore.backends.base import Version
 from accountstore.errors import BackendError
 from accountstore.listing import Entry
-from accountstore.migration.journal import Row
+from accountstore.migration.records import Row
 
 T = TypeVar("T")
 

@@ -20,9 +20,9 @@ from msgspec.structs import replace
 from accountstore import errors
 from accountstore.config import StoreConfig
 from accountstore.errors import AccountStoreError, BackendError, UnsupportedError
-from accountstore.migration.journal import Done
 from accountstore.migration.marks import Marks
 from accountstore.migration.merge import Item
+from accountstore.migration.records import Done
 from accountstore.migration.runners import MOST, Batch, Task
 from accountstore.migration.work import Job, Worker
 from accountstore.store import AccountStore

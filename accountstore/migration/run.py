@@ -15,19 +15,20 @@ from anyio.lowlevel import checkpoint
 from msgspec.structs import replace
 
 from accountstore import errors
-from accountstore.errors import BackendError, ExtensionError, LocationError, UnsupportedError
-from accountstore.listing import Skipped, list_documents
+from accountstore.errors import BackendError
+from accountstore.listing import list_documents
 from accountstore.migration.decide import Settled, decide
-from accountstore.migration.journal import Done, Journal, Other, Row, outcome_of, printable
+from accountstore.migration.inputs import Named, Others, Rows, entries_of
+from accountstore.migration.journal import Journal
 from accountstore.migration.marks import Marks, new_marks
 from accountstore.migration.merge import Item, Listed, Merged, Side, Spool, Stream
-from accountstore.migration.model import Outcome, Place, Report, Total
+from accountstore.migration.model import Outcome, Report, Total
+from accountstore.migration.preconditions import check_places
+from accountstore.migration.records import Done, Other, Row, outcome_of, printable
 from accountstore.migration.runners import Batch, Runner
 from accountstore.migration.work import Job, end_of
 from accountstore.store import AccountStore, parts_of
-from accountstore.validation import kind_of
 
-_PAGE = 1000
 _ALL_FAIL = 16
 """So many documents of a batch, all of them failed, are a storage that has failed."""
 
@@ -64,8 +65,8 @@ class Migration:
         self._marks = new_marks()
         self._key_path = ""
         self._runner: Runner | None = None
-        self._merged: Merged | _Named | None = None
-        self._others = _Others(job.options.wants)
+        self._merged: Merged | Named | None = None
+        self._others = Others(job.options.wants)
         self._files: list[Journal | Spool] = []
         self._waiting: deque[Outcome] = deque()
         self._totals: dict[str, Total] = {}
@@ -199,13 +200,13 @@ class Migration:
     async def _begin(self) -> None:
         resolver, log = parts_of(self._store)
         job = self._job
-        _check_places(self._store, job)
+        check_places(self._store, job)
         if self._path is not None:
             await to_thread.run_sync(self._open_journal, self._path)
         if self._runner is None:
             self._runner = await self._make_runner(self._marks, self._key_path)
         if job.options.names is not None:
-            self._merged = _Named(sorted(filter(job.options.wants, {*job.options.names})), self._journal)
+            self._merged = Named(sorted(filter(job.options.wants, {*job.options.names})), self._journal)
             return
         ends: list[Stream[Side]] = []
         for what, place in (("source", job.source), ("target", job.target)):
@@ -213,13 +214,13 @@ class Migration:
                 resolver, log, place.folder, place.storage,
                 recursive=True, skipped=partial(self._others.add, what, place), others=True,
             )  # fmt: skip
-            documents = Listed(_entries(found), place.name_of, job.options.wants)
+            documents = Listed(entries_of(found), place.name_of, job.options.wants)
             fetch = documents.next
             if job.options.listing == "spool" or not self._store.capabilities(place.storage).sorted:
                 self._files.append(spool := Spool(documents))
                 fetch = spool.next
             ends.append(Stream(fetch, f"{what} {place}"))
-        self._merged = Merged(ends[0], ends[1], Stream(_Rows(self._journal, job.options.wants).next, "the journal"))
+        self._merged = Merged(ends[0], ends[1], Stream(Rows(self._journal, job.options.wants).next, "the journal"))
 
     def _open_journal(self, path: str, /) -> None:
         """Open the journal, and number a run that writes to it. Blocking."""
@@ -249,76 +250,6 @@ class Migration:
         await self.aclose()
 
 
-class _Others:
-    """What the listings leave out, and is wanted. It knows nothing of the run, which can be dropped."""
-
-    def __init__(self, wants: Callable[[str], bool], /) -> None:
-        self._wants = wants
-        self.found: list[Other] = []
-
-    def add(self, end: str, place: Place, skipped: Skipped, /) -> None:
-        """A listing has left this out."""
-        name = place.name_of(skipped.path)
-        if not name.endswith("/") and self._wants(name):
-            document = end == "source" and _is_document(name.rpartition("/")[2])
-            self.found.append(Other(end, name, "refused" if document else "foreign", skipped.reason))
-
-    def taken(self) -> list[Other]:
-        """What was found, which is not given again."""
-        found, self.found = self.found, []
-        return found
-
-
-class _Rows:
-    """The journal's rows that are wanted, by name."""
-
-    def __init__(self, journal: Journal | None, wants: Callable[[str], bool], /) -> None:
-        self._journal = journal
-        self._wants = wants
-        self._last = ""
-
-    async def next(self) -> list[tuple[str, Row]] | None:
-        """The next of them; None at the end."""
-        if self._journal is None:
-            return None
-        rows = await to_thread.run_sync(self._journal.rows, self._last, _PAGE)
-        if not rows:
-            return None
-        self._last = rows[-1].name
-        return [(row.name, row) for row in rows if self._wants(row.name)]
-
-
-class _Named:
-    """The items of a list of names, at whose ends nobody has looked."""
-
-    def __init__(self, names: Sequence[str], journal: Journal | None, /) -> None:
-        self._names = names
-        self._journal = journal
-        self._at = 0
-
-    async def next(self, most: int, /) -> list[Item]:
-        """The next of them, so many at most; none at the end."""
-        names = self._names[self._at : self._at + most]
-        rows: dict[str, Row] = {}
-        if self._journal is not None and names:
-            rows = await to_thread.run_sync(self._journal.rows_of, names)
-        self._at += len(names)
-        return [Item(name, None, None, rows.get(name), listed=False) for name in names]
-
-
-def _entries(found: Any, /) -> Any:
-    """A listing without folders has entries alone."""
-    return found
-
-
-def _is_document(file_name: str, /) -> bool:
-    try:
-        kind_of(file_name)
-    except ExtensionError:
-        return False
-    return True
-
-
 def _settled(item: Item, way: Settled, /) -> Done:
     source, target = item.source, item.target
     return Done(
@@ -339,26 +270,3 @@ def _stop_if_all_fail(batch: Batch, /) -> None:
         worst = (stopping or failed)[-1]
         kind = getattr(errors, worst.error, BackendError)
         raise kind(f"the migration has stopped; it goes on where it was when it is run again ({worst.reason})")
-
-
-def _check_places(store: AccountStore, job: Job, /) -> None:
-    """Refuse what cannot be meant, or cannot be done."""
-    resolver, _ = parts_of(store)
-    (source, at), (target, to) = (resolver.folder(place.folder, place.storage) for place in (job.source, job.target))
-    urls = [f"{storage.url.rstrip('/')}/{key}".rstrip("/") + "/" for storage, key in ((source, at), (target, to))]
-    if source.options == target.options and (urls[0].startswith(urls[1]) or urls[1].startswith(urls[0])):
-        raise LocationError(f"{job.source} and {job.target} are one place, or one lies in the other")
-    if job.action != "migrate":
-        return
-    able, options = store.capabilities(job.target.storage), job.options
-    if options.writes == "conditional" and not (able.create and able.update):
-        raise UnsupportedError(
-            f"storage {target.name!r} has no conditional writes, so a document that changes there meanwhile could be"
-            " overwritten: writes='blind' does so"
-        )
-    if options.lease is not None and not store.capabilities(job.source.storage).update:
-        raise UnsupportedError(f"storage {source.name!r} cannot compare and swap, which a lease needs")
-    if options.delete_source and not store.capabilities(job.source.storage).update:
-        raise UnsupportedError(f"storage {source.name!r} cannot delete on a condition, which delete_source needs")
-    if options.mirror_deletes and not able.update:
-        raise UnsupportedError(f"storage {target.name!r} cannot delete on a condition, which mirror_deletes needs")

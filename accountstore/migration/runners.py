@@ -7,8 +7,8 @@ from typing import Protocol
 
 from msgspec import Struct
 
-from accountstore.migration.journal import Done
 from accountstore.migration.merge import Item
+from accountstore.migration.records import Done
 from accountstore.migration.work import Worker
 
 MOST = 500

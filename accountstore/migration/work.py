@@ -48,11 +48,11 @@ from accountstore.migration.decide import (
     Write,
     decide,
 )
-from accountstore.migration.journal import Done
 from accountstore.migration.marks import Marks
 from accountstore.migration.merge import Item, Side
 from accountstore.migration.model import Options, Place, Word
 from accountstore.migration.pace import Pace
+from accountstore.migration.records import Done
 from accountstore.model import Document
 from accountstore.storage import Opened
 from accountstore.store import AccountStore, parts_of

@@ -83,7 +83,7 @@ def not_sent(call: Call, files: Files, key: str = KEY, /) -> UnavailableError:
 
 
 def listed(files: Files, folder: str = "", /) -> set[str]:
-    return {found.key for page in files.scan(folder, recursive=True) for found in page}
+    return {found.key for page in files.scan(folder, recursive=True) for found in page if not found.instead}
 
 
 def state(root: Path, /) -> dict[str, bytes | str]:

@@ -16,7 +16,8 @@ from msgspec.structs import replace
 from accountstore import AccountStore, JournalError, PasswordCredentials
 from accountstore.codecs import CODECS
 from accountstore.migration import Options, migrate, plan, read_report
-from accountstore.migration.journal import Journal, file_system
+from accountstore.migration.database import file_system
+from accountstore.migration.journal import Journal
 from accountstore.migration.marks import default_key_file
 
 if TYPE_CHECKING:
@@ -182,7 +183,7 @@ async def test_a_network_file_system_is_refused(
     def told(folder: str, /) -> str:
         return kind if str(tmp_path) == folder else ""
 
-    monkeypatch.setattr("accountstore.migration.journal.file_system", told)
+    monkeypatch.setattr("accountstore.migration.database.file_system", told)
     with raises(JournalError, f"network file system \\({kind}\\)"):
         await once(store, tmp_path)
     assert not (tmp_path / "journal").exists()

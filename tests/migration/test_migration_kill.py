@@ -34,7 +34,8 @@ import accountstore.backends.local.backend, accountstore.storages
 from accountstore import *
 from accountstore.migration import *
 from accountstore.migration import runners
-from accountstore.migration.journal import Done, Journal
+from accountstore.migration.journal import Journal
+from accountstore.migration.records import Done
 from accountstore.migration.work import Worker
 
 above, kills, kind = sys.argv[1], int(sys.argv[2]), sys.argv[3]

@@ -27,7 +27,8 @@ from msgspec.structs import replace
 from accountstore.backends.base import Stat, Version, pages_of
 from accountstore.backends.memory import MemoryBackend
 from accountstore.migration import Options, migrate
-from accountstore.migration.journal import Done, Journal
+from accountstore.migration.journal import Journal
+from accountstore.migration.records import Done
 from accountstore.testing import store_over
 
 folder, count, keep = sys.argv[1], int(sys.argv[2]), sys.argv[3] == "keep"

@@ -479,7 +479,7 @@ async def test_control_a_journal_that_is_written_before_the_copy(
 ) -> None:
     """Control: where outcomes are journaled before they are so, a run that is broken off in between loses documents."""
     from accountstore.backends.base import Version
-    from accountstore.migration.journal import Done
+    from accountstore.migration.records import Done
     from accountstore.migration.work import Worker
 
     work = Worker.work

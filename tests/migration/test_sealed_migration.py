@@ -29,14 +29,11 @@ from accountstore import (
 from accountstore.backends.memory import MemoryBackend
 from accountstore.codecs import is_sealed
 from accountstore.migration import Options, migrate, plan, verify
-from accountstore.sealing import StaticKeys
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from pathlib import Path
 
     from accountstore.backends.base import Version
-    from accountstore.secrets import SecretBytes
 
 pytestmark = pytest.mark.anyio
 
@@ -47,15 +44,13 @@ ENDS = [("plain", "old"), ("old", "new"), ("new", "plain"), ("old", "old")]
 
 def config(folder: Path, old: str, new: str, /) -> StoreConfig:
     """Two folders, JSON and MessagePack, each plain or sealed by a key of that name, and by no other."""
+    sealing = {
+        end: None if key == "plain" else Encryption(keys=write_keys(folder / f"{end}.jwks", key), required=True)
+        for end, key in (("Old", old), ("New", new))
+    }
     storages = {
-        name: StorageConfig(
-            f"{folder}/{name.lower()}",
-            codec=codec,
-            encryption=None
-            if key == "plain"
-            else Encryption(keys=write_keys(folder / f"{name}-{key}.jwks", key), required=True),
-        )
-        for name, key, codec in (("Old", old, "json"), ("New", new, "msgpack"))
+        "Old": StorageConfig(f"{folder}/old", encryption=sealing["Old"]),
+        "New": StorageConfig(f"{folder}/new", codec="msgpack", encryption=sealing["New"]),
     }
     return StoreConfig(storages=storages, default="Old")
 
@@ -169,10 +164,16 @@ async def test_a_missing_key_stops_the_run(tmp_path: Path) -> None:
     assert not held(tmp_path / "new")
 
 
-class WrapsOnly(StaticKeys):
+class WrapsOnly:
     """A key service that seals, and may not open."""
 
-    async def unwrap(self, *arguments: Any, **more: Any) -> Sequence[SecretBytes]:
+    def __init__(self) -> None:
+        self._keys = static("new")
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._keys, name)
+
+    async def unwrap(self, *arguments: Any) -> Any:
         raise KeyDeniedError("may not")
 
 
@@ -182,7 +183,8 @@ async def test_what_is_read_back_has_to_open(tmp_path: Path, how: Any, kept: boo
     unread, it counts as copied.
     """
     ends = {"Old": MemoryBackend(), "New": MemoryBackend()}
-    sealers = {"Old": sealer(static("old")), "New": sealer(WrapsOnly({"new": bytes(32)}))}
+    wraps_only: Any = WrapsOnly()
+    sealers = {"Old": sealer(static("old")), "New": sealer(wraps_only)}
     async with sealed_over(ends, sealers) as store:
         await put(store, source("x.account"), "a")
         if kept:

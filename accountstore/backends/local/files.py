@@ -174,6 +174,9 @@ class Files:
                         folders.append(join(folder, entry.name))
                     else:
                         page.append(Stat(f"{join(folder, entry.name)}/", 0, None, None))
+                else:
+                    kind = "a symbolic link" if entry.is_symlink() else "no regular file"
+                    page.append(Stat(join(folder, entry.name), 0, None, None, instead=kind))
                 if len(page) >= _PAGE:
                     yield page
                     page = []

@@ -1,0 +1,88 @@
+"""What a run goes through: the journal's rows, a list of names, and what listings leave out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from anyio import to_thread
+
+from accountstore.errors import ExtensionError
+from accountstore.listing import Skipped
+from accountstore.migration.journal import Journal
+from accountstore.migration.merge import Item
+from accountstore.migration.model import Place
+from accountstore.migration.records import Other, Row
+from accountstore.validation import kind_of
+
+_PAGE = 1000
+
+
+class Others:
+    """What the listings leave out, and is wanted. It knows nothing of the run, which can be dropped."""
+
+    def __init__(self, wants: Callable[[str], bool], /) -> None:
+        self._wants = wants
+        self.found: list[Other] = []
+
+    def add(self, end: str, place: Place, skipped: Skipped, /) -> None:
+        """A listing has left this out."""
+        name = place.name_of(skipped.path)
+        if not name.endswith("/") and self._wants(name):
+            document = end == "source" and _is_document(name.rpartition("/")[2])
+            self.found.append(Other(end, name, "refused" if document else "foreign", skipped.reason))
+
+    def taken(self) -> list[Other]:
+        """What was found, which is not given again."""
+        found, self.found = self.found, []
+        return found
+
+
+class Rows:
+    """The journal's rows that are wanted, by name."""
+
+    def __init__(self, journal: Journal | None, wants: Callable[[str], bool], /) -> None:
+        self._journal = journal
+        self._wants = wants
+        self._last = ""
+
+    async def next(self) -> list[tuple[str, Row]] | None:
+        """The next of them; None at the end."""
+        if self._journal is None:
+            return None
+        rows = await to_thread.run_sync(self._journal.rows, self._last, _PAGE)
+        if not rows:
+            return None
+        self._last = rows[-1].name
+        return [(row.name, row) for row in rows if self._wants(row.name)]
+
+
+class Named:
+    """The items of a list of names, at whose ends nobody has looked."""
+
+    def __init__(self, names: Sequence[str], journal: Journal | None, /) -> None:
+        self._names = names
+        self._journal = journal
+        self._at = 0
+
+    async def next(self, most: int, /) -> list[Item]:
+        """The next of them, so many at most; none at the end."""
+        names = self._names[self._at : self._at + most]
+        rows: dict[str, Row] = {}
+        if self._journal is not None and names:
+            rows = await to_thread.run_sync(self._journal.rows_of, names)
+        self._at += len(names)
+        return [Item(name, None, None, rows.get(name), listed=False) for name in names]
+
+
+def entries_of(found: Any, /) -> Any:
+    """A listing without folders has entries alone."""
+    return found
+
+
+def _is_document(file_name: str, /) -> bool:
+    try:
+        kind_of(file_name)
+    except ExtensionError:
+        return False
+    return True

@@ -1,0 +1,157 @@
+"""What lies among the documents: links, unreadable files, odd keys of each service; and what may not be deleted."""
+
+from __future__ import annotations
+
+import os
+import socket
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from cloudtargets import TARGETS, Target
+from doubles import Recording
+from migrating import SOURCE, TARGET, account, config, files, found, once, outcomes_of, put, source, target
+
+from accountstore import AccountStore, DeniedError, StorageConfig, StoreConfig
+from accountstore.backends.memory import MemoryBackend
+from accountstore.codecs import JSON
+from accountstore.migration import Options, migrate, plan
+from accountstore.testing import Fault, FaultyBackend, store_over
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from cloudstub import Stub
+
+pytestmark = pytest.mark.anyio
+
+GOOD = JSON.encode(account("a"))
+
+
+def lay_out(root: Path, /) -> dict[str, tuple[str, str]]:
+    """Put odd things beside a document; what each is to be told as."""
+    (root / "real.account").write_bytes(GOOD)
+    (root / "folder.account").mkdir()
+    (root / "inside.account").symlink_to("real.account")
+    (root / "outside.account").symlink_to("/etc/hostname")
+    (root / "dangling.account").symlink_to("nowhere")
+    (root / "linked").symlink_to(root.parent)
+    os.mkfifo(root / "pipe.account")
+    with socket.socket(socket.AF_UNIX) as heard:
+        heard.bind(os.path.relpath(root / "socket"))
+    link = "source: it is a symbolic link"
+    return {
+        "inside.account": ("refused", link),
+        "outside.account": ("refused", link),
+        "dangling.account": ("refused", link),
+        "linked": ("foreign", link),
+        "pipe.account": ("refused", "source: it is no regular file"),
+        "socket": ("foreign", "source: it is no regular file"),
+    }
+
+
+async def test_links_and_devices_are_told_and_not_followed(tmp_path: Path) -> None:
+    """A symbolic link, wherever it leads, a pipe and a socket are told by name with the reason, by a plan too; nothing
+    is read through them, and the documents are copied.
+    """
+    root = tmp_path / "old" / "mail"
+    root.mkdir(parents=True)
+    odd = lay_out(root)
+    async with AccountStore.open(config(tmp_path)) as store:
+        for run in (plan(store, SOURCE, TARGET), migrate(store, SOURCE, TARGET, **files(tmp_path))):
+            told = {outcome.name: (outcome.outcome, outcome.reason) async for outcome in run}
+            assert told == odd | {"real.account": ("copied", "")}
+            assert run.report.exit_code == 1
+        assert [entry.location.file_name async for entry in store.list(storage="New", recursive=True)] == [
+            "real.account"
+        ]
+
+
+async def test_links_that_are_followed_are_documents(tmp_path: Path) -> None:
+    """With `follow_links` a link inside the storage is the document it leads to; one that leads out is still told."""
+    root = tmp_path / "old" / "mail"
+    root.mkdir(parents=True)
+    lay_out(root)
+    old = StorageConfig(f"{tmp_path}/old", options={"follow_links": True})
+    told = StoreConfig(storages={"Old": old, "New": StorageConfig(f"{tmp_path}/new")}, default="Old")
+    async with AccountStore.open(told) as store:
+        words = await outcomes_of(migrate(store, SOURCE, TARGET, **files(tmp_path)))
+    assert {name for name, word in words.items() if word == "copied"} == {"real.account", "inside.account"}
+    assert words["outside.account"] == words["dangling.account"] == "refused"
+
+
+@pytest.mark.parametrize("how", ["chmod", "fault"])
+async def test_an_unreadable_file_is_told(tmp_path: Path, how: str) -> None:
+    """A document that may not be read has failed, by name; the others are copied, and the next run tries it again."""
+    if how == "chmod" and os.geteuid() == 0:
+        pytest.skip("root reads everything")
+    old: Any = FaultyBackend(MemoryBackend(), [Fault("read", 2, error=PermissionError())])
+    ends = {"Old": old, "New": MemoryBackend()}
+    opened = AccountStore.open(config(tmp_path)) if how == "chmod" else store_over(ends)
+    async with opened as store:
+        for name in ("a.account", "b.account", "c.account"):
+            await store.save(source(name), account("a"))
+        if how == "chmod":
+            (tmp_path / "old" / "mail" / "b.account").chmod(0)
+        run = migrate(store, SOURCE, TARGET, **files(tmp_path))
+        told = {outcome.name: (outcome.outcome, outcome.error) async for outcome in run}
+        failed = [name for name, word in told.items() if word == ("failed", DeniedError.__name__)]
+        assert len(failed) == 1
+        assert [word for word, _ in told.values()].count("copied") == 2
+        if how == "chmod":
+            (tmp_path / "old" / "mail" / "b.account").chmod(0o600)
+        assert (await once(store, tmp_path)).ok
+
+
+ODD: Mapping[str, Mapping[str, str]] = {
+    "s3": {"a//b.account": "refused", "/c.account": "refused", "e\u0301.account": "refused"},
+    "gcs": {"a//b.account": "refused", "../c.account": "refused", "g.ACCOUNT": "foreign"},
+    "azure": {"a//b.account": "refused", "c\\d.account": "refused", "h.account ": "foreign"},
+}
+"""Keys that the service takes and no location has."""
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("engine_target", TARGETS, ids=lambda each: each.name)
+async def test_odd_keys_of_each_service_are_told(stub: Stub, tmp_path: Path, engine_target: Target) -> None:
+    """Keys that others have put into a bucket are told one by one, a marker of a folder is not, and the documents are copied."""
+    odd = {**ODD[engine_target.service], "f.txt": "foreign"}
+    for key in (*odd, "d/"):
+        stub.put(engine_target.service, "old", f"p/mail/{key}", GOOD)
+    stub.put(engine_target.service, "old", "p/mail/good.account", GOOD)
+    cloud = engine_target.config(stub.url, "old").storages["cloud"]
+    told = StoreConfig(storages={"Old": cloud, "New": StorageConfig(f"{tmp_path}/new")}, default="Old")
+    async with AccountStore.open(told) as store:
+        run = migrate(store, SOURCE, TARGET, **files(tmp_path))
+        words = {outcome.name: outcome.outcome async for outcome in run}
+    assert words == odd | {"good.account": "copied"}
+    assert [path.name for path in (tmp_path / "new").rglob("*.account")] == ["good.account"]
+
+
+@pytest.mark.parametrize("end", ["source", "target"])
+async def test_what_may_not_be_deleted_is_copied_all_the_same(tmp_path: Path, end: str) -> None:
+    """An end that denies deletes alone: each document that was to be removed there has failed, by name and reason, and
+    stays; all is copied; and with the permission the next run removes it.
+    """
+    denying = Recording(MemoryBackend(), [Fault("delete", nth, error=PermissionError()) for nth in range(1, 3)])
+    other = MemoryBackend()
+    ends = {"Old": denying if end == "source" else other, "New": denying if end == "target" else other}
+    options: dict[str, Any] = {"delete_source": True} if end == "source" else {"mirror_deletes": True}
+    async with store_over(ends) as store:
+        for name in ("a.account", "b.account"):
+            await put(store, source(name), "a")
+        if end == "target":
+            assert (await once(store, tmp_path, **options)).ok
+            for name in ("a.account", "b.account"):
+                await store.delete(source(name))
+            await put(store, source("c.account"), "a")
+        run = migrate(store, SOURCE, TARGET, options=Options(**options), **files(tmp_path))
+        told = {outcome.name: (outcome.outcome, outcome.error) async for outcome in run}
+        failed = dict.fromkeys(("a.account", "b.account"), ("failed", DeniedError.__name__))
+        assert told == failed | ({"c.account": ("copied", "")} if end == "target" else {})
+        assert run.report.exit_code == 1
+        for name in ("a.account", "b.account"):
+            assert await found(store, target(name)) == "a"
+        report = await once(store, tmp_path, **options)
+        assert report.ok
+        assert await found(store, (source if end == "source" else target)("a.account")) is None
