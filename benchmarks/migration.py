@@ -1,8 +1,10 @@
 """Migrations against other tools, S3 to S3 on the project's stub: `python -m benchmarks.migration`.
 
 Each client runs on one processor and the stub on the other ones, turn by turn, so that a loaded machine slows all
-alike; what is printed are documents a second of processor time and of the clock, and
-requests a document: medians.
+alike; what is printed are documents a second of processor time and of the clock, and requests a document: medians.
+Several processes or Dask workers have all processors, and are told without the time in which they start.
+
+`--local` compares folder to folder with rsync, and `save_many` with one `save` after another.
 """
 
 from __future__ import annotations
@@ -15,22 +17,24 @@ import sys
 import tempfile
 import time
 from argparse import ArgumentParser
+from contextlib import asynccontextmanager, nullcontext
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import anyio
 
-from accountstore import AccountStore, Location, StorageConfig, StoreConfig
+from accountstore import Account, AccountStore, Location, PasswordCredentials, StorageConfig, StoreConfig
 from accountstore.migration import Options, migrate
 
 sys.path.append(str(Path(__file__).parent.parent / "tests" / "servers"))
 from cloudstub import Stub
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import AsyncGenerator, Mapping, Sequence
 
 IN_FLIGHT = 64
+_SAVED = 10_000
 _LOOP = "get and save, in a loop"
 _DOCUMENT = (
     '{"host":"%s","port":993,"credentials":'
@@ -49,6 +53,10 @@ class Cost(NamedTuple):
 
 
 def config(url: str, /) -> StoreConfig:
+    """Both ends: at the stub, or below a folder."""
+    if url.startswith("/"):
+        storages = {name: StorageConfig(f"{url}/{name.lower()}") for name in ("Old", "New")}
+        return StoreConfig(storages=storages, default="Old")
     options = {"key": "k", "secret": "s", "endpoint_url": url, "client_kwargs": {"region_name": "us-east-1"}}
     storages = {
         name: StorageConfig(f"s3://{name.lower()}/x", options=options, engine="obstore", conditions="trust")
@@ -66,32 +74,95 @@ async def ours(url: str, folder: str, way: str, /) -> None:
                 account = await store.get(at)
                 await store.save(Location(at.file_name, folder=at.folder, storage="New"), account)
             return
-        how, _, processes = way.partition("*")
+        if way.startswith("save"):
+            await _save(store, way)
+            return
+        how, _, workers = way.partition("@")
+        how, _, processes = how.partition("*")
         options: Any = Options(verify=how, concurrency=IN_FLIGHT)  # type: ignore[arg-type]  # one of the words
-        report = await migrate(
-            store, "Old:m", "New:m",
-            journal=f"{folder}/journal", key_file=f"{folder}/key", options=options, processes=int(processes or 1),
-            config=config(url),
-        )  # fmt: skip
+        told: Any = {"config": config(url), "processes": int(processes or 1)}
+        async with _cluster(folder, url, int(workers)) if workers else nullcontext() as client:
+            if workers:
+                told = {"client": client}
+            began = time.perf_counter()
+            report = await migrate(
+                store, "Old:m", "New:m",
+                journal=f"{folder}/journal", key_file=f"{folder}/key", options=options, **told,
+            )  # fmt: skip
+            print(time.perf_counter() - began)
         if not report.ok:
             raise RuntimeError(str(report))
+
+
+async def _save(store: AccountStore, way: str, /) -> None:
+    """Save new documents, together or one after another."""
+    document = Account(host="h" * 900, port=993, credentials=PasswordCredentials(login="me", password="pw"))
+    places = [Location(f"{number:07}.account", folder="s", storage="New") for number in range(_SAVED)]
+    began = time.perf_counter()
+    if way == "save_many":
+        async for _, result in store.save_many((at, document) for at in places):
+            if isinstance(result, Exception):
+                raise result
+    else:
+        for at in places:
+            await store.save(at, document)
+    print(time.perf_counter() - began)
+
+
+@asynccontextmanager
+async def _cluster(folder: str, url: str, workers: int, /) -> AsyncGenerator[Any]:
+    """Dask workers of one thread each, that read the configuration from a file."""
+    import distributed
+
+    lines = ['default = "Old"']
+    for name, storage in config(url).storages.items():
+        lines += [f"[storages.{name}]", f'url = "{storage.url}"', 'engine = "obstore"', 'conditions = "trust"']
+        lines += [f"[storages.{name}.options]"]
+        lines += [f'{key} = "{value}"' for key, value in storage.options.items() if isinstance(value, str)]
+        lines += [f"[storages.{name}.options.client_kwargs]", 'region_name = "us-east-1"']
+    path = Path(folder, "accountstore.toml")
+    path.write_text("\n".join(lines))
+    os.environ["ACCOUNTSTORE_CONFIG"] = str(path)
+    local: Any = distributed.LocalCluster
+    async with (
+        local(n_workers=workers, threads_per_worker=1, asynchronous=True, dashboard_address=":0") as cluster,
+        distributed.Client(cluster, asynchronous=True) as client,  # type: ignore[no-untyped-call]  # it has no types
+    ):
+        yield client
 
 
 def commands(url: str, folder: str, /) -> Mapping[str, Sequence[Sequence[str]]]:
     """The sides: each is one or more programs, one after another."""
     python = [sys.executable, "-m", "benchmarks.migration", "--side"]
     sides: dict[str, Sequence[Sequence[str]]] = {
-        f"ours, verify={way}": [[*python, way, url, folder]] for way in ("none", "write", "read", "write*2")
+        f"ours, verify={way}": [[*python, way, url, folder]]
+        for way in ("none", "write", "read", "write*1", "write*2", "write@1", "write@2")
     }
     sides[_LOOP] = [[*python, "loop", url, folder]]
     if rclone := shutil.which("rclone"):
         ends = ["OLD:old/x/m", "NEW:new/x/m"]
         flags = ["--transfers", str(IN_FLIGHT), "--checkers", str(IN_FLIGHT), "--disable", "copy"]
         sides["rclone copy"] = [[rclone, "copy", *ends, *flags]]
+        sides["rclone copy, by the server"] = [[rclone, "copy", *ends, *flags[:4]]]
         sides["rclone copy, check --download"] = [
             [rclone, "copy", *ends, *flags],
             [rclone, "check", "--download", *ends, "--checkers", str(IN_FLIGHT)],
         ]
+    if s5cmd := shutil.which("s5cmd"):
+        flags = ["--endpoint-url", url, "--numworkers", str(IN_FLIGHT)]
+        sides["s5cmd cp, by the server"] = [[s5cmd, *flags, "cp", "s3://old/x/m/*", "s3://new/x/m/"]]
+    return sides
+
+
+def local_commands(above: str, folder: str, /) -> Mapping[str, Sequence[Sequence[str]]]:
+    """The sides from folder to folder. rsync writes what it is not told to sync to the page cache alone."""
+    python = [sys.executable, "-m", "benchmarks.migration", "--side"]
+    ways = ("none", "read", "save_many", "save")
+    sides: dict[str, Sequence[Sequence[str]]] = {f"ours, {way}": [[*python, way, above, folder]] for way in ways}
+    if rsync := shutil.which("rsync"):
+        ends = [f"{above}/old/m/", f"{above}/new/m/"]
+        sides["rsync -a --checksum"] = [[rsync, "-a", "--checksum", "--mkpath", *ends]]
+        sides["rsync -a --checksum --fsync"] = [[rsync, "-a", "--checksum", "--mkpath", "--fsync", *ends]]
     return sides
 
 
@@ -99,35 +170,49 @@ def environment(url: str, folder: str, /) -> dict[str, str]:
     told = {"TYPE": "s3", "PROVIDER": "Other", "ACCESS_KEY_ID": "k", "SECRET_ACCESS_KEY": "s", "REGION": "us-east-1"}
     told |= {"ENDPOINT": url, "NO_CHECK_BUCKET": "true"}
     remotes = {f"RCLONE_CONFIG_{end}_{key}": value for end in ("OLD", "NEW") for key, value in told.items()}
-    return {**os.environ, **remotes, "RCLONE_CONFIG": f"{folder}/rclone.conf"}
+    keys = {"AWS_ACCESS_KEY_ID": "k", "AWS_SECRET_ACCESS_KEY": "s", "AWS_REGION": "us-east-1"}
+    return {**os.environ, **remotes, **keys, "RCLONE_CONFIG": f"{folder}/rclone.conf"}
 
 
 def measure(
-    stub: Stub, side: Sequence[Sequence[str]], documents: int, delay: float, folder: str, pinned: bool, /
+    stub: Stub,
+    side: Sequence[Sequence[str]],
+    documents: int,
+    delay: float,
+    folder: str,
+    pinned: bool,
+    local: str = "",
+    /,
 ) -> Cost:
     """Run a side on new ends."""
-    fill(stub, documents)
     shutil.rmtree(folder, ignore_errors=True)
     Path(folder).mkdir()
+    if local:
+        fill_folder(Path(local), documents)
+    else:
+        fill(stub, documents)
     stub.mode(delay=delay, log=False)
-    before, cpu, peak = time.perf_counter(), 0.0, 0
+    before, cpu, peak, inner = time.perf_counter(), 0.0, 0, ""
     for command in side:
         pin = ("taskset", "-c", "0") if pinned else ()
         process = subprocess.Popen(
             [*pin, *command],
             env=environment(stub.url, folder),
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
         )
-        assert process.stderr is not None
-        said = process.stderr.read()
+        assert process.stdout is not None
+        said = process.stdout.read()
         _, status, used = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
         if process.returncode:
             raise RuntimeError(f"{command}: {said.decode()[-500:]}")
         cpu += used.ru_utime + used.ru_stime
         peak = max(peak, used.ru_maxrss)
+        inner = said.decode().strip() if "--side" in command else ""
     seconds = time.perf_counter() - before
+    if inner and (not pinned or local):
+        seconds = float(inner.splitlines()[-1])
     stub.mode(delay=0)
     return Cost(seconds, cpu, stub.count(), peak)
 
@@ -138,12 +223,22 @@ def fill(stub: Stub, documents: int, /) -> None:
         stub.put("s3", "old", f"x/m/{number:07}.account", (_DOCUMENT % ("h" * 900)).encode())
 
 
+def fill_folder(root: Path, documents: int, /) -> None:
+    for end in ("old", "new"):
+        shutil.rmtree(root / end, ignore_errors=True)
+    (root / "old" / "m").mkdir(parents=True)
+    for number in range(documents):
+        (root / "old" / "m" / f"{number:07}.account").write_text(_DOCUMENT % ("h" * 900))
+    os.sync()
+
+
 def main() -> None:
     """Print a table of the sides, for each latency."""
     parser = ArgumentParser(description=__doc__)
     parser.add_argument("--documents", type=int, default=20_000)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--delay", type=float, nargs="*", default=[0.0, 0.02])
+    parser.add_argument("--local", action="store_true")
     parser.add_argument("--only", nargs="*", default=[])
     parser.add_argument("--side", nargs=3, metavar=("WAY", "URL", "FOLDER"))
     asked = parser.parse_args()
@@ -153,22 +248,24 @@ def main() -> None:
     processors = sorted(os.sched_getaffinity(0))
     with tempfile.TemporaryDirectory() as above, Stub() as stub:
         os.sched_setaffinity(stub.pid, set(processors[1:]) or set(processors))
-        sides = commands(stub.url, f"{above}/run")
+        run, local = f"{above}/run", above if asked.local else ""
+        sides = local_commands(above, run) if local else commands(stub.url, run)
         # The loop would take long, and is measured when it is asked for.
         chosen = {name: side for name, side in sides.items() if name in (asked.only or {*sides} - {_LOOP})}
-        for delay in asked.delay:
+        for delay in [0.0] if local else asked.delay:
             costs: dict[str, list[Cost]] = {name: [] for name in chosen}
             for _ in range(asked.rounds):
                 for name, side in chosen.items():
-                    pinned = "*" not in name
-                    costs[name].append(measure(stub, side, asked.documents, delay, f"{above}/run", pinned))
+                    pinned = "*" not in name and "@" not in name
+                    costs[name].append(measure(stub, side, asked.documents, delay, run, pinned, local))
             print(
                 f"{asked.documents:,} documents, {delay * 1e3:g} ms, load {os.getloadavg()[0]:.1f} of {len(processors)}"
             )
             for name, found in costs.items():
-                rate = asked.documents / median(cost.seconds for cost in found)
-                core = asked.documents / median(cost.cpu for cost in found)
-                requests = median(cost.requests for cost in found) / asked.documents
+                count = _SAVED if "save" in name else asked.documents
+                rate = count / median(cost.seconds for cost in found)
+                core = count / median(cost.cpu for cost in found)
+                requests = median(cost.requests for cost in found) / count
                 peak = max(cost.peak for cost in found) / 1000
                 print(f"  {name:32} {rate:8,.0f}/s  {core:8,.0f}/s of a core  {requests:5.2f} requests  {peak:6.0f} MB")
             print(
