@@ -114,7 +114,9 @@ ODD: Mapping[str, Mapping[str, str]] = {
 @pytest.mark.once
 @pytest.mark.parametrize("engine_target", TARGETS, ids=lambda each: each.name)
 async def test_odd_keys_of_each_service_are_told(stub: Stub, tmp_path: Path, engine_target: Target) -> None:
-    """Keys that others have put into a bucket are told one by one, a marker of a folder is not, and the documents are copied."""
+    """Keys that others have put into a bucket are told one by one, but not the marker of a folder; the documents are
+    copied.
+    """
     odd = {**ODD[engine_target.service], "f.txt": "foreign"}
     for key in (*odd, "d/"):
         stub.put(engine_target.service, "old", f"p/mail/{key}", GOOD)
