@@ -95,7 +95,7 @@ async def held(
     await ref.require("update")
     holder = urandom(8).hex()
     taken = await leased.take_all(opened, holder)
-    hold = Hold(taken)
+    hold, after = Hold(taken), None
     try:
         hold.opened = Opened(taken.stored, leased.without_leases(taken))
         yield hold

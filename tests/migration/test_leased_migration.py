@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import pytest
 from doubles import Recording, drained, raises
-from migrating import SOURCE, TARGET, files, found, once, put, source, target
+from migrating import SOURCE, TARGET, config, files, found, once, put, source, target
 from msgspec.structs import replace
 from providers import SmallProvider
 
@@ -271,3 +271,17 @@ async def test_a_source_without_conditions_has_no_leases(tmp_path: Path) -> None
     async with over(Recording(None, (), create=False, update=False)) as store:
         with raises(UnsupportedError, "which a lease needs"):
             await once(store, tmp_path, lease=LONG)
+
+
+@pytest.mark.once
+async def test_other_processes_hold_leases_as_well(tmp_path: Path) -> None:
+    """Processes that do the work take the leases too: a document that another holds has failed, and stays."""
+    told = config(tmp_path)
+    async with AccountStore.open(told) as store:
+        await store.save(OLD, SmallProvider().account())
+        await hold(store)
+        await store.save(source("y.account"), SmallProvider().account())
+        options = Options(lease=0.05, delete_source=True)
+        run = migrate(store, SOURCE, TARGET, options=options, processes=2, config=told, **files(tmp_path))
+        assert {outcome.name: outcome.outcome async for outcome in run} == {"x.account": "failed", "y.account": "moved"}
+        assert FIELD.encode() not in (await store.read_json(target("y.account"))).document

@@ -102,8 +102,18 @@ def test_from_plan_to_verification(migrate: Any, folder: Path) -> None:
     report = migrate("report", "accountstore.journal", "--json")
     assert report.returncode == 3
     assert [(line["name"], line["outcome"]) for line in lines(report)[:-1]] == [("04.account", "conflict")]
+    assert migrate("Old:mail", "New:post", "--resume", "--lease", "0").returncode == 2
     mended = migrate(
-        "Old:mail", "New:post", "--resume", "--on-conflict", "overwrite", "--names", "-", given=report.stdout
+        "Old:mail",
+        "New:post",
+        "--resume",
+        "--lease",
+        "5",
+        "--on-conflict",
+        "overwrite",
+        "--names",
+        "-",
+        given=report.stdout,
     )
     assert mended.returncode == 0
     assert migrate("verify", "Old:mail", "New:post").returncode == 0

@@ -21,6 +21,7 @@ from accountstore import (
     Copied,
     Encryption,
     KeyDeniedError,
+    Location,
     MissingKeyError,
     PasswordCredentials,
     StorageConfig,
@@ -193,3 +194,48 @@ async def test_what_is_read_back_has_to_open(tmp_path: Path, how: Any, kept: boo
             assert await found(store, source("x.account")) == "a"
         [(_, result)] = await drained(store.copy_many([(source("x.account"), target("y.account"))], verify=how))
         assert isinstance(result, KeyDeniedError if kept else Copied)
+
+
+class Counting(MemoryBackend):
+    """Counts the requests that are under way on all of its kind."""
+
+    def __init__(self, counts: list[int], /) -> None:
+        super().__init__()
+        self._counts = counts
+
+    async def write(self, key: str, data: bytes, /, **how: Any) -> Any:
+        self._counts.append((self._counts or [0])[-1] + 1)
+        await anyio.sleep(0.001)
+        self._counts.append(self._counts[-1] - 1)
+        return await super().write(key, data, **how)
+
+
+class Service(WrapsOnly):
+    """A key service, and how often it was asked to wrap."""
+
+    remote = True
+    asked = 0
+
+    async def wrap(self, *arguments: Any) -> Any:
+        self.asked += 1
+        return await self._keys.wrap(*arguments)
+
+
+async def test_a_key_service_is_asked_once_a_window_and_storages_share_the_requests() -> None:
+    """Copies to two sealed storages in one window: each asks its key service once for all of its documents, and no more
+    requests are under way than were asked for.
+    """
+    counts: list[int] = []
+    services: list[Any] = [Service(), Service()]
+    ends = {"Old": MemoryBackend(), "New": Counting(counts), "Newer": Counting(counts), "Plain": Counting(counts)}
+    sealers = {"New": sealer(services[0]), "Newer": sealer(services[1])}
+    async with sealed_over(ends, sealers) as store:
+        pairs: list[tuple[Location, Location]] = []
+        for number in range(30):
+            at = source(f"{number}.account")
+            await store.save(at, account("a"))
+            pairs.append((at, replace(at, storage=("New", "Newer", "Plain")[number % 3])))
+        results = await drained(store.copy_many(pairs, concurrency=4))
+        assert all(isinstance(result, Copied) for _, result in results)
+        assert [service.asked for service in services] == [1, 1]
+        assert max(counts) == 4
