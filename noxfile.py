@@ -37,7 +37,7 @@ def _interpreters() -> list[str]:
 
 PYTHONS = _interpreters()
 NEWEST = PYTHONS[-1]
-EVERYTHING = "cli,testing,s3,gcs,azure,fast,gateway"
+EVERYTHING = "cli,testing,s3,gcs,azure,fast,oauth,gateway"
 HUNG = "--timeout=1200"
 """Ends a test that hangs: no test takes so long on any machine that is of use."""
 
@@ -61,11 +61,12 @@ def _requirements(*groups: str) -> list[str]:
     return [name for name in names if not name.startswith("accountstore")]
 
 
-def _azurite(session: nox.Session) -> dict[str, str]:
-    """Install Azurite, whose installer needs what the session has, and say where."""
-    folder = ROOT / ".nox" / "azurite"
-    session.run("python", "tests/servers/install_azurite.py", str(folder))
-    return {"ACCOUNTSTORE_AZURITE": str(folder)}
+def _by_npm(session: nox.Session) -> dict[str, str]:
+    """Install the servers that are packages of Node, by installers that need what the session has, and say where."""
+    azurite, provider = ROOT / ".nox" / "azurite", ROOT / ".nox" / "oidc-provider"
+    session.run("python", "tests/servers/install_azurite.py", str(azurite))
+    session.run("python", "tests/refresh/install_provider.py", str(provider))
+    return {"ACCOUNTSTORE_AZURITE": str(azurite), "ACCOUNTSTORE_OIDC_PROVIDER": str(provider)}
 
 
 @nox.session(python=False)
@@ -159,7 +160,7 @@ def bare(session: nox.Session) -> None:
 def mutation(session: nox.Session) -> None:
     """How many changes of the package the tests notice, by hand, for hours: tests/mutation.py says how."""
     _install(session, "test", "servers", extras=EVERYTHING)
-    session.run("python", "tests/mutation.py", *session.posargs, env=_azurite(session))
+    session.run("python", "tests/mutation.py", *session.posargs, env=_by_npm(session))
 
 
 @nox.session(python=PYTHONS)
@@ -174,5 +175,5 @@ def tests(session: nox.Session) -> None:
         return
     _install(session, "test", "servers", extras=EVERYTHING)
     # In CI a server that is missing is a failure, not a skip.
-    env = {"ACCOUNTSTORE_SERVERS": "required", **_azurite(session)}
+    env = {"ACCOUNTSTORE_SERVERS": "required", **_by_npm(session)}
     session.run("pytest", "-n", "4", "--all", HUNG, *session.posargs, env=env)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from accountstore.check import Check
     from accountstore.config import StorageConfig, StoreConfig
     from accountstore.events import Event, Observer
+    from accountstore.grant import Exchange, TokenGrant
     from accountstore.listing import Entry, Folder, Skipped
     from accountstore.location import Location
     from accountstore.model import (
@@ -53,26 +54,34 @@ __all__ = [
     "EncodeError",
     "Entry",
     "Event",
+    "Exchange",
+    "ExchangeError",
     "ExistsError",
     "ExtensionError",
     "Folder",
     "FullError",
+    "LeaseError",
     "Location",
     "LocationError",
     "MultiAccount",
+    "NoAnswerError",
     "NoCredentials",
+    "NoOAuthError",
     "NotFoundError",
     "NotRegularError",
     "OAuthCredentials",
     "Observer",
     "PasswordCredentials",
     "ProtocolType",
+    "RefreshError",
+    "RefusedError",
     "Secret",
     "SecurityOptions",
     "Skipped",
     "StorageConfig",
     "StoreConfig",
     "Stored",
+    "TokenGrant",
     "TooLargeError",
     "UnavailableError",
     "UncertainError",
@@ -93,6 +102,7 @@ _HOMES = {
     "check": "Check",
     "config": "StorageConfig StoreConfig",
     "events": "Event Observer",
+    "grant": "Exchange TokenGrant",
     "listing": "Entry Folder Skipped",
     "location": "Location",
     "model": (

@@ -166,6 +166,11 @@ class Codec:
             raise EncodeError("has a value that the other format cannot carry")
         return tree
 
+    def unknown(self, data: bytes, name: str, /) -> object:
+        """The value of a top-level field that the model does not have, in a document that `decode` takes; or None."""
+        fields: dict[str, Raw] = self._fields.decode(without_mark(data))
+        return self._tree.decode(fields[name]) if name in fields else None
+
     def merge(
         self,
         document: Document,

@@ -11,6 +11,12 @@
     │   └── TooLargeError                           more bytes than the store allows
     ├── UnsupportedError     (NotImplementedError)  the storage cannot promise what was asked
     ├── ClosedError          (RuntimeError)         the store is not open here
+    ├── RefreshError                                `refresh` has not brought a valid access token
+    │   ├── NoOAuthError     (ValueError)           the document has no OAuth credentials
+    │   ├── LeaseError       (TimeoutError)         others had the lease for longer than `timeout`: `temporary`
+    │   └── ExchangeError                           the exchange failed
+    │       ├── RefusedError (PermissionError)      the provider refused it; `code` says why
+    │       └── NoAnswerError (ConnectionError)     nobody knows whether the provider did it: `temporary`
     └── BackendError                                the storage failed, nothing more precise is known
         ├── NotFoundError    (FileNotFoundError)
         ├── ExistsError      (FileExistsError)      mode="create" met a document
@@ -42,12 +48,18 @@ __all__ = (
     "DeniedError",
     "DocumentError",
     "EncodeError",
+    "ExchangeError",
     "ExistsError",
     "ExtensionError",
     "FullError",
+    "LeaseError",
     "LocationError",
+    "NoAnswerError",
+    "NoOAuthError",
     "NotFoundError",
     "NotRegularError",
+    "RefreshError",
+    "RefusedError",
     "TooLargeError",
     "UnavailableError",
     "UncertainError",
@@ -137,6 +149,57 @@ class UnsupportedError(AccountStoreError, NotImplementedError):
 
 class ClosedError(AccountStoreError, RuntimeError):
     """The store is not open here: it was closed, or opened in another process or on another event loop."""
+
+
+class RefreshError(AccountStoreError):
+    """`refresh` has not brought a valid access token."""
+
+
+class NoOAuthError(RefreshError, ValueError):
+    """The document has no OAuth credentials; nothing was asked of a provider."""
+
+
+class LeaseError(RefreshError, TimeoutError):
+    """Other tasks or processes had the lease for longer than the call's `timeout`; the call has exchanged nothing."""
+
+    temporary: ClassVar[bool] = True
+
+
+class ExchangeError(RefreshError):
+    """The exchange of the refresh token failed, or returned no `TokenGrant`; the document is as it was."""
+
+
+class RefusedError(ExchangeError, PermissionError):
+    """The provider refused the exchange: raised by an exchange, with the provider's code.
+
+    `code` is one of RFC 6749 section 5.2 or, whatever else a provider says, `"other"`. After `"invalid_grant"` the
+    user must sign in again, as the refresh token is expired, revoked or spent.
+    """
+
+    CODES: ClassVar[frozenset[str]] = frozenset(
+        {
+            *("invalid_request", "invalid_client", "invalid_grant"),
+            *("unauthorized_client", "unsupported_grant_type", "invalid_scope"),
+        }
+    )
+
+    def __init__(self, message: str, /, *, code: str = "other", location: Location | None = None) -> None:
+        super().__init__(message, location=location)
+        # Any other text is the provider's, and may quote what it was sent.
+        self.code = code if code in self.CODES else "other"
+
+
+class NoAnswerError(ExchangeError, ConnectionError):
+    """The provider gave no answer in time, or none that says what it did: it may have spent the refresh token.
+
+    An exchange raises it, and `refresh` then tries once more. `sent` is False where the request surely did not leave.
+    """
+
+    temporary: ClassVar[bool] = True
+
+    def __init__(self, message: str, /, *, sent: bool = True, location: Location | None = None) -> None:
+        super().__init__(message, location=location)
+        self.sent = sent
 
 
 class BackendError(AccountStoreError):

@@ -41,7 +41,9 @@ class Event(Struct, frozen=True, kw_only=True):
 
     `outcome` is `"ok"` or the name of the error's class. `version` and `bytes` are those of the document read or
     written, `attempts` counts the tries of an `update` or `move`, `seconds` the whole operation. `skipped` counts what
-    a page of a listing left out, because no location names it.
+    a page of a listing left out, because no location names it. Of a `refresh`, `polls` counts the reads while another
+    had the lease, `exchanges` the calls of the exchange, `takeovers` the leases taken from holders whose time was up;
+    all are 0 for a token that was valid, or that another task of the process has renewed.
     """
 
     operation: str
@@ -54,6 +56,9 @@ class Event(Struct, frozen=True, kw_only=True):
     attempts: int
     seconds: float
     skipped: int = 0
+    polls: int = 0
+    exchanges: int = 0
+    takeovers: int = 0
 
 
 Observer: TypeAlias = "Callable[[Event], object]"
@@ -88,6 +93,9 @@ class EventLog(Struct, frozen=True, eq=False):
             attempts=operation.attempts,
             seconds=seconds,
             skipped=operation.skipped,
+            polls=operation.polls,
+            exchanges=operation.exchanges,
+            takeovers=operation.takeovers,
         )
         if self.observer is None:
             what = str(event.location or event.storage) + (f" to {event.target}" if event.target is not None else "")
@@ -131,6 +139,9 @@ class Operation(Struct, eq=False):
     bytes: int | None = None
     attempts: int = 1
     skipped: int = 0
+    polls: int = 0
+    exchanges: int = 0
+    takeovers: int = 0
     started: float = field(default_factory=time.perf_counter)
 
     def record(self, state: S, /) -> S:

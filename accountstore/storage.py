@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any, Generic, TypeVar
+from types import MappingProxyType
+from typing import Any, Generic, Self, TypeVar
 
-from msgspec import Struct
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from accountstore.backends.base import Blob, Stat, Version, WriteMode
 from accountstore.client import Condition, StorageClient
 from accountstore.codecs import BYTE_ORDER_MARK, JSON, Codec, without_mark
 from accountstore.errors import BackendError, DecodeError, EncodeError, NotFoundError
+from accountstore.lease import Flight, StorageClock
 from accountstore.location import Located, Location
 from accountstore.model import Account, Document, MultiAccount
 from accountstore.secrets import SecretBytes
@@ -20,6 +23,7 @@ from accountstore.validation import check_size, kind_of
 D = TypeVar("D", bound=Account | MultiAccount)
 T_co = TypeVar("T_co", covariant=True)
 T = TypeVar("T")
+_NO_FIELDS: Mapping[str, object] = MappingProxyType({})
 
 
 class Stored(Struct, Generic[T_co], frozen=True):
@@ -49,6 +53,9 @@ class Storage(Struct, frozen=True, eq=False):
     max_bytes: int
     url: str
     options: Mapping[str, object]
+    clock: StorageClock = field(default_factory=StorageClock)
+    flights: dict[str, Flight] = field(default_factory=dict[str, Flight])
+    """The refreshes under way in this process, by key."""
 
     @property
     def name(self) -> str:
@@ -61,15 +68,27 @@ class Storage(Struct, frozen=True, eq=False):
     def __rich_repr__(self) -> list[tuple[str, Any]]:
         return [("name", self.name)]
 
-    def encode(self, document: D, kind: type[D], original: bytes | None = None, /) -> SecretBytes:
-        """The document's bytes, with the fields of the original that the model does not know.
+    def encode(
+        self,
+        document: D,
+        kind: type[D],
+        original: bytes | None = None,
+        fields: Mapping[str, object] = _NO_FIELDS,
+        /,
+    ) -> SecretBytes:
+        """The document's bytes, with the fields of the original that the model does not know, and these instead of its
+        own, top-level ones; None drops one.
 
         Raises `EncodeError`, `TooLargeError`.
         """
         if type(document) is not kind:
             raise EncodeError(f"is not of type {kind.__name__}")
         codec = self.codec
-        data = SecretBytes(codec.encode(document) if original is None else codec.merge(document, original))
+        if original is None:
+            data = SecretBytes(codec.encode(document))
+        else:
+            given = {name: value for name, value in fields.items() if value is not None}
+            data = SecretBytes(codec.merge(document, original, set=given, drop=fields.keys() - given))
         check_size(len(data), self.max_bytes)
         return data
 
@@ -139,6 +158,19 @@ class DocumentRef(Struct, frozen=True, eq=False):
         with Located(self.location):
             data = self.storage.encode(document, kind, original)
             return stored(document, await self.storage.client.write(self.key, data, mode, self.by))
+
+    async def rewrite(
+        self, opened: Opened[D], document: D, kind: type[D], fields: Mapping[str, object], /
+    ) -> Opened[D]:
+        """Write a document where it still is what was opened, keeping its unknown fields but these. As `write`."""
+        with Located(self.location):
+            data = self.storage.encode(document, kind, opened.plain, fields)
+            stat = await self.storage.client.write(self.key, data, opened.stored.version, self.by)
+            return Opened(stored(document, stat), data)
+
+    def renewed(self) -> Self:
+        """The same with a deadline of its own: for one request of an operation that takes longer than one."""
+        return replace(self, by=self.storage.client.deadline())
 
     async def write_copy(
         self, opened: Opened[D], source: Storage, mode: WriteMode, fields: Mapping[str, Any] | None = None, /

@@ -8,6 +8,7 @@ from inspect import iscoroutinefunction
 from types import NoneType
 from typing import TYPE_CHECKING, Literal, Self, cast, overload
 
+from accountstore import refresh as refreshing
 from accountstore import updating
 from accountstore.backends.base import Capabilities, Version, WriteMode
 from accountstore.batches import get_many, save_many
@@ -15,6 +16,8 @@ from accountstore.check import Check
 from accountstore.config import StoreConfig
 from accountstore.errors import AccountStoreError, NotFoundError, UnsupportedError
 from accountstore.events import EventLog, Observer, Operation
+from accountstore.grant import Exchange
+from accountstore.leased import Terms
 from accountstore.listing import Entry, Folder, Skipped, list_documents
 from accountstore.location import Location
 from accountstore.model import Account, Document, MultiAccount
@@ -170,6 +173,54 @@ class AccountStore:
         with Operation(self._log, "update_multi", location) as operation:
             return await updating.update(operation, self._resolver.ref(location, "multi"), change, MultiAccount)
 
+    async def refresh(
+        self,
+        location: Location,
+        exchange: Exchange,
+        /,
+        *,
+        leeway: float = 60,
+        lease: float = 30,
+        timeout: float = 90,  # noqa: ASYNC109 -- it bounds the wait for others, not the call
+    ) -> Stored[Account]:
+        """The account with an access token that is valid for at least `leeway` seconds. One request where it is.
+
+        Of all callers, in all tasks, processes and machines, one runs `exchange` for an expiry, and the others get its
+        token. It takes a lease in the document (three requests in all), and keeps others waiting for at most `lease`
+        seconds: the exchange is given up after three quarters of them. A call waits for others for at most `timeout`
+        seconds. A cancelled caller's own exchange is awaited to its end, so that no token is lost. Tokens that last
+        for less than `leeway` are returned as they were granted.
+
+        Raises:
+            NoOAuthError: the document has no OAuth credentials.
+            RefusedError: the provider refused, and no other caller has stored newer tokens.
+            NoAnswerError: the provider's answer was lost twice, or did not come in time.
+            ExchangeError: the exchange raised something else, or returned no `TokenGrant`.
+            LeaseError: others had the lease for longer than `timeout`.
+            UnsupportedError: the storage cannot compare and swap.
+            Others as `get` and `save`.
+        """
+        with Operation(self._log, "refresh", location) as operation:
+            ref, terms = self._resolver.ref(location, "account"), Terms(leeway, lease, timeout)
+            return await refreshing.refresh(operation, ref, Account, exchange, terms)
+
+    async def refresh_multi(
+        self,
+        location: Location,
+        exchange: Exchange,
+        /,
+        *,
+        leeway: float = 60,
+        lease: float = 30,
+        timeout: float = 90,  # noqa: ASYNC109 -- as above
+    ) -> Stored[MultiAccount]:
+        """As `refresh`, for each OAuth account that needs it: one exchange for each refresh token, also where several
+        accounts have the same. All are tried before an error of one is raised.
+        """
+        with Operation(self._log, "refresh_multi", location) as operation:
+            ref, terms = self._resolver.ref(location, "multi"), Terms(leeway, lease, timeout)
+            return await refreshing.refresh(operation, ref, MultiAccount, exchange, terms)
+
     # --- either kind --------------------------------------------------------------------------------------------------
 
     async def read_json(self, location: Location, /) -> Stored[bytes]:
@@ -233,17 +284,23 @@ class AccountStore:
             operation.version = version
             await self._resolver.ref(location).delete(version)
 
-    async def copy(self, source: Location, target: Location, /, *, mode: WriteMode = "overwrite") -> Version:
+    async def copy(
+        self, source: Location, target: Location, /, *, mode: WriteMode = "overwrite", lease: float | None = None
+    ) -> Version:
         """Copy a document of either kind to a location of the same kind, on any storage. Returns the target's version.
 
-        The document is checked and takes the target's codec; fields that this release does not know come along.
+        The document is checked and takes the target's codec; fields that this release does not know come along. With
+        `lease`, OAuth tokens are copied while no `refresh` exchanges them: others wait for at most so many seconds.
 
         Raises:
             NotFoundError: there is no document at the source.
+            LeaseError: others kept the lease for too long, or the copy took longer than its own: copy again.
             Others as `save`, about the target.
         """
         with Operation(self._log, "copy", source, target) as operation:
             refs = self._resolver.pair(source, target)
+            if lease is not None:
+                return (await refreshing.copy(operation, *refs, mode, lease)).version
             return (await updating.copy(operation, *refs, mode)).version
 
     async def move(self, source: Location, target: Location, /, *, mode: WriteMode = "overwrite") -> Version:

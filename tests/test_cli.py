@@ -626,7 +626,7 @@ def test_the_configuration_is_chosen_on_the_command_line_or_by_the_environment(m
     assert refusal == "missing.toml: cannot be read (FileNotFoundError)"
 
 
-NAMES = ("demo", "storages", "check", "save", "get", "ls", "rm", "cp", "mv", "serve")
+NAMES = ("demo", "storages", "check", "save", "get", "ls", "rm", "cp", "mv", "refresh", "serve")
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import re
 import traceback
 from typing import TYPE_CHECKING, Any, cast
 
+import msgspec
 import pytest
 import samples
 from calls import EITHER, EVERY, SINGLE, ends
@@ -19,10 +20,23 @@ from doubles import BatchMemory, Recording
 from msgspec.structs import replace
 
 import accountstore
-from accountstore import AccountStore, Location, PasswordCredentials, StoreConfig, Version, errors, from_json
+from accountstore import (
+    AccountStore,
+    Location,
+    OAuthCredentials,
+    PasswordCredentials,
+    Secret,
+    StoreConfig,
+    TokenGrant,
+    Version,
+    errors,
+    from_json,
+)
 from accountstore.backends.base import classify_error
 from accountstore.backends.memory import MemoryBackend
+from accountstore.codecs import JSON
 from accountstore.errors import AccountStoreError, BackendError, DocumentError, NotFoundError, UnavailableError
+from accountstore.lease import FIELD, key_of
 from accountstore.testing import store_over
 
 if TYPE_CHECKING:
@@ -99,10 +113,13 @@ def test_the_tree_is_as_drawn() -> None:
     assert defined == {name for name in accountstore.__all__ if name.endswith("Error")}
 
 
-def test_only_unavailable_is_temporary() -> None:
-    """`temporary` is true of `UnavailableError` and its kinds, false of all others, on the class and on the object."""
+def test_what_may_work_later_is_temporary() -> None:
+    """`temporary` is true of `UnavailableError` and its kinds, of a wait for a lease and of an answer that a provider
+    did not give, false of all others; on the class and on the object.
+    """
+    later = (UnavailableError, errors.LeaseError, errors.NoAnswerError)
     for cls in CLASSES:
-        assert cls.temporary is cls("x").temporary is issubclass(cls, UnavailableError)
+        assert cls.temporary is cls("x").temporary is issubclass(cls, later)
 
 
 def system_error(number: int, /) -> OSError:
@@ -118,6 +135,26 @@ async def after_closing(store: AccountStore, /) -> object:
     return await store.get(AT)
 
 
+def refresh_by(error: Exception, /) -> Callable[[AccountStore], Awaitable[object]]:
+    """A refresh whose exchange raises this."""
+
+    async def exchange(_: OAuthCredentials) -> TokenGrant:
+        raise error
+
+    async def refresh(store: AccountStore) -> object:
+        await store.save(AT, samples.OAUTH)
+        return await store.refresh(AT, exchange, lease=0.1)
+
+    return refresh
+
+
+async def wait_for_a_lease(store: AccountStore, /) -> object:
+    lease = {key_of(Secret("rt")): {"holder": "another", "seconds": 60}}
+    tree = msgspec.json.decode(JSON.encode(samples.OAUTH)) | {FIELD: lease}
+    await store.save_json(AT, msgspec.json.encode(tree))
+    return await store.refresh(AT, cast("Any", None), timeout=0)
+
+
 RAISED: Mapping[type[AccountStoreError], Callable[[AccountStore], Awaitable[object]]] = {
     errors.ConfigError: lambda _: AccountStore.open(StoreConfig(storages={})),
     errors.LocationError: lambda store: store.get(Location("x.account", storage="other")),
@@ -128,6 +165,11 @@ RAISED: Mapping[type[AccountStoreError], Callable[[AccountStore], Awaitable[obje
     errors.TooLargeError: lambda _: store_over({"main": MemoryBackend()}, max_bytes=10).save(AT, ACCOUNT),
     errors.UnsupportedError: lambda store: store.scoped("x").filesystem(),
     errors.ClosedError: after_closing,
+    errors.NoOAuthError: lambda store: store.refresh(AT, cast("Any", None)),
+    errors.LeaseError: wait_for_a_lease,
+    errors.ExchangeError: refresh_by(KeyError()),
+    errors.RefusedError: refresh_by(errors.RefusedError("no", code="invalid_grant")),
+    errors.NoAnswerError: refresh_by(errors.NoAnswerError("lost")),
     errors.BackendError: lambda _: from_storage(RuntimeError()),
     errors.NotFoundError: lambda store: store.get(MISSING),
     errors.ExistsError: lambda store: store.save(AT, ACCOUNT, mode="create"),
@@ -154,8 +196,8 @@ async def test_each_class_is_raised(cls: type[AccountStoreError]) -> None:
 
 
 def test_every_class_that_is_no_base_is_raised() -> None:
-    """Each class is in the table above, but for the two that only group others."""
-    assert set(CLASSES) - set(RAISED) == {AccountStoreError, DocumentError}
+    """Each class is in the table above, but for the three that only group others."""
+    assert set(CLASSES) - set(RAISED) == {AccountStoreError, DocumentError, errors.RefreshError}
 
 
 def made(cls: type[AccountStoreError], /) -> AccountStoreError:

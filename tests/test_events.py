@@ -15,7 +15,16 @@ from calls import EVERY, MULTIPLE, ends, other
 from doubles import Recording, drained
 from samples import AT, MULTI_AT
 
-from accountstore import AccountStore, AccountStoreError, Event, Location, StorageConfig, StoreConfig, Version
+from accountstore import (
+    AccountStore,
+    AccountStoreError,
+    Event,
+    Location,
+    StorageConfig,
+    StoreConfig,
+    TokenGrant,
+    Version,
+)
 from accountstore.backends.memory import MemoryBackend
 from accountstore.codecs import JSON
 from accountstore.errors import UnavailableError, UncertainError
@@ -76,6 +85,14 @@ def fail(_: Account, /) -> Account:
     raise KeyError(CANARY)
 
 
+async def grant(_: OAuthCredentials, /) -> TokenGrant:
+    return TokenGrant(access_token=CANARY, refresh_token=CANARY, expires_in=3600)
+
+
+async def fail_to_grant(_: OAuthCredentials, /) -> TokenGrant:
+    raise KeyError(CANARY)
+
+
 Case: TypeAlias = "tuple[Callable[[AccountStore], Awaitable[object]], Location | None, Location | None, str]"
 """A call, the location and the target of its event, and the outcome."""
 
@@ -88,6 +105,9 @@ def well(name: str, /) -> Case:
 CALLS: Mapping[str, Case] = {
     **{name: well(name) for name in EVERY},
     "check": (lambda store: store.check(), None, None, "ok"),
+    "refresh": (lambda store: store.refresh(AT, grant), AT, None, "ok"),
+    "refresh_multi": (lambda store: store.refresh_multi(MULTI_AT, grant), MULTI_AT, None, "ok"),
+    "refresh by a faulty exchange": (lambda store: store.refresh(AT, fail_to_grant), AT, None, "ExchangeError"),
     "exists not": (lambda store: store.exists(MISSING), MISSING, None, "ok"),
     "get of nothing": (lambda store: store.get(MISSING), MISSING, None, "NotFoundError"),
     "get of a wrong name": (lambda store: store.get(MULTI_AT), MULTI_AT, None, "ExtensionError"),

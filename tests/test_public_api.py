@@ -29,12 +29,13 @@ if TYPE_CHECKING:
 
 NAMES = {
     "accountstore": """
-        Account AccountStore Capabilities Check Credentials Document Entry Event Folder Location MultiAccount
+        Account AccountStore Capabilities Check Credentials Document Entry Event Exchange Folder Location MultiAccount
         NoCredentials OAuthCredentials Observer PasswordCredentials ProtocolType Secret SecurityOptions Skipped
-        StorageConfig StoreConfig Stored Version WriteMode from_json json_schema masked to_json
+        StorageConfig StoreConfig Stored TokenGrant Version WriteMode from_json json_schema masked to_json
         AccountStoreError BackendError ClosedError ConfigError ConflictError DecodeError DeniedError DocumentError
-        EncodeError ExistsError ExtensionError FullError LocationError NotFoundError NotRegularError TooLargeError
-        UnavailableError UncertainError UnknownFieldError UnsupportedError
+        EncodeError ExchangeError ExistsError ExtensionError FullError LeaseError LocationError NoAnswerError
+        NoOAuthError NotFoundError NotRegularError RefreshError RefusedError TooLargeError UnavailableError
+        UncertainError UnknownFieldError UnsupportedError
     """,
     "accountstore.backends.base": """
         Backend BackendFactory BatchBackend Blob Capabilities Stat Version Write WriteMode
@@ -50,8 +51,8 @@ NAMES = {
 """The public names by their modules: a change here is a change of the interface."""
 
 STORE = """
-    open aclose get get_multi read read_multi save save_multi update update_multi read_json save_json stat exists delete
-    copy move list get_many save_many storages capabilities check scoped filesystem
+    open aclose get get_multi read read_multi save save_multi update update_multi refresh refresh_multi read_json
+    save_json stat exists delete copy move list get_many save_many storages capabilities check scoped filesystem
 """
 """The public members of `AccountStore`."""
 
@@ -63,6 +64,7 @@ EXTRAS = {
     "azure": "adlfs",
     "obstore": "obstore",
     "gateway": "starlette",
+    "oauth": "httpx2",
     **dict.fromkeys(("commands", "exits", "prompts", "serve", "show"), "typer"),
 }
 """What is left out here where its package is not installed: backends, and the command line."""

@@ -7,14 +7,16 @@ import re
 import subprocess
 import sysconfig
 import tomllib
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
+from msgspec.structs import replace
 from running import HUNG, PYTHON
 
-from accountstore import AccountStore, Location, StorageConfig, StoreConfig, registry, to_json
+from accountstore import AccountStore, Location, OAuthCredentials, StorageConfig, StoreConfig, registry, to_json
 from accountstore.backends.memory import MemoryBackend
 from accountstore.config import load_config
 from accountstore.testing import store_over
@@ -150,6 +152,28 @@ async def test_object_store_example_opens(tmp_path: Path, monkeypatch: pytest.Mo
         async with AccountStore.open(path) as store:
             assert store.storages == ("Cloud",)
             assert store.capabilities().update
+
+
+def test_refresh_example_runs(tmp_path: Path) -> None:
+    """Three processes and a provider on loopback: one exchange, and a token for each."""
+    pytest.importorskip("httpx2")
+    output = _run([*PYTHON, str(ROOT / "docs" / "examples" / "refresh.py")], tmp_path)
+    assert output.splitlines() == [*["a process has a token: **********"] * 3, "exchanges: 1, refusals: 0"]
+
+
+async def _refreshed(names: dict[str, Any]) -> str:
+    store = store_over({"m": MemoryBackend()})
+    location = Location("x.account")
+    ends = datetime.now(UTC) + timedelta(hours=1)
+    credentials = OAuthCredentials(login="me", refresh_token="r", access_token="a", expires_at=ends)
+    await store.save(location, replace(names["account"], credentials=credentials))
+    return str(await names["access_token"](store, location))
+
+
+def test_access_token_example_returns_a_valid_one(names: dict[str, Any]) -> None:
+    """The example asks nobody for a token that is valid."""
+    pytest.importorskip("httpx2")
+    assert anyio.run(_refreshed, names) == "a"
 
 
 def test_entry_point_example_is_in_the_group_that_the_registry_reads() -> None:

@@ -13,7 +13,7 @@ T = TypeVar("T")
 _FOREIGN = frozenset(
     {
         *("adlfs", "aiobotocore", "aiohttp", "azure", "botocore", "fsspec", "gcsfs", "google", "google_auth_oauthlib"),
-        *("msal", "requests", "requests_oauthlib", "s3fs", "urllib3"),
+        *("httpcore2", "httpx2", "msal", "requests", "requests_oauthlib", "s3fs", "urllib3"),
     }
 )
 """The first part of the names of their loggers."""
@@ -23,7 +23,8 @@ _seen: set[str] = set()
 
 
 def _is_shown(record: logging.LogRecord) -> bool:
-    return record.levelno >= logging.INFO or not _QUIET.get()
+    # httpx2 logs each request's URL and what the server calls its answer, at INFO.
+    return record.levelno >= (logging.WARNING if record.name == "httpx2" else logging.INFO) or not _QUIET.get()
 
 
 def _hush() -> None:
@@ -39,7 +40,9 @@ def _hush() -> None:
 
 @contextmanager
 def quiet() -> Generator[None]:
-    """A block whose foreign log records below INFO are dropped. Those of the program's own use of a client are not."""
+    """A block whose foreign log records below INFO are dropped, httpx2's at INFO too. Those of the program's own use of
+    a client are not.
+    """
     _hush()
     before = _QUIET.get()
     _QUIET.set(True)

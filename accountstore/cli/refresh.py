@@ -1,0 +1,167 @@
+"""The command `refresh`: access tokens that are about to end are renewed, as a cron job does it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import anyio
+import typer
+
+from accountstore import (
+    Account,
+    AccountStore,
+    AccountStoreError,
+    ConfigError,
+    Entry,
+    Location,
+    LocationError,
+    MultiAccount,
+    NoOAuthError,
+    OAuthCredentials,
+)
+from accountstore.cli.documents import kind_at
+from accountstore.cli.exits import exit_codes, print_error
+from accountstore.cli.show import console, on_terminal, printable
+from accountstore.config import load_config
+
+if TYPE_CHECKING:
+    from accountstore import Exchange
+
+__all__ = ("EXAMPLES", "refresh")
+
+EXAMPLES = """\
+accountstore refresh mail/team-a/email.account
+accountstore refresh --endpoint google mail/me.account
+*/5 * * * * accountstore refresh --all mail --within 10m   (in a crontab)"""
+_UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
+_AT_A_TIME = 8
+
+
+def refresh(
+    context: typer.Context,
+    location: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[LOCATION]", help="Where the document is: [STORAGE:][FOLDER/]FILE.", show_default=False
+        ),
+    ] = None,
+    everything: Annotated[
+        str | None,
+        typer.Option("--all", metavar="FOLDER", help="All documents in a folder and below it: [STORAGE:][FOLDER]."),
+    ] = None,
+    within: Annotated[
+        str, typer.Option("--within", metavar="TIME", help="Renew tokens that end within this time: 90s, 10m, 1h.")
+    ] = "1m",
+    endpoint: Annotated[
+        str | None,
+        typer.Option(
+            "--endpoint",
+            metavar="URL",
+            help="The provider's token endpoint, or google, or microsoft; without it, each document's requestUrl.",
+            show_default=False,
+        ),
+    ] = None,
+    post: Annotated[
+        bool, typer.Option("--post", help="Show the client's secret in the body, not in the Authorization header.")
+    ] = False,
+    insecure_http: Annotated[
+        bool, typer.Option("--insecure-http", help="Also ask endpoints whose URL is not https: for tests.")
+    ] = False,
+) -> None:
+    """Renew the access tokens of OAuth accounts that are about to end.
+
+    Of all programs that do it at the same time, one asks the provider, and the others wait for its token. Documents
+    without OAuth credentials are passed over with --all, and refused without. Prints nothing but errors unless on a
+    terminal. Exits with 1 if one fails; the others are renewed all the same.
+    """
+    with exit_codes():
+        leeway = _seconds(within)
+        exchange = _exchange(endpoint, "post" if post else "basic", insecure_http=insecure_http)
+        if (location is None) == (everything is None):
+            raise LocationError("give either a LOCATION or --all FOLDER")
+        config = load_config(context.obj)
+
+        async def run() -> bool:
+            async with AccountStore.open(config) as store:
+                work = _Work(store, exchange, leeway)
+                if everything is not None:
+                    await work.all(everything)
+                elif location is not None:
+                    await work.one(_location(location))
+                return work.failed
+
+        if anyio.run(run):
+            raise typer.Exit(1)
+
+
+class _Work:
+    """Refreshes documents, and says on stderr what fails."""
+
+    def __init__(self, store: AccountStore, exchange: Exchange, leeway: float, /) -> None:
+        self._store = store
+        self._exchange = exchange
+        self._leeway = leeway
+        self._turns = anyio.CapacityLimiter(_AT_A_TIME)
+        self.failed = False
+
+    async def all(self, folder: str, /) -> None:
+        """All OAuth documents in a folder and below it."""
+        path = folder.removesuffix("/")
+        # Any file name will do: this reads and checks the folder.
+        where = _location(f"{path}{'' if path[-1:] in {'', ':'} else '/'}any.account")
+        found: AsyncIterator[Entry] = self._store.list(where.folder, storage=where.storage, recursive=True)
+        async with anyio.create_task_group() as group:
+            async for entry in found:
+                await self._turns.acquire_on_behalf_of(entry)
+                group.start_soon(self._among_others, entry)
+
+    async def _among_others(self, entry: Entry, /) -> None:
+        try:
+            await self.one(entry.location, lone=False)
+        finally:
+            self._turns.release_on_behalf_of(entry)
+
+    async def one(self, at: Location, /, *, lone: bool = True) -> None:
+        """One document, of either kind."""
+        refresh = self._store.refresh if kind_at(at) is Account else self._store.refresh_multi
+        try:
+            document = (await refresh(at, self._exchange, leeway=self._leeway)).document
+        except AccountStoreError as error:
+            if lone or not isinstance(error, NoOAuthError):
+                print_error(error)
+                self.failed = True
+            return
+        if on_terminal():
+            accounts = document.receive_accounts if isinstance(document, MultiAccount) else (document,)
+            ends = [
+                account.credentials.expires_at
+                for account in accounts
+                if isinstance(account.credentials, OAuthCredentials) and account.credentials.expires_at is not None
+            ]
+            until = f"valid until {min(ends):%Y-%m-%d %H:%M:%S} UTC" if ends else "valid"
+            console().print(printable(f"{at}: {until}"), style="green", soft_wrap=True)
+
+
+def _location(text: str, /) -> Location:
+    try:
+        return Location.parse(text)
+    except LocationError as error:
+        raise LocationError(f"{text!r}: {error.message}") from None
+
+
+def _seconds(text: str, /) -> float:
+    match = re.fullmatch(r"(\d{1,9})([smhd]?)", text)
+    if match is None:
+        raise ConfigError("--within takes a time such as 90s, 10m, 1h or 1d")
+    return float(int(match[1]) * _UNITS[match[2]])
+
+
+def _exchange(endpoint: str | None, authentication: Literal["basic", "post"], /, *, insecure_http: bool) -> Exchange:
+    try:
+        from accountstore.oauth import GOOGLE, MICROSOFT, TokenEndpoint
+    except ImportError as error:
+        raise ConfigError(error.msg) from None
+    url = {"google": GOOGLE, "microsoft": MICROSOFT}.get(endpoint or "", endpoint)
+    return TokenEndpoint(url, authentication=authentication, insecure_http=insecure_http)

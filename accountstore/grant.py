@@ -1,0 +1,68 @@
+"""What the exchange of a refresh token brings."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from math import isfinite
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
+
+from msgspec import Struct
+from msgspec.structs import force_setattr
+
+from accountstore.model import OAuthCredentials
+from accountstore.secrets import Secret
+
+
+class TokenGrant(Struct, frozen=True, kw_only=True):
+    """A provider's answer to a refresh token (RFC 6749 section 5.1). Plain strings are taken for secrets.
+
+    `expires_in` is the access token's lifetime in seconds, from the request on. `refresh_token` is None where the old
+    one stays good. `scope` is None where it is as it was; it is not kept.
+
+    Raises:
+        TypeError, ValueError: it is no such answer; no text shows a token.
+    """
+
+    access_token: Secret
+    expires_in: float
+    refresh_token: Secret | None = None
+    scope: str | None = None
+
+    if TYPE_CHECKING:
+
+        def __init__(
+            self,
+            *,
+            access_token: Secret | str,
+            expires_in: float,
+            refresh_token: Secret | str | None = None,
+            scope: str | None = None,
+        ) -> None: ...
+
+    def __post_init__(self) -> None:
+        for name in ("access_token", "refresh_token"):
+            given: object = getattr(self, name)
+            if given is None and name == "refresh_token":
+                continue
+            force_setattr(self, name, None)  # so that no frame of an error shows it
+            if not isinstance(given, (str, Secret)):
+                del given
+                raise TypeError(f"{name} must be a str or a Secret")
+            force_setattr(self, name, Secret(given))
+            if not getattr(self, name):
+                raise ValueError(f"{name} is empty")
+        lifetime: Any = self.expires_in
+        if not isinstance(lifetime, (int, float)) or isinstance(lifetime, bool):
+            raise TypeError("expires_in must be a number of seconds")
+        if not (isfinite(lifetime) and lifetime > 0):
+            raise ValueError("expires_in must be a positive number of seconds")
+        if not isinstance(cast("Any", self.scope), str | None):
+            raise TypeError("scope must be a str or None")
+
+
+Exchange: TypeAlias = "Callable[[OAuthCredentials], Awaitable[TokenGrant]]"
+"""An async function that gives a provider the credentials' refresh token, and returns what it grants.
+
+It raises `RefusedError` where the provider refuses, and `NoAnswerError`, or Python's `ConnectionError` or
+`TimeoutError`, where its answer did not come: such a call is made once more, with the same token.
+"""

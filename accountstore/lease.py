@@ -1,0 +1,120 @@
+"""The lease on a refresh token, as a document holds it, and what one process knows of the leases of others."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from math import isfinite
+from typing import Any
+
+import anyio
+import msgspec
+from msgspec import Struct
+
+from accountstore.secrets import Secret
+
+FIELD = "accountstoreRefresh"
+"""The top-level field of a document with its leases. The model does not have it, so other writers keep it or drop it
+whole."""
+LONGEST = 3600.0
+"""The longest lease, in seconds."""
+_TOLERANCE = timedelta(seconds=30)
+
+
+def elapsed() -> float:
+    """Seconds of a clock that nobody sets, and that goes on while the machine sleeps, where the system has such."""
+    boot = getattr(time, "CLOCK_BOOTTIME", None)
+    return time.monotonic() if boot is None else time.clock_gettime(boot)
+
+
+class Lease(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a document says of one refresh token: who exchanges it, and the token before it.
+
+    `holder` is random for each lease, and `""` where nobody has it; `seconds` says how long it may keep others waiting,
+    from the moment at which they see it.
+    """
+
+    holder: str = ""
+    seconds: float = 0.0
+    previous: Secret | None = None
+
+
+NO_LEASE = Lease()
+
+
+def key_of(refresh_token: Secret, /) -> str:
+    """What a document's leases call a refresh token: a digest, so that an entry fits no other token."""
+    from hashlib import blake2b  # on first use
+
+    return blake2b(refresh_token.reveal().encode("utf-8", "surrogatepass"), digest_size=12).hexdigest()
+
+
+def leases_in(value: object, /) -> dict[str, Lease]:
+    """The leases that a document's field holds, by the tokens' keys; none, where it is not of this library's making."""
+    try:
+        return msgspec.convert(value, dict[str, Lease], dec_hook=lambda _, text: Secret(text))
+    except (msgspec.ValidationError, TypeError):
+        return {}
+
+
+def field_of(leases: Mapping[str, Lease], /) -> dict[str, Any] | None:
+    """The field's value for these leases; None: a document without the field says the same."""
+    kept = {key: lease for key, lease in leases.items() if lease != NO_LEASE}
+    return {key: {k: v for k, v in msgspec.structs.asdict(lease).items() if v} for key, lease in kept.items()} or None
+
+
+class LeaseWatch:
+    """Since when this process has seen which holder: no clock of another machine is asked."""
+
+    def __init__(self) -> None:
+        self._since: dict[str, float] = {}
+
+    def is_over(self, lease: Lease, /) -> bool:
+        """Whether the holder has been seen for the lease's whole length: it is dead, or its time is up."""
+        length = lease.seconds if isfinite(lease.seconds) and 0 < lease.seconds <= LONGEST else LONGEST
+        return elapsed() - self._since.setdefault(lease.holder, elapsed()) >= length
+
+
+class StorageClock:
+    """The time by the clock that dates a storage's documents, which all who use the storage share.
+
+    It is this machine's own unless the two are found to differ by more than half a minute: then expiries are told by
+    the storage's, so that a machine whose clock is wrong neither takes a dead token for good nor a good one for dead.
+    """
+
+    def __init__(self) -> None:
+        self._offset: float | None = None
+        """The storage's time less `elapsed()`: as good when this machine's clock is set."""
+        self.is_known = False
+        """Whether it was told by a write, and not only bounded by what was read."""
+
+    def now(self) -> datetime:
+        """The time."""
+        own = datetime.now(UTC)
+        if self._offset is None:
+            return own
+        storages = datetime.fromtimestamp(self._offset + elapsed(), UTC)
+        return storages if abs(storages - own) > _TOLERANCE else own
+
+    def has_read(self, modified: datetime | None, /) -> None:
+        """A document was written at a time that may not have come yet by this machine's clock."""
+        if modified is not None and modified > self.now() + _TOLERANCE:
+            self._offset = modified.timestamp() - elapsed()
+
+    def has_written(self, modified: datetime | None, /) -> None:
+        """A document was written just now."""
+        if modified is not None:
+            self._offset = modified.timestamp() - elapsed()
+            self.is_known = True
+
+
+class Flight:
+    """The refresh of one document in this process: its tasks take turns, and share what an attempt has brought."""
+
+    def __init__(self) -> None:
+        self.turn = anyio.Lock(fast_acquire=True)
+        self.askers = 0
+        self.attempts = 0
+        self.outcome: Any = None
+        self.watch = LeaseWatch()

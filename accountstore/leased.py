@@ -1,0 +1,192 @@
+"""A document under its leases: read, swapped, and held still while something else is done with it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import asynccontextmanager, suppress
+from math import isfinite
+from os import urandom
+from random import uniform
+from time import monotonic
+from typing import Generic, TypeVar
+
+import anyio
+from msgspec import Struct
+from msgspec.structs import replace
+
+from accountstore.errors import AccountStoreError, ConflictError, LeaseError, UncertainError
+from accountstore.events import Operation
+from accountstore.lease import FIELD, LONGEST, NO_LEASE, Flight, Lease, field_of, key_of, leases_in
+from accountstore.model import Account, Document, MultiAccount, OAuthCredentials
+from accountstore.storage import DocumentRef, Opened
+
+D = TypeVar("D", bound=Account | MultiAccount)
+
+FIRST_POLL = 0.05
+"""How soon, in seconds, the document is read again while another has the lease; later less often."""
+_LONGEST_POLL = 1.0
+
+
+class Terms(Struct, frozen=True):
+    """How long, in seconds, a token must last, a lease may keep others waiting, and a call waits for others."""
+
+    leeway: float
+    lease: float
+    timeout: float
+
+    def __post_init__(self) -> None:
+        for name in self.__struct_fields__:
+            value: object = getattr(self, name)
+            if not isinstance(value, (int, float)) or isinstance(value, bool):
+                raise TypeError(f"{name} must be a number of seconds")
+            if not isfinite(value) or value < 0 or (value == 0 and name == "lease"):
+                raise ValueError(f"{name} must be a positive number of seconds")
+        if self.lease > LONGEST:
+            raise ValueError(f"lease must be at most {LONGEST:g} seconds")
+
+
+def oauth_in(document: Document, /) -> Iterator[OAuthCredentials]:
+    """The OAuth credentials of a document; of several with one refresh token, the first."""
+    seen: set[object] = set()
+    for account in _accounts(document):
+        credentials = account.credentials
+        if isinstance(credentials, OAuthCredentials) and credentials.refresh_token not in seen:
+            seen.add(credentials.refresh_token)
+            yield credentials
+
+
+def _accounts(document: Document, /) -> Iterator[Account]:
+    if isinstance(document, Account):
+        yield document
+    else:
+        yield from document.receive_accounts
+        if document.send_account is not None:
+            yield document.send_account
+
+
+@asynccontextmanager
+async def held(operation: Operation, ref: DocumentRef, lease: float, /) -> AsyncGenerator[Opened[Document]]:
+    """The document as it is while this block has the leases of all its refresh tokens, without a trace of them.
+
+    A document without OAuth credentials has none.
+
+    Raises:
+        LeaseError: others kept a lease for too long; or the block took longer than `lease`, in seconds, and another
+            has taken over: what it did with the document, it did with one that may have changed.
+    """
+    leased = Leased(operation, ref, ref.kind, Terms(0, lease, 2 * lease))
+    opened = await leased.read()
+    if not any(oauth_in(opened.stored.document)):
+        yield opened
+        return
+    await ref.require("update")
+    holder = urandom(8).hex()
+    taken = await leased.take_all(opened, holder)
+    still = False
+    try:
+        plain = ref.storage.encode(taken.stored.document, leased.kind, taken.plain, {FIELD: None})
+        yield Opened(taken.stored, plain)
+    finally:
+        with anyio.CancelScope(shield=True):
+            still = await leased.release_all(taken, holder)
+    if not still:
+        raise LeaseError("it took longer than the lease, and another has taken over", location=ref.location)
+
+
+class Leased(Generic[D]):
+    """A document's reads and swaps, with its leases."""
+
+    def __init__(self, operation: Operation, ref: DocumentRef, kind: type[D], terms: Terms, /) -> None:
+        self.operation = operation
+        self.ref = ref
+        self.kind = kind
+        self.terms = terms
+        self.by = monotonic() + terms.timeout
+        self.clock = ref.storage.clock
+        self.flight = Flight()
+
+    async def read(self) -> Opened[D]:
+        """The document as it is now."""
+        opened = await self.ref.renewed().read(self.kind)
+        self.clock.has_read(opened.stored.modified)
+        self.operation.record(opened.stored)
+        return opened
+
+    def leases(self, opened: Opened[D], /) -> dict[str, Lease]:
+        """The leases that the document holds, by the keys of their tokens."""
+        return leases_in(self.ref.storage.codec.unknown(opened.plain, FIELD))
+
+    def lease(self, opened: Opened[D], credentials: OAuthCredentials, /) -> Lease:
+        """The lease of the credentials' refresh token."""
+        return self.leases(opened).get(key_of(credentials.refresh_token), NO_LEASE)
+
+    def is_free(self, lease: Lease, /, *, holder: str = "") -> bool:
+        """Whether this holder may write where the lease stands: nobody else has it, or its time is up."""
+        return lease.holder in {"", holder} or self.flight.watch.is_over(lease)
+
+    async def swap(self, opened: Opened[D], document: D, leases: dict[str, Lease], /) -> Opened[D] | None:
+        """Write the document with these leases instead of those of the same keys; None: another was faster.
+
+        Leases of refresh tokens that it does not have are dropped.
+        """
+        keys = {key_of(credentials.refresh_token) for credentials in oauth_in(document)}
+        kept = {key: lease for key, lease in (self.leases(opened) | leases).items() if key in keys}
+        try:
+            swapped = await self.ref.renewed().rewrite(opened, document, self.kind, {FIELD: field_of(kept)})
+        except ConflictError:
+            return None
+        except UncertainError:
+            swapped = await self.read()
+            if self.leases(swapped) != kept:
+                return None
+        self.operation.record(swapped.stored)
+        return swapped
+
+    async def look_at_the_clock(self, written: Opened[D], /) -> None:
+        """Note when a document was written, just now. A storage that does not say it is asked, the first time."""
+        modified = written.stored.modified
+        if modified is None and not self.clock.is_known:
+            with suppress(AccountStoreError):
+                modified = (await self.ref.renewed().stat()).modified
+        self.clock.has_written(modified)
+
+    async def pause(self) -> None:
+        """Wait for a moment, with jitter, for whoever has the lease. Raises `LeaseError` where time is up."""
+        left = self.by - monotonic()
+        if left <= 0:
+            raise LeaseError(
+                f"others had the lease for {self.terms.timeout:g} s: call again", location=self.ref.location
+            )
+        self.operation.polls += 1
+        longest = min(FIRST_POLL * 1.5 ** min(self.operation.polls, 16), _LONGEST_POLL)
+        await anyio.sleep(min(uniform(longest / 2, longest), left))  # noqa: S311 -- jitter
+
+    async def take_all(self, opened: Opened[D], holder: str, /) -> Opened[D]:
+        """Take the leases of all refresh tokens."""
+        while True:
+            leases = {
+                key_of(found.refresh_token): self.lease(opened, found) for found in oauth_in(opened.stored.document)
+            }
+            if all(map(self.is_free, leases.values())):
+                taken = {key: replace(lease, holder=holder, seconds=self.terms.lease) for key, lease in leases.items()}
+                if (swapped := await self.swap(opened, opened.stored.document, taken)) is not None:
+                    return swapped
+            else:
+                await self.pause()
+            opened = await self.read()
+
+    async def release_all(self, opened: Opened[D], holder: str, /) -> bool:
+        """Drop this holder's leases from the newest document. Whether it still had them, as far as can be seen.
+
+        Where the storage fails, they run out.
+        """
+        with suppress(AccountStoreError):
+            while True:
+                held = {key: lease for key, lease in self.leases(opened).items() if lease.holder == holder}
+                if not held:
+                    return False
+                free = {key: replace(lease, holder="", seconds=0.0) for key, lease in held.items()}
+                if await self.swap(opened, opened.stored.document, free) is not None:
+                    return True
+                opened = await self.read()
+        return True

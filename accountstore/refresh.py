@@ -1,0 +1,329 @@
+"""One token exchange for each expiry, whoever asks: the lease around it, in the document itself.
+
+The lease is taken by compare-and-swap before the exchange, and dropped by the compare-and-swap that stores the new
+tokens. Others poll; who has seen one holder for the lease's length, by a clock of its own, takes it over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager, suppress
+from copy import copy as copy_error
+from datetime import datetime, timedelta
+from math import inf
+from os import urandom
+from random import uniform
+from time import monotonic
+from typing import Generic, TypeVar
+
+import anyio
+from msgspec.structs import replace
+
+from accountstore.aio.shield import run_shielded
+from accountstore.backends.base import WriteMode
+from accountstore.client import condition_of
+from accountstore.errors import (
+    AccountStoreError,
+    BackendError,
+    ExchangeError,
+    LeaseError,
+    NoAnswerError,
+    NoOAuthError,
+    RefusedError,
+    UnavailableError,
+)
+from accountstore.events import Operation
+from accountstore.grant import Exchange, TokenGrant
+from accountstore.lease import NO_LEASE, Flight, Lease, elapsed, key_of
+from accountstore.leased import FIRST_POLL, Leased, Terms, held, oauth_in
+from accountstore.model import Account, Document, MultiAccount, OAuthCredentials
+from accountstore.retry import backoff
+from accountstore.storage import DocumentRef, Opened, Stored
+
+D = TypeVar("D", bound=Account | MultiAccount)
+
+_FOR_THE_EXCHANGE = 0.75
+"""The part of a lease that an exchange may take: the rest is for the save."""
+_RETRY = 1.0
+_SAVES = 5
+_LONGEST_LIFETIME = 10 * 365 * 86_400
+
+
+def _with_tokens(document: D, spent: OAuthCredentials, new: OAuthCredentials, /) -> D:
+    """The document with new tokens wherever the spent refresh token stands."""
+    if isinstance(document, MultiAccount):
+        send = document.send_account
+        receive = tuple(_with_tokens(account, spent, new) for account in document.receive_accounts)
+        send = None if send is None else _with_tokens(send, spent, new)
+        return replace(document, receive_accounts=receive, send_account=send)
+    old = document.credentials
+    if not isinstance(old, OAuthCredentials) or old.refresh_token != spent.refresh_token:
+        return document
+    tokens = {"access_token": new.access_token, "refresh_token": new.refresh_token, "expires_at": new.expires_at}
+    return replace(document, credentials=replace(old, **tokens))
+
+
+def _tokens(credentials: OAuthCredentials, /) -> tuple[object, ...]:
+    return credentials.refresh_token, credentials.access_token, credentials.expires_at
+
+
+async def refresh(
+    operation: Operation, ref: DocumentRef, kind: type[D], exchange: Exchange, terms: Terms, /
+) -> Stored[D]:
+    """The document with a valid access token (`AccountStore.refresh`)."""
+    if not ref.storage.client.capabilities.update:
+        await ref.require("update")  # which says so, before any I/O
+    return await _Refresh(operation, Leased(operation, ref, kind, terms), exchange, terms).run()
+
+
+async def copy(
+    operation: Operation, source: DocumentRef, target: DocumentRef, mode: WriteMode, lease: float, /
+) -> Stored[Document]:
+    """Write the source's document to the target while nobody exchanges its refresh tokens (`AccountStore.copy`)."""
+    if mode != "overwrite":
+        await target.require(condition_of(mode))
+    async with held(operation, source, lease) as opened:
+        return operation.record(await target.renewed().write_copy(opened, source.storage, mode))
+
+
+class _Refresh(Generic[D]):
+    """One call of `refresh`."""
+
+    def __init__(self, operation: Operation, leased: Leased[D], exchange: Exchange, terms: Terms, /) -> None:
+        self.operation = operation
+        self.leased = leased
+        self.exchange = exchange
+        self.terms = terms
+        self.known: set[tuple[object, ...]] = set()
+        """The tokens that the document had when this call began."""
+        self.granted: set[tuple[object, ...]] = set()
+        self.failed: dict[str, ExchangeError] = {}
+
+    async def run(self) -> Stored[D]:
+        """Read; while a token is due, wait for this process's turn and renew it, or take what another task brought."""
+        opened = await self.leased.read()
+        self.known = {_tokens(found) for found in oauth_in(opened.stored.document)}
+        if not self.known:
+            raise NoOAuthError("the document has no OAuth credentials", location=self.leased.ref.location)
+        while self.due(opened) is not None:
+            async with self.turn() as (flight, outcome):
+                if outcome is None:
+                    return await self.lead(flight, opened)
+            if isinstance(outcome, AccountStoreError):
+                raise copy_error(outcome)
+            if all(self.remaining(found) > 0 for found in oauth_in(outcome.document)):
+                return self.operation.record(outcome)
+            opened = await self.leased.read()
+        return opened.stored
+
+    def remaining(self, credentials: OAuthCredentials, /) -> float:
+        """How many seconds an access token has left: none, where nobody knows."""
+        if credentials.access_token is None or credentials.expires_at is None:
+            return 0.0
+        return (credentials.expires_at - self.leased.clock.now()).total_seconds()
+
+    def due(self, opened: Opened[D], /) -> OAuthCredentials | None:
+        """The first credentials that must be renewed.
+
+        A token that was granted since this call began is good while it lasts: another would last no longer.
+        """
+        for found in oauth_in(opened.stored.document):
+            left = self.remaining(found)
+            is_good = left > self.terms.leeway or (left > 0 and _tokens(found) not in self.known)
+            if not is_good and _tokens(found) not in self.granted and key_of(found.refresh_token) not in self.failed:
+                return found
+        return None
+
+    @asynccontextmanager
+    async def turn(self) -> AsyncGenerator[tuple[Flight, Stored[D] | AccountStoreError | None]]:
+        """This task's turn among those of the process that refresh the document, and what an attempt of another has
+        brought while it waited.
+        """
+        key, flights = self.leased.ref.key, self.leased.ref.storage.flights
+        flight = flights.setdefault(key, Flight())
+        flight.askers += 1
+        before = flight.attempts
+        try:
+            with anyio.move_on_after(self.leased.by - monotonic()) as limit:
+                await flight.turn.acquire()
+            if limit.cancelled_caught:
+                raise LeaseError(
+                    f"the lease was not free for {self.terms.timeout:g} s: call again",
+                    location=self.leased.ref.location,
+                )
+            try:
+                yield flight, flight.outcome if flight.attempts > before else None
+            finally:
+                flight.turn.release()
+        finally:
+            flight.askers -= 1
+            if not flight.askers:
+                flights.pop(key, None)
+
+    async def lead(self, flight: Flight, opened: Opened[D], /) -> Stored[D]:
+        """Renew all that is due, for this task and those that wait for their turn."""
+        self.leased.flight = flight
+        try:
+            while (due := self.due(opened)) is not None:
+                try:
+                    opened = await self.renew(opened, due)
+                except ExchangeError as failure:
+                    self.failed[key_of(due.refresh_token)] = failure.with_traceback(None)
+                    opened = await self.leased.read()
+            for failed in self.failed.values():
+                raise failed
+        except LeaseError:
+            raise  # by this call's own timeout
+        except AccountStoreError as error:
+            flight.outcome = copy_error(error)
+            flight.attempts += 1
+            raise
+        flight.outcome = opened.stored
+        flight.attempts += 1
+        return opened.stored
+
+    async def renew(self, opened: Opened[D], due: OAuthCredentials, /) -> Opened[D]:
+        """The document with other tokens than these, of this call's own exchange or of another's."""
+        while (found := _find(opened, due)) is not None:
+            lease = self.leased.lease(opened, found)
+            if self.leased.is_free(lease):
+                await self.leased.ref.renewed().require("update")
+                renewed = await run_shielded(self.exchange_under_lease, opened, found, lease)
+                if renewed is not None:
+                    return renewed
+            else:
+                await self.leased.pause()
+            opened = await self.leased.read()
+        return opened
+
+    async def exchange_under_lease(self, opened: Opened[D], due: OAuthCredentials, lease: Lease, /) -> Opened[D] | None:
+        """Take the lease, exchange, save; None: another has the lease. It ends whatever cancels the caller."""
+        begun, leased = elapsed(), self.leased
+        key = key_of(due.refresh_token)
+        mine = replace(lease, holder=urandom(8).hex(), seconds=self.terms.lease)
+        taken = await leased.swap(opened, opened.stored.document, {key: mine})
+        if taken is None:
+            return None
+        self.operation.takeovers += bool(lease.holder)
+        await leased.look_at_the_clock(taken)
+        if self.remaining(due) > self.terms.leeway:  # this machine's clock had it for dead
+            await leased.release_all(taken, mine.holder)
+            return taken
+        by = begun + self.terms.lease * _FOR_THE_EXCHANGE
+        if elapsed() >= by:  # it stood still meanwhile: another may be about to take over
+            await leased.release_all(taken, mine.holder)
+            return None
+        asked_at = leased.clock.now()
+        try:
+            new = _renewed(due, await self.ask(due, by), asked_at)
+        except ExchangeError as error:
+            failure = error.with_traceback(None)
+        else:
+            return await self.save(taken, due, new, mine)
+        return await self.recover(taken, due, mine, failure, by)
+
+    async def ask(self, credentials: OAuthCredentials, by: float, /) -> TokenGrant:
+        """What the exchange returns, by a moment of `elapsed()`; after a lost answer, what it returns the second time.
+
+        Raises `ExchangeError`, without a frame or a text of the caller's, which may hold a token.
+        """
+        failure = ExchangeError("the exchange returned no TokenGrant")
+        for pause in (uniform(_RETRY / 2, _RETRY), inf):  # noqa: S311 -- jitter
+            self.operation.exchanges += 1
+            with anyio.move_on_after(by - elapsed()) as limit:
+                try:
+                    grant: object = await self.exchange(credentials)
+                except RefusedError as error:
+                    failure = RefusedError(f"the provider refused the exchange ({error.code})", code=error.code)
+                except ExchangeError as error:
+                    failure = copy_error(error)
+                except (ConnectionError, TimeoutError) as error:
+                    failure = NoAnswerError(f"the exchange raised {type(error).__name__}")
+                except Exception as error:  # noqa: BLE001 -- whatever a caller's function raises
+                    failure = ExchangeError(f"the exchange raised {type(error).__name__}")
+                else:
+                    if isinstance(grant, TokenGrant):
+                        return grant
+            if limit.cancelled_caught:
+                failure = NoAnswerError(f"the exchange did not end within its lease of {self.terms.lease:g} s")
+            if not isinstance(failure, NoAnswerError) or elapsed() + pause >= by:
+                break
+            await anyio.sleep(pause)
+        failure.location = self.leased.ref.location
+        failure.__traceback__ = failure.__cause__ = failure.__context__ = None
+        raise failure
+
+    async def recover(
+        self, opened: Opened[D], due: OAuthCredentials, mine: Lease, failure: ExchangeError, by: float, /
+    ) -> Opened[D] | None:
+        """After a failed exchange: another's newer tokens; or None, where another has taken over and is at it; else
+        what the previous refresh token brings, for which some providers have a grace period; else the lease is dropped,
+        and the failure raised.
+        """
+        with suppress(BackendError):
+            opened = await self.leased.read()
+        is_theirs = _find(opened, due) is None
+        if not is_theirs and self.leased.lease(opened, due).holder not in {"", mine.holder}:
+            return None
+        is_dead = isinstance(failure, RefusedError) and failure.code == "invalid_grant" and not is_theirs
+        if is_dead and mine.previous is not None and elapsed() < by:
+            earlier, asked_at = replace(due, refresh_token=mine.previous), self.leased.clock.now()
+            with suppress(ExchangeError):
+                new = _renewed(earlier, await self.ask(earlier, by), asked_at)
+                return await self.save(opened, due, new, mine)
+        await self.leased.release_all(opened, mine.holder)
+        if is_theirs:
+            return opened
+        raise failure
+
+    async def save(self, opened: Opened[D], due: OAuthCredentials, new: OAuthCredentials, mine: Lease, /) -> Opened[D]:
+        """Put new tokens in the place of these, unless others stand there already, whatever else has changed.
+
+        The spent refresh token is kept until the next success. A holder that was so late that another has taken over
+        waits for it, and writes only where that has failed.
+        """
+        previous = due.refresh_token if new.refresh_token != due.refresh_token else mine.previous
+        leases = {key_of(due.refresh_token): NO_LEASE, key_of(new.refresh_token): Lease(previous=previous)}
+        attempt = 0
+        while _is_spent(opened, due, new):
+            try:
+                if self.leased.is_free(self.leased.lease(opened, due), holder=mine.holder):
+                    document = _with_tokens(opened.stored.document, due, new)
+                    if (saved := await self.leased.swap(opened, document, leases)) is not None:
+                        self.granted.add(_tokens(new))
+                        return saved
+                else:
+                    await anyio.sleep(FIRST_POLL)
+                opened = await self.leased.read()
+            except UnavailableError:
+                attempt += 1
+                if attempt == _SAVES:
+                    raise
+                await backoff(attempt)
+        return opened
+
+
+def _find(opened: Opened[D], credentials: OAuthCredentials, /) -> OAuthCredentials | None:
+    """The credentials as the document has them, if with the same tokens."""
+    tokens = _tokens(credentials)
+    return next((found for found in oauth_in(opened.stored.document) if _tokens(found) == tokens), None)
+
+
+def _is_spent(opened: Opened[D], due: OAuthCredentials, new: OAuthCredentials, /) -> bool:
+    """Whether the document still has the refresh token that brought new ones; where that stays good, with the access
+    token before. An edit of anything else, such as of the expiry, does not make it newer.
+    """
+    for found in oauth_in(opened.stored.document):
+        if found.refresh_token == due.refresh_token:
+            return new.refresh_token != due.refresh_token or found.access_token == due.access_token
+    return False
+
+
+def _renewed(spent: OAuthCredentials, grant: TokenGrant, at: datetime, /) -> OAuthCredentials:
+    """The credentials with what was granted for a request that began at this time."""
+    return replace(
+        spent,
+        access_token=grant.access_token,
+        refresh_token=grant.refresh_token or spent.refresh_token,
+        expires_at=at + timedelta(seconds=min(grant.expires_in, _LONGEST_LIFETIME)),
+    )

@@ -1,0 +1,146 @@
+"""A refresh that is cancelled at any of its awaits: no token is lost, no lease stays, no other task is hurt."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+import anyio
+import msgspec
+import pytest
+from anyio.lowlevel import checkpoint
+from cancelling import by_scope, by_task, by_timeout, cancelled_after, each_way
+from providers import SmallProvider
+
+from accountstore import Location, OAuthCredentials, Stored, TokenGrant
+from accountstore.backends.memory import MemoryBackend
+from accountstore.lease import FIELD, key_of
+from accountstore.secrets import Secret
+from accountstore.testing import store_over
+
+if TYPE_CHECKING:
+    from cancelling import Way
+
+    from accountstore import Account
+
+pytestmark = pytest.mark.anyio
+
+AT = Location("a.account")
+STEPS = 400
+"""More than a refresh has."""
+
+
+@each_way(by_scope, by_task, by_timeout)
+async def test_cancelled_at_each_step_no_token_is_lost(by: Way) -> None:
+    """After so many turns of the event loop: the refresh token of the document is the one that the provider takes, the
+    next refresh needs no lease's length, and there is at most one exchange for the expiry.
+    """
+    exchanges: set[int] = set()
+    for steps in range(STEPS):
+        provider = SmallProvider()
+        store = store_over({"m": MemoryBackend()})
+        await store.save(AT, provider.account())
+
+        async def moment(steps: int = steps) -> None:
+            for _ in range(steps):
+                await checkpoint()
+
+        cancelled = await cancelled_after(by, lambda s=store, p=provider: s.refresh(AT, p.exchange), moment)  # type: ignore[misc]
+        exchanges.add(provider.exchanges)
+        with anyio.fail_after(5):
+            stored = await store.refresh(AT, provider.exchange)
+        credentials = stored.document.credentials
+        assert isinstance(credentials, OAuthCredentials)
+        assert credentials.refresh_token.reveal() in provider.good
+        assert (provider.exchanges, provider.refusals) == (1, 0)
+        assert b'"holder"' not in (await store.read_json(AT)).document
+        if not cancelled:
+            break
+    else:
+        raise AssertionError("it was cancelled at every step, and never ended")
+    assert exchanges == {0, 1}
+
+
+@each_way(by_scope, by_task)
+async def test_a_cancelled_asker_hurts_no_other(by: Way) -> None:
+    """Of three tasks one is cancelled at any step, be it the one that exchanges or one that waits: the others get the
+    token of one exchange.
+    """
+    for steps in range(STEPS):
+        provider = SmallProvider()
+        store = store_over({"m": MemoryBackend()})
+        await store.save(AT, provider.account())
+        found: list[Stored[Account]] = []
+
+        async def ask(store=store, provider=provider, found=found) -> None:  # type: ignore[no-untyped-def]
+            found.append(await store.refresh(AT, provider.exchange))
+
+        async def moment(steps: int = steps) -> None:
+            for _ in range(steps):
+                await checkpoint()
+
+        with anyio.fail_after(5):
+            async with anyio.create_task_group() as group:
+                if steps % 2:
+                    group.start_soon(ask)
+                    await checkpoint()
+                group.start_soon(cancelled_after, by, ask, moment)
+                group.start_soon(ask)
+                if not steps % 2:
+                    group.start_soon(ask)
+        assert len(found) >= 2
+        assert len({stored.version for stored in found}) == 1
+        assert (provider.exchanges, provider.refusals) == (1, 0)
+        assert store._resolver.storage(None).flights == {}
+        if len(found) == 3 and steps > 40:
+            break
+    else:
+        raise AssertionError("it never ended")
+
+
+@each_way(by_scope, by_task)
+async def test_a_waiter_for_another_process_leaves_at_once(by: Way) -> None:
+    """Who waits for a lease that is not its own store's is cancelled at once, and has changed nothing."""
+    store = store_over({"m": MemoryBackend()})
+    lease = {key_of(Secret("R0")): {"holder": "another", "seconds": 3600}}
+    tree = msgspec.json.decode(msgspec.json.encode(SmallProvider().account(), enc_hook=Secret.reveal))
+    await store.save_json(AT, msgspec.json.encode(tree | {FIELD: lease}))
+    before = await store.read(AT)
+
+    async def never(_: OAuthCredentials) -> TokenGrant:
+        raise AssertionError("it was asked")
+
+    with anyio.fail_after(5):
+        assert await cancelled_after(by, lambda: store.refresh(AT, never), lambda: anyio.sleep(0.1))
+    assert await store.read(AT) == before
+
+
+@each_way(by_scope, by_task)
+async def test_a_cancelled_caller_waits_for_its_exchange_and_no_longer(by: Way) -> None:
+    """The exchange goes on and its tokens are saved; one that hangs ends with its lease, which is dropped."""
+    store = store_over({"m": MemoryBackend()})
+    provider = SmallProvider()
+    await store.save(AT, provider.account())
+    begun = anyio.Event()
+
+    async def slow(credentials: OAuthCredentials) -> TokenGrant:
+        begun.set()
+        await anyio.sleep(0.2)
+        return provider.spend(credentials)
+
+    assert await cancelled_after(by, lambda: store.refresh(AT, slow), begun.wait)
+    credentials = (await store.get(AT)).credentials
+    assert isinstance(credentials, OAuthCredentials)
+    assert credentials.refresh_token == Secret("R1")
+    assert credentials.expires_at is not None
+    assert credentials.expires_at > datetime.now(UTC) + timedelta(minutes=50)
+
+    async def hang(_: OAuthCredentials) -> TokenGrant:
+        begun.set()
+        await anyio.sleep_forever()
+        raise AssertionError("it was woken")
+
+    begun = anyio.Event()
+    with anyio.fail_after(5):
+        assert await cancelled_after(by, lambda: store.refresh(AT, hang, leeway=10**6, lease=0.2), begun.wait)
+    assert b'"holder"' not in (await store.read_json(AT)).document
