@@ -20,7 +20,7 @@ def main() -> None:
     location = models.StorageFileLocation(None, "mail/team-a", "email.account")
     api.save(models.ClientAccountSaveRequest(location, account))
     got: Any = api.get(models.ClientAccountGetRequest("email.account", "mail/team-a"))
-    print(f"saved and got an account of {got.credentials.login} at {got.host}")  # noqa: T201 -- an example
+    print(f"saved and got an account of {got.credentials.login} at {got.host}")
 
 
 if __name__ == "__main__":
