@@ -9,7 +9,6 @@ import subprocess
 import sys
 import threading
 import time
-from base64 import urlsafe_b64encode
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
