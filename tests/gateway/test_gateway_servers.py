@@ -11,6 +11,7 @@ import threading
 import time
 from importlib.util import find_spec
 from pathlib import Path
+from secrets import token_urlsafe
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -76,10 +77,8 @@ def stored(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     if request.param == "sealed":
         pytest.importorskip("accountstore.sealing", exc_type=ImportError)
         storage += '\nencryption = { keys = "keys.jwks", required = true, id = "mail" }'
-        keys = {
-            "keys": [{"kty": "oct", "kid": "one", "alg": "A256KW", "k": urlsafe_b64encode(bytes(32)).decode()[:43]}]
-        }
-        (folder / "keys.jwks").write_text(json.dumps(keys))
+        key = {"kty": "oct", "kid": "one", "alg": "A256KW", "k": token_urlsafe(32)}
+        (folder / "keys.jwks").write_text(json.dumps({"keys": [key]}))
         (folder / "keys.jwks").chmod(0o600)
     configure(folder, storage)
     with running("serve", folder) as started:
