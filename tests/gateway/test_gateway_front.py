@@ -14,7 +14,7 @@ from gateways import BASE, OAUTH, PASSWORD, STORAGE, ask_token, client, configur
 from starlette.applications import Starlette
 from starlette.routing import Mount
 
-from accountstore import AccountStore, AccountStoreError, Location, StorageConfig, StoreConfig, errors
+from accountstore import AccountStore, Location, LocationError, StorageConfig, StoreConfig, errors
 from accountstore.gateway import GatewayConfig, Limits, gateway
 from accountstore.gateway.operations import OPERATIONS
 from accountstore.gateway.problems import problem_of
@@ -160,13 +160,14 @@ async def test_what_the_storage_says_is_told(error: str, status: int, code: str)
         assert answer.headers.get("retry-after") == ("1" if status == 503 else None)
 
 
-def test_each_error_of_the_store_has_a_status_of_its_own() -> None:
-    """Every class of the store's errors is a problem; none but the root of what a backend may raise is unknown."""
+def test_each_error_of_the_store_is_told_as_what_it_is() -> None:
+    """Every class that an operation raises has a code of its own kind; only what nobody foresees is `storageFailed`."""
     kinds = [getattr(errors, name) for name in errors.__all__]
-    statuses = {kind.__name__: problem_of(kind("text")).status for kind in kinds if issubclass(kind, AccountStoreError)}
-    assert len(statuses) == len(errors.__all__)
-    unknown = {name for name, status in statuses.items() if status == 502}
-    assert unknown == {"AccountStoreError", "BackendError", "ConfigError", "DecodeError", "DocumentError"}
+    unknown = {kind for kind in kinds if problem_of(kind("text")).code == "storageFailed"}
+    assert {errors.AccountStoreError, errors.BackendError} <= unknown
+    backends = {kind for kind in kinds if issubclass(kind, errors.BackendError)}
+    documents = {kind for kind in kinds if issubclass(kind, (errors.EncodeError, errors.DecodeError, LocationError))}
+    assert not unknown & (documents | backends - {errors.BackendError})
 
 
 async def test_a_failure_of_the_gateway_is_an_envelope(

@@ -11,6 +11,7 @@ import threading
 import time
 from importlib.util import find_spec
 from pathlib import Path
+from secrets import token_urlsafe
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -65,7 +66,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
         yield started
 
 
-@pytest.fixture(scope="module", params=["memory", "local", "S3"])
+@pytest.fixture(scope="module", params=["memory", "local", "S3", "sealed"])
 def stored(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """The gateway on a storage of each kind."""
     folder = tmp_path_factory.mktemp(f"on-{request.param}")
@@ -73,9 +74,18 @@ def stored(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     if request.param == "S3":
         pytest.importorskip("s3fs")
         storage = s3_storage(request.getfixturevalue("moto"))
+    if request.param == "sealed":
+        pytest.importorskip("accountstore.sealing", exc_type=ImportError)
+        storage += '\nencryption = { keys = "keys.jwks", required = true, id = "mail" }'
+        key = {"kty": "oct", "kid": "one", "alg": "A256KW", "k": token_urlsafe(32)}
+        (folder / "keys.jwks").write_text(json.dumps({"keys": [key]}))
+        (folder / "keys.jwks").chmod(0o600)
     configure(folder, storage)
     with running("serve", folder) as started:
         yield started
+        if request.param == "sealed":
+            assert list(folder.rglob("*.account"))
+            assert not [file for file in folder.rglob("*.account") if b"discriminator" in file.read_bytes()]
 
 
 # --- the wire of six clients ------------------------------------------------------------------------------------------
