@@ -6,7 +6,6 @@ import json
 import signal
 import ssl
 import subprocess
-import sys
 import threading
 import time
 from importlib.util import find_spec
@@ -18,7 +17,7 @@ import pytest
 from cloudtls import make_authority
 from gateways import BASE, MULTI, OAUTH, PASSWORD, SECRET
 from gatewayservers import SERVERS, configure, exchange, parsed, running, s3_storage, tokens_of
-from running import HUNG
+from running import HUNG, PYTHON
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -34,7 +33,7 @@ CASES = [line[9:].partition("(")[0] for line in SDK.read_text().splitlines() if 
 def sdk(url: str) -> str:
     """What the vendor's client prints: a process of its own, that is ended after a while."""
     ended = subprocess.run(
-        [sys.executable, "-W", "ignore", str(SDK), url, "id", SECRET],
+        [*PYTHON, "-W", "ignore", str(SDK), url, "id", SECRET],
         check=False,
         capture_output=True,
         text=True,
@@ -298,7 +297,7 @@ def test_a_configuration_that_cannot_be_is_told_in_a_line(tmp_path: Path) -> Non
     """What is wrong with storages or clients ends the program with one line and no traceback."""
     configure(tmp_path)
     (tmp_path / "gateway.toml").write_text((tmp_path / "gateway.toml").read_text() + 'storage = "Unknown"\n')
-    command = [sys.executable, "-P", "-m", "accountstore", "serve", "--gateway", "gateway.toml", "--port", "0"]
+    command = [*PYTHON, "-m", "accountstore", "serve", "--gateway", "gateway.toml", "--port", "0"]
     ended = subprocess.run(command, check=False, cwd=tmp_path, capture_output=True, text=True, timeout=HUNG)
     assert ended.returncode == 1
     assert len(ended.stderr.splitlines()) == 1
