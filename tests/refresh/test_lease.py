@@ -212,7 +212,7 @@ async def test_a_clock_that_is_ahead_costs_no_exchange(off: type[_Wrong]) -> Non
     assert (await store.read(AT)).version == version
 
     blind = store_over({"m": memory})
-    storage = blind._resolver.storage(None)
+    storage = blind._resolver.storage(None)  # pyright: ignore[reportPrivateUsage]
     storage.clock.has_written = lambda _: None  # type: ignore[method-assign]
     await blind.refresh(AT, provider.exchange)
     assert provider.exchanges == 2
@@ -240,7 +240,7 @@ async def test_requests_of_object_stores(target: Target, stub: Stub) -> None:
 
 
 @pytest.mark.parametrize("codec", ["json", "msgpack"])
-async def test_either_codec(codec: str, tmp_path: Any) -> None:
+async def test_either_codec(codec: Any, tmp_path: Any) -> None:
     """The lease and the token before are kept in either format."""
     pytest.importorskip("msgpack")
     provider = SmallProvider(grace=True)

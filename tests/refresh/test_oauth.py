@@ -26,7 +26,7 @@ from accountstore import (
 from accountstore.oauth import GOOGLE, MICROSOFT, TokenEndpoint, microsoft
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncGenerator, Sequence
 
 pytestmark = pytest.mark.anyio
 
@@ -76,7 +76,7 @@ class Endpoint:
                 await anyio.sleep_forever()
 
     @asynccontextmanager
-    async def listening(self) -> AsyncIterator[Endpoint]:
+    async def listening(self) -> AsyncGenerator[Endpoint]:
         """Serve while the block lasts."""
         async with (
             await anyio.create_tcp_listener(local_host="127.0.0.1") as listener,

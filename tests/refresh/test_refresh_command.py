@@ -47,7 +47,7 @@ class Provider(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(msgspec.json.encode(answer))
 
-    def log_message(self, *_: object) -> None:  # type: ignore[override]  # whatever it is given
+    def log_message(self, format: str, *_: object) -> None:  # noqa: A002 -- the name that it has above
         pass
 
 
