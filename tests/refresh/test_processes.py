@@ -46,8 +46,8 @@ PAST = datetime(2001, 1, 1, tzinfo=UTC)
 @pytest.fixture(scope="module")
 def started() -> Iterator[Provider]:
     """The real provider, once for all tests."""
-    with cloudservers.or_skip(real_provider) as provider:  # type: ignore[arg-type]  # it gives what the provider is
-        yield provider  # type: ignore[misc]
+    with cloudservers.or_skip(real_provider) as provider:
+        yield provider
 
 
 @pytest.fixture
