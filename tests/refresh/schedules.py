@@ -221,7 +221,7 @@ class Schedules:
             return answer
 
         try:
-            outcome: Any = await self._call(store_over({"m": _Gated(run)}), exchange)
+            outcome: Any = await self._call(store_over({"m": _Gated(run)}, timeout=10**6), exchange)
         except Exception as error:
             outcome = error
         run.outcomes[task] = outcome
