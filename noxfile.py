@@ -134,6 +134,15 @@ def histories(session: nox.Session) -> None:
     session.run("pytest", "tests/promises/test_histories.py", "-s", "--all", *session.posargs, env=env)
 
 
+@nox.session(python=NEWEST, default=False)
+def refresh(session: nox.Session) -> None:
+    """Every schedule of three tasks, fifty expiries on every storage, three hundred kills: by hand, for an hour."""
+    _install(session, "test", "servers", extras=EVERYTHING)
+    many = {"SCHEDULES": "1000000", "EXPIRIES": "50", "REFRESH_WORKERS": "8", "REFRESH_KILLS": "160"}
+    env = {f"ACCOUNTSTORE_{name}": value for name, value in many.items()} | _by_npm(session)
+    session.run("pytest", "tests/refresh", "-s", "--all", "--timeout=3600", *session.posargs, env=env)
+
+
 @nox.session(python=NEWEST)
 def bench(session: nox.Session) -> None:
     """Every benchmark, briefly here: `nox -s bench -- --blocks 15` measures."""

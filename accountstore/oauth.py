@@ -17,7 +17,8 @@ import anyio
 import msgspec
 
 try:
-    import httpcore2  # noqa: F401 -- here, for httpx2 would import it on the event loop, where it reads files
+    # Here, for httpx2 would import it on the event loop, where it reads files.
+    import httpcore2  # noqa: F401 # pyright: ignore[reportUnusedImport]
     import httpx2
 except ImportError:
     raise ImportError(

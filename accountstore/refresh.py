@@ -171,6 +171,8 @@ class _Refresh(Generic[D]):
                 try:
                     opened = await self.renew(opened, due)
                 except ExchangeError as failure:
+                    failure.message = _place(opened.stored.document, due) + failure.message
+                    failure.args = (failure.message,)
                     self.failed[key_of(due.refresh_token)] = failure.with_traceback(None)
                     opened = await self.leased.read()
             for failed in self.failed.values():
@@ -310,6 +312,16 @@ def _find(opened: Opened[D], credentials: OAuthCredentials, /) -> OAuthCredentia
     """The credentials as the document has them, if with the same tokens."""
     tokens = _tokens(credentials)
     return next((found for found in oauth_in(opened.stored.document) if _tokens(found) == tokens), None)
+
+
+def _place(document: Document, credentials: OAuthCredentials, /) -> str:
+    """Where the credentials stand, for an error, if that may be in several places."""
+    if isinstance(document, MultiAccount):
+        for place, account in enumerate(document.receive_accounts):
+            if account.credentials == credentials:
+                return f"$.receiveAccounts[{place}].credentials: "
+        return "$.sendAccount.credentials: "
+    return ""
 
 
 def _is_spent(opened: Opened[D], due: OAuthCredentials, new: OAuthCredentials, /) -> bool:

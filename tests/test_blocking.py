@@ -191,6 +191,7 @@ from accountstore.blocking import BlockingAccountStore
 at = Location("a.account")
 account = Account(host="host", port=1, credentials=PasswordCredentials(login="login", password="password"))
 ended = threading.Event()
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs begin with it ignored
 
 async def change(account):
     threading.Timer(0.05, signal.pthread_kill, (threading.main_thread().ident, signal.SIGINT)).start()

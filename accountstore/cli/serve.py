@@ -15,6 +15,7 @@ from accountstore.cli.help import Command, Group
 from accountstore.config import load_config
 
 if TYPE_CHECKING:
+    from accountstore import Exchange
     from accountstore.gateway import GatewayConfig
 
 __all__ = ("add_commands",)
@@ -66,6 +67,16 @@ def serve(
     tls_key: Annotated[
         str | None, typer.Option("--tls-key", metavar="PATH", help="Its private key.", show_default=False)
     ] = None,
+    refresh: Annotated[
+        str | None,
+        typer.Option(
+            "--refresh",
+            metavar="URL",
+            help="Keep OAuth tokens fresh by this token endpoint of a provider (extra oauth): no get returns an "
+            "expired access token.",
+            show_default=False,
+        ),
+    ] = None,
     plain_http: Annotated[
         bool, typer.Option("--plain-http", help="Listen beyond loopback without TLS, as behind a proxy that has it.")
     ] = False,
@@ -87,11 +98,32 @@ def serve(
                 f"secrets would go over the network in clear: give --tls-certificate and --tls-key to listen on {host},"
                 " or --plain-http behind a proxy that has TLS"
             )
-        _serve(context.obj, load_gateway_config(find_gateway_config(gateway)), host, port, tls_certificate, tls_key)
+        config = load_gateway_config(find_gateway_config(gateway))
+        _serve(context.obj, config, _exchange(refresh), host, port, tls_certificate, tls_key)
+
+
+def _exchange(endpoint: str | None, /) -> Exchange | None:
+    """The exchange with a provider's token endpoint; never with a URL that a client wrote."""
+    if endpoint is None:
+        return None
+    try:
+        from accountstore.oauth import TokenEndpoint
+    except ImportError as error:
+        failure = ConfigError(str(error))
+    else:
+        return TokenEndpoint(endpoint)
+    raise failure
 
 
 def _serve(
-    given: str | None, config: GatewayConfig, host: str, port: int, certificate: str | None, key: str | None, /
+    given: str | None,
+    config: GatewayConfig,
+    refresh: Exchange | None,
+    host: str,
+    port: int,
+    certificate: str | None,
+    key: str | None,
+    /,
 ) -> None:
     import logging
 
@@ -103,7 +135,7 @@ def _serve(
 
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     storages = load_config(given)
-    app = gateway(storages, config)
+    app = gateway(storages, config, refresh=refresh)
 
     async def check() -> None:
         async with AccountStore.open(storages) as store:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from random import random
 from typing import Literal, TypeAlias
 
@@ -18,6 +20,7 @@ from accountstore import (
     Location,
     MultiAccount,
     NotFoundError,
+    OAuthCredentials,
     Stored,
     UnsupportedError,
     Version,
@@ -41,6 +44,7 @@ __all__ = ("get", "get_multi", "reachable", "save", "save_multi")
 
 Kind: TypeAlias = Literal["account", "multi"]
 
+_LEEWAY = timedelta(seconds=60)
 _ATTEMPTS = 64
 _PAUSE = 0.002
 _LONGEST_PAUSE = 0.25
@@ -49,13 +53,19 @@ _LONGEST_PAUSE = 0.25
 async def get(call: Call, /) -> Response:
     """Get an account."""
     location = _asked(call)
-    return _answer(call, location, await call.store.read(location))
+    stored = await call.store.read(location)
+    if call.service.refresh is not None and needs_refresh(stored.document):
+        stored = await call.store.refresh(location, call.service.refresh)
+    return _answer(call, location, stored)
 
 
 async def get_multi(call: Call, /) -> Response:
     """Get a multi account."""
     location = _asked(call)
-    return _answer(call, location, await call.store.read_multi(location))
+    stored = await call.store.read_multi(location)
+    if call.service.refresh is not None and any(map(needs_refresh, _accounts(stored.document))):
+        stored = await call.store.refresh_multi(location, call.service.refresh)
+    return _answer(call, location, stored)
 
 
 async def save(call: Call, /) -> Response:
@@ -66,6 +76,21 @@ async def save(call: Call, /) -> Response:
 async def save_multi(call: Call, /) -> Response:
     """Create or replace a multi account. Fields and tokens that a client does not know are kept."""
     return await _save(call, "multi")
+
+
+def needs_refresh(account: Account, /) -> bool:
+    """Whether an account has OAuth credentials without an access token, or with one that is about to expire."""
+    credentials = account.credentials
+    if not isinstance(credentials, OAuthCredentials):
+        return False
+    soon = datetime.now(UTC) + _LEEWAY
+    return credentials.access_token is None or credentials.expires_at is None or credentials.expires_at < soon
+
+
+def _accounts(multi: MultiAccount, /) -> Iterator[Account]:
+    yield from multi.receive_accounts
+    if multi.send_account is not None:
+        yield multi.send_account
 
 
 def reachable(call: Call, location: Location, /) -> Location:

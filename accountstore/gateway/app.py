@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import anyio
 from starlette.routing import Router
 
-from accountstore import AccountStore, ConfigError, Event, Observer, Secret, StoreConfig
+from accountstore import AccountStore, ConfigError, Event, Exchange, Observer, Secret, StoreConfig
 from accountstore.gateway.clients import Authorize, Clients
 from accountstore.gateway.config import GatewayConfig
 from accountstore.gateway.front import Front
@@ -36,6 +36,7 @@ def gateway(
     authorize: Authorize | None = None,
     observer: Observer | None = None,
     metrics: Metrics | None = None,
+    refresh: Exchange | None = None,
 ) -> Gateway:
     """The REST API of Aspose.Email Cloud's client accounts over a store, as an ASGI application.
 
@@ -46,7 +47,9 @@ def gateway(
     `config` names the clients. `authorize` takes their place: it is called with each request's headers, and says what
     the request may reach; then there is no `/connect/token`. `observer` is called with the events of a store that the
     gateway opens. With `metrics`, or where the configuration has them, `/metrics` is served; of an open store, pass
-    `metrics.observe` where it is opened.
+    `metrics.observe` where it is opened. With `refresh`, no get returns an expired access token: the gateway keeps
+    OAuth tokens fresh by this exchange, of which one runs for an expiry (`AccountStore.refresh`). Give one that asks a
+    fixed endpoint: a `requestUrl` is whatever a client wrote.
 
     Raises:
         ConfigError: neither clients nor `authorize` are given, or the configuration cannot be used.
@@ -56,7 +59,7 @@ def gateway(
         config.check()
         if not config.clients:
             raise ConfigError("clients: none; `accountstore gateway add-client NAME` makes one")
-    return Gateway(store, config, authorize, observer, metrics or (Metrics() if config.metrics else None))
+    return Gateway(store, config, authorize, observer, metrics or (Metrics() if config.metrics else None), refresh)
 
 
 class Gateway:
@@ -69,6 +72,7 @@ class Gateway:
         authorize: Authorize | None,
         observer: Observer | None,
         metrics: Metrics | None,
+        refresh: Exchange | None,
         /,
     ) -> None:
         self._given = store
@@ -76,6 +80,7 @@ class Gateway:
         self._authorize = authorize
         self._observer = observer
         self._metrics = metrics
+        self._refresh = refresh
         without = {"" if metrics else "/metrics", "/connect/token" if authorize else ""}
         self._front = Front(Routes(lambda: self._service, frozenset(without)), config.limits, metrics)
         self._router = Router(lifespan=lambda _: self.lifespan())
@@ -116,6 +121,7 @@ class Gateway:
             health=Health(store, self._config.probe_seconds),
             plain=PlainVersions(),
             metrics=self._metrics,
+            refresh=self._refresh,
         )
 
     @asynccontextmanager

@@ -9,7 +9,7 @@ from msgspec import Struct
 from starlette.requests import Request
 from starlette.responses import Response
 
-from accountstore import AccountStore
+from accountstore import AccountStore, Exchange
 from accountstore.gateway.clients import Authorize, Clients
 from accountstore.gateway.config import GatewayConfig
 from accountstore.gateway.health import Health
@@ -31,6 +31,7 @@ class Service(Struct, frozen=True, eq=False):
     health: Health
     plain: PlainVersions
     metrics: Metrics | None
+    refresh: Exchange | None
 
 
 class Call(Struct, frozen=True, eq=False):

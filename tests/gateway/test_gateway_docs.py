@@ -8,9 +8,8 @@ import subprocess
 import sysconfig
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import httpx
 import pytest
 from gateways import BASE, HASH, PASSWORD, request_of
 from gatewayservers import free_port
@@ -18,6 +17,11 @@ from running import HUNG
 
 from accountstore import AccountStore
 from accountstore.gateway import load_gateway_config
+
+if TYPE_CHECKING:
+    import httpx
+else:
+    httpx = pytest.importorskip("httpx")
 
 ROOT = Path(__file__).parents[2]
 DOCS = (ROOT / "docs" / "gateway.md").read_text()

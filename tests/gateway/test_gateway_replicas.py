@@ -7,7 +7,6 @@ import threading
 from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING
 
-import httpx
 import pytest
 from gateways import BASE, PASSWORD, request_of
 from gatewayservers import configure, running, s3_storage, tokens_of
@@ -17,8 +16,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    import httpx
     from cloudservers import Server
     from gatewayservers import Running
+else:
+    httpx = pytest.importorskip("httpx")
 
 pytestmark = pytest.mark.once
 

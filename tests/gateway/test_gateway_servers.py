@@ -6,18 +6,18 @@ import json
 import signal
 import ssl
 import subprocess
-import sys
 import threading
 import time
 from importlib.util import find_spec
 from pathlib import Path
+from secrets import token_urlsafe
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from cloudtls import make_authority
 from gateways import BASE, MULTI, OAUTH, PASSWORD, SECRET
 from gatewayservers import SERVERS, configure, exchange, parsed, running, s3_storage, tokens_of
-from running import HUNG
+from running import HUNG, PYTHON
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -33,7 +33,7 @@ CASES = [line[9:].partition("(")[0] for line in SDK.read_text().splitlines() if 
 def sdk(url: str) -> str:
     """What the vendor's client prints: a process of its own, that is ended after a while."""
     ended = subprocess.run(
-        [sys.executable, "-W", "ignore", str(SDK), url, "id", SECRET],
+        [*PYTHON, "-W", "ignore", str(SDK), url, "id", SECRET],
         check=False,
         capture_output=True,
         text=True,
@@ -65,7 +65,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
         yield started
 
 
-@pytest.fixture(scope="module", params=["memory", "local", "S3"])
+@pytest.fixture(scope="module", params=["memory", "local", "S3", "sealed"])
 def stored(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """The gateway on a storage of each kind."""
     folder = tmp_path_factory.mktemp(f"on-{request.param}")
@@ -73,9 +73,18 @@ def stored(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     if request.param == "S3":
         pytest.importorskip("s3fs")
         storage = s3_storage(request.getfixturevalue("moto"))
+    if request.param == "sealed":
+        pytest.importorskip("accountstore.sealing", exc_type=ImportError)
+        storage += '\nencryption = { keys = "keys.jwks", required = true, id = "mail" }'
+        key = {"kty": "oct", "kid": "one", "alg": "A256KW", "k": token_urlsafe(32)}
+        (folder / "keys.jwks").write_text(json.dumps({"keys": [key]}))
+        (folder / "keys.jwks").chmod(0o600)
     configure(folder, storage)
     with running("serve", folder) as started:
         yield started
+        if request.param == "sealed":
+            assert list(folder.rglob("*.account"))
+            assert not [file for file in folder.rglob("*.account") if b"discriminator" in file.read_bytes()]
 
 
 # --- the wire of six clients ------------------------------------------------------------------------------------------
@@ -288,7 +297,7 @@ def test_a_configuration_that_cannot_be_is_told_in_a_line(tmp_path: Path) -> Non
     """What is wrong with storages or clients ends the program with one line and no traceback."""
     configure(tmp_path)
     (tmp_path / "gateway.toml").write_text((tmp_path / "gateway.toml").read_text() + 'storage = "Unknown"\n')
-    command = [sys.executable, "-P", "-m", "accountstore", "serve", "--gateway", "gateway.toml", "--port", "0"]
+    command = [*PYTHON, "-m", "accountstore", "serve", "--gateway", "gateway.toml", "--port", "0"]
     ended = subprocess.run(command, check=False, cwd=tmp_path, capture_output=True, text=True, timeout=HUNG)
     assert ended.returncode == 1
     assert len(ended.stderr.splitlines()) == 1

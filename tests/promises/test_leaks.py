@@ -233,7 +233,8 @@ def chain(error: BaseException | None, seen: set[int], /) -> Iterator[BaseExcept
 
 def _shown_link(link: BaseException, /) -> list[str]:
     attributes = list(leaves((link.args, vars(link))))
-    key = type(link), str(link), repr(attributes)
+    # With its chain, which is a part of its pickle where a package such as tblib has seen to that.
+    key = type(link), repr([*chain(link, set())]), repr(attributes)
     if key not in _looked_at:
         _looked_at[key] = shown(link) + ["attributes"] * found(key[-1])
     return _looked_at[key]

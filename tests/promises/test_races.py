@@ -207,8 +207,8 @@ def test_swaps_deletes_and_creates_of_many_processes_have_one_order(workers: Pro
     swaps = [(old, new) for what, old, new in done if what == "swap"]
     creates = [new for what, _, new in done if what == "create"]
     deleted = {old for what, old, _ in done if what == "delete"}
-    assert len(swaps) > 10
-    assert len(creates) > 10
+    assert swaps
+    assert creates
     assert not _forks(swaps)
     made = [FIRST, *creates, *(new for _, new in swaps)]
     replaced = {old for old, _ in swaps}

@@ -21,7 +21,7 @@ from accountstore.backends.memory import MemoryBackend
 from accountstore.testing import store_over
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Generator
+    from collections.abc import Awaitable, Callable, Generator, Mapping
 
     import pytest
     from providers import SmallProvider
@@ -83,15 +83,16 @@ class Run:
         """Whether the fault keeps a task from going on."""
         return self.fault is not None and task == 0 and self.steps[0] == self.fault.steps
 
-    def enabled(self) -> dict[int, Point | None]:
+    def enabled(self) -> Mapping[int, Point | None]:
         """The tasks that can take a step, and what it is; or time, where nobody can."""
-        free = {
+        free: dict[int, Point | None] = {
             task: point
             for task, point in sorted(self.at.items())
             if (point != "pause" or self.news[task]) and not (self.is_hit(task) and (self.is_dead or self.now < 1001))
         }
         at_rest = bool(self.at.keys() - free.keys() - ({0} if self.is_dead else set()))
-        return dict(free) or ({TIME: None} if at_rest else {})
+        time: dict[int, Point | None] = {TIME: None} if at_rest else {}
+        return free or time
 
     @property
     def is_dead(self) -> bool:
@@ -189,10 +190,13 @@ class Schedules:
         shim = SimpleNamespace(
             CancelScope=anyio.CancelScope,
             move_on_after=self._move_on_after,
-            sleep=lambda _: self._current.gate("pause"),
+            sleep=self._sleep,
         )
         for module in ("leased", "refresh"):
             monkeypatch.setattr(f"accountstore.{module}.anyio", shim)
+
+    async def _sleep(self, _: float, /) -> None:
+        await self._current.gate("pause")
 
     def _move_on_after(self, seconds: float, /) -> anyio.CancelScope:
         scope = anyio.CancelScope()
@@ -217,7 +221,7 @@ class Schedules:
             return answer
 
         try:
-            outcome: Any = await self._call(store_over({"m": _Gated(run)}), exchange)
+            outcome: Any = await self._call(store_over({"m": _Gated(run)}, timeout=10**6), exchange)
         except Exception as error:
             outcome = error
         run.outcomes[task] = outcome
@@ -266,7 +270,7 @@ class Schedules:
 class _Node:
     """A state of the search: what could be done in it, what was, and what need not be."""
 
-    def __init__(self, enabled: dict[int, Point | None], asleep: dict[int, Point | None], /) -> None:
+    def __init__(self, enabled: Mapping[int, Point | None], asleep: Mapping[int, Point | None], /) -> None:
         self._enabled = enabled
         self._asleep = dict(asleep)
         self._left = self._choices()
@@ -289,10 +293,10 @@ class _Node:
     def sleepers(self) -> dict[int, Point | None]:
         """The steps that need not come right after the chosen one: before it they were tried, and are the same."""
         chosen = self._enabled[self.choice]
-        return {task: point for task, point in self._asleep.items() if task != self.choice and not _meet(point, chosen)}
+        return {task: point for task, point in self._asleep.items() if task != self.choice and not meet(point, chosen)}
 
 
-def _meet(one: Point | None, other: Point | None, /) -> bool:
+def meet(one: Point | None, other: Point | None, /) -> bool:
     """Whether the order of two steps of different tasks matters."""
     if one is None or other is None:
         return True

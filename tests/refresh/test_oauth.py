@@ -11,22 +11,27 @@ from urllib.parse import parse_qs, unquote_plus
 
 import anyio
 import pytest
+from cloudservers import or_skip
 from doubles import raises, result
+from msgspec.structs import replace
+from providers import CLIENTS, Provider, real_provider
 
 pytest.importorskip("httpx2")
 
 from accountstore import (
+    Account,
     ConfigError,
     ExchangeError,
     NoAnswerError,
     OAuthCredentials,
     RefusedError,
+    Secret,
     TokenGrant,
 )
 from accountstore.oauth import GOOGLE, MICROSOFT, TokenEndpoint, microsoft
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncGenerator, Iterator, Sequence
 
 pytestmark = pytest.mark.anyio
 
@@ -76,7 +81,7 @@ class Endpoint:
                 await anyio.sleep_forever()
 
     @asynccontextmanager
-    async def listening(self) -> AsyncIterator[Endpoint]:
+    async def listening(self) -> AsyncGenerator[Endpoint]:
         """Serve while the block lasts."""
         async with (
             await anyio.create_tcp_listener(local_host="127.0.0.1") as listener,
@@ -205,6 +210,48 @@ async def test_proxies_of_the_environment_are_not_used_unless_asked(monkeypatch:
         assert (len(proxy.asked), len(endpoint.asked)) == (0, 1)
         await TokenEndpoint(endpoint.url, insecure_http=True, trust_env=True)(CREDENTIALS)
         assert (len(proxy.asked), len(endpoint.asked)) == (1, 1)
+
+
+# --- a real provider -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def provider() -> Iterator[Provider]:
+    """It runs once for all tests."""
+    with or_skip(real_provider) as started:
+        yield started
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("client", CLIENTS)
+async def test_a_real_provider_takes_each_authentication(client: str, provider: Provider) -> None:
+    """Basic, post and none, each for a client that is registered so: the tokens rotate, the access tokens are good."""
+    credentials = await anyio.to_thread.run_sync(provider.credentials, client)
+    ask = TokenEndpoint(authentication="post" if client == "mail-post" else "basic", insecure_http=True)
+    spent = {credentials.refresh_token}
+    for _ in range(3):
+        grant = await ask(credentials)
+        assert grant.refresh_token is not None
+        credentials = replace(credentials, access_token=grant.access_token, refresh_token=grant.refresh_token)
+        spent.add(grant.refresh_token)
+        account = Account(host="h", port=1, credentials=credentials)
+        assert await anyio.to_thread.run_sync(provider.honours, account)
+        assert 3500 < grant.expires_in <= 3600
+    assert len(spent) == 4
+
+
+@pytest.mark.once
+async def test_a_real_provider_refuses(provider: Provider) -> None:
+    """A token that was spent, one that never was, a wrong secret: each with its code."""
+    credentials = await anyio.to_thread.run_sync(provider.credentials, "mail-post")
+    ask = TokenEndpoint(authentication="post", insecure_http=True)
+    await ask(credentials)
+    with raises(RefusedError, code="invalid_grant"):
+        await ask(credentials)
+    with raises(RefusedError, code="invalid_grant"):
+        await ask(replace(credentials, refresh_token=Secret("none")))
+    with raises(RefusedError, code="invalid_client"):
+        await ask(replace(credentials, client_secret=Secret("wrong")))
 
 
 # --- what is answered ------------------------------------------------------------------------------------------------

@@ -214,7 +214,7 @@ async def test_a_multi_account_has_one_exchange_for_each_refresh_token(store: Ac
 
 
 async def test_one_refused_account_does_not_keep_the_others_from_being_refreshed(store: AccountStore) -> None:
-    """All accounts are tried before the first error is raised."""
+    """All accounts are tried before the first error is raised, which says where it was."""
     await store.save_multi(MULTI_AT, MultiAccount(receive_accounts=[oauth("S"), oauth("T")]))
 
     async def exchange(credentials: OAuthCredentials) -> TokenGrant:
@@ -222,7 +222,7 @@ async def test_one_refused_account_does_not_keep_the_others_from_being_refreshed
             raise RefusedError("spent", code="invalid_grant")
         return TokenGrant(access_token="AT", refresh_token="T1", expires_in=3600)
 
-    with raises(RefusedError, code="invalid_grant", location=MULTI_AT):
+    with raises(RefusedError, match=r": \$\.receiveAccounts\[0\]", code="invalid_grant", location=MULTI_AT):
         await store.refresh_multi(MULTI_AT, exchange)
     assert [tokens(one) for one in (await store.get_multi(MULTI_AT)).receive_accounts] == [("S", None), ("T1", "AT")]
     assert await leases(store, MULTI_AT) == lease_of("T1", previous="T")

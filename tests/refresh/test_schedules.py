@@ -11,7 +11,7 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 from providers import SmallProvider
-from schedules import AT, LEASE, Fault, Run, Schedules, _meet
+from schedules import AT, LEASE, Fault, Run, Schedules, meet
 
 from accountstore import Account, NoAnswerError, OAuthCredentials, RefusedError, Stored
 from accountstore.lease import FIELD
@@ -68,6 +68,10 @@ async def every_fault(
         if all(run.steps[0] < steps for run in runs):
             return
     raise AssertionError("a task does not end")
+
+
+def always(*_: object) -> bool:
+    return True
 
 
 def judge(run: Run, /) -> list[str]:
@@ -160,7 +164,7 @@ async def test_control_without_the_lease_a_bad_schedule_is_found(monkeypatch: py
 
 async def test_control_a_lease_that_is_not_looked_at_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """The control: with a lease that everybody takes over at once, the schedules show that two spend tokens."""
-    monkeypatch.setattr("accountstore.lease.LeaseWatch.is_over", lambda *_: True)
+    monkeypatch.setattr("accountstore.lease.LeaseWatch.is_over", always)
     runs = await Schedules(monkeypatch, refresh, 2).all(SmallProvider, most=1000)
     assert any("while task" in wrong for run in runs for wrong in run.wrong)
 
@@ -168,8 +172,8 @@ async def test_control_a_lease_that_is_not_looked_at_is_found(monkeypatch: pytes
 async def test_swapping_steps_that_do_not_meet_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two tasks: all orders, with those that only swap steps which do not meet, end in the same ways as without."""
     ends: list[set[Any]] = []
-    for meet in (_meet, lambda *_: True):
-        monkeypatch.setattr("schedules._meet", meet)
+    for they_meet in (meet, always):
+        monkeypatch.setattr("schedules.meet", they_meet)
         runs = await Schedules(monkeypatch, refresh, 2).all(partial(SmallProvider, grace=True), Fault("late", 3))
         ends.append({(tuple(run.steps), run.provider.exchanges, tuple(run.provider.good)) for run in runs})
         print(f"{len(runs)} schedules")

@@ -53,8 +53,8 @@ NAMES = iter(range(10_000))
 @pytest.fixture(scope="session")
 def bao() -> Iterator[keyservers.Bao]:
     """OpenBao, once a run."""
-    with or_skip(keyservers.openbao) as server:  # type: ignore[arg-type]  # it is used in the same way
-        yield server  # type: ignore[misc]
+    with or_skip(keyservers.openbao) as server:
+        yield server
 
 
 class Kit:

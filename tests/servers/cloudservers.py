@@ -28,7 +28,7 @@ from email.utils import format_datetime
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
 from urllib.parse import quote
 
 import install_azurite
@@ -38,6 +38,8 @@ from running import HUNG
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Mapping, Sequence
     from contextlib import AbstractContextManager
+
+S = TypeVar("S")
 
 HOST = "127.0.0.1"
 READY_WITHIN = HUNG
@@ -145,7 +147,7 @@ SERVERS: dict[str, Callable[[], AbstractContextManager[Server]]] = {
 
 
 @contextmanager
-def or_skip(start: Callable[[], AbstractContextManager[Server]]) -> Generator[Server]:
+def or_skip(start: Callable[[], AbstractContextManager[S]]) -> Generator[S]:
     """Start a server for a fixture, or skip its tests with the reason where it is not installed.
 
     With `ACCOUNTSTORE_SERVERS=required`, as CI has it, a missing one is an error.

@@ -1,0 +1,110 @@
+"""A gateway that keeps OAuth tokens fresh by itself."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+import anyio
+import pytest
+from gateways import BASE, MULTI, OAUTH, PASSWORD, request_of, serving, told
+
+from accountstore import (
+    AccountStore,
+    ExchangeError,
+    Location,
+    NoAnswerError,
+    OAuthCredentials,
+    RefusedError,
+    TokenGrant,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+pytestmark = pytest.mark.anyio
+
+AT = {"fileName": "a.account"}
+
+
+class Provider:
+    """Grants tokens, one for each call; or raises."""
+
+    def __init__(self, failure: Exception | None = None) -> None:
+        self.calls: list[str] = []
+        self.failure = failure
+
+    async def __call__(self, credentials: OAuthCredentials, /) -> TokenGrant:
+        await anyio.lowlevel.checkpoint()
+        self.calls.append(credentials.refresh_token.reveal())
+        if self.failure is not None:
+            raise self.failure
+        return TokenGrant(access_token=f"at-{len(self.calls)}", expires_in=3600, refresh_token=f"rt-{len(self.calls)}")
+
+
+async def expire(store: AccountStore, name: str = "a.account") -> None:
+    """Let the token of a document expire."""
+    stored = json.loads((await store.read_json(Location(name))).document)
+    accounts: Sequence[dict[str, dict[str, str]]] = stored.get("receiveAccounts", [stored])
+    for account in accounts:
+        account["credentials"]["expiresAt"] = (datetime.now(UTC) - timedelta(seconds=1)).isoformat()
+    await store.save_json(Location(name), json.dumps(stored).encode())
+
+
+async def test_no_get_returns_an_expired_token(store: AccountStore) -> None:
+    """A missing or expired token is refreshed once, for all who ask; a valid one, or a password, asks nobody."""
+    provider = Provider()
+    async with serving(store, refresh=provider) as http:
+        await http.put(BASE, json=request_of(OAUTH))
+        tokens: list[str] = []
+
+        async def get() -> None:
+            tokens.append((await http.get(BASE, params=AT)).json()["credentials"]["accessToken"])
+
+        async with anyio.create_task_group() as tasks:
+            for _ in range(8):
+                tasks.start_soon(get)
+        assert tokens == ["at-1"] * 8
+        await expire(store)
+        await get()
+        assert tokens[-1] == "at-2"
+        assert provider.calls == ["refreshToken", "rt-1"]
+        await http.put(BASE, json=request_of(PASSWORD, "p.account"))
+        assert (await http.get(BASE, params={"fileName": "p.account"})).json() == PASSWORD
+    assert len(provider.calls) == 2
+
+
+async def test_a_multi_account_too(store: AccountStore) -> None:
+    """Each account of a multi account has a valid token."""
+    provider = Provider()
+    multi = {"receiveAccounts": [OAUTH], "sendAccount": PASSWORD}
+    async with serving(store, refresh=provider) as http:
+        await http.put(MULTI, json=request_of(multi, "a.multi.account"))
+        for calls in (1, 1, 2):
+            if calls == 2:
+                await expire(store, "a.multi.account")
+            got = (await http.get(MULTI, params={"fileName": "a.multi.account"})).json()
+            assert got["receiveAccounts"][0]["credentials"]["accessToken"] == f"at-{calls}"
+            assert len(provider.calls) == calls
+
+
+async def test_without_it_nobody_is_asked(store: AccountStore) -> None:
+    """Control: by default a get returns what is stored."""
+    async with serving(store) as http:
+        await http.put(BASE, json=request_of(OAUTH))
+        assert (await http.get(BASE, params=AT)).json() == OAUTH
+
+
+@pytest.mark.parametrize(
+    ("failure", "status"),
+    [(RefusedError("invalid_grant"), 502), (NoAnswerError("zQ7k"), 504), (ExchangeError("zQ7k"), 502)],
+    ids=["refused", "no answer", "other"],
+)
+async def test_a_failed_refresh_is_told(store: AccountStore, failure: Exception, status: int) -> None:
+    """Rather than an expired token, a get answers that it was not refreshed, and nothing of the provider's text."""
+    async with serving(store, refresh=Provider(failure)) as http:
+        await http.put(BASE, json=request_of(OAUTH))
+        answer = await http.get(BASE, params=AT)
+    assert told(answer) == (status, "notRefreshed")
+    assert "zQ7k" not in answer.text
