@@ -116,7 +116,8 @@ async def _transfer_held(
     operation = Operation(log, "copy_many", source.location, member.ref.location)
     try:
         async with turns, held(operation, source, lease, member.given) as hold:
-            await _transfer(verify, member.ref.storage, [member._replace(given=hold.opened)], results, 1)
+            now = member._replace(ref=member.ref.renewed(), given=hold.opened)
+            await _transfer(verify, now.ref.storage, [now], results, 1)
     except AccountStoreError as error:
         results[member.place] = error.with_traceback(None)
         return

@@ -92,7 +92,7 @@ async def held(
     if not any(oauth_in(opened.stored.document)):
         yield Hold(opened, opened.version)
         return
-    await ref.require("update")
+    await ref.renewed().require("update")
     holder = urandom(8).hex()
     taken = await leased.take_all(opened, holder)
     hold, after = Hold(taken), None
