@@ -198,7 +198,7 @@ def tests(session: nox.Session) -> None:
         _install(session, "test", extras=EVERYTHING)
         session.run("pytest", "-n", "4", HUNG, *session.posargs)
         return
-    _install(session, "test", "servers", extras=EVERYTHING)
+    _install(session, "test", "servers", "examples", extras=EVERYTHING)
     # In CI a server that is missing is a failure, not a skip.
     env = {"ACCOUNTSTORE_SERVERS": "required", **_by_npm(session)}
     session.run("pytest", "-n", "4", "--all", HUNG, *session.posargs, env=env)

@@ -1,10 +1,10 @@
-"""OpenTelemetry spans and metrics of what a store does (extra `otel`, which is opentelemetry-api alone).
+"""OpenTelemetry spans and metrics of what a store does (extra `otel`, which is opentelemetry-api alone)::
 
     async with AccountStore.open(observer=otel_observer()) as store: ...
 
-Names: a span is `accountstore.<operation>`; attributes of our own begin with `accountstore.`, and `error.type` is that of
-the stable semantic conventions. No contents, and no names of folders and files unless asked for: they may be addresses
-of people.
+A span is `accountstore.<operation>`; attributes of our own begin with `accountstore.`, and `error.type` is that of the
+stable semantic conventions. No contents, and no names of folders and files unless asked for: they may be addresses of
+people.
 """
 
 from __future__ import annotations
@@ -62,7 +62,10 @@ def otel_observer(
             retries.add(1, {"accountstore.storage": storage})
         details = {"attempts": event.attempts, "retries": len(event.retries), "size": event.bytes}
         if paths:
-            details |= {"location": event.location and str(event.location), "target": event.target and str(event.target)}
+            details |= {
+                "location": event.location and str(event.location),
+                "target": event.target and str(event.target),
+            }
         attributes |= {f"accountstore.{name}": value for name, value in details.items() if value is not None}
         ended = time.time_ns()
         began = ended - int(event.seconds * 1e9)

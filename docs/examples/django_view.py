@@ -1,4 +1,4 @@
-"""A Django view of accounts, in one file: `python django_view.py runserver`, or any WSGI server on `django_view:application`.
+"""A Django view of accounts, in one file: `python django_view.py runserver`, or a WSGI server on it.
 
 Views are synchronous and run in threads, which share one store for each process.
 """

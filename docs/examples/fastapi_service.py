@@ -1,4 +1,4 @@
-"""Accounts over HTTP with FastAPI: `uvicorn fastapi_service:app`, with `ETAG_KEY` set to a secret of all its processes.
+"""Accounts over HTTP with FastAPI: `uvicorn fastapi_service:app`, `ETAG_KEY` being a secret of all its processes.
 
 Each tenant has a folder; which tenant asks, a proxy has proven and says in a header.
 """

@@ -1,7 +1,7 @@
 """Counts the unseen messages of every account in the folder `mail`: `python imap_poller.py [TOKEN_ENDPOINT]`.
 
-Host, port, security and credentials are as the document says. An access token that has expired is exchanged first, by one
-of all pollers that run.
+Host, port, security and credentials are as the document says. An access token that has expired is exchanged first, by
+one of all pollers that run.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Accounts over HTTP with Litestar: `uvicorn litestar_service:app`, with `ETAG_KEY` set to a secret of all its processes.
+"""Accounts over HTTP with Litestar: `uvicorn litestar_service:app`, `ETAG_KEY` being a secret of all its processes.
 
 Litestar decodes bodies by msgspec, so an `Account` stands in a signature as it is. Secrets in answers are masked by
 `type_encoders`.

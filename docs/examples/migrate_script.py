@@ -12,7 +12,6 @@ import anyio
 from accountstore import AccountStore
 from accountstore.migration import PROBLEMS, Options, migrate, verify
 
-
 OPTIONS = Options(exclude=("test-*",), concurrency=16)
 
 

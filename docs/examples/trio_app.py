@@ -1,4 +1,4 @@
-"""On trio, everything is as on asyncio: tasks of a nursery share a store, and a cancelled one leaves nothing half written."""
+"""On trio all is as on asyncio: tasks of a nursery share a store, and a cancelled one leaves nothing half written."""
 
 from __future__ import annotations
 

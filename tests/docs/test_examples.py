@@ -10,10 +10,10 @@ import socket
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
-from importlib.util import module_from_spec, spec_from_file_location
 from http.server import ThreadingHTTPServer
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from threading import Thread
 from typing import TYPE_CHECKING, Any
@@ -22,7 +22,7 @@ import httpx
 import pytest
 from cloudtls import make_authority
 from gatewayservers import free_port
-from markdown import ROOT, at_home, blocks, on_path, run
+from markdown import ROOT, at_home, blocks, run
 from msgspec.structs import replace
 from running import HUNG, PYTHON
 from samples import ACCOUNT
@@ -66,6 +66,7 @@ def program(*arguments: str, ready: str = "", port: int = 0, **environment: str)
             stdout=output,
             stderr=subprocess.STDOUT,
             text=True,
+            start_new_session=True,
             env=os.environ | {"PYTHONPATH": str(EXAMPLES), "PYTHONUNBUFFERED": "1"} | environment,
         )
         try:
@@ -77,11 +78,11 @@ def program(*arguments: str, ready: str = "", port: int = 0, **environment: str)
             yield process
         finally:
             process.send_signal(signal.SIGINT)
-            try:
-                process.wait(30)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(10)
+            with suppress(ProcessLookupError):  # what it has started too
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
 
 
 @contextmanager
@@ -126,10 +127,11 @@ def test_the_services_answer(name: str, needs: str, home: Path) -> None:
         assert read.json()["credentials"]["password"] == "**********"
         assert put(headers=a).status_code in {412, 428}
         assert put(headers=a | {"If-Match": '"x"'}).status_code == 412
-        changed = http.put("/accounts/mail/me.account", content=BODY.replace(b"993", b"1"), headers=a | {"If-Match": read.headers["ETag"]})
+        seen = a | {"If-Match": read.headers["ETag"]}
+        changed = put(content=BODY.replace(b"993", b"1"), headers=seen)
         assert changed.status_code in {200, 204}
         assert changed.headers["ETag"] != read.headers["ETag"]
-        assert put(headers=a | {"If-Match": read.headers["ETag"]}).status_code == 412
+        assert put(headers=seen).status_code == 412
         assert http.get("/accounts/mail/me.account", headers=a).headers["ETag"] == changed.headers["ETag"]
         assert http.get("/accounts/mail/me.account", headers=a | {"X-Tenant": "b"}).status_code == 404
         assert http.get("/accounts/mail/me.multi.account", headers=a).status_code == 404
@@ -153,14 +155,16 @@ def test_the_workers_lose_no_change(home: Path) -> None:
         f"print(sorted(group(w.change_port.s({str(AT)!r}) for _ in range(20)).apply_async().get(timeout=120)))"
     )
     # A broker and results in folders: no server, and processes of their own all the same.
-    settings = "from celery_worker import app\napp.conf.broker_transport_options = dict(data_folder_in='broker', data_folder_out='broker', control_folder='broker')\n"
+    folders = dict.fromkeys(("data_folder_in", "data_folder_out", "control_folder"), "broker")
+    settings = f"from celery_worker import app\napp.conf.broker_transport_options = {folders}\n"
     (home / "settings.py").write_text(settings)
     environment = {
         "CELERY_BROKER_URL": "filesystem://",
         "CELERY_RESULT_BACKEND": f"file://{home / 'results'}",
         "PYTHONPATH": f"{EXAMPLES}{os.pathsep}{home}",
     }
-    worker = (sys.executable, "-m", "celery", "-A", "settings", "worker", "--pool", "prefork", "--concurrency", "2")
+    worker = [sys.executable, "-m", "celery", "-A", "settings", "worker", "--loglevel", "INFO", "--concurrency", "2"]
+    worker += ["--pool", "prefork", "--without-mingle", "--without-gossip", "--without-heartbeat"]
     with program(*worker, ready=r"ready\.", **environment):
         ports = run([sys.executable, "-c", f"import settings\n{ask}"], home, **environment)
     assert ports.strip().splitlines()[-1] == str([*range(1001, 1021)])
@@ -170,7 +174,7 @@ def test_the_workers_lose_no_change(home: Path) -> None:
 
 @pytest.mark.once
 def test_the_view_answers(home: Path) -> None:
-    """Django's own server, with threads that share a store, answers with masked secrets, and 404 for what is not there."""
+    """Django's own server answers with masked secrets, and 404 for what is not there; its threads share a store."""
     pytest.importorskip("django")
     with BlockingAccountStore.open() as store:
         store.save(AT, ACCOUNT)
@@ -198,14 +202,19 @@ def test_the_refresh_program_prints_what_the_page_says(home: Path) -> None:
 
 def test_the_migration_program_prints_what_the_page_says(home: Path) -> None:
     """It copies what its policy takes, and compares; a second run finds all the same."""
-    (home / "accountstore.toml").write_text('default = "Old"\n[storages.Old]\nurl = "old"\n[storages.New]\nurl = "new"\n')
+    (home / "accountstore.toml").write_text(
+        'default = "Old"\n[storages.Old]\nurl = "old"\n[storages.New]\nurl = "new"\n'
+    )
     with BlockingAccountStore.open() as store:
         for name in ("a", "b", "test-c"):
             store.save(Location(f"{name}.account", folder="mail"), ACCOUNT)
         command = [*PYTHON, str(EXAMPLES / "migrate_script.py"), "Old", "New"]
         assert run(command, home) == SHOWN[3]
         assert run(command, home) == SHOWN[3].replace("copied", "same")
-        assert sorted(entry.location.file_name for entry in store.list("mail", storage="New")) == ["a.account", "b.account"]
+        assert sorted(entry.location.file_name for entry in store.list("mail", storage="New")) == [
+            "a.account",
+            "b.account",
+        ]
 
 
 @pytest.mark.once

@@ -329,10 +329,11 @@ def test_the_tutorial_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moto
     (tmp_path / "bin" / "python").symlink_to(sys.executable)
     environment = on_path(tmp_path)
     outputs: list[str] = []
+    local, server = "http://127.0.0.1:5000", moto.options["endpoint_url"]
     for command, expected in steps("docs/tutorial.md"):
         config = Path("accountstore.toml")
-        config.write_text(config.read_text().replace("http://127.0.0.1:5000", moto.options["endpoint_url"]))
-        output = run(["bash", "-ec", command.replace("http://127.0.0.1:5000", moto.options["endpoint_url"])], tmp_path, **environment)
+        config.write_text(config.read_text().replace(local, server))
+        output = run(["bash", "-ec", command.replace(local, server)], tmp_path, **environment)
         assert expected in {None, output}
         outputs.append(output)
     assert "Bucket:team-a/me.account" in outputs[-1]
