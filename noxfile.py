@@ -37,14 +37,14 @@ def _interpreters() -> list[str]:
 
 PYTHONS = _interpreters()
 NEWEST = PYTHONS[-1]
-EVERYTHING = "cli,testing,s3,gcs,azure,fast,dask,oauth,transit,aws-kms,gateway"
+EVERYTHING = "cli,testing,s3,gcs,azure,fast,dask,oauth,otel,transit,aws-kms,gateway"
 HUNG = "--timeout=1200"
 """Ends a test that hangs: no test takes so long on any machine that is of use."""
 
 
 def _install(session: nox.Session, *groups: str, extras: str = "cli,testing,gateway") -> None:
     """Install the built wheel, never the checkout, with what the groups name."""
-    session.install("hatchling")
+    session.install(*PYPROJECT["build-system"]["requires"])
     dist = session.create_tmp()
     shutil.rmtree(dist)
     session.run("hatchling", "build", "-t", "wheel", "-d", dist, silent=True)
@@ -104,6 +104,29 @@ def layers(session: nox.Session) -> None:
     """Arrows between modules point down, by import-linter."""
     _install(session, "layers")
     session.run("lint-imports", "--no-cache")
+
+
+@nox.session(python=NEWEST)
+def docs(session: nox.Session) -> None:
+    """The documentation site, into build/docs; a warning is an error, and so is a link that leads nowhere."""
+    _install(session, "docs", extras="cli,crypto,gateway,oauth,otel,testing")
+    session.run("sphinx-build", "--fail-on-warning", "--keep-going", "--fresh-env", "docs", "build/docs")
+
+
+@nox.session(python=NEWEST)
+def package(session: nox.Session) -> None:
+    """What a release uploads: built twice to the same bytes, and looked at by twine and check-wheel-contents."""
+    session.install(*PYPROJECT["build-system"]["requires"], *_requirements("package"))
+    first, second = Path(session.create_tmp(), "first"), Path(session.create_tmp(), "second")
+    for dist in (first, second):
+        shutil.rmtree(dist, ignore_errors=True)
+        session.run("hatchling", "build", "-d", str(dist), silent=True)
+    built = sorted(first.iterdir())
+    changed = [file.name for file in built if file.read_bytes() != (second / file.name).read_bytes()]
+    if changed or len(built) != 2:
+        session.error(f"an sdist and a wheel should be built the same twice, not {changed or built}")
+    session.run("twine", "check", "--strict", *map(str, built))
+    session.run("check-wheel-contents", *map(str, first.glob("*.whl")))
 
 
 @nox.session(python=NEWEST)
@@ -184,7 +207,7 @@ def tests(session: nox.Session) -> None:
         _install(session, "test", extras=EVERYTHING)
         session.run("pytest", "-n", "4", HUNG, *session.posargs)
         return
-    _install(session, "test", "servers", extras=EVERYTHING)
+    _install(session, "test", "servers", "examples", extras=EVERYTHING)
     # In CI a server that is missing is a failure, not a skip.
     env = {"ACCOUNTSTORE_SERVERS": "required", **_by_npm(session)}
     session.run("pytest", "-n", "4", "--all", HUNG, *session.posargs, env=env)

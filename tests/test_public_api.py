@@ -51,12 +51,13 @@ NAMES = {
         TooLargeError UnavailableError UncertainError UnsupportedError
     """,
     "accountstore.blocking": "BlockingAccountStore",
+    "accountstore.telemetry": "otel_observer",
     "accountstore.migration": """
         Migration Options Outcome PROBLEMS Place Report Total migrate plan read_report verify
     """,
     "accountstore.testing": """
         BackendTests Call Fault FaultyBackend Harness LossyBackend LossyProxy Recorder Schedule
-        backend_machine exercise find_violation is_linearizable read_histories store_machine store_over
+        account_store backend_machine exercise find_violation is_linearizable read_histories store_machine store_over
     """,
 }
 """The public names by their modules: a change here is a change of the interface."""
@@ -81,6 +82,7 @@ EXTRAS = {
     "transit": "httpx2",
     "aws_kms": "botocore",
     "gateway": "starlette",
+    "telemetry": "opentelemetry.metrics",
 }
 """What is left out here where its package is not installed: backends, and the command line."""
 MODULES = sorted(

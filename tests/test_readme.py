@@ -1,75 +1,70 @@
-"""Every code block of the README runs."""
+"""The README: its length, its code blocks, its links."""
 
 from __future__ import annotations
 
-import json
-import os
 import re
-import shutil
-import subprocess
-import sysconfig
 import tomllib
 from datetime import UTC, datetime, timedelta
-from functools import partial
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import pytest
-from anyio import to_thread
+from markdown import ROOT, anchors, at_home, blocks, links, on_path, run, run_blocks
 from msgspec.structs import replace
-from running import HUNG, PYTHON
-from samples import RICH
+from samples import ACCOUNT, RICH
 
-from accountstore import AccountStore, Location, OAuthCredentials, StorageConfig, StoreConfig, registry, to_json
+from accountstore import AccountStore, Location, OAuthCredentials
 from accountstore.backends.memory import MemoryBackend
-from accountstore.config import load_config
 from accountstore.testing import store_over
 
-ROOT = Path(__file__).parent.parent
-BLOCKS = [
-    (match[1], match[2])
-    for match in re.finditer(r"^```(\w*)\n(.*?)^```$", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
-]
+if TYPE_CHECKING:
+    from pathlib import Path
 
-
-ACCOUNT_JSON = (
-    '{"host":"h","port":993,"credentials":'
-    '{"discriminator":"EmailClientAccountPasswordCredentials","login":"me","password":"p"}}'
+TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = blocks("README.md")
+SHELL, PYTHON_BLOCKS, TOML = (
+    [block.text for block in BLOCKS if block.language == name] for name in ("sh", "python", "toml")
 )
-
-
-def _blocks(language: str) -> list[str]:
-    return [text for name, text in BLOCKS if name == language]
-
-
-def _run(command: list[str], folder: Path, **environment: str) -> str:
-    """The output of a program that ends well, started in a folder."""
-    run = subprocess.run(
-        command, cwd=folder, env=os.environ | environment, capture_output=True, text=True, check=False, timeout=HUNG
-    )
-    assert run.returncode == 0, run.stdout + run.stderr
-    return run.stdout + run.stderr
 
 
 @pytest.fixture
 def names(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, Any]:
-    """Run all Python blocks but the test of a backend, in their order, in an empty home."""
-    monkeypatch.chdir(tmp_path)
-    for name in ("HOME", "XDG_DATA_HOME", "XDG_CONFIG_HOME"):
-        monkeypatch.setenv(name, str(tmp_path))
-    monkeypatch.delenv("ACCOUNTSTORE_CONFIG", raising=False)
-    names: dict[str, Any] = {"__name__": "readme"}
-    for block in _blocks("python"):
-        if "BackendTests" not in block:
-            exec(compile(block, "README.md", "exec"), names)
-    return names
+    """The names of all Python blocks, run in an empty home."""
+    at_home(tmp_path, monkeypatch)
+    return run_blocks("README.md")
 
 
-def test_each_block_is_of_a_language_that_is_run_here() -> None:
-    """The README has shell, Python and TOML blocks, and what a user types, as many as the tests below run."""
-    assert (len(_blocks("sh")), len(_blocks("toml")), len(_blocks("console"))) == (5, 4, 2)
-    assert {name for name, _ in BLOCKS} == {"sh", "python", "toml", "console"}
+def test_it_is_short() -> None:
+    """Three screens decide: at most 1,200 words, and no block over 25 lines."""
+    assert len(TEXT.split()) <= 1200
+    assert max(len(block.text.splitlines()) for block in BLOCKS) <= 25
+
+
+def test_each_block_is_run_here() -> None:
+    """The README has as many blocks of each language as the tests below run; the drawing is no code."""
+    assert (len(SHELL), len(PYTHON_BLOCKS), len(TOML)) == (3, 2, 1)
+    assert {block.language for block in BLOCKS} == {"sh", "python", "toml", "text"}
+
+
+def test_each_link_leads_somewhere() -> None:
+    """Links are files of this repository, with their headings; all pages of the documentation can be reached so."""
+    found = links("README.md")
+    assert len(found) > 15
+    for link in found:
+        path, _, anchor = link.partition("#")
+        assert (ROOT / path).is_file(), link
+        assert not anchor or anchor in anchors(ROOT / path), link
+
+
+def test_links_are_whole_on_a_package_index() -> None:
+    """What an index shows has the repository's address before each link, for it has no files beside the README."""
+    tables = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    hook = tables["tool"]["hatch"]["metadata"]["hooks"]["fancy-pypi-readme"]
+    (rule,) = hook["substitutions"]
+    shown = re.sub(rule["pattern"], rule["replacement"], TEXT)
+    found = re.findall(r"\]\(([^)\s]+)\)", shown)
+    source = tables["project"]["urls"]["Source"]
+    assert found == [f"{source}/blob/main/{link}" for link in links("README.md")]
 
 
 def test_ten_lines_save_and_print_without_the_password(
@@ -83,102 +78,12 @@ def test_ten_lines_save_and_print_without_the_password(
     assert "correct horse" not in out
 
 
-def test_update_and_error_examples_do_what_they_say(names: dict[str, Any]) -> None:
-    """The update example sets port 143; the error example gives None for a missing document, and one that is there."""
-
-    async def run() -> None:
-        store = store_over({"m": MemoryBackend()})
-        location = Location("x.account")
-        assert await names["find"](store, "x.account") is None
-        await store.save(location, names["account"])
-        assert await names["find"](store, "x.account") == names["account"]
-        await names["use_starttls"](store, location)
-        assert (await store.get(location)).port == 143
-
-    anyio.run(run)
-
-
-def test_body_example_guards_against_a_lost_update(names: dict[str, Any]) -> None:
-    """The example of a service refuses a second writer with the same ETag, a client's mistake and a missing account.
-    The control: with an ETag that is the same for all versions, both writers win.
-    """
-
-    async def both(tag: Any) -> list[int]:
-        names["etag"] = tag
-        store = store_over({"m": MemoryBackend()})
-        location, body = Location("x.account"), to_json(names["account"], reveal=True)
-        assert (await names["accept"](store, location, body, "x"))[0] == 404
-        await store.save(location, names["account"])
-        status, seen, shown = await names["respond"](store, location)
-        assert (status, b"correct horse" in shown) == (200, False)
-        assert (await names["accept"](store, location, shown, seen))[0] == 422
-        bodies = [body.replace(b"993", port) for port in (b"1", b"2")]
-        return [(await names["accept"](store, location, given, seen))[0] for given in bodies]
-
-    assert anyio.run(both, names["etag"]) == [204, 412]
-    assert anyio.run(both, repr) == [204, 204]
-
-
-def test_service_example_prints_its_audit_event(names: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
-    """The embedding example prints the event of its one operation and the answer."""
-    anyio.run(names["serve"])
-    assert re.fullmatch(r"exists tenants/4711/email\.account ok \d\.\d{3} s\nFalse\n", capsys.readouterr().out)
-
-
-@pytest.mark.once
-def test_backend_example_passes_the_suite(tmp_path: Path) -> None:
-    """The README's backend passes the conformance suite as the README applies it, and needs no more of the library."""
-    shelf, suite = (block for block in _blocks("python") if "ShelfBackend" in block)
-    imported = re.findall(r"^(?:from|import) (accountstore\S*)", shelf + suite, re.MULTILINE)
-    assert imported == ["accountstore.backends.base", "accountstore.testing"]
-    (tmp_path / "test_shelf.py").write_text(f"{shelf}\n\n{suite}")
-    command = [*PYTHON, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "error", "test_shelf.py"]
-    assert re.search(r"[3-9]\d+ passed", _run(command, tmp_path))
-
-
-def test_configuration_example_loads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The configuration example is one, with its option from the environment."""
-    monkeypatch.setenv("SFTP_PASSWORD", "hidden")
-    path = tmp_path / "accountstore.toml"
-    path.write_text(_blocks("toml")[2])
-    config = load_config(path)
-    options = {"username": "mail", "password": "hidden"}
-    archive = StorageConfig("sftp://backup.example.org/srv/accounts", options, "msgpack")
-    storages = {"First Storage": StorageConfig("file:///srv/accounts"), "Archive": archive}
-    assert config == StoreConfig(default="First Storage", max_bytes=262144, storages=storages)
-    assert "hidden" not in repr(config)
-
-
-@pytest.mark.once
-@pytest.mark.anyio
-async def test_object_store_example_opens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The example of an object store opens, with all its options known to either engine."""
-    pytest.importorskip("obstore")
-    pytest.importorskip("s3fs")
-    monkeypatch.setenv("AWS_KEY", "canary")
-    monkeypatch.setenv("AWS_SECRET", "canary")
-    for engine in ("obstore", "fsspec"):
-        path = tmp_path / f"{engine}.toml"
-        path.write_text(_blocks("toml")[0].replace('"obstore"', f'"{engine}"'))
-        async with AccountStore.open(path) as store:
-            assert store.storages == ("Cloud",)
-            assert store.capabilities().update
-
-
-def test_refresh_example_runs(tmp_path: Path) -> None:
-    """Three processes and a provider on loopback: one exchange, and a token for each."""
-    pytest.importorskip("httpx2")
-    output = _run([*PYTHON, str(ROOT / "docs" / "examples" / "refresh.py")], tmp_path)
-    assert output.splitlines() == [*["a process has a token: **********"] * 3, "exchanges: 1, refusals: 0"]
-
-
 async def _refreshed(names: dict[str, Any]) -> str:
     store = store_over({"m": MemoryBackend()})
-    location = Location("x.account")
     ends = datetime.now(UTC) + timedelta(hours=1)
     credentials = OAuthCredentials(login="me", refresh_token="r", access_token="a", expires_at=ends)
-    await store.save(location, replace(names["account"], credentials=credentials))
-    return str(await names["access_token"](store, location))
+    await store.save(Location("x.account"), replace(ACCOUNT, credentials=credentials))
+    return str(await names["access_token"](store, Location("x.account")))
 
 
 def test_access_token_example_returns_a_valid_one(names: dict[str, Any]) -> None:
@@ -187,79 +92,38 @@ def test_access_token_example_returns_a_valid_one(names: dict[str, Any]) -> None
     assert anyio.run(_refreshed, names) == "a"
 
 
-@pytest.mark.anyio
-async def test_encryption_example_seals_and_opens_without_this_library(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The command makes a key file, the configuration seals by it, and the two commands of another tool open the
-    document and say where it belongs (where `jose` is installed).
-    """
+def test_encryption_example_seals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command in the text makes a key file, and the configuration seals by it."""
     pytest.importorskip("typer")
-    path = f"{sysconfig.get_path('scripts')}{os.pathsep}{os.environ['PATH']}"
-    make, opens = ([line.removeprefix("$ ") for line in block.splitlines()] for block in _blocks("console"))
-    await to_thread.run_sync(partial(_run, ["bash", "-ec", "\n".join(make)], tmp_path, PATH=path))
+    at_home(tmp_path, monkeypatch)
+    (command,) = re.findall(r"`(accountstore keys [^`]*)`", TEXT)
+    run(["bash", "-ec", command], tmp_path, **on_path(tmp_path))
     config = tmp_path / "accountstore.toml"
-    config.write_text(_blocks("toml")[1].replace("s3://bucket/mail", str(tmp_path)))
-    async with AccountStore.open(config) as store:
-        await store.save_json(Location("email.account"), RICH)
-        sealed = (tmp_path / "email.account").read_bytes()
-        assert b"discriminator" not in sealed
-        assert (await store.read_json(Location("email.account"))).document == RICH
-    if shutil.which("jose") is None:
-        pytest.skip("no command jose: install the package of your distribution")
-    contents, place = [await to_thread.run_sync(partial(_run, ["bash", "-ec", line], tmp_path)) for line in opens]
-    assert json.loads(contents) == json.loads(RICH)
-    assert json.loads(place) == {"enc": "A256GCM", "acs": "1:account:mail:email.account"}
+    config.write_text(TOML[0].replace("s3://bucket/mail", str(tmp_path)))
 
+    async def save() -> bytes:
+        async with AccountStore.open(config) as store:
+            await store.save_json(Location("email.account"), RICH)
+            return (await store.read_json(Location("email.account"))).document
 
-def test_entry_point_example_is_in_the_group_that_the_registry_reads() -> None:
-    """The entry point example names the group of the registry's own text."""
-    groups = tomllib.loads(_blocks("toml")[3])["project"]["entry-points"]
-    assert groups == {"accountstore.backends": {"shelf": "accountstore_shelf:open_backend"}}
-    assert "accountstore.backends" in str(registry.__doc__)
+    assert anyio.run(save) == RICH
+    assert b"discriminator" not in (tmp_path / "email.account").read_bytes()
 
 
 def test_first_command_line_ends_in_the_demo_and_the_second_is_what_ci_runs() -> None:
     """The two command lines are those that the `demo` session and CI run whole."""
-    demo, tests, *_ = _blocks("sh")
+    demo, tests, *_ = SHELL
     assert demo.strip().split(" && ")[-1] == ".venv/bin/accountstore demo"
     assert f"\n{tests.strip()}\n" in (ROOT / ".ci" / "run").read_text()
 
 
-def test_command_line_example_runs(tmp_path: Path) -> None:
-    """The command line example runs to its end and shows no password."""
+def test_the_migration_runs(tmp_path: Path) -> None:
+    """The three commands copy a document and find both ends the same."""
     pytest.importorskip("typer")
-    pytest.importorskip("rich")
-    path = f"{sysconfig.get_path('scripts')}{os.pathsep}{os.environ['PATH']}"
-    output = _run(["bash", "-ec", _blocks("sh")[2]], tmp_path, PATH=path)
-    assert "Archive:2026/team-a/me.account" in output
-    assert "correct horse" not in output
-    left = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.account"))
-    assert left == ["accounts/team-a/other.account"]
-
-
-@pytest.mark.once
-def test_the_cut_over_runs(tmp_path: Path) -> None:
-    """The recipe of a cut-over, line by line, with a service that writes to the old place until it uses the new one:
-    the last update is at the new place, and nothing is left at the old one.
-    """
-    pytest.importorskip("typer")
-    path = f"{sysconfig.get_path('scripts')}{os.pathsep}{os.environ['PATH']}"
-    (tmp_path / "accountstore.toml").write_text(
-        'default = "Old"\n[storages.Old]\nurl = "old"\n[storages.New]\nurl = "new"\n'
-    )
+    (tmp_path / "accountstore.toml").write_text('[storages.Old]\nurl = "old"\n[storages.New]\nurl = "new"\n')
     (tmp_path / "old" / "mail").mkdir(parents=True)
-    lines = [line for line in _blocks("sh")[3].splitlines() if line]
-    last = next(number for number, line in enumerate(lines) if line.startswith("#"))
-    for number, line in enumerate(lines):
-        written = tmp_path / ("old/mail/me.account" if number <= last else "new/mail/mine.account")
-        written.write_text(ACCOUNT_JSON.replace("993", str(number + 1)))
-        if number <= last:
-            (tmp_path / "old" / "mail" / f"{number}.account").write_text(ACCOUNT_JSON)
-        _run(["bash", "-ec", line], tmp_path, PATH=path, HOME=str(tmp_path), XDG_DATA_HOME=str(tmp_path))
-    there = tmp_path / "new" / "mail"
-    assert f'"port":{last + 1},' in (there / "me.account").read_text()
-    assert f'"port":{len(lines)},' in (there / "mine.account").read_text()
-    assert not [*(tmp_path / "old").rglob("*.account")]
-    copied = {f"{number}.account" for number in range(last + 1)}
-    assert {file.name for file in there.iterdir()} == {"me.account", "mine.account"} | copied
+    (tmp_path / "old" / "mail" / "me.account").write_bytes(RICH)
+    text = (tmp_path / "accountstore.toml").read_text()
+    (tmp_path / "accountstore.toml").write_text(f'default = "Old"\n{text}')
+    run(["bash", "-ec", SHELL[2]], tmp_path, **on_path(tmp_path))
+    assert (tmp_path / "new" / "mail" / "me.account").read_bytes() == RICH

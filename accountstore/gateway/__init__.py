@@ -12,7 +12,7 @@ from accountstore.gateway.app import Gateway, gateway
 from accountstore.gateway.clients import Access, Authorize, hash_secret
 from accountstore.gateway.config import Client, GatewayConfig, Limits, load_gateway_config
 from accountstore.gateway.limits import Quota
-from accountstore.gateway.metrics import Metrics, span_observer
+from accountstore.gateway.metrics import Metrics
 
 __all__ = (
     "Access",
@@ -26,5 +26,4 @@ __all__ = (
     "gateway",
     "hash_secret",
     "load_gateway_config",
-    "span_observer",
 )

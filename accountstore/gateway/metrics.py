@@ -1,16 +1,12 @@
-"""Metrics and traces of a gateway, from the store's events and its own requests. No name of a client, no location."""
+"""Metrics of a gateway, from the store's events and its own requests. No name of a client, no location."""
 
 from __future__ import annotations
-
-import time
-from collections.abc import Callable
-from typing import Any, Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from accountstore import Event
 
-__all__ = ("Metrics", "span_observer")
+__all__ = ("Metrics",)
 
 
 class Metrics:
@@ -52,26 +48,3 @@ class Metrics:
     def text(self) -> bytes:
         """All of it, as Prometheus reads it."""
         return generate_latest(self.registry)
-
-
-class Tracer(Protocol):
-    """An OpenTelemetry tracer."""
-
-    def start_span(self, name: str, /, *, attributes: Any, start_time: int) -> Any:
-        """Begin a span, at so many nanoseconds since 1970."""
-        ...
-
-
-def span_observer(tracer: Tracer, /) -> Callable[[Event], None]:
-    """An observer that makes each event a span below the current one: `AccountStore.open(observer=...)`.
-
-    `tracer` is OpenTelemetry's, whose own ASGI middleware makes the span of the request.
-    """
-
-    def observe(event: Event) -> None:
-        now = time.time_ns()
-        attributes = {"accountstore.storage": event.storage, "accountstore.outcome": event.outcome}
-        began = now - int(event.seconds * 1e9)
-        tracer.start_span(f"accountstore.{event.operation}", attributes=attributes, start_time=began).end(end_time=now)
-
-    return observe

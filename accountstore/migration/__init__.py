@@ -1,4 +1,4 @@
-"""Every document from here to there, verified and resumable, while services write at both ends.
+"""Every document from here to there, verified and resumable, while services write at both ends::
 
     run = migrate(store, "Old:mail", "New:mail", journal="mail.journal")
     async for outcome in run:

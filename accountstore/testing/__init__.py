@@ -10,6 +10,7 @@
   `find_violation(calls)` for the calls of each document in `read_histories(logs)`.
 - `LossyProxy`, `LossyBackend`, `Schedule`: a network that loses, delays, cuts and repeats requests and answers.
 - `store_over`: a store on backends that a test has made itself.
+- `account_store`: a pytest fixture, an empty store in memory.
 
 Provisional: names and tests here may change in a minor release, and a stricter suite may find faults in a backend that
 passed the one before.
@@ -30,6 +31,7 @@ pytest.register_assert_rewrite("accountstore.testing.conformance")
 
 from accountstore.testing.conformance import BackendTests, Harness  # noqa: E402 -- after the line above
 from accountstore.testing.faults import Fault, FaultyBackend, store_over  # noqa: E402 -- as above
+from accountstore.testing.fixtures import account_store  # noqa: E402 -- as above
 from accountstore.testing.histories import (  # noqa: E402 -- as above
     Call,
     LossyBackend,
@@ -53,6 +55,7 @@ __all__ = (
     "LossyProxy",
     "Recorder",
     "Schedule",
+    "account_store",
     "backend_machine",
     "exercise",
     "find_violation",

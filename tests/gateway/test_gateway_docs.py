@@ -1,4 +1,4 @@
-"""What README and docs show of the gateway runs."""
+"""What the docs show of the gateway runs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,6 @@ else:
 
 ROOT = Path(__file__).parents[2]
 DOCS = (ROOT / "docs" / "gateway.md").read_text()
-README = (ROOT / "README.md").read_text()
 
 
 @pytest.mark.anyio
@@ -60,10 +59,10 @@ def test_the_example_of_a_configuration_is_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.once
-def test_the_readmes_first_minutes(tmp_path: Path) -> None:
-    """The README's commands, but for the installation, add a client, serve, save and get."""
+def test_the_first_minutes(tmp_path: Path) -> None:
+    """The page's commands, but for the installation, add a client, serve, save and get."""
     pytest.importorskip("AsposeEmailCloudSdk")
-    (block,) = (text for text in re.findall(r"```sh\n(.*?)```", README, re.DOTALL) if "accountstore serve" in text)
+    (block,) = (text for text in re.findall(r"```sh\n(.*?)```", DOCS, re.DOTALL) if "accountstore serve" in text)
     install, *commands = block.splitlines()
     assert "pip install" in install
     script = "\n".join(commands).replace(".venv/bin/", f"{sysconfig.get_path('scripts')}/")

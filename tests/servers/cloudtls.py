@@ -32,6 +32,12 @@ def make_authority(folder: Path) -> tuple[str, str]:
         made = made.serial_number(x509.random_serial_number()).not_valid_before(now - timedelta(1))
         made = made.not_valid_after(now + timedelta(1)).add_extension(x509.BasicConstraints(ca, None), critical=True)
         made = made if extension is None else made.add_extension(extension, critical=False)
+        usage = x509.KeyUsage(not ca, False, False, False, False, ca, ca, False, False)
+        made = made.add_extension(usage, critical=True)
+        named = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
+        made = made.add_extension(named, critical=False)
+        known = x509.AuthorityKeyIdentifier.from_issuer_public_key(authority.public_key())
+        made = made.add_extension(known, critical=False)
         data: bytes = made.sign(authority, hashes.SHA256()).public_bytes(pem)
         return data
 

@@ -1,0 +1,42 @@
+"""Celery's prefork workers: a store for each worker process, opened after the fork.
+
+`celery -A celery_worker worker --pool prefork`, with `CELERY_BROKER_URL` and `CELERY_RESULT_BACKEND`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from celery import Celery
+from celery.signals import worker_process_init, worker_process_shutdown
+from msgspec.structs import replace
+
+from accountstore import Account, Location, UnavailableError
+from accountstore.blocking import BlockingAccountStore
+
+app: Any = Celery("mail")
+_stores: list[BlockingAccountStore] = []
+
+
+@worker_process_init.connect
+def open_store(**_: object) -> None:
+    """A store that was opened before the fork would raise `ClosedError` in here."""
+    _stores.append(BlockingAccountStore.open())
+
+
+@worker_process_shutdown.connect
+def close_store(**_: object) -> None:
+    """Close what this process has opened."""
+    while _stores:
+        _stores.pop().close()
+
+
+def next_port(account: Account) -> Account:
+    """A change that is lost if two workers only read and save."""
+    return replace(account, port=account.port + 1)
+
+
+@app.task(autoretry_for=(UnavailableError,), retry_backoff=True, max_retries=5)
+def change_port(path: str) -> int:
+    """Change an account; a temporary failure is tried again later."""
+    return _stores[0].update(Location.parse(path), next_port).document.port

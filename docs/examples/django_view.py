@@ -1,0 +1,48 @@
+"""A Django view of accounts, in one file: `python django_view.py runserver`, or a WSGI server on it.
+
+Views are synchronous and run in threads, which share one store for each process.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from functools import cache
+
+import django
+from django.conf import settings
+from django.core.management import execute_from_command_line
+from django.core.wsgi import get_wsgi_application
+from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.urls import path
+
+from accountstore import AccountStoreError, Location, LocationError, NotFoundError, to_json
+from accountstore.blocking import BlockingAccountStore
+
+settings.configure(
+    DEBUG=False, ALLOWED_HOSTS=["127.0.0.1"], ROOT_URLCONF=__name__, SECRET_KEY=os.environ["DJANGO_SECRET_KEY"]
+)
+django.setup()
+
+
+@cache
+def store() -> BlockingAccountStore:
+    """The process's store, opened by the first request: after the server has forked."""
+    return BlockingAccountStore.open()
+
+
+def account(_: HttpRequest, name: str) -> HttpResponse:
+    """The account, with masked secrets."""
+    try:
+        return HttpResponse(to_json(store().get(Location.parse(name))), content_type="application/json")
+    except (NotFoundError, LocationError):
+        return JsonResponse({"detail": "there is no such account"}, status=404)
+    except AccountStoreError as error:
+        return JsonResponse({"detail": str(error)}, status=503 if error.temporary else 500)
+
+
+urlpatterns = [path("accounts/<path:name>", account)]
+application = get_wsgi_application()
+
+if __name__ == "__main__":
+    execute_from_command_line(sys.argv)

@@ -1,0 +1,116 @@
+"""Accounts over HTTP with Litestar: `uvicorn litestar_service:app`, `ETAG_KEY` being a secret of all its processes.
+
+Litestar decodes bodies by msgspec, so an `Account` stands in a signature as it is. Secrets in answers are masked by
+`type_encoders`.
+"""
+
+from __future__ import annotations
+
+import hmac
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Annotated
+
+from litestar import Litestar, Request, Response, get, put
+from litestar.datastructures import State
+from litestar.di import Provide
+from litestar.params import Parameter
+
+from accountstore import (
+    Account,
+    AccountStore,
+    AccountStoreError,
+    ConflictError,
+    EncodeError,
+    ExistsError,
+    FullError,
+    Location,
+    LocationError,
+    NotFoundError,
+    Secret,
+    TooLargeError,
+    UnavailableError,
+    UncertainError,
+    Version,
+)
+
+STATUS = {
+    AccountStoreError: 500,
+    NotFoundError: 404,
+    LocationError: 404,  # a name that no document has, an extension too
+    ConflictError: 412,
+    ExistsError: 412,
+    TooLargeError: 413,
+    EncodeError: 422,
+    UnavailableError: 503,
+    UncertainError: 504,  # the document is the old one or the new one
+    FullError: 507,
+}
+
+
+@asynccontextmanager
+async def lifespan(app: Litestar) -> AsyncIterator[None]:
+    """One store for the whole service, opened on its event loop."""
+    async with AccountStore.open() as app.state.store:
+        yield
+
+
+def answer(_: Request[None, None, State], error: AccountStoreError) -> Response[dict[str, str]]:
+    """An error is the status of its nearest class; its message names the location and the field, and no value."""
+    status = next(STATUS[kind] for kind in type(error).__mro__ if kind in STATUS)
+    return Response({"detail": str(error)}, status_code=status)
+
+
+async def tenant(state: State, x_tenant: Annotated[str, Parameter(header="X-Tenant")]) -> AccountStore:
+    """The store narrowed to the tenant's folder: names outside it cannot be written."""
+    store: AccountStore = state.store
+    return store.scoped(f"tenants/{x_tenant}")
+
+
+def etag(version: Version | None) -> str:
+    """What a client may know of a version: the same in every process, and nothing about the document."""
+    token = "" if version is None else version.token
+    return f'"{hmac.digest(os.environ["ETAG_KEY"].encode(), token.encode(), "sha256").hex()}"'
+
+
+@get("/accounts/{path:path}")
+async def read(path: str, store: AccountStore) -> Response[Account]:
+    """The account, with masked secrets."""
+    stored = await store.read(Location.parse(path.lstrip("/")))
+    return Response(stored.document, headers={"ETag": etag(stored.version)})
+
+
+@put("/accounts/{path:path}", status_code=200)
+async def write(
+    path: str,
+    data: Account,
+    store: AccountStore,
+    if_match: Annotated[str | None, Parameter(header="If-Match")] = None,
+    if_none_match: Annotated[str | None, Parameter(header="If-None-Match")] = None,
+) -> Response[None]:
+    """Create the account (`If-None-Match: *`), or replace the one that the client has seen (`If-Match`)."""
+    location = Location.parse(path.lstrip("/"))
+    if if_none_match == "*":
+        created = await store.save(location, data, mode="create")
+        return Response(None, status_code=201, headers={"ETag": etag(created)})
+    version = (await store.stat(location)).version
+    if version is None or if_match is None or not hmac.compare_digest(etag(version), if_match):
+        raise ConflictError("somebody else has changed it", location=location)
+    return Response(None, headers={"ETag": etag(await store.save(location, data, mode=version))})
+
+
+@get("/ready")
+async def ready(state: State) -> dict[str, str]:
+    """Whether the storage answers: 503 if not, by the table above."""
+    await state.store.exists(Location("ready.account"))
+    return {"status": "ready"}
+
+
+app = Litestar(
+    [read, write, ready],
+    lifespan=[lifespan],
+    dependencies={"store": Provide(tenant)},
+    exception_handlers={AccountStoreError: answer},
+    type_encoders={Secret: str},
+)

@@ -1,0 +1,33 @@
+"""A migration with a policy of its own: `python migrate_script.py OLD NEW`, two storages of the configuration.
+
+Prints what was copied and each problem; run again, it goes on where it was. The exit code is 0 if all is well.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import anyio
+
+from accountstore import AccountStore
+from accountstore.migration import PROBLEMS, Options, migrate, verify
+
+OPTIONS = Options(exclude=("test-*",), concurrency=16)
+
+
+async def main(source: str, target: str) -> bool:
+    """Copy what is in the folder `mail`, then compare both ends."""
+    async with AccountStore.open() as store:
+        run = migrate(store, f"{source}:mail", f"{target}:mail", journal="mail.journal", options=OPTIONS)
+        async for outcome in run:
+            if outcome.outcome in PROBLEMS:
+                print("problem:", outcome.outcome, outcome.source)
+        for word, total in sorted(run.report.totals.items()):
+            print(f"{word}: {total.documents}")
+        compared = await verify(store, f"{source}:mail", f"{target}:mail", options=OPTIONS)
+        print("both ends are the same" if compared.ok else f"problems: {compared.problems}")
+        return run.report.ok and compared.ok
+
+
+if __name__ == "__main__":
+    sys.exit(not anyio.run(main, *sys.argv[1:3]))

@@ -1,0 +1,341 @@
+"""Every code block of the documentation runs, and every link of it leads somewhere."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import sys
+import tomllib
+from collections import Counter
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import pytest
+from anyio import to_thread
+from markdown import PAGES, ROOT, anchors, at_home, blocks, links, on_path, run, run_blocks
+from msgspec.structs import replace
+from running import PYTHON
+from samples import ACCOUNT, RICH
+
+from accountstore import AccountStore, Location, OAuthCredentials, StorageConfig, StoreConfig, registry, to_json
+from accountstore.backends.memory import MemoryBackend
+from accountstore.config import load_config
+from accountstore.testing import store_over
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from cloudservers import Server
+
+RUN = {
+    "architecture.md": {"text": 1},
+    "backends.md": {"python": 2, "toml": 1},
+    "command-line.md": {"sh": 1},
+    "configuration.md": {"toml": 1},
+    "documents.md": {"python": 2},
+    "encryption.md": {"console": 2, "toml": 1},
+    "errors.md": {"python": 1},
+    "examples.md": {"text": 4, "python": 1},
+    "gateway.md": {"sh": 1, "python": 1, "toml": 1},
+    "migration.md": {"sh": 1, "python": 1},
+    "observing.md": {"python": 2},
+    "refresh.md": {"text": 2, "python": 1},
+    "service.md": {"python": 3},
+    "storages.md": {"toml": 1},
+    "store.md": {"python": 1},
+    "testing.md": {"python": 3},
+    "tutorial.md": {"toml": 3, "sh": 8, "python": 2, "text": 2},
+}
+"""The blocks that are run: Python by the first test below, those of the gateway beside it in tests/gateway, outputs and
+examples in test_examples.py, all others here.
+"""
+
+NEEDS = {
+    "gateway.md": "starlette",
+    "observing.md": "structlog",
+    "refresh.md": "httpx2",
+}
+ACCOUNT_JSON = RICH.decode()
+
+
+@pytest.fixture
+def names(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
+    """The names of a page's Python blocks, run in an empty home."""
+    at_home(tmp_path, monkeypatch)
+    return run_blocks
+
+
+def test_each_block_is_of_a_kind_that_is_run() -> None:
+    """The pages have the blocks of this table, and no others: a new one wants its test."""
+    found = {page: dict(Counter(block.language for block in blocks(f"docs/{page}"))) for page in PAGES}
+    assert {page: counts for page, counts in found.items() if counts} == RUN
+
+
+@pytest.mark.parametrize("page", [page for page, counts in RUN.items() if "python" in counts and page != "examples.md"])
+def test_python_blocks_run(page: str, names: Any) -> None:
+    """The Python blocks of a page run in their order, each with the names of those before it."""
+    for package in (NEEDS.get(page), "opentelemetry.metrics" if page == "observing.md" else None):
+        if package is not None:
+            pytest.importorskip(package)
+    names(f"docs/{page}")
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_somewhere(page: str) -> None:
+    """A link is a file of the repository, with its heading; the documentation sends nobody out of it."""
+    for link in links(f"docs/{page}"):
+        path, _, anchor = link.partition("#")
+        target = ROOT / "docs" / path if path else ROOT / "docs" / page
+        if path == "commands.md":  # written when the site is built
+            continue
+        assert target.is_file(), link
+        assert not anchor or anchor in anchors(target), link
+
+
+def test_each_page_is_in_the_index() -> None:
+    """Every page of the folder is in the site's table of contents, once."""
+    text = (ROOT / "docs" / "index.md").read_text()
+    listed = [
+        line
+        for tree in re.findall(r"```\{toctree\}(.*?)```", text, re.DOTALL)
+        for line in tree.splitlines()
+        if line and line[0] != ":"
+    ]
+    assert sorted(listed) == sorted({page.removesuffix(".md") for page in PAGES} - {"index"} | {"commands"})
+
+
+def test_update_and_error_examples_do_what_they_say(names: Any) -> None:
+    """The update example sets port 143; the error example gives None for a missing document, and one that is there."""
+    find, use_starttls = names("docs/errors.md")["find"], names("docs/store.md")["use_starttls"]
+
+    async def look() -> None:
+        store = store_over({"m": MemoryBackend()})
+        location = Location("x.account")
+        assert await find(store, "x.account") is None
+        await store.save(location, ACCOUNT)
+        assert await find(store, "x.account") == ACCOUNT
+        await use_starttls(store, location)
+        assert (await store.get(location)).port == 143
+
+    anyio.run(look)
+
+
+def test_body_example_guards_against_a_lost_update(names: Any) -> None:
+    """The example of a service refuses a second writer with the same ETag, a client's mistake and a missing account.
+    The control: with an ETag that is the same for all versions, both writers win.
+    """
+    page = names("docs/service.md")
+    account = replace(ACCOUNT, port=993)
+    secret = account.credentials.password.reveal().encode()
+
+    async def both(tag: Any) -> list[int]:
+        page["etag"] = tag
+        store = store_over({"m": MemoryBackend()})
+        location, body = Location("x.account"), to_json(account, reveal=True)
+        assert (await page["accept"](store, location, body, "x"))[0] == 404
+        await store.save(location, account)
+        status, seen, shown = await page["respond"](store, location)
+        assert (status, secret in shown) == (200, False)
+        assert (await page["accept"](store, location, shown, seen))[0] == 422
+        bodies = [body.replace(b"993", port) for port in (b"1", b"2")]
+        return [(await page["accept"](store, location, given, seen))[0] for given in bodies]
+
+    assert anyio.run(both, page["etag"]) == [204, 412]
+    assert anyio.run(both, repr) == [204, 204]
+
+
+def test_service_example_prints_its_audit_event(names: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    """The embedding example prints the event of its one operation and the answer."""
+    page = names("docs/service.md")
+    capsys.readouterr()
+    anyio.run(page["serve"])
+    assert re.fullmatch(r"exists tenants/4711/email\.account ok \d\.\d{3} s\nFalse\n", capsys.readouterr().out)
+
+
+def test_migration_example_moves_what_it_includes(names: Any, tmp_path: Path) -> None:
+    """The example of a run copies the team's documents and no others."""
+    move_accounts = names("docs/migration.md")["move_accounts"]
+
+    async def moved() -> bool:
+        storages = {name: StorageConfig(str(tmp_path / name)) for name in ("Old", "New")}
+        async with AccountStore.open(StoreConfig(default="Old", storages=storages)) as store:
+            for folder in ("team-a", "team-b"):
+                await store.save(Location("x.account", folder=f"mail/{folder}"), ACCOUNT)
+            assert await move_accounts(store)
+            return [entry.location.folder async for entry in store.list("mail", storage="New", recursive=True)] == [
+                "mail/team-a"
+            ]
+
+    assert anyio.run(moved)
+
+
+@pytest.mark.once
+def test_backend_example_passes_the_suite(tmp_path: Path) -> None:
+    """The page's backend passes the conformance suite as the page applies it, and needs no more of the library."""
+    shelf, suite = (block.text for block in blocks("docs/backends.md", "python"))
+    imported = re.findall(r"^(?:from|import) (accountstore\S*)", shelf + suite, re.MULTILINE)
+    assert imported == ["accountstore.backends.base", "accountstore.testing"]
+    (tmp_path / "test_shelf.py").write_text(f"{shelf}\n\n{suite}")
+    command = [*PYTHON, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "error", "test_shelf.py"]
+    assert re.search(r"[3-9]\d+ passed", run(command, tmp_path))
+
+
+def test_entry_point_example_is_in_the_group_that_the_registry_reads() -> None:
+    """The entry point example names the group of the registry's own text."""
+    (block,) = blocks("docs/backends.md", "toml")
+    groups = tomllib.loads(block.text)["project"]["entry-points"]
+    assert groups == {"accountstore.backends": {"shelf": "accountstore_shelf:open_backend"}}
+    assert "accountstore.backends" in str(registry.__doc__)
+
+
+def test_configuration_example_loads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The configuration example is one, with its option from the environment."""
+    monkeypatch.setenv("SFTP_PASSWORD", "hidden")
+    path = tmp_path / "accountstore.toml"
+    path.write_text(blocks("docs/configuration.md", "toml")[0].text)
+    config = load_config(path)
+    options = {"username": "mail", "password": "hidden"}
+    archive = StorageConfig("sftp://backup.example.org/srv/accounts", options, "msgpack")
+    storages = {"First Storage": StorageConfig("file:///srv/accounts"), "Archive": archive}
+    assert config == StoreConfig(default="First Storage", max_bytes=262144, storages=storages)
+    assert "hidden" not in repr(config)
+
+
+@pytest.mark.once
+@pytest.mark.anyio
+async def test_object_store_example_opens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The example of an object store opens, with all its options known to either engine."""
+    pytest.importorskip("obstore")
+    pytest.importorskip("s3fs")
+    monkeypatch.setenv("AWS_KEY", "canary")
+    monkeypatch.setenv("AWS_SECRET", "canary")
+    for engine in ("obstore", "fsspec"):
+        path = tmp_path / f"{engine}.toml"
+        path.write_text(blocks("docs/storages.md", "toml")[0].text.replace('"obstore"', f'"{engine}"'))
+        async with AccountStore.open(path) as store:
+            assert store.storages == ("Cloud",)
+            assert store.capabilities().update
+
+
+async def _refreshed(access_token: Any) -> str:
+    store = store_over({"m": MemoryBackend()})
+    ends = datetime.now(UTC) + timedelta(hours=1)
+    credentials = OAuthCredentials(login="me", refresh_token="r", access_token="a", expires_at=ends)
+    await store.save(Location("x.account"), replace(ACCOUNT, credentials=credentials))
+    return str(await access_token(store, Location("x.account")))
+
+
+def test_access_token_example_returns_a_valid_one(names: Any) -> None:
+    """The example asks nobody for a token that is valid."""
+    pytest.importorskip("httpx2")
+    assert anyio.run(_refreshed, names("docs/refresh.md")["access_token"]) == "a"
+
+
+@pytest.mark.anyio
+async def test_encryption_example_seals_and_opens_without_this_library(tmp_path: Path) -> None:
+    """The command makes a key file, the configuration seals by it, and the two commands of another tool open the
+    document and say where it belongs (where `jose` is installed).
+    """
+    pytest.importorskip("typer")
+    console = blocks("docs/encryption.md", "console")
+    make, opens = ([line.removeprefix("$ ") for line in block.text.splitlines()] for block in console)
+    await to_thread.run_sync(partial(run, ["bash", "-ec", "\n".join(make)], tmp_path, **on_path(tmp_path)))
+    config = tmp_path / "accountstore.toml"
+    config.write_text(blocks("docs/encryption.md", "toml")[0].text.replace("s3://bucket/mail", str(tmp_path)))
+    async with AccountStore.open(config) as store:
+        await store.save_json(Location("email.account"), RICH)
+        sealed = (tmp_path / "email.account").read_bytes()
+        assert b"discriminator" not in sealed
+        assert (await store.read_json(Location("email.account"))).document == RICH
+    if shutil.which("jose") is None:
+        pytest.skip("no command jose: install the package of your distribution")
+    contents, place = [await to_thread.run_sync(partial(run, ["bash", "-ec", line], tmp_path)) for line in opens]
+    assert json.loads(contents) == json.loads(RICH)
+    assert json.loads(place) == {"enc": "A256GCM", "acs": "1:account:mail:email.account"}
+
+
+def test_command_line_example_runs(tmp_path: Path) -> None:
+    """The command line example runs to its end and shows no password."""
+    pytest.importorskip("typer")
+    pytest.importorskip("rich")
+    (block,) = blocks("docs/command-line.md", "sh")
+    output = run(["bash", "-ec", block.text], tmp_path, **on_path(tmp_path))
+    assert "Archive:2026/team-a/me.account" in output
+    assert "correct horse" not in output
+    left = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.account"))
+    assert left == ["accounts/team-a/other.account"]
+
+
+@pytest.mark.once
+def test_the_cut_over_runs(tmp_path: Path) -> None:
+    """The recipe of a cut-over, line by line, with a service that writes to the old place until it uses the new one:
+    the last update is at the new place, and nothing is left at the old one.
+    """
+    pytest.importorskip("typer")
+    (tmp_path / "accountstore.toml").write_text(
+        'default = "Old"\n[storages.Old]\nurl = "old"\n[storages.New]\nurl = "new"\n'
+    )
+    (tmp_path / "old" / "mail").mkdir(parents=True)
+    (block,) = blocks("docs/migration.md", "sh")
+    lines = [line for line in block.text.splitlines() if line]
+    last = next(number for number, line in enumerate(lines) if line.startswith("#"))
+    port = str(json.loads(RICH)["port"])
+    for number, line in enumerate(lines):
+        written = tmp_path / ("old/mail/me.account" if number <= last else "new/mail/mine.account")
+        written.write_text(ACCOUNT_JSON.replace(port, str(number + 1)))
+        if number <= last:
+            (tmp_path / "old" / "mail" / f"{number}.account").write_text(ACCOUNT_JSON)
+        run(["bash", "-ec", line], tmp_path, **on_path(tmp_path))
+    there = tmp_path / "new" / "mail"
+    assert json.loads((there / "me.account").read_text())["port"] == last + 1
+    assert json.loads((there / "mine.account").read_text())["port"] == len(lines)
+    assert not [*(tmp_path / "old").rglob("*.account")]
+    copied = {f"{number}.account" for number in range(last + 1)}
+    assert {file.name for file in there.iterdir()} == {"me.account", "mine.account"} | copied
+
+
+def test_the_pages_of_tests_are_tests(tmp_path: Path) -> None:
+    """The files that the page on testing shows are collected, and pass, on asyncio and trio."""
+    for block in blocks("docs/testing.md", "python"):
+        assert block.file is not None
+        (tmp_path / block.file).write_text(block.text)
+    command = [*PYTHON, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "error"]
+    assert "6 passed" in run(command, tmp_path)
+
+
+def steps(page: str) -> Iterator[tuple[str, str | None]]:
+    """The commands of a page, each with the output that is shown below it; files are written on the way."""
+    shown = blocks(page)
+    for block, after in zip(shown, [*shown[1:], None], strict=True):
+        if block.file is not None:
+            Path(block.file).write_text(block.text)
+        elif block.language == "sh":
+            yield block.text, after.text if after is not None and after.language == "text" else None
+
+
+@pytest.mark.once
+def test_the_tutorial_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moto: Server) -> None:
+    """The tutorial, from top to bottom, in an empty folder, with a server of S3 on loopback; the outputs that it shows
+    are those that come.
+    """
+    for package in ("typer", "s3fs"):
+        pytest.importorskip(package)
+    at_home(tmp_path, monkeypatch)
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "python").symlink_to(sys.executable)
+    environment = on_path(tmp_path)
+    outputs: list[str] = []
+    local, server = "http://127.0.0.1:5000", moto.options["endpoint_url"]
+    for command, expected in steps("docs/tutorial.md"):
+        config = Path("accountstore.toml")
+        config.write_text(config.read_text().replace(local, server))
+        output = run(["bash", "-ec", command.replace(local, server)], tmp_path, **environment)
+        assert expected in {None, output}
+        outputs.append(output)
+    assert "Bucket:team-a/me.account" in outputs[-1]
+    assert "correct horse" not in "".join(outputs)
+    assert b"discriminator" not in (tmp_path / "accounts" / "team-a" / "me.account").read_bytes()

@@ -1,0 +1,287 @@
+"""The programs of docs/examples run, each against real servers on loopback, and print what the page says."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from contextlib import contextmanager, suppress
+from functools import partial
+from http.server import ThreadingHTTPServer
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from threading import Thread
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import pytest
+from anyio.from_thread import start_blocking_portal
+from cloudtls import make_authority, tls_before
+from gatewayservers import free_port
+from markdown import ROOT, at_home, blocks, run
+from msgspec.structs import replace
+from running import HUNG, PYTHON
+from samples import ACCOUNT
+
+from accountstore import (
+    Account,
+    Location,
+    OAuthCredentials,
+    PasswordCredentials,
+    ProtocolType,
+    SecurityOptions,
+    to_json,
+)
+from accountstore.blocking import BlockingAccountStore
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+EXAMPLES = ROOT / "docs" / "examples"
+SHOWN = [block.text for block in blocks("docs/examples.md", "text")]
+CONFIG = '[storages.Mail]\nurl = "accounts"\n'
+BODY = to_json(ACCOUNT, reveal=True)
+AT = Location("me.account", folder="tenants/a/mail")
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A home and working directory with a configuration."""
+    at_home(tmp_path, monkeypatch)
+    (tmp_path / "accountstore.toml").write_text(CONFIG)
+    return tmp_path
+
+
+@contextmanager
+def program(*arguments: str, ready: str = "", port: int = 0, **environment: str) -> Generator[subprocess.Popen[str]]:
+    """A program that serves, once it has printed a text or a port answers; ended as a terminal ends it."""
+    log = Path("program.log")
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            arguments,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+            env=os.environ | {"PYTHONPATH": str(EXAMPLES), "PYTHONUNBUFFERED": "1"} | environment,
+        )
+        try:
+            ends = time.monotonic() + HUNG
+            while not (re.search(ready, log.read_text()) if ready else _answers(port)):
+                assert process.poll() is None, log.read_text()
+                assert time.monotonic() < ends, log.read_text()
+                time.sleep(0.05)
+            yield process
+        finally:
+            process.send_signal(signal.SIGINT)
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(10)
+            with suppress(ProcessLookupError):  # what it has started too
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+@contextmanager
+def example_provider() -> Generator[tuple[Any, str]]:
+    """The provider of the example of `refresh`, which grants `access-1` first, and its endpoint."""
+    spec = spec_from_file_location("example_refresh", EXAMPLES / "refresh.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    with ThreadingHTTPServer(("127.0.0.1", 0), module.Provider) as server:
+        thread = Thread(target=server.serve_forever)
+        thread.start()
+        yield module.Provider, f"http://127.0.0.1:{server.server_port}/token"
+        server.shutdown()
+        thread.join()
+
+
+def _answers(port: int) -> bool:
+    with socket.socket() as client:
+        return client.connect_ex(("127.0.0.1", port)) == 0
+
+
+@pytest.mark.once
+@pytest.mark.parametrize(("name", "needs"), [("fastapi_service", "fastapi"), ("litestar_service", "litestar")])
+def test_the_services_answer(name: str, needs: str, home: Path) -> None:
+    """A service creates, reads with masked secrets, replaces by `If-Match`, refuses a second writer with the same ETag,
+    keeps tenants apart, answers errors by its table, and says that it is not ready once the storage refuses.
+    """
+    pytest.importorskip(needs)
+    port = free_port()
+    command = (*PYTHON, "-m", "uvicorn", f"{name}:app", "--port", str(port))
+    with program(*command, port=port, ETAG_KEY="k"), httpx.Client(base_url=f"http://127.0.0.1:{port}") as http:
+        put = partial(http.put, "/accounts/mail/me.account", content=BODY)
+        a = {"X-Tenant": "a", "Content-Type": "application/json"}
+        assert http.get("/accounts/mail/me.account", headers=a).status_code == 404
+        created = put(headers=a | {"If-None-Match": "*"})
+        assert created.status_code == 201
+        assert put(headers=a | {"If-None-Match": "*"}).status_code == 412
+        read = http.get("/accounts/mail/me.account", headers=a)
+        assert (read.status_code, read.headers["ETag"]) == (200, created.headers["ETag"])
+        assert read.json()["credentials"]["password"] == "**********"
+        assert put(headers=a).status_code in {412, 428}
+        assert put(headers=a | {"If-Match": '"x"'}).status_code == 412
+        seen = a | {"If-Match": read.headers["ETag"]}
+        changed = put(content=BODY.replace(b"993", b"1"), headers=seen)
+        assert changed.status_code in {200, 204}
+        assert changed.headers["ETag"] != read.headers["ETag"]
+        assert put(headers=seen).status_code == 412
+        assert http.get("/accounts/mail/me.account", headers=a).headers["ETag"] == changed.headers["ETag"]
+        assert http.get("/accounts/mail/me.account", headers=a | {"X-Tenant": "b"}).status_code == 404
+        assert http.get("/accounts/mail/me.multi.account", headers=a).status_code == 404
+        bad = http.put("/accounts/mail/me.account", content=b'{"host": 1}', headers=a | {"If-None-Match": "*"})
+        assert bad.status_code in {400, 422}
+        assert http.get("/ready").json() == {"status": "ready"}
+        (home / "accounts" / "tenants" / "a" / "mail" / "me.account").write_bytes(b"{")
+        assert http.get("/accounts/mail/me.account", headers=a).status_code == 500
+
+
+@pytest.mark.once
+def test_the_workers_lose_no_change(home: Path) -> None:
+    """Two prefork workers with a store each change one document twenty times, and all changes are there."""
+    pytest.importorskip("celery")
+    for folder in ("broker", "results"):
+        (home / folder).mkdir()
+    with BlockingAccountStore.open() as store:
+        store.save(AT, replace(ACCOUNT, port=1000))
+    ask = (
+        "import celery_worker as w; from celery import group; from kombu import Connection\n"
+        f"print(sorted(group(w.change_port.s({str(AT)!r}) for _ in range(20)).apply_async().get(timeout=120)))"
+    )
+    # A broker and results in folders: no server, and processes of their own all the same.
+    folders = dict.fromkeys(("data_folder_in", "data_folder_out", "control_folder"), "broker")
+    settings = f"from celery_worker import app\napp.conf.broker_transport_options = {folders}\n"
+    (home / "settings.py").write_text(settings)
+    environment = {
+        "CELERY_BROKER_URL": "filesystem://",
+        "CELERY_RESULT_BACKEND": f"file://{home / 'results'}",
+        "PYTHONPATH": f"{EXAMPLES}{os.pathsep}{home}",
+    }
+    worker = [sys.executable, "-m", "celery", "-A", "settings", "worker", "--loglevel", "INFO", "--concurrency", "2"]
+    worker += ["--pool", "prefork", "--without-mingle", "--without-gossip", "--without-heartbeat"]
+    with program(*worker, ready=r"ready\.", **environment):
+        ports = run([sys.executable, "-c", f"import settings\n{ask}"], home, **environment)
+    assert ports.strip().splitlines()[-1] == str([*range(1001, 1021)])
+    with BlockingAccountStore.open() as store:
+        assert store.get(AT).port == 1020
+
+
+@pytest.mark.once
+def test_the_view_answers(home: Path) -> None:
+    """Django's own server answers with masked secrets, and 404 for what is not there; its threads share a store."""
+    pytest.importorskip("django")
+    with BlockingAccountStore.open() as store:
+        store.save(AT, ACCOUNT)
+    port = free_port()
+    command = (*PYTHON, str(EXAMPLES / "django_view.py"), "runserver", "--noreload", f"127.0.0.1:{port}")
+    with program(*command, port=port, DJANGO_SECRET_KEY="k"), httpx.Client(base_url=f"http://127.0.0.1:{port}") as http:
+        found = http.get(f"/accounts/{AT.path}")
+        assert (found.status_code, found.json()["credentials"]["password"]) == (200, "**********")
+        assert [http.get(f"/accounts/{name}").status_code for name in ("no.account", "no")] == [404, 404]
+        Path("accounts", AT.path).write_bytes(b"{")
+        assert http.get(f"/accounts/{AT.path}").status_code == 500
+
+
+def test_the_trio_program_prints_what_the_page_says(home: Path) -> None:
+    """Twenty tasks of a nursery lose no change, and a cancelled one leaves the document whole."""
+    output = run([*PYTHON, str(EXAMPLES / "trio_app.py")], home)
+    assert output in {SHOWN[0], SHOWN[0].replace("20", "21")}
+
+
+def test_the_refresh_program_prints_what_the_page_says(home: Path) -> None:
+    """Three processes and a provider on loopback: one exchange, and a token for each."""
+    pytest.importorskip("httpx2")
+    assert run([*PYTHON, str(EXAMPLES / "refresh.py")], home) == SHOWN[2]
+
+
+def test_the_migration_program_prints_what_the_page_says(home: Path) -> None:
+    """It copies what its policy takes, and compares; a second run finds all the same."""
+    (home / "accountstore.toml").write_text(
+        'default = "Old"\n[storages.Old]\nurl = "old"\n[storages.New]\nurl = "new"\n'
+    )
+    with BlockingAccountStore.open() as store:
+        for name in ("a", "b", "test-c"):
+            store.save(Location(f"{name}.account", folder="mail"), ACCOUNT)
+        command = [*PYTHON, str(EXAMPLES / "migrate_script.py"), "Old", "New"]
+        assert run(command, home) == SHOWN[3]
+        assert run(command, home) == SHOWN[3].replace("copied", "same")
+        assert sorted(entry.location.file_name for entry in store.list("mail", storage="New")) == [
+            "a.account",
+            "b.account",
+        ]
+
+
+@pytest.mark.once
+def test_the_notebook_runs(home: Path) -> None:
+    """A kernel of Jupyter's runs all cells on its own event loop, and shows no password."""
+    nbclient = pytest.importorskip("nbclient")
+    nbformat = pytest.importorskip("nbformat")
+    pytest.importorskip("ipykernel")
+    notebook = nbformat.read(EXAMPLES / "notebook.ipynb", as_version=4)
+    nbclient.NotebookClient(notebook, timeout=120, kernel_name="python3").execute()
+    text = json.dumps([cell.get("outputs", []) for cell in notebook.cells])
+    assert "**********" in text
+    assert "mail/me.account" in text
+    assert "correct horse" not in text
+
+
+@pytest.mark.once
+def test_the_poller_prints_what_the_page_says(home: Path) -> None:
+    """Against a real IMAP server, behind TLS, the poller logs in by password and by a token that it has exchanged for an
+    expired one; tells of a wrong password without showing it, and of a server without the TLS that the document wants;
+    and passes over what is not IMAP.
+    """
+    for package in ("pymap", "httpx2"):
+        pytest.importorskip(package)
+    authority, pair = make_authority(home)
+    port = free_port()
+    server = (*PYTHON, str(ROOT / "tests" / "servers" / "imap_server.py"), "--host", "127.0.0.1", "--port", str(port))
+    demo = ("dict", "--demo-data", "--demo-user", "me", "--demo-password", "access-1")
+    with (
+        example_provider() as (provider, endpoint),
+        program(*server, "--no-tls", "--no-service", "admin", *demo, port=port),
+        start_blocking_portal() as portal,
+        portal.wrap_async_context_manager(tls_before(port, pair)) as url,
+    ):
+        implicit = Account(
+            host="127.0.0.1",
+            port=int(url.rpartition(":")[2]),
+            protocol_type=ProtocolType.IMAP,
+            security_options=SecurityOptions.SSL_IMPLICIT,
+            credentials=PasswordCredentials(login="me", password="access-1"),
+        )
+        token = OAuthCredentials(login="me", client_id="c", refresh_token="refresh-0", request_url=endpoint)
+        wrong = PasswordCredentials(login="me", password="canary")
+        with BlockingAccountStore.open() as store:
+            for name, account in {
+                "by-password": implicit,
+                "by-token": replace(implicit, credentials=token),
+                "no-tls": replace(implicit, port=port, security_options=SecurityOptions.SSL_EXPLICIT),
+                "other": replace(implicit, protocol_type=ProtocolType.POP3),
+                "wrong": replace(implicit, port=port, security_options=SecurityOptions.NONE, credentials=wrong),
+            }.items():
+                store.save(Location(f"{name}.account", folder="mail"), account)
+        for _ in range(2):
+            output = run([*PYTHON, str(EXAMPLES / "imap_poller.py"), endpoint], home, SSL_CERT_FILE=authority)
+            assert sorted(output.splitlines()) == SHOWN[1].splitlines()
+        assert provider.exchanges == 1
+        assert "canary" not in output
+
+
+def test_each_example_is_run() -> None:
+    """Every program of the folder is named in a test, and included by the page."""
+    tests = "".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
+    tests += "".join(block.text for block in blocks("docs/gateway.md", "sh"))  # run by the gateway's tests
+    page = (ROOT / "docs" / "examples.md").read_text()
+    names = [path.name for path in EXAMPLES.iterdir() if path.is_file()]
+    assert len(names) >= 11
+    for name in names:
+        assert name.removesuffix(".py") in tests, name
+        assert f"examples/{name}" in page, name

@@ -1,0 +1,33 @@
+"""pymap with XOAUTH2, which it knows and does not offer: the demo user's password is its access token too.
+
+`python imap_server.py` takes pymap's own options.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pymap.backend.dict as backend
+from pymap.config import IMAPConfig
+from pymap.exceptions import InvalidAuth
+from pymap.main import main
+from pysasl import SASLAuth
+from pysasl.creds.external import ExternalCredentials
+from pysasl.mechanism.oauth import OAuth2Mechanism
+
+
+async def authenticate(self: Any, credentials: Any) -> Any:
+    """As pymap's own, for tokens too."""
+    if not isinstance(credentials, ExternalCredentials):
+        return await by_password(self, credentials)
+    if (credentials.authzid, credentials._token) != (self.config.demo_user, self.config.demo_password):
+        raise InvalidAuth
+    return backend.Identity(credentials.authzid, self, None, set())
+
+
+by_password = backend.Login.authenticate
+backend.Login.authenticate = authenticate
+IMAPConfig.tls_auth = property(lambda _: SASLAuth([*SASLAuth.defaults().server_mechanisms, OAuth2Mechanism()]))
+
+if __name__ == "__main__":
+    main()
