@@ -57,16 +57,15 @@ def otel_observer(
         }
         if event.outcome != "ok":
             attributes["error.type"] = event.outcome
-        durations.record(event.seconds, attributes)
+        durations.record(event.seconds, dict(attributes))
         for storage in event.retries:
             retries.add(1, {"accountstore.storage": storage})
-        details = {"attempts": event.attempts, "retries": len(event.retries), "size": event.bytes}
-        if paths:
-            details |= {
-                "location": event.location and str(event.location),
-                "target": event.target and str(event.target),
-            }
-        attributes |= {f"accountstore.{name}": value for name, value in details.items() if value is not None}
+        attributes |= {"accountstore.attempts": event.attempts, "accountstore.retries": len(event.retries)}
+        if event.bytes is not None:
+            attributes["accountstore.size"] = event.bytes
+        for name, location in (("location", event.location), ("target", event.target)):
+            if paths and location is not None:
+                attributes[f"accountstore.{name}"] = str(location)
         ended = time.time_ns()
         began = ended - int(event.seconds * 1e9)
         span = tracer.start_span(

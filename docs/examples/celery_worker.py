@@ -7,24 +7,24 @@ from __future__ import annotations
 
 from typing import Any
 
-from celery import Celery
-from celery.signals import worker_process_init, worker_process_shutdown
+from celery import Celery, signals
 from msgspec.structs import replace
 
 from accountstore import Account, Location, UnavailableError
 from accountstore.blocking import BlockingAccountStore
 
 app: Any = Celery("mail")
+_signals: Any = signals
 _stores: list[BlockingAccountStore] = []
 
 
-@worker_process_init.connect
+@_signals.worker_process_init.connect
 def open_store(**_: object) -> None:
     """A store that was opened before the fork would raise `ClosedError` in here."""
     _stores.append(BlockingAccountStore.open())
 
 
-@worker_process_shutdown.connect
+@_signals.worker_process_shutdown.connect
 def close_store(**_: object) -> None:
     """Close what this process has opened."""
     while _stores:

@@ -30,4 +30,4 @@ async def main(source: str, target: str) -> bool:
 
 
 if __name__ == "__main__":
-    sys.exit(not anyio.run(main, *sys.argv[1:3]))
+    sys.exit(not anyio.run(main, sys.argv[1], sys.argv[2]))

@@ -159,7 +159,7 @@ def test_the_workers_lose_no_change(home: Path) -> None:
     folders = dict.fromkeys(("data_folder_in", "data_folder_out", "control_folder"), "broker")
     settings = f"from celery_worker import app\napp.conf.broker_transport_options = {folders}\n"
     (home / "settings.py").write_text(settings)
-    environment = {
+    environment: dict[str, Any] = {
         "CELERY_BROKER_URL": "filesystem://",
         "CELERY_RESULT_BACKEND": f"file://{home / 'results'}",
         "PYTHONPATH": f"{EXAMPLES}{os.pathsep}{home}",
@@ -234,9 +234,9 @@ def test_the_notebook_runs(home: Path) -> None:
 
 @pytest.mark.once
 def test_the_poller_prints_what_the_page_says(home: Path) -> None:
-    """Against a real IMAP server, behind TLS, the poller logs in by password and by a token that it has exchanged for an
-    expired one; tells of a wrong password without showing it, and of a server without the TLS that the document wants;
-    and passes over what is not IMAP.
+    """Against a real IMAP server, behind TLS, the poller logs in by password and by a token that it has exchanged for
+    an expired one; tells of a wrong password without showing it, and of a server without the TLS that the document
+    wants; and passes over what is not IMAP.
     """
     for package in ("pymap", "httpx2"):
         pytest.importorskip(package)
