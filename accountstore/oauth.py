@@ -180,6 +180,7 @@ class TokenEndpoint:
                     body = SecretBytes(body + chunk)
                     if len(body) > _LARGEST:
                         scope.cancel()
+                        await anyio.sleep_forever()  # reading on would outrun the cancellation where data comes fast
         return status, None if len(body) > _LARGEST else body
 
     def _request(self, credentials: OAuthCredentials, /) -> tuple[dict[str, str], dict[str, str]]:
