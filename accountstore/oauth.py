@@ -27,6 +27,7 @@ except ImportError:
 from anyio import to_thread
 from msgspec import Struct
 
+from accountstore.aio.loops import asyncio_loop
 from accountstore.backends.logs import quiet
 from accountstore.errors import ConfigError, ExchangeError, NoAnswerError, RefusedError
 from accountstore.grant import TokenGrant
@@ -180,7 +181,9 @@ class TokenEndpoint:
                     body = SecretBytes(body + chunk)
                     if len(body) > _LARGEST:
                         scope.cancel()
-                        await anyio.sleep_forever()  # reading on would outrun the cancellation where data comes fast
+                        if asyncio_loop() is not None:
+                            # Reading on could outrun the cancellation for ever, where data comes fast.
+                            await anyio.sleep_forever()
         return status, None if len(body) > _LARGEST else body
 
     def _request(self, credentials: OAuthCredentials, /) -> tuple[dict[str, str], dict[str, str]]:

@@ -187,9 +187,12 @@ class DocumentRef(Struct, frozen=True, eq=False):
 
     async def write(self, document: D, kind: type[D], mode: WriteMode, original: bytes | None = None, /) -> Stored[D]:
         """Encode and write a document. Raises as `Storage.encode`, `Sealer.seal` and `StorageClient.write`."""
+        storage = self.storage
         with Located(self.location):
-            data = self.storage.encode(document, kind, original)
-            return stored(document, await self._put(data, mode))
+            data: bytes = storage.encode(document, kind, original)
+            if storage.sealer is not None:  # as `_put`, without a call: a save is the most frequent write
+                data = await storage.sealer.seal(self.key, data, self.by)
+            return stored(document, await storage.client.write(self.key, data, mode, self.by))
 
     async def _put(self, data: bytes, mode: WriteMode, /) -> Stat:
         """Write the bytes of a document, sealed where the storage is."""

@@ -15,8 +15,8 @@ from inspect import signature
 from typing import Any
 
 import aiohttp
+from aiobotocore import httpsession
 from aiobotocore.config import AioConfig
-from aiobotocore.httpsession import AIOHTTPSession
 from aiobotocore.session import AioSession
 from botocore.exceptions import (
     BotoCoreError,
@@ -116,7 +116,8 @@ _WITHOUT_CREDENTIALS = (
     *(NoCredentialsError, PartialCredentialsError, CredentialRetrievalError, MetadataRetrievalError),
     *(ProfileNotFound, SSOError, TokenRetrievalError),
 )
-_Session: Any = AIOHTTPSession  # which has types in some installations only
+_httpsession: Any = httpsession  # which has types in some installations only
+_Session: Any = _httpsession.AIOHTTPSession
 
 
 class _Requests(_Session):  # type: ignore[misc]  # see the line before
@@ -124,6 +125,7 @@ class _Requests(_Session):  # type: ignore[misc]  # see the line before
 
     def __init__(self, threads: ThreadPool, bounded: bool, /, **settings: Any) -> None:
         super().__init__(**settings)
+        self._threads = threads
         self._prepare = partial(prepare, threads=threads, bounded=bounded)
 
     async def _get_session(self, proxy_url: str | None) -> Any:
@@ -132,6 +134,14 @@ class _Requests(_Session):  # type: ignore[misc]  # see the line before
         if not known:
             self._prepare(session)
         return session
+
+    if hasattr(_Session, "_build_ssl_contexts"):  # newer releases, which do so in the application's executor
+
+        async def _create_connector(self, proxy_url: str | None) -> Any:
+            ours, proxys = await self._threads.run(partial(self._build_ssl_contexts, proxy_url))
+            return _httpsession._ProxySSLTCPConnector(  # noqa: SLF001 -- the connector of the class below
+                limit=self._max_pool_connections, ssl=ours, proxy_ssl_context=proxys, **self._connector_args
+            )
 
 
 class S3Backend(ObjectStore[tuple[Any, dict[str, dict[str, Any]]]]):

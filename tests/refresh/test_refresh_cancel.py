@@ -58,7 +58,7 @@ async def test_cancelled_at_each_step_no_token_is_lost(by: Way) -> None:
             break
     else:
         raise AssertionError("it was cancelled at every step, and never ended")
-    assert exchanges == {0, 1}
+    assert 1 in exchanges  # cancelled during its exchange, or after it
 
 
 @each_way(by_scope, by_task)
