@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Itera
 from contextlib import ExitStack
 from functools import partial, wraps
 from inspect import isawaitable
-from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, Self, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Concatenate, Final, Literal, ParamSpec, Self, TypeVar, cast, overload
 
 from anyio import to_thread
 from anyio.from_thread import BlockingPortal, start_blocking_portal
@@ -163,28 +163,28 @@ class BlockingAccountStore:
         finally:
             del future, call  # else an error would hold itself, and they what they were given
 
-    get = _awaited(AccountStore.get)
-    get_multi = _awaited(AccountStore.get_multi)
-    read = _awaited(AccountStore.read)
-    read_multi = _awaited(AccountStore.read_multi)
-    save = _awaited(AccountStore.save)
-    save_multi = _awaited(AccountStore.save_multi)
-    read_json = _awaited(AccountStore.read_json)
-    stat = _awaited(AccountStore.stat)
-    exists = _awaited(AccountStore.exists)
-    delete = _awaited(AccountStore.delete)
-    copy = _awaited(AccountStore.copy)
-    move = _awaited(AccountStore.move)
-    check = _awaited(AccountStore.check)
-    filesystem = _awaited(AccountStore.filesystem)
-    get_many = _iterated(AccountStore.get_many)
-    save_many = _iterated(AccountStore.save_many)
-    copy_many = _iterated(AccountStore.copy_many)
-    update = _calling(AccountStore.update)
-    update_multi = _calling(AccountStore.update_multi)
-    refresh = _calling(AccountStore.refresh)
-    refresh_multi = _calling(AccountStore.refresh_multi)
-    _list = _iterated(AccountStore.list)
+    get: Final = _awaited(AccountStore.get)
+    get_multi: Final = _awaited(AccountStore.get_multi)
+    read: Final = _awaited(AccountStore.read)
+    read_multi: Final = _awaited(AccountStore.read_multi)
+    save: Final = _awaited(AccountStore.save)
+    save_multi: Final = _awaited(AccountStore.save_multi)
+    read_json: Final = _awaited(AccountStore.read_json)
+    stat: Final = _awaited(AccountStore.stat)
+    exists: Final = _awaited(AccountStore.exists)
+    delete: Final = _awaited(AccountStore.delete)
+    copy: Final = _awaited(AccountStore.copy)
+    move: Final = _awaited(AccountStore.move)
+    check: Final = _awaited(AccountStore.check)
+    filesystem: Final = _awaited(AccountStore.filesystem)
+    get_many: Final = _iterated(AccountStore.get_many)
+    save_many: Final = _iterated(AccountStore.save_many)
+    copy_many: Final = _iterated(AccountStore.copy_many)
+    update: Final = _calling(AccountStore.update)
+    update_multi: Final = _calling(AccountStore.update_multi)
+    refresh: Final = _calling(AccountStore.refresh)
+    refresh_multi: Final = _calling(AccountStore.refresh_multi)
+    _list: Final = _iterated(AccountStore.list)
 
     def save_json(self, location: Location, data: bytes, /, *, mode: WriteMode = "overwrite") -> Version:
         """As `AccountStore.save_json`."""

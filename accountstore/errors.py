@@ -263,7 +263,7 @@ class RefusedError(ExchangeError, PermissionError):
     def __init__(self, message: str, /, *, code: str = "other", location: Location | None = None) -> None:
         super().__init__(message, location=location)
         # Any other text is the provider's, and may quote what it was sent.
-        self.code = code if code in self.CODES else "other"
+        self.code: str = code if code in self.CODES else "other"
 
 
 class NoAnswerError(ExchangeError, ConnectionError):

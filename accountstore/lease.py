@@ -86,7 +86,7 @@ class StorageClock:
     def __init__(self) -> None:
         self._offset: float | None = None
         """The storage's time less `elapsed()`: as good when this machine's clock is set."""
-        self.is_known = False
+        self.is_known: bool = False
         """Whether it was told by a write, and not only bounded by what was read."""
 
     def now(self) -> datetime:
@@ -113,8 +113,8 @@ class Flight:
     """The refresh of one document in this process: its tasks take turns, and share what an attempt has brought."""
 
     def __init__(self) -> None:
-        self.turn = anyio.Lock(fast_acquire=True)
-        self.askers = 0
-        self.attempts = 0
+        self.turn: anyio.Lock = anyio.Lock(fast_acquire=True)
+        self.askers: int = 0
+        self.attempts: int = 0
         self.outcome: Any = None
-        self.watch = LeaseWatch()
+        self.watch: LeaseWatch = LeaseWatch()

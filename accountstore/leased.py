@@ -17,7 +17,7 @@ from msgspec.structs import replace
 from accountstore.backends.base import Version
 from accountstore.errors import AccountStoreError, ConflictError, LeaseError, UncertainError
 from accountstore.events import Operation
-from accountstore.lease import FIELD, LONGEST, NO_LEASE, Flight, Lease, field_of, key_of, leases_in
+from accountstore.lease import FIELD, LONGEST, NO_LEASE, Flight, Lease, StorageClock, field_of, key_of, leases_in
 from accountstore.model import Account, Document, MultiAccount, OAuthCredentials
 from accountstore.storage import DocumentRef, Opened
 
@@ -114,9 +114,9 @@ class Leased(Generic[D]):
         self.ref = ref
         self.kind = kind
         self.terms = terms
-        self.by = monotonic() + terms.timeout
-        self.clock = ref.storage.clock
-        self.flight = Flight()
+        self.by: float = monotonic() + terms.timeout
+        self.clock: StorageClock = ref.storage.clock
+        self.flight: Flight = Flight()
 
     async def read(self) -> Opened[D]:
         """The document as it is now."""

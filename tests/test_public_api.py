@@ -82,7 +82,7 @@ EXTRAS = {
     "transit": "httpx2",
     "aws_kms": "botocore",
     "gateway": "starlette",
-    "telemetry": "opentelemetry.metrics",
+    "telemetry": "opentelemetry",
 }
 """What is left out here where its package is not installed: backends, and the command line."""
 MODULES = sorted(

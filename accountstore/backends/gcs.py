@@ -26,6 +26,7 @@ from yarl import URL
 from accountstore.aio.loops import on_asyncio
 from accountstore.backends.base import (
     Blob,
+    Capabilities,
     ConfigError,
     Stat,
     UnavailableError,
@@ -94,7 +95,7 @@ class GCSBackend(ObjectStore[Any]):
     Reads, writes and deletes are one request each, of the JSON API; conditions stand in `ifGenerationMatch`.
     """
 
-    capabilities = replace(ObjectStore.capabilities, sorted=True)
+    capabilities: Capabilities = replace(ObjectStore.capabilities, sorted=True)
     _failures = (_Refused, GoogleAuthError, aiohttp.ClientError)
 
     def __init__(self, options: Mapping[str, Any], bucket: str, prefix: str, /) -> None:

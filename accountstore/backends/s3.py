@@ -44,6 +44,7 @@ from accountstore.aio.threads import ThreadPool
 from accountstore.backends.base import (
     BackendError,
     Blob,
+    Capabilities,
     ConfigError,
     DeniedError,
     Stat,
@@ -151,7 +152,7 @@ class S3Backend(ObjectStore[tuple[Any, dict[str, dict[str, Any]]]]):
     or two where the answer has no body that says why: of a missing document.
     """
 
-    capabilities = replace(ObjectStore.capabilities, sorted=True)
+    capabilities: Capabilities = replace(ObjectStore.capabilities, sorted=True)
     _failures = (ClientError, BotoCoreError, aiohttp.ClientError, ResponseParserError)
 
     async def _open(self) -> tuple[Any, dict[str, dict[str, Any]]]:

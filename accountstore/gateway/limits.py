@@ -44,7 +44,7 @@ class Turns:
     """So many at once, and no queue: `with turns` raises the problem where none is free."""
 
     def __init__(self, limit: float, problem: Callable[[], Problem], /) -> None:
-        self.taken = 0
+        self.taken: int = 0
         self._limit = limit
         self._problem = problem
 

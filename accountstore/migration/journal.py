@@ -41,7 +41,7 @@ class Journal:
     def __init__(self, path: str, database: sqlite3.Connection, /) -> None:
         self.path = path
         self._db = database
-        self.run = 0
+        self.run: int = 0
         self.totals: dict[str, Total] = {}
         self._runs: Sequence[tuple[int, float, float | None, dict[str, Total]]] = ()
 

@@ -8,7 +8,6 @@ import re
 import signal
 import socket
 import subprocess
-import sys
 import time
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -18,7 +17,6 @@ from pathlib import Path
 from threading import Thread
 from typing import TYPE_CHECKING, Any
 
-import httpx
 import pytest
 from anyio.from_thread import start_blocking_portal
 from cloudtls import make_authority, tls_before
@@ -41,6 +39,10 @@ from accountstore.blocking import BlockingAccountStore
 
 if TYPE_CHECKING:
     from collections.abc import Generator
+
+    import httpx
+else:
+    httpx = pytest.importorskip("httpx")
 
 EXAMPLES = ROOT / "docs" / "examples"
 SHOWN = [block.text for block in blocks("docs/examples.md", "text")]
@@ -164,10 +166,10 @@ def test_the_workers_lose_no_change(home: Path) -> None:
         "CELERY_RESULT_BACKEND": f"file://{home / 'results'}",
         "PYTHONPATH": f"{EXAMPLES}{os.pathsep}{home}",
     }
-    worker = [sys.executable, "-m", "celery", "-A", "settings", "worker", "--loglevel", "INFO", "--concurrency", "2"]
+    worker = [*PYTHON, "-m", "celery", "-A", "settings", "worker", "--loglevel", "INFO", "--concurrency", "2"]
     worker += ["--pool", "prefork", "--without-mingle", "--without-gossip", "--without-heartbeat"]
     with program(*worker, ready=r"ready\.", **environment):
-        ports = run([sys.executable, "-c", f"import settings\n{ask}"], home, **environment)
+        ports = run([*PYTHON, "-c", f"import settings\n{ask}"], home, **environment)
     assert ports.strip().splitlines()[-1] == str([*range(1001, 1021)])
     with BlockingAccountStore.open() as store:
         assert store.get(AT).port == 1020

@@ -25,6 +25,7 @@ from accountstore.aio.sending import release
 from accountstore.backends.base import (
     Backend,
     Blob,
+    Capabilities,
     NotFoundError,
     Stat,
     UnavailableError,
@@ -70,7 +71,7 @@ class ObstoreBackend(Bucket[Any]):
         """`connect` is how long connecting may take."""
         super().__init__(options, *split_url(url))
         # Azure's accounts with a hierarchical namespace list folder by folder.
-        self.capabilities = replace(self.capabilities, sorted=service != "azure")
+        self.capabilities: Capabilities = replace(self.capabilities, sorted=service != "azure")
         self._service: Service = service
         self._url = url
         self._container = self._bucket.partition("@")[0]
