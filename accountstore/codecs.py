@@ -167,9 +167,11 @@ class Codec:
         return tree
 
     def unknown(self, data: bytes, name: str, /) -> object:
-        """The value of a top-level field that the model does not have, in a document that `decode` takes; or None."""
+        """The value of a top-level field that the model does not have, in a document that `decode` takes. None: it is
+        not there, or cannot be read.
+        """
         fields: dict[str, Raw] = self._fields.decode(without_mark(data))
-        return self._tree.decode(fields[name]) if name in fields else None
+        return self._tree_of(fields[name]) if name in fields else None
 
     def merge(
         self,

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from math import isfinite
-from typing import Any
+from typing import Any, cast
 
 import anyio
 import msgspec
@@ -20,6 +21,7 @@ whole."""
 LONGEST = 3600.0
 """The longest lease, in seconds."""
 _TOLERANCE = timedelta(seconds=30)
+_WATCHED = 10_000
 
 
 def elapsed() -> float:
@@ -52,10 +54,11 @@ def key_of(refresh_token: Secret, /) -> str:
 
 def leases_in(value: object, /) -> dict[str, Lease]:
     """The leases that a document's field holds, by the tokens' keys; none, where it is not of this library's making."""
-    try:
-        return msgspec.convert(value, dict[str, Lease], dec_hook=lambda _, text: Secret(text))
-    except (msgspec.ValidationError, TypeError):
-        return {}
+    leases: dict[str, Lease] = {}
+    for key, entry in cast("dict[object, object]", value).items() if isinstance(value, dict) else ():
+        with suppress(msgspec.ValidationError, TypeError):  # one that is none says nothing of the others
+            leases[msgspec.convert(key, str)] = msgspec.convert(entry, Lease, dec_hook=lambda _, text: Secret(text))
+    return leases
 
 
 def field_of(leases: Mapping[str, Lease], /) -> dict[str, Any] | None:
@@ -73,6 +76,8 @@ class LeaseWatch:
     def is_over(self, lease: Lease, /) -> bool:
         """Whether the holder has been seen for the lease's whole length: it is dead, or its time is up."""
         length = lease.seconds if isfinite(lease.seconds) and 0 < lease.seconds <= LONGEST else LONGEST
+        while len(self._since) > _WATCHED:
+            del self._since[next(iter(self._since))]
         return elapsed() - self._since.setdefault(lease.holder, elapsed()) >= length
 
 
@@ -94,7 +99,10 @@ class StorageClock:
         own = datetime.now(UTC)
         if self._offset is None:
             return own
-        storages = datetime.fromtimestamp(self._offset + elapsed(), UTC)
+        try:
+            storages = datetime.fromtimestamp(self._offset + elapsed(), UTC)
+        except (ValueError, OverflowError):  # of a file that claims to be of the year 9999
+            return own
         return storages if abs(storages - own) > _TOLERANCE else own
 
     def has_read(self, modified: datetime | None, /) -> None:
@@ -117,4 +125,5 @@ class Flight:
         self.askers: int = 0
         self.attempts: int = 0
         self.outcome: Any = None
-        self.watch: LeaseWatch = LeaseWatch()
+        self.until: float = 0.0
+        """Until when an exchange is under way, at the most, as a moment of `elapsed()`."""

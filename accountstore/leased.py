@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import asynccontextmanager, suppress
+from datetime import UTC, datetime
 from math import isfinite
 from os import urandom
 from random import uniform
@@ -26,6 +27,7 @@ D = TypeVar("D", bound=Account | MultiAccount)
 FIRST_POLL = 0.05
 """How soon, in seconds, the document is read again while another has the lease; later less often."""
 _LONGEST_POLL = 1.0
+_RELEASES = 64
 
 
 class Terms(Struct, frozen=True):
@@ -47,13 +49,22 @@ class Terms(Struct, frozen=True):
 
 
 def oauth_in(document: Document, /) -> Iterator[OAuthCredentials]:
-    """The OAuth credentials of a document; of several with one refresh token, the first."""
-    seen: set[object] = set()
+    """The OAuth credentials of a document; of several with one refresh token, those whose access token ends first."""
+    first: dict[object, OAuthCredentials] = {}
     for account in _accounts(document):
         credentials = account.credentials
-        if isinstance(credentials, OAuthCredentials) and credentials.refresh_token not in seen:
-            seen.add(credentials.refresh_token)
-            yield credentials
+        if isinstance(credentials, OAuthCredentials):
+            other = first.setdefault(credentials.refresh_token, credentials)
+            if _end_of(credentials) < _end_of(other):
+                first[credentials.refresh_token] = credentials
+    yield from first.values()
+
+
+def _end_of(credentials: OAuthCredentials, /) -> datetime:
+    """When the access token ends: long ago, where there is none or nobody knows."""
+    if credentials.access_token is None or credentials.expires_at is None:
+        return datetime.min.replace(tzinfo=UTC)
+    return credentials.expires_at
 
 
 def _accounts(document: Document, /) -> Iterator[Account]:
@@ -135,7 +146,7 @@ class Leased(Generic[D]):
 
     def is_free(self, lease: Lease, /, *, holder: str = "") -> bool:
         """Whether this holder may write where the lease stands: nobody else has it, or its time is up."""
-        return lease.holder in {"", holder} or self.flight.watch.is_over(lease)
+        return lease.holder in {"", holder} or self.ref.storage.watch.is_over(lease)
 
     async def swap(self, opened: Opened[D], document: D, leases: dict[str, Lease], /) -> Opened[D] | None:
         """Write the document with these leases instead of those of the same keys; None: another was faster.
@@ -143,7 +154,8 @@ class Leased(Generic[D]):
         Leases of refresh tokens that it does not have are dropped.
         """
         keys = {key_of(credentials.refresh_token) for credentials in oauth_in(document)}
-        kept = {key: lease for key, lease in (self.leases(opened) | leases).items() if key in keys}
+        wanted = self.leases(opened) | leases
+        kept = {key: lease for key, lease in wanted.items() if key in keys and lease != NO_LEASE}
         try:
             swapped = await self.ref.renewed().rewrite(opened, document, self.kind, {FIELD: field_of(kept)})
         except ConflictError:
@@ -184,8 +196,7 @@ class Leased(Generic[D]):
                 taken = {key: replace(lease, holder=holder, seconds=self.terms.lease) for key, lease in leases.items()}
                 if (swapped := await self.swap(opened, opened.stored.document, taken)) is not None:
                     return swapped
-            else:
-                await self.pause()
+            await self.pause()
             opened = await self.read()
 
     def without_leases(self, opened: Opened[D], /) -> bytes:
@@ -199,7 +210,7 @@ class Leased(Generic[D]):
         Where the storage fails, they run out.
         """
         with suppress(AccountStoreError):
-            while True:
+            for _ in range(_RELEASES):
                 held = {key: lease for key, lease in self.leases(opened).items() if lease.holder == holder}
                 if not held:
                     return None

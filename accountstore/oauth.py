@@ -163,8 +163,11 @@ class TokenEndpoint:
 
     async def _post(self, endpoint: str, credentials: OAuthCredentials, /) -> tuple[int, SecretBytes | None]:
         """The answer's status and body; None: it is too large."""
-        if self._tls is None and endpoint.startswith("https"):
-            self._tls = await to_thread.run_sync(lambda: httpx2.create_ssl_context(trust_env=self._trust_env))
+        verify: ssl.SSLContext | bool = False
+        if urlsplit(endpoint).scheme == "https":  # however it is written
+            if self._tls is None:
+                self._tls = await to_thread.run_sync(lambda: httpx2.create_ssl_context(trust_env=self._trust_env))
+            verify = self._tls
         headers, form = self._request(credentials)
         body = SecretBytes()
         status = 0
@@ -172,7 +175,7 @@ class TokenEndpoint:
         with anyio.CancelScope() as scope:
             async with (
                 httpx2.AsyncClient(
-                    verify=self._tls or False, trust_env=self._trust_env, timeout=self._timeout, follow_redirects=False
+                    verify=verify, trust_env=self._trust_env, timeout=self._timeout, follow_redirects=False
                 ) as client,
                 client.stream("POST", endpoint, content=urlencode(form), headers=headers) as response,
             ):

@@ -26,11 +26,13 @@ from accountstore.errors import (
     AccountStoreError,
     BackendError,
     ExchangeError,
+    KeyProviderError,
     LeaseError,
     NoAnswerError,
     NoOAuthError,
+    NotFoundError,
     RefusedError,
-    UnavailableError,
+    TooLargeError,
 )
 from accountstore.events import Operation
 from accountstore.grant import Exchange, TokenGrant
@@ -108,13 +110,15 @@ class _Refresh(Generic[D]):
         self.known = {_tokens(found) for found in oauth_in(opened.stored.document)}
         if not self.known:
             raise NoOAuthError("the document has no OAuth credentials", location=self.leased.ref.location)
-        while self.due(opened) is not None:
+        while self.due(opened.stored.document) is not None:
             async with self.turn() as (flight, outcome):
                 if outcome is None:
                     return await self.lead(flight, opened)
             if isinstance(outcome, AccountStoreError):
-                raise copy_error(outcome)
-            if all(self.remaining(found) > 0 for found in oauth_in(outcome.document)):
+                error = copy_error(outcome)
+                error.location = self.leased.ref.location  # another scope may call it otherwise
+                raise error
+            if self.due(outcome.document) is None:
                 return self.operation.record(outcome)
             opened = await self.leased.read()
         return opened.stored
@@ -125,12 +129,12 @@ class _Refresh(Generic[D]):
             return 0.0
         return (credentials.expires_at - self.leased.clock.now()).total_seconds()
 
-    def due(self, opened: Opened[D], /) -> OAuthCredentials | None:
+    def due(self, document: D, /) -> OAuthCredentials | None:
         """The first credentials that must be renewed.
 
         A token that was granted since this call began is good while it lasts: another would last no longer.
         """
-        for found in oauth_in(opened.stored.document):
+        for found in oauth_in(document):
             left = self.remaining(found)
             is_good = left > self.terms.leeway or (left > 0 and _tokens(found) not in self.known)
             if not is_good and _tokens(found) not in self.granted and key_of(found.refresh_token) not in self.failed:
@@ -167,7 +171,7 @@ class _Refresh(Generic[D]):
         """Renew all that is due, for this task and those that wait for their turn."""
         self.leased.flight = flight
         try:
-            while (due := self.due(opened)) is not None:
+            while (due := self.due(opened.stored.document)) is not None:
                 try:
                     opened = await self.renew(opened, due)
                 except ExchangeError as failure:
@@ -193,17 +197,20 @@ class _Refresh(Generic[D]):
             lease = self.leased.lease(opened, found)
             if self.leased.is_free(lease):
                 await self.leased.ref.renewed().require("update")
-                renewed = await run_shielded(self.exchange_under_lease, opened, found, lease)
+                try:
+                    renewed = await run_shielded(self.exchange_under_lease, opened, found, lease)
+                finally:
+                    self.leased.flight.until = 0.0
                 if renewed is not None:
                     return renewed
-            else:
-                await self.leased.pause()
+            await self.leased.pause()
             opened = await self.leased.read()
         return opened
 
     async def exchange_under_lease(self, opened: Opened[D], due: OAuthCredentials, lease: Lease, /) -> Opened[D] | None:
         """Take the lease, exchange, save; None: another has the lease. It ends whatever cancels the caller."""
         begun, leased = elapsed(), self.leased
+        leased.flight.until = begun + self.terms.lease
         key = key_of(due.refresh_token)
         mine = replace(lease, holder=urandom(8).hex(), seconds=self.terms.lease)
         taken = await leased.swap(opened, opened.stored.document, {key: mine})
@@ -212,8 +219,7 @@ class _Refresh(Generic[D]):
         self.operation.takeovers += bool(lease.holder)
         await leased.look_at_the_clock(taken)
         if self.remaining(due) > self.terms.leeway:  # this machine's clock had it for dead
-            await leased.release_all(taken, mine.holder)
-            return taken
+            return await leased.release_all(taken, mine.holder) or await leased.read()
         by = begun + self.terms.lease * _FOR_THE_EXCHANGE
         if elapsed() >= by:  # it stood still meanwhile: another may be about to take over
             await leased.release_all(taken, mine.holder)
@@ -276,33 +282,41 @@ class _Refresh(Generic[D]):
             with suppress(ExchangeError):
                 new = _renewed(earlier, await self.ask(earlier, by), asked_at)
                 return await self.save(opened, due, new, mine)
-        await self.leased.release_all(opened, mine.holder)
+        released = await self.leased.release_all(opened, mine.holder)
         if is_theirs:
-            return opened
+            return released or opened
         raise failure
 
     async def save(self, opened: Opened[D], due: OAuthCredentials, new: OAuthCredentials, mine: Lease, /) -> Opened[D]:
         """Put new tokens in the place of these, unless others stand there already, whatever else has changed.
 
         The spent refresh token is kept until the next success. A holder that was so late that another has taken over
-        waits for it, and writes only where that has failed.
+        waits for it, and writes only where that has failed. A storage or key service that fails is asked again, as the
+        tokens are nowhere else; of tokens that make the document too large, the access token is left out.
         """
         previous = due.refresh_token if new.refresh_token != due.refresh_token else mine.previous
         leases = {key_of(due.refresh_token): NO_LEASE, key_of(new.refresh_token): Lease(previous=previous)}
         attempt = 0
+        too_large: TooLargeError | None = None
         while _is_spent(opened, due, new):
             try:
                 if self.leased.is_free(self.leased.lease(opened, due), holder=mine.holder):
                     document = _with_tokens(opened.stored.document, due, new)
                     if (saved := await self.leased.swap(opened, document, leases)) is not None:
                         self.granted.add(_tokens(new))
+                        if too_large is not None:
+                            raise too_large
                         return saved
                 else:
                     await anyio.sleep(FIRST_POLL)
                 opened = await self.leased.read()
-            except UnavailableError:
+            except TooLargeError as error:
+                if too_large is not None:
+                    raise
+                too_large, new = error.with_traceback(None), replace(new, access_token=None, expires_at=None)
+            except (BackendError, KeyProviderError) as error:
                 attempt += 1
-                if attempt == _SAVES:
+                if attempt == _SAVES or isinstance(error, NotFoundError):
                     raise
                 await backoff(attempt)
         return opened

@@ -7,6 +7,7 @@ from datetime import datetime
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
+from anyio import sleep
 from msgspec import Struct, field
 from msgspec.structs import replace
 
@@ -14,7 +15,7 @@ from accountstore.backends.base import Blob, Stat, Version, WriteMode
 from accountstore.client import Condition, StorageClient
 from accountstore.codecs import BYTE_ORDER_MARK, JSON, Codec, is_sealed, without_mark
 from accountstore.errors import BackendError, DecodeError, EncodeError, MissingKeyError, NotFoundError
-from accountstore.lease import Flight, StorageClock
+from accountstore.lease import Flight, LeaseWatch, StorageClock, elapsed
 from accountstore.location import Located, Location
 from accountstore.model import Account, Document, MultiAccount
 from accountstore.secrets import SecretBytes
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 D = TypeVar("D", bound=Account | MultiAccount)
 T_co = TypeVar("T_co", covariant=True)
 T = TypeVar("T")
+_PAUSE = 0.02
 _NO_FIELDS: Mapping[str, object] = MappingProxyType({})
 
 
@@ -74,6 +76,7 @@ class Storage(Struct, frozen=True, eq=False):
     options: Mapping[str, object]
     sealer: Sealer | None = None
     clock: StorageClock = field(default_factory=StorageClock)
+    watch: LeaseWatch = field(default_factory=LeaseWatch)
     flights: dict[str, Flight] = field(default_factory=dict[str, Flight])
     """The refreshes under way in this process, by key."""
 
@@ -81,6 +84,11 @@ class Storage(Struct, frozen=True, eq=False):
     def name(self) -> str:
         """The name in the configuration."""
         return self.client.name
+
+    async def exchanged(self) -> None:
+        """Wait until no refresh token is being exchanged any more: what was granted is saved, or its lease is over."""
+        while any(flight.until > elapsed() for flight in self.flights.values()):  # noqa: ASYNC110 -- or their time is up
+            await sleep(_PAUSE)
 
     def __repr__(self) -> str:
         return f"Storage({self.name!r})"

@@ -78,6 +78,8 @@ class Storages:
         self._closed = True
         failure: AccountStoreError | None = None
         with CancelScope(shield=True):
+            for storage in self._storages.values():
+                await storage.exchanged()
             try:
                 async with AsyncExitStack() as closing:
                     for storage in reversed(self._storages.values()):

@@ -18,7 +18,7 @@ from accountstore.migration.model import Options, Place, Report, Total
 from accountstore.migration.run import Migration
 from accountstore.migration.runners import Here, Runner
 from accountstore.migration.work import Job, Worker
-from accountstore.store import AccountStore
+from accountstore.store import AccountStore, parts_of
 
 Path = str | os.PathLike[str]
 
@@ -57,6 +57,8 @@ def migrate(
     """
     if processes < 1:
         raise ValueError("processes must be at least 1")
+    if (processes > 1 or client is not None) and parts_of(store)[0].only is not None:
+        raise UnsupportedError("a scoped store is migrated in one process: others would open the whole store")
     job = _job("migrate", source, target, options)
     if client is None and processes == 1:
         make = partial(_here, store, job)

@@ -2,17 +2,34 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from accountstore.errors import LocationError, UnsupportedError
 from accountstore.migration.work import Job
 from accountstore.store import AccountStore, parts_of
 
 
+def _is_folder(url: str, /) -> bool:
+    return "://" not in url
+
+
+def _is_in(url: str, other: str, /) -> bool:
+    """Whether a local folder is another one, or lies in it, whatever they are called, such as by a bind mount."""
+    if not (_is_folder(url) and _is_folder(other) and Path(other).exists()):
+        return False
+    above = (each for each in (Path(url), *Path(url).parents) if each != each.parent)
+    return any(each.exists() and each.samefile(other) for each in above)
+
+
 def check_places(store: AccountStore, job: Job, /) -> None:
-    """Refuse what cannot be meant, or cannot be done."""
+    """Refuse what cannot be meant, or cannot be done. Blocking."""
     resolver, _ = parts_of(store)
     (source, at), (target, to) = (resolver.folder(place.folder, place.storage) for place in (job.source, job.target))
     urls = [f"{storage.url.rstrip('/')}/{key}".rstrip("/") + "/" for storage, key in ((source, at), (target, to))]
-    if source.options == target.options and (urls[0].startswith(urls[1]) or urls[1].startswith(urls[0])):
+    # Options such as a file's mode do not make two folders of one; those of a cloud may name another server.
+    comparable = source.options == target.options or (_is_folder(source.url) and _is_folder(target.url))
+    are_nested = comparable and (urls[0].startswith(urls[1]) or urls[1].startswith(urls[0]))
+    if are_nested or _is_in(urls[0], urls[1]) or _is_in(urls[1], urls[0]):
         raise LocationError(f"{job.source} and {job.target} are one place, or one lies in the other")
     if job.action != "migrate":
         return

@@ -15,14 +15,14 @@ from anyio.lowlevel import checkpoint
 from msgspec.structs import replace
 
 from accountstore import errors
-from accountstore.errors import BackendError
+from accountstore.errors import BackendError, NotFoundError
 from accountstore.listing import list_documents
 from accountstore.migration.decide import Settled, decide
 from accountstore.migration.inputs import Named, Others, Rows, entries_of
 from accountstore.migration.journal import Journal
 from accountstore.migration.marks import Marks, new_marks
 from accountstore.migration.merge import Item, Listed, Merged, Side, Spool, Stream
-from accountstore.migration.model import Outcome, Report, Total
+from accountstore.migration.model import Outcome, Place, Report, Total
 from accountstore.migration.preconditions import check_places
 from accountstore.migration.records import Done, Other, Row, outcome_of, printable
 from accountstore.migration.runners import Batch, Runner
@@ -200,7 +200,7 @@ class Migration:
     async def _begin(self) -> None:
         resolver, log = parts_of(self._store)
         job = self._job
-        check_places(self._store, job)
+        await to_thread.run_sync(check_places, self._store, job)
         if self._path is not None:
             await to_thread.run_sync(self._open_journal, self._path)
         if self._runner is None:
@@ -208,6 +208,8 @@ class Migration:
         if job.options.names is not None:
             self._merged = Named(sorted(filter(job.options.wants, {*job.options.names})), self._journal)
             return
+        if job.options.mirror_deletes and await self._is_empty(job.source):
+            raise NotFoundError(f"{job.source} has no document: nothing is removed at {job.target} for that")
         ends: list[Stream[Side]] = []
         for what, place in (("source", job.source), ("target", job.target)):
             found = list_documents(
@@ -221,6 +223,12 @@ class Migration:
                 fetch = spool.next
             ends.append(Stream(fetch, f"{what} {place}"))
         self._merged = Merged(ends[0], ends[1], Stream(Rows(self._journal, job.options.wants).next, "the journal"))
+
+    async def _is_empty(self, place: Place, /) -> bool:
+        """Whether there is no document in a place, as where it is not mounted."""
+        async for _ in self._store.list(place.folder, storage=place.storage, recursive=True):
+            return False
+        return True
 
     def _open_journal(self, path: str, /) -> None:
         """Open the journal, and number a run that writes to it. Blocking."""

@@ -91,7 +91,9 @@ def _read(path: str, /) -> SecretBytes:
             if os.name == "posix" and found.st_mode & _OTHERS:
                 raise ConfigError(f"others may read or write it ({stat.S_IMODE(found.st_mode):04o}): chmod 600")
             data = SecretBytes(file.read(_MAX_BYTES + 1))
-    except OSError as error:
+    except (OSError, ValueError) as error:
+        if isinstance(error, ConfigError):
+            raise
         raise ConfigError(f"cannot be read ({type(error).__name__})") from None
     if len(data) > _MAX_BYTES:
         raise ConfigError("is too large to be a JWK Set")

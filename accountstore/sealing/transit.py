@@ -127,7 +127,7 @@ class TransitKeys:
         try:
             with open(self._token_file, encoding="ascii") as file:
                 self._token = Secret(file.read(10_000).strip())
-        except (OSError, UnicodeError) as error:
+        except (OSError, ValueError) as error:
             raise ConfigError(f"transit: token_file: cannot be read ({type(error).__name__})") from None
 
     def key_ids(self) -> Sequence[str]:

@@ -158,6 +158,31 @@ async def test_a_place_in_itself_is_refused(tmp_path: Path, old: str, new: str) 
         assert (await plan(store, "Old:a", "Old:ab")).ok
 
 
+@pytest.mark.parametrize("deep", ["", "/deep"])
+async def test_one_folder_by_two_options_is_one_place(tmp_path: Path, deep: str) -> None:
+    """Storages whose options differ are one place where their folders are one, else a source would be its own copy."""
+    storages = {"Old": StorageConfig(str(tmp_path)), "Same": StorageConfig(f"{tmp_path}{deep}", {"follow_links": True})}
+    async with AccountStore.open(StoreConfig(storages=storages, default="Old")) as store:
+        with raises(LocationError, "are one place, or one lies in the other"):
+            await plan(store, "Old:", "Same:")
+
+
+async def test_a_scoped_store_is_migrated_in_one_process(store: AccountStore, tmp_path: Path) -> None:
+    """Other processes would open the whole store, and reach outside the scope."""
+    with raises(UnsupportedError, "a scoped store is migrated in one process"):
+        migrate(store.scoped("mail"), "a", "b", processes=2, **files(tmp_path))
+
+
+async def test_a_source_that_is_gone_removes_nothing(store: AccountStore, tmp_path: Path) -> None:
+    """With `mirror_deletes` too, where the source has no document any more, as where it is not mounted."""
+    await once(store, tmp_path)
+    for name in NAMES:
+        await store.delete(source(name))
+    with raises(NotFoundError, "nothing is removed"):
+        await outcomes_of(migrate(store, SOURCE, TARGET, options=Options(mirror_deletes=True), **files(tmp_path)))
+    assert await copies(store) == {*NAMES}
+
+
 # --- odd files --------------------------------------------------------------------------------------------------------
 
 
@@ -277,10 +302,11 @@ async def test_what_is_at_the_source_again_is_not_removed_at_the_target(tmp_path
     """With `mirror_deletes`, the source is asked once more before a document is removed at the target."""
     old = Rival("stat", source("x.account"), "b")
     async with over(old) as store:
-        await put(store, source("x.account"), "a")
+        for name in ("x.account", "y.account"):
+            await put(store, source(name), "a")
         await once(store, tmp_path)
         await store.delete(source("x.account"))
-        assert (await once(store, tmp_path, mirror_deletes=True)).totals.keys() == {"gone"}
+        assert (await once(store, tmp_path, mirror_deletes=True)).totals.keys() == {"gone", "same"}
         assert await found(store, target("x.account")) == "a"
 
 
