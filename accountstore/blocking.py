@@ -11,7 +11,7 @@ from functools import partial, wraps
 from inspect import isawaitable
 from typing import TYPE_CHECKING, Any, Concatenate, Final, Literal, ParamSpec, Self, TypeVar, cast, overload
 
-from anyio import to_thread
+from anyio import CapacityLimiter, to_thread
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from accountstore.backends.base import Capabilities, Version, WriteMode
@@ -91,7 +91,8 @@ def _in_a_thread(function: Callable[[A], B | Awaitable[B]], /) -> Callable[[A], 
     """A caller's function, async or not, that may block. What is none is refused where it is used."""
 
     async def call(given: A) -> B:
-        result = await to_thread.run_sync(function, given)
+        # As many threads as there are callers: one may call the store, and wait for another.
+        result = await to_thread.run_sync(function, given, limiter=CapacityLimiter(1))
         return cast("B", await result if isawaitable(result) else result)
 
     return call if callable(cast("Any", function)) else cast("Any", function)

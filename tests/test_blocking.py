@@ -113,6 +113,25 @@ def test_a_change_may_block(store: BlockingAccountStore) -> None:
         store.update(AT, None)  # type: ignore[arg-type]  # wrong on purpose
 
 
+def test_changes_may_update_others_however_many_there_are(store: BlockingAccountStore) -> None:
+    """Each of many changes at once updates another document, and all end."""
+    many = [replace(AT, file_name=f"{number}.account") for number in range(60)]
+    for at in many:
+        store.save(at, ACCOUNT)
+        store.save(replace(at, folder="other"), ACCOUNT)
+    together = threading.Barrier(len(many))
+
+    def change(at: Location) -> Account:
+        def within(account: Account) -> Account:
+            together.wait(HUNG)
+            return store.update(replace(at, folder="other"), lambda other: replace(other, port=7)).document
+
+        return store.update(at, within).document
+
+    with ThreadPoolExecutor(len(many)) as threads:
+        assert {account.port for account in threads.map(change, many)} == {7}
+
+
 def test_closed_means_closed(store: BlockingAccountStore) -> None:
     """After `close` each call is a `ClosedError`, also of a narrowed store and of an iterator begun before."""
     store.save(AT, ACCOUNT)

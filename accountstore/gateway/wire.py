@@ -157,8 +157,13 @@ def fields_of(data: bytes | Raw, where: str, rename: Callable[[str], str] = lowe
 
 
 def scalar(data: Raw | None, /) -> Any:
-    """A value that `fields_of` left as it stands; None where there is none."""
-    return None if data is None else msgspec.json.decode(data)
+    """A value that `fields_of` left as it stands; None where there is none. Raises `Problem` for a number that Python
+    does not have.
+    """
+    try:
+        return None if data is None else msgspec.json.decode(data)
+    except msgspec.MsgspecError:
+        raise Problem(400, "badRequest", "a value is out of range") from None
 
 
 def text_in(fields: Mapping[str, Raw], key: str, where: str, /) -> str:

@@ -134,6 +134,12 @@ async def test_queries_are_decoded_as_forms(store: AccountStore) -> None:
         (b'{"storageFile":{"fileName":"a.account"}}', "badRequest"),
         (b'{"value":{}}', "badRequest"),
         (b'{"storageFile":null,"value":{}}', "badRequest"),
+        (b'{"storageFile":{"fileName":1e999},"value":{}}', "badRequest"),
+        (b'{"storageFile":{"fileName":"a.account"},"value":{"host":"h","port":1,"credentials":1e999}}', "badRequest"),
+        (
+            b'{"storageFile":{"fileName":"a.account"},"value":{"host":"h","port":1,"credentials":%s}}' % (b"9" * 5000),
+            "badRequest",
+        ),
         (b'{"storageFile":{"fileName":1},"value":{}}', "badRequest"),
         (b'{"storageFile":{"fileName":"a.account"},"value":null}', "badRequest"),
         (b'{"storageFile":{"fileName":"a.account"},"value":{}}', "badDocument"),
