@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
 import typer
 
@@ -27,9 +27,14 @@ from accountstore.cli.listing import counted
 from accountstore.cli.many import check_storages, documents_below, each, folder_pairs
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from accountstore import StoreConfig
 
 __all__ = ("cp", "mv", "rm")
+
+_Mode: TypeAlias = Literal["create", "overwrite"]
+_Verb: TypeAlias = Literal["copied", "moved"]
 
 _Source = Annotated[
     str,
@@ -71,12 +76,8 @@ def cp(
     there meanwhile may be left out.
     """
     with exit_codes():
-        if recursive and _is_folder(source):
-            _transfer(config_of(context), source, target, mode_of(create), "copied")
-            return
-        where, onto = _source_and_target(source, target)
-        in_store(config_of(context), lambda store: store.copy(where, onto, mode=mode_of(create)))
-        done(f"copied {where} to {onto}")
+        transfer = _transfer_folder if recursive and _is_folder(source) else _transfer
+        transfer(config_of(context), source, target, mode_of(create), "copied")
 
 
 @app.command(
@@ -96,12 +97,8 @@ def mv(
     It replaces a document that is there, unless --create is given. A folder is moved document by document, as with cp.
     """
     with exit_codes():
-        if recursive and _is_folder(source):
-            _transfer(config_of(context), source, target, mode_of(create), "moved")
-            return
-        where, onto = _source_and_target(source, target)
-        in_store(config_of(context), lambda store: store.move(where, onto, mode=mode_of(create)))
-        done(f"moved {where} to {onto}")
+        transfer = _transfer_folder if recursive and _is_folder(source) else _transfer
+        transfer(config_of(context), source, target, mode_of(create), "moved")
 
 
 def _is_folder(text: str, /) -> bool:
@@ -117,13 +114,18 @@ def _source_and_target(source: str, target: str, /) -> tuple[Location, Location]
     return where, onto
 
 
-def _transfer(
-    config: StoreConfig,
-    source: str,
-    target: str,
-    mode: Literal["create", "overwrite"],
-    verb: Literal["copied", "moved"],
-) -> None:
+def _transfer(config: StoreConfig, source: str, target: str, mode: _Mode, verb: _Verb) -> None:
+    """Copy or move a document."""
+    where, onto = _source_and_target(source, target)
+    in_store(config, lambda store: _call(store, verb)(where, onto, mode=mode))
+    done(f"{verb} {where} to {onto}")
+
+
+def _call(store: AccountStore, verb: _Verb) -> Callable[..., Awaitable[object]]:
+    return store.copy if verb == "copied" else store.move
+
+
+def _transfer_folder(config: StoreConfig, source: str, target: str, mode: _Mode, verb: _Verb) -> None:
     """Copy or move a folder, document by document."""
     within = folder_of(source)
     own_name = within.folder.rpartition("/")[2] if target[-1:] in {"/", ":"} else ""
@@ -135,7 +137,7 @@ def _transfer(
         if not documents:
             raise NotFoundError(f"no documents in {source!r}")
         pairs = folder_pairs(store, documents, within, onto)
-        transfer = store.copy if verb == "copied" else store.move
+        transfer = _call(store, verb)
         held = await each(store, pairs, lambda pair: transfer(*pair, mode=mode))
         if held:
             done(f"{verb} {counted(len(pairs), 'document')}")
