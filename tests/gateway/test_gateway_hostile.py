@@ -168,17 +168,12 @@ def test_a_slow_head_and_a_slow_body_are_cut_off(served: Running) -> None:
     head = f"PUT {BASE} HTTP/1.1\r\nHost: g\r\nAuthorization: Bearer {token}\r\n".encode()
     assert exchange(served.port) == b""
     assert exchange(served.port, head) == b""
-    assert exchange(served.port, *[b"X-Slow: 1\r\n"] * 20, pause=0.1) in {b"", *_any_400(served)}
+    garbled = exchange(served.port, *[b"X-Slow: 1\r\n"] * 20, pause=0.1)
+    assert garbled == b"" or answers_of(garbled)[0][0] == 400
     assert exchange(served.port, *[b"\r\n"] * 20, pause=0.1) == b""
     assert answers_of(exchange(served.port, head + b"Content-Length: 9\r\n\r\n{"))[0][0] == 408
     ended = answers_of(exchange(served.port, head + b"Content-Length: 9\r\n\r\n", *[b"{"] * 8, pause=0.1))
     assert ended[0][0] == 408
-
-
-def _any_400(served: Running) -> set[bytes]:
-    answer = exchange(served.port, b"garbage\r\n\r\n")
-    assert answers_of(answer)[0][0] == 400
-    return {answer}
 
 
 @pytest.mark.once
