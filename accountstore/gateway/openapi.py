@@ -134,40 +134,42 @@ def _json(model: type, /) -> dict[str, Any]:
     return {"application/json": {"schema": _ref(model)}}
 
 
-_STORAGE = _parameter("storageName", "The storage; without it the default one.")
-_PATH = _parameter("path", "Folders and a name, joined by slashes.", required=True, place="path")
+_STORAGE = _parameter("storageName", "Storage name. Default: the default storage.")
+_PATH = _parameter("path", "Path: folders and a name, separated by slashes.", required=True, place="path")
 _LOCATION = (
-    _parameter("fileName", "The file's name.", required=True),
-    _parameter("folder", "Its folder; without it the root."),
-    _parameter("storage", "Its storage; without it the default one."),
+    _parameter("fileName", "File name.", required=True),
+    _parameter("folder", "Folder. Default: the root."),
+    _parameter("storage", "Storage name. Default: the default storage."),
 )
-_VERSION_ID = _parameter("versionId", "Not served.")
+_VERSION_ID = _parameter("versionId", "Not supported.")
 _CONDITIONS = (
-    _parameter("If-Match", "Only if the document has one of these ETags.", place="header"),
-    _parameter("If-None-Match", "Only if it has none of these; `*`: if there is none.", place="header"),
+    _parameter("If-Match", "Proceed only if the document has one of these ETags.", place="header"),
+    _parameter(
+        "If-None-Match", "Proceed only if it has none of these ETags; `*`: only if it does not exist.", place="header"
+    ),
 )
 _COPY = (
     _PATH,
-    _parameter("destPath", "Where to.", required=True),
-    _parameter("srcStorageName", "The storage that it is on."),
-    _parameter("destStorageName", "The storage that it goes to."),
+    _parameter("destPath", "Target path.", required=True),
+    _parameter("srcStorageName", "Storage of the source."),
+    _parameter("destStorageName", "Storage of the target."),
     _VERSION_ID,
 )
-_ETAG = {"ETag": {"description": "Which state of the document this is.", "schema": {"type": "string"}}}
+_ETAG = {"ETag": {"description": "The document's version.", "schema": {"type": "string"}}}
 _ERRORS: Mapping[int, str] = {
-    400: "A name, query or body is not as it must be.",
-    401: "There is no valid token.",
-    403: "The client may not, or the storage refuses it.",
-    404: "There is no such document or storage, or it is not this client's.",
-    408: "The body did not come in time.",
-    409: "The document or folder is not in a state for this.",
-    412: "The document is not in the state that the conditions ask for.",
-    413: "The body, or the answer, is larger than allowed.",
-    429: "The client has had its share.",
-    501: "The storage cannot promise this, or it is not served.",
-    502: "The storage holds something else there, or failed.",
-    503: "The storage or the gateway is busy, or cannot be reached.",
-    504: "The storage did not answer in time.",
+    400: "A name, a query parameter or the body is invalid.",
+    401: "The access token is missing, expired or invalid.",
+    403: "The client has no right to do this, or the storage denies access.",
+    404: "The document or storage does not exist, or belongs to another client.",
+    408: "The request body did not arrive in time.",
+    409: "The current state of the document or folder does not allow this.",
+    412: "If-Match or If-None-Match does not hold.",
+    413: "The request body or the response is too large.",
+    429: "Too many requests.",
+    501: "The storage or this gateway does not support this.",
+    502: "The storage failed, or holds something that is no such document.",
+    503: "The storage or the gateway is busy or unreachable.",
+    504: "The storage did not respond in time.",
     507: "The storage is full.",
 }
 
@@ -199,17 +201,17 @@ def _answer(what: str, model: type | None = None, headers: Any = None, /) -> dic
 
 def _account_paths() -> dict[str, Any]:
     paths: dict[str, Any] = {}
-    for path, model, request, suffix in (
-        ("/email/client/account", Account, SaveRequest, ""),
-        ("/email/client/account/multi", MultiAccount, SaveMultiRequest, "_multi"),
+    for path, model, request, suffix, what in (
+        ("/email/client/account", Account, SaveRequest, "", "an account"),
+        ("/email/client/account/multi", MultiAccount, SaveMultiRequest, "_multi", "a multi account"),
     ):
         get = _operation(
-            f"client_account.get{suffix}", "Get it.", (*_LOCATION, *_CONDITIONS), _answer("It.", model, _ETAG)
+            f"client_account.get{suffix}", f"Get {what}.", (*_LOCATION, *_CONDITIONS), _answer("OK.", model, _ETAG)
         )
-        get["responses"]["304"] = {"description": "The client has it already."}
+        get["responses"]["304"] = {"description": "Not modified."}
         save = _operation(
             f"client_account.save{suffix}",
-            "Create or replace it. Fields that the body's sender does not know are kept.",
+            f"Create or replace {what}. Fields that the request does not have are kept.",
             _CONDITIONS,
             _answer("Saved.", None, _ETAG),
             _json(request),
@@ -224,30 +226,41 @@ def _file_paths() -> dict[str, Any]:
     form = {"multipart/form-data": {"schema": {"type": "object", "properties": {"file": {"type": "string"}}}}}
     at = (_PATH, _STORAGE, _VERSION_ID)
     folder = (_PATH, _STORAGE)
-    recursive = _parameter("recursive", "`true`: with the documents in it.")
-    name = _parameter("storageName", "The storage.", required=True, place="path")
+    recursive = _parameter("recursive", "`true`: delete the documents in it, too.")
+    name = _parameter("storageName", "Storage name.", required=True, place="path")
     return {
         f"{storage}/file/{{path}}": {
-            "get": _operation("file.download_file", "Its JSON.", at, {"description": "It.", "content": data}),
+            "get": _operation("file.download_file", "Download a file.", at, {"description": "OK.", "content": data}),
             "put": _operation(
-                "file.upload_file", "Create or replace it.", at, _answer("Saved.", Uploaded), {**form, **data}
+                "file.upload_file", "Create or replace a file.", at, _answer("Saved.", Uploaded), {**form, **data}
             ),
-            "delete": _operation("file.delete_file", "Remove it.", at, _answer("It is not there.")),
+            "delete": _operation("file.delete_file", "Delete a file.", at, _answer("Deleted, or there was none.")),
         },
-        f"{storage}/file/copy/{{path}}": {"put": _operation("file.copy_file", "Copy it.", _COPY, _answer("Copied."))},
-        f"{storage}/file/move/{{path}}": {"put": _operation("file.move_file", "Move it.", _COPY, _answer("Moved."))},
+        f"{storage}/file/copy/{{path}}": {
+            "put": _operation("file.copy_file", "Copy a file.", _COPY, _answer("Copied."))
+        },
+        f"{storage}/file/move/{{path}}": {
+            "put": _operation("file.move_file", "Move a file.", _COPY, _answer("Moved."))
+        },
         f"{storage}/folder/{{path}}": {
-            "get": _operation("folder.get_files_list", "What is in it.", folder, _answer("It.", FilesList)),
-            "put": _operation("folder.create_folder", "Check its name.", folder, _answer("It can be used.")),
+            "get": _operation("folder.get_files_list", "List a folder.", folder, _answer("OK.", FilesList)),
+            "put": _operation(
+                "folder.create_folder",
+                "Create a folder.",
+                folder,
+                _answer("OK: folders exist as soon as they hold a file."),
+            ),
             "delete": _operation(
-                "folder.delete_folder", "Remove it.", (*folder, recursive), _answer("It is not there.")
+                "folder.delete_folder", "Delete a folder.", (*folder, recursive), _answer("Deleted, or there was none.")
             ),
         },
         f"{storage}/exist/{{path}}": {
-            "get": _operation("storage.object_exists", "Whether it is there.", at, _answer("That.", ObjectExists))
+            "get": _operation(
+                "storage.object_exists", "Whether a file or folder exists.", at, _answer("OK.", ObjectExists)
+            )
         },
         f"{storage}/{{storageName}}/exist": {
-            "get": _operation("storage.exists", "Whether it is there.", (name,), _answer("That.", Exists))
+            "get": _operation("storage.exists", "Whether a storage exists.", (name,), _answer("OK.", Exists))
         },
     }
 
@@ -257,23 +270,23 @@ def _token_path() -> dict[str, Any]:
     schema = {"type": "object", "properties": {name: {"type": "string"} for name in fields}, "required": list(fields)}
     refusals = {
         str(status): {"description": what, "content": _json(Refusal)}
-        for status, what in {400: "Refused.", 429: "Too many wrong secrets.", 503: "Too busy."}.items()
+        for status, what in {400: "Refused.", 429: "Too many failed attempts.", 503: "Busy."}.items()
     }
     errors = {str(status): {"description": _ERRORS[status], "content": _json(Error)} for status in (408, 413)}
     post = {
         "operationId": "token",
-        "summary": "A token for a client's id and secret (RFC 6749 section 4.4).",
+        "summary": "Get an access token for a client's id and secret (RFC 6749 section 4.4).",
         "requestBody": {"required": True, "content": {"application/x-www-form-urlencoded": {"schema": schema}}},
-        "responses": {"200": _answer("It.", Token), **refusals, **errors},
+        "responses": {"200": _answer("OK.", Token), **refusals, **errors},
     }
     return {"/connect/token": {"post": post}}
 
 
 def _health_paths() -> dict[str, Any]:
-    busy = {"description": "No.", "content": _json(Error)}
+    busy = {"description": "Not ready.", "content": _json(Error)}
     return {
         f"/health/{name}": {
-            "get": {"operationId": name, "summary": what, "responses": {"200": _answer("Yes.", Health), "503": busy}}
+            "get": {"operationId": name, "summary": what, "responses": {"200": _answer("OK.", Health), "503": busy}}
         }
         for name, what in (("live", "Whether the process answers."), ("ready", "Whether the storages answer."))
     }
@@ -314,6 +327,7 @@ def _schemas() -> dict[str, Any]:
 
 
 _STYLE = """
+:root { color-scheme: light dark; }
 body { font: 1rem/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
 h2 { font: 600 1rem/1.5 ui-monospace, monospace; border-top: 1px solid; padding-top: 1rem; }
 table { border-collapse: collapse; } td, th { text-align: left; padding: .1rem 1rem .1rem 0; vertical-align: top; }
@@ -331,7 +345,8 @@ def page(told: Mapping[str, Any], /) -> tuple[bytes, str]:
         body.append(f'<h2 id="{escape(name)}">{escape(name)}</h2><pre>{text}</pre>')
     policy = f"default-src 'none'; style-src 'sha256-{b64encode(sha256(_STYLE.encode()).digest()).decode()}'"
     text = (
-        '<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><title>accountstore gateway</title>'
+        '<!DOCTYPE html><html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width"><title>accountstore gateway</title>'
         f"<style>{_STYLE}</style></head><body>{''.join(body)}</body></html>"
     )
     return text.encode(), f"{policy}; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -344,7 +359,7 @@ def _section(path: str, method: str, operation: Mapping[str, Any], /) -> str:
     for kind, body in operation.get("requestBody", {}).get("content", {}).items():
         rows.append(("body", kind, _models(body)))
     rows += (
-        (status, "answer", f"{one['description']} {_models(one)}") for status, one in operation["responses"].items()
+        (status, "response", f"{one['description']} {_models(one)}") for status, one in operation["responses"].items()
     )
     table = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
     return f"<h2>{method.upper()} {escape(path)}</h2><p>{escape(operation['summary'])}</p><table>{table}</table>"
