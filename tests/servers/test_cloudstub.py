@@ -14,15 +14,13 @@ from urllib.parse import quote
 
 import anyio
 import pytest
-from cloudstub import COMMAND
+from cloudstub import COMMAND, Stub
 from cloudtargets import BUCKET, Target, backend_of, on_asyncio, on_each_target
 from doubles import drained, result
 from running import HUNG
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from cloudstub import Stub
 
 pytestmark = [pytest.mark.anyio, pytest.mark.once]
 
@@ -366,26 +364,28 @@ async def test_a_delay_holds_no_other_request_up(stub: Stub) -> None:
     await backend.aclose()
 
 
-def test_counts_log_reset_and_connections(stub: Stub) -> None:
+def test_counts_log_reset_and_connections() -> None:
     """Every request counts once; the log can be off; a reset forgets all, objects too unless told to keep them."""
-    before = stub.connections()["accepted"]
-    for _ in range(3):
+    with Stub() as stub:  # of its own, where no client of another test has a connection
+        before = stub.connections()["accepted"]
+        for _ in range(3):
+            _put(stub, "s3")
+        assert stub.connections()["accepted"] == before + 3
+        with socket.create_connection(("127.0.0.1", stub.port), timeout=HUNG):
+            _until(lambda: stub.connections()["open"] == 2)
+        _until(lambda: stub.connections()["open"] == 1)
+        assert stub.count() == len(stub.log()) == 3
+        assert stub.log()[0] == {
+            "n": 1, "method": "PUT", "service": "s3", "op": "put", "bucket": "b", "key": "k",
+            "status": 200, "fault": None,
+        }  # fmt: skip
+        stub.mode(log=False)
         _put(stub, "s3")
-    assert stub.connections()["accepted"] == before + 3
-    with socket.create_connection(("127.0.0.1", stub.port), timeout=HUNG):
-        _until(lambda: stub.connections()["open"] == 2)
-    _until(lambda: stub.connections()["open"] == 1)
-    assert stub.count() == len(stub.log()) == 3
-    assert stub.log()[0] == {
-        "n": 1, "method": "PUT", "service": "s3", "op": "put", "bucket": "b", "key": "k", "status": 200, "fault": None
-    }  # fmt: skip
-    stub.mode(log=False)
-    _put(stub, "s3")
-    assert (stub.count(), len(stub.log())) == (4, 3)
-    stub.reset(keep=True)
-    assert (stub.count(), stub.log(), stub.get("s3", "b", "k")) == (0, [], b"new")
-    stub.reset()
-    assert stub.get("s3", "b", "k") is None
+        assert (stub.count(), len(stub.log())) == (4, 3)
+        stub.reset(keep=True)
+        assert (stub.count(), stub.log(), stub.get("s3", "b", "k")) == (0, [], b"new")
+        stub.reset()
+        assert stub.get("s3", "b", "k") is None
 
 
 def test_the_server_ends_with_its_input() -> None:
