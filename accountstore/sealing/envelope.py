@@ -50,6 +50,7 @@ KEY_BYTES = 32
 MAX_RECIPIENTS = 10
 MAX_KEY_ID = 256
 """Characters of a key id."""
+KEY_ID_RULE = f"must be text of 1 to {MAX_KEY_ID} printable characters"
 _IV_BYTES = 12
 _TAG_BYTES = 16
 MAX_WRAPPED = 2048
@@ -121,6 +122,11 @@ _decode_base64 = msgspec.json.Decoder(bytes).decode  # several times as fast as 
 _decode_protected = msgspec.json.Decoder(_Protected).decode
 
 
+def is_key_id(key_id: object, /) -> bool:
+    """Whether a document can name a key so: what seals and what opens ask the same."""
+    return isinstance(key_id, str) and 1 <= len(key_id) <= MAX_KEY_ID and key_id.isprintable()
+
+
 def place_of(storage_id: str, key: str, /) -> str:
     """The place of a document, as the protected header has it."""
     kind = "multi" if key.endswith(".multi.account") else "account"
@@ -172,8 +178,8 @@ def parse(data: bytes, algorithms: Collection[str], /) -> Envelope:
         header = recipient.header
         if header.alg not in algorithms:
             raise AlgorithmError(f"a key is wrapped by an algorithm that is not one of {', '.join(sorted(algorithms))}")
-        if not 1 <= len(header.kid) <= MAX_KEY_ID:
-            raise EnvelopeError("a key id is empty or too long")
+        if not is_key_id(header.kid):
+            raise EnvelopeError(f"kid: {KEY_ID_RULE}")
         keys.append(WrappedKey(header.alg, header.kid, from_base64url(recipient.encrypted_key, "encrypted_key")))
         if len(keys[-1].data) > MAX_WRAPPED:
             raise EnvelopeError("encrypted_key: is too long")
