@@ -1,4 +1,4 @@
-"""Files that a configuration or a command names. Blocking functions, which wait for nobody at the other end of a pipe."""
+"""Files that a configuration or a command names. Blocking functions, which wait for nobody at a pipe's other end."""
 
 from __future__ import annotations
 

@@ -117,7 +117,7 @@ class SecretBytes(bytes):
 
 
 def without_frames(call: Callable[P, T], /) -> Callable[P, T]:
-    """A function that is given secrets as they are: its errors have neither its frames nor those below, which hold them."""
+    """A function that is given secrets as they are: its errors have no frame of it nor from below, which hold them."""
 
     @wraps(call)
     def hidden(*args: P.args, **kwargs: P.kwargs) -> T:

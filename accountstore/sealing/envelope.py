@@ -18,7 +18,7 @@ from __future__ import annotations
 import json
 from functools import cache
 from os import urandom
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeGuard
 
 import msgspec
 from msgspec import Struct
@@ -122,7 +122,7 @@ _decode_base64 = msgspec.json.Decoder(bytes).decode  # several times as fast as 
 _decode_protected = msgspec.json.Decoder(_Protected).decode
 
 
-def is_key_id(key_id: object, /) -> bool:
+def is_key_id(key_id: object, /) -> TypeGuard[str]:
     """Whether a document can name a key so: what seals and what opens ask the same."""
     return isinstance(key_id, str) and 1 <= len(key_id) <= MAX_KEY_ID and key_id.isprintable()
 

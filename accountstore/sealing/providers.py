@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from hmac import compare_digest
 from types import ModuleType
-from typing import Protocol, final, runtime_checkable
+from typing import Any, Protocol, cast, final, runtime_checkable
 
 from accountstore.errors import ConfigError, WrongKeyError
 from accountstore.sealing.envelope import KEY_BYTES, KEY_ID_RULE, WrappedKey, is_key_id, require_cryptography
@@ -99,9 +99,10 @@ class StaticKeys:
     @without_frames
     def __init__(self, keys: Mapping[str, bytes], /) -> None:
         require_cryptography()
-        if not isinstance(keys, Mapping) or not keys:
+        given: Any = keys
+        if not isinstance(given, Mapping) or not given:
             raise ConfigError("keys: there is none: give a dict of keys by their ids")
-        for key_id, key in keys.items():
+        for key_id, key in cast("Mapping[object, object]", given).items():
             if not is_key_id(key_id):
                 raise ConfigError(f"keys: the id {KEY_ID_RULE}")
             if not isinstance(key, bytes) or len(key) != KEY_BYTES:
