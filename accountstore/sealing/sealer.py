@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from copy import copy
-from typing import Literal, NamedTuple, TypeAlias, TypeVar
+from typing import Literal, TypeAlias, TypeVar
 
 from anyio.lowlevel import checkpoint
+from msgspec import Struct
 
 from accountstore.backends.base import Blob, Write
 from accountstore.codecs import is_sealed
@@ -36,7 +37,7 @@ _STRETCH = 65_536
 """How many bytes are sealed or opened before other tasks have their turn."""
 
 
-class Sealed(NamedTuple):
+class Sealed(Struct, frozen=True, eq=False, gc=False):
     """A sealed document with the key that opens it: `found` is the place in its header."""
 
     envelope: Envelope
