@@ -1,30 +1,16 @@
-"""Configuration: which storages there are, from Python or from a TOML file. Blocking functions.
-
-    default = "First Storage"
-
-    [storages."First Storage"]
-    url = "file:///srv/accounts"
-
-    [storages.Archive]
-    url = "sftp://backup.example.org/accounts"
-    options = { username = "mail", password = "${SFTP_PASSWORD}" }
-    codec = "msgpack"
-
-`${NAME}` in any text of the file is replaced from the environment; `$${` is a literal `${`.
-"""
+"""What a configuration says, and what it must hold: the classes and their checks."""
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Collection, Mapping
-from functools import partial
+from collections.abc import Collection, Mapping
 from math import inf
 from typing import Any, Literal, TypeAlias, TypeVar, cast, get_args
 
 import msgspec
 from msgspec import Struct, field
-from msgspec.structs import asdict, force_setattr, replace
+from msgspec.structs import asdict, force_setattr
 
 from accountstore.errors import ConfigError, LocationError
 from accountstore.validation import MAX_BYTES, check_storage_name, did_you_mean
@@ -40,8 +26,6 @@ _WORDS: Mapping[str, Collection[str]] = {
     "conditions": get_args(_Conditions),
 }
 _LOCAL = ("file", "local")
-_FILE = "accountstore.toml"
-_VARIABLE = "ACCOUNTSTORE_CONFIG"
 
 
 class Encryption(Struct, frozen=True, kw_only=True):
@@ -114,7 +98,7 @@ class StorageConfig(Struct, frozen=True):
     @property
     def redacted_url(self) -> str:
         """The URL without its user part and its query."""
-        return _redacted(str(self.url))
+        return redacted(str(self.url))
 
     @property
     def display_name(self) -> str:
@@ -127,7 +111,7 @@ class StorageConfig(Struct, frozen=True):
         if endpoint is None:
             found = re.search(r"(?i)(?:^|;)BlobEndpoint=([^;]+)", str(options.get("connection_string", "")))
             endpoint = found[1] if found else None
-        return self.redacted_url + (f" at {_redacted(str(endpoint))}" if endpoint else "")
+        return self.redacted_url + (f" at {redacted(str(endpoint))}" if endpoint else "")
 
     def __repr__(self) -> str:
         return f"StorageConfig({self.redacted_url!r}, options={sorted(self.options)}, codec={self.codec!r})"
@@ -136,7 +120,7 @@ class StorageConfig(Struct, frozen=True):
         return [("url", self.redacted_url), ("options", sorted(self.options)), ("codec", self.codec)]
 
 
-def _redacted(url: str, /) -> str:
+def redacted(url: str, /) -> str:
     """A URL without its user part and its query, whatever characters are in them."""
     scheme, mark, rest = url.partition("://")
     if not mark and ":" not in url.partition("/")[0]:
@@ -165,7 +149,7 @@ class StoreConfig(Struct, frozen=True, kw_only=True):
         """
         if not isinstance(self.storages, Mapping):
             raise ConfigError("storages: must be a dict of StorageConfig by their names")
-        _check_types("", asdict(self) | {"storages": {}}, StoreConfig)
+        check_types("", asdict(self) | {"storages": {}}, StoreConfig)
         for name, storage in self.storages.items():
             _check_storage(name, storage)
         if self.max_bytes < 1:
@@ -196,7 +180,7 @@ def _check_storage(name: str, storage: StorageConfig, /) -> None:
         raise ConfigError(f"{where}: {error}") from None
     if not isinstance(storage, StorageConfig):
         raise ConfigError(f"{where}: must be a StorageConfig, such as StorageConfig(url)")
-    _check_types(where, asdict(storage) | {"options": {}, "encryption": None}, StorageConfig)
+    check_types(where, asdict(storage) | {"options": {}, "encryption": None}, StorageConfig)
     if storage.encryption is not None:
         _check_encryption(f"{where}.encryption", storage.encryption)
     if not isinstance(storage.options, Mapping):
@@ -213,7 +197,7 @@ def _check_encryption(where: str, encryption: Encryption, /) -> None:
     """Refuse what cannot seal, or contradicts itself. The keys themselves are read at opening."""
     if not isinstance(encryption, Encryption):
         raise ConfigError(f"{where}: must be an Encryption, such as Encryption(keys=PATH)")
-    _check_types(where, asdict(encryption) | {"keys": None}, Encryption)
+    check_types(where, asdict(encryption) | {"keys": None}, Encryption)
     if not encryption.sources():
         raise ConfigError(f"{where}.keys: there is none")
     for source in encryption.sources():
@@ -248,134 +232,7 @@ def _check_url(where: str, storage: StorageConfig, /) -> None:
         raise ConfigError(f"{where}: no user {folder.partition('/')[0][1:]!r} is known here; a folder is ./~...")
 
 
-def find_config(config: StoreConfig | str | os.PathLike[str] | None = None, /) -> str | None:
-    """The path of the configuration file that `load_config` reads; None where it reads none."""
-    if isinstance(config, StoreConfig):
-        return None
-    if config is not None:
-        return os.fsdecode(config)
-    if named := os.environ.get(_VARIABLE):
-        return named
-    if os.path.exists(_FILE):
-        return _FILE
-    from platformdirs import user_config_dir
-
-    own = os.path.join(user_config_dir("accountstore", appauthor=False), _FILE)
-    return own if os.path.exists(own) else None
-
-
-def load_config(config: StoreConfig | str | os.PathLike[str] | None = None, /) -> StoreConfig:
-    """The configuration given; or that of the file given, or named by the environment variable `ACCOUNTSTORE_CONFIG`,
-    or `accountstore.toml` in the working directory, or in the user's configuration folder; or one storage `default` in
-    the user's data folder.
-
-    Raises:
-        ConfigError: it cannot be read, understood or used; the message names the file, if there is one, and the key.
-    """
-    path = find_config(config)
-    try:
-        if path is not None:
-            return _read_file(path)
-        if isinstance(config, StoreConfig):
-            config.default_name()
-            return config
-    except ConfigError as error:
-        # Raised below: the frames that it comes from hold the file's text, the environment's secrets and the URLs.
-        where = "" if path is None else f"{_redacted(path) if '://' in path else path}: "
-        failure = ConfigError(f"{where}{error.message}")
-    else:
-        from platformdirs import user_data_dir
-
-        folder = os.path.join(user_data_dir("accountstore", appauthor=False), "accounts")
-        return StoreConfig(default="default", storages={"default": StorageConfig(folder)})
-    raise failure
-
-
-def check_text(text: str, /) -> None:
-    """Refuse the text of a configuration file that `load_config` would refuse, whatever variables there are.
-
-    Raises:
-        ConfigError: as `load_config`; the message begins with the key.
-    """
-    _config_of(_expand(_parse(text), _any_value))
-
-
-def _read_file(path: str, /) -> StoreConfig:
-    config = _config_of(_expand(_read_tree(path), _variable))
-    folder = os.path.dirname(os.path.abspath(path))
-    for name, storage in [*config.storages.items()]:
-        if "://" not in storage.url and not storage.url.startswith("~"):
-            storage = config.storages[name] = replace(storage, url=os.path.join(folder, storage.url))  # noqa: PLW2901
-        if storage.encryption is not None:
-            keys = [_beside(folder, source) for source in storage.encryption.sources()]
-            config.storages[name] = replace(storage, encryption=replace(storage.encryption, keys=keys))
-    return config
-
-
-def _config_of(tree: dict[str, Any], /) -> StoreConfig:
-    """The configuration of a file's tree, whole."""
-    storages = tree.get("storages", {})
-    if not isinstance(storages, dict):
-        raise ConfigError("storages: must be a table")
-    parsed: dict[str, StorageConfig] = {}
-    for name, table in cast("dict[str, Any]", storages).items():
-        if not isinstance(table, dict):
-            raise ConfigError(f"{key_of('storages', name)}: must be a table with a url")
-        parsed[name] = _read_storage(key_of("storages", name), cast("dict[str, Any]", table))
-    config = _convert({**tree, "storages": parsed}, StoreConfig)
-    config.default_name()
-    return config
-
-
-def _beside(folder: str, source: Any, /) -> Any:
-    """A source of keys, whose path is taken from the configuration's folder."""
-    if not isinstance(source, str) or source.startswith(("env:", "~")):
-        return source
-    return os.path.join(folder, source)
-
-
-def _read_storage(where: str, table: dict[str, Any], /) -> StorageConfig:
-    encryption = table.get("encryption")
-    if isinstance(encryption, dict):
-        table = {**table, "encryption": _convert(cast("dict[str, Any]", encryption), Encryption, f"{where}.encryption")}
-    return _convert(table, StorageConfig, where)
-
-
-def _read_tree(path: str, /) -> dict[str, Any]:
-    if "://" in path:
-        raise ConfigError("is a url where the path of a file is expected: a url belongs into a StorageConfig")
-    try:
-        with open(path, encoding="utf-8-sig") as file:
-            return _parse(file.read())
-    except UnicodeDecodeError:
-        raise ConfigError("is not UTF-8: save it as such") from None
-    except IsADirectoryError:
-        raise ConfigError(
-            "is a folder (IsADirectoryError): a folder of documents belongs into a StorageConfig"
-        ) from None
-    except OSError as error:
-        raise ConfigError(f"cannot be read ({type(error).__name__})") from None
-
-
-def _parse(text: str, /) -> dict[str, Any]:
-    from tomllib import TOMLDecodeError, loads
-
-    try:
-        return loads(text)
-    except TOMLDecodeError as error:
-        raise ConfigError(str(error)) from None
-
-
-def _convert(table: Mapping[str, Any], kind: type[S], where: str = "", /) -> S:
-    """The Struct of a table, whose key is `where`."""
-    known = kind.__struct_fields__
-    for key in table:
-        if key not in known:
-            raise ConfigError((where and f"{where}: ") + f"unknown key {key!r}{did_you_mean(key, known)}")
-    return _check_types(where, table, kind)
-
-
-def _check_types(where: str, table: Mapping[str, Any], kind: type[S], /) -> S:
+def check_types(where: str, table: Mapping[str, Any], kind: type[S], /) -> S:
     """The Struct of a table that has no other keys, whose key is `where`. Refuses a word that is not known, by name."""
     for key, known in _WORDS.items():
         word = table.get(key)
@@ -387,31 +244,3 @@ def _check_types(where: str, table: Mapping[str, Any], kind: type[S], /) -> S:
         reason, _, at = str(error).partition(" - at `$.")
         path = [where, re.split(r"[.[`]", at)[0]]
         raise ConfigError(": ".join(filter(None, (".".join(filter(None, path)), reason)))) from None
-
-
-def _expand(value: Any, variable: Callable[[str, re.Match[str]], str], /, *keys: str) -> Any:
-    """A tree of the file with `${NAME}` and `$${` replaced by `variable` in all of its text, but for keys."""
-    match value:
-        case str():
-            return re.sub(r"\$\$\{|\$\{([^}]*)\}", partial(variable, key_of(*keys)), value)
-        case dict():
-            return {name: _expand(part, variable, *keys, name) for name, part in cast("dict[str, Any]", value).items()}
-        case list():
-            return [_expand(part, variable, *keys) for part in value]
-        case _:
-            return value
-
-
-def _any_value(where: str, found: re.Match[str], /) -> str:
-    return "x"
-
-
-def _variable(where: str, found: re.Match[str], /) -> str:
-    name = found[1]
-    if name is None:
-        return "${"
-    if name in os.environ:
-        return os.environ[name]
-    # What is no name is rather a part of a password.
-    said = f"variable {name} is not set" if name.isidentifier() else "has no variable of what stands in ${...}"
-    raise ConfigError(f"{where}: the environment {said}; a literal ${{ is written $${{")

@@ -14,7 +14,8 @@ from msgspec.structs import replace
 from accountstore.aio.loops import asyncio_loop, running_loop
 from accountstore.client import StorageClient
 from accountstore.codecs import find_codec
-from accountstore.config import StorageConfig, StoreConfig, find_config, key_of, load_config
+from accountstore.config import StorageConfig, StoreConfig, key_of
+from accountstore.config_file import find_config, load_config
 from accountstore.errors import AccountStoreError, ClosedError, ConfigError, LocationError
 from accountstore.registry import find_backend
 from accountstore.retry import RetryPolicy

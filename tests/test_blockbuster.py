@@ -18,7 +18,7 @@ from running import HUNG
 from samples import ACCOUNT, AT
 
 from accountstore.backends.memory import MemoryBackend
-from accountstore.config import load_config
+from accountstore.config_file import load_config
 from accountstore.testing import store_over
 
 blockbuster = pytest.importorskip("blockbuster")

@@ -19,7 +19,7 @@ from samples import ACCOUNT, AT
 
 from accountstore import AccountStore, AccountStoreError, ConfigError, StorageConfig, StoreConfig
 from accountstore.backends.memory import MemoryBackend
-from accountstore.config import load_config
+from accountstore.config_file import load_config
 from accountstore.storages import open_storages
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from accountstore.cli.exits import exit_codes
 from accountstore.cli.help import Group
 from accountstore.cli.listing import leading_on
 from accountstore.cli.show import console, on_terminal, printable
-from accountstore.config import load_config
+from accountstore.config_file import load_config
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

@@ -12,7 +12,7 @@ import typer  # noqa: TC002 -- typer looks at the annotations
 from msgspec.structs import replace
 
 from accountstore import AccountStore, AccountStoreError, Entry, StoreConfig
-from accountstore.config import load_config
+from accountstore.config_file import load_config
 
 __all__ = ("complete_file", "complete_folder", "complete_location", "complete_storage")
 

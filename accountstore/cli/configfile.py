@@ -12,7 +12,7 @@ from tomllib import TOMLDecodeError, loads
 from typing import Any, cast
 
 from accountstore import ConfigError, StorageConfig
-from accountstore.config import check_text, find_config, load_config
+from accountstore.config_file import check_text, find_config, load_config
 from accountstore.files import read_file
 
 __all__ = ("add_storage", "file_to_write", "masked")

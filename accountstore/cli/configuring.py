@@ -14,7 +14,8 @@ from accountstore.cli.app import Json, app, config_of, done, examples, group, in
 from accountstore.cli.exits import exit_codes
 from accountstore.cli.help import Command
 from accountstore.cli.show import printable, show_line, show_storages, storage_fields
-from accountstore.config import CodecName, Engine, find_config, load_config
+from accountstore.config import CodecName, Engine
+from accountstore.config_file import find_config, load_config
 from accountstore.files import read_file
 from accountstore.validation import check_storage_name
 

@@ -14,7 +14,7 @@ from accountstore import AccountStore, AccountStoreError, ConfigError, LocationE
 from accountstore.cli.exits import exit_codes, print_error
 from accountstore.cli.help import Command, Group
 from accountstore.cli.show import console, on_terminal, printable
-from accountstore.config import load_config
+from accountstore.config_file import load_config
 from accountstore.sealing.keys import add_key
 from accountstore.sealing.sources import promote
 

@@ -15,7 +15,7 @@ from accountstore import AccountStore, ConfigError, JournalError, LocationError,
 from accountstore.cli.exits import exit_codes, print_error
 from accountstore.cli.help import Command, Group
 from accountstore.cli.progress import Progress, print_report
-from accountstore.config import load_config
+from accountstore.config_file import load_config
 from accountstore.files import read_file
 from accountstore.migration import Migration, Options, Place, migrate, plan, read_report, verify
 

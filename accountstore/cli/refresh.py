@@ -24,7 +24,7 @@ from accountstore import (
 from accountstore.cli.documents import kind_at
 from accountstore.cli.exits import exit_codes, print_error
 from accountstore.cli.show import console, on_terminal, printable
-from accountstore.config import load_config
+from accountstore.config_file import load_config
 
 if TYPE_CHECKING:
     from accountstore import Exchange

@@ -12,7 +12,7 @@ import typer
 from accountstore import AccountStore, ConfigError, Secret
 from accountstore.cli.exits import exit_codes
 from accountstore.cli.help import Command, Group
-from accountstore.config import load_config
+from accountstore.config_file import load_config
 from accountstore.files import open_file
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ for package in ("typer", "click", "rich", "tomlkit"):
 
 from commandline import CONFIG, SINGLE, configure, python, run
 
-from accountstore.config import load_config
+from accountstore.config_file import load_config
 
 pytestmark = pytest.mark.usefixtures("home")
 

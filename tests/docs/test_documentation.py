@@ -23,7 +23,7 @@ from samples import ACCOUNT, RICH
 
 from accountstore import AccountStore, Location, OAuthCredentials, StorageConfig, StoreConfig, registry, to_json
 from accountstore.backends.memory import MemoryBackend
-from accountstore.config import load_config
+from accountstore.config_file import load_config
 from accountstore.testing import store_over
 
 if TYPE_CHECKING:
