@@ -21,9 +21,9 @@ pytest.importorskip("rich")
 from typer.testing import CliRunner
 
 from accountstore import AccountStore
-from accountstore.cli import keys as keys_command
 from accountstore.cli.commands import app
 from accountstore.sealing import read_keys
+from accountstore.sealing.sources import promote
 
 if TYPE_CHECKING:
     from typer.testing import Result
@@ -148,8 +148,8 @@ def test_a_killed_resealing_goes_on_with_the_time_that_it_told() -> None:
     start = datetime.fromisoformat(told[1]).replace(tzinfo=UTC)
     assert start > datetime.fromtimestamp(Path("mail", AT.path).stat().st_mtime, UTC)
     assert start - datetime.now(UTC) <= timedelta(seconds=2)
-    os.utime(Path("mail", AT.path), (start.timestamp() - 1,) * 2)
-    os.utime(Path("mail", ELSEWHERE.path), (start.timestamp(),) * 2)
+    for at, moment in ((AT, start.timestamp() - 1), (ELSEWHERE, start.timestamp())):
+        os.utime(Path("mail", at.path), (moment, moment))
     while datetime.now(UTC) < start:
         time.sleep(0.1)
     resumed = run("reseal", "--before", told[1])
@@ -187,13 +187,11 @@ def test_a_key_that_somebody_else_lets_seal_meanwhile_is_told(monkeypatch: pytes
     """Two who rotate to different keys at once do not undo one another's work: the one who comes late is refused."""
     fill()
     run("new", "keys.jwks", "--id", "new")
-    promote = keys_command.promote
-
     def overtaken(encryption: Encryption | None, key_id: str) -> None:
         promote(encryption, key_id)
         promote(encryption, "old")
 
-    monkeypatch.setattr(keys_command, "promote", overtaken)
+    monkeypatch.setattr("accountstore.cli.keys.promote", overtaken)
     done = run("rotate", "--to", "new")
     assert (done.exit_code, "another key seal meanwhile ('old')" in done.stderr) == (1, True)
     assert kid(AT.path) == "old"

@@ -40,6 +40,12 @@ def test_what_is_no_regular_file_is_refused(tmp_path: Path) -> None:
         read_file("a\0b")
 
 
+def _configuration(path: str) -> object:
+    from accountstore.config_file import load_config
+
+    return load_config(path)
+
+
 def _keys(path: str) -> object:
     from accountstore.sealing import read_keys
 
@@ -80,7 +86,8 @@ def _gateway_client(path: str) -> object:
 def _storage(path: str) -> object:
     from accountstore.cli.configfile import add_storage
 
-    return add_storage(path, "Mail", {"url": "mail"}, given=True, default=False)
+    add_storage(path, "Mail", {"url": "mail"}, given=True, default=False)
+    return None
 
 
 def _import(path: str) -> object:
@@ -115,7 +122,7 @@ def _google(path: str) -> object:
 
 
 READERS: tuple[Callable[[str], object], ...] = (
-    *(_keys, _edited_keys, _token_file, _authorities, _gateway, _gateway_client),
+    *(_configuration, _keys, _edited_keys, _token_file, _authorities, _gateway, _gateway_client),
     *(_storage, _import, _names, _marks, _certificates, _google),
 )
 
