@@ -187,6 +187,7 @@ def test_a_key_that_somebody_else_lets_seal_meanwhile_is_told(monkeypatch: pytes
     """Two who rotate to different keys at once do not undo one another's work: the one who comes late is refused."""
     fill()
     run("new", "keys.jwks", "--id", "new")
+
     def overtaken(encryption: Encryption | None, key_id: str) -> None:
         promote(encryption, key_id)
         promote(encryption, "old")
