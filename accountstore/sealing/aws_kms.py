@@ -86,7 +86,7 @@ class AwsKmsKeys:
         self._keys = (key, *old)
         for each in self._keys:
             if not is_key_id(each):
-                raise ConfigError(f"aws-kms: key: its ARN or id {KEY_ID_RULE}")
+                raise ConfigError(f"aws-kms: key: give its ARN or id, which {KEY_ID_RULE}")
             if "alias/" in each:
                 raise ConfigError("aws-kms: key: give its ARN or id, for an alias may point at another one tomorrow")
         if not 0 < timeout < inf:
