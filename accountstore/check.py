@@ -182,8 +182,7 @@ def sealing_of(storage: Storage, /) -> Sealing | None:
     """How a storage is sealed."""
     if (sealer := storage.sealer) is None:
         return None
-    ids = tuple(key_id for provider in sealer.ring.providers for key_id in provider.key_ids())
-    return Sealing(sealer.mode, sealer.storage_id, ids)
+    return Sealing(sealer.mode, sealer.storage_id, sealer.ring.key_ids())
 
 
 async def _seal(sealer: Sealer, key: str, documents: list[bytes], by: float, /) -> None:

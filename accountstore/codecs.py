@@ -299,23 +299,28 @@ def _explain(message: str, tree: Any, /) -> tuple[str, str]:
     return reason, field
 
 
-class _Marks(Struct, frozen=True):
+class _Marks(Struct, frozen=True, rename="camel"):
     """What tells a sealed document from a plain one."""
 
     protected: Raw | UnsetType = UNSET
     ciphertext: Raw | UnsetType = UNSET
+    host: Raw | UnsetType = UNSET
+    receive_accounts: Raw | UnsetType = UNSET
 
 
 _decode_marks = msgspec.json.Decoder(_Marks).decode
 
 
 def is_sealed(data: bytes, /) -> bool:
-    """Whether bytes are a sealed document (`accountstore.sealing`), be it a broken one."""
+    """Whether bytes are a sealed document (`accountstore.sealing`), be it a broken one: it has `protected` and
+    `ciphertext`, and neither `host` nor `receiveAccounts`, of which each plain document has one and no sealed one any.
+    """
     try:
         marks = _decode_marks(data)
     except (msgspec.MsgspecError, UnicodeError, RecursionError):
         return data.startswith(b'{"protected":"')  # such as one that is cut off
-    return marks.protected is not UNSET and marks.ciphertext is not UNSET
+    has_both = marks.protected is not UNSET and marks.ciphertext is not UNSET
+    return has_both and marks.host is UNSET and marks.receive_accounts is UNSET
 
 
 JSON = Codec("JSON", msgspec.json, check_json)

@@ -26,6 +26,7 @@ from msgspec.structs import replace
 
 from accountstore.config import Encryption, StorageConfig, StoreConfig, check_types, key_of, redacted
 from accountstore.errors import ConfigError
+from accountstore.files import read_file
 from accountstore.validation import did_you_mean
 
 S = TypeVar("S", bound=Struct)
@@ -131,8 +132,7 @@ def _read_tree(path: str, /) -> dict[str, Any]:
     if "://" in path:
         raise ConfigError("is a url where the path of a file is expected: a url belongs into a StorageConfig")
     try:
-        with open(path, encoding="utf-8-sig") as file:
-            return _parse(file.read())
+        return _parse(read_file(path).decode("utf-8-sig"))
     except UnicodeDecodeError:
         raise ConfigError("is not UTF-8: save it as such") from None
     except IsADirectoryError:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from copy import copy
-from datetime import datetime
+from datetime import datetime, timedelta
 from inspect import iscoroutinefunction
 from typing import Literal, NamedTuple, TypeAlias, TypeVar
 
@@ -38,14 +38,15 @@ from accountstore.errors import (
 from accountstore.events import EventLog, Operation
 from accountstore.listing import Entry, Listing, Skipped
 from accountstore.location import Located, Location
-from accountstore.retry import backoff
+from accountstore.probe import server_time
+from accountstore.retry import backoff, retry
 from accountstore.scope import Resolver
 from accountstore.sealing.envelope import WrappedKey, assemble, moved
 from accountstore.sealing.sealer import Sealed, Sealer
 from accountstore.storage import Storage
 from accountstore.store import AccountStore
 
-__all__ = ("Rotated", "Sealing", "reseal", "rewrap", "sealing", "verify")
+__all__ = ("Rotated", "Sealing", "reseal", "resume_time", "rewrap", "sealing", "verify")
 
 T = TypeVar("T")
 
@@ -54,6 +55,7 @@ _BATCH = 64
 _ATTEMPTS = 64
 _FIRST_PAUSE = 0.002
 _LONGEST_PAUSE = 0.25
+_SECOND = timedelta(seconds=1)
 
 
 class Rotated(Struct, frozen=True):
@@ -107,10 +109,32 @@ def reseal(
     skipped: Callable[[Skipped], object] | None = None,
 ) -> AsyncIterator[tuple[Location, Rotated | AccountStoreError]]:
     """Encrypt each document anew, with a new content key: for a key that leaked, with which somebody may have unwrapped
-    the content keys. A run that was killed goes on with `before`, the time by the storage's clock when it began: what
-    was written since is left, if the current key seals it.
+    the content keys. A run that was killed goes on with `before`, which `resume_time` returned before it began: what
+    was written since, by the storage's clock, is left if the current key seals it. `rewrap` nothing in between, which
+    writes documents with the content keys that they have.
+
+    Raises `ValueError`: `before` has no time zone.
     """
+    if before is not None and before.tzinfo is None:
+        raise ValueError("before must have a time zone")
     return _rotate(store, folder, storage, "reseal", concurrency, skipped, before)
+
+
+async def resume_time(store: AccountStore, folder: str = "", /, *, storage: str | None = None) -> datetime | None:
+    """The `before` of a `reseal` that begins after this call: later than any document that is there, by the clock that
+    dates them, and than what the next second writes. Storages date documents by whole seconds, and their machines may
+    differ by one; what a run writes so early, the next run writes again.
+
+    Writes and removes a file of its own. None: the storage dates no documents, and a run that was killed is begun anew.
+    """
+    found, prefix = _parts(store)[0].folder(folder, storage)
+    now = await _now(found, prefix)
+    return None if now is None else now.replace(microsecond=0) + 2 * _SECOND
+
+
+async def _now(storage: Storage, prefix: str, /) -> datetime | None:
+    client = storage.client
+    return await retry(client, client.deadline(), client.calls.turns, server_time, client.backend, prefix)
 
 
 def verify(
@@ -149,13 +173,15 @@ def _rotate(
         raise ConfigError(f"the storage {found.name!r} has no `encryption` in the configuration")
     listing = Listing(prefix, folder, storage, recursive=True, folders=False)
     pages = found.client.pages(prefix, recursive=True)
-    rotation = _Rotation(found, found.sealer, mode, before, concurrency)
+    rotation = _Rotation(found, found.sealer, mode, None, concurrency)
     members: list[_Member] = []  # of the page under way: one whose work was cancelled is done again
 
     async def next_page() -> list[tuple[Location, _Result]] | None:
+        nonlocal rotation
         resolver.storages.find(found.name)  # as long as the store is open
         if mode != "verify":
             await found.client.require("update", prefix, found.client.deadline())
+        rotation = await rotation.since(before, prefix)
         if not members:
             page = await anext(pages, None)
             if page is None:
@@ -188,8 +214,16 @@ class _Rotation(NamedTuple):
     storage: Storage
     sealer: Sealer
     mode: _Mode
-    before: datetime | None
+    done: tuple[datetime, datetime] | None
+    """When the run that is resumed has written, by the storage's clock: from its start until now."""
     concurrency: int
+
+    async def since(self, before: datetime | None, prefix: str, /) -> _Rotation:
+        """The same, which goes on with a run."""
+        if before is None or self.done is not None:
+            return self
+        now = await _now(self.storage, prefix)
+        return self if now is None else self._replace(done=(before, now))
 
     async def page(self, members: Sequence[_Member], /) -> list[tuple[Location, _Result]]:
         """Each document of a page with its result; one that is gone meanwhile is left out."""
@@ -314,7 +348,7 @@ class _Rotation(NamedTuple):
         if self.sealer.mode == "unsealing":
             return True
         modified = blob.stat.modified
-        return self.before is not None and modified is not None and modified >= self.before
+        return self.done is not None and modified is not None and self.done[0] <= modified <= self.done[1]
 
 
 async def _outcome(call: Awaitable[T], /) -> T | SealError:

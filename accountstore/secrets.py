@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from functools import cache
+from functools import cache, wraps
 from operator import attrgetter
-from typing import Any, NoReturn, final
+from typing import Any, NoReturn, ParamSpec, TypeVar, final
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 _MASK = "**********"
 
@@ -111,3 +114,19 @@ class SecretBytes(bytes):
 
     def __reduce_ex__(self, protocol: object, /) -> NoReturn:
         raise TypeError("secret bytes cannot be pickled")
+
+
+def without_frames(call: Callable[P, T], /) -> Callable[P, T]:
+    """A function that is given secrets as they are: its errors have no frame of it nor from below, which hold them."""
+
+    @wraps(call)
+    def hidden(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return call(*args, **kwargs)
+        except BaseException as error:  # noqa: BLE001 -- raised below
+            failure = error.with_traceback(None)
+        failure.__context__ = failure.__cause__ = None
+        del args, kwargs
+        raise failure
+
+    return hidden

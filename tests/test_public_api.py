@@ -40,7 +40,7 @@ NAMES = {
         NotFoundError NotRegularError NotSealedError RefreshError RefusedError SealError TamperedError TooLargeError
         UnavailableError UncertainError UnknownFieldError UnsupportedError WrongKeyError
     """,
-    "accountstore.rotation": "Rotated Sealing reseal rewrap sealing verify",
+    "accountstore.rotation": "Rotated Sealing reseal resume_time rewrap sealing verify",
     "accountstore.sealing": """
         KeyProvider Rewrapper StaticKeys WrappedKey add_key new_key promote_key read_keys
     """,

@@ -22,6 +22,7 @@ from google.oauth2 import credentials as oauth2
 from google.oauth2 import service_account
 
 from accountstore.backends.base import ConfigError, DeniedError
+from accountstore.files import read_file
 
 _SECONDS = 10.0
 """What a token server may take; the thread that asks it cannot be stopped."""
@@ -41,6 +42,9 @@ def credentials_of(options: Mapping[str, Any], /) -> tuple[object, str | None]:
     token = options.get("token")
     if token != "google_default" and (token is not None or _VARIABLE not in os.environ):  # noqa: S105 -- a method
         return as_token(token), None
+    named = os.environ.get(_VARIABLE, "")
+    if os.path.exists(named) and not os.path.isfile(named):  # google-auth would wait for a pipe
+        raise DeniedError(f"no valid credentials were found{_named_file()}")
     scope = f"https://www.googleapis.com/auth/devstorage.{options.get('access') or 'full_control'}"
     with requests.Session() as session:
         try:
@@ -63,8 +67,7 @@ def as_token(token: object, /) -> object:
         if text.startswith("{"):
             token = _key_of(text)
         elif os.path.isfile(text):
-            with open(text, "rb") as file:
-                token = _key_of(file.read())
+            token = _key_of(read_file(text))
         elif re.fullmatch("[A-Za-z0-9._~+-]+=*", text) and not text.endswith(".json") and text not in _NO_TOKENS:
             return oauth2.Credentials(text)  # type: ignore[no-untyped-call]  # which asks nobody what it is
         else:

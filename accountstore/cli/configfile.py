@@ -13,6 +13,7 @@ from typing import Any, cast
 
 from accountstore import ConfigError, StorageConfig
 from accountstore.config_file import check_text, find_config, load_config
+from accountstore.files import read_file
 
 __all__ = ("add_storage", "file_to_write", "masked")
 
@@ -89,8 +90,7 @@ def _read(path: str, /) -> bytes | None:
     if not os.path.lexists(path):
         return None
     try:
-        with open(path, "rb") as file:
-            data = file.read()
+        data = read_file(path)
         data.decode()
     except UnicodeDecodeError:
         raise ConfigError(f"{path}: is not UTF-8: save it as such") from None

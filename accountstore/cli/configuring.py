@@ -16,6 +16,7 @@ from accountstore.cli.help import Command
 from accountstore.cli.show import printable, show_line, show_storages, storage_fields
 from accountstore.config import CodecName, Engine
 from accountstore.config_file import find_config, load_config
+from accountstore.files import read_file
 from accountstore.validation import check_storage_name
 
 if TYPE_CHECKING:
@@ -203,8 +204,7 @@ def _tree(path: str | None, /) -> dict[str, Any]:
             "storages": {name: {"url": storage.url} for name, storage in served.storages.items()},
         }
     try:
-        with open(path, encoding="utf-8-sig") as file:
-            return loads(file.read())
+        return loads(read_file(path).decode("utf-8-sig"))
     except (OSError, ValueError):
         load_config(path)
         raise ConfigError(f"{path}: cannot be read") from None

@@ -25,6 +25,7 @@ from accountstore.cli.help import Command
 from accountstore.cli.many import check_storages, each
 from accountstore.cli.show import printable, show_line
 from accountstore.codecs import JSON
+from accountstore.files import read_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -141,11 +142,7 @@ def _parsed(
     form: str, file: str, email: str | None, method: Method | None, commands: Commands, /
 ) -> list[Found | Refused]:
     try:
-        with open(file, "rb") as stream:
-            data = stream.read(_LONGEST + 1)
-        if len(data) > _LONGEST:
-            raise ConfigError(f"has more than {_LONGEST} bytes")
-        return _parse(form, data, email, method, commands)
+        return _parse(form, read_file(file, limit=_LONGEST), email, method, commands)
     except AccountStoreError as error:
         raise type(error)(f"{file}: {error.message}") from None
     except UnicodeDecodeError:

@@ -15,17 +15,17 @@ from accountstore.cli.exits import exit_codes, print_error
 from accountstore.cli.help import Command, Group
 from accountstore.cli.show import console, on_terminal, printable
 from accountstore.config_file import load_config
-from accountstore.sealing.keys import add_key, promote_key, read_keys
+from accountstore.sealing.keys import add_key
+from accountstore.sealing.sources import promote
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
-    from accountstore import Encryption, Location, Skipped, StoreConfig
+    from accountstore import Location, Skipped, StoreConfig
     from accountstore.rotation import Rotated
 
-    _Documents: TypeAlias = Callable[
-        [AccountStore, Callable[[Skipped], object]], AsyncIterator[tuple[Location, Rotated | AccountStoreError]]
-    ]
+    _Results: TypeAlias = AsyncIterator[tuple[Location, Rotated | AccountStoreError]]
+    _Documents: TypeAlias = Callable[[AccountStore, Callable[[Skipped], object]], _Results]
 
 __all__ = ("keys",)
 
@@ -109,7 +109,7 @@ def rotate(
     Seals what is plain; or, where the configuration says `seal = false`, makes plain what is sealed. What others change
     meanwhile is not lost. Begun again, it goes on with what is left. Exits with 1 if a document could not be done.
     """
-    from accountstore.rotation import rewrap
+    from accountstore.rotation import rewrap, sealing
 
     with exit_codes():
         config = load_config(context.obj)
@@ -117,19 +117,15 @@ def rotate(
             name = storage or config.default_name()
             if name not in config.storages:
                 raise LocationError(f"the storage {name!r} is not configured")
-            _promote(config.storages[name].encryption, to)
-            config = load_config(context.obj)
-        _run(config, lambda store, skipped: rewrap(store, folder, storage=storage, skipped=skipped))
+            promote(config.storages[name].encryption, to)
 
+        def documents(store: AccountStore, skipped: Callable[[Skipped], object]) -> _Results:
+            found = sealing(store, storage)
+            if to is not None and found is not None and found.key_ids[0] != to:
+                raise ConfigError(f"somebody has let another key seal meanwhile ({found.key_ids[0]!r})")
+            return rewrap(store, folder, storage=storage, skipped=skipped)
 
-def _promote(encryption: Encryption | None, key_id: str, /) -> None:
-    files = [source for source in encryption.sources() if isinstance(source, str)] if encryption else []
-    files = [path for path in files if not path.startswith("env:")]
-    for path in files:
-        if key_id in read_keys(path):
-            promote_key(path, key_id)
-            return
-    raise ConfigError(f"no key file of the storage has a key {key_id!r}")
+        _run(config, documents)
 
 
 @keys.command(cls=Command, epilog="accountstore keys verify")
@@ -153,21 +149,31 @@ def reseal(
     folder: _Folder = "",
     before: Annotated[
         datetime | None,
-        typer.Option("--before", metavar="TIME", help="Leave what was written since (UTC): go on with a run."),
+        typer.Option("--before", metavar="TIME", help="Go on with a run that was killed: the time that it has told."),
     ] = None,
 ) -> None:
     """Encrypt each document anew, with a new content key: for a key that leaked.
 
     "rotate" is not enough then: who had the key may have unwrapped the content keys. Change the passwords, too, if
-    anybody may have read the files.
+    anybody may have read the files. Tells the time, by the storage's clock, with which --before goes on with the run;
+    do not "rotate" in between.
     """
-    from accountstore.rotation import reseal as documents
+    from accountstore.rotation import reseal as resealed
+    from accountstore.rotation import resume_time
+
+    since = None if before is None else before.replace(tzinfo=UTC)
+
+    async def documents(store: AccountStore, skipped: Callable[[Skipped], object]) -> _Results:
+        results = resealed(store, folder, storage=storage, before=since, skipped=skipped)
+        if start := since or await resume_time(store, folder, storage=storage):
+            print_error(f"--before {start:%Y-%m-%dT%H:%M:%S} goes on with this run")
+        else:
+            print_error("the storage dates no documents: a run that is killed is begun anew")
+        async for result in results:
+            yield result
 
     with exit_codes():
-        config = load_config(context.obj)
-        since = None if before is None else before.replace(tzinfo=UTC)
-        print_error(f"began at {datetime.now(UTC):%Y-%m-%dT%H:%M:%S}: --before goes on with this run")
-        _run(config, lambda store, skipped: documents(store, folder, storage=storage, before=since, skipped=skipped))
+        _run(load_config(context.obj), documents)
 
 
 def _in_store(config: StoreConfig, work: Callable[[AccountStore], Awaitable[T]], /) -> T:

@@ -16,6 +16,7 @@ from accountstore.cli.exits import exit_codes, print_error
 from accountstore.cli.help import Command, Group
 from accountstore.cli.progress import Progress, print_report
 from accountstore.config_file import load_config
+from accountstore.files import read_file
 from accountstore.migration import Migration, Options, Place, migrate, plan, read_report, verify
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = ("app",)
 
 _JOURNAL = "accountstore.journal"
+_MAX_NAMES = 256 * 1024 * 1024
 
 
 class _Migrate(Group):
@@ -326,12 +328,13 @@ def _read_names(path: str | None, /) -> tuple[str, ...] | None:
     """The names of a file: a line is a name, or JSON as a run prints it."""
     if path is None:
         return None
-    if path == "-":
-        lines = sys.stdin.read().splitlines()
-    else:
-        with open(path, encoding="utf-8") as file:
-            lines = file.read().splitlines()
-    names = (json.loads(line).get("name", "") if line.startswith("{") else line for line in lines)
+    try:
+        text = sys.stdin.read() if path == "-" else read_file(path, limit=_MAX_NAMES).decode()
+        names = [json.loads(line).get("name", "") if line.startswith("{") else line for line in text.splitlines()]
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
+    except ValueError:
+        raise ConfigError(f"{path}: is not UTF-8, or has a line that begins with {{ and is not JSON") from None
     return tuple(name for name in names if name)
 
 

@@ -13,6 +13,7 @@ from accountstore import AccountStore, ConfigError, Secret
 from accountstore.cli.exits import exit_codes
 from accountstore.cli.help import Command, Group
 from accountstore.config_file import load_config
+from accountstore.files import open_file
 
 if TYPE_CHECKING:
     from accountstore import Exchange
@@ -98,6 +99,8 @@ def serve(
                 f"secrets would go over the network in clear: give --tls-certificate and --tls-key to listen on {host},"
                 " or --plain-http behind a proxy that has TLS"
             )
+        for path in filter(None, (tls_certificate, tls_key)):
+            open_file(path).close()
         config = load_gateway_config(find_gateway_config(gateway))
         _serve(context.obj, config, _exchange(refresh), host, port, tls_certificate, tls_key)
 

@@ -12,6 +12,7 @@ from secrets import token_urlsafe
 from msgspec.structs import replace
 
 from accountstore import ConfigError, Secret
+from accountstore.files import read_file
 from accountstore.gateway.clients import hash_secret
 from accountstore.gateway.config import CLIENT_ID, Client, load_gateway_config
 
@@ -31,13 +32,12 @@ def add_to_file(path: str, name: str, client: Client, /) -> Secret:
     secret = Secret(token_urlsafe(32))
     added = _table(name, replace(client, secrets=(hash_secret(secret),)))
     try:
-        with open(path, encoding="utf-8") as file:
-            before = file.read()
+        before = read_file(path).decode()
         if name in load_gateway_config(path).clients:
             raise ConfigError(f"{path}: there is a client {name!r} already")
     except FileNotFoundError:
         before = f"# Keys that sign tokens, the newest first. Keep them secret.\nkeys = [{_text(token_urlsafe(32))}]\n"
-    except OSError as error:
+    except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read ({type(error).__name__})") from None
     try:
         _replace(path, f"{before.rstrip()}\n\n{added}")

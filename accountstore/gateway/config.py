@@ -26,6 +26,7 @@ from msgspec import Struct, field
 from msgspec.structs import force_setattr, replace
 
 from accountstore import ConfigError, Secret
+from accountstore.files import read_file
 
 Rights: TypeAlias = Literal["read", "write"]
 
@@ -157,8 +158,7 @@ def read_tree(path: str, /) -> dict[str, Any]:
     from tomllib import TOMLDecodeError, loads
 
     try:
-        with open(path, encoding="utf-8") as file:
-            return loads(file.read())
+        return loads(read_file(path).decode())
     except FileNotFoundError:
         raise ConfigError("there is no such file: `accountstore gateway add-client NAME` makes it") from None
     except (OSError, UnicodeDecodeError, TOMLDecodeError) as error:

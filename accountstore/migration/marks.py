@@ -14,6 +14,7 @@ from msgspec import Struct
 
 from accountstore.backends.base import Version
 from accountstore.errors import JournalError
+from accountstore.files import FileTooLargeError, read_file
 
 _KEY_BYTES = 32
 
@@ -52,10 +53,11 @@ def read_key(path: str, /) -> bytes:
         JournalError: it cannot be read, or is none.
     """
     try:
-        with open(path, "rb") as file:
-            key = file.read(_KEY_BYTES + 1)
+        key = bytes(read_file(path, limit=_KEY_BYTES))
     except FileNotFoundError:
         raise
+    except FileTooLargeError:
+        key = b""
     except OSError as error:
         raise JournalError(f"{path}: the key of the marks cannot be read ({error.strerror})") from None
     if len(key) != _KEY_BYTES:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from math import inf
 from typing import Any, TypeVar, final
 
 import msgspec
@@ -25,8 +26,8 @@ from msgspec.structs import asdict
 
 from accountstore.backends.logs import quietly
 from accountstore.errors import ConfigError, KeyDeniedError, KeyProviderError, SealError, WrongKeyError
-from accountstore.sealing.envelope import WrappedKey, require_cryptography
-from accountstore.secrets import SecretBytes
+from accountstore.sealing.envelope import KEY_ID_RULE, WrappedKey, is_key_id, require_cryptography
+from accountstore.secrets import SecretBytes, without_frames
 from accountstore.validation import did_you_mean
 
 T = TypeVar("T")
@@ -54,6 +55,7 @@ class _Options(Struct, frozen=True, forbid_unknown_fields=True):
     """Seconds for one request."""
 
 
+@without_frames
 def open_keys(options: Mapping[str, object], /) -> AwsKmsKeys:
     """The provider of a table in the configuration. Raises `ConfigError`."""
     known = _Options.__struct_fields__
@@ -71,19 +73,24 @@ class AwsKmsKeys:
     """Symmetric keys of AWS KMS: `key` wraps, it and `old` unwrap.
 
     Raises:
-        ConfigError: a key is named by an alias, or there is no region.
+        ConfigError: a key is named by an alias or by what is no key id, or there is no region.
     """
 
     algorithm = "acs-aws-kms"
     binds_context = True
     remote = True
 
+    @without_frames
     def __init__(self, key: str, *, old: Sequence[str] = (), timeout: float = 10.0, **options: str | None) -> None:
         require_cryptography()
         self._keys = (key, *old)
         for each in self._keys:
-            if not each or "alias/" in each:
+            if not is_key_id(each):
+                raise ConfigError(f"aws-kms: key: give its ARN or id, which {KEY_ID_RULE}")
+            if "alias/" in each:
                 raise ConfigError("aws-kms: key: give its ARN or id, for an alias may point at another one tomorrow")
+        if not 0 < timeout < inf:
+            raise ConfigError("aws-kms: timeout: must be more than 0 seconds")
         # The store repeats what may be repeated.
         retries = {"total_max_attempts": 1}
         once: Any = {"retries": retries, "connect_timeout": timeout, "read_timeout": timeout}

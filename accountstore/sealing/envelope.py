@@ -16,9 +16,9 @@ that are not known or stand twice, and base64url that is not what an encoder wri
 from __future__ import annotations
 
 import json
-from functools import cache
+from functools import cache, lru_cache
 from os import urandom
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeGuard
 
 import msgspec
 from msgspec import Struct
@@ -50,12 +50,16 @@ KEY_BYTES = 32
 MAX_RECIPIENTS = 10
 MAX_KEY_ID = 256
 """Characters of a key id."""
+KEY_ID_RULE = f"must be text of 1 to {MAX_KEY_ID} printable characters"
 _IV_BYTES = 12
 _TAG_BYTES = 16
 MAX_WRAPPED = 2048
 """Bytes of a wrapped key."""
-_QUOTES = 2 * (5 + 4)
-_QUOTES_OF_RECIPIENT = 2 * (4 + 3)
+_KEPT = 1024
+"""How many headers are kept, which are the same each time."""
+_FIXED = len('{"protected":"","recipients":[],"iv":"","ciphertext":"","tag":""}')
+_FIXED_OF_RECIPIENT = len(',{"header":{"alg":"","kid":""},"encrypted_key":""}')
+"""Characters of a sealed document beside those of its values."""
 _TO_URL = bytes.maketrans(b"+/", b"-_")
 _FROM_URL = bytes.maketrans(b"-_+/=\\", b"+/****")
 _ALL = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
@@ -63,7 +67,7 @@ _LAST = (_ALL, (), _ALL[::16], _ALL[::4])
 """What the last character may be, by the length modulo 4: its unused bits are 0."""
 
 
-class WrappedKey(Struct, frozen=True):
+class WrappedKey(Struct, frozen=True, gc=False):
     """A content key as one recipient's key has wrapped it: algorithm, key id and bytes, which are no secret."""
 
     algorithm: str
@@ -71,7 +75,7 @@ class WrappedKey(Struct, frozen=True):
     data: bytes
 
 
-class Envelope(Struct, frozen=True, eq=False):
+class Envelope(Struct, frozen=True, eq=False, gc=False):
     """A sealed document, taken apart. `content` ends in the tag."""
 
     protected: str
@@ -80,22 +84,28 @@ class Envelope(Struct, frozen=True, eq=False):
     content: bytes
 
 
-class _Header(Struct, frozen=True, forbid_unknown_fields=True):
+class _Header(Struct, frozen=True, gc=False, forbid_unknown_fields=True):
     alg: str
     kid: str
 
 
-class _Recipient(Struct, frozen=True, forbid_unknown_fields=True):
+class _Recipient(Struct, frozen=True, gc=False, forbid_unknown_fields=True):
     header: _Header
     encrypted_key: str
 
 
-class _Json(Struct, frozen=True, forbid_unknown_fields=True):
+class _Json(Struct, frozen=True, gc=False, forbid_unknown_fields=True):
     protected: str
     recipients: list[_Recipient]
     iv: str
     ciphertext: str
     tag: str
+
+
+class _Contents(Struct, frozen=True, gc=False):
+    iv: bytes
+    ciphertext: bytes
+    tag: bytes
 
 
 class _Flat(Struct, frozen=True, forbid_unknown_fields=True):
@@ -109,7 +119,7 @@ class _Flat(Struct, frozen=True, forbid_unknown_fields=True):
     tag: str
 
 
-class _Protected(Struct, frozen=True, forbid_unknown_fields=True):
+class _Protected(Struct, frozen=True, gc=False, forbid_unknown_fields=True):
     enc: str
     acs: str
 
@@ -121,12 +131,18 @@ _decode_base64 = msgspec.json.Decoder(bytes).decode  # several times as fast as 
 _decode_protected = msgspec.json.Decoder(_Protected).decode
 
 
+def is_key_id(key_id: object, /) -> TypeGuard[str]:
+    """Whether a document can name a key so: what seals and what opens ask the same."""
+    return isinstance(key_id, str) and 1 <= len(key_id) <= MAX_KEY_ID and key_id.isprintable()
+
+
 def place_of(storage_id: str, key: str, /) -> str:
     """The place of a document, as the protected header has it."""
     kind = "multi" if key.endswith(".multi.account") else "account"
     return f"1:{kind}:{storage_id}:{key}"
 
 
+@lru_cache(_KEPT)
 def protected_of(place: str, /) -> str:
     """The protected header of a document at a place."""
     quoted = f'"{place}"' if place.isascii() and '"' not in place else json.dumps(place)
@@ -148,10 +164,19 @@ def seal(place: str, data: bytes, content_key: bytes, keys: Sequence[WrappedKey]
 
 def assemble(envelope: Envelope, /) -> bytes:
     """The bytes of a sealed document."""
-    recipients = [_Recipient(_Header(key.algorithm, key.key_id), to_base64url(key.data)) for key in envelope.keys]
+    recipients = [
+        b'{"header":%b,"encrypted_key":%b}' % (_header(key.algorithm, key.key_id), _base64url(key.data))
+        for key in envelope.keys
+    ]
     content = envelope.content
-    parts = to_base64url(envelope.iv), to_base64url(content[:-_TAG_BYTES]), to_base64url(content[-_TAG_BYTES:])
-    return _encode(_Json(envelope.protected, recipients, *parts))
+    contents = _base64url(_Contents(envelope.iv, content[:-_TAG_BYTES], content[-_TAG_BYTES:]))
+    protected = envelope.protected.encode("ascii")
+    return b'{"protected":"%b","recipients":[%b],%b' % (protected, b",".join(recipients), contents[1:])
+
+
+@lru_cache(_KEPT)
+def _header(algorithm: str, key_id: str, /) -> bytes:
+    return _encode(_Header(algorithm, key_id))
 
 
 def parse(data: bytes, algorithms: Collection[str], /) -> Envelope:
@@ -172,8 +197,8 @@ def parse(data: bytes, algorithms: Collection[str], /) -> Envelope:
         header = recipient.header
         if header.alg not in algorithms:
             raise AlgorithmError(f"a key is wrapped by an algorithm that is not one of {', '.join(sorted(algorithms))}")
-        if not 1 <= len(header.kid) <= MAX_KEY_ID:
-            raise EnvelopeError("a key id is empty or too long")
+        if not is_key_id(header.kid):
+            raise EnvelopeError(f"kid: {KEY_ID_RULE}")
         keys.append(WrappedKey(header.alg, header.kid, from_base64url(recipient.encrypted_key, "encrypted_key")))
         if len(keys[-1].data) > MAX_WRAPPED:
             raise EnvelopeError("encrypted_key: is too long")
@@ -191,8 +216,11 @@ def _members(data: bytes, /) -> _Json:
         check_json(data)
         recipients = [_Recipient(flat.header, flat.encrypted_key)]
         return _Json(flat.protected, recipients, flat.iv, flat.ciphertext, flat.tag)
-    # A member that stands twice has more quotes than the names and values of members that each stand once.
-    if data.count(b'"') != _QUOTES + _QUOTES_OF_RECIPIENT * len(found.recipients) or b"\\" in data:
+    # A document that is as short as one of these values can be has no member twice.
+    size = _FIXED + len(found.protected) + len(found.iv) + len(found.ciphertext) + len(found.tag) - 1
+    for each in found.recipients:
+        size += _FIXED_OF_RECIPIENT + len(each.header.alg) + len(each.header.kid) + len(each.encrypted_key)
+    if len(data) != size:
         check_json(data)
     return found
 
@@ -222,11 +250,9 @@ def open_content(envelope: Envelope, content_key: bytes, found: str, place: str,
         TamperedError: contents or header are not those that were sealed.
         MovedError: it was sealed for another place.
     """
-    from cryptography.exceptions import InvalidTag
-
     try:
         data = aes_gcm(content_key).decrypt(envelope.iv, envelope.content, envelope.protected.encode("ascii"))
-    except InvalidTag:
+    except _aes_gcm()[1]:
         failure: SealError = TamperedError("contents or header are not what was sealed", key_id=key_id)
     else:
         if found == place:
@@ -243,14 +269,15 @@ def moved(key_id: str, /) -> MovedError:
 
 def aes_gcm(key: bytes, /) -> _Aead:
     """The cipher of the contents."""
-    return _aes_gcm()(key)
+    return _aes_gcm()[0](key)
 
 
 @cache
-def _aes_gcm() -> Callable[[bytes], _Aead]:
+def _aes_gcm() -> tuple[Callable[[bytes], _Aead], type[Exception]]:
+    from cryptography.exceptions import InvalidTag
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-    return AESGCM
+    return AESGCM, InvalidTag
 
 
 def require_cryptography() -> None:
@@ -265,7 +292,12 @@ def require_cryptography() -> None:
 
 def to_base64url(data: bytes, /) -> str:
     """Base64url without padding."""
-    return _encode(bytes(data))[1:-1].translate(_TO_URL).rstrip(b"=").decode("ascii")
+    return _base64url(bytes(data))[1:-1].decode("ascii")
+
+
+def _base64url(value: bytes | _Contents, /) -> bytes:
+    """JSON of bytes, or of several with names: the encoder writes them in base64."""
+    return _encode(value).translate(_TO_URL, b"=")
 
 
 def from_base64url(text: str, where: str, /) -> bytes:

@@ -16,8 +16,9 @@ from datetime import UTC, datetime
 from typing import Any, TypeAlias, cast
 
 from accountstore.errors import ConfigError, DecodeError, EnvelopeError
-from accountstore.sealing.envelope import KEY_BYTES, MAX_KEY_ID, from_base64url, to_base64url
-from accountstore.secrets import SecretBytes
+from accountstore.files import open_file, read_open
+from accountstore.sealing.envelope import KEY_BYTES, KEY_ID_RULE, from_base64url, is_key_id, to_base64url
+from accountstore.secrets import SecretBytes, without_frames
 from accountstore.strict import check_json
 
 _Members: TypeAlias = "list[dict[str, Any]]"
@@ -31,6 +32,7 @@ def new_key() -> tuple[str, SecretBytes]:
     return f"{datetime.now(UTC):%Y-%m-%d}-{os.urandom(3).hex()}", SecretBytes(os.urandom(KEY_BYTES))
 
 
+@without_frames
 def parse_keys(data: bytes, /) -> dict[str, SecretBytes]:
     """The keys of a JWK Set by their ids, the primary one first.
 
@@ -41,8 +43,8 @@ def parse_keys(data: bytes, /) -> dict[str, SecretBytes]:
     for place, jwk in enumerate(_members(data)):
         where = f"keys[{place}]"
         kid = jwk.get("kid")
-        if not isinstance(kid, str) or not 1 <= len(kid) <= MAX_KEY_ID or not kid.isprintable():
-            raise ConfigError(f"{where}.kid: must be text of at most {MAX_KEY_ID} characters")
+        if not is_key_id(kid):
+            raise ConfigError(f"{where}.kid: {KEY_ID_RULE}")
         if kid in keys:
             raise ConfigError(f"{where}.kid: two keys have the id {kid!r}")
         wanted = {"kty": "oct", "alg": ALGORITHM, "use": "enc"}
@@ -62,7 +64,7 @@ def _members(data: bytes, /) -> _Members:
         members: Any = tree["keys"]
         if all(isinstance(jwk, dict) for jwk in members) and isinstance(members, list):
             return cast("_Members", members)
-    except (DecodeError, ValueError, TypeError, LookupError):
+    except (DecodeError, ValueError, TypeError, LookupError, AttributeError):
         pass
     raise ConfigError('is not a JWK Set: {"keys": [{"kty": "oct", "kid": ..., "alg": "A256KW", "k": ...}]}')
 
@@ -76,30 +78,26 @@ def _key(text: object, where: str, /) -> SecretBytes:
 
 
 def read_keys(path: str | os.PathLike[str], /) -> dict[str, SecretBytes]:
-    """The keys of a file by their ids, the primary one first.
+    """The keys of a file by their ids, the primary one first. In paths of key files, `~` is the user's home.
 
     Raises:
         ConfigError: it cannot be read, others than its owner can read or write it, or it is no JWK Set.
     """
-    return parse_keys(_read(os.fspath(path)))
+    return parse_keys(_read(os.path.expanduser(path)))
 
 
 def _read(path: str, /) -> SecretBytes:
     try:
-        with open(path, "rb") as file:
-            found = os.fstat(file.fileno())
-            if os.name == "posix" and found.st_mode & _OTHERS:
-                raise ConfigError(f"others may read or write it ({stat.S_IMODE(found.st_mode):04o}): chmod 600")
-            data = SecretBytes(file.read(_MAX_BYTES + 1))
-    except (OSError, ValueError) as error:
-        if isinstance(error, ConfigError):
-            raise
+        with open_file(path) as file:
+            mode = os.fstat(file.fileno()).st_mode
+            if os.name == "posix" and mode & _OTHERS:
+                raise ConfigError(f"others may read or write it ({stat.S_IMODE(mode):04o}): chmod 600")
+            return read_open(file, limit=_MAX_BYTES)
+    except OSError as error:
         raise ConfigError(f"cannot be read ({type(error).__name__})") from None
-    if len(data) > _MAX_BYTES:
-        raise ConfigError("is too large to be a JWK Set")
-    return data
 
 
+@without_frames
 def add_key(path: str | os.PathLike[str], key_id: str | None = None, /, *, primary: bool = False) -> str:
     """Add a new key to a file, which is made with mode 0600 where there is none, and return its id.
 
@@ -115,19 +113,21 @@ def add_key(path: str | os.PathLike[str], key_id: str | None = None, /, *, prima
     def add(members: _Members) -> _Members:
         return [jwk, *members] if primary else [*members, jwk]
 
-    _edit(os.fspath(path), add, make=True)
+    _edit(path, add, make=True)
     return kid
 
 
+@without_frames
 def promote_key(path: str | os.PathLike[str], key_id: str, /) -> None:
     """Make a key of a file the primary one. Raises `ConfigError`, as `read_keys`, or where there is no such key."""
-    if key_id not in read_keys(path):
-        raise ConfigError(f"there is no key {key_id!r}")
 
     def promote(members: _Members) -> _Members:
-        return sorted(members, key=lambda jwk: bool(jwk["kid"] != key_id))
+        first = [jwk for jwk in members if jwk.get("kid") == key_id]
+        if not first:
+            raise ConfigError(f"there is no key {key_id!r}")
+        return [*first, *(jwk for jwk in members if jwk not in first)]
 
-    _edit(os.fspath(path), promote, make=False)
+    _edit(path, promote, make=False)
 
 
 def _own_as(path: str, fd: int, /) -> None:
@@ -148,15 +148,16 @@ def _make_durable(folder: str, /) -> None:
             os.close(fd)
 
 
-def _edit(path: str, change: Callable[[_Members], _Members], /, *, make: bool) -> None:
+def _edit(path: str | os.PathLike[str], change: Callable[[_Members], _Members], /, *, make: bool) -> None:
     """Replace a file of keys in one step. Its new version is a lock, too: two at a time would lose one's key."""
-    path = os.path.realpath(path)
-    temporary = f"{path}.new"
+    temporary = ""
     try:
+        path = os.path.realpath(os.path.expanduser(path))
+        temporary = f"{path}.new"
         fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     except FileExistsError:
         raise ConfigError(f"{temporary} is there: somebody changes the keys, or a crash has left it") from None
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise ConfigError(f"cannot be written ({type(error).__name__})") from None
     try:
         with open(fd, "wb") as file:

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cache
+from hmac import compare_digest
 from types import ModuleType
-from typing import Protocol, final, runtime_checkable
+from typing import Any, Protocol, cast, final, runtime_checkable
 
 from accountstore.errors import ConfigError, WrongKeyError
-from accountstore.sealing.envelope import KEY_BYTES, WrappedKey, require_cryptography
+from accountstore.sealing.envelope import KEY_BYTES, KEY_ID_RULE, WrappedKey, is_key_id, require_cryptography
 from accountstore.sealing.keys import ALGORITHM, parse_keys
-from accountstore.secrets import SecretBytes
+from accountstore.secrets import SecretBytes, without_frames
 
 
 class KeyProvider(Protocol):
     """Wraps and unwraps content keys, many at a time: a service does a hundred in the time of five.
 
     The context of a key is its document's place. Calls may be cancelled at any await. They raise `KeyDeniedError` or
-    `KeyProviderError`; the store takes anything else for the latter.
+    `KeyProviderError`; the store takes anything else for the latter, and what is no answer, too.
     """
 
     @property
@@ -85,7 +86,8 @@ class StaticKeys:
     """Keys at hand, by their ids; the first one is the primary one, which wraps (AES key wrap, RFC 3394).
 
     Raises:
-        ConfigError: there is none, one is not of 32 bytes, or `cryptography` is not installed.
+        ConfigError: there is none, one is not of 32 bytes or has an id that no document can have, or `cryptography` is
+            not installed.
     """
 
     __slots__ = ("_keys", "_primary")
@@ -94,16 +96,22 @@ class StaticKeys:
     binds_context = False
     remote = False
 
+    @without_frames
     def __init__(self, keys: Mapping[str, bytes], /) -> None:
         require_cryptography()
-        if not keys:
-            raise ConfigError("keys: there is none")
-        if any(len(key) != KEY_BYTES for key in keys.values()):
-            raise ConfigError(f"keys: each must be of {KEY_BYTES} bytes")
-        self._keys = {key_id: SecretBytes(key) for key_id, key in keys.items()}
+        given: Any = keys
+        if not isinstance(given, Mapping) or not given:
+            raise ConfigError("keys: there is none: give a dict of keys by their ids")
+        for key_id, key in cast("Mapping[object, object]", given).items():
+            if not is_key_id(key_id):
+                raise ConfigError(f"keys: the id {KEY_ID_RULE}")
+            if not isinstance(key, bytes) or len(key) != KEY_BYTES:
+                raise ConfigError(f"keys: each must be of {KEY_BYTES} bytes")
+        self._keys = {str.__str__(key_id): SecretBytes(key) for key_id, key in keys.items()}
         self._primary = next(iter(self._keys))
 
     @classmethod
+    @without_frames
     def parse(cls, data: bytes, /) -> StaticKeys:
         """The keys of a JWK Set. Raises `ConfigError`."""
         return cls(parse_keys(data))
@@ -113,6 +121,10 @@ class StaticKeys:
 
     def key_ids(self) -> Sequence[str]:
         return tuple(self._keys)
+
+    def conflicts(self, other: StaticKeys, /) -> Sequence[str]:
+        """The ids by which these and others name different keys."""
+        return [kid for kid, key in self._keys.items() if not compare_digest(key, other._keys.get(kid, key))]
 
     def holds(self, key_id: str, /) -> bool:
         return key_id in self._keys

@@ -6,14 +6,15 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from copy import copy
+from itertools import combinations
 from time import monotonic
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from accountstore.aio.shield import time_limit
-from accountstore.errors import KeyProviderError, MissingKeyError, SealError, WrongKeyError
+from accountstore.errors import ConfigError, KeyProviderError, MissingKeyError, SealError, WrongKeyError
 from accountstore.retry import RetryPolicy, backoff
-from accountstore.sealing.envelope import KEY_BYTES, MAX_KEY_ID, MAX_WRAPPED, WrappedKey
-from accountstore.sealing.providers import KeyProvider, Rewrapper
+from accountstore.sealing.envelope import KEY_BYTES, MAX_WRAPPED, WrappedKey, is_key_id
+from accountstore.sealing.providers import KeyProvider, Rewrapper, StaticKeys
 from accountstore.secrets import SecretBytes
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from accountstore.aio.shield import Limit
 
 T = TypeVar("T")
+P = ParamSpec("P")
 
 ALGORITHMS = ("A256KW", "acs-transit", "acs-aws-kms")
 """What may wrap a key, beside the algorithms of a storage's own providers."""
@@ -66,7 +68,11 @@ class KeyRing:
     def __init__(
         self, providers: Sequence[KeyProvider], policy: RetryPolicy, limits: WeakSet[Limit], cache: KeyCache, /
     ) -> None:
-        """Calls are repeated as `policy` says, and are among `limits`, which closing the storage ends."""
+        """Calls are repeated as `policy` says, and are among `limits`, which closing the storage ends.
+
+        Raises `ConfigError`: two of the providers have a key of one id that may not be the same.
+        """
+        _check_ids(providers)
         self.providers: Sequence[KeyProvider] = providers
         self.algorithms: frozenset[str] = frozenset((*ALGORITHMS, *(each.algorithm for each in providers)))
         self.remote: bool = any(each.remote for each in providers)
@@ -75,78 +81,76 @@ class KeyRing:
         self._limits = limits
         self._cache = cache
 
+    def key_ids(self) -> tuple[str, ...]:
+        """The ids of the keys of all providers, the primary one first. Raises `SealError`."""
+        return tuple(key_id for provider in self.providers for key_id in _typed(provider.key_ids))
+
     def find(self, keys: Sequence[WrappedKey], /) -> tuple[KeyProvider, WrappedKey]:
         """The first of a document's wrapped keys that a provider can unwrap. Raises `MissingKeyError`."""
         for key in keys:
             for provider in self.providers:
-                if provider.algorithm == key.algorithm and provider.holds(key.key_id):
+                if provider.algorithm == key.algorithm and _typed(provider.holds, key.key_id):
                     return provider, key
         raise MissingKeyError("it is sealed by a key that the storage's key ring does not have", key_id=keys[0].key_id)
 
     async def current(self, by: float, /) -> tuple[str, str]:
         """Algorithm and id of the key that seals now."""
-        return self._primary.algorithm, await self._ask(self._primary, self._primary.current, by)
+        found = await self._ask(self._primary, self._primary.current, by)
+        if not is_key_id(found):
+            raise KeyProviderError("the key provider returned no key id")
+        return self._primary.algorithm, found
 
     async def wrap(self, keys: Sequence[SecretBytes], places: Sequence[str], by: float, /) -> Sequence[WrappedKey]:
         """Each content key, wrapped for its document's place."""
         provider = self._primary
-        if not provider.remote:
+        if isinstance(provider, StaticKeys):  # which waits for nothing, and does not fail
             return await provider.wrap(keys, places)
-        wrapped = await self._ask(provider, lambda: provider.wrap(keys, places), by)
-        wrapped = [self._checked(each, provider) for each in _all(wrapped, len(keys))]
+        answer = await self._ask(provider, lambda: _all(provider.wrap(keys, places), len(keys)), by)
+        wrapped = [_checked(each, provider) for each in answer]
         for place, key, each in zip(places, keys, wrapped, strict=True):
-            self._cache.add(each, place, key)
+            self._keep(provider, each, place, key)
         return wrapped
 
     async def unwrap(
         self, provider: KeyProvider, wrapped: Sequence[WrappedKey], places: Sequence[str], by: float, /
     ) -> list[SecretBytes | SealError]:
         """Each content key of one provider's, or what is wrong with it."""
-        if not provider.remote:
+        if isinstance(provider, StaticKeys):
             return list(map(_content_key, await provider.unwrap(wrapped, places), wrapped))
         found = [self._cache.get(each, place) for each, place in zip(wrapped, places, strict=True)]
         missing = [i for i, key in enumerate(found) if key is None]
         results: list[SecretBytes | SealError] = [key or SecretBytes() for key in found]
         if missing:
             ask = [wrapped[i] for i in missing], [places[i] for i in missing]
-            answer = _all(await self._ask(provider, lambda: provider.unwrap(*ask), by), len(missing))
+            answer = await self._ask(provider, lambda: _all(provider.unwrap(*ask), len(missing)), by)
             for i, each in zip(missing, answer, strict=True):
                 key = results[i] = _content_key(each, wrapped[i])
                 if isinstance(key, SecretBytes):
-                    self._cache.add(wrapped[i], places[i], key)
+                    self._keep(provider, wrapped[i], places[i], key)
         return results
+
+    def _keep(self, provider: KeyProvider, wrapped: WrappedKey, place: str, key: SecretBytes, /) -> None:
+        if provider.remote:
+            self._cache.add(wrapped, place, key)
 
     async def rewrap(
         self, provider: KeyProvider, wrapped: Sequence[WrappedKey], places: Sequence[str], by: float, /
     ) -> list[WrappedKey | SealError]:
         """Each key of one provider's, wrapped by the key that seals now; on the server, where it can do that."""
         if provider is self._primary and isinstance(provider, Rewrapper):
-            answer = await self._ask(provider, lambda: provider.rewrap(wrapped, places), by)
-            checked = _all(answer, len(wrapped))
-            return [_failure(e) if isinstance(e, Exception) else self._checked(e, provider) for e in checked]
+            answer = await self._ask(provider, lambda: _all(provider.rewrap(wrapped, places), len(wrapped)), by)
+            return [_failure(each) if isinstance(each, Exception) else _checked(each, provider) for each in answer]
         keys = await self.unwrap(provider, wrapped, places, by)
         good = [(key, place) for key, place in zip(keys, places, strict=True) if isinstance(key, SecretBytes)]
         again = iter(await self.wrap([key for key, _ in good], [place for _, place in good], by) if good else ())
         return [next(again) if isinstance(key, SecretBytes) else key for key in keys]
 
-    def _checked(self, wrapped: Any, provider: KeyProvider, /) -> WrappedKey:
-        if (
-            isinstance(wrapped, WrappedKey)
-            and wrapped.algorithm == provider.algorithm
-            and 1 <= len(wrapped.key_id) <= MAX_KEY_ID
-            and isinstance(cast("object", wrapped.data), bytes)
-            and KEY_BYTES <= len(wrapped.data) <= MAX_WRAPPED
-        ):
-            return wrapped
-        raise KeyProviderError("the key provider returned no wrapped key")
-
     async def _ask(self, provider: KeyProvider, call: Callable[[], Awaitable[T]], by: float, /) -> T:
         """What a provider answers, tried again while it fails for a while. No frame of it gets out."""
-        if not provider.remote:
-            return await call()
+        attempts = self._policy.attempts if provider.remote else 1
         with suppress(TimeoutError):
             async with time_limit(by, self._limits):
-                for attempt in range(1, self._policy.attempts + 1):
+                for attempt in range(1, attempts + 1):
                     try:
                         return await call()
                     except Exception as error:  # noqa: BLE001 -- whatever a provider raises
@@ -154,10 +158,10 @@ class KeyRing:
                     except BaseException as ended:  # noqa: BLE001 -- cancellation goes on, without the frames below
                         ended.__context__ = ended.__cause__ = None
                         raise ended.with_traceback(None)  # noqa: B904 -- it is the same one
-                    if not failure.temporary or attempt == self._policy.attempts:
+                    if not failure.temporary or attempt == attempts:
                         raise failure
                     await backoff(attempt, _FIRST_PAUSE, _LONGEST_PAUSE)
-        raise KeyProviderError("the key service did not answer in time")
+        raise KeyProviderError("the key provider did not answer in time")
 
     async def aclose(self) -> None:
         """Forget the keys and close the providers, whatever one of them raises."""
@@ -167,11 +171,59 @@ class KeyRing:
                 await provider.aclose()
 
 
-def _all(results: Any, count: int, /) -> Sequence[Any]:
-    """What a provider has returned, if it is as many. Raises `KeyProviderError`."""
-    if not isinstance(results, Sequence) or len(results) != count:
+def _check_ids(providers: Sequence[KeyProvider], /) -> None:
+    """Refuse two that share an id: a document names its key by the id alone, and the first that has it is asked."""
+    ids = [_ids(provider) for provider in providers]
+    for (one, mine), (other, theirs) in combinations(zip(providers, ids, strict=True), 2):
+        if one is other:
+            continue
+        if isinstance(one, StaticKeys) and isinstance(other, StaticKeys):
+            shared = one.conflicts(other)
+        else:
+            shared = [key_id for _, key_id in mine & theirs]
+        if shared:
+            raise ConfigError(
+                f"keys: two sources have a key with the id {min(shared, key=str)!r}, and not the same one: what it seals would"
+                " open by one of them only; leave one out, or make its key anew under another id"
+            )
+
+
+def _ids(provider: KeyProvider, /) -> set[tuple[str, str]]:
+    """Algorithm and id of each key."""
+    try:
+        return {(provider.algorithm, key_id) for key_id in provider.key_ids()}
+    except Exception as error:  # noqa: BLE001 -- whatever a provider raises
+        failure = ConfigError(f"keys: a provider does not say which keys it has ({type(error).__name__})")
+    raise failure
+
+
+async def _all(results: Awaitable[Sequence[Any]], count: int, /) -> list[Any]:
+    """What a provider returns, if it is as many."""
+    found = [*await results]
+    if len(found) != count:
         raise KeyProviderError("the key provider returned another number of keys than it was given")
-    return results
+    return found
+
+
+def _checked(wrapped: Any, provider: KeyProvider, /) -> WrappedKey:
+    if (
+        isinstance(wrapped, WrappedKey)
+        and wrapped.algorithm == provider.algorithm
+        and is_key_id(wrapped.key_id)
+        and type(wrapped.data) is bytes
+        and KEY_BYTES <= len(wrapped.data) <= MAX_WRAPPED
+    ):
+        return wrapped
+    raise KeyProviderError("the key provider returned no wrapped key")
+
+
+def _typed(call: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+    """What a provider returns at once. No frame of it gets out."""
+    try:
+        return call(*args, **kwargs)
+    except Exception as error:  # noqa: BLE001 -- whatever a provider raises
+        failure = _failure(error)
+    raise failure
 
 
 def _content_key(key: object, wrapped: WrappedKey, /) -> SecretBytes | SealError:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from copy import copy
-from typing import Literal, NamedTuple, TypeAlias, TypeVar
+from typing import Literal, TypeAlias, TypeVar
 
 from anyio.lowlevel import checkpoint
+from msgspec import Struct
 
 from accountstore.backends.base import Blob, Write
 from accountstore.codecs import is_sealed
@@ -36,7 +37,7 @@ _STRETCH = 65_536
 """How many bytes are sealed or opened before other tasks have their turn."""
 
 
-class Sealed(NamedTuple):
+class Sealed(Struct, frozen=True, eq=False, gc=False):
     """A sealed document with the key that opens it: `found` is the place in its header."""
 
     envelope: Envelope
@@ -145,7 +146,7 @@ class Sealer:
     async def _unwrap(self, sealed: dict[int, Sealed], by: float, /) -> dict[int, SecretBytes | SealError]:
         """The content keys, by one call of each provider."""
         keys: dict[int, SecretBytes | SealError] = {}
-        for provider, places in _by_provider(sealed).items():
+        for provider, places in _by_provider(sealed):
             mine = [sealed[i] for i in places]
             try:
                 found = await self.ring.unwrap(provider, [one.key for one in mine], [one.place for one in mine], by)
@@ -160,7 +161,7 @@ class Sealer:
     async def rewrap_many(self, sealed: dict[int, Sealed], by: float, /) -> dict[int, WrappedKey | SealError]:
         """The content keys, wrapped by the key that seals now."""
         keys: dict[int, WrappedKey | SealError] = {}
-        for provider, places in _by_provider(sealed).items():
+        for provider, places in _by_provider(sealed):
             mine = [sealed[i] for i in places]
             try:
                 found = await self.ring.rewrap(provider, [one.key for one in mine], [one.place for one in mine], by)
@@ -175,11 +176,12 @@ class Sealer:
         await self.ring.aclose()
 
 
-def _by_provider(sealed: dict[int, Sealed], /) -> dict[KeyProvider, list[int]]:
-    providers: dict[KeyProvider, list[int]] = {}
+def _by_provider(sealed: dict[int, Sealed], /) -> Iterator[tuple[KeyProvider, list[int]]]:
+    places: dict[int, list[int]] = {}  # a provider need not be hashable
     for i, one in sealed.items():
-        providers.setdefault(one.provider, []).append(i)
-    return providers
+        places.setdefault(id(one.provider), []).append(i)
+    for mine in places.values():
+        yield sealed[mine[0]].provider, mine
 
 
 def _explained(one: Sealed, key: T | SealError, /) -> T | SealError:

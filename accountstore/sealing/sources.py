@@ -14,10 +14,11 @@ from accountstore.config import Encryption
 from accountstore.errors import ConfigError
 from accountstore.retry import RetryPolicy
 from accountstore.sealing.envelope import require_cryptography
-from accountstore.sealing.keys import read_keys
+from accountstore.sealing.keys import promote_key, read_keys
 from accountstore.sealing.providers import KeyProvider, StaticKeys
 from accountstore.sealing.ring import KeyCache, KeyRing
 from accountstore.sealing.sealer import Mode, Sealer
+from accountstore.secrets import without_frames
 from accountstore.validation import did_you_mean
 
 if TYPE_CHECKING:
@@ -54,23 +55,44 @@ async def open_sealer(encryption: Encryption, name: str, policy: RetryPolicy, li
 
 
 def _open_keys(encryption: Encryption, /) -> list[KeyProvider]:
-    providers: list[KeyProvider] = []
-    for source in encryption.sources():
+    return [_open_source(source) for source in encryption.sources()]
+
+
+@without_frames
+def _open_source(source: Any, /) -> KeyProvider:
+    try:
+        return _provider(source)
+    except ConfigError as error:
         where = f"keys: {source}: " if isinstance(source, str) else "keys: "
-        try:
-            providers.append(_provider(source))
-        except ConfigError as error:
-            failure = ConfigError(f"{where}{error.message}")
-        else:
+        raise ConfigError(f"{where}{error.message}") from None
+
+
+def promote(encryption: Encryption | None, key_id: str, /) -> None:
+    """Let a key seal that is in the key file which comes first in a storage's `keys`.
+
+    Raises:
+        ConfigError: it is elsewhere, or nowhere; the message says what to do.
+    """
+    for place, source in enumerate(encryption.sources() if encryption else ()):
+        if not isinstance(source, str) or key_id not in (ids := _open_source(source).key_ids()):
             continue
-        raise failure  # without the frames that hold keys
-    return providers
+        if place:
+            raise ConfigError(
+                f"the key {key_id!r} is in {source}, and what comes first in the storage's `keys` seals: put {source}"
+                " first in the configuration, and rotate again"
+            )
+        if not source.startswith(_PREFIX):
+            return promote_key(source, key_id)
+        if ids[0] != key_id:
+            raise ConfigError(f"the first key of {source} seals: put {key_id!r} first there, and rotate again")
+        return None
+    raise ConfigError(f"no key file of the storage has a key {key_id!r}")
 
 
 def _provider(source: Any, /) -> KeyProvider:
     if isinstance(source, str):
         if not source.startswith(_PREFIX):
-            return StaticKeys(read_keys(os.path.expanduser(source)))
+            return StaticKeys(read_keys(source))
         text = os.environ.get(source.removeprefix(_PREFIX))
         if not text:
             raise ConfigError("the variable is not set")

@@ -10,6 +10,8 @@ then `min_decryption_version` proves that nothing needs the versions before.
 
 from __future__ import annotations
 
+import os
+import ssl
 from base64 import b64decode, b64encode
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, final
@@ -21,11 +23,13 @@ from msgspec import Struct, field
 
 from accountstore.backends.logs import quiet
 from accountstore.errors import ConfigError, KeyDeniedError, KeyProviderError, SealError, WrongKeyError
-from accountstore.sealing.envelope import WrappedKey, require_cryptography
-from accountstore.secrets import Secret, SecretBytes
+from accountstore.files import read_file
+from accountstore.sealing.envelope import KEY_ID_RULE, WrappedKey, is_key_id, require_cryptography
+from accountstore.secrets import Secret, SecretBytes, without_frames
 from accountstore.validation import did_you_mean
 
 _MAX_ANSWER = 16 * 1024 * 1024
+_MAX_TOKEN = 10_000
 _OK, _FORBIDDEN = 200, 403
 _TEMPORARY = {412, 429}
 """A standby that lags behind, and too many requests; beside redirects to another node and errors of the server."""
@@ -64,6 +68,7 @@ class _Answer(Struct):
 _decode = msgspec.json.Decoder(_Answer).decode
 
 
+@without_frames
 def open_keys(options: Mapping[str, object], /) -> TransitKeys:
     """The provider of a table in the configuration. Raises `ConfigError`."""
     known = _Options.__struct_fields__
@@ -81,13 +86,15 @@ class TransitKeys:
     """One derived key of a transit engine. The ids of its versions are `MOUNT/KEY/v1` and so on.
 
     Raises:
-        ConfigError: the URL is none, there is no token, or its file or that of the authorities cannot be read.
+        ConfigError: the URL is none, the key's name is no key id, there is no token, or its file or that of the
+            authorities cannot be read.
     """
 
     algorithm = "acs-transit"
     binds_context = True
     remote = True
 
+    @without_frames
     def __init__(
         self,
         url: str,
@@ -105,17 +112,20 @@ class TransitKeys:
         if not (token or token_file):
             raise ConfigError("transit: token: must be given, or token_file")
         self._token = Secret(token)
-        self._token_file = token_file
+        self._token_file = os.path.expanduser(token_file)
         self._prefix = f"{mount}/{key}/v"
+        if not is_key_id(f"{self._prefix}{2**63}"):
+            raise ConfigError(f"transit: mount and key: their id {KEY_ID_RULE}")
         self._paths = {name: f"/v1/{mount}/{name}/{key}" for name in ("encrypt", "decrypt", "rewrap", "keys")}
         self._is_derived = False
         if token_file:
             self._read_token()
         headers = {"X-Vault-Request": "true"} | ({"X-Vault-Namespace": namespace} if namespace else {})
         try:
+            trusted = _authorities(verify) if isinstance(verify, str) else verify
             # No time limit of its own: the operation has one. No proxy and no netrc: the token goes to this host alone.
             self._client = httpx2.AsyncClient(
-                base_url=url, headers=headers, verify=verify, timeout=None, trust_env=False, follow_redirects=False
+                base_url=url, headers=headers, verify=trusted, timeout=None, trust_env=False, follow_redirects=False
             )
         except (OSError, ValueError, httpx2.InvalidURL) as error:
             raise ConfigError(f"transit: url or verify: cannot be used ({type(error).__name__})") from None
@@ -125,8 +135,7 @@ class TransitKeys:
 
     def _read_token(self) -> None:
         try:
-            with open(self._token_file, encoding="ascii") as file:
-                self._token = Secret(file.read(10_000).strip())
+            self._token = Secret(read_file(self._token_file, limit=_MAX_TOKEN).decode("ascii").strip())
         except (OSError, ValueError) as error:
             raise ConfigError(f"transit: token_file: cannot be read ({type(error).__name__})") from None
 
@@ -200,25 +209,34 @@ class TransitKeys:
 
     async def _send(self, path: str, items: Any, /) -> tuple[int, SecretBytes]:
         content = None if items is None else SecretBytes(msgspec.json.encode({"batch_input": items}))
-        headers = {"X-Vault-Token": self._token.reveal()}
         chunks: list[bytes] = []
         size = 0
         method = "GET" if content is None else "POST"
         try:
             with quiet():
-                async with self._client.stream(method, self._paths[path], content=content, headers=headers) as answer:
+                async with self._client.stream(
+                    method, self._paths[path], content=content, headers={"X-Vault-Token": self._token.reveal()}
+                ) as answer:
                     async for chunk in answer.aiter_bytes():
                         chunks.append(SecretBytes(chunk))
                         size += len(chunk)
                         if size > _MAX_ANSWER:
-                            raise KeyProviderError(_NONSENSE)
-                    return answer.status_code, SecretBytes(b"".join(chunks))
+                            break
+                    else:
+                        return answer.status_code, SecretBytes(b"".join(chunks))
+            failure = KeyProviderError(_NONSENSE)
         except (httpx2.HTTPError, httpx2.StreamError, OSError) as error:
             failure = KeyProviderError(f"the key service cannot be reached ({type(error).__name__})")
         raise failure
 
     async def aclose(self) -> None:
         await self._client.aclose()
+
+
+def _authorities(path: str, /) -> ssl.SSLContext:
+    """Raises `OSError`, `ValueError`."""
+    text = read_file(os.path.expanduser(path)).decode("ascii", "ignore")  # comments need not be ASCII
+    return ssl.create_default_context(cadata=text)
 
 
 def _refusal(status: int, /) -> SealError:

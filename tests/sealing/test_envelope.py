@@ -341,6 +341,8 @@ def test_a_plain_document_is_not_taken_for_a_sealed_one() -> None:
     assert not is_sealed(PLAIN)
     assert not is_sealed(b'{"host":"\\"protected\\":\\"ciphertext\\"","protected":"x"}')
     assert is_sealed(b'{"ciphertext":null,"protected":{}}')
+    for own in (b'"host":"x"', b'"receiveAccounts":[]'):
+        assert not is_sealed(b'{"protected":"x","ciphertext":"x","iv":"x","tag":"x",%b}' % own)
 
 
 async def test_fuzzed_documents_are_refused() -> None:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import os
 import stat
+from importlib import import_module
+from threading import Thread
+from traceback import TracebackException
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -13,7 +16,7 @@ from doubles import BatchMemory, Recording, drained, raises
 from samples import ACCOUNT, AT, ELSEWHERE
 from sealed import BY, KEYS, b64, jwk, jwks, sealed_over, sealer, static, write_keys
 
-from accountstore import ConfigError, Location, errors
+from accountstore import AccountStore, ConfigError, Encryption, Location, StorageConfig, StoreConfig, errors
 from accountstore.backends.memory import MemoryBackend
 from accountstore.retry import RetryPolicy
 from accountstore.sealing import StaticKeys, WrappedKey, add_key, new_key, promote_key, read_keys
@@ -70,6 +73,14 @@ def test_a_key_file_keeps_its_owner(tmp_path: Path) -> None:
     assert (path.stat().st_uid, path.stat().st_gid, path.stat().st_mode & 0o777) == (1234, 1235, 0o600)
 
 
+def test_in_paths_of_key_files_a_tilde_is_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever reads or changes a key file takes `~` for the user's home, as the configuration does."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    first, second = add_key("~/keys.jwks"), add_key("~/keys.jwks")
+    promote_key("~/keys.jwks", second)
+    assert list(read_keys("~/keys.jwks")) == list(read_keys(tmp_path / "keys.jwks")) == [second, first]
+
+
 def test_a_new_key_is_durable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """File and folder are on the disk before the key's id is known to anybody."""
     synced: list[bool] = []
@@ -95,6 +106,28 @@ def test_two_at_a_time_lose_no_key(tmp_path: Path) -> None:
         add_key(path)
     with raises(ConfigError, "cannot be written"):
         add_key(tmp_path / "none" / "keys.jwks")
+    assert os.listdir(tmp_path) == ["keys.jwks"]
+
+
+def test_many_at_a_time_lose_no_key(tmp_path: Path) -> None:
+    """Of many who change one file at once, each has changed it or is refused: no key is lost, none is there twice."""
+    path = tmp_path / "keys.jwks"
+    made = [add_key(path)]
+
+    def change() -> None:
+        for turn in range(20):
+            try:
+                made.append(add_key(path, primary=turn % 2 == 0))
+                promote_key(path, made[0])
+            except ConfigError as error:
+                assert "somebody changes the keys" in str(error)
+
+    threads = [Thread(target=change) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(read_keys(path)) == sorted(made)
     assert os.listdir(tmp_path) == ["keys.jwks"]
 
 
@@ -142,6 +175,66 @@ def test_a_wrong_key_set_is_refused(name: str) -> None:
         StaticKeys({"a": b"short"})
 
 
+@pytest.mark.parametrize("key_id", ["", "k" * 257, "\ud800", "\x1b[2J", "a\nb", 5, None])
+async def test_what_no_document_can_name_is_no_key_id(key_id: Any) -> None:
+    """An id by which nothing could be opened is refused by all that seal, as by what opens: no document is written."""
+    with raises(ConfigError, "printable characters"):
+        StaticKeys({key_id: KEYS["old"]})
+    with raises(ConfigError, r"keys\[0\]\.kid: must be text of 1 to 256 printable characters"):
+        StaticKeys.parse(json.dumps({"keys": [jwk() | {"kid": key_id}]}).encode())
+    store = sealed_over({"main": MemoryBackend()}, {"main": with_service(Service(key_id=key_id))})
+    with raises(errors.KeyProviderError, location=AT):
+        await store.save(AT, ACCOUNT)
+    backend = MemoryBackend()
+    await sealed_over({"main": backend}).save(AT, ACCOUNT)
+    tree = json.loads((await backend.read(AT.path, limit=10**6)).data)
+    tree["recipients"][0]["header"]["kid"] = key_id
+    await backend.write(AT.path, json.dumps(tree).encode(), mode="overwrite")
+    with raises(errors.SealError, location=AT):
+        await sealed_over({"main": backend}).get(AT)
+
+
+async def test_any_other_text_is_a_key_id() -> None:
+    """What is sealed by keys of the longest and of odd ids opens."""
+    for key_id in ("k" * 256, " ", 'é"\\日本'):
+        store = sealed_over({"main": MemoryBackend()}, {"main": sealer(StaticKeys({key_id: KEYS["old"]}))})
+        await store.save(AT, ACCOUNT)
+        assert await store.get(AT) == ACCOUNT
+
+
+@pytest.mark.parametrize(("service", "extra"), [("transit", {"url": "https://a"}), ("aws_kms", {"region_name": "x"})])
+def test_a_service_refuses_what_no_document_can_name(service: str, extra: dict[str, Any]) -> None:
+    """A key service's key whose name makes no key id is refused when the provider is made."""
+    module: Any = pytest.importorskip(f"accountstore.sealing.{service}")
+    for key in ("k" * 257, "\ud800"):
+        with raises(ConfigError, "printable characters"):
+            module.open_keys({"key": key, "token": "t", **extra} if service == "transit" else {"key": key, **extra})
+
+
+async def test_one_id_of_two_keys_is_refused(tmp_path: Path) -> None:
+    """A ring is not opened in which one id names two keys, for a document names its key by the id alone; the same key
+    in two files is one.
+    """
+    one, two = (write_keys(tmp_path / name, "old", "new") for name in ("one", "two"))
+
+    async def opened(*keys: Any) -> None:
+        storage = StorageConfig("memory://", encryption=Encryption(keys=[*keys], required=True))
+        async with AccountStore.open(StoreConfig(storages={"main": storage})) as store:
+            await store.save(AT, ACCOUNT)
+
+    await opened(one, two)
+    for other in (StaticKeys({"x": KEYS["old"], "new": KEYS["old"]}), static("old")):
+        if other.holds("x"):
+            with raises(ConfigError, "encryption.keys: two sources have a key with the id 'new', and not the same"):
+                await opened(one, other)
+        else:
+            await opened(one, other)
+    with raises(ConfigError, "the id 'k'"):
+        await opened(Service(), Service())
+    service = Service()
+    await opened(service, service, Service(key_id="l"))
+
+
 def test_a_member_that_stands_twice_is_refused() -> None:
     """A key set with a member twice is none: tools would not agree on the key."""
     text = jwks("old")
@@ -164,10 +257,11 @@ class Service:
     """A key service: wraps by exclusive or, counts its calls, and does what a test wants instead."""
 
     algorithm = "test"
-    remote = True
+    __hash__ = None  # type: ignore[assignment]  # as a dataclass has none
 
-    def __init__(self, *, binds: bool = True, key_id: str = "k") -> None:
+    def __init__(self, *, binds: bool = True, key_id: str = "k", remote: bool = True) -> None:
         self.binds_context = binds
+        self.remote = remote
         self.key_id = key_id
         self.calls: list[tuple[str, int]] = []
         self.instead: Callable[[str], Awaitable[Any]] | None = None
@@ -284,6 +378,8 @@ NONSENSE: dict[str, Callable[[str], Awaitable[Any]]] = {
         [WrappedKey("test", "k", bytes(40))] * 2 if name == "wrap" else [bytes(32)] * 2
     ),
     "no list": lambda _: _answer(5),
+    "text": lambda _: _answer("x"),
+    "an id that is none": lambda _: _answer([WrappedKey("test", "\ud800", bytes(40))]),
     "wrong things": lambda _: _answer([5]),
     "another algorithm": lambda _: _answer([WrappedKey("A256KW", "old", bytes(40))]),
     "an empty key": lambda _: _answer([WrappedKey("test", "k", b"")]),
@@ -295,10 +391,13 @@ async def _answer(answer: Any) -> Any:
     return answer
 
 
+@pytest.mark.parametrize("remote", [True, False])
 @pytest.mark.parametrize("name", NONSENSE)
-async def test_a_service_that_fails_is_a_typed_error(name: str) -> None:
-    """A service that fails or answers nonsense is a `SealError`; nothing is written, and what is there stays."""
-    service = Service()
+async def test_a_service_that_fails_is_a_typed_error(name: str, remote: bool) -> None:
+    """A provider that fails or answers nonsense is a `SealError`, be it a service or in the process; nothing is
+    written, and what is there stays.
+    """
+    service = Service(remote=remote)
     backend = MemoryBackend()
     store = sealed_over({"main": backend}, {"main": with_service(service)})
     await store.save(AT, ACCOUNT)
@@ -313,6 +412,49 @@ async def test_a_service_that_fails_is_a_typed_error(name: str) -> None:
         assert isinstance(result, errors.SealError)
     assert (await backend.read(AT.path, limit=10**6)).data == before
     assert not await store.exists(ELSEWHERE)
+
+
+async def test_what_a_provider_looks_up_is_typed() -> None:
+    """What `holds` and `key_ids` raise is a `SealError` of the document; a `ConfigError`, where a ring is opened."""
+
+    def fail(*_: object) -> Any:
+        raise ValueError("CANARY")
+
+    service: Any = Service(remote=False)
+    store = sealed_over({"main": MemoryBackend()}, {"main": with_service(service)})
+    await store.save(AT, ACCOUNT)
+    service.holds = service.key_ids = fail
+    with raises(errors.KeyProviderError, location=AT) as caught:
+        await store.get(AT)
+    assert "CANARY" not in str(caught.value)
+    with raises(errors.KeyProviderError):
+        await store.check()
+    with raises(ConfigError, "does not say which keys it has"):
+        with_service(service)
+
+
+async def test_a_provider_in_the_process_is_asked_once_and_can_be_cancelled(pauses: list[float]) -> None:
+    """A provider that does not leave the process is not asked again, and what it unwraps is not kept; a cancellation
+    ends it, and is none of its errors.
+    """
+    service = Service(remote=False)
+    store = sealed_over({"main": MemoryBackend()}, {"main": with_service(service, KeyCache(9, 60), attempts=3)})
+    await store.save(AT, ACCOUNT)
+    await store.get(AT)
+    assert service.calls == [("wrap", 1), ("unwrap", 1)]
+    service.instead = _reset
+    with raises(errors.KeyProviderError):
+        await store.get(AT)
+    assert (service.calls[2:], pauses) == ([("unwrap", 1)], [])
+
+    async def hang(_: str) -> Any:
+        scope.cancel()
+        await anyio.sleep_forever()
+
+    service.instead = hang
+    with anyio.CancelScope() as scope:
+        await store.get(AT)
+    assert scope.cancelled_caught
 
 
 async def test_a_denial_is_not_repeated_and_a_failure_is(pauses: list[float]) -> None:
@@ -382,3 +524,59 @@ async def test_keys_at_hand_show_in_no_repr() -> None:
     assert repr(KEYS["old"]) not in shown
     (wrapped,) = await own.ring.wrap([KEYS["new"]], ["x"], BY)  # type: ignore[list-item]  # bytes will do
     assert repr(KEYS["new"]) not in repr(await own.ring.unwrap(own.ring.providers[0], [wrapped], ["x"], BY))
+
+
+CANARY = "CANARY-" + "0" * 20
+MADE: dict[str, tuple[str, Callable[[Any], object]]] = {
+    "keys, too short": ("providers", lambda m: m.StaticKeys({"a": CANARY.encode()})),
+    "keys, as text": ("providers", lambda m: m.StaticKeys({"a": CANARY})),
+    "no dict of keys": ("providers", lambda m: m.StaticKeys([CANARY])),
+    "a key set": ("providers", lambda m: m.StaticKeys.parse(json.dumps({"keys": [jwk() | {"k": CANARY}]}).encode())),
+    "a key set, as text": ("keys", lambda m: m.parse_keys(CANARY)),
+    "transit": ("transit", lambda m: m.TransitKeys("bao.invalid", "mail", token=CANARY)),
+    "transit, of a table": ("transit", lambda m: m.open_keys({"url": 5, "key": "mail", "token": CANARY})),
+    "a token that is none": ("transit", lambda m: m.TransitKeys("https://bao.invalid", "mail", token=CANARY.encode())),
+    "AWS": ("aws_kms", lambda m: m.AwsKmsKeys("alias/x", region_name="x", aws_secret_access_key=CANARY)),
+    "AWS, no such option": ("aws_kms", lambda m: m.AwsKmsKeys("x", region_name="x", aws_secret=CANARY)),
+    "AWS, of a table": ("aws_kms", lambda m: m.open_keys({"key": "x", "timeout": "x", "aws_session_token": CANARY})),
+}
+
+
+def held_in_frames(error: BaseException) -> str:
+    """What the frames of an error hold, but for those of this module, which gave it."""
+    frames = TracebackException.from_exception(error, capture_locals=True).stack
+    return str([frame.locals for frame in frames if frame.filename != __file__])
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_no_frame_holds_what_a_provider_was_given(name: str) -> None:
+    """A traceback with locals, of a provider that was given something wrong, shows neither key nor token."""
+    module, make = MADE[name]
+    pytest.importorskip({"transit": "httpx2", "aws_kms": "botocore"}.get(module, "cryptography"))
+    with raises(Exception) as caught:
+        make(import_module(f"accountstore.sealing.{module}"))
+    assert CANARY not in held_in_frames(caught.value)
+    assert CANARY not in str(caught.value)
+    assert caught.value.__context__ is None
+
+
+def test_no_frame_holds_a_key_of_a_file(tmp_path: Path) -> None:
+    """Nor does one of a key file that is read or changed."""
+    path = write_keys(tmp_path / "keys.jwks", "old")
+    for call in (lambda: promote_key(path, "x"), lambda: add_key(path, "old"), lambda: add_key(path, "\x1b")):
+        with raises(ConfigError) as caught:
+            call()
+        assert b64(KEYS["old"]) not in held_in_frames(caught.value)
+
+
+def test_control_a_plain_function_shows_what_it_was_given() -> None:
+    """The control: what these tests look at does show an argument."""
+
+    def parse(data: str) -> None:
+        raise ValueError
+
+    try:
+        parse(CANARY)
+    except ValueError as error:
+        frames = TracebackException.from_exception(error, capture_locals=True).stack
+        assert CANARY in str([frame.locals for frame in frames])

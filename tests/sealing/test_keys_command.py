@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import time
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,9 +23,12 @@ from typer.testing import CliRunner
 from accountstore import AccountStore
 from accountstore.cli.commands import app
 from accountstore.sealing import read_keys
+from accountstore.sealing.sources import promote
 
 if TYPE_CHECKING:
     from typer.testing import Result
+
+    from accountstore import Encryption
 
 CONFIG = """
 default = "Mail"
@@ -131,8 +138,64 @@ def test_a_rotation_from_the_first_command_to_the_last() -> None:
     resealed = run("reseal")
     assert (resealed.exit_code, resealed.stdout) == (0, "2 written\n")
     assert Path("mail", AT.path).read_bytes() != before
-    began = resealed.stderr.partition("began at ")[2].partition(":  ")[0][:19]
-    assert run("reseal", "--before", began).stdout == "2 current\n"
+
+
+def test_a_killed_resealing_goes_on_with_the_time_that_it_told() -> None:
+    """`reseal` tells the time for `--before`, by which it leaves what it has written and nothing that was there."""
+    fill()
+    told = re.fullmatch(r"accountstore: --before (\S+) goes on with this run\n", run("reseal").stderr)
+    assert told is not None
+    start = datetime.fromisoformat(told[1]).replace(tzinfo=UTC)
+    assert start > datetime.fromtimestamp(Path("mail", AT.path).stat().st_mtime, UTC)
+    assert start - datetime.now(UTC) <= timedelta(seconds=2)
+    for at, moment in ((AT, start.timestamp() - 1), (ELSEWHERE, start.timestamp())):
+        os.utime(Path("mail", at.path), (moment, moment))
+    while datetime.now(UTC) < start:
+        time.sleep(0.1)
+    resumed = run("reseal", "--before", told[1])
+    assert (resumed.stdout, resumed.stderr) == ("1 current, 1 written\n", told[0])
+
+
+def test_a_key_that_does_not_come_first_is_not_made_to_seal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`rotate --to` finds the file by `~`, and refuses a key that is in another source than the first, which would
+    still not seal: it says what to do, and changes nothing.
+    """
+    fill()
+    monkeypatch.setenv("HOME", os.getcwd())
+    run("new", "keys.jwks", "--id", "new")
+    run("new", "more.jwks", "--id", "a")
+    run("new", "more.jwks", "--id", "b")
+    monkeypatch.setenv("KEYS", Path("more.jwks").read_text())
+
+    def sourced(keys: str) -> None:
+        Path("accountstore.toml").write_text(CONFIG.format(more="required = true").replace('"keys.jwks"', keys))
+
+    sourced('["~/keys.jwks", "more.jwks"]')
+    refused = run("rotate", "--to", "b")
+    assert refused.exit_code == 1
+    assert "more.jwks first in the configuration" in refused.stderr
+    assert list(read_keys("more.jwks")) == ["a", "b"]
+    assert kid(AT.path) == "old"
+    assert run("rotate", "--to", "new").stdout == "2 written\n"
+    assert list(read_keys("keys.jwks")) == ["new", "old"]
+    sourced('["env:KEYS", "keys.jwks"]')
+    assert "put 'b' first there" in run("rotate", "--to", "b").stderr
+    assert run("rotate", "--to", "a").stdout == "2 written\n"
+
+
+def test_a_key_that_somebody_else_lets_seal_meanwhile_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two who rotate to different keys at once do not undo one another's work: the one who comes late is refused."""
+    fill()
+    run("new", "keys.jwks", "--id", "new")
+
+    def overtaken(encryption: Encryption | None, key_id: str) -> None:
+        promote(encryption, key_id)
+        promote(encryption, "old")
+
+    monkeypatch.setattr("accountstore.cli.keys.promote", overtaken)
+    done = run("rotate", "--to", "new")
+    assert (done.exit_code, "another key seal meanwhile ('old')" in done.stderr) == (1, True)
+    assert kid(AT.path) == "old"
 
 
 def test_verify_fails_where_a_key_is_still_needed() -> None:

@@ -34,9 +34,10 @@ from accountstore import (
     Version,
     errors,
 )
+from accountstore.backends.base import Blob
 from accountstore.backends.memory import MemoryBackend
 from accountstore.codecs import is_sealed
-from accountstore.rotation import Rotated, reseal, rewrap, sealing, verify
+from accountstore.rotation import Rotated, reseal, resume_time, rewrap, sealing, verify
 from accountstore.testing import Fault, FaultyBackend, store_over
 
 if TYPE_CHECKING:
@@ -146,6 +147,20 @@ async def test_a_plain_storage_is_sealed_and_made_plain_again() -> None:
     assert {at: (await backend.read(at.path, limit=LIMIT)).data for at in PLACES} == before
 
 
+async def test_a_plain_document_with_an_envelopes_fields_is_plain() -> None:
+    """Unknown fields that are called as those of a sealed document do not make a plain one sealed: it is read, sealed
+    and made plain again, with them.
+    """
+    backend = MemoryBackend()
+    odd = json.dumps(json.loads(RICH) | {"protected": "x", "ciphertext": 1, "iv": "", "tag": ""}).encode()
+    await store_over({"main": backend}).save_json(AT, odd)
+    for mode in ("optional", "unsealing"):
+        store = over(backend, "old", mode=mode)
+        assert json.loads((await store.read_json(AT)).document) == json.loads(odd)
+        assert await outcomes(rewrap(store)) == {"written": 1}
+    assert json.loads((await backend.read(AT.path, limit=LIMIT)).data) == json.loads(odd)
+
+
 async def test_a_planted_document_is_not_sealed_by_a_rotation() -> None:
     """In a required storage, plaintext is refused by a rotation, too: it gives nobody's document a seal."""
     backend = MemoryBackend()
@@ -169,21 +184,87 @@ async def test_a_moved_document_is_not_rewrapped() -> None:
 
 
 async def test_reseal_encrypts_anew() -> None:
-    """`reseal` gives each document a new key, IV and ciphertext; with `before`, what was written since is left."""
+    """`reseal` gives each document a new key, IV and ciphertext."""
     backend = MemoryBackend()
     await filled(backend, "old")
     store = over(backend, "new", "old")
     await outcomes(rewrap(store))
-    began = datetime.now(UTC) - timedelta(seconds=60)
     before = await files(backend)
-    assert await outcomes(reseal(store, before=began)) == {"current": 13}
-    assert await files(backend) == before
     assert await outcomes(reseal(store)) == {"written": 13}
     after = await files(backend)
     for key, tree in before.items():
         assert after[key]["protected"] == tree["protected"]
         assert all(after[key][part] != tree[part] for part in ("iv", "ciphertext", "tag", "recipients"))
     assert await over(backend, "new").get_multi(MULTI_AT) == MULTI
+
+
+class Dated(MemoryBackend):
+    """Dates documents by whole seconds of a clock of its own, or not at all."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now: datetime | None = datetime(2020, 1, 1, 12, 0, 0, 900_000, tzinfo=UTC)
+        self.times: dict[str, datetime | None] = {}
+
+    async def write(self, key: str, data: bytes, /, *, mode: WriteMode, write_token: str = "") -> Stat:
+        stat = await super().write(key, data, mode=mode, write_token=write_token)
+        self.times[key] = self.now and self.now.replace(microsecond=0)
+        return stat
+
+    async def read(self, key: str, /, *, limit: int) -> Blob:
+        blob = await super().read(key, limit=limit)
+        return Blob(blob.data, replace(blob.stat, modified=self.times[key]))
+
+    async def stat(self, key: str, /) -> Stat:
+        return replace(await super().stat(key), modified=self.times[key])
+
+
+async def test_a_resealing_is_resumed_by_the_storages_clock() -> None:
+    """`resume_time` is a time of the storage's, whatever clock this machine has: what was rotated in the very second
+    in which a run began is encrypted anew by the next run; what the run wrote later is left.
+    """
+    backend = Dated()
+    assert backend.now is not None
+    await filled(backend, "old")
+    store = over(backend, "new", "old")
+    await outcomes(rewrap(store))
+    before = await files(backend)
+    start = await resume_time(store)
+    assert start == datetime(2020, 1, 1, 12, 0, 2, tzinfo=UTC)
+    assert start == await resume_time(store.scoped("team"))
+    assert await outcomes(reseal(store, "team/0", before=start)) == {"written": 4}  # ended at once, in the same second
+    backend.now += timedelta(seconds=5)
+    assert await outcomes(reseal(store, "team/1")) == {"written": 4}
+    backend.now += timedelta(seconds=5)
+    assert await outcomes(reseal(store, before=start)) == {"written": 9, "current": 4}
+    after = await files(backend)
+    assert {key for key in before if before[key]["ciphertext"] == after[key]["ciphertext"]} == set()
+    assert after.keys() == before.keys()
+
+
+async def test_a_date_that_is_still_to_come_proves_nothing() -> None:
+    """A document that is dated later than the storage's time, as a copied file may be, is encrypted anew."""
+    backend = Dated()
+    assert backend.now is not None
+    store = await filled(backend, "new")
+    start = await resume_time(store)
+    backend.times[PLACES[0].path] = backend.now + timedelta(days=3000)
+    backend.now += timedelta(seconds=60)
+    backend.times[PLACES[1].path] = backend.now.replace(microsecond=0)
+    assert await outcomes(reseal(store, before=start)) == {"written": 12, "current": 1}
+
+
+async def test_a_storage_without_dates_is_resealed_whole() -> None:
+    """Where documents have no date, there is no time to go on with, and whatever is given leaves none; a time without
+    a zone is refused.
+    """
+    backend = Dated()
+    backend.now = None
+    store = await filled(backend, "new")
+    assert await resume_time(store) is None
+    assert await outcomes(reseal(store, before=datetime(2000, 1, 1, tzinfo=UTC))) == {"written": 13}
+    with raises(ValueError, "time zone"):
+        reseal(store, before=datetime(2000, 1, 1))  # noqa: DTZ001 -- as somebody may give it
 
 
 async def test_what_no_location_names_is_told() -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 from accountstore.aio.threads import ThreadPool
 from accountstore.backends.base import ConfigError
+from accountstore.files import read_file
 
 KEY_FILE = "GOOGLE_APPLICATION_CREDENTIALS"
 
@@ -30,8 +31,7 @@ _FRESH = timedelta(minutes=10)
 def certificates(path: str, source: str, /) -> str:
     """The certificates in a file. Raises `ConfigError` with the option or variable that names it."""
     try:
-        with open(path, encoding="utf-8") as file:
-            text = file.read()
+        text = read_file(path).decode()
     except (OSError, ValueError):
         text = ""
     if "BEGIN CERTIFICATE" not in text:

@@ -1,0 +1,55 @@
+"""Files that a configuration or a command names. Blocking functions, which wait for nobody at a pipe's other end."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from io import BufferedReader
+
+from accountstore.secrets import SecretBytes
+
+MAX_FILE = 16 * 1024 * 1024
+"""Bytes of a file, where nothing else is said."""
+_FLAGS = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0)
+
+
+class NotRegularFileError(OSError):
+    """A pipe, a socket or a device stands there."""
+
+
+class FileTooLargeError(OSError):
+    """The file is larger than what it is read for can be."""
+
+
+def read_file(path: str | os.PathLike[str], /, *, limit: int = MAX_FILE) -> SecretBytes:
+    """The contents of a regular file.
+
+    Raises `OSError`: it cannot be opened, is not regular, or has more than `limit` bytes.
+    """
+    with open_file(path) as file:
+        return read_open(file, limit=limit)
+
+
+def read_open(file: BufferedReader, /, *, limit: int = MAX_FILE) -> SecretBytes:
+    """The contents of a file that `open_file` has opened. Raises `OSError`."""
+    data = SecretBytes(file.read(limit + 1))
+    if len(data) > limit:
+        raise FileTooLargeError(errno.EFBIG, f"has more than {limit} bytes")
+    return data
+
+
+def open_file(path: str | os.PathLike[str], /) -> BufferedReader:
+    """A regular file, open for reading. Raises `OSError`."""
+    try:
+        file = open(path, "rb", opener=_open)  # noqa: SIM115 -- the caller closes it
+    except ValueError:  # such as a NUL in the path
+        raise FileNotFoundError(errno.ENOENT, "is no path") from None
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise NotRegularFileError(errno.EINVAL, "is not a regular file")
+    return file
+
+
+def _open(path: str, flags: int, /) -> int:
+    return os.open(path, flags | _FLAGS)
