@@ -123,7 +123,8 @@ async def _save(call: Call, kind: Kind, /) -> Response:
     location, new = await _given(call, kind)
     check_kind(location, kind)
     conditions = conditions_of(call.request)
-    saved = None if conditions else await _save_plain(call, location, new)
+    known = call.service.plain.take(call.store, location)
+    saved = await _save_plain(call, location, new, known) if known is not None and not conditions else None
     pause = _PAUSE
     attempts = 0
     while saved is None:
@@ -137,11 +138,8 @@ async def _save(call: Call, kind: Kind, /) -> Response:
     return Response(None, 200, {"etag": call.service.etags.of(location.path, saved)})
 
 
-async def _save_plain(call: Call, location: Location, new: Fields, /) -> Version | None:
-    """Write what the request has, where it is known that there is nothing to keep. None: that is not so."""
-    version = call.service.plain.take(call.store, location)
-    if version is None:
-        return None
+async def _save_plain(call: Call, location: Location, new: Fields, version: Version, /) -> Version | None:
+    """Write what the request has over a version that has nothing to keep. None: it is no longer the current one."""
     try:
         saved = await call.store.save_json(location, msgspec.json.encode(new), mode=version)
     except (ConflictError, NotFoundError, UnsupportedError):

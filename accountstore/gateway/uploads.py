@@ -31,7 +31,7 @@ async def uploaded(request: Request, limits: Limits, /) -> bytes:
     boundary = _parameter(kind, "boundary") or ""
     if re.fullmatch(_BOUNDARY, boundary):
         # The last piece is what follows the last boundary: no part.
-        _, *parts = (b"\r\n" + body).split(b"\r\n--" + boundary.encode(), _MOST_PARTS + 1)[:-1]
+        parts = (b"\r\n" + body).split(b"\r\n--" + boundary.encode(), _MOST_PARTS + 1)[1:-1]
         for part in takewhile(lambda part: part.startswith(b"\r\n"), parts):
             head, blank, _ = part[:_LONGEST_HEAD].partition(b"\r\n\r\n")
             if blank and _is_file(head.decode("latin-1")):
