@@ -208,5 +208,6 @@ async def _stored(call: Call, location: Location, /) -> tuple[Version | None, by
     except (DecodeError, EncodeError, SealError) as error:
         if error.temporary:
             raise
-        raise Problem(409, "badStored", f"what is stored there cannot be read, and would be lost: {UNREADABLE}") from None
+        told = f"what is stored there cannot be read, and would be lost: {UNREADABLE}"
+        raise Problem(409, "badStored", told) from None
     return stored.version, stored.document

@@ -16,7 +16,7 @@ from msgspec.structs import replace
 
 from accountstore import ConfigError, Secret
 from accountstore.gateway.clients import hash_secret
-from accountstore.gateway.config import CLIENT_ID, Client, config_of
+from accountstore.gateway.config import CLIENT_ID, ID_RULE, Client, config_of
 
 __all__ = ("add_to_file",)
 
@@ -31,7 +31,7 @@ def add_to_file(path: str, name: str, client: Client, /) -> Secret:
             or the file cannot be written.
     """
     if not re.fullmatch(CLIENT_ID, name):
-        raise ConfigError("a client's id has letters, digits and -._~ only, at most 100, and is not . or ..")
+        raise ConfigError(f"this cannot be a client's id: {ID_RULE}")
     secret = Secret(token_urlsafe(32))
     added = _table(name, replace(client, secrets=(hash_secret(secret),)))
     try:

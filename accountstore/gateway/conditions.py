@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from msgspec import Struct
-from starlette.requests import Request
 
 from accountstore import Location, Version
 from accountstore.gateway.problems import Problem
 from accountstore.gateway.tokens import ETags
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
 
 __all__ = ("Conditions", "conditions_of", "precondition")
 

@@ -31,6 +31,7 @@ Rights: TypeAlias = Literal["read", "write"]
 
 CLIENT_ID = r"(?!\.{1,2}\Z)[A-Za-z0-9._~-]{1,100}"
 """What a client's id may be: four of the API's six clients send id and secret as they are, without escapes."""
+ID_RULE = "it has letters, digits and -._~ only, at most 100, and is not . or .."
 _LEAST_KEY = 32
 _FILE = "accountstore-gateway.toml"
 _FILE_VARIABLE = "ACCOUNTSTORE_GATEWAY"
@@ -110,7 +111,7 @@ class GatewayConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 def _check_client(name: str, client: Client, /) -> None:
     where = f"clients.{name}"
     if not re.fullmatch(CLIENT_ID, name):
-        raise ConfigError("clients: an id has other characters than letters, digits and -._~, or more than 100, or is . or ..")
+        raise ConfigError(f"clients: an id is none: {ID_RULE}")
     try:
         Location("x.account", folder=client.folder, storage=client.storage)
     except LocationError as error:

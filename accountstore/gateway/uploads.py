@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from itertools import takewhile
-
-from starlette.requests import Request
+from typing import TYPE_CHECKING
 
 from accountstore.gateway.config import Limits
 from accountstore.gateway.problems import Problem
 from accountstore.gateway.wire import read_body
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
 
 __all__ = ("uploaded",)
 

@@ -203,8 +203,8 @@ async def test_a_save_keeps_what_its_client_does_not_know(store: AccountStore) -
     ],
 )
 async def test_tokens_stay_with_their_grant(store: AccountStore, change: dict[str, str], kept: bool) -> None:
-    """Access token and expiry survive a read-change-save by a client that drops them, unless the grant is another; other
-    fields unless the login is.
+    """Access token and expiry survive a read-change-save by a client that drops them, unless the grant is another;
+    other fields unless the login is.
     """
     tokens = {"accessToken": "at", "expiresAt": "2031-01-01T00:00:00Z"}
     credentials: dict[str, Any] = {**OAUTH["credentials"], "hint": "?"}  # type: ignore[dict-item]
@@ -248,6 +248,7 @@ def login(name: str) -> dict[str, Any]:
 
 NOBODY = {"credentials": _discriminator("")}
 
+
 @pytest.mark.parametrize(
     ("stored", "given", "kept"),
     [
@@ -287,15 +288,12 @@ def test_the_work_of_a_merge_grows_with_the_accounts(monkeypatch: pytest.MonkeyP
     """Of ten times as many accounts, all others than the stored ones, ten times as many values are looked at."""
     looked: list[int] = []
     value = merging._value  # pyright: ignore[reportPrivateUsage]
-    monkeypatch.setattr(merging, "_value", lambda field: looked.append(1) or value(field))
+    monkeypatch.setattr(merging, "_value", lambda field: (looked.append(1), value(field))[1])
 
     def work(number: int) -> int:
         looked.clear()
-        new, old = (
-            merging.multi_fields(json.dumps({"receiveAccounts": [one(f"{who}{n}") for n in range(number)]}).encode(), "$", str)
-            for who in "ab"
-        )
-        merging.keep_multi(new, old)
+        multis = ({"receiveAccounts": [one(f"{who}{n}") for n in range(number)]} for who in "ab")
+        merging.keep_multi(*(merging.multi_fields(json.dumps(multi).encode(), "$", str) for multi in multis))
         return len(looked)
 
     assert work(100) == 10 * work(10) > 0

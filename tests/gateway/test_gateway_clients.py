@@ -201,7 +201,7 @@ async def test_brute_force_is_slowed(store: AccountStore, monkeypatch: pytest.Mo
 
 
 async def test_guesses_at_once_are_slowed_too(store: AccountStore) -> None:
-    """Of thirty wrong secrets at once ten are hashed; a right secret costs nothing, however often it is given at once."""
+    """Of thirty wrong secrets at once ten are hashed; a right one costs nothing, however often it is given at once."""
     clients = {"id": client(), "other": client(secrets=(OTHER_HASH,))}
     told: list[str] = []
 

@@ -6,6 +6,8 @@ import inspect
 import os
 import stat
 import sys
+import threading
+import time
 import tomllib
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
@@ -20,9 +22,9 @@ from typer.testing import CliRunner
 
 from accountstore import ConfigError, Secret
 from accountstore.cli.commands import app
-from accountstore.gateway import Client, GatewayConfig, Limits, load_gateway_config
+from accountstore.gateway import Client, GatewayConfig, Limits, adding, load_gateway_config
 from accountstore.gateway.adding import add_to_file
-from accountstore.gateway.config import find_gateway_config
+from accountstore.gateway.config import config_of, find_gateway_config
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -197,9 +199,12 @@ def test_a_file_that_is_none_is_not_extended(tmp_path: Path, text: str, message:
     assert KEY not in repr(frames[1:])
 
 
-def test_clients_that_are_added_at_once_are_all_there(tmp_path: Path) -> None:
+def test_clients_that_are_added_at_once_are_all_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Those who add to one file wait for one another, be it new or not: no client is lost, and there is one key."""
     file = str(tmp_path / "g.toml")
+    all_there = threading.Barrier(8)
+    monkeypatch.setattr(adding, "hash_secret", lambda _: all_there.wait() < 0 or HASH)
+    monkeypatch.setattr(adding, "config_of", lambda tree: (time.sleep(0.01), config_of(tree))[1])
     with ThreadPoolExecutor(8) as threads:
         for secret in threads.map(lambda n: add_to_file(file, f"c{n}", Client(secrets=(), folder="")), range(8)):
             assert len(secret.reveal()) == 43

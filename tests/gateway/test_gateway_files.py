@@ -99,10 +99,10 @@ async def test_names_have_the_stores_rules(store: AccountStore, method: str, pat
     ],
 )
 async def test_a_form_without_a_file_is_refused(store: AccountStore, kind: str, body: bytes) -> None:
-    """A form that has no file, or is none, is refused. A part within a part is none, nor one that is coded or cut off."""
+    """A form that has no file, or is none, is refused. A part within a part is no file, nor what is coded or cut off."""
     async with serving(store) as http:
         answer = await http.put(
-            f"{STORAGE}/file/a.account", content=body, headers={"content-type": kind.encode("latin-1")}
+            f"{STORAGE}/file/a.account", content=body, headers={b"content-type": kind.encode("latin-1")}
         )
     assert told(answer) == (400, "badRequest")
 
@@ -132,7 +132,8 @@ async def test_files_have_conditions(store: AccountStore) -> None:
 
         async def status(method: str, **headers: str) -> int:
             given = {name.replace("_", "-"): value for name, value in headers.items()}
-            return (await http.request(method, file, content=BODY if method == "PUT" else None, headers=given)).status_code
+            content = BODY if method == "PUT" else None
+            return (await http.request(method, file, content=content, headers=given)).status_code
 
         assert [await status(method, if_match="*") for method in ("PUT", "DELETE")] == [412, 412]
         assert await status("DELETE", if_none_match="*") == 200

@@ -98,8 +98,8 @@ async def test_a_full_storage_is_told_until_it_takes_writes_again() -> None:
 
 
 async def test_a_refused_write_says_nothing_of_a_storage() -> None:
-    """After a write was denied on a storage that is for reading only, or about one document, the gateway stays ready, and
-    no probe writes; nor to it when another storage is full.
+    """After a write was denied on a storage that is for reading only, or about one document, the gateway stays ready,
+    and no probe writes; nor to it when another storage is full.
     """
     archive, main = Recording(), Recording()
 

@@ -189,8 +189,8 @@ def test_a_slow_head_and_a_slow_body_are_cut_off(served: Running) -> None:
 @pytest.mark.once
 @pytest.mark.parametrize("pages", [1, 50], ids=["little", "much"])
 def test_who_never_reads_is_cut_off(served: Running, pages: int) -> None:
-    """A client that takes nothing of its answers loses its connection, be there little or much to send; the control: one
-    that takes them has all.
+    """A client that takes nothing of its answers loses its connection, be there little or much to send; the control:
+    one that takes them has all.
     """
     request = b"GET /docs HTTP/1.1\r\nHost: g\r\n\r\n"
     assert answers_of(exchange(served.port, request))[0][0] == 200
@@ -199,7 +199,7 @@ def test_who_never_reads_is_cut_off(served: Running, pages: int) -> None:
         silent.connect((HOST, served.port))
         silent.sendall(request * pages)
         silent.setblocking(False)
-        ends = time.monotonic() + HUNG
+        ends = time.monotonic() + 60
         with pytest.raises((ConnectionResetError, BrokenPipeError)):
             while time.monotonic() < ends:
                 time.sleep(0.1)
