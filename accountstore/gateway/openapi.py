@@ -223,16 +223,25 @@ def _file_paths() -> dict[str, Any]:
     data = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
     form = {"multipart/form-data": {"schema": {"type": "object", "properties": {"file": {"type": "string"}}}}}
     at = (_PATH, _STORAGE, _VERSION_ID)
+    tagged = (*at, *_CONDITIONS)
+    download = _operation(
+        "file.download_file", "Its JSON.", tagged, {"description": "It.", "content": data, "headers": _ETAG}
+    )
+    download["responses"]["304"] = {"description": "The client has it already."}
     folder = (_PATH, _STORAGE)
     recursive = _parameter("recursive", "`true`: with the documents in it.")
     name = _parameter("storageName", "The storage.", required=True, place="path")
     return {
         f"{storage}/file/{{path}}": {
-            "get": _operation("file.download_file", "Its JSON.", at, {"description": "It.", "content": data}),
+            "get": download,
             "put": _operation(
-                "file.upload_file", "Create or replace it.", at, _answer("Saved.", Uploaded), {**form, **data}
+                "file.upload_file",
+                "Create or replace it.",
+                tagged,
+                _answer("Saved.", Uploaded, _ETAG),
+                {**form, **data},
             ),
-            "delete": _operation("file.delete_file", "Remove it.", at, _answer("It is not there.")),
+            "delete": _operation("file.delete_file", "Remove it.", tagged, _answer("It is not there.")),
         },
         f"{storage}/file/copy/{{path}}": {"put": _operation("file.copy_file", "Copy it.", _COPY, _answer("Copied."))},
         f"{storage}/file/move/{{path}}": {"put": _operation("file.move_file", "Move it.", _COPY, _answer("Moved."))},

@@ -286,9 +286,14 @@ async def test_accounts_of_a_multi_account_keep_their_own(
 
 def test_the_work_of_a_merge_grows_with_the_accounts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of ten times as many accounts, all others than the stored ones, ten times as many values are looked at."""
-    looked: list[int] = []
+    looked: list[object] = []
     value = merging._value  # pyright: ignore[reportPrivateUsage]
-    monkeypatch.setattr(merging, "_value", lambda field: (looked.append(1), value(field))[1])
+
+    def look(field: object) -> object:
+        looked.append(field)
+        return value(field)
+
+    monkeypatch.setattr(merging, "_value", look)
 
     def work(number: int) -> int:
         looked.clear()

@@ -204,7 +204,12 @@ def test_clients_that_are_added_at_once_are_all_there(tmp_path: Path, monkeypatc
     file = str(tmp_path / "g.toml")
     all_there = threading.Barrier(8)
     monkeypatch.setattr(adding, "hash_secret", lambda _: all_there.wait() < 0 or HASH)
-    monkeypatch.setattr(adding, "config_of", lambda tree: (time.sleep(0.01), config_of(tree))[1])
+
+    def slow(tree: Any) -> GatewayConfig:
+        time.sleep(0.01)
+        return config_of(tree)
+
+    monkeypatch.setattr(adding, "config_of", slow)
     with ThreadPoolExecutor(8) as threads:
         for secret in threads.map(lambda n: add_to_file(file, f"c{n}", Client(secrets=(), folder="")), range(8)):
             assert len(secret.reveal()) == 43

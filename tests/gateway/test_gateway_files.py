@@ -99,7 +99,7 @@ async def test_names_have_the_stores_rules(store: AccountStore, method: str, pat
     ],
 )
 async def test_a_form_without_a_file_is_refused(store: AccountStore, kind: str, body: bytes) -> None:
-    """A form that has no file, or is none, is refused. A part within a part is no file, nor what is coded or cut off."""
+    """A form that has no file, or is none, is refused. A part within a part is no file, nor is a coded one."""
     async with serving(store) as http:
         answer = await http.put(
             f"{STORAGE}/file/a.account", content=body, headers={b"content-type": kind.encode("latin-1")}
