@@ -152,6 +152,7 @@ def _serve(
 
 
 def add_client(
+    context: typer.Context,
     name: Annotated[str, typer.Argument(metavar="ID", help="The client's id: letters, digits and -._~.")],
     gateway: _Gateway = None,
     folder: Annotated[
@@ -178,6 +179,8 @@ def add_client(
 
         if everything and (folder is not None or storage is not None):
             raise ConfigError("--everything goes without --folder and --storage")
+        if storage is not None and storage not in load_config(context.obj).storages:
+            raise ConfigError(f"there is no storage {storage!r} in the configuration: `accountstore --config PATH`")
         where = "" if everything else f"tenants/{name}" if folder is None else folder
         path = find_gateway_config(gateway)
         client = Client(secrets=(), folder=where, storage=storage, rights="read" if read_only else "write")

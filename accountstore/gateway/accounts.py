@@ -15,19 +15,22 @@ from accountstore import (
     Account,
     ConflictError,
     DecodeError,
+    EncodeError,
     ExistsError,
     ExtensionError,
     Location,
     MultiAccount,
     NotFoundError,
     OAuthCredentials,
+    SealError,
     Stored,
     UnsupportedError,
     Version,
     to_json,
 )
+from accountstore.gateway.conditions import Conditions, conditions_of, precondition
 from accountstore.gateway.merging import KEEPERS, READERS, Fields, is_plain
-from accountstore.gateway.problems import Problem, missing
+from accountstore.gateway.problems import UNREADABLE, Problem, missing
 from accountstore.gateway.service import Call
 from accountstore.gateway.wire import (
     ascii_json,
@@ -108,13 +111,9 @@ def _asked(call: Call, /) -> Location:
 
 def _answer(call: Call, location: Location, stored: Stored[Account] | Stored[MultiAccount], /) -> Response:
     """A document with its ETag; without it, where the client has it already."""
-    etags, headers, path = call.service.etags, call.request.headers, location.path
-    tag = {"etag": etags.of(path, stored.version)}
-    match = headers.get("if-match")
-    if match is not None and not etags.matches(match, path, stored.version, weak=False):
-        raise _precondition()
-    none_match = headers.get("if-none-match")
-    if none_match is not None and etags.matches(none_match, path, stored.version, weak=True):
+    etags = call.service.etags
+    tag = {"etag": etags.of(location.path, stored.version)}
+    if conditions_of(call.request).is_known(etags, location, stored.version):
         return Response(None, 304, tag)
     return Response(ascii_json(to_json(stored.document, reveal=True)), 200, tag, "application/json")
 
@@ -123,7 +122,9 @@ async def _save(call: Call, kind: Kind, /) -> Response:
     """Write what the request has, with what the stored document has beyond it, if that is still the current one."""
     location, new = await _given(call, kind)
     check_kind(location, kind)
-    saved = await _save_plain(call, location, new)
+    conditions = conditions_of(call.request)
+    known = call.service.plain.take(call.store, location)
+    saved = await _save_plain(call, location, new, known) if known is not None and not conditions else None
     pause = _PAUSE
     attempts = 0
     while saved is None:
@@ -133,15 +134,12 @@ async def _save(call: Call, kind: Kind, /) -> Response:
             await anyio.sleep(pause * random())  # noqa: S311 -- so that those who have met do not meet again
             pause = min(2 * pause, _LONGEST_PAUSE)
         attempts += 1
-        saved = await _save_merged(call, location, kind, new)
+        saved = await _save_merged(call, location, kind, new, conditions)
     return Response(None, 200, {"etag": call.service.etags.of(location.path, saved)})
 
 
-async def _save_plain(call: Call, location: Location, new: Fields, /) -> Version | None:
-    """Write what the request has, where it is known that there is nothing to keep. None: that is not so."""
-    version = call.service.plain.take(call.store, location)
-    if version is None or _has_conditions(call):
-        return None
+async def _save_plain(call: Call, location: Location, new: Fields, version: Version, /) -> Version | None:
+    """Write what the request has over a version that has nothing to keep. None: it is no longer the current one."""
     try:
         saved = await call.store.save_json(location, msgspec.json.encode(new), mode=version)
     except (ConflictError, NotFoundError, UnsupportedError):
@@ -150,21 +148,23 @@ async def _save_plain(call: Call, location: Location, new: Fields, /) -> Version
     return saved
 
 
-async def _save_merged(call: Call, location: Location, kind: Kind, new: Fields, /) -> Version | None:
+async def _save_merged(
+    call: Call, location: Location, kind: Kind, new: Fields, conditions: Conditions, /
+) -> Version | None:
     """Read, merge, and write if it is still what was read. None: others were faster."""
     version, document = await _stored(call, location)
-    _check_conditions(call, location, version)
+    conditions.check(call.service.etags, location, version)
     kept = new if document is None else KEEPERS[kind](new, READERS[kind](document, "$", str))
     data = msgspec.json.encode(kept)
     try:
         saved = await call.store.save_json(location, data, mode=version or "create")
     except UnsupportedError:
-        if _has_conditions(call):
+        if conditions:
             raise
         return await call.store.save_json(location, data)
     except (ConflictError, ExistsError, NotFoundError):
-        if _has_conditions(call):
-            raise _precondition() from None
+        if conditions:
+            raise precondition() from None
         return None
     _note(call, location, kept, saved)
     return saved
@@ -196,29 +196,18 @@ async def _given(call: Call, kind: Kind, /) -> tuple[Location, Fields]:
 
 
 async def _stored(call: Call, location: Location, /) -> tuple[Version | None, bytes | None]:
-    """Version and JSON of the document that is there. What cannot be read is replaced whole."""
+    """Version and JSON of the document that is there.
+
+    Raises `Problem` (409) where it cannot be read, as one of a newer release or one whose key is missing: nothing of it
+    could be kept.
+    """
     try:
         stored = await call.store.read_json(location)
     except NotFoundError:
         return None, None
-    except DecodeError:
-        return (await call.store.stat(location)).version, None
+    except (DecodeError, EncodeError, SealError) as error:
+        if error.temporary:
+            raise
+        told = f"what is stored there cannot be read, and would be lost: {UNREADABLE}"
+        raise Problem(409, "badStored", told) from None
     return stored.version, stored.document
-
-
-def _has_conditions(call: Call, /) -> bool:
-    return not {"if-match", "if-none-match"}.isdisjoint(call.request.headers)
-
-
-def _check_conditions(call: Call, location: Location, version: Version | None, /) -> None:
-    """Raise `Problem` where a condition of the request is not met."""
-    etags, path = call.service.etags, location.path
-    match, none_match = (call.request.headers.get(name) for name in ("if-match", "if-none-match"))
-    if match is not None and not etags.matches(match, path, version, weak=False):
-        raise _precondition()
-    if none_match is not None and etags.matches(none_match, path, version, weak=True):
-        raise _precondition()
-
-
-def _precondition() -> Problem:
-    return Problem(412, "changed", "the document is not in the state that the request asks for: read it again")

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import re
 import tempfile
-from contextlib import suppress
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
 from secrets import token_urlsafe
+from tomllib import TOMLDecodeError, loads
 
 from msgspec.structs import replace
 
 from accountstore import ConfigError, Secret
 from accountstore.files import read_file
 from accountstore.gateway.clients import hash_secret
-from accountstore.gateway.config import CLIENT_ID, Client, load_gateway_config
+from accountstore.gateway.config import CLIENT_ID, ID_RULE, Client, config_of
 
 __all__ = ("add_to_file",)
 
@@ -22,28 +25,64 @@ __all__ = ("add_to_file",)
 def add_to_file(path: str, name: str, client: Client, /) -> Secret:
     """Add a client, with a secret of 256 random bits, to a file, which is made where there is none. Returns the secret.
 
-    The file is replaced in one step, and is its owner's alone.
+    The file is replaced in one step, and is its owner's alone. Those who add at once wait for one another.
 
     Raises:
-        ConfigError: the id cannot be one or is taken, or the file cannot be used or written.
+        ConfigError: the id cannot be one or is taken; the client, or the file, is none that a gateway would start with;
+            or the file cannot be written.
     """
     if not re.fullmatch(CLIENT_ID, name):
-        raise ConfigError("a client's id has letters, digits and -._~ only, at most 100")
+        raise ConfigError(f"this cannot be a client's id: {ID_RULE}")
     secret = Secret(token_urlsafe(32))
     added = _table(name, replace(client, secrets=(hash_secret(secret),)))
     try:
-        before = read_file(path).decode()
-        if name in load_gateway_config(path).clients:
-            raise ConfigError(f"{path}: there is a client {name!r} already")
-    except FileNotFoundError:
-        before = f"# Keys that sign tokens, the newest first. Keep them secret.\nkeys = [{_text(token_urlsafe(32))}]\n"
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read ({type(error).__name__})") from None
-    try:
-        _replace(path, f"{before.rstrip()}\n\n{added}")
+        with _locked(os.path.dirname(os.path.abspath(path))):
+            _replace(path, _extended(_read(path), name, added))
+    except ConfigError as error:
+        failure = ConfigError(f"{path}: {error.message}")  # raised below, without the frames that held the keys
     except OSError as error:
-        raise ConfigError(f"{path}: cannot be written ({type(error).__name__})") from None
-    return secret
+        failure = ConfigError(f"{path}: cannot be written ({type(error).__name__})")
+    else:
+        return secret
+    raise failure
+
+
+def _read(path: str, /) -> str:
+    """The text of the file, or of a new one."""
+    try:
+        return read_file(path).decode()
+    except FileNotFoundError:
+        return f"# Keys that sign tokens, the newest first. Keep them secret.\nkeys = [{_text(token_urlsafe(32))}]\n"
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot be read ({type(error).__name__})") from None
+
+
+def _extended(before: str, name: str, added: str, /) -> str:
+    """The text with one more client. Raises `ConfigError` unless a gateway would start with it."""
+    try:
+        clients = config_of(loads(before)).clients
+    except TOMLDecodeError:
+        raise ConfigError("cannot be read (TOMLDecodeError)") from None
+    if name in clients:
+        raise ConfigError(f"there is a client {name!r} already")
+    after = f"{before.rstrip()}\n\n{added}"
+    try:
+        config_of(loads(after))
+    except TOMLDecodeError:
+        raise ConfigError("cannot be extended as it is written: add the client by hand") from None
+    return after
+
+
+@contextmanager
+def _locked(folder: str, /) -> Generator[None]:
+    """The folder, which is made where there is none, for one at a time."""
+    os.makedirs(folder, mode=0o700, exist_ok=True)
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _table(name: str, client: Client, /) -> str:
@@ -62,7 +101,6 @@ def _text(value: str, /) -> str:
 
 def _replace(path: str, text: str, /) -> None:
     folder = os.path.dirname(os.path.abspath(path))
-    os.makedirs(folder, mode=0o700, exist_ok=True)
     descriptor, temporary = tempfile.mkstemp(dir=folder, prefix=".accountstore-gateway-")  # 0600
     try:
         with open(descriptor, "w", encoding="utf-8") as file:

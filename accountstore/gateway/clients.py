@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 from base64 import b64decode
-from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Mapping
+from collections import Counter, OrderedDict
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from hashlib import sha256
 from typing import TypeAlias
 from urllib.parse import unquote_plus
+from weakref import WeakValueDictionary
 
 import anyio
 from argon2 import PasswordHasher
@@ -42,10 +43,9 @@ Authorize: TypeAlias = Callable[[HTTPConnection], Awaitable[Access | None]]
 
 _HASHES_AT_ONCE = 2
 _HASHES_WAITING = 32
-_FAILURES = 10
+_FAILURES_OF_ID = 10, 1 / 60
+_FAILURES_OF_PEER = 60, 1.0
 _FAILURES_KEPT = 10_000
-# A hash of no secret, of the costs that `hash_secret` has: an unknown client takes as long as a known one.
-_NOBODY = "$argon2id$v=19$m=65536,t=3,p=4$GLQ8wBpM4MTyO7yHbswfyw$YLOPRCxdyRk7WiXNxvo6QF2lwvilYbdg9Fx5vqbdTHg"
 
 
 def hash_secret(secret: Secret, /) -> str:
@@ -64,9 +64,13 @@ class Clients:
         self._by_mark = {
             token_name(name, secret): name for name, one in config.clients.items() for secret in one.secrets
         }
-        self._hasher = PasswordHasher()
+        self._work: list[str] = []
+        """Hashes of which no client has more of any cost: what an attempt without success verifies."""
+        for client in config.clients.values():
+            self._work += _beyond(client.secrets, self._work)
         self._hashing = anyio.CapacityLimiter(_HASHES_AT_ONCE)
         self._waiting = Turns(_HASHES_WAITING, _too_many)
+        self._turns: WeakValueDictionary[str, anyio.Lock] = WeakValueDictionary()
         self._failures: OrderedDict[tuple[str, str], Bucket] = OrderedDict()
 
     async def authorize(self, connection: HTTPConnection, /) -> Access | None:
@@ -79,7 +83,9 @@ class Clients:
     async def grant(self, form: Mapping[str, str], authorization: str, peer: str, /) -> dict[str, object]:
         """A token for a client's id and secret, as RFC 6749 section 4.4 answers it.
 
-        Each wrong secret costs the peer: ten at once, then one a minute. An unknown id takes as long as a wrong secret.
+        Each wrong secret costs the peer: of one id ten at once, then one a minute; of all ids sixty at once, then one a
+        second. A peer's attempts go one after another, so that those at once are counted too. An unknown id is answered
+        and counted as a known one, and takes as long: no answer tells whether there is a client.
 
         Raises:
             Problem: with the error of RFC 6749 as its code.
@@ -88,24 +94,29 @@ class Clients:
             raise Problem(400, "unsupported_grant_type", "grant_type must be client_credentials")
         name, secret = _basic(authorization) or (form.get("client_id", ""), Secret(form.get("client_secret", "")))
         client = self._clients.get(name)
-        failures = self._failures_of(peer, name if client else "")
-        if not failures.has():
-            raise Problem(429, "slow_down", "too many wrong secrets: wait a minute")
-        found = await self._find(client, secret)
-        if client is None or found is None:
-            failures.take()
-            raise Problem(400, "invalid_client", "no such client, or a wrong secret")
+        with self._waiting:
+            async with self._turns.setdefault(peer, anyio.Lock()):
+                failures = self._failures_of(peer, ""), self._failures_of(peer, sha256(name.encode()).hexdigest())
+                if not all(bucket.has() for bucket in failures):
+                    raise Problem(429, "slow_down", "too many wrong secrets: wait a minute")
+                for bucket in failures:  # also for an attempt that its caller gives up
+                    bucket.take()
+                found = await self._find(client.secrets if client else (), secret)
+                if found is None:
+                    raise Problem(400, "invalid_client", "no such client, or a wrong secret")
+                for bucket in failures:
+                    bucket.give()
         token = self._tokens.sign(token_name(name, found))
         return {"access_token": token, "token_type": "Bearer", "expires_in": self._tokens.seconds}
 
-    async def _find(self, client: Client | None, secret: Secret, /) -> str | None:
-        """The hash of the client's that the secret has. Two are hashed at once, in threads."""
-        hashes = client.secrets if client else (_NOBODY,)
-        with self._waiting:
-            return await anyio.to_thread.run_sync(_verify, self._hasher, hashes, secret, limiter=self._hashing)
+    async def _find(self, hashes: tuple[str, ...], secret: Secret, /) -> str | None:
+        """Which of a client's hashes the secret has. Two secrets are hashed at once, in threads."""
+        decoys = _beyond(self._work, hashes)
+        return await anyio.to_thread.run_sync(_verify, hashes, decoys, secret, limiter=self._hashing)
 
     def _failures_of(self, peer: str, name: str, /) -> Bucket:
-        bucket = self._failures.pop((peer, name), None) or Bucket(1 / 60, _FAILURES)
+        size, rate = _FAILURES_OF_ID if name else _FAILURES_OF_PEER
+        bucket = self._failures.pop((peer, name), None) or Bucket(rate, size)
         self._failures[peer, name] = bucket
         if len(self._failures) > _FAILURES_KEPT:
             self._failures.popitem(last=False)
@@ -130,14 +141,33 @@ def token_name(name: str, secret_hash: str, /) -> str:
     return f"{name}.{sha256(secret_hash.encode()).hexdigest()[:12]}"
 
 
-def _verify(hasher: PasswordHasher, hashes: tuple[str, ...], secret: Secret, /) -> str | None:
-    for one in hashes:
+def _verify(hashes: Sequence[str], decoys: Sequence[str], secret: Secret, /) -> str | None:
+    """The first of the hashes that the secret has. Where it has none, the decoys are verified too, for the time."""
+    hasher = PasswordHasher()
+    for one in (*hashes, *decoys):
         try:
             hasher.verify(one, secret.reveal())
         except (Argon2Error, InvalidHashError):
             continue
-        return one
+        if one in hashes:
+            return one
     return None
+
+
+def _beyond(hashes: Iterable[str], counted: Iterable[str], /) -> list[str]:
+    """Those of the hashes that are more, of one cost, than the ones counted."""
+    left = Counter(map(_cost, counted))
+    found: list[str] = []
+    for one in hashes:
+        left[_cost(one)] -= 1
+        if left[_cost(one)] < 0:
+            found.append(one)
+    return found
+
+
+def _cost(secret_hash: str, /) -> str:
+    """What decides how long it takes to verify a hash: all of it but salt and digest."""
+    return secret_hash.rsplit("$", 2)[0]
 
 
 def _basic(authorization: str, /) -> tuple[str, Secret] | None:

@@ -25,13 +25,14 @@ import msgspec
 from msgspec import Struct, field
 from msgspec.structs import force_setattr, replace
 
-from accountstore import ConfigError, Secret
+from accountstore import ConfigError, Location, LocationError, Secret
 from accountstore.files import read_file
 
 Rights: TypeAlias = Literal["read", "write"]
 
-CLIENT_ID = r"[A-Za-z0-9._~-]{1,100}"
+CLIENT_ID = r"(?!\.{1,2}\Z)[A-Za-z0-9._~-]{1,100}"
 """What a client's id may be: four of the API's six clients send id and secret as they are, without escapes."""
+ID_RULE = "it has letters, digits and -._~ only, at most 100, and is not . or .."
 _LEAST_KEY = 32
 _FILE = "accountstore-gateway.toml"
 _FILE_VARIABLE = "ACCOUNTSTORE_GATEWAY"
@@ -111,7 +112,11 @@ class GatewayConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 def _check_client(name: str, client: Client, /) -> None:
     where = f"clients.{name}"
     if not re.fullmatch(CLIENT_ID, name):
-        raise ConfigError("clients: an id has other characters than letters, digits and -._~, or more than 100")
+        raise ConfigError(f"clients: an id is none: {ID_RULE}")
+    try:
+        Location("x.account", folder=client.folder, storage=client.storage)
+    except LocationError as error:
+        raise ConfigError(f"{where}: {error.message}") from None
     if not client.secrets:
         raise ConfigError(f"{where}.secrets: none")
     if not all(secret.startswith("$argon2") for secret in client.secrets):
@@ -142,10 +147,7 @@ def load_gateway_config(path: str, /) -> GatewayConfig:
         ConfigError: it cannot be read, understood or used; the message names the file and the key.
     """
     try:
-        config = _convert(read_tree(path))
-        if given := os.environ.get(_KEYS_VARIABLE):
-            config = replace(config, keys=tuple(map(Secret, filter(None, given.split(",")))))
-        config.check()
+        config = config_of(read_tree(path))
     except ConfigError as error:
         failure = ConfigError(f"{path}: {error.message}")  # raised below, without the frames that held the keys
     else:
@@ -165,7 +167,8 @@ def read_tree(path: str, /) -> dict[str, Any]:
         raise ConfigError(f"cannot be read ({type(error).__name__})") from None
 
 
-def _convert(tree: Mapping[str, Any], /) -> GatewayConfig:
+def config_of(tree: Mapping[str, Any], /) -> GatewayConfig:
+    """The configuration in the tables of a file, with the keys of the environment where it has some, checked."""
     keys = tree.get("keys", [])
     if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
         raise ConfigError("keys: must be a list of text")
@@ -173,4 +176,7 @@ def _convert(tree: Mapping[str, Any], /) -> GatewayConfig:
         config = msgspec.convert({**tree, "keys": []}, GatewayConfig)
     except msgspec.ValidationError as error:
         raise ConfigError(str(error)) from None
-    return replace(config, keys=tuple(keys))
+    given = os.environ.get(_KEYS_VARIABLE)
+    config = replace(config, keys=tuple(map(Secret, filter(None, given.split(",")) if given else keys)))
+    config.check()
+    return config

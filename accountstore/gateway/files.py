@@ -6,16 +6,27 @@ Names and extensions have the store's rules. A folder is there while it has docu
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from email import message_from_bytes
 from typing import Any
 
 from starlette.responses import Response
 
-from accountstore import Entry, Folder, Location
+from accountstore import (
+    ConflictError,
+    Entry,
+    ExistsError,
+    Folder,
+    Location,
+    NotFoundError,
+    UnsupportedError,
+    Version,
+    WriteMode,
+)
 from accountstore.gateway.accounts import reachable
+from accountstore.gateway.conditions import Conditions, conditions_of, precondition
 from accountstore.gateway.problems import Problem, missing
 from accountstore.gateway.service import Call
-from accountstore.gateway.wire import folder_of, json_response, location_of, query_of, read_body
+from accountstore.gateway.uploads import uploaded
+from accountstore.gateway.wire import folder_of, json_response, location_of, query_of
 
 __all__ = (
     "copy_file",
@@ -33,21 +44,57 @@ __all__ = (
 
 async def download_file(call: Call, /) -> Response:
     """The JSON of a document, whole, as the store has it."""
-    stored = await call.store.read_json(_file(call))
-    return Response(bytes(stored.document), 200, None, "application/octet-stream")
+    location, etags = _file(call), call.service.etags
+    stored = await call.store.read_json(location)
+    tag = {"etag": etags.of(location.path, stored.version)}
+    if conditions_of(call.request).is_known(etags, location, stored.version):
+        return Response(None, 304, tag)
+    return Response(bytes(stored.document), 200, tag, "application/octet-stream")
 
 
 async def upload_file(call: Call, /) -> Response:
     """Create or replace a document by its JSON, whole: the first file of a multipart form, or the body itself."""
     location = _file(call)
-    await call.store.save_json(location, await _uploaded(call))
-    return json_response({"uploaded": [location.file_name], "errors": []})
+    content = await uploaded(call.request, call.service.config.limits)
+    conditions = conditions_of(call.request)
+    mode: WriteMode = "overwrite"
+    if conditions:
+        mode = await _current(call, location, conditions) or "create"
+    try:
+        version = await call.store.save_json(location, content, mode=mode)
+    except (ConflictError, ExistsError, NotFoundError):
+        if not conditions:
+            raise
+        raise precondition() from None
+    tag = {"etag": call.service.etags.of(location.path, version)}
+    return json_response({"uploaded": [location.file_name], "errors": []}, tag)
 
 
 async def delete_file(call: Call, /) -> Response:
-    """Remove a document. A missing one is no error."""
-    await call.store.delete(_file(call))
+    """Remove a document. A missing one is no error, unless a condition asks for one."""
+    location, conditions = _file(call), conditions_of(call.request)
+    version = await _current(call, location, conditions) if conditions else None
+    try:
+        if version is not None or not conditions:
+            await call.store.delete(location, version=version)
+    except ConflictError:
+        raise precondition() from None
     return Response(None, 200)
+
+
+async def _current(call: Call, location: Location, conditions: Conditions, /) -> Version | None:
+    """The version of the document that is there, which meets the conditions. Raises `Problem` (412) where it does not,
+    `UnsupportedError` where the storage has no versions.
+    """
+    try:
+        version = (await call.store.stat(location)).version
+    except NotFoundError:
+        version = None
+    else:
+        if version is None:
+            raise UnsupportedError("the storage has no versions", location=location)
+    conditions.check(call.service.etags, location, version)
+    return version
 
 
 async def copy_file(call: Call, /) -> Response:
@@ -165,20 +212,3 @@ def _pair(call: Call, /) -> tuple[Location, Location]:
 def _refuse_version(query: dict[str, str], /) -> None:
     if "versionId" in query:
         raise Problem(501, "notSupported", "versions of a file are not served: leave versionId out")
-
-
-async def _uploaded(call: Call, /) -> bytes:
-    """What is uploaded: the first file of a form, or the whole body. Nothing of it is written to a temporary file."""
-    body = await read_body(call.request, call.service.config.limits)
-    kind = call.request.headers.get("content-type", "")
-    if not kind.lower().startswith("multipart/form-data"):
-        return body
-    try:
-        form = message_from_bytes(b"content-type: %s\r\n\r\n%s" % (kind.encode("latin-1"), body))
-        found = next((part for part in form.walk() if part.get_filename() is not None), None)
-    except RecursionError:
-        found = None
-    content = None if found is None else found.get_payload(decode=True)
-    if not isinstance(content, bytes):
-        raise Problem(400, "badRequest", "the body is not a multipart form with a file")
-    return content

@@ -94,9 +94,10 @@ class Front:
 
     def _check_length(self, scope: Scope, /) -> None:
         """Refuse a body by the length that its headers give, before any of it is read."""
+        limit = self._limits.body_bytes
         for name, value in scope["headers"]:
-            if name == b"content-length" and value.isdigit() and int(value[:20]) > self._limits.body_bytes:
-                raise too_large(self._limits.body_bytes)
+            if name == b"content-length" and value.isdigit() and int(b"0" + value.lstrip(b"0")[:20]) > limit:
+                raise too_large(limit)
 
 
 class _Exchange:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import anyio
 
-from accountstore import AccountStore, AccountStoreError, Location
+from accountstore import AccountStore, AccountStoreError, FullError, Location
 
 __all__ = ("Health",)
 
@@ -14,8 +14,9 @@ _PROBED = "accountstore-readiness.account"
 class Health:
     """Looks at each storage of a store every `seconds`; what a probe says is true within that time.
 
-    A probe asks for a document that is not there. After a write was refused, or found no space, it is the store's own
-    check, which writes, until that passes.
+    A probe asks for a document that is not there. After a write to a storage found no space, a probe of that one is the
+    store's own check too, which writes, until that finds space. A write that was refused says nothing of the storage:
+    it may be one for reading only, or one document's permissions.
     """
 
     def __init__(self, store: AccountStore, seconds: float, /) -> None:
@@ -23,16 +24,16 @@ class Health:
         """What is wrong with which storage; None before the first probe."""
         self._store = store
         self._seconds = seconds
-        self._suspect = False
+        self._suspects: set[str] = set()
 
     @property
     def ready(self) -> bool:
         """Whether each storage was all right when it was looked at last."""
         return self.failing == {}
 
-    def suspect(self) -> None:
-        """Note that a write was refused: the next probes write."""
-        self._suspect = True
+    def suspect(self, storage: str, /) -> None:
+        """Note that a write found no space on a storage: the next probes of it write."""
+        self._suspects.add(storage)
 
     async def watch(self) -> None:
         """Probe for ever."""
@@ -43,25 +44,23 @@ class Health:
     async def probe(self) -> None:
         """Look at each storage."""
         failing: dict[str, str] = {}
-        deep = self._suspect
         async with anyio.create_task_group() as tasks:
             for name in self._store.storages:
-                tasks.start_soon(self._probe, name, deep, failing)
-        self._suspect = self._suspect and (bool(failing) or not deep)
+                tasks.start_soon(self._probe, name, failing)
         self.failing = failing
 
-    async def _probe(self, name: str, deep: bool, failing: dict[str, str], /) -> None:
+    async def _probe(self, name: str, failing: dict[str, str], /) -> None:
         """Look at one storage, for half of the period."""
         with anyio.move_on_after(self._seconds / 2) as scope:
             try:
-                if deep:
-                    problem = next((step.problem for step in (await self._store.check(name)).steps if step.problem), "")
-                else:
-                    problem = ""
-                    await self._store.exists(Location(_PROBED, storage=name))
+                await self._store.exists(Location(_PROBED, storage=name))
+                if name in self._suspects:
+                    steps = (await self._store.check(name)).steps
+                    if any(step.problem.startswith(FullError.__name__) for step in steps):
+                        failing[name] = FullError.__name__
+                    else:
+                        self._suspects.discard(name)
             except AccountStoreError as error:
-                problem = type(error).__name__
-            if problem:
-                failing[name] = problem
+                failing[name] = type(error).__name__
         if scope.cancelled_caught:
             failing[name] = "no answer in time"

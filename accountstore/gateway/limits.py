@@ -39,6 +39,10 @@ class Bucket:
         self._left -= 1
         return True
 
+    def give(self) -> None:
+        """Put one back that was taken."""
+        self._left = min(self._size, self._left + 1)
+
 
 class Turns:
     """So many at once, and no queue: `with turns` raises the problem where none is free."""

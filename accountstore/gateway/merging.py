@@ -6,19 +6,19 @@ they stand in the JSON, so that nothing of a value is lost on the way.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import msgspec
 from msgspec import Raw
 
+from accountstore.gateway.problems import Problem
 from accountstore.gateway.wire import fields_of, scalar
 
 Fields = dict[str, Any]
 """The fields of an object: raw JSON, or objects and lists of such below."""
 
 _TOKENS = frozenset({"accessToken", "expiresAt"})
-_GRANT = ("login", "clientId", "refreshToken")
 _CLIENT_FIELDS: Mapping[str, frozenset[str]] = {
     "multi": frozenset({"receiveAccounts", "sendAccount"}),
     "account": frozenset({"host", "port", "securityOptions", "protocolType", "credentials", "cacheFile"}),
@@ -38,6 +38,8 @@ _CLIENT_FIELDS: Mapping[str, frozenset[str]] = {
 """The fields that the API's clients know: what they leave out of these is meant to go."""
 
 _ITEMS = msgspec.json.Decoder(list[Raw])
+_MOST_ACCOUNTS = 2500
+"""More with credentials than a document has room for, unless its storage takes larger ones than usual."""
 
 
 Rename = Callable[[str], str]
@@ -57,6 +59,8 @@ def multi_fields(data: bytes | Raw, where: str, rename: Rename, /) -> Fields:
     fields: Fields = {**fields_of(data, where, rename)}
     if isinstance(scalar(fields.get("receiveAccounts")), list):
         items = _ITEMS.decode(fields["receiveAccounts"])
+        if len(items) > _MOST_ACCOUNTS:
+            raise Problem(413, "tooMany", f"{where}.receiveAccounts: more than {_MOST_ACCOUNTS}")
         fields["receiveAccounts"] = [
             account_fields(item, f"{where}.receiveAccounts[{place}]", rename) for place, item in enumerate(items)
         ]
@@ -68,15 +72,16 @@ def multi_fields(data: bytes | Raw, where: str, rename: Rename, /) -> Fields:
 def keep_account(new: Fields, old: Fields, /) -> Fields:
     """An account with the fields of the stored one that a client does not know.
 
-    Access token and expiry stay as long as login, client and refresh token do: of another grant they are worthless.
+    What belongs to a login stays with it: fields of the credentials while discriminator and login are the same, access
+    token and expiry while client and refresh token are too. Fields of a cache file stay with that file.
     """
     kept = _kept("account", new, old)
     mine, theirs = new.get("credentials"), old.get("credentials")
-    if isinstance(mine, dict) and isinstance(theirs, dict) and _same(mine, theirs, "discriminator"):
-        without = frozenset() if _same(mine, theirs, *_GRANT) else _TOKENS
+    if isinstance(mine, dict) and isinstance(theirs, dict) and _same(mine, theirs, "discriminator", "login"):
+        without = frozenset() if _same(mine, theirs, "clientId", "refreshToken") else _TOKENS
         kept["credentials"] = _kept("credentials", mine, theirs, without)
     mine, theirs = new.get("cacheFile"), old.get("cacheFile")
-    if isinstance(mine, dict) and isinstance(theirs, dict):
+    if isinstance(mine, dict) and isinstance(theirs, dict) and _same(mine, theirs, *_CLIENT_FIELDS["location"]):
         kept["cacheFile"] = _kept("location", mine, theirs)
     return kept
 
@@ -84,7 +89,8 @@ def keep_account(new: Fields, old: Fields, /) -> Fields:
 def keep_multi(new: Fields, old: Fields, /) -> Fields:
     """A multi account with the fields of the stored one that a client does not know.
 
-    A receiving account is the stored one with its protocol, host and login, else the one in its place.
+    An account in it, receiving or sending, is the stored one with its protocol, host and login, wherever that stands;
+    of several with the same, the one with its port.
     """
     kept = _kept("multi", new, old)
     mine, theirs = new.get("receiveAccounts"), old.get("receiveAccounts")
@@ -92,7 +98,7 @@ def keep_multi(new: Fields, old: Fields, /) -> Fields:
         kept["receiveAccounts"] = _keep_accounts(mine, theirs)
     mine, theirs = new.get("sendAccount"), old.get("sendAccount")
     if isinstance(mine, dict) and isinstance(theirs, dict):
-        kept["sendAccount"] = keep_account(mine, theirs)
+        kept["sendAccount"] = _keep_accounts([mine], [theirs])[0]
     return kept
 
 
@@ -110,22 +116,31 @@ def is_plain(fields: Fields, /) -> bool:
 
 
 def _keep_accounts(new: list[Fields], old: list[Fields], /) -> list[Fields]:
-    left = dict(enumerate(old))
-    partners: dict[int, Fields] = {}
-    for place, account in enumerate(new):
-        found = next((at for at, other in left.items() if _identity(other) == _identity(account)), None)
-        if found is not None:
-            partners[place] = left.pop(found)
-    for place in range(len(new)):
-        if place not in partners and place in left:
-            partners[place] = left.pop(place)
-    return [keep_account(item, partners[at]) if at in partners else item for at, item in enumerate(new)]
+    mine, theirs = (list(map(_identity, accounts)) for accounts in (new, old))
+    partners: dict[int, int] = {}
+    for length in (4, 3):  # with the port, then without it
+        free = _places(theirs, length, {*partners.values()})
+        for identity, places in _places(mine, length, partners.keys()).items():
+            if len(found := free.get(identity, ())) == len(places):  # else nobody can say which is which
+                partners.update(zip(places, found, strict=True))
+    return [keep_account(item, old[partners[at]]) if at in partners else item for at, item in enumerate(new)]
 
 
 def _identity(account: Fields, /) -> tuple[Any, ...]:
     credentials = account.get("credentials")
     login = credentials.get("login") if isinstance(credentials, dict) else None
-    return (*(_value(account.get(name)) for name in ("protocolType", "host")), _value(login))
+    return _value(login), *(_value(account.get(name)) for name in ("protocolType", "host", "port"))
+
+
+def _places(
+    identities: list[tuple[Any, ...]], length: int, without: Collection[int], /
+) -> dict[tuple[Any, ...], list[int]]:
+    """The places that have the same beginning of their identity."""
+    found: dict[tuple[Any, ...], list[int]] = {}
+    for place, identity in enumerate(identities):
+        if place not in without:
+            found.setdefault(identity[:length], []).append(place)
+    return found
 
 
 def _kept(what: str, new: Fields, old: Fields, without: frozenset[str] = frozenset(), /) -> Fields:
@@ -139,8 +154,10 @@ def _same(new: Fields, old: Fields, /, *names: str) -> bool:
 
 def _value(field: Any, /) -> Any:
     """A field's value where it is raw JSON; `repr` of what is no scalar, which never equals one."""
-    value = scalar(field) if isinstance(field, Raw | None) else field
-    return value if isinstance(value, str | int | float | None) else repr(value)
+    if field is None:
+        return None
+    value = scalar(field) if isinstance(field, Raw) else field
+    return repr(value) if isinstance(value, (dict, list)) else value
 
 
 READERS: Mapping[str, Callable[[bytes | Raw, str, Rename], Fields]] = {"account": account_fields, "multi": multi_fields}

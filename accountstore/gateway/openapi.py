@@ -225,16 +225,25 @@ def _file_paths() -> dict[str, Any]:
     data = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
     form = {"multipart/form-data": {"schema": {"type": "object", "properties": {"file": {"type": "string"}}}}}
     at = (_PATH, _STORAGE, _VERSION_ID)
+    tagged = (*at, *_CONDITIONS)
+    download = _operation(
+        "file.download_file", "Download a file.", tagged, {"description": "OK.", "content": data, "headers": _ETAG}
+    )
+    download["responses"]["304"] = {"description": "Not modified."}
     folder = (_PATH, _STORAGE)
     recursive = _parameter("recursive", "`true`: delete the documents in it, too.")
     name = _parameter("storageName", "Storage name.", required=True, place="path")
     return {
         f"{storage}/file/{{path}}": {
-            "get": _operation("file.download_file", "Download a file.", at, {"description": "OK.", "content": data}),
+            "get": download,
             "put": _operation(
-                "file.upload_file", "Create or replace a file.", at, _answer("Saved.", Uploaded), {**form, **data}
+                "file.upload_file",
+                "Create or replace a file.",
+                tagged,
+                _answer("Saved.", Uploaded, _ETAG),
+                {**form, **data},
             ),
-            "delete": _operation("file.delete_file", "Delete a file.", at, _answer("Deleted, or there was none.")),
+            "delete": _operation("file.delete_file", "Delete a file.", tagged, _answer("Deleted, or there was none.")),
         },
         f"{storage}/file/copy/{{path}}": {
             "put": _operation("file.copy_file", "Copy a file.", _COPY, _answer("Copied."))

@@ -18,19 +18,25 @@ from accountstore import (
     EncodeError,
     ExistsError,
     FullError,
+    KeyProviderError,
     LeaseError,
     LocationError,
     NoAnswerError,
     NotFoundError,
     NotRegularError,
     RefreshError,
+    SealError,
     TooLargeError,
     UnavailableError,
     UncertainError,
     UnsupportedError,
 )
 
-__all__ = ("Problem", "missing", "problem_of")
+__all__ = ("UNREADABLE", "Problem", "missing", "problem_of")
+
+
+UNREADABLE = "read it with a release and keys that can, or delete it, or upload a whole file in its place"
+"""What to do about a document that cannot be read."""
 
 
 class Problem(Exception):  # noqa: N818 -- an answer, as in `application/problem+json`
@@ -48,7 +54,9 @@ _TABLE: tuple[tuple[type[AccountStoreError], int, str, str], ...] = (
     (LocationError, 400, "badName", ""),
     (EncodeError, 400, "badDocument", ""),
     (TooLargeError, 413, "tooLarge", ""),
-    (DecodeError, 502, "badStored", "what is stored there is not such a document: delete it or save it anew"),
+    (DecodeError, 502, "badStored", f"what is stored there is not such a document: {UNREADABLE}"),
+    (KeyProviderError, 503, "unavailable", "the service that has the storage's keys cannot be reached: try again"),
+    (SealError, 502, "badSealed", "what is stored there does not open with the storage's keys, or none can be sealed"),
     (NotFoundError, 404, "notFound", "there is no such document"),
     (ExistsError, 409, "exists", "there is a document already"),
     (ConflictError, 409, "conflict", "the document was changed by others meanwhile: read it again"),

@@ -10,8 +10,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route, Router
 
-from accountstore import DeniedError, FullError
+from accountstore import FullError
 from accountstore.gateway import accounts, files, pages
+from accountstore.gateway.conditions import conditions_of
 from accountstore.gateway.front import note
 from accountstore.gateway.operations import OPERATIONS
 from accountstore.gateway.problems import Problem
@@ -20,7 +21,7 @@ from accountstore.gateway.service import Call, Handler, Operation, Service
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
 
-__all__ = ("HANDLERS", "OPEN", "Routes")
+__all__ = ("CONDITIONAL", "HANDLERS", "OPEN", "Routes")
 
 _VERSION = "/v4.0"
 HANDLERS: Mapping[str, Handler] = {
@@ -40,6 +41,13 @@ HANDLERS: Mapping[str, Handler] = {
     "storage.object_exists": files.object_exists,
 }
 """What serves which operation of the API."""
+CONDITIONAL = frozenset(
+    {
+        *(f"client_account.{name}" for name in ("get", "get_multi", "save", "save_multi")),
+        *(f"file.{name}_file" for name in ("delete", "download", "upload")),
+    }
+)
+"""What takes `If-Match` and `If-None-Match`."""
 OPEN: Mapping[str, tuple[str, Handler]] = {
     "/connect/token": ("POST", pages.token),
     "/docs": ("GET", pages.docs),
@@ -127,8 +135,10 @@ class Endpoint:
         with access.quota or nullcontext():
             if operation.access == "write" and not access.writes:
                 raise Problem(403, "readOnly", "this client may read only")
+            if operation.name not in CONDITIONAL and conditions_of(request):
+                raise Problem(400, "badRequest", f"{operation.name} takes neither If-Match nor If-None-Match")
             try:
                 return await operation.handler(Call(request, service, access.store))
-            except (DeniedError, FullError):
-                service.health.suspect()
+            except FullError as error:
+                service.health.suspect((error.location and error.location.storage) or access.store.storages[0])
                 raise

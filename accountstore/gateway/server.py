@@ -1,4 +1,4 @@
-"""The gateway on uvicorn: what HTTP itself refuses is told in the API's envelope too, and a slow head is cut off."""
+"""The gateway on uvicorn: what HTTP itself refuses is told in the API's envelope too, and who is slow is cut off."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ __all__ = ("Protocol", "server")
 
 _HEAD_BYTES = 64 * 1024
 _HEAD_SECONDS = 10.0
+_WRITE_SECONDS = 20.0
 _CONNECTIONS = 4096
 _GRACE_SECONDS = 30
 
@@ -29,20 +30,26 @@ class _HeadTooLargeError(Exception):
 class Protocol(HttpToolsProtocol):
     """One connection.
 
-    A request's head has at most `head_bytes` and comes within `head_seconds`; of more than `connections` the newest is
-    closed.
+    A request's head has at most `head_bytes` and comes within `head_seconds`. A client that does not take its answers
+    within `write_seconds` is cut off, at the latest after twice as long, also where its connection is being closed. Of
+    more than `connections_allowed` the newest is closed.
     """
 
     head_bytes = _HEAD_BYTES
     head_seconds = _HEAD_SECONDS
+    write_seconds = _WRITE_SECONDS
     connections_allowed = _CONNECTIONS
 
     _head_size = 0
     _head_timer: Any = None
+    _write_timer: Any = None
+    _blocked_since: float | None = None
+    _under_way: Any = None
 
     def connection_made(self, transport: Any) -> None:
         """Begin to wait for a request."""
         super().connection_made(transport)
+        self._watch_writes()
         if len(self.connections) > self.connections_allowed:
             self.transport.close()
         else:
@@ -51,7 +58,27 @@ class Protocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the connection."""
         self._end_wait()
+        self._write_timer.cancel()
         super().connection_lost(exc)
+        if self._under_way is not None:
+            self._under_way.disconnected = True
+
+    def _start_asgi_task(self, cycle: Any, app: Any) -> None:
+        """Begin to work on a request: of several that came at once, not the last one, which is all that uvicorn ends
+        when the connection is lost.
+        """
+        self._under_way = cycle
+        super()._start_asgi_task(cycle, app)
+
+    def pause_writing(self) -> None:
+        """Note that the client does not take what is sent."""
+        self._blocked_since = self.loop.time()
+        super().pause_writing()
+
+    def resume_writing(self) -> None:
+        """Note that it has."""
+        self._blocked_since = None
+        super().resume_writing()
 
     def data_received(self, data: bytes) -> None:
         """Parse what came. A head that is still incomplete is counted."""
@@ -120,6 +147,15 @@ class Protocol(HttpToolsProtocol):
 
     def _wait_for_head(self) -> None:
         self._head_timer = self.loop.call_later(self.head_seconds, self.transport.close)
+
+    def _watch_writes(self) -> None:
+        """Cut the client off where it has taken too long; look again later."""
+        now = self.loop.time()
+        if self._blocked_since is None and self.transport.is_closing():
+            self._blocked_since = now  # what is left to be sent may be too little for `pause_writing`
+        if self._blocked_since is not None and now - self._blocked_since >= self.write_seconds:
+            self.transport.abort()
+        self._write_timer = self.loop.call_later(self.write_seconds, self._watch_writes)
 
     def _end_wait(self) -> None:
         if self._head_timer is not None:

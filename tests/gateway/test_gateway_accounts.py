@@ -8,10 +8,11 @@ from typing import Any
 import anyio
 import pytest
 from doubles import Recording
-from gateways import BASE, MULTI, OAUTH, PASSWORD, configured, request_of, serving, told
+from gateways import BASE, MULTI, OAUTH, PASSWORD, STORAGE, configured, request_of, serving, told
 from samples import RICH
 
 from accountstore import AccountStore, Location, StorageConfig, StoreConfig, Version
+from accountstore.gateway import merging
 from accountstore.gateway.plain import PlainVersions
 from accountstore.testing import store_over
 
@@ -202,7 +203,9 @@ async def test_a_save_keeps_what_its_client_does_not_know(store: AccountStore) -
     ],
 )
 async def test_tokens_stay_with_their_grant(store: AccountStore, change: dict[str, str], kept: bool) -> None:
-    """Access token and expiry survive a read-change-save by a client that drops them, unless the grant is another."""
+    """Access token and expiry survive a read-change-save by a client that drops them, unless the grant is another;
+    other fields unless the login is.
+    """
     tokens = {"accessToken": "at", "expiresAt": "2031-01-01T00:00:00Z"}
     credentials: dict[str, Any] = {**OAUTH["credentials"], "hint": "?"}  # type: ignore[dict-item]
     await store.save_json(AT, json.dumps({**OAUTH, "credentials": {**credentials, **tokens}}).encode())
@@ -212,7 +215,17 @@ async def test_tokens_stay_with_their_grant(store: AccountStore, change: dict[st
         assert (await http.put(BASE, json=body)).status_code == 200
     after = json.loads((await store.read_json(AT)).document)["credentials"]
     assert (tokens.items() <= after.items()) is kept
-    assert after["hint"] == "?"
+    assert after.get("hint") == (None if "login" in change else "?")
+
+
+@pytest.mark.parametrize(("name", "kept"), [("c", True), ("d", False)])
+async def test_fields_of_a_cache_file_stay_with_that_file(store: AccountStore, name: str, kept: bool) -> None:
+    """Of another file nothing is kept."""
+    account = {**PASSWORD, "cacheFile": {"fileName": "c", "own": 1}}
+    await store.save_json(AT, json.dumps(account).encode())
+    async with serving(store) as http:
+        assert (await http.put(BASE, json=request_of({**account, "cacheFile": {"fileName": name}}))).status_code == 200
+    assert json.loads((await store.read_json(AT)).document)["cacheFile"].get("own") == (1 if kept else None)
 
 
 async def test_other_credentials_keep_nothing(store: AccountStore) -> None:
@@ -223,32 +236,104 @@ async def test_other_credentials_keep_nothing(store: AccountStore) -> None:
     assert b"hint" not in (await store.read_json(AT)).document
 
 
-async def test_accounts_of_a_multi_account_keep_their_own(store: AccountStore) -> None:
-    """In another order each receiving account keeps its own fields; a new one takes those of the one in its place."""
+def one(host: str, tag: int | None = None, /, **more: Any) -> dict[str, Any]:
+    """An account of the same login on a host, with an unknown field if that is given."""
+    return {**PASSWORD, "host": host, **({} if tag is None else {"tag": tag}), **more}
 
-    def one(host: str, **more: Any) -> dict[str, Any]:
-        return {**PASSWORD, "host": host, **more}
 
-    stored = {
-        "receiveAccounts": [one("a", tag=1), one("b", tag=2), one("c", tag=3)],
-        "sendAccount": one("s", tag=4),
-        "label": "team",
-    }
-    await store.save_json(MULTI_AT, json.dumps(stored).encode())
-    new = {"receiveAccounts": [one("c"), one("d"), one("a")], "sendAccount": one("s")}
+def login(name: str) -> dict[str, Any]:
+    """Credentials of another login."""
+    return {"credentials": {**PASSWORD["credentials"], "login": name}}  # type: ignore[dict-item]
+
+
+NOBODY = {"credentials": _discriminator("")}
+
+
+@pytest.mark.parametrize(
+    ("stored", "given", "kept"),
+    [
+        ([one("a", 1), one("b", 2), one("c", 3)], [one("c"), one("d"), one("a")], [3, None, 1]),
+        ([one("a", 1), one("b", 2)], [one("b")], [2]),
+        ([one("a", 1), one("b", 2)], [one("b", port=1)], [2]),
+        ([one("a", 1), one("b", 2)], [one("c")], [None]),
+        ([one("a", 1)], [one("a", **login("you"))], [None]),
+        ([one("a", 1)], [one("a", protocolType="POP3")], [None]),
+        ([one("a", 1, port=1), one("a", 2, port=2)], [one("a", port=2), one("a", port=1)], [2, 1]),
+        ([one("a", 1, port=1), one("a", 2, port=2)], [one("a", port=2)], [2]),
+        ([one("a", 1, port=1), one("a", 2, port=2)], [one("a", port=3)], [None]),
+        ([one("a", 1), one("a", 2)], [one("a"), one("a")], [1, 2]),
+        ([one("a", 1)], [one("a"), one("a")], [None, None]),
+        ([one("a", 1, **NOBODY)], [one("a"), one("a", **NOBODY)], [None, 1]),
+        ([], [one("a")], [None]),
+    ],
+)
+async def test_accounts_of_a_multi_account_keep_their_own(
+    store: AccountStore, stored: list[Any], given: list[Any], kept: list[int | None]
+) -> None:
+    """Wherever it stands, an account keeps its own fields, and no account takes those of another: one is the same as
+    another with its protocol, host and login; of several such, with its port. The sending account too.
+    """
+    multi = {"receiveAccounts": stored, "sendAccount": one("s", 4), "label": "team"}
+    await store.save_json(MULTI_AT, json.dumps(multi).encode())
     async with serving(store) as http:
-        assert (await http.put(MULTI, json=request_of(new, "a.multi.account"))).status_code == 200
-    after = json.loads((await store.read_json(MULTI_AT)).document)
-    assert [each.get("tag") for each in after["receiveAccounts"]] == [3, 2, 1]
-    assert (after["sendAccount"]["tag"], after["label"]) == (4, "team")
+        for sender, tag in (("s", 4), ("t", None)):
+            body = request_of({"receiveAccounts": given, "sendAccount": one(sender)}, "a.multi.account")
+            assert (await http.put(MULTI, json=body)).status_code == 200
+            after = json.loads((await store.read_json(MULTI_AT)).document)
+            assert [each.get("tag") for each in after["receiveAccounts"]] == kept
+            assert (after["sendAccount"].get("tag"), after["label"]) == (tag, "team")
 
 
-async def test_a_document_that_cannot_be_read_is_replaced(tmp_path: Any) -> None:
-    """What is stored and is no document answers a get with 502, and a save replaces it."""
-    (tmp_path / "a.account").write_text("{")
+def test_the_work_of_a_merge_grows_with_the_accounts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of ten times as many accounts, all others than the stored ones, ten times as many values are looked at."""
+    looked: list[object] = []
+    value = merging._value  # pyright: ignore[reportPrivateUsage]
+
+    def look(field: object) -> object:
+        looked.append(field)
+        return value(field)
+
+    monkeypatch.setattr(merging, "_value", look)
+
+    def work(number: int) -> int:
+        looked.clear()
+        multis = ({"receiveAccounts": [one(f"{who}{n}") for n in range(number)]} for who in "ab")
+        merging.keep_multi(*(merging.multi_fields(json.dumps(multi).encode(), "$", str) for multi in multis))
+        return len(looked)
+
+    assert work(100) == 10 * work(10) > 0
+
+
+async def test_a_multi_account_has_no_end_of_accounts(store: AccountStore) -> None:
+    """More receiving accounts than a document has room for are refused before they are looked at."""
+    async with serving(store) as http:
+        answer = await http.put(MULTI, json=request_of({"receiveAccounts": [{}] * 2501}, "a.multi.account"))
+        assert told(answer) == (413, "tooMany")
+        answer = await http.put(MULTI, json=request_of({"receiveAccounts": [{}] * 2500}, "a.multi.account"))
+        assert told(answer) == (400, "badDocument")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"{",
+        json.dumps({**PASSWORD, "credentials": {"discriminator": "EmailClientAccountPasskeyCredentials"}}).encode(),
+        b'{"protected":"e30","ciphertext":"","iv":"","tag":"","recipients":[]}',
+    ],
+    ids=["broken", "newer", "sealed"],
+)
+async def test_a_document_that_cannot_be_read_is_not_replaced(tmp_path: Any, content: bytes) -> None:
+    """What is stored and cannot be read answers a get with 502 and a save with 409, whatever its conditions, and stays;
+    a whole file takes its place.
+    """
+    file = tmp_path / "a.account"
+    file.write_bytes(content)
     async with serving(StoreConfig(storages={"main": StorageConfig(str(tmp_path))})) as http:
-        assert told(await http.get(BASE, params={"fileName": "a.account"})) == (502, "badStored")
-        assert (await http.put(BASE, json=request_of(PASSWORD))).status_code == 200
+        assert (await http.get(BASE, params={"fileName": "a.account"})).status_code == 502
+        for headers in ({}, {"if-match": "*"}):
+            assert told(await http.put(BASE, json=request_of(PASSWORD), headers=headers)) == (409, "badStored")
+            assert file.read_bytes() == content
+        assert (await http.put(f"{STORAGE}/file/a.account", json=PASSWORD)).status_code == 200
         assert (await http.get(BASE, params={"fileName": "a.account"})).json() == PASSWORD
 
 
@@ -280,6 +365,23 @@ async def test_etags_and_conditions(store: AccountStore) -> None:
         weak = await http.put(BASE, json=request_of(PASSWORD), headers={"if-match": f"W/{changed.headers['etag']}"})
         assert told(weak) == (412, "changed")
         assert (await http.get(BASE, params=at)).json() == OAUTH
+
+
+async def test_a_condition_in_several_lines_is_one(store: AccountStore) -> None:
+    """A header that stands several times has the tags of all its lines."""
+    at = {"fileName": "a.account"}
+    async with serving(store) as http:
+        tag = (await http.put(BASE, json=request_of(PASSWORD))).headers["etag"]
+        for header, values, get, put in (
+            ("if-none-match", ['"x"', tag], 304, 412),
+            ("if-none-match", ['"x"', "*"], 304, 412),
+            ("if-none-match", ['"x"', '"y"'], 200, 200),
+            ("if-match", ['"x"', '"y"'], 412, 412),
+            ("if-match", ['"x"', tag], 200, 200),
+        ):
+            lines = [(header, value) for value in values]
+            assert (await http.get(BASE, params=at, headers=lines)).status_code == get
+            assert (await http.put(BASE, json=request_of(PASSWORD), headers=lines)).status_code == put
 
 
 async def test_an_etag_is_no_digest_of_a_document(store: AccountStore) -> None:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import time
 from base64 import b64encode
+from collections import Counter
 from statistics import median
 from typing import TYPE_CHECKING
 
 import anyio
 import pytest
+from argon2 import PasswordHasher
+from argon2.exceptions import Argon2Error
 from gateways import (
     BASE,
     HASH,
@@ -32,6 +35,7 @@ from accountstore.backends.memory import MemoryBackend
 from accountstore.gateway import Access, GatewayConfig, Quota, gateway, hash_secret
 from accountstore.gateway.clients import Clients
 from accountstore.gateway.limits import Bucket
+from accountstore.gateway.problems import Problem
 from accountstore.testing import store_over
 
 if TYPE_CHECKING:
@@ -173,7 +177,9 @@ async def test_a_token_ends_with_its_secret(store: AccountStore) -> None:
 
 
 async def test_brute_force_is_slowed(store: AccountStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After ten wrong secrets even the right one waits, a minute for each; another client is not held up."""
+    """After ten wrong secrets even the right one waits, a minute for each; another client is not held up, before there
+    have been sixty.
+    """
     clock = [time.monotonic()]
     monkeypatch.setattr("accountstore.gateway.clients.time.monotonic", lambda: clock[0])
     monkeypatch.setattr(Bucket.__init__, "__defaults__", (lambda: clock[0],))
@@ -186,8 +192,92 @@ async def test_brute_force_is_slowed(store: AccountStore, monkeypatch: pytest.Mo
         clock[0] += 61
         assert (await ask_token(http)).status_code == 200
         assert [(await ask_token(http, "id", "no")).status_code for _ in range(2)] == [400, 429]
-        # Ids that are not known share one account of failures.
-        assert [(await ask_token(http, f"no{n}")).status_code for n in range(11)] == [400] * 10 + [429]
+        # All ids of a peer have one account of failures too.
+        clock[0] += 61
+        assert [(await ask_token(http, f"no{n}")).status_code for n in range(61)] == [400] * 60 + [429]
+        assert (await ask_token(http, "other", "other")).status_code == 429
+        clock[0] += 1
+        assert (await ask_token(http, "other", "other")).status_code == 200
+
+
+async def test_guesses_at_once_are_slowed_too(store: AccountStore) -> None:
+    """Of thirty wrong secrets at once ten are hashed; a right one costs nothing, however often it is given at once."""
+    clients = {"id": client(), "other": client(secrets=(OTHER_HASH,))}
+    told: list[str] = []
+
+    async def ask(http: httpx.AsyncClient, name: str, secret: str) -> None:
+        answer = (await ask_token(http, name, secret)).json()
+        told.append(answer.get("error", "granted"))
+
+    async with serving(store, configured(clients), token=False) as http:
+        for name, secrets, expected in (
+            ("id", [f"guess{n}" for n in range(30)], {"invalid_client": 10, "slow_down": 20}),
+            ("other", ["other"] * 30, {"granted": 30}),
+        ):
+            told.clear()
+            async with anyio.create_task_group() as tasks:
+                for secret in secrets:
+                    tasks.start_soon(ask, http, name, secret)
+            assert Counter(told) == expected
+
+
+async def test_no_answer_tells_whether_there_is_a_client(store: AccountStore) -> None:
+    """An unknown id has the answers of a known one with a wrong secret, however many ids were tried before."""
+    async with serving(store, token=False) as http:
+        for _ in range(12):
+            answers = [await ask_token(http, name, "no") for name in ("id", "nobody", "n" * 200)]
+            assert len({(answer.status_code, answer.content) for answer in answers}) == 1
+    assert answers[0].status_code == 429
+
+
+async def test_an_attempt_that_is_given_up_counts(store: AccountStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who goes away while a secret is hashed has made an attempt."""
+    clients = Clients(store, configured())
+    hashing = anyio.Event()
+
+    async def find(*_: object) -> None:
+        hashing.set()
+        await anyio.sleep_forever()
+
+    form = {"grant_type": "client_credentials", "client_id": "id", "client_secret": SECRET}
+    with monkeypatch.context() as patched:
+        patched.setattr(clients, "_find", find)
+        for _ in range(10):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(clients.grant, form, "", "peer")
+                await hashing.wait()
+                tasks.cancel_scope.cancel()
+            hashing = anyio.Event()
+    with pytest.raises(Problem, match="too many wrong secrets"):
+        await clients.grant(form, "", "peer")
+    assert await clients.grant(form, "", "another peer")
+
+
+async def test_every_attempt_without_success_is_the_same_work(
+    store: AccountStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For an unknown id as many hashes are computed, of the same costs, as for any client."""
+    dear = hash_secret(Secret("dear"))
+    clients = {
+        "one": client(secrets=(OTHER_HASH,)),
+        "two": client(secrets=(HASH, OTHER_HASH)),
+        "dear": client(secrets=(dear,)),
+        "both": client(secrets=(dear, HASH)),
+    }
+    costs: list[str] = []
+
+    def verify(_: object, secret_hash: str, secret: str) -> bool:
+        costs.append(secret_hash.split("$")[3])
+        raise Argon2Error
+
+    monkeypatch.setattr(PasswordHasher, "verify", verify)
+    works: set[tuple[str, ...]] = set()
+    async with serving(store, configured(clients), token=False) as http:
+        for name in ("nobody", *clients):
+            costs.clear()
+            assert (await ask_token(http, name, "wrong")).status_code == 400
+            works.add((*sorted(costs),))
+    assert works == {("m=65536,t=3,p=4", "m=8,t=1,p=1", "m=8,t=1,p=1")}
 
 
 async def test_the_failures_that_are_remembered_are_bounded(
@@ -200,6 +290,7 @@ async def test_the_failures_that_are_remembered_are_bounded(
     for peer in range(20):
         await clients.grant(form, "", f"10.0.0.{peer}")
     assert len(clients._failures) == 5  # pyright: ignore[reportPrivateUsage]
+    assert not clients._turns  # pyright: ignore[reportPrivateUsage]
 
 
 async def test_those_who_wait_for_tokens_are_bounded(store: AccountStore, monkeypatch: pytest.MonkeyPatch) -> None:

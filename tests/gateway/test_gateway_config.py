@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import stat
 import sys
+import threading
+import time
 import tomllib
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -18,9 +22,9 @@ from typer.testing import CliRunner
 
 from accountstore import ConfigError, Secret
 from accountstore.cli.commands import app
-from accountstore.gateway import Client, GatewayConfig, Limits, load_gateway_config
+from accountstore.gateway import Client, GatewayConfig, Limits, adding, load_gateway_config
 from accountstore.gateway.adding import add_to_file
-from accountstore.gateway.config import find_gateway_config
+from accountstore.gateway.config import config_of, find_gateway_config
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -118,8 +122,10 @@ def added(file: Path, *arguments: str) -> tuple[str, str]:
     return first.split()[-1], second.split()[-1]
 
 
-def test_clients_are_added_to_the_file(tmp_path: Path) -> None:
+def test_clients_are_added_to_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first makes the file with a key, for its owner alone; each prints a secret once, whose hash is kept."""
+    (tmp_path / "store.toml").write_text("[storages.'Fir\"st\u00e9']\nurl = 'memory://'\n", encoding="utf-8")
+    monkeypatch.setenv("ACCOUNTSTORE_CONFIG", str(tmp_path / "store.toml"))
     file = tmp_path / "new" / "g.toml"
     name, secret = added(file, "team-a")
     assert name == "team-a"
@@ -129,7 +135,7 @@ def test_clients_are_added_to_the_file(tmp_path: Path) -> None:
     assert secret not in file.read_text()
     keys = tomllib.loads(file.read_text())["keys"]
     file.write_text(file.read_text() + "# a remark\n")
-    added(file, "reports", "--folder", "mail", "--storage", 'Fir"st\x7f\u00e9', "--read-only")
+    added(file, "reports", "--folder", "mail", "--storage", 'Fir"st\u00e9', "--read-only")
     added(file, "root.1", "--everything")
     config = load_gateway_config(str(file))
     assert tomllib.loads(file.read_text())["keys"] == keys
@@ -137,7 +143,7 @@ def test_clients_are_added_to_the_file(tmp_path: Path) -> None:
     assert PasswordHasher().verify(config.clients["team-a"].secrets[0], secret)
     assert {name: (one.folder, one.storage, one.rights) for name, one in config.clients.items()} == {
         "team-a": ("tenants/team-a", None, "write"),
-        "reports": ("mail", 'Fir"st\x7f\u00e9', "read"),
+        "reports": ("mail", 'Fir"st\u00e9', "read"),
         "root.1": ("", None, "write"),
     }
     assert os.listdir(file.parent) == ["g.toml"]
@@ -148,12 +154,21 @@ def test_clients_are_added_to_the_file(tmp_path: Path) -> None:
     [
         (["a b"], "letters, digits and -._~"),
         (["a+b"], "letters, digits and -._~"),
+        (["."], "is not . or .."),
+        ([".."], "is not . or .."),
+        (["x.account"], "ends in .account"),
+        (["new", "--folder", "../x"], "a segment is '.' or '..'"),
+        (["new", "--folder", "/x"], "a segment is empty"),
+        (["new", "--folder", "x" * 300], "longer than 255 bytes"),
+        (["new", "--storage", "nowhere"], "there is no storage 'nowhere'"),
         (["there"], "there is a client 'there' already"),
         (["new", "--everything", "--folder", "x"], "--everything goes without"),
     ],
 )
 def test_a_client_that_cannot_be_added_is_told(tmp_path: Path, arguments: list[str], message: str) -> None:
-    """A wrong or taken id is refused in one line, and the file stays as it is."""
+    """A wrong or taken id, and a client that `serve` would not start with, are refused in one line, and the file stays
+    as it is.
+    """
     file = tmp_path / "g.toml"
     added(file, "there")
     before = file.read_text()
@@ -161,6 +176,47 @@ def test_a_client_that_cannot_be_added_is_told(tmp_path: Path, arguments: list[s
     assert result.exit_code == 1
     assert message in result.stderr
     assert file.read_text() == before
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("=", r"cannot be read \(TOMLDecodeError\)"),
+        ("keys = []", "keys: none"),
+        (f'keys = ["{KEY}"]\n[clients]\na = {{secrets = ["{HASH}"], folder = "/"}}', r"clients\.a: folder"),
+        (f'keys = ["{KEY}"]\nclients = {{}}', "add the client by hand"),
+    ],
+)
+def test_a_file_that_is_none_is_not_extended(tmp_path: Path, text: str, message: str) -> None:
+    """What a gateway would not start with, before or after, stays as it is; no frame of the refusal holds a key."""
+    file = tmp_path / "g.toml"
+    file.write_text(text)
+    with pytest.raises(ConfigError, match=message) as caught:
+        add_to_file(str(file), "new", Client(secrets=(), folder=""))
+    assert str(caught.value).startswith(f"{file}: ")
+    assert file.read_text() == text
+    frames = [frame.frame.f_locals for frame in inspect.getinnerframes(caught.tb)]
+    assert KEY not in repr(frames[1:])
+
+
+def test_clients_that_are_added_at_once_are_all_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those who add to one file wait for one another, be it new or not: no client is lost, and there is one key."""
+    file = str(tmp_path / "g.toml")
+    all_there = threading.Barrier(8)
+    monkeypatch.setattr(adding, "hash_secret", lambda _: all_there.wait() < 0 or HASH)
+
+    def slow(tree: Any) -> GatewayConfig:
+        time.sleep(0.01)
+        return config_of(tree)
+
+    monkeypatch.setattr(adding, "config_of", slow)
+    with ThreadPoolExecutor(8) as threads:
+        for secret in threads.map(lambda n: add_to_file(file, f"c{n}", Client(secrets=(), folder="")), range(8)):
+            assert len(secret.reveal()) == 43
+    config = load_gateway_config(file)
+    assert {*config.clients} == {f"c{n}" for n in range(8)}
+    assert len(config.keys) == 1
+    assert os.listdir(tmp_path) == ["g.toml"]
 
 
 def test_a_file_that_cannot_be_written_is_told(tmp_path: Path) -> None:

@@ -6,15 +6,23 @@ import json
 from typing import Any
 
 import pytest
+from doubles import Recording
 from gateways import BASE, PASSWORD, STORAGE, configured, request_of, serving, told
 from samples import RICH
 
 from accountstore import AccountStore, Location
 from accountstore.gateway import Limits
+from accountstore.testing import store_over
 
 pytestmark = pytest.mark.anyio
 
 BODY = json.dumps(PASSWORD).encode()
+
+
+def form(header: bytes) -> bytes:
+    """A form with a file, whose part has one more header."""
+    disposition = b'content-disposition: form-data; name="x; y=\\"z"; filename="a b;c.account"\r\n'
+    return b"--x\r\n%s%s\r\n%s\r\n--x--\r\n" % (header, disposition, BODY)
 
 
 async def names(http: Any, folder: str) -> list[str]:
@@ -75,13 +83,114 @@ async def test_names_have_the_stores_rules(store: AccountStore, method: str, pat
             b"".join(b"--%d\r\ncontent-type: multipart/mixed; boundary=%d\r\n\r\n" % (n, n + 1) for n in range(9999)),
         ),
         ("multipart/form-data; boundary=x", b"--x\r\nno header\r\n\r\ntext\r\n--x--\r\n"),
+        ("multipart/form-data; boundary=x", b"--x\r\n\r\n%s\r\n--x--" % BODY),
+        ("multipart/form-data; boundary=x", form(b"")[:-5]),
+        ("multipart/form-data; boundary=x", b"--x--" + form(b"")),
+        ("multipart/form-data; boundary=x", b"--x\r\na:b\r\n\r\n" * 16 + form(b"")),
+        ("multipart/form-data; boundary=x", form(b"content-transfer-encoding: base64\r\n")),
+        ("multipart/form-data; boundary=x", form(b"x: %s\r\n" % (b"x" * 9999))),
+        (
+            "multipart/form-data; boundary=y",
+            b"--y\r\ncontent-type: multipart/mixed; boundary=x\r\n\r\n%s\r\n--y--" % form(b""),
+        ),
+        ("multipart/form-data; boundary=\xff", form(b"").replace(b"--x", b"--\xff")),
+        ("multipart/form-data; boundary=" + "x" * 71, form(b"").replace(b"--x", b"--" + b"x" * 71)),
+        ("multipart/form-data; boundary*0*=x; boundary*=utf-8''%ff", form(b"")),
     ],
 )
 async def test_a_form_without_a_file_is_refused(store: AccountStore, kind: str, body: bytes) -> None:
-    """A form that has no file, or is none, is refused."""
+    """A form that has no file, or is none, is refused. A part within a part is no file, nor is a coded one."""
+    async with serving(store) as http:
+        answer = await http.put(
+            f"{STORAGE}/file/a.account", content=body, headers={b"content-type": kind.encode("latin-1")}
+        )
+    assert told(answer) == (400, "badRequest")
+
+
+@pytest.mark.parametrize(
+    ("kind", "body"),
+    [
+        ("multipart/form-data; boundary=x", form(b"")),
+        ('Multipart/Form-Data; charset=utf-8; Boundary="x"', form(b"content-transfer-encoding: Binary\r\n")),
+        ("multipart/form-data; boundary=x", b"preamble\r\n--x\r\na:b\r\n\r\n{}\r\n" + form(b"")),
+    ],
+)
+async def test_the_file_of_a_form_is_found(store: AccountStore, kind: str, body: bytes) -> None:
+    """Wherever it stands, as it is: the control of the test above."""
     async with serving(store) as http:
         answer = await http.put(f"{STORAGE}/file/a.account", content=body, headers={"content-type": kind})
+        assert answer.status_code == 200
+    assert (await store.read_json(Location("a.account"))).document == BODY
+
+
+async def test_files_have_conditions(store: AccountStore) -> None:
+    """Upload, download and removal take an ETag, which is that of the account's own calls; what does not hold is 412,
+    and nothing is written or removed.
+    """
+    file = f"{STORAGE}/file/a.account"
+    async with serving(store) as http:
+
+        async def status(method: str, **headers: str) -> int:
+            given = {name.replace("_", "-"): value for name, value in headers.items()}
+            content = BODY if method == "PUT" else None
+            return (await http.request(method, file, content=content, headers=given)).status_code
+
+        assert [await status(method, if_match="*") for method in ("PUT", "DELETE")] == [412, 412]
+        assert await status("DELETE", if_none_match="*") == 200
+        assert await status("PUT", if_none_match="*") == 200
+        assert [await status(method, if_none_match="*") for method in ("PUT", "DELETE", "GET")] == [412, 412, 304]
+        tag = (await http.get(BASE, params={"fileName": "a.account"})).headers["etag"]
+        assert (await http.get(file)).headers["etag"] == tag
+        for method in ("GET", "PUT", "DELETE"):
+            assert await status(method, if_match='"x"') == 412
+        assert [await status("GET", if_match=tag), await status("GET", if_none_match=tag)] == [200, 304]
+        changed = await http.put(file, content=BODY + b" ", headers={"if-match": tag})
+        assert changed.headers["etag"] == (await http.get(file)).headers["etag"] != tag
+        assert [await status(method, if_match=tag) for method in ("PUT", "DELETE")] == [412, 412]
+        assert await status("DELETE", if_match=changed.headers["etag"]) == 200
+        assert await status("GET") == 404
+
+
+async def test_what_others_write_meanwhile_breaks_a_condition() -> None:
+    """An upload and a removal whose condition held are 412 all the same if the document is changed before they land."""
+    backend = Recording()
+    async with serving(store_over({"main": backend})) as http:
+        tag = (await http.put(f"{STORAGE}/file/a.account", content=BODY)).headers["etag"]
+        for method, others in (("PUT", RICH), ("DELETE", RICH + b" ")):
+
+            async def rival(operation: str, others: bytes = others) -> None:
+                if operation in {"write", "delete"}:
+                    await backend.put(Location("a.account"), others, minutes=0)
+
+            backend.before = rival
+            content = BODY if method == "PUT" else None
+            answer = await http.request(method, f"{STORAGE}/file/a.account", content=content, headers={"if-match": tag})
+            assert told(answer) == (412, "changed")
+            backend.before = None
+            tag = (await http.get(f"{STORAGE}/file/a.account")).headers["etag"]
+            assert await backend.raw(Location("a.account")) == others
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("PUT", "file/copy/a.account?destPath=b.account"),
+        ("PUT", "file/move/a.account?destPath=b.account"),
+        ("GET", "folder/"),
+        ("PUT", "folder/x"),
+        ("DELETE", "folder/?recursive=true"),
+        ("GET", "exist/a.account"),
+        ("GET", "main/exist"),
+    ],
+)
+@pytest.mark.parametrize("header", ["if-match", "if-none-match"])
+async def test_no_call_ignores_a_condition(store: AccountStore, method: str, path: str, header: str) -> None:
+    """What takes no conditions refuses them, and does nothing."""
+    await store.save_json(Location("a.account"), BODY)
+    async with serving(store) as http:
+        answer = await http.request(method, f"{STORAGE}/{path}", headers={header: '"x"'})
     assert told(answer) == (400, "badRequest")
+    assert [entry.location.path async for entry in store.list(recursive=True)] == ["a.account"]
 
 
 async def test_what_is_uploaded_must_be_a_document(store: AccountStore) -> None:

@@ -93,11 +93,46 @@ async def test_a_full_storage_is_told_until_it_takes_writes_again() -> None:
         await ready_as(http, 503)
         full = False
         await ready_as(http, 200)
-        backend.log.clear()
-        with anyio.fail_after(60):
-            while len(backend.log) < 3:
-                await anyio.sleep(0.01)
+        await probed(backend)
         assert {*backend.log} == {"stat"}
+
+
+async def test_a_refused_write_says_nothing_of_a_storage() -> None:
+    """After a write was denied on a storage that is for reading only, or about one document, the gateway stays ready,
+    and no probe writes; nor to it when another storage is full.
+    """
+    archive, main = Recording(), Recording()
+
+    async def refuse(operation: str) -> None:
+        if operation == "write":
+            raise DeniedError("read-only")
+
+    async def fill(operation: str) -> None:
+        if operation == "write":
+            raise FullError("no space")
+
+    archive.before = refuse
+    async with serving(store_over({"main": main, "archive": archive}), configured(probe_seconds=0.04)) as http:
+        await ready_as(http, 200)
+        assert told(await http.put(BASE, json=request_of(PASSWORD, storage="archive"))) == (403, "denied")
+        await probed(archive)
+        assert (await http.get("/health/ready")).status_code == 200
+        assert {*archive.log} == {"stat"}
+        main.before = fill
+        assert told(await http.put(BASE, json=request_of(PASSWORD, storage="main"))) == (507, "full")
+        await ready_as(http, 503)
+        await probed(archive)
+        assert {*archive.log} == {"stat"}
+        main.before = None
+        await ready_as(http, 200)
+
+
+async def probed(backend: Recording) -> None:
+    """Wait until a storage has been looked at three times."""
+    backend.log.clear()
+    with anyio.fail_after(60):
+        while len(backend.log) < 3:
+            await anyio.sleep(0.01)
 
 
 async def test_metrics_count_requests_and_operations() -> None:

@@ -9,8 +9,11 @@ import json
 import os
 import random
 import re
+import socket
 import subprocess
 import sys
+import time
+from contextlib import ExitStack, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,7 +22,7 @@ from urllib.parse import quote
 import anyio
 import pytest
 from gateways import BASE, KEY, MULTI, PASSWORD, STORAGE, client, configured, request_of, serving
-from gatewayservers import configure, exchange, running, tokens_of
+from gatewayservers import HOST, configure, exchange, running, tokens_of
 from running import HUNG
 
 from accountstore import AccountStore, StorageConfig, StoreConfig
@@ -35,13 +38,20 @@ CASES = int(os.environ.get("ACCOUNTSTORE_FUZZ_API", "400"))
 OPERATIONS = 17
 
 QUICK = """
-import sys
+import socket, sys
 from accountstore.gateway import gateway, load_gateway_config
 from accountstore.gateway.server import Protocol, server
 Protocol.head_seconds = 0.5
+Protocol.write_seconds = 0.5
 Protocol.connections_allowed = 20
 app = gateway("accountstore.toml", load_gateway_config("gateway.toml"))
-server(app, "127.0.0.1", int(sys.argv[1])).run()
+listening = socket.socket()
+listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)  # so that a page does not fit in it
+listening.bind(("127.0.0.1", int(sys.argv[1])))
+made = server(app, "127.0.0.1", 0)
+made.config.timeout_keep_alive = 1
+made.run(sockets=[listening])
 """
 
 
@@ -177,6 +187,27 @@ def test_a_slow_head_and_a_slow_body_are_cut_off(served: Running) -> None:
 
 
 @pytest.mark.once
+@pytest.mark.parametrize("pages", [1, 50], ids=["little", "much"])
+def test_who_never_reads_is_cut_off(served: Running, pages: int) -> None:
+    """A client that takes nothing of its answers loses its connection, be there little or much to send; the control:
+    one that takes them has all.
+    """
+    request = b"GET /docs HTTP/1.1\r\nHost: g\r\n\r\n"
+    assert answers_of(exchange(served.port, request))[0][0] == 200
+    with socket.socket() as silent:
+        silent.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        silent.connect((HOST, served.port))
+        silent.sendall(request * pages)
+        silent.setblocking(False)
+        ends = time.monotonic() + 60
+        with pytest.raises((ConnectionResetError, BrokenPipeError)):
+            while time.monotonic() < ends:
+                time.sleep(0.1)
+                with suppress(BlockingIOError):
+                    silent.send(b"G")
+
+
+@pytest.mark.once
 @pytest.mark.parametrize("part", [b"X-Huge: " + b"x" * 200_000 + b"\r\n", b"X: y\r\n" * 40_000], ids=["long", "many"])
 def test_a_head_has_its_limit(served: Running, part: bytes) -> None:
     """A header that is too long, or too many of them, end in an envelope or a closed connection."""
@@ -190,9 +221,6 @@ def test_a_head_has_its_limit(served: Running, part: bytes) -> None:
 @pytest.mark.once
 def test_too_many_connections_are_closed(served: Running) -> None:
     """Beyond the bound a connection is closed at once; when others have gone, the next is served."""
-    import socket
-    from contextlib import ExitStack
-
     with ExitStack() as stack:
         for _ in range(20):
             stack.enter_context(socket.create_connection(("127.0.0.1", served.port)))
