@@ -117,14 +117,19 @@ class BlockingAccountStore:
 
     @classmethod
     def open(
-        cls, config: StoreConfig | str | os.PathLike[str] | None = None, /, *, observer: Observer | None = None
+        cls,
+        config: StoreConfig | str | os.PathLike[str] | None = None,
+        /,
+        *,
+        observer: Observer | None = None,
+        read_only: bool = False,
     ) -> Self:
         """Open all configured storages (`AccountStore.open`): `with` it, or `close` it yourself.
 
         Raises:
             TypeError, ConfigError: as `AccountStore.open`.
         """
-        opening = AccountStore.open(config, observer=observer)
+        opening = AccountStore.open(config, observer=observer, read_only=read_only)
         closing = ExitStack()
         try:
             portal = closing.enter_context(start_blocking_portal(name="accountstore blocking"))

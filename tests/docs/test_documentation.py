@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import pytest
 from anyio import to_thread
+from doubles import Recording
 from markdown import PAGES, ROOT, anchors, at_home, blocks, links, on_path, run, run_blocks
 from msgspec.structs import replace
-from running import PYTHON
+from running import HUNG, PYTHON
 from samples import ACCOUNT, RICH
 
 from accountstore import AccountStore, Location, OAuthCredentials, StorageConfig, StoreConfig, registry, to_json
@@ -43,6 +44,7 @@ RUN = {
     "gateway.md": {"sh": 1, "python": 1, "toml": 1},
     "migration.md": {"sh": 1, "python": 1},
     "observing.md": {"python": 2},
+    "reading.md": {"python": 2},
     "refresh.md": {"text": 2, "python": 1},
     "service.md": {"python": 3},
     "storages.md": {"toml": 1},
@@ -154,6 +156,53 @@ def test_service_example_prints_its_audit_event(names: Any, capsys: pytest.Captu
     capsys.readouterr()
     anyio.run(page["serve"])
     assert re.fullmatch(r"exists tenants/4711/email\.account ok \d\.\d{3} s\nFalse\n", capsys.readouterr().out)
+
+
+def test_read_only_example_deletes_nothing(names: Any, tmp_path: Path) -> None:
+    """The example's delete is refused, and it reads."""
+    config = StoreConfig(storages={"main": StorageConfig(str(tmp_path))})
+
+    async def host() -> object:
+        async with AccountStore.open(config) as store:
+            await store.save(Location("me.account"), ACCOUNT)
+        return await names("docs/reading.md")["first_host"](config)
+
+    assert anyio.run(host) == ACCOUNT.host
+
+
+@pytest.mark.anyio
+async def test_cache_example_keeps_what_it_is_told_and_no_longer(names: Any) -> None:
+    """A second `get` asks nobody until `forget`; what changed while it was read, or is one too many, is not kept; and
+    when the time is up nothing is left, though nobody asks.
+    """
+    cached = names("docs/reading.md")["cached"]
+    backend = Recording()
+    store, at, other = store_over({"m": backend}), Location("a.account"), Location("b.account")
+    for location in (at, other):
+        await store.save(location, ACCOUNT)
+    changed = replace(ACCOUNT, port=1)
+    async with cached(store, seconds=1000, most=1) as cache:
+        assert [await cache.get(at) for _ in range(3)] == [ACCOUNT] * 3
+        await store.save(at, changed)
+        assert (await cache.get(at), backend.calls["read"]) == (ACCOUNT, 1)  # what a cache costs
+        cache.forget(at)
+        assert (await cache.get(at), backend.calls["read"]) == (changed, 2)
+        assert [await cache.get(other) for _ in range(2)] == [ACCOUNT] * 2
+        assert backend.calls["read"] == 4
+    async with cached(store, seconds=1000) as cache:
+
+        async def change(_: str) -> None:
+            cache.forget(at)
+
+        backend.before = change
+        await cache.get(at)
+        backend.before = None
+        assert cache._kept == {}
+    async with cached(store, seconds=0.01) as cache:
+        await cache.get(at)
+        with anyio.fail_after(HUNG):
+            while cache._kept:
+                await anyio.sleep(0.01)
 
 
 def test_migration_example_moves_what_it_includes(names: Any, tmp_path: Path) -> None:
