@@ -92,11 +92,12 @@ def lint(session: nox.Session) -> None:
 
 @nox.session(python=NEWEST)
 def types(session: nox.Session) -> None:
-    """Types, by mypy and pyright, both strict; and that every public name has one."""
+    """Types, by mypy and pyright, both strict, and of an application by others too; every public name has one."""
     _install(session, "types", "bench", extras=EVERYTHING)
     session.run("mypy")
     session.run("pyright")
     session.run("pyright", "--verifytypes", "accountstore", "--ignoreexternal")
+    session.run("pytest", "tests/test_type_checkers.py", "--all", "-q", HUNG)
 
 
 @nox.session(python=NEWEST)
