@@ -109,9 +109,14 @@ def layers(session: nox.Session) -> None:
 
 @nox.session(python=NEWEST)
 def docs(session: nox.Session) -> None:
-    """The documentation site, into build/docs; a warning is an error, and so is a link that leads nowhere."""
-    _install(session, "docs", extras="cli,crypto,gateway,oauth,otel,testing")
+    """The documentation site, into build/docs; a warning is an error, and so is a link that leads nowhere. Each page
+    in a browser.
+    """
+    _install(session, "docs", "browser", extras="cli,crypto,gateway,oauth,otel,testing")
     session.run("sphinx-build", "--fail-on-warning", "--keep-going", "--fresh-env", "docs", "build/docs")
+    # In CI a browser that is missing is a failure, not a skip.
+    env = {"ACCOUNTSTORE_SITE": "build/docs"} | ({"ACCOUNTSTORE_SERVERS": "required"} if "CI" in os.environ else {})
+    session.run("pytest", "tests/docs/test_site.py", "--all", "-q", HUNG, env=env)
 
 
 @nox.session(python=NEWEST)
