@@ -71,11 +71,11 @@ def _by_npm(session: nox.Session) -> dict[str, str]:
 
 @nox.session(python=False)
 def demo(session: nox.Session) -> None:
-    """The README's first command line, in a copy of the checkout, with an empty home."""
+    """The README's first command line, in a clean clone, with an empty home."""
     command = (ROOT / "README.md").read_text(encoding="utf-8").partition("```sh\n")[2].partition("\n```")[0]
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder, "accountstore")
-        shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(".git", ".nox", ".venv", "dist"))
+        session.run("git", "clone", "--quiet", str(ROOT), str(copy), external=True)
         home = Path(folder, "home")
         home.mkdir()
         with session.chdir(copy):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import sys
@@ -50,7 +51,7 @@ RUN = {
     "storages.md": {"toml": 1},
     "store.md": {"python": 1},
     "testing.md": {"python": 3},
-    "tutorial.md": {"toml": 3, "sh": 8, "python": 2, "text": 2},
+    "tutorial.md": {"toml": 3, "sh": 9, "python": 2, "text": 2},
 }
 """The blocks that are run: Python by the first test below, those of the gateway beside it in tests/gateway, outputs and
 examples in test_examples.py, all others here.
@@ -356,35 +357,77 @@ def test_the_pages_of_tests_are_tests(tmp_path: Path) -> None:
     assert "6 passed" in run(command, tmp_path)
 
 
-def steps(page: str) -> Iterator[tuple[str, str | None]]:
-    """The commands of a page, each with the output that is shown below it; files are written on the way."""
-    shown = blocks(page)
-    for block, after in zip(shown, [*shown[1:], None], strict=True):
+SESSION = ROOT / "docs" / "session.txt"
+LOCAL = "http://127.0.0.1:5000"
+
+
+def typed() -> Iterator[str]:
+    """What a new user types, from the README and the tutorial; files are written on the way."""
+    yield "accountstore demo"
+    Path("ten_lines.py").write_text(blocks("README.md", "python")[0].text)
+    yield "python ten_lines.py"
+    for block in blocks("docs/tutorial.md"):
         if block.file is not None:
             Path(block.file).write_text(block.text)
         elif block.language == "sh":
-            yield block.text, after.text if after is not None and after.language == "text" else None
+            yield from block.text.splitlines()
+
+
+def alike(session: str) -> list[str]:
+    """The lines of a session, without what is another each time: times, sizes, a key's name, the width of columns."""
+    for pattern, text in {
+        r"\b[\d.,]+ (ms|s|min)\b": "TIME",
+        r"\b[\d,]+ bytes\b": "SIZE",
+        r"\d{4}-\d\d-\d\d-[0-9a-f]{6}": "KEY",
+        r"[ ─]+$": "",
+        r" {2,}|─+": " ",
+    }.items():
+        session = re.sub(pattern, text, session, flags=re.MULTILINE)
+    return session.splitlines()
 
 
 @pytest.mark.once
-def test_the_tutorial_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moto: Server) -> None:
-    """The tutorial, from top to bottom, in an empty folder, with a server of S3 on loopback; the outputs that it shows
-    are those that come.
+def test_the_session_goes_as_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moto: Server) -> None:
+    """What a new user types prints what `docs/session.txt` has, and the tutorial's outputs are those. With
+    `ACCOUNTSTORE_RECORD` in the environment it is recorded anew.
     """
-    for package in ("typer", "s3fs"):
+    for package in ("typer", "s3fs", "httpx2"):
         pytest.importorskip(package)
     at_home(tmp_path, monkeypatch)
+    monkeypatch.delenv("COLUMNS", raising=False)
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "python").symlink_to(sys.executable)
     environment = on_path(tmp_path)
-    outputs: list[str] = []
-    local, server = "http://127.0.0.1:5000", moto.options["endpoint_url"]
-    for command, expected in steps("docs/tutorial.md"):
-        config = Path("accountstore.toml")
-        config.write_text(config.read_text().replace(local, server))
-        output = run(["bash", "-ec", command.replace(local, server)], tmp_path, **environment)
-        assert expected in {None, output}
-        outputs.append(output)
-    assert "Bucket:team-a/me.account" in outputs[-1]
-    assert "correct horse" not in "".join(outputs)
+    real = {LOCAL: moto.options["endpoint_url"], "PATH_OF_THE_CLONE": str(ROOT)}
+    session = ""
+    for command in typed():
+        if (config := Path("accountstore.toml")).exists():
+            config.write_text(_replaced(config.read_text(), real))
+        output = run(["bash", "-ec", _replaced(command, real)], tmp_path, **environment)
+        session += f"$ {command}\n" + re.sub(rf"{tmp_path}(\S*)", _at_home, output)
+    if "ACCOUNTSTORE_RECORD" in os.environ:
+        SESSION.write_text(re.sub(" +$", "", session, flags=re.MULTILINE))
+    assert alike(session) == alike(SESSION.read_text())
+    shown = [block.text for block in blocks("docs/tutorial.md", "text")]
+    assert len(shown) == 2
+    assert all(text in session for text in shown)
+    assert "correct horse" not in session
     assert b"discriminator" not in (tmp_path / "accounts" / "team-a" / "me.account").read_bytes()
+
+
+def _at_home(found: re.Match[str]) -> str:
+    return f"/home/me{found[1]}".ljust(len(found[0]))
+
+
+def _replaced(text: str, words: dict[str, str]) -> str:
+    for word, other in words.items():
+        text = text.replace(word, other)
+    return text
+
+
+def test_a_session_that_goes_otherwise_is_seen() -> None:
+    """The control: another password, another outcome, a line more are told; another time and key are not."""
+    recorded = SESSION.read_text()
+    assert alike(re.sub(r"\d+\.\d+ ms", "1.25 s", recorded)) == alike(recorded)
+    for wrong in (recorded.replace("proven", "ignored", 1), recorded + "warning\n", recorded.replace("**", "p", 1)):
+        assert alike(wrong) != alike(recorded)

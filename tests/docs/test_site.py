@@ -132,7 +132,8 @@ BAD = """<!doctype html><title> </title><body><main><h1>One</h1><h1>Two</h1><h4 
 TOLD = """
 1280, light: is 20; 390, dark: is 20; says no language; has no title; has 2 first headings;
 has a heading 4 below a heading 1; the id x twice; #nowhere, which is not there; nameless BUTTON;
-nameless INPUT; image without a text; shows no; contrast 3.5; warning in the console: careful; nothing is not defined; asks http://127.0.0.1:9/; 404: """
+nameless INPUT; image without a text; shows no; contrast 3.5; warning in the console: careful;
+nothing is not defined; asks http://127.0.0.1:9/; 404: """
 GOOD = """<!doctype html><html lang="en"><link rel=icon href="data:,"><title>A page</title><main><h1>One</h1>
 <p>Black on white</p></main>"""
 
