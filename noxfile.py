@@ -71,11 +71,11 @@ def _by_npm(session: nox.Session) -> dict[str, str]:
 
 @nox.session(python=False)
 def demo(session: nox.Session) -> None:
-    """The README's first command line, in a copy of the checkout, with an empty home."""
+    """The README's first command line, in a clean clone, with an empty home."""
     command = (ROOT / "README.md").read_text(encoding="utf-8").partition("```sh\n")[2].partition("\n```")[0]
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder, "accountstore")
-        shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(".git", ".nox", ".venv", "dist"))
+        session.run("git", "clone", "--quiet", str(ROOT), str(copy), external=True)
         home = Path(folder, "home")
         home.mkdir()
         with session.chdir(copy):
@@ -92,11 +92,12 @@ def lint(session: nox.Session) -> None:
 
 @nox.session(python=NEWEST)
 def types(session: nox.Session) -> None:
-    """Types, by mypy and pyright, both strict; and that every public name has one."""
+    """Types, by mypy and pyright, both strict, and of an application by others too; every public name has one."""
     _install(session, "types", "bench", extras=EVERYTHING)
     session.run("mypy")
     session.run("pyright")
     session.run("pyright", "--verifytypes", "accountstore", "--ignoreexternal")
+    session.run("pytest", "tests/test_type_checkers.py", "--all", "-q", HUNG)
 
 
 @nox.session(python=NEWEST)
@@ -108,9 +109,14 @@ def layers(session: nox.Session) -> None:
 
 @nox.session(python=NEWEST)
 def docs(session: nox.Session) -> None:
-    """The documentation site, into build/docs; a warning is an error, and so is a link that leads nowhere."""
-    _install(session, "docs", extras="cli,crypto,gateway,oauth,otel,testing")
+    """The documentation site, into build/docs; a warning is an error, and so is a link that leads nowhere. Each page
+    in a browser.
+    """
+    _install(session, "docs", "browser", extras="cli,crypto,gateway,oauth,otel,testing")
     session.run("sphinx-build", "--fail-on-warning", "--keep-going", "--fresh-env", "docs", "build/docs")
+    # In CI a browser that is missing is a failure, not a skip.
+    env = {"ACCOUNTSTORE_SITE": "build/docs"} | ({"ACCOUNTSTORE_SERVERS": "required"} if "CI" in os.environ else {})
+    session.run("pytest", "tests/docs/test_site.py", "--all", "-q", HUNG, env=env)
 
 
 @nox.session(python=NEWEST)

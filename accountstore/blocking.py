@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Itera
 from contextlib import ExitStack
 from functools import partial, wraps
 from inspect import isawaitable
-from typing import TYPE_CHECKING, Any, Concatenate, Final, Literal, ParamSpec, Self, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Concatenate, Final, Literal, ParamSpec, Protocol, Self, TypeVar, cast, overload
 
 from anyio import CapacityLimiter, to_thread
 from anyio.from_thread import BlockingPortal, start_blocking_portal
@@ -32,24 +32,27 @@ A = TypeVar("A")
 B = TypeVar("B")
 P = ParamSpec("P")
 T = TypeVar("T")
+R_co = TypeVar("R_co", covariant=True)
 _END: Any = object()
 
 
-def _awaited(
-    method: Callable[Concatenate[AccountStore, P], Coroutine[Any, Any, T]], /
-) -> Callable[Concatenate[BlockingAccountStore, P], T]:
+class _Method(Protocol[P, R_co]):
+    """What the functions below make: not every type checker takes an assigned function for a method of the class."""
+
+    def __get__(self, store: BlockingAccountStore, kind: type[BlockingAccountStore], /) -> Callable[P, R_co]: ...
+
+
+def _awaited(method: Callable[Concatenate[AccountStore, P], Coroutine[Any, Any, T]], /) -> _Method[P, T]:
     """A method that is awaited, as one that blocks."""
 
     @wraps(method)
     def call(self: BlockingAccountStore, /, *args: P.args, **kwargs: P.kwargs) -> T:
         return self._run(partial(method, self._store, *args, **kwargs))
 
-    return call
+    return cast("_Method[P, T]", call)
 
 
-def _iterated(
-    method: Callable[Concatenate[AccountStore, P], AsyncIterator[T]], /
-) -> Callable[Concatenate[BlockingAccountStore, P], Iterator[T]]:
+def _iterated(method: Callable[Concatenate[AccountStore, P], AsyncIterator[T]], /) -> _Method[P, Iterator[T]]:
     """A method whose result is iterated over with `async for`, as one for `for`."""
 
     @wraps(method)
@@ -57,7 +60,7 @@ def _iterated(
         items = self._run(partial(_returned, partial(method, self._store, *args, **kwargs)))
         return iter(partial(self._run, partial(_next, items)), _END)
 
-    return call
+    return cast("_Method[P, Iterator[T]]", call)
 
 
 async def _returned(call: Callable[[], T], /) -> T:
@@ -70,7 +73,7 @@ async def _next(items: AsyncIterator[T], /) -> T:
 
 def _calling(
     method: Callable[Concatenate[AccountStore, Location, Callable[[A], Awaitable[B]], P], Coroutine[Any, Any, T]], /
-) -> Callable[Concatenate[BlockingAccountStore, Location, Callable[[A], B | Awaitable[B]], P], T]:
+) -> _Method[Concatenate[Location, Callable[[A], B | Awaitable[B]], P], T]:
     """A method that is awaited and calls a function of the caller, as one that blocks; so may the function."""
 
     @wraps(method)
@@ -84,7 +87,7 @@ def _calling(
     ) -> T:
         return self._run(partial(method, self._store, location, _in_a_thread(function), *args, **kwargs))
 
-    return call
+    return cast("_Method[Concatenate[Location, Callable[[A], B | Awaitable[B]], P], T]", call)
 
 
 def _in_a_thread(function: Callable[[A], B | Awaitable[B]], /) -> Callable[[A], Awaitable[B]]:
@@ -117,14 +120,19 @@ class BlockingAccountStore:
 
     @classmethod
     def open(
-        cls, config: StoreConfig | str | os.PathLike[str] | None = None, /, *, observer: Observer | None = None
+        cls,
+        config: StoreConfig | str | os.PathLike[str] | None = None,
+        /,
+        *,
+        observer: Observer | None = None,
+        read_only: bool = False,
     ) -> Self:
         """Open all configured storages (`AccountStore.open`): `with` it, or `close` it yourself.
 
         Raises:
             TypeError, ConfigError: as `AccountStore.open`.
         """
-        opening = AccountStore.open(config, observer=observer)
+        opening = AccountStore.open(config, observer=observer, read_only=read_only)
         closing = ExitStack()
         try:
             portal = closing.enter_context(start_blocking_portal(name="accountstore blocking"))

@@ -130,6 +130,8 @@ async def check(storage: Storage, folder: str, /) -> Check:
     Each request is made once, as it is: without the probe, further attempts, and a look at what a refusal met.
     """
     able = storage.client.backend.capabilities
+    if able.read_only:
+        return await _check_reading(storage, folder)
     policy = RetryPolicy(storage.client.policy.timeout, 1, storage.client.policy.storage)
     once = replace(able, verify=False, write_tokens=False)
     client = StorageClient(storage.name, storage.client.backend, policy, limit=storage.client.limit, capabilities=once)
@@ -175,6 +177,16 @@ async def check(storage: Storage, folder: str, /) -> Check:
     skipped: list[Skipped] = []
     complete = bool(listed) and await _look(client, folder, storage.name, skipped)
     proven = (create, update, delete, versioned)
+    return Check(storage.name, *proven, tuple(steps.done), able, tuple(skipped), complete, sealing)
+
+
+async def _check_reading(storage: Storage, folder: str, /) -> Check:
+    """What can be tried where nothing may be written: a listing."""
+    client, skipped, steps = storage.client, list[Skipped](), _Steps()
+    listed = await steps.passes("list", anext(client.pages(folder, recursive=False), None))
+    complete = bool(listed) and await _look(client, folder, storage.name, skipped)
+    able, versioned, sealing = client.capabilities, await client.versioned(), sealing_of(storage)
+    proven = (None, None, None, versioned)
     return Check(storage.name, *proven, tuple(steps.done), able, tuple(skipped), complete, sealing)
 
 

@@ -246,6 +246,8 @@ class StorageClient:
     async def require(self, condition: Condition, folder: str, by: float, /) -> None:
         """Raise `UnsupportedError` unless the storage honours the condition of a create, a swap or a delete."""
         if not await self.honours(condition, folder, by):
+            if self.capabilities.read_only:
+                raise UnsupportedError("the storage is opened read-only")
             what = "ignores" if self._declares(condition) else "does not promise"
             raise UnsupportedError(f"storage {self.name!r} {what} the condition of {_CONDITIONS[condition]}")
 

@@ -71,7 +71,7 @@ class StorageConfig(Struct, frozen=True):
     `timeout` bounds an operation, in seconds; `attempts` says how often it is tried while it fails for a while, 1 for
     never again. `concurrency` says how many operations may be in flight at once; without it the backend's own default
     does. `conditions` is `probe` where the store tries whether the server honours them before it relies on them,
-    or `trust` where you vouch for it. `encryption` seals the documents.
+    or `trust` where you vouch for it. `encryption` seals the documents. `read_only` refuses every write and delete.
     """
 
     url: str
@@ -83,6 +83,7 @@ class StorageConfig(Struct, frozen=True):
     conditions: _Conditions = "probe"
     concurrency: int | None = None
     encryption: Encryption | None = None
+    read_only: bool = False
 
     def __post_init__(self) -> None:
         if isinstance(self.url, str):

@@ -31,9 +31,11 @@ _BUILTIN: Mapping[str, str] = {
 _EXTRAS: Mapping[str, str] = {"s3": "s3", "gcs": "gcs", "azure": "azure", "obstore.backend": "fast"}
 
 
-def find_backend(scheme: str, engine: str = "fsspec", timeout: float = 30.0, /) -> BackendFactory:
+def find_backend(
+    scheme: str, engine: str = "fsspec", timeout: float = 30.0, read_only: bool = False, /
+) -> BackendFactory:
     """The factory for a URL scheme and an engine. It imports, so call it in a thread. `timeout`, that of an operation
-    in seconds, bounds what the engine obstore may take to connect.
+    in seconds, bounds what the engine obstore may take to connect. With `read_only` opening a folder writes nothing.
 
     Raises:
         ConfigError: two packages provide the scheme, the one that does cannot be imported, or the engine does not serve
@@ -56,7 +58,9 @@ def find_backend(scheme: str, engine: str = "fsspec", timeout: float = 30.0, /) 
         except Exception as error:  # noqa: BLE001 -- whatever a package does when it is imported
             reason = str(error) if isinstance(error, ImportError) else type(error).__name__
             raise ConfigError(f"the backend for {scheme!r} of {names[0]} cannot be loaded ({reason})") from None
-    return _load(_BUILTIN.get(scheme, _GENERIC))
+    module = _BUILTIN.get(scheme, _GENERIC)
+    factory: Any = _load(module)
+    return partial(factory, read_only=True) if read_only and module == "local.backend" else factory
 
 
 def _load(module: str, /) -> BackendFactory:

@@ -12,6 +12,7 @@ from anyio import CancelScope, to_thread
 from msgspec.structs import replace
 
 from accountstore.aio.loops import asyncio_loop, running_loop
+from accountstore.backends.readonly import ReadOnlyBackend
 from accountstore.client import StorageClient
 from accountstore.codecs import find_codec
 from accountstore.config import StorageConfig, StoreConfig, key_of
@@ -100,14 +101,20 @@ class Opening(Generic[S]):
     """What `AccountStore.open` returns: `async with` it, or await it and close the store yourself."""
 
     def __init__(
-        self, config: StoreConfig | str | os.PathLike[str] | None, store_of: Callable[[Storages], S], /
+        self,
+        config: StoreConfig | str | os.PathLike[str] | None,
+        store_of: Callable[[Storages], S],
+        /,
+        *,
+        read_only: bool = False,
     ) -> None:
         self._config = config
+        self._read_only = read_only
         self._store_of = store_of
         self._opened: Storages | None = None
 
     async def _open(self) -> S:
-        self._opened = await open_storages(self._config)
+        self._opened = await open_storages(self._config, read_only=self._read_only)
         return self._store_of(self._opened)
 
     def __await__(self) -> Generator[Any, None, S]:
@@ -131,7 +138,7 @@ class Opening(Generic[S]):
         def __exit__(self, *_: object) -> None: ...
 
 
-async def open_storages(config: StoreConfig | str | os.PathLike[str] | None, /) -> Storages:
+async def open_storages(config: StoreConfig | str | os.PathLike[str] | None, /, *, read_only: bool = False) -> Storages:
     """Open all storages of a configuration; backends connect as late as they can.
 
     Raises:
@@ -142,7 +149,8 @@ async def open_storages(config: StoreConfig | str | os.PathLike[str] | None, /) 
     opened = Storages(storages, default)
     try:
         for name, storage in loaded.storages.items():
-            storages[name] = await _open(name, storage, loaded.max_bytes, path)
+            wanted = replace(storage, read_only=True) if read_only else storage
+            storages[name] = await _open(name, wanted, loaded.max_bytes, path)
     except BaseException:
         with suppress(AccountStoreError):
             await opened.aclose()
@@ -163,9 +171,11 @@ async def _open(name: str, config: StorageConfig, max_bytes: int, path: str | No
     try:
         codec = find_codec(config.codec)
         key = ".url" if config.engine == "fsspec" else ".engine"
-        factory = await to_thread.run_sync(find_backend, config.scheme, config.engine, config.timeout)
+        factory = await to_thread.run_sync(find_backend, config.scheme, config.engine, config.timeout, config.read_only)
         key = ""
         backend = await factory(config.url, config.options)
+        if config.read_only:
+            backend = ReadOnlyBackend(backend)
     except AccountStoreError as error:
         # Backends begin with the key of the storage that is wrong, where they can.
         key = "." if re.match("(options|url): ", error.message) else f"{key}: "

@@ -60,7 +60,12 @@ class AccountStore:
 
     @classmethod
     def open(
-        cls, config: StoreConfig | str | os.PathLike[str] | None = None, /, *, observer: Observer | None = None
+        cls,
+        config: StoreConfig | str | os.PathLike[str] | None = None,
+        /,
+        *,
+        observer: Observer | None = None,
+        read_only: bool = False,
     ) -> Opening[AccountStore]:
         """Open all configured storages: `async with AccountStore.open() as store`, or `store = await
         AccountStore.open()` and `await store.aclose()` later.
@@ -68,7 +73,8 @@ class AccountStore:
         `config` is a `StoreConfig` or a TOML file's path; without one, the file that the environment variable
         `ACCOUNTSTORE_CONFIG` names, else `accountstore.toml` in the working directory or in the user's configuration
         folder, else one storage `default` in the user's data folder. `observer` is called with one `Event` for each
-        operation, never with contents; without one, events go to the logger `accountstore` at DEBUG.
+        operation, never with contents; without one, events go to the logger `accountstore` at DEBUG. With `read_only`
+        nothing is written, on no storage: every call that would write is an `UnsupportedError`.
 
         Raises:
             TypeError: the observer is no function, or a coroutine function, whose events nobody would await; the
@@ -84,7 +90,7 @@ class AccountStore:
             )
         from accountstore.storages import Opening
 
-        return Opening(config, lambda storages: cls(Resolver(storages), observer))
+        return Opening(config, lambda storages: cls(Resolver(storages), observer), read_only=read_only)
 
     async def __aenter__(self) -> Self:
         return self
@@ -434,8 +440,8 @@ class AccountStore:
     async def check(self, storage: str | None = None, /) -> Check:
         """Prove on a storage that it is reachable and honours conditions.
 
-        It writes and removes a document of its own at the storage's root, or in the folder of a scoped store. What it
-        refuses is in the result, not raised.
+        It writes and removes a document of its own at the storage's root, or in the folder of a scoped store; where
+        that is read-only, it lists. What the storage refuses is in the result, not raised.
         """
         from accountstore.check import check
 

@@ -59,6 +59,8 @@ async def copy(operation: Operation, source: DocumentRef, target: DocumentRef, m
 async def move(operation: Operation, source: DocumentRef, target: DocumentRef, mode: WriteMode, /) -> Stored[Document]:
     """Copy, then remove the source if it is still what was copied, again on conflict (`AccountStore.move`)."""
     conditional = await source.honours("delete")
+    if source.storage.client.capabilities.read_only:
+        await source.require("delete")  # which says so, before any I/O
     if mode != "overwrite":
         await target.require(condition_of(mode))
     while True:

@@ -16,7 +16,7 @@ from benchmarks.samples import ACCOUNT, ONE, PLAIN_ACCOUNT, SAMPLES, PlainAccoun
 from benchmarks.sides import FOLDER, NAMES, Side, by_hand, contenders, fill, in_threads, key_value, open_store, our_side
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Sequence
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 
     from benchmarks.harness import Effort, Run, Workspace
 
@@ -51,19 +51,26 @@ def get(work: Workspace, /) -> AsyncGenerator[Round]:
 
 async def blocking(work: Workspace, /) -> AsyncGenerator[Round]:
     at = Location("user.account", folder=FOLDER)
-    config = StoreConfig(storages={"First Storage": StorageConfig(f"{work.folder}/blocking")})
-    async with open_store(f"{work.folder}/blocking") as store:
-        await store.save(at, ACCOUNT)
+    for name, url in (("local", f"{work.folder}/blocking"), ("memory", "memory://")):
+        config = StoreConfig(storages={"First Storage": StorageConfig(url)})
         with BlockingAccountStore.open(config) as opened:
+            async with open_store(url) as store:
+                for call, arguments in (("save", (at, ACCOUNT)), ("get", (at,))):
+                    runs = _both(getattr(opened, call), getattr(store, call), arguments)
+                    title = f"{name} {call}, *.account, blocking"
+                    yield Round(title, runs, [Comparison("AccountStore")], work.effort(10, 50))
 
-            async def blocked(times: int) -> float:
-                started = perf_counter()
-                for _ in range(times):
-                    opened.get(at)
-                return perf_counter() - started
 
-            contenders = {"BlockingAccountStore": blocked, "AccountStore": timed(lambda _: store.get(at))}
-            yield Round("local get, *.account, blocking", contenders, [Comparison("AccountStore")], work.effort(10, 50))
+def _both(
+    blocks: Callable[..., object], call: Callable[..., Awaitable[object]], arguments: Sequence[Any]
+) -> dict[str, Run]:
+    async def blocked(times: int) -> float:
+        started = perf_counter()
+        for _ in range(times):
+            blocks(*arguments)
+        return perf_counter() - started
+
+    return {"BlockingAccountStore": blocked, "AccountStore": timed(lambda _: call(*arguments))}
 
 
 def _many(store: AccountStore, locations: Sequence[Location], /) -> dict[str, Run]:

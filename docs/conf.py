@@ -29,6 +29,7 @@ copybutton_prompt_text = "$ "
 html_theme = "furo"
 html_title = f"accountstore {__version__}"
 html_static_path = ["static"]
+html_favicon = "static/icon.svg"
 html_css_files = ["site.css"]
 html_show_copyright = False
 # The names of these stand for other things in several modules; which one is meant is clear to a reader.

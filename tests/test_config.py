@@ -227,7 +227,7 @@ def test_options_take_values_from_the_environment(monkeypatch: pytest.MonkeyPatc
     }
 
 
-KEYS = "attempts, codec, concurrency, conditions, encryption, engine, options, timeout, url"
+KEYS = "attempts, codec, concurrency, conditions, encryption, engine, options, read_only, timeout, url"
 NOT_SET = "the environment variable NO is not set"
 HEADER_IN_TEXT = "options = { note = '''\n[storages.a]\n''' }\n"
 FAULTS: Mapping[str, tuple[str, str, tuple[str, ...]]] = {
@@ -255,6 +255,7 @@ FAULTS: Mapping[str, tuple[str, str, tuple[str, ...]]] = {
     "a codec's type": (A + "codec = 5\n", "storages.a.codec: ", ("str", "int")),
     "an unknown engine": (A + 'engine = "obstor"\n', "storages.a.engine: ", ("'obstor'", "'obstore'")),
     "an engine like none": (A + 'engine = "xyzzy"\n', "storages.a.engine: ", ("fsspec, obstore",)),
+    "a type of a switch": (A + 'read_only = "yes"\n', "storages.a.read_only: ", ("bool", "str")),
     "no time": (A + "timeout = 0\n", "storages.a.timeout: ", ("more than 0",)),
     "time before": (A + "timeout = -1.5\n", "storages.a.timeout: ", ("more than 0",)),
     "time without end": (A + "timeout = inf\n", "storages.a.timeout: ", ()),
@@ -392,7 +393,7 @@ def test_a_policy_is_that_of_its_storage(monkeypatch: pytest.MonkeyPatch) -> Non
 
     monkeypatch.setattr("accountstore.storages.find_backend", find)
     assert anyio.run(main) == [(30.0, 4, True), (5.0, 1, False)]
-    assert find.call_args_list == [call("memory", "fsspec", 30.0), call("memory", "obstore", 5.0)]
+    assert find.call_args_list == [call("memory", "fsspec", 30.0, False), call("memory", "obstore", 5.0, False)]
 
 
 @pytest.mark.parametrize(

@@ -90,6 +90,7 @@ every_field = StorageConfig(
     attempts=2,
     conditions="trust",
     concurrency=8,
+    read_only=True,
 )
 full_config = StoreConfig(default="a", storages={"a": every_field}, max_bytes=1000)
 
@@ -112,7 +113,7 @@ def observe(event: Event) -> None:
 async def open_and_close() -> None:
     async with AccountStore.open() as store:
         assert_type(store, AccountStore)
-    async with AccountStore.open(config, observer=observe):
+    async with AccountStore.open(config, observer=observe, read_only=True):
         pass
     async with AccountStore.open("accountstore.toml"):
         pass
@@ -233,7 +234,7 @@ async def errors(store: AccountStore) -> None:
 
 
 def blocking() -> None:
-    with BlockingAccountStore.open(config) as store:
+    with BlockingAccountStore.open(config, observer=observe, read_only=True) as store:
         assert_type(store, BlockingAccountStore)
         assert_type(store.save(location, account, mode="create"), Version)
         assert_type(store.get(location), Account)

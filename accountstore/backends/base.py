@@ -124,6 +124,8 @@ class Capabilities(Struct, frozen=True, kw_only=True):
     """A recursive `scan` has its keys in the order of their UTF-8 bytes, if its server keeps to the protocol."""
     folders: bool = False
     """A `scan` that is not recursive has the folders too. Without it, the store finds them by a recursive one."""
+    read_only: bool = False
+    """Every write and delete is an `UnsupportedError`: the storage or the store is configured so."""
 
 
 class Stat(Struct, frozen=True, gc=False):

@@ -20,7 +20,7 @@ __all__ = ("add_storage", "file_to_write", "masked")
 _MASK = "**********"
 _HARMLESS = frozenset(
     {
-        *("default", "max_bytes", "codec", "engine", "timeout", "attempts", "conditions", "concurrency"),
+        *("default", "max_bytes", "codec", "engine", "timeout", "attempts", "conditions", "concurrency", "read_only"),
         *("account_name", "host", "port", "profile", "project", "region", "region_name", "username"),
     }
 )

@@ -104,6 +104,8 @@ def _mark(value: bool, /) -> Text:
 
 def _condition(declared: bool, can: Capabilities, config: StorageConfig, /) -> Text:
     """What is known of a promise that may be the server's to keep."""
+    if can.read_only:
+        return Text("read-only", "yellow")
     if declared and can.verify:
         return Text("if the server does", "yellow")
     return Text("trusted", "yellow") if declared and config.conditions == "trust" else _mark(declared)
@@ -150,6 +152,7 @@ def storage_fields(config: StoreConfig, name: str, can: Capabilities, /) -> dict
         "conditions": storage.conditions if can.verify or storage.conditions == "trust" else "kept",
         "atomic": can.atomic,
         "durable": can.durable,
+        "read_only": can.read_only,
     }
 
 

@@ -34,6 +34,8 @@ def check_places(store: AccountStore, job: Job, /) -> None:
     if job.action != "migrate":
         return
     able, options = store.capabilities(job.target.storage), job.options
+    if able.read_only:
+        raise UnsupportedError(f"storage {target.name!r} is opened read-only")
     if options.writes == "conditional" and not (able.create and able.update):
         raise UnsupportedError(
             f"storage {target.name!r} has no conditional writes, so a document that changes there meanwhile could be"

@@ -173,7 +173,10 @@ def test_check_takes_a_name_or_all() -> None:
 
 def test_storages_for_programs_say_who_keeps_the_promises(monkeypatch: pytest.MonkeyPatch) -> None:
     """`storages --json` has one object a storage, without credentials."""
-    configure(CONFIG + '[storages.Far]\nurl = "ftp://CANARY:CANARY@127.0.0.1/mail?CANARY"\nconditions = "trust"\n')
+    configure(
+        CONFIG
+        + '[storages.Far]\nurl = "ftp://CANARY:CANARY@127.0.0.1/mail?CANARY"\nconditions = "trust"\nread_only = true\n'
+    )
     answer = run("storages", "--json")
     first, archive, far = lines_of(answer)
     assert first == {
@@ -188,9 +191,12 @@ def test_storages_for_programs_say_who_keeps_the_promises(monkeypatch: pytest.Mo
         "conditions": "kept",
         "atomic": True,
         "durable": True,
+        "read_only": False,
     }
     assert (archive["codec"], archive["default"]) == ("msgpack", False)
     assert (far["url"], far["create"], far["conditions"]) == ("ftp://127.0.0.1/mail", False, "trust")
+    assert (archive["read_only"], far["read_only"]) == (False, True)
+    assert run("storages").out.count("read-only") == 2
     assert "CANARY" not in answer.everything
 
 

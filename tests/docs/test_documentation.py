@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import sys
@@ -16,9 +17,10 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import pytest
 from anyio import to_thread
+from doubles import Recording
 from markdown import PAGES, ROOT, anchors, at_home, blocks, links, on_path, run, run_blocks
 from msgspec.structs import replace
-from running import PYTHON
+from running import HUNG, PYTHON
 from samples import ACCOUNT, RICH
 
 from accountstore import AccountStore, Location, OAuthCredentials, StorageConfig, StoreConfig, registry, to_json
@@ -43,12 +45,13 @@ RUN = {
     "gateway.md": {"sh": 1, "python": 1, "toml": 1},
     "migration.md": {"sh": 1, "python": 1},
     "observing.md": {"python": 2},
+    "reading.md": {"python": 2},
     "refresh.md": {"text": 2, "python": 1},
     "service.md": {"python": 3},
     "storages.md": {"toml": 1},
     "store.md": {"python": 1},
     "testing.md": {"python": 3},
-    "tutorial.md": {"toml": 3, "sh": 8, "python": 2, "text": 2},
+    "tutorial.md": {"toml": 3, "sh": 9, "python": 2, "text": 2},
 }
 """The blocks that are run: Python by the first test below, those of the gateway beside it in tests/gateway, outputs and
 examples in test_examples.py, all others here.
@@ -154,6 +157,53 @@ def test_service_example_prints_its_audit_event(names: Any, capsys: pytest.Captu
     capsys.readouterr()
     anyio.run(page["serve"])
     assert re.fullmatch(r"exists tenants/4711/email\.account ok \d\.\d{3} s\nFalse\n", capsys.readouterr().out)
+
+
+def test_read_only_example_deletes_nothing(names: Any, tmp_path: Path) -> None:
+    """The example's delete is refused, and it reads."""
+    config = StoreConfig(storages={"main": StorageConfig(str(tmp_path))})
+
+    async def host() -> object:
+        async with AccountStore.open(config) as store:
+            await store.save(Location("me.account"), ACCOUNT)
+        return await names("docs/reading.md")["first_host"](config)
+
+    assert anyio.run(host) == ACCOUNT.host
+
+
+@pytest.mark.anyio
+async def test_cache_example_keeps_what_it_is_told_and_no_longer(names: Any) -> None:
+    """A second `get` asks nobody until `forget`; what changed while it was read, or is one too many, is not kept; and
+    when the time is up nothing is left, though nobody asks.
+    """
+    cached = names("docs/reading.md")["cached"]
+    backend = Recording()
+    store, at, other = store_over({"m": backend}), Location("a.account"), Location("b.account")
+    for location in (at, other):
+        await store.save(location, ACCOUNT)
+    changed = replace(ACCOUNT, port=1)
+    async with cached(store, seconds=1000, most=1) as cache:
+        assert [await cache.get(at) for _ in range(3)] == [ACCOUNT] * 3
+        await store.save(at, changed)
+        assert (await cache.get(at), backend.calls["read"]) == (ACCOUNT, 1)  # what a cache costs
+        cache.forget(at)
+        assert (await cache.get(at), backend.calls["read"]) == (changed, 2)
+        assert [await cache.get(other) for _ in range(2)] == [ACCOUNT] * 2
+        assert backend.calls["read"] == 4
+    async with cached(store, seconds=1000) as cache:
+
+        async def change(_: str) -> None:
+            cache.forget(at)
+
+        backend.before = change
+        await cache.get(at)
+        backend.before = None
+        assert cache._kept == {}
+    async with cached(store, seconds=0.01) as cache:
+        await cache.get(at)
+        with anyio.fail_after(HUNG):
+            while cache._kept:
+                await anyio.sleep(0.01)
 
 
 def test_migration_example_moves_what_it_includes(names: Any, tmp_path: Path) -> None:
@@ -307,35 +357,77 @@ def test_the_pages_of_tests_are_tests(tmp_path: Path) -> None:
     assert "6 passed" in run(command, tmp_path)
 
 
-def steps(page: str) -> Iterator[tuple[str, str | None]]:
-    """The commands of a page, each with the output that is shown below it; files are written on the way."""
-    shown = blocks(page)
-    for block, after in zip(shown, [*shown[1:], None], strict=True):
+SESSION = ROOT / "docs" / "session.txt"
+LOCAL = "http://127.0.0.1:5000"
+
+
+def typed() -> Iterator[str]:
+    """What a new user types, from the README and the tutorial; files are written on the way."""
+    yield "accountstore demo"
+    Path("ten_lines.py").write_text(blocks("README.md", "python")[0].text)
+    yield "python ten_lines.py"
+    for block in blocks("docs/tutorial.md"):
         if block.file is not None:
             Path(block.file).write_text(block.text)
         elif block.language == "sh":
-            yield block.text, after.text if after is not None and after.language == "text" else None
+            yield from block.text.splitlines()
+
+
+def alike(session: str) -> list[str]:
+    """The lines of a session, without what is another each time: times, sizes, a key's name, the width of columns."""
+    for pattern, text in {
+        r"\b[\d.,]+ (ms|s|min)\b": "TIME",
+        r"\b[\d,]+ bytes\b": "SIZE",
+        r"\d{4}-\d\d-\d\d-[0-9a-f]{6}": "KEY",
+        r"[ ─]+$": "",
+        r" {2,}|─+": " ",
+    }.items():
+        session = re.sub(pattern, text, session, flags=re.MULTILINE)
+    return session.splitlines()
 
 
 @pytest.mark.once
-def test_the_tutorial_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moto: Server) -> None:
-    """The tutorial, from top to bottom, in an empty folder, with a server of S3 on loopback; the outputs that it shows
-    are those that come.
+def test_the_session_goes_as_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moto: Server) -> None:
+    """What a new user types prints what `docs/session.txt` has, and the tutorial's outputs are those. With
+    `ACCOUNTSTORE_RECORD` in the environment it is recorded anew.
     """
-    for package in ("typer", "s3fs"):
+    for package in ("typer", "s3fs", "httpx2"):
         pytest.importorskip(package)
     at_home(tmp_path, monkeypatch)
+    monkeypatch.delenv("COLUMNS", raising=False)
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "python").symlink_to(sys.executable)
     environment = on_path(tmp_path)
-    outputs: list[str] = []
-    local, server = "http://127.0.0.1:5000", moto.options["endpoint_url"]
-    for command, expected in steps("docs/tutorial.md"):
-        config = Path("accountstore.toml")
-        config.write_text(config.read_text().replace(local, server))
-        output = run(["bash", "-ec", command.replace(local, server)], tmp_path, **environment)
-        assert expected in {None, output}
-        outputs.append(output)
-    assert "Bucket:team-a/me.account" in outputs[-1]
-    assert "correct horse" not in "".join(outputs)
+    real = {LOCAL: moto.options["endpoint_url"], "PATH_OF_THE_CLONE": str(ROOT)}
+    session = ""
+    for command in typed():
+        if (config := Path("accountstore.toml")).exists():
+            config.write_text(_replaced(config.read_text(), real))
+        output = run(["bash", "-ec", _replaced(command, real)], tmp_path, **environment)
+        session += f"$ {command}\n" + re.sub(rf"{tmp_path}(\S*)", _at_home, output)
+    if "ACCOUNTSTORE_RECORD" in os.environ:
+        SESSION.write_text(re.sub(" +$", "", session, flags=re.MULTILINE))
+    assert alike(session) == alike(SESSION.read_text())
+    shown = [block.text for block in blocks("docs/tutorial.md", "text")]
+    assert len(shown) == 2
+    assert all(text in session for text in shown)
+    assert "correct horse" not in session
     assert b"discriminator" not in (tmp_path / "accounts" / "team-a" / "me.account").read_bytes()
+
+
+def _at_home(found: re.Match[str]) -> str:
+    return f"/home/me{found[1]}".ljust(len(found[0]))
+
+
+def _replaced(text: str, words: dict[str, str]) -> str:
+    for word, other in words.items():
+        text = text.replace(word, other)
+    return text
+
+
+def test_a_session_that_goes_otherwise_is_seen() -> None:
+    """The control: another password, another outcome, a line more are told; another time and key are not."""
+    recorded = SESSION.read_text()
+    assert alike(re.sub(r"\d+\.\d+ ms", "1.25 s", recorded)) == alike(recorded)
+    for wrong in (recorded.replace("proven", "ignored", 1), recorded + "warning\n", recorded.replace("**", "p", 1)):
+        assert alike(wrong) != alike(recorded)

@@ -106,8 +106,8 @@ def _filesystem() -> object:
     return LocalFileSystem(auto_mkdir=True, skip_instance_cache=True)
 
 
-async def open_backend(url: str, options: Mapping[str, object], /) -> LocalBackend:
-    """Open the folder that `url` names, making it if it is missing.
+async def open_backend(url: str, options: Mapping[str, object], /, *, read_only: bool = False) -> LocalBackend:
+    """Open the folder that `url` names, making it if it is missing; with `read_only`, as it is.
 
     Options: `file_mode` and `folder_mode`, the modes of documents and folders that are made (0600 and 0700 without
     them), as a number or as text such as `"0640"`; `follow_links`, whether symbolic links are read that stay inside the
@@ -128,7 +128,7 @@ async def open_backend(url: str, options: Mapping[str, object], /) -> LocalBacke
         folder_mode=_mode("folder_mode", options, 0o700),
         follow_links=follow_links,
     )
-    return await to_thread.run_sync(_open, url, make)
+    return await to_thread.run_sync(_open, url, make, read_only)
 
 
 def _mode(name: str, options: Mapping[str, object], least: int, /) -> int:
@@ -142,11 +142,12 @@ def _mode(name: str, options: Mapping[str, object], least: int, /) -> int:
     return mode
 
 
-def _open(url: str, make: Callable[..., Files], /) -> LocalBackend:
+def _open(url: str, make: Callable[..., Files], read_only: bool, /) -> LocalBackend:
     root = os.path.realpath(os.path.expanduser(re.sub("(?i)^(file|local)://", "", url)))
     files = make(root)
-    files.make_root()
+    if not read_only:
+        files.make_root()
     kind = filesystem_type(root) or ""
     locking = kind not in _NETWORK and kind.partition(".")[0] != "fuse"
     rereads = kind in {"tmpfs", "ramfs"}
-    return LocalBackend(make(root, locking=locking, links=files.has_links(), rereads=rereads))
+    return LocalBackend(make(root, locking=locking, links=read_only or files.has_links(), rereads=rereads))
