@@ -290,8 +290,9 @@ class AccountStore:
     ) -> Version:
         """Copy a document of either kind to a location of the same kind, on any storage. Returns the target's version.
 
-        The document is checked and takes the target's codec; fields that this release does not know come along. With
-        `lease`, OAuth tokens are copied while no `refresh` exchanges them: others wait for at most so many seconds.
+        The document is checked and takes the target's codec; fields that this release does not know come along, but a
+        lease of somebody who refreshes the source does not. With `lease`, OAuth tokens are copied while no `refresh`
+        exchanges them: others wait for at most so many seconds.
 
         Raises:
             NotFoundError: there is no document at the source.
@@ -300,18 +301,18 @@ class AccountStore:
         """
         with Operation(self._log, "copy", source, target) as operation:
             refs = self._resolver.pair(source, target)
-            if lease is not None:
-                return (await refreshing.copy(operation, *refs, mode, lease)).version
-            return (await updating.copy(operation, *refs, mode)).version
+            return (await updating.copy(operation, *refs, mode, lease)).version
 
     async def move(self, source: Location, target: Location, /, *, mode: WriteMode = "overwrite") -> Version:
         """Copy a document and remove the source. Returns the target's version.
 
-        A change of the source meanwhile is moved too, where the source's storage can compare and swap. Between the two
-        steps the document is in both places.
+        A change of the source meanwhile is moved too, where the source's storage can compare and swap; and so are the
+        tokens of a `refresh`: while one exchanges them the move waits, for at most a minute. Between the two steps the
+        document is in both places.
 
         Raises:
             As `copy`; ConflictError where the source kept changing, or the target changed meanwhile: both stay.
+            LeaseError: others kept the lease for too long: move again.
         """
         with Operation(self._log, "move", source, target) as operation:
             refs = self._resolver.pair(source, target)
