@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs
 
 import anyio
+import commandline
 import msgspec
 import pytest
 from msgspec.structs import replace
@@ -23,8 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-for package in ("httpx2", "typer", "rich"):
-    pytest.importorskip(package)
+pytest.importorskip("httpx2")
 
 pytestmark = pytest.mark.once
 
@@ -90,18 +89,11 @@ def folder(tmp_path: Path, asked: tuple[str, object]) -> Path:
 
 
 def run(folder: Path, *arguments: str) -> tuple[int, str, str]:
-    """The exit code and the outputs of the program."""
-    done = subprocess.run(
-        [*PYTHON, "-m", "accountstore", "refresh", *arguments],
-        cwd=folder,
-        env={**os.environ, "ACCOUNTSTORE_CONFIG": str(folder / "accountstore.toml")},
-        capture_output=True,
-        text=True,
-        timeout=HUNG,
-        check=False,
-    )
-    assert CANARY not in done.stdout + done.stderr
-    return done.returncode, done.stdout, done.stderr
+    """The exit code and the outputs of the command."""
+    answer = commandline.run("--config", str(folder / "accountstore.toml"), "refresh", *arguments)
+    assert CANARY not in answer.everything
+    assert answer.crash == ""
+    return answer.code, answer.out, answer.err
 
 
 def tokens(asked: tuple[str, list[dict[str, str]]]) -> list[str]:
