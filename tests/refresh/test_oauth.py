@@ -299,7 +299,7 @@ async def test_what_cannot_be_a_refresh_token_is_none(odd: object) -> None:
     assert (grant.access_token, grant.refresh_token) == (Secret("A1"), None)
 
 
-@pytest.mark.parametrize("number", [0, -1, float("nan"), float("inf"), 10**400, "5", True])
+@pytest.mark.parametrize("number", [0, -1, float("nan"), float("inf"), 10**400, "5", True], ids=type)
 @pytest.mark.parametrize("name", ["timeout", "lifetime"])
 def test_times_are_positive_numbers(name: str, number: Any) -> None:
     """What is none is refused before anything is asked."""
