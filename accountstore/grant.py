@@ -60,5 +60,9 @@ Exchange: TypeAlias = "Callable[[OAuthCredentials], Awaitable[TokenGrant]]"
 """An async function that gives a provider the credentials' refresh token, and returns what it grants.
 
 It raises `RefusedError` where the provider refuses, and `NoAnswerError`, or Python's `ConnectionError` or
-`TimeoutError`, where its answer did not come: such a call is made once more, with the same token.
+`TimeoutError`, where its answer did not come: such a call is made once more, with the same token. Of what it raises
+`refresh` keeps the kind, and no text or attribute, which may show a token.
+
+It is cancelled after three quarters of its lease. One that cannot be cancelled, as it waits for a function in a thread,
+needs a time-out of its own: while it goes on others may take the lease over, and spend the same token.
 """

@@ -196,7 +196,8 @@ class AccountStore:
             NoOAuthError: the document has no OAuth credentials.
             RefusedError: the provider refused, and no other caller has stored newer tokens.
             NoAnswerError: the provider's answer was lost twice, or did not come in time.
-            ExchangeError: the exchange raised something else, or returned no `TokenGrant`.
+            ExchangeError: the exchange raised something else, or returned no `TokenGrant`. A cancellation that nobody
+                has asked for is such; an exception that is no `Exception` comes out as it is.
             LeaseError: others had the lease for longer than `timeout`.
             UnsupportedError: the storage cannot compare and swap.
             Others as `get` and `save`.
