@@ -7,13 +7,14 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from contextlib import ExitStack
+from contextvars import ContextVar
 from functools import partial, wraps
 from inspect import isawaitable
 from typing import TYPE_CHECKING, Any, Concatenate, Final, Literal, ParamSpec, Protocol, Self, TypeVar, cast, overload
 
-from anyio import CapacityLimiter, to_thread
-from anyio.from_thread import BlockingPortal, start_blocking_portal
+from anyio import CapacityLimiter, get_cancelled_exc_class, to_thread
 
+from accountstore.aio.portal import LoopThread
 from accountstore.backends.base import Capabilities, Version, WriteMode
 from accountstore.config import StoreConfig
 from accountstore.errors import ClosedError
@@ -26,6 +27,8 @@ from accountstore.store import AccountStore
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
+    from anyio.from_thread import BlockingPortal
+
 __all__ = ("BlockingAccountStore",)
 
 A = TypeVar("A")
@@ -34,6 +37,8 @@ P = ParamSpec("P")
 T = TypeVar("T")
 R_co = TypeVar("R_co", covariant=True)
 _END: Any = object()
+_within: ContextVar[tuple[BlockingPortal, ...]] = ContextVar("within", default=())
+"""The portals with a call under way that has called this function."""
 
 
 class _Method(Protocol[P, R_co]):
@@ -94,11 +99,31 @@ def _in_a_thread(function: Callable[[A], B | Awaitable[B]], /) -> Callable[[A], 
     """A caller's function, async or not, that may block. What is none is refused where it is used."""
 
     async def call(given: A) -> B:
-        # As many threads as there are callers: one may call the store, and wait for another.
-        result = await to_thread.run_sync(function, given, limiter=CapacityLimiter(1))
-        return cast("B", await result if isawaitable(result) else result)
+        try:
+            # As many threads as there are callers: one may call the store, and wait for another.
+            result = await to_thread.run_sync(function, given, limiter=CapacityLimiter(1))
+            return cast("B", await result if isawaitable(result) else result)
+        except (Exception, get_cancelled_exc_class()):
+            raise
+        except BaseException as error:  # noqa: BLE001 -- it is raised where it belongs
+            raise _Ended(error) from None
 
     return call if callable(cast("Any", function)) else cast("Any", function)
+
+
+class _Ended(BaseException):
+    """On its way past the event loop, which it would end: what a caller's function raised to end its thread, such as
+    `SystemExit`.
+    """
+
+
+async def _outcome(call: Callable[[], Awaitable[T]], portal: BlockingPortal, /) -> T | _Ended:
+    """The result of a call, of whose functions it is known that they are within it."""
+    _within.set((*_within.get(), portal))
+    try:
+        return await call()
+    except _Ended as ended:
+        return ended
 
 
 class BlockingAccountStore:
@@ -108,11 +133,14 @@ class BlockingAccountStore:
     too (an observer, the iterable of `save_many`) and must not call the store; the functions of `update` and `refresh`
     run in threads of their own. Async iterators are iterators here, for one thread each.
 
+    A function that blocks cannot be cancelled: an exchange that takes longer than its lease is not given up, and others
+    may take the lease over meanwhile and spend the same token. Give one with a time-out of its own.
+
     An exception in the thread that waits, such as `KeyboardInterrupt`, cancels the call. Used after `close`, or in a
     process that was forked from the one that opened it, every call is a `ClosedError`.
     """
 
-    def __init__(self, store: AccountStore, portal: BlockingPortal, closing: ExitStack, /) -> None:
+    def __init__(self, store: AccountStore, portal: BlockingPortal, closing: ExitStack | None, /) -> None:
         self._store = store
         self._portal = portal
         self._closing = closing
@@ -135,8 +163,10 @@ class BlockingAccountStore:
         opening = AccountStore.open(config, observer=observer, read_only=read_only)
         closing = ExitStack()
         try:
-            portal = closing.enter_context(start_blocking_portal(name="accountstore blocking"))
-            return cls(closing.enter_context(portal.wrap_async_context_manager(opening)), portal, closing)
+            thread = LoopThread("accountstore blocking")
+            closing.callback(thread.close)
+            opened = closing.enter_context(thread.portal.wrap_async_context_manager(opening))
+            return cls(opened, thread.portal, closing)
         except BaseException:
             closing.close()
             raise
@@ -148,29 +178,38 @@ class BlockingAccountStore:
         self.close()
 
     def close(self) -> None:
-        """Close all storages and end the thread. A second call does nothing, nor does one after a fork; a store made by
-        `scoped` leaves them open.
+        """Close all storages and end the thread, when the functions of other threads' calls have ended. A second call
+        does nothing, nor does one after a fork; a store made by `scoped` leaves them open.
+
+        Raises:
+            RuntimeError: within a function that a call of the store has called: it would wait for itself.
         """
-        if os.getpid() == self._process:
-            self._closing.close()
+        if self._closing is None or os.getpid() != self._process:
+            return
+        if self._portal in _within.get():
+            raise RuntimeError("close the store after the call that has called this function, for which it would wait")
+        self._closing.close()
 
     def _run(self, call: Callable[[], Awaitable[T]], /) -> T:
         """The result of a call, on the event loop."""
         if os.getpid() != self._process:
             raise ClosedError("the store was opened in another process: open one in each, after the fork")
         try:
-            future: Future[T] = self._portal.start_task_soon(call)
+            future: Future[T | _Ended] = self._portal.start_task_soon(_outcome, call, self._portal)
         except RuntimeError as error:
             if "not running" not in str(error):  # called on the event loop itself
                 raise
             raise ClosedError("the store is closed") from None
         try:
-            return future.result()
+            result = future.result()
         except BaseException:
             future.cancel()
             raise
         finally:
             del future, call  # else an error would hold itself, and they what they were given
+        if isinstance(result, _Ended):
+            raise result.args[0]
+        return result
 
     get: Final = _awaited(AccountStore.get)
     get_multi: Final = _awaited(AccountStore.get_multi)
@@ -238,7 +277,7 @@ class BlockingAccountStore:
     def scoped(self, folder: str, /, *, storage: str | None = None) -> Self:
         """As `AccountStore.scoped`; the narrowed store shares this one's thread."""
         narrowed = self._run(partial(_returned, partial(self._store.scoped, folder, storage=storage)))
-        return type(self)(narrowed, self._portal, ExitStack())
+        return type(self)(narrowed, self._portal, None)
 
     def __repr__(self) -> str:
         return f"<BlockingAccountStore {', '.join(self.storages)}>"

@@ -15,7 +15,7 @@ from accountstore.batches import read, write
 from accountstore.client import condition_of
 from accountstore.errors import AccountStoreError, BackendError
 from accountstore.events import EventLog, Operation
-from accountstore.leased import Terms, held, oauth_in
+from accountstore.leased import Terms, held, leases_of, oauth_in
 from accountstore.location import Location
 from accountstore.model import Document
 from accountstore.scope import Resolver
@@ -43,8 +43,8 @@ class Copy(NamedTuple):
 class Copied(Struct, frozen=True):
     """A document that `copy_many` has copied: the versions of both ends, and the bytes written.
 
-    `verified` is False where it was not to be verified, and where another writer has changed the target, or taken over
-    the lease of the source, meanwhile.
+    `verified` is False where it was not to be verified; where another writer has changed the target, or taken over the
+    lease of the source, meanwhile; and where a `refresh` was exchanging a token of the source.
     """
 
     source_version: Version
@@ -136,7 +136,7 @@ async def _transfer(
     unproven: list[tuple[_Source, Write, Copied]] = []
     for member, done, stat in await write(storage, opened, _transcoded, results, at_once):
         result = result_of(member.ref, partial(_copied, member.given), stat)
-        if isinstance(result, Copied) and verify != "none":
+        if isinstance(result, Copied) and verify != "none" and not _is_held(member):
             if verify == "write" and _is_md5_of(done.data, result.version):
                 result = replace(result, verified=True)
             else:
@@ -168,7 +168,13 @@ async def _opened(members: Sequence[Member[None]], results: Results[Any], at_onc
 
 def _transcoded(member: _Source, /) -> bytes:
     source = member.source or member.ref
-    return member.ref.storage.transcode(member.given.plain, source.storage.codec, member.ref.kind)
+    return member.ref.storage.copied(member.given, source.storage.codec, member.ref.kind)
+
+
+def _is_held(member: _Source, /) -> bool:
+    """Whether somebody was exchanging a token of the source, which the copy has not got."""
+    source = member.source or member.ref
+    return any(lease.holder for lease in leases_of(source.storage, member.given).values())
 
 
 def _copied(opened: Opened[Document], stat: Stat, /) -> Copied:

@@ -243,7 +243,14 @@ class LeaseError(RefreshError, TimeoutError):
 
 
 class ExchangeError(RefreshError):
-    """The exchange of the refresh token failed, or returned no `TokenGrant`; the document is as it was."""
+    """The exchange of the refresh token failed, or returned no `TokenGrant`; the document is as it was.
+
+    Of one that a caller's exchange raises, `refresh` keeps which of these three classes it is, `code` and `sent`, and
+    not the text, which may quote a provider, who may quote a token.
+    """
+
+    in_own_words: bool = False
+    """Whether the text is this library's own, as that of `TokenEndpoint`, which is kept."""
 
 
 class RefusedError(ExchangeError, PermissionError):
@@ -260,10 +267,12 @@ class RefusedError(ExchangeError, PermissionError):
         }
     )
 
+    code: str = "other"
+
     def __init__(self, message: str, /, *, code: str = "other", location: Location | None = None) -> None:
         super().__init__(message, location=location)
         # Any other text is the provider's, and may quote what it was sent.
-        self.code: str = code if code in self.CODES else "other"
+        self.code = code if code in self.CODES else "other"
 
 
 class NoAnswerError(ExchangeError, ConnectionError):
@@ -273,6 +282,7 @@ class NoAnswerError(ExchangeError, ConnectionError):
     """
 
     temporary: ClassVar[bool] = True
+    sent: bool = True
 
     def __init__(self, message: str, /, *, sent: bool = True, location: Location | None = None) -> None:
         super().__init__(message, location=location)

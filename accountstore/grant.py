@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from math import isfinite
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from msgspec import Struct
@@ -11,6 +10,7 @@ from msgspec.structs import force_setattr
 
 from accountstore.model import OAuthCredentials
 from accountstore.secrets import Secret
+from accountstore.validation import check_seconds
 
 
 class TokenGrant(Struct, frozen=True, kw_only=True):
@@ -51,11 +51,7 @@ class TokenGrant(Struct, frozen=True, kw_only=True):
             force_setattr(self, name, Secret(given))
             if not getattr(self, name):
                 raise ValueError(f"{name} is empty")
-        lifetime: Any = self.expires_in
-        if not isinstance(lifetime, (int, float)) or isinstance(lifetime, bool):
-            raise TypeError("expires_in must be a number of seconds")
-        if not (isfinite(lifetime) and lifetime > 0):
-            raise ValueError("expires_in must be a positive number of seconds")
+        check_seconds("expires_in", self.expires_in)
         if not isinstance(cast("Any", self.scope), str | None):
             raise TypeError("scope must be a str or None")
 
@@ -64,5 +60,9 @@ Exchange: TypeAlias = "Callable[[OAuthCredentials], Awaitable[TokenGrant]]"
 """An async function that gives a provider the credentials' refresh token, and returns what it grants.
 
 It raises `RefusedError` where the provider refuses, and `NoAnswerError`, or Python's `ConnectionError` or
-`TimeoutError`, where its answer did not come: such a call is made once more, with the same token.
+`TimeoutError`, where its answer did not come: such a call is made once more, with the same token. Of what it raises
+`refresh` keeps the kind, and no text or attribute, which may show a token.
+
+It is cancelled after three quarters of its lease. One that cannot be cancelled, as it waits for a function in a thread,
+needs a time-out of its own: while it goes on others may take the lease over, and spend the same token.
 """

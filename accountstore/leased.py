@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
-from math import isfinite
 from os import urandom
 from random import uniform
 from time import monotonic
@@ -18,9 +17,10 @@ from msgspec.structs import replace
 from accountstore.backends.base import Version
 from accountstore.errors import AccountStoreError, ConflictError, LeaseError, UncertainError
 from accountstore.events import Operation
-from accountstore.lease import FIELD, LONGEST, NO_LEASE, Flight, Lease, StorageClock, field_of, key_of, leases_in
+from accountstore.lease import FIELD, LONGEST, NO_LEASE, Flight, Lease, StorageClock, field_of, key_of
 from accountstore.model import Account, Document, MultiAccount, OAuthCredentials
-from accountstore.storage import DocumentRef, Opened
+from accountstore.storage import DocumentRef, Opened, Storage
+from accountstore.validation import check_seconds
 
 D = TypeVar("D", bound=Account | MultiAccount)
 
@@ -38,14 +38,9 @@ class Terms(Struct, frozen=True):
     timeout: float
 
     def __post_init__(self) -> None:
-        for name in self.__struct_fields__:
-            value: object = getattr(self, name)
-            if not isinstance(value, (int, float)) or isinstance(value, bool):
-                raise TypeError(f"{name} must be a number of seconds")
-            if not isfinite(value) or value < 0 or (value == 0 and name == "lease"):
-                raise ValueError(f"{name} must be a positive number of seconds")
-        if self.lease > LONGEST:
-            raise ValueError(f"lease must be at most {LONGEST:g} seconds")
+        check_seconds("leeway", self.leeway, or_zero=True)
+        check_seconds("lease", self.lease, most=LONGEST)
+        check_seconds("timeout", self.timeout, or_zero=True)
 
 
 def oauth_in(document: Document, /) -> Iterator[OAuthCredentials]:
@@ -76,15 +71,23 @@ def _accounts(document: Document, /) -> Iterator[Account]:
             yield document.send_account
 
 
+def leases_of(storage: Storage, opened: Opened[Document], /) -> dict[str, Lease]:
+    """The leases of the refresh tokens that a document has, by the tokens' keys."""
+    leases = storage.leases(opened.plain)
+    keys = (key_of(found.refresh_token) for found in oauth_in(opened.stored.document))
+    return {key: leases.get(key, NO_LEASE) for key in keys}
+
+
 class Hold(Struct):
-    """A document that is held: as it is, without a trace of the leases; and afterwards, the version that is left.
+    """A document that is held: as it is, but for the leases; and afterwards, the version that is left.
 
     `left` is None where the block took longer than the lease and another has taken over: what it did with the document,
-    it did with one that may have changed.
+    it did with one that may have changed. A block that removes the document says so by `is_gone`.
     """
 
     opened: Opened[Document]
     left: Version | None = None
+    is_gone: bool = False
 
 
 @asynccontextmanager
@@ -108,13 +111,19 @@ async def held(
     taken = await leased.take_all(opened, holder)
     hold, after = Hold(taken), None
     try:
-        hold.opened = Opened(taken.stored, leased.without_leases(taken))
+        hold.opened = Opened(taken.stored, ref.storage.copied(taken, ref.storage.codec, ref.kind))
         yield hold
     finally:
-        with anyio.CancelScope(shield=True):
-            after = await leased.release_all(taken, holder)
+        if not hold.is_gone:
+            with anyio.CancelScope(shield=True):
+                after = await leased.release_all(taken, holder)
     if after is not None:
-        hold.left = after.version if leased.without_leases(after) == hold.opened.plain else taken.version
+        hold.left = after.version if _is_same(leased, after, taken) else taken.version
+
+
+def _is_same(leased: Leased[Document], one: Opened[Document], other: Opened[Document], /) -> bool:
+    """Whether two states of a document differ in their leases at the most."""
+    return leased.without_leases(one) == leased.without_leases(other)
 
 
 class Leased(Generic[D]):
@@ -138,7 +147,7 @@ class Leased(Generic[D]):
 
     def leases(self, opened: Opened[D], /) -> dict[str, Lease]:
         """The leases that the document holds, by the keys of their tokens."""
-        return leases_in(self.ref.storage.codec.unknown(opened.plain, FIELD))
+        return self.ref.storage.leases(opened.plain)
 
     def lease(self, opened: Opened[D], credentials: OAuthCredentials, /) -> Lease:
         """The lease of the credentials' refresh token."""
@@ -189,9 +198,7 @@ class Leased(Generic[D]):
     async def take_all(self, opened: Opened[D], holder: str, /) -> Opened[D]:
         """Take the leases of all refresh tokens."""
         while True:
-            leases = {
-                key_of(found.refresh_token): self.lease(opened, found) for found in oauth_in(opened.stored.document)
-            }
+            leases = leases_of(self.ref.storage, opened)
             if all(map(self.is_free, leases.values())):
                 taken = {key: replace(lease, holder=holder, seconds=self.terms.lease) for key, lease in leases.items()}
                 if (swapped := await self.swap(opened, opened.stored.document, taken)) is not None:
@@ -214,7 +221,7 @@ class Leased(Generic[D]):
                 held = {key: lease for key, lease in self.leases(opened).items() if lease.holder == holder}
                 if not held:
                     return None
-                free = {key: replace(lease, holder="", seconds=0.0) for key, lease in held.items()}
+                free = {key: lease.free() for key, lease in held.items()}
                 if (swapped := await self.swap(opened, opened.stored.document, free)) is not None:
                     return swapped
                 opened = await self.read()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from base64 import b64encode
 from math import isfinite
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeVar
 from urllib.parse import quote_plus, urlencode, urlsplit
 
 import anyio
@@ -25,17 +25,21 @@ except ImportError:
         "accountstore.oauth needs the package httpx2: pip install 'accountstore[oauth]'", name="httpx2"
     ) from None
 from anyio import to_thread
-from msgspec import Struct
+from msgspec import Raw, Struct
 
 from accountstore.aio.loops import asyncio_loop
 from accountstore.backends.logs import quiet
+from accountstore.codecs import without_mark
 from accountstore.errors import ConfigError, ExchangeError, NoAnswerError, RefusedError
 from accountstore.grant import TokenGrant
 from accountstore.model import OAuthCredentials
 from accountstore.secrets import Secret, SecretBytes
+from accountstore.validation import check_seconds
 
 if TYPE_CHECKING:
     import ssl
+
+T = TypeVar("T")
 
 __all__ = ("GOOGLE", "MICROSOFT", "TokenEndpoint", "microsoft")
 
@@ -56,14 +60,19 @@ def microsoft(tenant: str, /) -> str:
     return MICROSOFT.replace("common", tenant)
 
 
-class _Answer(Struct, frozen=True):
-    """RFC 6749 sections 5.1 and 5.2, as far as it is used; some providers write the lifetime as a string."""
+_NULL = Raw(b"null")
 
-    access_token: str | None = None
-    refresh_token: str | None = None
-    expires_in: float | str | None = None
-    scope: str | None = None
-    error: str | None = None
+
+class _Answer(Struct, frozen=True):
+    """RFC 6749 sections 5.1 and 5.2, as far as it is used. Each member is read by itself: of a grant that is otherwise
+    good none may be lost, such as for a `scope` that is a list.
+    """
+
+    access_token: Raw = _NULL
+    refresh_token: Raw = _NULL
+    expires_in: Raw = _NULL
+    scope: Raw = _NULL
+    error: Raw = _NULL
 
 
 class TokenEndpoint:
@@ -79,6 +88,7 @@ class TokenEndpoint:
 
     Raises:
         ConfigError: the endpoint is no such URL.
+        TypeError, ValueError: `timeout` or `lifetime` is no positive number.
     """
 
     def __init__(
@@ -94,6 +104,8 @@ class TokenEndpoint:
     ) -> None:
         if authentication not in {"basic", "post"}:
             raise ValueError("authentication must be 'basic' or 'post'")
+        check_seconds("timeout", timeout)
+        check_seconds("lifetime", lifetime)
         self._authentication = authentication
         self._timeout = timeout
         self._lifetime = lifetime
@@ -125,6 +137,7 @@ class TokenEndpoint:
                 ended.__context__ = ended.__cause__ = None
                 raise ended.with_traceback(None)  # noqa: B904 -- it is the same one
         if isinstance(outcome, ExchangeError):
+            outcome.in_own_words = True
             raise outcome
         return outcome
 
@@ -209,35 +222,49 @@ class TokenEndpoint:
         return headers, form
 
     def _read(self, status: int, body: bytes, /) -> TokenGrant | ExchangeError:
-        """What an answer says. A token in it that cannot be one is not taken: it may end up in a protocol's line."""
+        """What an answer says. A token in it that cannot be one is not taken: it may end up in a protocol's line.
+
+        Beside an access token nothing else counts: the provider has granted it, and may have spent the refresh token.
+        """
         if status >= 500:
             return NoAnswerError(f"the endpoint answered {status}")
         if 300 <= status < 400:
             return ExchangeError(f"the endpoint answered {status}: a redirect, which is not followed")
         try:
-            answer = msgspec.json.decode(body, type=_Answer)
+            answer = msgspec.json.decode(without_mark(body), type=_Answer)
         except (msgspec.MsgspecError, UnicodeError, RecursionError):
             answer = _Answer()
-        if answer.error is not None:
-            return RefusedError("the provider refused the exchange", code=answer.error)
-        if status != 200:
+        if 200 <= status < 300 and (access_token := _token(answer.access_token)) is not None:
+            return TokenGrant(
+                access_token=access_token,
+                expires_in=self._lifetime_of(answer.expires_in),
+                refresh_token=_token(answer.refresh_token),
+                scope=_value(answer.scope, str),
+            )
+        if error := _value(answer.error, str):
+            return RefusedError("the provider refused the exchange", code=error)
+        if status >= 300:
             return ExchangeError(f"the endpoint answered {status}, with no error of RFC 6749")
-        if not _is_token(answer.access_token) or not _is_token(answer.refresh_token or "none"):
-            return NoAnswerError("the endpoint's answer is none of RFC 6749")
-        return TokenGrant(
-            access_token=Secret(answer.access_token or ""),
-            expires_in=self._lifetime_of(answer.expires_in),
-            refresh_token=Secret(answer.refresh_token) if answer.refresh_token else None,
-            scope=answer.scope,
-        )
+        return NoAnswerError("the endpoint's answer is none of RFC 6749")
 
-    def _lifetime_of(self, given: float | str | None, /) -> float:
+    def _lifetime_of(self, given: Raw, /) -> float:
+        """The lifetime of an access token, which some providers write as a string."""
         try:
-            seconds = float(given or 0)
+            seconds = float(_value(given, str) or _value(given, float) or 0)
         except ValueError:
             seconds = 0
         return seconds if isfinite(seconds) and seconds > 0 else self._lifetime
 
 
-def _is_token(text: str | None, /) -> bool:
-    return text is not None and _IS_TOKEN.fullmatch(text) is not None
+def _value(given: Raw, kind: type[T], /) -> T | None:
+    """A member of an answer, if it is of this kind."""
+    try:
+        return msgspec.json.decode(given, type=kind)
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
+        return None
+
+
+def _token(given: Raw, /) -> Secret | None:
+    """A token of an answer, if it can be one."""
+    text = _value(given, str)
+    return Secret(text) if text is not None and _IS_TOKEN.fullmatch(text) else None

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
 from copy import copy as copy_error
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from math import inf
 from os import urandom
 from random import uniform
@@ -17,11 +17,10 @@ from time import monotonic
 from typing import Generic, TypeVar
 
 import anyio
+from anyio import get_cancelled_exc_class
 from msgspec.structs import replace
 
-from accountstore.aio.shield import run_shielded
-from accountstore.backends.base import WriteMode
-from accountstore.client import condition_of
+from accountstore.aio.shield import is_cancelled, run_shielded
 from accountstore.errors import (
     AccountStoreError,
     BackendError,
@@ -37,7 +36,7 @@ from accountstore.errors import (
 from accountstore.events import Operation
 from accountstore.grant import Exchange, TokenGrant
 from accountstore.lease import NO_LEASE, Flight, Lease, elapsed, key_of
-from accountstore.leased import FIRST_POLL, Leased, Terms, held, oauth_in
+from accountstore.leased import FIRST_POLL, Leased, Terms, oauth_in
 from accountstore.model import Account, Document, MultiAccount, OAuthCredentials
 from accountstore.retry import backoff
 from accountstore.storage import DocumentRef, Opened, Stored
@@ -49,6 +48,7 @@ _FOR_THE_EXCHANGE = 0.75
 _RETRY = 1.0
 _SAVES = 5
 _LONGEST_LIFETIME = 10 * 365 * 86_400
+_LAST = datetime.max.replace(tzinfo=UTC)
 
 
 def _with_tokens(document: D, spent: OAuthCredentials, new: OAuthCredentials, /) -> D:
@@ -76,19 +76,6 @@ async def refresh(
     if not ref.storage.client.capabilities.update:
         await ref.require("update")  # which says so, before any I/O
     return await _Refresh(operation, Leased(operation, ref, kind, terms), exchange, terms).run()
-
-
-async def copy(
-    operation: Operation, source: DocumentRef, target: DocumentRef, mode: WriteMode, lease: float, /
-) -> Stored[Document]:
-    """Write the source's document to the target while nobody exchanges its refresh tokens (`AccountStore.copy`)."""
-    if mode != "overwrite":
-        await target.require(condition_of(mode))
-    async with held(operation, source, lease) as hold:
-        written = await target.renewed().write_copy(hold.opened, source.storage, mode)
-    if hold.left is None:
-        raise LeaseError("it took longer than the lease, and another has taken over", location=source.location)
-    return operation.record(written)
 
 
 class _Refresh(Generic[D]):
@@ -217,10 +204,25 @@ class _Refresh(Generic[D]):
         if taken is None:
             return None
         self.operation.takeovers += bool(lease.holder)
+        try:
+            return await self.exchange_and_save(taken, due, mine, begun + self.terms.lease * _FOR_THE_EXCHANGE)
+        except (ExchangeError, GeneratorExit):
+            raise  # the lease is dropped; or nothing can be awaited any more
+        except BaseException:
+            with anyio.CancelScope(shield=True):
+                await leased.release_all(taken, mine.holder)
+            raise
+
+    async def exchange_and_save(
+        self, taken: Opened[D], due: OAuthCredentials, mine: Lease, by: float, /
+    ) -> Opened[D] | None:
+        """The document with what the exchange brings by a moment of `elapsed()`, or by its failure; without the lease.
+        None: another has taken over.
+        """
+        leased = self.leased
         await leased.look_at_the_clock(taken)
         if self.remaining(due) > self.terms.leeway:  # this machine's clock had it for dead
             return await leased.release_all(taken, mine.holder) or await leased.read()
-        by = begun + self.terms.lease * _FOR_THE_EXCHANGE
         if elapsed() >= by:  # it stood still meanwhile: another may be about to take over
             await leased.release_all(taken, mine.holder)
             return None
@@ -236,7 +238,8 @@ class _Refresh(Generic[D]):
     async def ask(self, credentials: OAuthCredentials, by: float, /) -> TokenGrant:
         """What the exchange returns, by a moment of `elapsed()`; after a lost answer, what it returns the second time.
 
-        Raises `ExchangeError`, without a frame or a text of the caller's, which may hold a token.
+        Raises `ExchangeError`, without a frame or a text of the caller's, which may hold a token. Whatever is no
+        `Exception` goes on as it is, but for a cancellation that nobody has asked for.
         """
         failure = ExchangeError("the exchange returned no TokenGrant")
         for pause in (uniform(_RETRY / 2, _RETRY), inf):  # noqa: S311 -- jitter
@@ -244,14 +247,12 @@ class _Refresh(Generic[D]):
             with anyio.move_on_after(by - elapsed()) as limit:
                 try:
                     grant: object = await self.exchange(credentials)
-                except RefusedError as error:
-                    failure = RefusedError(f"the provider refused the exchange ({error.code})", code=error.code)
-                except ExchangeError as error:
-                    failure = copy_error(error)
-                except (ConnectionError, TimeoutError) as error:
-                    failure = NoAnswerError(f"the exchange raised {type(error).__name__}")
                 except Exception as error:  # noqa: BLE001 -- whatever a caller's function raises
-                    failure = ExchangeError(f"the exchange raised {type(error).__name__}")
+                    failure = _failure_of(error)
+                except get_cancelled_exc_class() as ended:
+                    if limit.cancel_called or is_cancelled():
+                        raise
+                    failure = _failure_of(ended)
                 else:
                     if isinstance(grant, TokenGrant):
                         return grant
@@ -322,6 +323,19 @@ class _Refresh(Generic[D]):
         return opened
 
 
+def _failure_of(error: BaseException, /) -> ExchangeError:
+    """What is said of an error of the caller's exchange."""
+    if isinstance(error, RefusedError):
+        code = error.code if error.code in RefusedError.CODES else "other"
+        return RefusedError(f"the provider refused the exchange ({code})", code=code)
+    if isinstance(error, ExchangeError) and error.in_own_words:
+        return copy_error(error)
+    text = f"the exchange raised {type(error).__name__}"
+    if isinstance(error, NoAnswerError):
+        return NoAnswerError(text, sent=error.sent)
+    return NoAnswerError(text) if isinstance(error, (ConnectionError, TimeoutError)) else ExchangeError(text)
+
+
 def _find(opened: Opened[D], credentials: OAuthCredentials, /) -> OAuthCredentials | None:
     """The credentials as the document has them, if with the same tokens."""
     tokens = _tokens(credentials)
@@ -354,5 +368,5 @@ def _renewed(spent: OAuthCredentials, grant: TokenGrant, at: datetime, /) -> OAu
         spent,
         access_token=grant.access_token,
         refresh_token=grant.refresh_token or spent.refresh_token,
-        expires_at=at + timedelta(seconds=min(grant.expires_in, _LONGEST_LIFETIME)),
+        expires_at=at + min(timedelta(seconds=min(grant.expires_in, _LONGEST_LIFETIME)), _LAST - at),
     )

@@ -15,7 +15,7 @@ from accountstore.backends.base import Blob, Stat, Version, WriteMode
 from accountstore.client import Condition, StorageClient
 from accountstore.codecs import BYTE_ORDER_MARK, JSON, Codec, is_sealed, without_mark
 from accountstore.errors import BackendError, DecodeError, EncodeError, MissingKeyError, NotFoundError
-from accountstore.lease import Flight, LeaseWatch, StorageClock, elapsed
+from accountstore.lease import FIELD, Flight, Lease, LeaseWatch, StorageClock, elapsed, field_of, leases_in
 from accountstore.location import Located, Location
 from accountstore.model import Account, Document, MultiAccount
 from accountstore.secrets import SecretBytes
@@ -127,6 +127,21 @@ class Storage(Struct, frozen=True, eq=False):
         check_size(len(data), self.max_bytes)
         return SecretBytes(data)
 
+    def leases(self, plain: bytes, /) -> dict[str, Lease]:
+        """The leases that a document's plain bytes hold, by the keys of their tokens."""
+        return leases_in(self.codec.unknown(plain, FIELD))
+
+    def copied(self, opened: Opened[Document], source: Codec, kind: type[Document], /) -> SecretBytes:
+        """The bytes for a copy of a document that `source` has decoded: as `transcode`, without the leases of those who
+        have the original, as they know nothing of the copy.
+        """
+        data = self.transcode(opened.plain, source, kind)
+        leases = self.leases(data)
+        if not any(lease.holder for lease in leases.values()):
+            return data
+        free = {key: lease.free() for key, lease in leases.items()}
+        return self.encode(opened.stored.document, kind, data, {FIELD: field_of(free)})
+
     def open(self, blob: Blob, kind: type[D], /) -> Opened[D]:
         """The document in the plain bytes. Raises `DecodeError`, `TooLargeError`."""
         stat, data = blob.stat, blob.data
@@ -224,9 +239,9 @@ class DocumentRef(Struct, frozen=True, eq=False):
     async def write_copy(
         self, opened: Opened[D], source: Storage, mode: WriteMode, fields: Mapping[str, Any] | None = None, /
     ) -> Stored[D]:
-        """Write a document that was opened on another storage, unknown fields included, and these."""
+        """Write a document that was opened on another storage, unknown fields included, and these; nobody's lease."""
         with Located(self.location):
-            data = self.storage.transcode(opened.plain, source.codec, self.kind)
+            data = self.storage.copied(opened, source.codec, self.kind)
             if fields is not None:
                 data = SecretBytes(self.storage.codec.merge(opened.stored.document, data, set=fields))
             return stored(opened.stored.document, await self._put(data, mode))

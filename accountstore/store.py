@@ -202,7 +202,8 @@ class AccountStore:
             NoOAuthError: the document has no OAuth credentials.
             RefusedError: the provider refused, and no other caller has stored newer tokens.
             NoAnswerError: the provider's answer was lost twice, or did not come in time.
-            ExchangeError: the exchange raised something else, or returned no `TokenGrant`.
+            ExchangeError: the exchange raised something else, or returned no `TokenGrant`. A cancellation that nobody
+                has asked for is such; an exception that is no `Exception` comes out as it is.
             LeaseError: others had the lease for longer than `timeout`.
             UnsupportedError: the storage cannot compare and swap.
             Others as `get` and `save`.
@@ -296,8 +297,9 @@ class AccountStore:
     ) -> Version:
         """Copy a document of either kind to a location of the same kind, on any storage. Returns the target's version.
 
-        The document is checked and takes the target's codec; fields that this release does not know come along. With
-        `lease`, OAuth tokens are copied while no `refresh` exchanges them: others wait for at most so many seconds.
+        The document is checked and takes the target's codec; fields that this release does not know come along, but a
+        lease of somebody who refreshes the source does not. With `lease`, OAuth tokens are copied while no `refresh`
+        exchanges them: others wait for at most so many seconds.
 
         Raises:
             NotFoundError: there is no document at the source.
@@ -306,18 +308,18 @@ class AccountStore:
         """
         with Operation(self._log, "copy", source, target) as operation:
             refs = self._resolver.pair(source, target)
-            if lease is not None:
-                return (await refreshing.copy(operation, *refs, mode, lease)).version
-            return (await updating.copy(operation, *refs, mode)).version
+            return (await updating.copy(operation, *refs, mode, lease)).version
 
     async def move(self, source: Location, target: Location, /, *, mode: WriteMode = "overwrite") -> Version:
         """Copy a document and remove the source. Returns the target's version.
 
-        A change of the source meanwhile is moved too, where the source's storage can compare and swap. Between the two
-        steps the document is in both places.
+        A change of the source meanwhile is moved too, where the source's storage can compare and swap; and so are the
+        tokens of a `refresh`: while one exchanges them the move waits, for at most a minute. Between the two steps the
+        document is in both places.
 
         Raises:
             As `copy`; ConflictError where the source kept changing, or the target changed meanwhile: both stay.
+            LeaseError: others kept the lease for too long: move again.
         """
         with Operation(self._log, "move", source, target) as operation:
             refs = self._resolver.pair(source, target)

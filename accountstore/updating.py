@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from inspect import isawaitable
 from os import urandom
 from time import monotonic
@@ -12,8 +13,16 @@ from msgspec.structs import replace
 
 from accountstore.backends.base import WriteMode
 from accountstore.client import condition_of
-from accountstore.errors import ConflictError, KeyDeniedError, KeyProviderError, LocationError, SealError
+from accountstore.errors import (
+    ConflictError,
+    KeyDeniedError,
+    KeyProviderError,
+    LeaseError,
+    LocationError,
+    SealError,
+)
 from accountstore.events import Operation
+from accountstore.leased import Hold, held
 from accountstore.model import Account, Document, MultiAccount
 from accountstore.retry import backoff
 from accountstore.storage import DocumentRef, Opened, Stored
@@ -23,6 +32,7 @@ Change: TypeAlias = "Callable[[D], D | Awaitable[D]]"
 """A function, async or not, from a document to the new one."""
 
 _ATTEMPTS = 64
+_LEASE = 30.0
 _FIRST_PAUSE = 0.002
 _LONGEST_PAUSE = 0.25
 
@@ -48,37 +58,62 @@ async def update(operation: Operation, ref: DocumentRef, change: Change[D], kind
         operation.attempts += 1
 
 
-async def copy(operation: Operation, source: DocumentRef, target: DocumentRef, mode: WriteMode, /) -> Stored[Document]:
-    """Write the source's document to the target (`AccountStore.copy`)."""
+async def copy(
+    operation: Operation, source: DocumentRef, target: DocumentRef, mode: WriteMode, lease: float | None, /
+) -> Stored[Document]:
+    """Write the source's document to the target; with a lease, while nobody exchanges its refresh tokens
+    (`AccountStore.copy`).
+    """
     if mode != "overwrite":
         await target.require(condition_of(mode))
-    opened = await source.read(source.kind)
-    return operation.record(await target.write_copy(opened, source.storage, mode))
+    if lease is None:
+        opened = await source.read(source.kind)
+        return operation.record(await target.write_copy(opened, source.storage, mode))
+    async with held(operation, source, lease) as hold:
+        written = await target.renewed().write_copy(hold.opened, source.storage, mode)
+    if hold.left is None:
+        raise LeaseError("it took longer than the lease, and another has taken over", location=source.location)
+    return operation.record(written)
 
 
 async def move(operation: Operation, source: DocumentRef, target: DocumentRef, mode: WriteMode, /) -> Stored[Document]:
-    """Copy, then remove the source if it is still what was copied, again on conflict (`AccountStore.move`)."""
-    conditional = await source.honours("delete")
+    """Copy, then remove the source if it is still what was copied, again on conflict (`AccountStore.move`).
+
+    Meanwhile nobody exchanges a refresh token, whose successor would be lost with the source.
+    """
+    conditional, can_hold = await source.honours("delete"), await source.honours("update")
     if source.storage.client.capabilities.read_only:
         await source.require("delete")  # which says so, before any I/O
     if mode != "overwrite":
         await target.require(condition_of(mode))
     while True:
-        opened = await source.read(source.kind)
-        there = operation.attempts == 1 and mode != "create" and await target.present() is not None
-        stored = operation.record(await target.write_copy(opened, source.storage, mode))
-        if there:
-            stored = await _tell_apart(source, target, opened, stored)
-        try:
-            await source.delete(opened.stored.version if conditional else None)
-        except ConflictError:
-            if operation.attempts == _ATTEMPTS or not target.storage.client.capabilities.update:
-                raise
-        else:
-            return stored
+        started = monotonic()
+        async with held(operation, source, _LEASE) if can_hold else _read(source) as hold:
+            opened, waited = hold.opened, monotonic() - started
+            source, target = (
+                replace(ref, by=ref.by + waited) for ref in (source, target)
+            )  # others' time is not theirs
+            there = operation.attempts == 1 and mode != "create" and await target.present() is not None
+            stored = operation.record(await target.write_copy(opened, source.storage, mode))
+            if there:
+                stored = await _tell_apart(source, target, opened, stored)
+            try:
+                await source.delete(opened.version if conditional else None)
+            except ConflictError:
+                if operation.attempts == _ATTEMPTS or not target.storage.client.capabilities.update:
+                    raise
+            else:
+                hold.is_gone = True
+                return stored
         mode = stored.version
         await backoff(operation.attempts, _FIRST_PAUSE, _LONGEST_PAUSE)
         operation.attempts += 1
+
+
+@asynccontextmanager
+async def _read(source: DocumentRef, /) -> AsyncGenerator[Hold]:
+    """A document of a storage where nobody can refresh it."""
+    yield Hold(await source.read(source.kind))
 
 
 async def _tell_apart(

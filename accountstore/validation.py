@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection
+from math import inf
 from typing import Literal, TypeAlias
 
 from accountstore.errors import ExtensionError, LocationError, TooLargeError
@@ -116,6 +117,20 @@ def check_size(size: int, limit: int, /) -> None:
     """Raise `TooLargeError` when a document has more than `limit` bytes."""
     if size > limit:
         raise TooLargeError(f"the document has {size} bytes, more than the {limit} allowed")
+
+
+def check_seconds(name: str, value: object, /, *, most: float = inf, or_zero: bool = False) -> None:
+    """Raise `TypeError` or `ValueError` unless `value` is a positive number of seconds, of at most so many."""
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        raise TypeError(f"{name} must be a number of seconds")
+    try:
+        number = float(value)
+    except OverflowError:  # an int that no float can hold
+        number = inf
+    if not (0 < number < inf or (or_zero and number == 0)):
+        raise ValueError(f"{name} must be a positive number of seconds")
+    if number > most:
+        raise ValueError(f"{name} must be at most {most:g} seconds")
 
 
 def sealed_limit(max_bytes: int, /) -> int:

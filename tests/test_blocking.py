@@ -153,6 +153,76 @@ def test_what_cannot_be_opened_leaves_no_thread() -> None:
     assert not [thread for thread in threading.enumerate() if thread.name == "accountstore blocking"]
 
 
+@pytest.mark.parametrize("call", ["update", "refresh"])
+def test_within_a_function_of_a_call_it_cannot_be_closed(store: BlockingAccountStore, call: str) -> None:
+    """It would wait for the function that closes it: an error says so, and the call goes on. A narrowed store may be
+    closed there.
+    """
+    store.save(AT, OAUTH)
+
+    def function(given: Any) -> Any:
+        with store.scoped(AT.folder) as narrowed:
+            assert narrowed.exists(Location(AT.file_name))
+        with pytest.raises(RuntimeError, match="close the store after the call"):
+            store.close()
+        return TokenGrant(access_token="new", expires_in=3600) if call == "refresh" else replace(given, port=7)
+
+    getattr(store, call)(AT, function)
+    assert store.get(AT) != OAUTH
+    store.close()
+    with pytest.raises(ClosedError):
+        store.get(AT)
+
+
+class Odd(BaseException):
+    """Neither an error nor an interrupt."""
+
+
+@pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt, Odd])
+@pytest.mark.parametrize("call", ["update", "refresh"])
+def test_a_function_that_ends_its_thread_does_not_end_the_store(
+    store: BlockingAccountStore, call: str, error: type[BaseException]
+) -> None:
+    """What is no `Exception` comes out of the call as it is, the store goes on, and nobody has a lease."""
+    store.save(AT, OAUTH)
+
+    def function(_: Any) -> Any:
+        raise error
+
+    with pytest.raises(error):
+        getattr(store, call)(AT, function)
+    assert store.get(AT) == OAUTH
+    assert b"holder" not in store.read_json(AT).document
+
+
+FORKS = """
+import os, signal
+from accountstore import *
+from accountstore.blocking import BlockingAccountStore
+
+store = BlockingAccountStore.open(StoreConfig(storages={"main": StorageConfig("memory://")}))
+store.save(Location("a.account"), Account(host="host", port=1))
+store.update(Location("a.account"), lambda account: account)
+child = os.fork()
+signal.alarm(60)  # that it does not hang is what is tested
+if child:
+    print(os.waitpid(child, 0)[1])
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no fork")
+def test_who_does_not_close_it_ends_all_the_same() -> None:
+    """A program, and a process that it has forked, end though the store was not closed."""
+    done = subprocess.run(
+        [*PYTHON, "-W", "ignore::DeprecationWarning", "-c", FORKS],
+        capture_output=True,
+        text=True,
+        timeout=HUNG,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "0\n", "")
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="no fork")
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_after_a_fork_it_says_so(store: BlockingAccountStore) -> None:

@@ -93,6 +93,14 @@ class InFlight:
             self.turns.release()
 
 
+def is_cancelled() -> bool:
+    """Whether somebody has asked the task to end: on asyncio, where its own `CancelledError` may be a stray one."""
+    if asyncio_loop() is None:
+        return False
+    task = modules["asyncio"].current_task()
+    return task is not None and task.cancelling() > 0
+
+
 async def run_shielded(call: Callable[[*Ts], Coroutine[Any, Any, T]], /, *arguments: *Ts) -> T:
     """The result of `call`, which goes on whatever cancels the caller.
 

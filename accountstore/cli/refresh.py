@@ -3,28 +3,26 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING, Annotated, Literal
+from contextlib import suppress
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
-import anyio
 import typer
 
 from accountstore import (
     Account,
     AccountStore,
-    AccountStoreError,
     ConfigError,
-    Entry,
     Location,
     LocationError,
     MultiAccount,
     NoOAuthError,
     OAuthCredentials,
 )
+from accountstore.cli.app import config_of, folder_of, in_store, location_of
 from accountstore.cli.documents import kind_at
-from accountstore.cli.exits import exit_codes, print_error
+from accountstore.cli.exits import exit_codes
+from accountstore.cli.many import documents_below, each
 from accountstore.cli.show import console, on_terminal, printable
-from accountstore.config_file import load_config
 
 if TYPE_CHECKING:
     from accountstore import Exchange
@@ -36,7 +34,6 @@ accountstore refresh mail/team-a/email.account
 accountstore refresh --endpoint google mail/me.account
 */5 * * * * accountstore refresh --all mail --within 10m   (in a crontab)"""
 _UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
-_AT_A_TIME = 8
 
 
 def refresh(
@@ -81,58 +78,35 @@ def refresh(
         exchange = _exchange(endpoint, "post" if post else "basic", insecure_http=insecure_http)
         if (location is None) == (everything is None):
             raise LocationError("give either a LOCATION or --all FOLDER")
-        config = load_config(context.obj)
 
-        async def run() -> bool:
-            async with AccountStore.open(config) as store:
-                work = _Work(store, exchange, leeway)
-                if everything is not None:
-                    await work.all(everything)
-                elif location is not None:
-                    await work.one(_location(location))
-                return work.failed
+        async def run(store: AccountStore) -> bool:
+            work = _Work(store, exchange, leeway)
+            if location is not None:
+                await work.one(location_of(location))
+                return True
+            found, complete = await documents_below(store, folder_of(everything or ""))
+            return await each(store, found, work.one_of_many) and complete
 
-        if anyio.run(run):
+        if not in_store(config_of(context), run):
             raise typer.Exit(1)
 
 
-class _Work:
-    """Refreshes documents, and says on stderr what fails."""
+class _Work(NamedTuple):
+    """Refreshes documents."""
 
-    def __init__(self, store: AccountStore, exchange: Exchange, leeway: float, /) -> None:
-        self._store = store
-        self._exchange = exchange
-        self._leeway = leeway
-        self._turns = anyio.CapacityLimiter(_AT_A_TIME)
-        self.failed = False
+    store: AccountStore
+    exchange: Exchange
+    leeway: float
 
-    async def all(self, folder: str, /) -> None:
-        """All OAuth documents in a folder and below it."""
-        path = folder.removesuffix("/")
-        # Any file name will do: this reads and checks the folder.
-        where = _location(f"{path}{'' if path[-1:] in {'', ':'} else '/'}any.account")
-        found: AsyncIterator[Entry] = self._store.list(where.folder, storage=where.storage, recursive=True)
-        async with anyio.create_task_group() as group:
-            async for entry in found:
-                await self._turns.acquire_on_behalf_of(entry)
-                group.start_soon(self._among_others, entry)
+    async def one_of_many(self, at: Location, /) -> None:
+        """One document, if it has OAuth credentials."""
+        with suppress(NoOAuthError):
+            await self.one(at)
 
-    async def _among_others(self, entry: Entry, /) -> None:
-        try:
-            await self.one(entry.location, lone=False)
-        finally:
-            self._turns.release_on_behalf_of(entry)
-
-    async def one(self, at: Location, /, *, lone: bool = True) -> None:
+    async def one(self, at: Location, /) -> None:
         """One document, of either kind."""
-        refresh = self._store.refresh if kind_at(at) is Account else self._store.refresh_multi
-        try:
-            document = (await refresh(at, self._exchange, leeway=self._leeway)).document
-        except AccountStoreError as error:
-            if lone or not isinstance(error, NoOAuthError):
-                print_error(error)
-                self.failed = True
-            return
+        refresh = self.store.refresh if kind_at(at) is Account else self.store.refresh_multi
+        document = (await refresh(at, self.exchange, leeway=self.leeway)).document
         if on_terminal():
             accounts = document.receive_accounts if isinstance(document, MultiAccount) else (document,)
             ends = [
@@ -142,13 +116,6 @@ class _Work:
             ]
             until = f"valid until {min(ends):%Y-%m-%d %H:%M:%S} UTC" if ends else "valid"
             console().print(printable(f"{at}: {until}"), style="green", soft_wrap=True)
-
-
-def _location(text: str, /) -> Location:
-    try:
-        return Location.parse(text)
-    except LocationError as error:
-        raise LocationError(f"{text!r}: {error.message}") from None
 
 
 def _seconds(text: str, /) -> float:

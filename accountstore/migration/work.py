@@ -33,7 +33,8 @@ from accountstore.errors import (
     UnsupportedError,
 )
 from accountstore.events import Event, Observer
-from accountstore.lease import FIELD, leases_in
+from accountstore.lease import FIELD
+from accountstore.leased import leases_of
 from accountstore.location import Location
 from accountstore.migration.decide import (
     MISSING,
@@ -244,8 +245,8 @@ class Worker:
         """Whether somebody is exchanging a token of the source, which would be lost with it."""
         if case.opened is None:
             return False
-        codec = self._resolver.storage(case.at.storage).codec
-        return any(lease.holder for lease in leases_in(codec.unknown(case.opened.plain, FIELD)).values())
+        storage = self._resolver.storage(case.at.storage)
+        return any(lease.holder for lease in leases_of(storage, case.opened).values())
 
     async def _look(self, cases: Sequence[_Case], /) -> None:
         """Read both ends, where there may be something."""

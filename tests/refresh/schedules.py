@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from contextvars import ContextVar
+from datetime import datetime
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
@@ -178,22 +179,43 @@ class _Gated(MemoryBackend):
         raise NotImplementedError
 
 
+def _clock(now: Callable[[], float], /) -> type[datetime]:
+    """The class `datetime` by another clock."""
+
+    class Clock(datetime):
+        @classmethod
+        def now(cls, tz: Any = None) -> Any:
+            return datetime.fromtimestamp(now(), tz)
+
+    return Clock
+
+
 class Schedules:
-    """Runs schedules; the library's clocks and pauses are theirs meanwhile."""
+    """Runs schedules; the library's clocks and pauses are theirs meanwhile, so that a machine that stands still, for
+    longer than a deadline or a token's life, is not seen in them.
+    """
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, call: Caller, /, tasks: int = 3) -> None:
         self._call = call
         self._tasks = tasks
         self._current: Run
         for module in ("lease", "refresh"):
-            monkeypatch.setattr(f"accountstore.{module}.elapsed", lambda: self._current.now)
+            monkeypatch.setattr(f"accountstore.{module}.elapsed", self._now)
+        for module in ("aio.shield", "client", "leased", "refresh", "retry", "updating"):
+            monkeypatch.setattr(f"accountstore.{module}.monotonic", self._now)
+        for module in ("accountstore.lease", "fsspec.implementations.memory"):
+            monkeypatch.setattr(f"{module}.datetime", _clock(self._now))
         shim = SimpleNamespace(
             CancelScope=anyio.CancelScope,
+            WouldBlock=anyio.WouldBlock,
             move_on_after=self._move_on_after,
             sleep=self._sleep,
         )
-        for module in ("leased", "refresh"):
+        for module in ("leased", "refresh", "retry"):
             monkeypatch.setattr(f"accountstore.{module}.anyio", shim)
+
+    def _now(self) -> float:
+        return self._current.now
 
     async def _sleep(self, _: float, /) -> None:
         await self._current.gate("pause")
@@ -245,7 +267,7 @@ class Schedules:
     async def _follow(self, path: list[_Node], provider: SmallProvider, fault: Fault | None, /) -> Run | None:
         """Run the schedule of a path and go on to its end, which is added to it; None: it was run before."""
         run = self._current = Run(provider, fault, self._tasks)
-        await store_over({"m": run.memory}).save(AT, provider.account())
+        await store_over({"m": run.memory}, timeout=10**6).save(AT, provider.account())
         workers = [asyncio.ensure_future(self._one(run, task)) for task in range(self._tasks)]
         while len(run.at) < self._tasks:
             await asyncio.sleep(0)
@@ -260,6 +282,7 @@ class Schedules:
                     if not path[-1].turn():
                         path.pop()
                         return None
+                path[depth].check(enabled)
                 await run.take(path[depth].choice)
             raise AssertionError(f"no end after {_BOUND} steps")
         finally:
@@ -275,6 +298,11 @@ class _Node:
         self._asleep = dict(asleep)
         self._left = self._choices()
         self.choice = TIME
+
+    def check(self, enabled: Mapping[int, Point | None], /) -> None:
+        """Raise unless this state is the one that the same steps led to before."""
+        if enabled != self._enabled:
+            raise AssertionError(f"the same steps led to {self._enabled} before, and to {enabled} now")
 
     def _choices(self) -> Generator[int]:
         for task, point in self._enabled.items():

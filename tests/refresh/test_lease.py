@@ -9,15 +9,19 @@ import anyio
 import msgspec
 import pytest
 from cloudtargets import OTHER, Target, on_each_target
-from doubles import raises
+from doubles import Selective, drained, raises, result
+from msgspec.structs import replace
 from providers import SmallProvider
 from samples import ACCOUNT
 
 from accountstore import (
     Account,
     AccountStore,
+    Copied,
+    DeniedError,
     LeaseError,
     Location,
+    NotFoundError,
     OAuthCredentials,
     Secret,
     StorageConfig,
@@ -27,12 +31,12 @@ from accountstore import (
 from accountstore import lease as leases
 from accountstore.backends.memory import MemoryBackend
 from accountstore.lease import FIELD, StorageClock, key_of
-from accountstore.testing import store_over
+from accountstore.testing import Fault, FaultyBackend, store_over
 
 if TYPE_CHECKING:
     from cloudstub import Stub
 
-    from accountstore.backends.base import Stat, WriteMode
+    from accountstore.backends.base import Capabilities, Stat, WriteMode
 
 pytestmark = pytest.mark.anyio
 
@@ -50,8 +54,8 @@ def refresh_token(account: Account, /) -> str:
 
 
 async def test_a_copy_waits_for_an_exchange_under_way(store: AccountStore) -> None:
-    """With `lease` the copy has the tokens that the exchange brings; without, those that are about to be spent. The
-    copy knows nothing of leases.
+    """With `lease` the copy has the tokens that the exchange brings; without, those that are about to be spent. Nobody
+    has a lease of the copy.
     """
     for lease, copied in ((None, "R0"), (5.0, "R1")):
         provider = SmallProvider()
@@ -71,9 +75,114 @@ async def test_a_copy_waits_for_an_exchange_under_way(store: AccountStore) -> No
             await store.copy(AT, COPY, lease=lease)
         assert refresh_token(await store.get(COPY)) == copied
         assert refresh_token(await store.get(AT)) == "R1"
-        if lease is not None:
-            assert FIELD.encode() not in (await store.read_json(COPY)).document
-        assert b'"holder"' not in (await store.read_json(AT)).document
+        for at in (AT, COPY):
+            assert b'"holder"' not in (await store.read_json(at)).document
+
+
+@pytest.mark.parametrize("many", [False, True])
+async def test_a_copy_does_not_take_somebodys_lease_along(store: AccountStore, many: bool) -> None:
+    """Whoever has the lease of the original never drops one of the copy, which is refreshed at once. What else the
+    field has comes along. The copy is not verified: it has a token that is about to be spent.
+    """
+    provider = SmallProvider()
+    await put(store, {"holder": "live", "seconds": 3600, "previous": "older"})
+    if many:
+        [(_, copied)] = await drained(store.copy_many([(AT, COPY)], verify="read"))
+        assert isinstance(copied, Copied)
+        assert not copied.verified
+    else:
+        await store.copy(AT, COPY)
+    assert await field(store, COPY) == {key_of(Secret("R0")): {"previous": "older"}}
+    assert await field(store, AT) == {key_of(Secret("R0")): {"holder": "live", "seconds": 3600, "previous": "older"}}
+    assert refresh_token((await store.refresh(COPY, provider.exchange, timeout=5)).document) == "R1"
+
+
+async def put(store: AccountStore, lease: dict[str, Any], /) -> None:
+    """Save an account with a lease of its token."""
+    tree = msgspec.json.decode(msgspec.json.encode(SmallProvider().account(), enc_hook=Secret.reveal))
+    await store.save_json(AT, msgspec.json.encode(tree | {FIELD: {key_of(Secret("R0")): lease}}))
+
+
+async def field(store: AccountStore, at: Location, /) -> Any:
+    """What a document says of its leases."""
+    return msgspec.json.decode((await store.read_json(at)).document).get(FIELD)
+
+
+@pytest.mark.parametrize("conditions", [("create", "swap", "delete"), ("create", "swap")], ids=["all", "no delete"])
+async def test_a_move_takes_the_tokens_of_an_exchange_along(conditions: tuple[str, ...]) -> None:
+    """It waits for an exchange under way, whose tokens would be lost with the source, also where the storage ignores
+    the condition of a delete. The token before the last comes along, and nobody has a lease at the target.
+    """
+    provider, begun = SmallProvider(), anyio.Event()
+    backend = Verified(*conditions)
+    store, others = store_over({"m": backend}), store_over({"m": backend})
+    await store.save(AT, provider.account())
+
+    async def exchange(credentials: OAuthCredentials) -> TokenGrant:
+        begun.set()
+        await anyio.sleep(0.1)
+        return provider.spend(credentials)
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(store.refresh, AT, exchange)
+        await begun.wait()
+        await others.move(AT, COPY)
+    assert refresh_token(await store.get(COPY)) == "R1"
+    assert await field(store, COPY) == {key_of(Secret("R1")): {"previous": "R0"}}
+    assert not await store.exists(AT)
+
+
+class Verified(Selective):
+    """Has its conditions probed."""
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return replace(super().capabilities, verify=True)
+
+
+async def test_nobody_exchanges_a_token_while_it_is_moved() -> None:
+    """Who refreshes meanwhile waits for the end of the move, and finds no document: the token is spent at one place."""
+    memory, provider = MemoryBackend(), SmallProvider()
+    store, others = store_over({"m": memory, "slow": Slow()}), store_over({"m": memory})
+    await store.save(AT, provider.account())
+    async with anyio.create_task_group() as group:
+        group.start_soon(lambda: store.move(AT, Location("a.account", storage="slow")))
+        await anyio.sleep(0.05)
+        assert isinstance(await result(others.refresh(AT, provider.exchange)), NotFoundError)
+    assert provider.exchanges == 0
+    assert refresh_token(await store.get(Location("a.account", storage="slow"))) == "R0"
+
+
+async def test_a_move_that_fails_leaves_no_lease() -> None:
+    """The source stays as it was."""
+    provider = SmallProvider()
+    broken = FaultyBackend(MemoryBackend(), [Fault("write", 1, error=PermissionError())])
+    store = store_over({"m": MemoryBackend(), "broken": broken})
+    await store.save(AT, provider.account())
+    before = (await store.stat(AT)).version
+    with pytest.raises(DeniedError):
+        await store.move(AT, Location("a.account", storage="broken"))
+    assert (await store.stat(AT)).version == before
+
+
+async def test_a_move_gives_up_where_others_keep_the_lease(
+    store: AccountStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It waits for twice its own lease, and writes nothing."""
+    monkeypatch.setattr("accountstore.updating._LEASE", 0.1)
+    await put(store, {"holder": "another", "seconds": 3600})
+    with raises(LeaseError, location=AT):
+        await store.move(AT, COPY)
+    assert not await store.exists(COPY)
+    assert await field(store, AT) == {key_of(Secret("R0")): {"holder": "another", "seconds": 3600}}
+
+
+class Slow(MemoryBackend):
+    """Takes its time to write."""
+
+    async def write(self, key: str, data: bytes, /, *, mode: WriteMode, write_token: str = "") -> Stat:
+        await anyio.sleep(0.2)
+        return await super().write(key, data, mode=mode, write_token=write_token)
 
 
 async def test_nobody_exchanges_a_token_while_it_is_copied() -> None:
@@ -81,13 +190,13 @@ async def test_nobody_exchanges_a_token_while_it_is_copied() -> None:
     memory, provider = MemoryBackend(), SmallProvider()
     order: list[str] = []
 
-    class Slow(MemoryBackend):
+    class Noting(Slow):
         async def write(self, key: str, data: bytes, /, *, mode: WriteMode, write_token: str = "") -> Stat:
-            await anyio.sleep(0.2)
+            stat = await super().write(key, data, mode=mode, write_token=write_token)
             order.append("copied")
-            return await super().write(key, data, mode=mode, write_token=write_token)
+            return stat
 
-    store, others = store_over({"m": memory, "slow": Slow()}), store_over({"m": memory})
+    store, others = store_over({"m": memory, "slow": Noting()}), store_over({"m": memory})
     await store.save(AT, provider.account())
 
     async def exchange(credentials: OAuthCredentials) -> TokenGrant:
@@ -128,9 +237,7 @@ async def test_a_copy_that_takes_longer_than_its_lease_says_so() -> None:
 
 async def test_a_copy_gives_up_where_others_keep_the_lease(store: AccountStore) -> None:
     """It waits for twice its own lease, and writes nothing."""
-    tree = msgspec.json.decode(msgspec.json.encode(SmallProvider().account(), enc_hook=Secret.reveal))
-    field = {key_of(Secret("R0")): {"holder": "another", "seconds": 3600}}
-    await store.save_json(AT, msgspec.json.encode(tree | {FIELD: field}))
+    await put(store, {"holder": "another", "seconds": 3600})
     with raises(LeaseError, location=AT):
         await store.copy(AT, COPY, lease=0.1)
     assert not await store.exists(COPY)

@@ -259,7 +259,10 @@ async def test_a_real_provider_refuses(provider: Provider) -> None:
 
 @pytest.mark.parametrize(
     ("given", "lifetime"),
-    [("3599", 3599), (10.5, 10.5), (0, 3600), (-1, 3600), (None, 3600), ("soon", 3600), ("nan", 3600), ("inf", 3600)],
+    [
+        *(("3599", 3599), (10.5, 10.5), (1e300, 1e300)),
+        *((odd, 3600) for odd in (0, -1, 10**400, "9" * 400, None, True, [60], "soon", "nan", "inf", "")),
+    ],
 )
 async def test_lifetimes(given: object, lifetime: float) -> None:
     """A number or a string of one; what says nothing is taken for `lifetime`."""
@@ -269,6 +272,39 @@ async def test_lifetimes(given: object, lifetime: float) -> None:
 async def test_a_provider_that_keeps_the_refresh_token() -> None:
     """No refresh token in the answer: the old one stays."""
     assert (await ask(Endpoint(answer({"access_token": "A", "expires_in": 5})))).refresh_token is None
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        *(json.dumps(GOOD | {"scope": odd}).encode() for odd in (["mail"], 5, None)),
+        *(json.dumps(GOOD | {"error": odd}).encode() for odd in (False, "", None, "invalid_grant", {"code": 1})),
+        json.dumps(GOOD).encode().replace(b"3599", b"1e400"),
+        json.dumps(GOOD).encode().replace(b'"mail"', b'"\xff"'),
+        b"\xef\xbb\xbf" + json.dumps(GOOD).encode(),
+    ],
+)
+async def test_nothing_else_in_an_answer_loses_the_tokens(body: bytes) -> None:
+    """A provider that has granted an access token may have spent the refresh token: its successor is taken, whatever
+    else the answer has.
+    """
+    grant = await ask(Endpoint(answer(body)))
+    assert (grant.access_token, grant.refresh_token) == (Secret("A1"), Secret("R1"))
+
+
+@pytest.mark.parametrize("odd", ["\n", "", 5, None, ["R1"]])
+async def test_what_cannot_be_a_refresh_token_is_none(odd: object) -> None:
+    """The access token is good all the same."""
+    grant = await ask(Endpoint(answer(GOOD | {"refresh_token": odd})))
+    assert (grant.access_token, grant.refresh_token) == (Secret("A1"), None)
+
+
+@pytest.mark.parametrize("number", [0, -1, float("nan"), float("inf"), 10**400, "5", True], ids=type)
+@pytest.mark.parametrize("name", ["timeout", "lifetime"])
+def test_times_are_positive_numbers(name: str, number: Any) -> None:
+    """What is none is refused before anything is asked."""
+    with pytest.raises((TypeError, ValueError), match=name):
+        TokenEndpoint(GOOGLE, **{name: number})
 
 
 @pytest.mark.parametrize(
@@ -302,7 +338,6 @@ HOSTILE: dict[str, tuple[Endpoint, type[ExchangeError], str]] = {
     "an empty token": (Endpoint(answer(GOOD | {"access_token": ""})), NoAnswerError, "none of RFC 6749"),
     "no token": (Endpoint(answer({"expires_in": 5})), NoAnswerError, "none of RFC 6749"),
     "a token with a line end": (Endpoint(answer(GOOD | {"access_token": "A\r\nB"})), NoAnswerError, "none of RFC"),
-    "a refresh token with a line end": (Endpoint(answer(GOOD | {"refresh_token": "\n"})), NoAnswerError, "none of RFC"),
     "not UTF-8": (Endpoint(answer(b'{"access_token": "\xff"}')), NoAnswerError, "none of RFC 6749"),
     "a failure": (Endpoint(answer({"error": "server_error"}, "503 Service Unavailable")), NoAnswerError, "503"),
     "no end": (

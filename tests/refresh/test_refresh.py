@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from inspect import isawaitable
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import anyio
 import msgspec
@@ -252,6 +253,8 @@ async def test_what_cannot_be_refreshed(store: AccountStore) -> None:
         ({"lease": 0}, ValueError),
         ({"lease": 3601}, ValueError),
         ({"timeout": float("nan")}, ValueError),
+        *(({name: 10**400}, ValueError) for name in ("leeway", "lease", "timeout")),
+        *(({name: float("inf")}, ValueError) for name in ("leeway", "lease", "timeout")),
         ({"timeout": "1"}, TypeError),
         ({"lease": True}, TypeError),
     ],
@@ -259,9 +262,15 @@ async def test_what_cannot_be_refreshed(store: AccountStore) -> None:
 async def test_terms_are_positive_numbers_of_seconds(
     store: AccountStore, terms: dict[str, Any], kind: type[Exception]
 ) -> None:
-    """What is none is refused before anything is read."""
+    """What is none is refused before anything is read; so is the lease of a copy."""
     with pytest.raises(kind, match=next(iter(terms))):
         await store.refresh(AT, never, **terms)
+    if "lease" in terms:
+        await store.save(AT, ACCOUNT)
+        pair = AT, replace(AT, file_name="other.account")
+        for copy in (lambda: store.copy(*pair, **terms), lambda: anext(store.copy_many([pair], **terms))):
+            with pytest.raises(kind, match="lease"):
+                await copy()
 
 
 async def test_a_storage_without_compare_and_swap_is_refused() -> None:
@@ -355,29 +364,79 @@ async def test_after_a_lost_answer_the_same_token_is_tried_once_more(
     with raises(NoAnswerError, location=AT, temporary=True) as caught:
         await store.refresh(AT, lose)
     assert asked == ["R0", "R0"]
-    if kind is not NoAnswerError:
-        assert "canary" not in str(caught.value)
+    assert "canary" not in str(caught.value)
     assert await leases(store) == {}
+
+
+class MineError(NoAnswerError):
+    """An error of a caller's own, which quotes what a provider says."""
+
+    def __init__(self, status: int, body: str) -> None:  # as no error of ours is made
+        ExchangeError.__init__(self, f"{status}: {body}")
+        self.body = body
+
+
+def fail(error: BaseException, /) -> NoReturn:
+    raise error
+
+
+async def stray() -> NoReturn:
+    """Raise a cancellation that nobody has asked for: that of a scope that is over."""
+    with anyio.CancelScope() as scope:
+        scope.cancel()
+        try:
+            await anyio.sleep(0)
+        except anyio.get_cancelled_exc_class() as error:
+            kept = error
+    raise kept
 
 
 @pytest.mark.parametrize(
     ("fault", "message"),
     [
-        (lambda: 1 / 0, "raised ZeroDivisionError"),
-        (lambda: TokenGrant(access_token="", expires_in=1), "raised ValueError"),
-        (lambda: "A1", "returned no TokenGrant"),
+        (lambda _: 1 / 0, "raised ZeroDivisionError"),
+        (lambda _: TokenGrant(access_token="", expires_in=1), "raised ValueError"),
+        (lambda _: TokenGrant(access_token="A", expires_in=10**400), "raised ValueError"),
+        (lambda _: "A1", "returned no TokenGrant"),
+        (lambda _: stray(), "raised Cancelled"),
+        (lambda token: fail(ExchangeError(token)), "raised ExchangeError"),
+        (lambda token: fail(MineError(418, token)), "raised MineError"),
+        (lambda token: fail(RefusedError(token, code=token)), r"refused the exchange \(other\)"),
     ],
 )
-async def test_an_exchange_that_fails(store: AccountStore, fault: Callable[[], Any], message: str) -> None:
-    """Whatever a caller's function raises or returns instead of a grant is an `ExchangeError`; the lease is free."""
-    await store.save(AT, oauth("R0"))
+async def test_an_exchange_that_fails(
+    store: AccountStore, pauses: list[float], fault: Callable[[str], Any], message: str
+) -> None:
+    """Whatever a caller's function raises or returns instead of a grant is an `ExchangeError`; the lease is free.
+    Nothing of the error is kept that could show a token.
+    """
+    await store.save(AT, oauth("canary"))
 
     async def exchange(credentials: OAuthCredentials) -> TokenGrant:
-        return fault()  # type: ignore[no-any-return]  # that it is none is what is tested
+        outcome = fault(credentials.refresh_token.reveal())
+        return await outcome if isawaitable(outcome) else outcome  # type: ignore[no-any-return]
 
     with raises(ExchangeError, match=message, location=AT) as caught:
         await store.refresh(AT, exchange)
     assert caught.value.__cause__ is caught.value.__context__ is None
+    assert "canary" not in str(caught.value) + repr(caught.value) + repr(vars(caught.value))
+    assert type(caught.value) in {ExchangeError, NoAnswerError, RefusedError}
+    assert (tokens(await store.get(AT)), await leases(store)) == (("canary", None), {})
+
+
+async def test_what_is_no_exception_goes_on_and_keeps_no_lease(store: AccountStore) -> None:
+    """Such as an interrupt: it comes out of the call as it is."""
+
+    class Interrupt(BaseException):
+        pass
+
+    await store.save(AT, oauth("R0"))
+
+    async def exchange(credentials: OAuthCredentials) -> TokenGrant:
+        raise Interrupt
+
+    with pytest.raises(Interrupt):
+        await store.refresh(AT, exchange)
     assert (tokens(await store.get(AT)), await leases(store)) == (("R0", None), {})
 
 

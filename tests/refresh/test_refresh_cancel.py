@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -143,4 +144,22 @@ async def test_a_cancelled_caller_waits_for_its_exchange_and_no_longer(by: Way) 
     begun = anyio.Event()
     with anyio.fail_after(5):
         assert await cancelled_after(by, lambda: store.refresh(AT, hang, leeway=10**6, lease=0.2), begun.wait)
+    assert b'"holder"' not in (await store.read_json(AT)).document
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_a_task_that_somebody_cancels_in_its_exchange_ends_so() -> None:
+    """As at the end of an event loop, which cancels all tasks: it is no failure of the exchange, and keeps no lease."""
+    store = store_over({"m": MemoryBackend()})
+    await store.save(AT, SmallProvider().account())
+
+    async def exchange(_: OAuthCredentials) -> TokenGrant:
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
+        await anyio.sleep_forever()
+        raise AssertionError("it was woken")
+
+    with pytest.raises(asyncio.CancelledError):
+        await store.refresh(AT, exchange)
     assert b'"holder"' not in (await store.read_json(AT)).document

@@ -178,3 +178,21 @@ async def test_swapping_steps_that_do_not_meet_changes_nothing(monkeypatch: pyte
         ends.append({(tuple(run.steps), run.provider.exchanges, tuple(run.provider.good)) for run in runs})
         print(f"{len(runs)} schedules")
     assert ends[0] == ends[1]
+
+
+async def test_control_schedules_that_something_else_decides_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The control: what depends on anything but the order of the steps, as here on how many runs there were, is found
+    when the steps are taken again.
+    """
+    count = 0
+
+    def make() -> SmallProvider:
+        nonlocal count
+        count += 1
+        provider = SmallProvider()
+        if count == 5:
+            provider.good.clear()
+        return provider
+
+    with pytest.raises(AssertionError, match="the same steps led to"):
+        await Schedules(monkeypatch, refresh).all(make)
