@@ -31,6 +31,12 @@ class Marks(Struct, frozen=True):
         token = version.token.encode("utf-8", "surrogatepass")
         return blake2b(token, key=self.key, digest_size=16, person=end.encode()).digest()
 
+    def of_text(self, what: str, text: str, /) -> str:
+        """The mark of something else, such as of where a storage is."""
+        return blake2b(
+            text.encode("utf-8", "surrogatepass"), key=self.key, digest_size=16, person=what.encode()
+        ).hexdigest()
+
 
 def new_marks() -> Marks:
     """A key that is kept nowhere."""

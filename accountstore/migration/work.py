@@ -13,7 +13,7 @@ import anyio
 from msgspec import Struct
 from msgspec.structs import replace
 
-from accountstore.backends.base import Version
+from accountstore.backends.base import Version, WriteMode
 from accountstore.batches import open_many
 from accountstore.copies import Copied, Copy
 from accountstore.errors import (
@@ -105,10 +105,13 @@ class _Case(Struct, eq=False):
     done: Done | None = None
 
     def settle(self, outcome: Word, reason: str = "", error: AccountStoreError | None = None, /) -> None:
-        """This has become of it."""
+        """This has become of it. That both ends are the same stays known, but for a source that is gone."""
+        before = self.done
+        marks = (None, None) if before is None or outcome == "moved" else (before.source, before.target)
         self.done = Done(
             self.item.name,
             outcome,
+            *marks,
             size=self.size,
             source_time=self.source_time,
             target_time=self.target_time,
@@ -166,6 +169,8 @@ class Worker:
         _, self._log = parts_of(self._store)
         self._job = job
         self._marks = marks
+        self._items: Sequence[Item] = ()
+        self._cases: Sequence[_Case] = ()
         default = self._resolver.default
         self._storages = {job.source.storage or default, job.target.storage or default}
 
@@ -181,8 +186,13 @@ class Worker:
         return None if rate is None else max(1, int(rate))
 
     async def work(self, items: Sequence[Item], /) -> list[Done]:
-        """What became of each document; of one that is at neither end any more, that it is `None`."""
-        cases = [self._case(item) for item in items]
+        """What became of each document; of one that is at neither end any more, that it is `None`.
+
+        The same items once more, after a cancellation, go on where they were.
+        """
+        if items is not self._items:
+            self._items, self._cases = items, [self._case(item) for item in items]
+        cases = self._cases
         decided = await self._decide([case for case in cases if case.done is None])
         match self._job.action:
             case "migrate":
@@ -196,7 +206,8 @@ class Worker:
                 for case, way in decided:
                     _verify(case, way)
         self._pace.settle(*self._storages)
-        return [case.done or Done(case.item.name, None) for case in cases]
+        self._items = self._cases = ()
+        return [case.done or _nowhere(case) for case in cases]
 
     def _case(self, item: Item, /) -> _Case:
         source, target = item.source, item.target
@@ -223,7 +234,10 @@ class Worker:
         for case in cases:
             equal = self._equal(case)
             if case.done is None:
-                decided.append((case, self._way(case, equal)))
+                way = self._way(case, equal)
+                if isinstance(way, Remove) and case.item.source is not None:
+                    way = Settled("gone", "it was deleted while the migration ran")  # removed by the next run, if so
+                decided.append((case, way))
                 self._settle(*decided[-1])
         return decided
 
@@ -282,12 +296,16 @@ class Worker:
     async def _copy(self, ways: Sequence[tuple[_Case, Write]], /) -> None:
         """Copy. What is no longer as it was decided on is looked at once more, and reported as it is then."""
         options = self._job.options
-        copies = [Copy(c.at, c.to, "overwrite" if options.writes == "blind" else way.mode) for c, way in ways]
+        raced: list[_Case] = []
+        blind = bool(ways) and await self._is_blind(ways[0][0])
+        if blind:
+            raced += await self._changed([(case, way.mode) for case, way in ways])
+            ways = [(case, way) for case, way in ways if case.done is None and case not in raced]
+        copies = [Copy(case.at, case.to, "overwrite" if blind else way.mode) for case, way in ways]
         await self._pace.wait(len(copies) * (_REQUESTS[options.verify] + (2 if options.lease else 0)))
         results = self._store.copy_many(
             copies, verify=options.verify, concurrency=self.concurrency, lease=options.lease
         )
-        raced: list[_Case] = []
         for case, way in ways:
             _, result = await anext(results)
             if isinstance(result, Copied):
@@ -295,13 +313,34 @@ class Worker:
                 case.mark(self._marks, result.source_version, result.version)
                 case.removable = result.source_version if result.verified else None
             elif isinstance(result, _RACED):
-                case.source = case.target = UNKNOWN
                 raced.append(case)
             else:
                 case.fail(result)
+        for case in raced:
+            case.source = case.target = UNKNOWN
         for case, again in await self._decide(raced):
             if not isinstance(again, Settled):
                 case.settle("conflict", "it keeps changing")
+
+    async def _is_blind(self, case: _Case, /) -> bool:
+        """Whether nothing is written on a condition: it is not asked for, and the target honours none."""
+        if self._job.options.writes != "blind":
+            return False
+        ref = self._resolver.ref(case.to)
+        return not (await ref.honours("create") and await ref.honours("update"))
+
+    async def _changed(self, ways: Sequence[tuple[_Case, WriteMode]], /) -> list[_Case]:
+        """Those whose target is no longer as the mode of the write says, which is looked at just before."""
+        changed: list[_Case] = []
+        for (case, mode), found in zip(ways, await self._read([case.to for case, _ in ways]), strict=True):
+            if isinstance(found, Opened):
+                if found.version != mode:
+                    changed.append(case)
+            elif not isinstance(found, NotFoundError):
+                case.found_there(found)
+            elif mode != "create":
+                changed.append(case)
+        return changed
 
     async def _plan(self, ways: Sequence[tuple[_Case, Decision]], /) -> None:
         """Say what a run would do; what it would copy is read, as it may be refused."""
@@ -342,11 +381,12 @@ class Worker:
         try:
             await self._store.delete(case.at, version=version)
         except ConflictError:
-            return  # the next run copies what it is now
+            pass  # the next run copies what it is now
         except AccountStoreError as error:
             case.fail(error)
         else:
             case.settle("moved")
+        case.removable = None
 
 
 def _without_leases(tree: Any, /) -> dict[str, Any]:
@@ -369,6 +409,18 @@ def _end(side: Side | None, listed: bool, /) -> End:
     if side is None:
         return MISSING if listed else UNKNOWN
     return UNKNOWN if side.version is None else side.version
+
+
+def _nowhere(case: _Case, /) -> Done:
+    """What is said of a document at neither end: it was listed, or asked for by its name, or nobody has asked."""
+    item = case.item
+    if item.source is not None:
+        return Done(item.name, "gone", size=case.size, reason="it was deleted while the migration ran")
+    if item.listed:
+        return Done(item.name, None)
+    if item.row is not None and item.row.outcome != "missing":
+        return Done(item.name, "gone")
+    return Done(item.name, "missing", reason="it is at neither end")
 
 
 def _verify(case: _Case, way: Decision, /) -> None:

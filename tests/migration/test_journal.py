@@ -64,7 +64,7 @@ async def test_its_files_are_private_and_its_key_is_elsewhere(
 
 def _check_files(folder: Path, /) -> None:
     journal = Journal.read(str(folder / "journal"))
-    key = default_key_file(journal.about["id"])
+    key = default_key_file(journal.about.id)
     journal.close()
     assert stat.S_IMODE((folder / "journal").stat().st_mode) == stat.S_IMODE(os.stat(key).st_mode) == 0o600
     assert [path.name for path in folder.iterdir()] == ["journal"]
