@@ -20,6 +20,8 @@ from accountstore.store import AccountStore, parts_of
 
 Path = str | os.PathLike[str]
 
+_MOST_PROCESSES = 1_000
+
 
 def migrate(
     store: AccountStore,
@@ -50,12 +52,12 @@ def migrate(
     A `StoreConfig` goes to Dask's workers by TLS alone. Whatever they open, both ends have to be the same storages.
 
     Raises:
-        ValueError: processes is below 1.
+        ValueError: processes is below 1, or above 1,000.
         UnsupportedError: `client` on trio; or something would have to travel in the clear.
         Others as `Migration`, when it is iterated over.
     """
-    if processes < 1:
-        raise ValueError("processes must be at least 1")
+    if not 1 <= processes <= _MOST_PROCESSES:
+        raise ValueError(f"processes must be 1 to {_MOST_PROCESSES:,}")
     if (processes > 1 or client is not None) and parts_of(store)[0].only is not None:
         raise UnsupportedError("a scoped store is migrated in one process: others would open the whole store")
     job = _job("migrate", source, target, options)

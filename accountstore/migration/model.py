@@ -41,6 +41,8 @@ PROBLEMS: frozenset[str] = frozenset({"conflict", "refused", "failed", "missing"
 """What is not at the target as it is at the source."""
 
 
+_MOST = 10_000
+"""What is asked for by number and is more was hardly meant."""
 _WORDS: Mapping[str, tuple[str, ...]] = {
     "verify": get_args(Proof),
     "on_conflict": ("report", "overwrite"),
@@ -134,10 +136,10 @@ class Options(Struct, frozen=True, kw_only=True):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} must be one of {', '.join(known)}")
         part, parts = self.shard
-        if not 1 <= part <= parts:
-            raise ValueError("shard must be (1, n) to (n, n)")
-        if self.concurrency < 1:
-            raise ValueError("concurrency must be at least 1")
+        if not 1 <= part <= parts <= _MOST:
+            raise ValueError(f"shard must be (1, n) to (n, n), with n at most {_MOST:,}")
+        if not 1 <= self.concurrency <= _MOST:
+            raise ValueError(f"concurrency must be 1 to {_MOST:,}")
         if self.requests_per_second is not None and not 0 < self.requests_per_second < inf:
             raise ValueError("requests_per_second must be a number that is more than 0")
         if self.lease is not None:
