@@ -11,8 +11,9 @@ import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from typing import Annotated
 
-from msgspec import Struct, convert, json
+from msgspec import Meta, Struct, convert, json
 from msgspec.structs import asdict
 
 from accountstore.errors import JournalError
@@ -44,7 +45,7 @@ class About(Struct, frozen=True, kw_only=True):
     id: str
     source: str
     target: str
-    shard: str
+    shard: Annotated[str, Meta(pattern="^[0-9]{1,5}/[0-9]{1,5}$")]
     key: str = ""
     source_storage: str = ""
     target_storage: str = ""

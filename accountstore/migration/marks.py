@@ -60,6 +60,9 @@ def read_key(path: str, /) -> bytes:
     try:
         with open(path, "rb") as file:
             key = file.read(_KEY_BYTES + 1)
+            found = os.fstat(file.fileno())
+            if found.st_mode & 0o077 and found.st_uid == os.geteuid():
+                os.fchmod(file.fileno(), 0o600)
     except FileNotFoundError:
         raise
     except OSError as error:
