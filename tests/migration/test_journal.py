@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.anyio
 
 CANARY = "canary-8c41"
+_ON_ONE_LOOP = pytest.mark.parametrize("anyio_backend", ["asyncio"])
+"""The file is what it is on any."""
 
 
 @pytest.fixture
@@ -87,6 +89,7 @@ async def test_its_files_are_private_and_its_key_is_elsewhere(
     assert (await anyio.to_thread.run_sync(read_report, ":memory:")).documents == 5
 
 
+@_ON_ONE_LOOP
 @pytest.mark.parametrize("suffix", ["", "-wal", "-journal"])
 async def test_no_link_is_followed(store: AccountStore, tmp_path: Path, suffix: str) -> None:
     """A symbolic link where SQLite would write is refused, and what it leads to stays as it is."""
@@ -256,6 +259,7 @@ DAMAGE: Mapping[str, str] = {
 }
 
 
+@_ON_ONE_LOOP
 @pytest.mark.parametrize("damage", DAMAGE)
 async def test_a_damaged_journal_is_refused(store: AccountStore, tmp_path: Path, damage: str) -> None:
     """Whatever is wrong in it, a run and a report raise a JournalError that names the file, and nothing else."""
@@ -350,6 +354,7 @@ async def test_shards_are_parts_whose_reports_are_one(store: AccountStore, tmp_p
         await anyio.to_thread.run_sync(read_report, journals[1], journals[1])
 
 
+@_ON_ONE_LOOP
 @pytest.mark.parametrize(
     ("ends", "options", "named"),
     [
