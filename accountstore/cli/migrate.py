@@ -87,7 +87,10 @@ _Names = Annotated[
 _Shard = Annotated[str, typer.Option("--shard", metavar="I/N", help="The I-th of N parts, with a journal of its own.")]
 _Json = Annotated[bool, typer.Option("--json", help="Print a line of JSON for each document, then one for the run.")]
 _Mirror = Annotated[
-    bool, typer.Option("--mirror-deletes", help="Remove at the target what was copied and is gone at the source.")
+    bool,
+    typer.Option(
+        "--mirror-deletes", help="Remove at the target what was copied and is gone at the source, if that is not empty."
+    ),
 ]
 _Conflict = Annotated[
     str,
@@ -152,7 +155,9 @@ def run(
     spool: _Spool = False,
     concurrency: _Concurrency = 64,
     requests_per_second: _Rate = None,
-    processes: Annotated[int, typer.Option("--processes", metavar="N", min=1, max=1_000, help="In N processes here.")] = 1,
+    processes: Annotated[
+        int, typer.Option("--processes", metavar="N", min=1, max=1_000, help="In N processes here.")
+    ] = 1,
     dask: Annotated[
         str | None, typer.Option("--dask", metavar="ADDRESS", help="On the workers of a Dask scheduler, tls://...")
     ] = None,

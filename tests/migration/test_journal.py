@@ -348,8 +348,8 @@ async def test_shards_are_parts_whose_reports_are_one(store: AccountStore, tmp_p
     report = await anyio.to_thread.run_sync(read_report, *journals)
     assert report.ok
     assert report.documents == 5
-    part = await anyio.to_thread.run_sync(read_report, journals[1])
-    assert (part.complete, part.absent, part.exit_code) == (False, (1, 3), 1)
+    alone = await anyio.to_thread.run_sync(read_report, journals[1])
+    assert (alone.complete, alone.absent, alone.exit_code) == (False, (1, 3), 1)
     with raises(JournalError, "is of shard 2/3, as .* is: give each once"):
         await anyio.to_thread.run_sync(read_report, journals[1], journals[1])
 
