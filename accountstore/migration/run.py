@@ -18,6 +18,7 @@ from accountstore import errors
 from accountstore.aio.shield import run_shielded
 from accountstore.errors import BackendError, NotFoundError
 from accountstore.listing import list_documents
+from accountstore.migration.cases import end_of
 from accountstore.migration.decide import Settled, decide
 from accountstore.migration.identity import marks_of_storages
 from accountstore.migration.inputs import Named, Others, Rows, entries_of
@@ -28,7 +29,7 @@ from accountstore.migration.model import Outcome, Place, Report, Total
 from accountstore.migration.preconditions import check_apart, check_places
 from accountstore.migration.records import Done, Other, outcome_of, printable
 from accountstore.migration.runners import Runner
-from accountstore.migration.work import Job, end_of
+from accountstore.migration.work import Job
 from accountstore.store import AccountStore, parts_of
 
 _ALL_FAIL = 16

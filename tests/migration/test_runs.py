@@ -337,7 +337,7 @@ async def test_what_goes_meanwhile_is_no_failure(tmp_path: Path) -> None:
     async with over(old) as store:
         await store.save(source("x.account"), account("a"))
         report = await once(store, tmp_path)
-        assert (report.ok, report.totals.keys()) == (True, {"gone"})
+        assert (report.ok, {*report.totals}) == (True, {"gone"})
         assert await found(store, target("x.account")) is None
 
 
@@ -667,14 +667,15 @@ async def test_a_cancellation_that_comes_with_the_results(
     async with await filled(over()) as store:
         for name in NAMES:
             await put(store, target(name), "other")
-        fetch = Listed.next if page else Here.next
+        kind: Any = Listed if page else Here
+        fetch = kind.next
 
         async def cancelling(self: Any) -> Any:
             found = await fetch(self)
             scope.cancel()
             return found
 
-        monkeypatch.setattr(*((Listed, "next") if page else (Here, "next")), cancelling)
+        monkeypatch.setattr(kind, "next", cancelling)
         run = migrate(store, SOURCE, TARGET, options=Options(listing="spool"), **files(tmp_path))
         with anyio.CancelScope() as scope:
             await anext(run)
