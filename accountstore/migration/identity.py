@@ -68,5 +68,5 @@ def _plain(value: object, /) -> Any:
     if isinstance(value, (list, tuple)):
         return [_plain(each) for each in cast("list[object]", value)]
     if isinstance(value, str) and ";" in value and "=" in value:  # a connection string
-        return _plain(dict(part.partition("=")[::2] for part in value.split(";")))
+        return _plain({name: text for name, _, text in (part.partition("=") for part in value.split(";"))})
     return value if isinstance(value, (str, int, float, bool)) or value is None else type(value).__name__

@@ -271,13 +271,13 @@ async def test_a_damaged_journal_is_refused(store: AccountStore, tmp_path: Path,
     else:
         data = path.read_bytes()
         path.write_bytes(data[:4096] + b"\xff" * (len(data) - 4096))
-    refused = 0
-    for call in (partial(once, store, tmp_path), partial(anyio.to_thread.run_sync, read_report, path)):
+    refused: list[str] = []
+    for call in (partial(once, store, tmp_path), partial(anyio.to_thread.run_sync, partial(read_report, path))):
         try:
             await call()
         except JournalError as error:
-            assert str(path) in str(error)
-            refused += 1
+            refused.append(str(error))
+    assert all(str(path) in message for message in refused)
     assert refused
 
 
@@ -370,6 +370,7 @@ async def test_other_migrations_are_not_merged(
     """Journals that are not of one migration have no common report: the message says in what they differ."""
     await once(store, tmp_path, shard=(1, 2))
     other = tmp_path / "other"
-    await migrate(store, *ends, journal=other, options=Options(**{"shard": (2, 2), **options}))
+    given: dict[str, Any] = {"shard": (2, 2), **options}
+    await migrate(store, *ends, journal=other, options=Options(**given))
     with raises(JournalError, f"{other}: is of another migration than .*, with {named} "):
         await anyio.to_thread.run_sync(read_report, tmp_path / "journal", other)

