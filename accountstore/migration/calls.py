@@ -136,6 +136,9 @@ async def _elsewhere(
     /,
 ) -> Runner:
     resolver, _ = parts_of(store)
+    for place in (job.source, job.target):
+        if (storage := resolver.storage(place.storage)).url.startswith("memory://"):
+            raise UnsupportedError(f"storage {storage.name!r} is in the memory of this process, which no other reaches")
     storages = marks_of_storages(resolver, job, marks)
     if client is None:
         from accountstore.migration.processes import Processes

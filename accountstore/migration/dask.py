@@ -74,6 +74,8 @@ async def work(plugin: str, items: Sequence[Item], /) -> list[Done]:
 class Cluster:
     """Does batches on the workers of a cluster. A batch that keeps killing its worker is done in halves in the end."""
 
+    own_store = False
+
     def __init__(self, client: Any, plugin: str, workers: int, /) -> None:
         self._client = client
         self._plugin = plugin

@@ -104,6 +104,8 @@ class _Child:
 class Processes:
     """Does batches in so many processes. One that dies is replaced, and its batch done again, in the end in halves."""
 
+    own_store = False
+
     def __init__(
         self, count: int, config: StoreConfig | str, job: Job, marks: Marks, storages: dict[str, str], /
     ) -> None:

@@ -34,6 +34,7 @@ from accountstore.store import AccountStore, parts_of
 
 _ALL_FAIL = 16
 """So many documents of a batch, all of them failed, are a storage that has failed."""
+_COPIED = frozenset({"copied", "changed", "moved"})
 _KEEPING = 30.0
 """Seconds for which a cancellation waits until what was done is in the journal."""
 
@@ -194,6 +195,7 @@ class Migration:
 
     async def _record(self) -> None:
         await self._look_for_gone()
+        await self._look_for_copied()
         done, others = self._unkept, self._others.found
         if self._journal is not None and self._job.action == "migrate":
             await to_thread.run_sync(self._journal.record, [(one, item.row) for one, item in done], others)
@@ -214,6 +216,22 @@ class Migration:
             if is_listed and await self._store.exists(self._job.source.at(item.name)):
                 reason = "source: it is there, and was not found where it was to be copied: is that the same storage?"
                 self._unkept[place] = replace(done, outcome="failed", error="NotFoundError", reason=reason), item
+
+    async def _look_for_copied(self) -> None:
+        """Whether what others say that they have copied is at the target, as one document of a batch shows, as a rule:
+        a folder may be another one on another machine.
+        """
+        if self._runner is None or self._runner.own_store:
+            return
+        copied = [(place, item.name) for place, (done, item) in enumerate(self._unkept) if done.outcome in _COPIED]
+        for _, name in copied[:_ALL_FAIL]:
+            if await self._store.exists(self._job.target.at(name)):
+                return
+        for place, _ in copied:
+            done, item = self._unkept[place]
+            reason = "target: it is not there, though it was copied: do all reach the same storage?"
+            failed = replace(done, outcome="failed", source=None, target=None, error="NotFoundError", reason=reason)
+            self._unkept[place] = failed, item
 
     def _told_of_other(self, other: Other, /) -> Outcome:
         name = printable(other.name)

@@ -74,6 +74,10 @@ async def test_processes_open_what_the_store_was_opened_from(
     async with store_over({"Old": MemoryBackend(), "New": MemoryBackend()}) as made:
         with raises(UnsupportedError, "was made of backends"):
             await migrate(made, SOURCE, TARGET, processes=2, journal=tmp_path / "made", key_file=tmp_path / "key")
+    memory = {"Old": StorageConfig(f"{tmp_path}/old"), "New": StorageConfig("memory://")}
+    async with AccountStore.open(StoreConfig(storages=memory, default="Old")) as lost:
+        with raises(UnsupportedError, "'New' is in the memory of this process"):
+            await migrate(lost, SOURCE, TARGET, processes=2, journal=tmp_path / "lost", key_file=tmp_path / "key")
     assert not (tmp_path / "new" / "post").exists()
     assert (await migrate(store, SOURCE, TARGET, processes=2, **files(tmp_path))).ok
     assert names_at(tmp_path / "new" / "post" / "all") == {*NAMES}

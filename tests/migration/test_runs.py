@@ -236,6 +236,25 @@ async def test_a_worker_that_reaches_another_source_is_found_out(
         assert await copies(store) == {*NAMES[:5]}
 
 
+async def test_a_worker_that_reaches_another_target_is_found_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What others say that they have copied, and is not at the target, has failed, and is copied by the next run."""
+    old = MemoryBackend()
+    async with await filled(over(old), 5) as store, over(old) as elsewhere:
+
+        def worker(_: AccountStore, job: Any, marks: Any) -> Worker:
+            return Worker(elsewhere, job, marks)
+
+        with monkeypatch.context() as patched:
+            patched.setattr("accountstore.migration.calls.Worker", worker)
+            patched.setattr(Here, "own_store", False)
+            report = await once(store, tmp_path)
+            assert ({*report.totals}, report.exit_code) == ({"failed"}, 1)
+        assert {*(await once(store, tmp_path)).totals} == {"copied"}
+        assert await copies(store) == {*NAMES[:5]}
+
+
 # --- odd files --------------------------------------------------------------------------------------------------------
 
 
