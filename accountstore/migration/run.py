@@ -48,6 +48,7 @@ class Migration:
     Raises:
         JournalError: the journal cannot be used.
         LocationError: a storage is not configured; or both places are one, or one lies in the other.
+        NotFoundError: the source has no document with `mirror_deletes`, or has lost all of them while the run went on.
         UnsupportedError: the target has no conditional writes (`writes="blind"` does without).
         AccountStoreError: a storage cannot be listed, or fails with every document: what was done is in the journal.
     """
@@ -80,6 +81,8 @@ class Migration:
         self._totals: dict[str, Total] = {}
         self._began = time.monotonic()
         self._listed = False
+        self._some_gone = False
+        """Whether something was listed at the source, and is no longer there."""
         self._complete = False
         self._closed = False
 
@@ -212,8 +215,11 @@ class Migration:
         or the document has come back.
         """
         for place, (done, item) in enumerate(self._unkept):
-            is_listed = done.outcome == "gone" and item.source is not None
-            if is_listed and await self._store.exists(self._job.source.at(item.name)):
+            if done.outcome != "gone" or item.source is None:
+                continue
+            if not await self._store.exists(self._job.source.at(item.name)):
+                self._some_gone = True
+            else:
                 reason = "source: it is there, and was not found where it was to be copied: is that the same storage?"
                 self._unkept[place] = replace(done, outcome="failed", error="NotFoundError", reason=reason), item
 
@@ -300,6 +306,8 @@ class Migration:
         if self._others.found or self._unkept:
             await self._keep()
             return
+        if self._some_gone and await self._is_empty(self._job.source):
+            raise NotFoundError(f"{self._job.source} has no document any more, and had some: is it still mounted?")
         if self._journal is not None and self._job.action == "migrate":
             await to_thread.run_sync(self._journal.end_run)
         self._complete = True

@@ -354,9 +354,34 @@ async def test_what_goes_meanwhile_is_no_failure(tmp_path: Path) -> None:
     old = Rival("read", source("x.account"), None)
     async with over(old) as store:
         await store.save(source("x.account"), account("a"))
+        await store.save(source("y.account"), account("a"))
         report = await once(store, tmp_path)
-        assert (report.ok, {*report.totals}) == (True, {"gone"})
+        assert (report.ok, {*report.totals}) == (True, {"gone", "copied"})
         assert await found(store, target("x.account")) is None
+
+
+async def test_a_source_that_disappears_stops_the_run(
+    store: AccountStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A source whose documents all go while the run is under way is no run without anything to do: it says so, nothing
+    is removed, and the next run goes on when the source is back.
+    """
+    mail, away = anyio.Path(tmp_path, "old", "mail"), anyio.Path(tmp_path, "away")
+    work = Here.next
+
+    async def unmounted(self: Here) -> Any:
+        await mail.rename(away)
+        return await work(self)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Here, "next", unmounted)
+        run = migrate(store, SOURCE, TARGET, **files(tmp_path))
+        with raises(NotFoundError, "has no document any more, and had some"):
+            await outcomes_of(run)
+    assert not run.report.complete
+    await away.rename(mail)
+    assert (await once(store, tmp_path)).ok
+    assert await copies(store) == {*NAMES}
 
 
 async def test_a_source_that_changed_is_not_removed(tmp_path: Path) -> None:
