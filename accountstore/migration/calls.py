@@ -6,21 +6,21 @@ import os
 from functools import partial
 from typing import Any
 
-from msgspec.structs import replace
-
 from accountstore.aio.loops import asyncio_loop
 from accountstore.config import StoreConfig
 from accountstore.errors import UnsupportedError
 from accountstore.migration.decide import Action
-from accountstore.migration.journal import Journal
+from accountstore.migration.identity import marks_of_storages
 from accountstore.migration.marks import Marks
-from accountstore.migration.model import Options, Place, Report, Total
+from accountstore.migration.model import Options, Place
 from accountstore.migration.run import Migration
 from accountstore.migration.runners import Here, Runner
 from accountstore.migration.work import Job, Worker
 from accountstore.store import AccountStore, parts_of
 
 Path = str | os.PathLike[str]
+
+_MOST_PROCESSES = 1_000
 
 
 def migrate(
@@ -47,16 +47,17 @@ def migrate(
     that is in the user's data folder.
 
     `processes` does the work in so many processes of this machine, `client` on the workers of a `distributed.Client`
-    (extra `dask`, asyncio alone). They open stores of their own from `config`: a path, which they read where they run;
-    without it, as `AccountStore.open` finds it there. A `StoreConfig` goes to Dask's workers by TLS alone.
+    (extra `dask`, asyncio alone). They open stores of their own from `config`: a path, which they read where they run.
+    Without it, processes open what the store was opened from, and Dask's workers what `AccountStore.open` finds there.
+    A `StoreConfig` goes to Dask's workers by TLS alone. Whatever they open, both ends have to be the same storages.
 
     Raises:
-        ValueError: processes is below 1.
+        ValueError: processes is below 1, or above 1,000.
         UnsupportedError: `client` on trio; or something would have to travel in the clear.
         Others as `Migration`, when it is iterated over.
     """
-    if processes < 1:
-        raise ValueError("processes must be at least 1")
+    if not 1 <= processes <= _MOST_PROCESSES:
+        raise ValueError(f"processes must be 1 to {_MOST_PROCESSES:,}")
     if (processes > 1 or client is not None) and parts_of(store)[0].only is not None:
         raise UnsupportedError("a scoped store is migrated in one process: others would open the whole store")
     job = _job("migrate", source, target, options)
@@ -64,7 +65,7 @@ def migrate(
         make = partial(_here, store, job)
     else:
         told = os.fspath(config) if config is not None and not isinstance(config, StoreConfig) else config
-        make = partial(_elsewhere, job, processes, client, told)
+        make = partial(_elsewhere, store, job, processes, client, told)
     return _migration(store, job, journal, key_file, make)
 
 
@@ -102,39 +103,6 @@ def verify(
     return _migration(store, job, journal, key_file, partial(_here, store, job))
 
 
-def read_report(*journals: Path) -> Report:
-    """What the journals say of their last runs, merged: those of all shards. Blocking.
-
-    Raises:
-        JournalError: one is not there, is in use, or is of another migration.
-        ValueError: none was given.
-    """
-    if not journals:
-        raise ValueError("read_report takes at least one journal")
-    reports = [_read(os.fspath(path)) for path in journals]
-    totals: dict[str, Total] = {}
-    for report in reports:
-        for word, total in report.totals.items():
-            kept = totals.setdefault(word, Total())
-            kept.documents += total.documents
-            kept.bytes += total.bytes
-    return replace(
-        reports[0],
-        complete=all(report.complete for report in reports),
-        seconds=max(report.seconds for report in reports),
-        totals=totals,
-        outcomes=tuple(outcome for report in reports for outcome in report.outcomes),
-    )
-
-
-def _read(path: str, /) -> Report:
-    journal = Journal.read(path)
-    try:
-        return journal.report()
-    finally:
-        journal.close()
-
-
 def _job(action: Action, source: Place | str, target: Place | str, options: Options | None, /) -> Job:
     return Job(action, _place(source), _place(target), options or Options())
 
@@ -158,16 +126,31 @@ async def _here(store: AccountStore, job: Job, marks: Marks, key_file: str, /) -
 
 
 async def _elsewhere(
-    job: Job, processes: int, client: Any, config: StoreConfig | str | None, marks: Marks, key_file: str, /
+    store: AccountStore,
+    job: Job,
+    processes: int,
+    client: Any,
+    config: StoreConfig | str | None,
+    marks: Marks,
+    key_file: str,
+    /,
 ) -> Runner:
+    resolver, _ = parts_of(store)
+    for place in (job.source, job.target):
+        if (storage := resolver.storage(place.storage)).url.startswith("memory://"):
+            raise UnsupportedError(f"storage {storage.name!r} is in the memory of this process, which no other reaches")
+    storages = marks_of_storages(resolver, job, marks)
     if client is None:
         from accountstore.migration.processes import Processes
 
-        return Processes(processes, config, job, marks)
+        config = config or resolver.storages.config
+        if config is None:
+            raise UnsupportedError("this store was made of backends, which no other process can open")
+        return Processes(processes, config, job, marks, storages)
     if asyncio_loop() is None:
         raise UnsupportedError("a Dask client works on asyncio alone")
     try:
         from accountstore.migration.dask import Cluster
     except ImportError:
         raise UnsupportedError("client= needs the package distributed: pip install 'accountstore[dask]'") from None
-    return await Cluster.start(client, config, job, marks, key_file)
+    return await Cluster.start(client, config, job, marks, key_file, storages)

@@ -19,6 +19,7 @@ from msgspec.structs import replace
 from accountstore.aio.loops import asyncio_loop
 from accountstore.config import StoreConfig
 from accountstore.errors import AccountStoreError, BackendError, UnavailableError, UnsupportedError
+from accountstore.migration.identity import check_storages
 from accountstore.migration.marks import Marks, read_key
 from accountstore.migration.merge import Item, Side
 from accountstore.migration.records import Done
@@ -36,12 +37,15 @@ _FAREWELL = 10.0
 class StorePlugin(WorkerPlugin):
     """On each worker: one store, and the worker of a migration on it."""
 
-    def __init__(self, name: str, config: StoreConfig | str | None, job: Job, key: bytes | str, /) -> None:
-        """`key` is that of the marks, or the path of its file."""
+    def __init__(
+        self, name: str, config: StoreConfig | str | None, job: Job, key: bytes | str, storages: dict[str, str], /
+    ) -> None:
+        """`key` is that of the marks, or the path of its file; `storages` are the marks of both ends'."""
         self.name = name
         self._config = config
         self._job = job
         self._key = key
+        self._storages = storages
         self._store: AccountStore | None = None
         self.migration: Worker | None = None
 
@@ -52,6 +56,7 @@ class StorePlugin(WorkerPlugin):
         """Open the store, on the worker's event loop."""
         marks = Marks(self._key if isinstance(self._key, bytes) else read_key(self._key))
         self._store = await AccountStore.open(self._config)
+        check_storages(self._store, self._job, marks, self._storages)
         self.migration = Worker(self._store, self._job, marks)
 
     async def teardown(self, worker: Any) -> None:
@@ -69,6 +74,8 @@ async def work(plugin: str, items: Sequence[Item], /) -> list[Done]:
 class Cluster:
     """Does batches on the workers of a cluster. A batch that keeps killing its worker is done in halves in the end."""
 
+    own_store = False
+
     def __init__(self, client: Any, plugin: str, workers: int, /) -> None:
         self._client = client
         self._plugin = plugin
@@ -80,7 +87,14 @@ class Cluster:
 
     @classmethod
     async def start(
-        cls, client: Any, config: StoreConfig | str | None, job: Job, marks: Marks, key_file: str, /
+        cls,
+        client: Any,
+        config: StoreConfig | str | None,
+        job: Job,
+        marks: Marks,
+        key_file: str,
+        storages: dict[str, str],
+        /,
     ) -> Cluster:
         """Let each worker of the cluster open a store.
 
@@ -106,7 +120,8 @@ class Cluster:
             names=None,
         )
         name = f"accountstore-migration-{urandom(8).hex()}"
-        plugin = StorePlugin(name, config, replace(job, options=share), marks.key if private else key_file)
+        key = marks.key if private else key_file
+        plugin = StorePlugin(name, config, replace(job, options=share), key, storages)
         try:
             await client.register_plugin(plugin)
         except AccountStoreError:

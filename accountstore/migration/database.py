@@ -4,38 +4,123 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import stat
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from typing import TypeVar, cast
 
-from accountstore.errors import JournalError
+import msgspec
+
+from accountstore.errors import JournalError, LocationError
+
+T = TypeVar("T")
 
 _NETWORK = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "ncpfs", "9p", "afs", "ceph", "glusterfs", "lustre"})
+_BESIDE = ("", "-wal", "-shm", "-journal")
+_ANOTHER = "begin another journal: what is at the target already is compared, not copied again"
 
 
-def connect(path: str, /) -> sqlite3.Connection:
+class Database:
+    """An open file. Whatever is wrong with it, or in it, is a `JournalError` that names it."""
+
+    def __init__(self, path: str, /) -> None:
+        self.path = path
+        self._db = _connect(path)
+
+    def select(self, kind: type[T], query: str, /, *given: object) -> list[T]:
+        """The rows that a query finds, each as a value of this type."""
+        with Translated(self.path):
+            return cast("list[T]", msgspec.convert(self._db.execute(query, given).fetchall(), list[kind]))  # type: ignore[valid-type]  # it is a value
+
+    def write(self, *statements: tuple[str, Iterable[Sequence[object]] | None]) -> None:
+        """Do each statement, for each of its rows, in one transaction that is on the disk when this returns."""
+        with Translated(self.path):
+            self._db.execute("begin immediate")
+            try:
+                for query, rows in statements:
+                    if rows is None:
+                        self._db.execute(query)
+                    else:
+                        self._db.executemany(query, rows)
+                self._db.execute("commit")
+            except BaseException:
+                with suppress(sqlite3.Error):
+                    self._db.execute("rollback")
+                raise
+
+    def close(self) -> None:
+        """Close it. It stays."""
+        self._db.close()
+
+
+class Translated:
+    """A `with` block in which what is wrong with a file, and with what is in it, becomes a `JournalError`."""
+
+    def __init__(self, path: str, /) -> None:
+        self._path = path
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: object) -> None:
+        if isinstance(error, (msgspec.MsgspecError, LocationError)) or type(error) is sqlite3.DatabaseError:
+            raise JournalError(f"{self._path}: the journal is damaged ({error}): {_ANOTHER}") from None
+        if isinstance(error, sqlite3.Error):
+            raise JournalError(f"{self._path}: the journal cannot be read or written ({error})") from None
+
+
+def _connect(path: str, /) -> sqlite3.Connection:
     """Open the file, or make it, and lock it. Raises `JournalError`."""
-    folder = os.path.dirname(os.path.abspath(path))
-    if (kind := file_system(folder)) in _NETWORK or kind.startswith("fuse."):
+    place = os.path.abspath(path)  # a name such as `:memory:` is one to SQLite
+    kind = file_system(os.path.dirname(place))
+    if kind in _NETWORK or kind.startswith("fuse."):
         raise JournalError(f"{path}: is on a network file system ({kind}), where SQLite may be corrupted")
     try:
-        os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
-        db = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
+        for suffix in _BESIDE:
+            _make_private(place + suffix, make=not suffix)
+        db = sqlite3.connect(place, timeout=0, isolation_level=None, check_same_thread=False)
     except (OSError, sqlite3.Error) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise JournalError(f"{path}: the journal cannot be opened ({reason})") from None
     try:
-        for pragma in ("locking_mode = exclusive", "journal_mode = wal", "synchronous = full"):
-            db.execute(f"pragma {pragma}")
-        db.execute("begin immediate")
-        db.execute("commit")
+        if _lock(db):
+            return db
+        reason = "is no journal"
     except sqlite3.OperationalError as error:
-        db.close()
-        if "locked" in str(error):
-            raise JournalError(f"{path}: another run is using the journal") from None
-        raise JournalError(f"{path}: the journal cannot be opened ({error})") from None
+        is_locked = "locked" in str(error)
+        reason = "another run is using the journal" if is_locked else f"the journal cannot be opened ({error})"
     except sqlite3.DatabaseError:
-        db.close()
-        raise JournalError(f"{path}: is no journal") from None
-    return db
+        reason = "is no journal"
+    db.close()
+    raise JournalError(f"{path}: {reason}")
+
+
+def _lock(db: sqlite3.Connection, /) -> bool:
+    """Lock it, and let what is written be on the disk. False: it is another program's, and left as it is."""
+    db.execute("pragma locking_mode = exclusive")
+    tables = {name for (name,) in db.execute("select name from sqlite_master")}
+    if tables and "about" not in tables:
+        return False
+    for statement in ("pragma journal_mode = wal", "pragma synchronous = full", "begin immediate", "commit"):
+        db.execute(statement)
+    return True
+
+
+def _make_private(path: str, /, *, make: bool) -> None:
+    """Let nobody else read a file that is there, or is made. Raises `OSError` for a link and another user's.
+
+    One that is there is not opened: closing it would drop the lock of a run in this process (POSIX, `fcntl`).
+    """
+    if make:
+        with suppress(FileExistsError):
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+    try:
+        found = os.lstat(path)
+    except FileNotFoundError:
+        return
+    if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid():
+        raise OSError(0, "a link, a folder or another user's file stands there")
+    if found.st_mode & 0o077:
+        os.chmod(path, 0o600)
 
 
 def file_system(folder: str, mounts: str = "/proc/self/mountinfo", /) -> str:
@@ -49,16 +134,3 @@ def file_system(folder: str, mounts: str = "/proc/self/mountinfo", /) -> str:
             if len(point) >= len(best) and (real == point or real.startswith(f"{point.rstrip('/')}/")):
                 best, kind = point, after.split(" ")[0]
     return kind
-
-
-class Translated:
-    """A `with` block in which SQLite's errors become ours."""
-
-    def __init__(self, path: str, /) -> None:
-        self._path = path
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: object) -> None:
-        if isinstance(error, sqlite3.Error):
-            raise JournalError(f"{self._path}: the journal cannot be written ({error})") from None

@@ -32,11 +32,6 @@ class Others:
             document = end == "source" and _is_document(name.rpartition("/")[2])
             self.found.append(Other(end, name, "refused" if document else "foreign", skipped.reason))
 
-    def taken(self) -> list[Other]:
-        """What was found, which is not given again."""
-        found, self.found = self.found, []
-        return found
-
 
 class Rows:
     """The journal's rows that are wanted, by name."""

@@ -8,42 +8,68 @@ marks of versions (`accountstore.migration.marks`).
 from __future__ import annotations
 
 import os
-import sqlite3
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from typing import Annotated
 
-import msgspec
+from msgspec import Meta, Struct, convert, json
+from msgspec.structs import asdict
 
 from accountstore.errors import JournalError
-from accountstore.migration.database import Translated, connect
+from accountstore.migration.database import Database, Translated
 from accountstore.migration.marks import Marks, default_key_file, make_key, read_key
-from accountstore.migration.model import PROBLEMS, Place, Report, Total
+from accountstore.migration.model import PROBLEMS, Place, Report, Total, Word
 from accountstore.migration.records import Done, Other, Row, outcome_of, printable
 
 _FORMAT = "1"
 _UNKEPT = frozenset({None, "foreign", "deleted"})
 """Outcomes of documents that a journal has nothing to say about the next time."""
-_SCHEMA = """
-create table about (key text primary key, value text) without rowid;
-create table runs (number integer primary key, began real, ended real, totals text, options text);
-create table documents (
-    name text primary key, source blob, target blob, outcome text, run integer, time real, error text, bytes integer,
-    source_time real, target_time real
-) without rowid;
-create table others (run integer, end text, name text, outcome text, reason text);
-"""
+_SCHEMA = (
+    "create table about (key text primary key, value text) without rowid",
+    "create table runs (number integer primary key, began real, ended real, totals text, options text)",
+    """create table documents (
+        name text primary key, source blob, target blob, outcome text, run integer, time real, error text,
+        bytes integer, source_time real, target_time real
+    ) without rowid""",
+    "create table others (run integer, end text, name text, outcome text, reason text)",
+)
+
+
+class About(Struct, frozen=True, kw_only=True):
+    """What a journal is of: the id of its key, both ends, which part of the names; and keyed marks of the key itself
+    and of where both ends' storages are.
+    """
+
+    format: str
+    id: str
+    source: str
+    target: str
+    shard: Annotated[str, Meta(pattern="^[0-9]{1,5}/[0-9]{1,5}$")]
+    key: str = ""
+    source_storage: str = ""
+    target_storage: str = ""
+
+
+class Run(Struct, frozen=True, array_like=True):
+    """A run of a journal: when it began and came to its end, its totals and its options."""
+
+    number: int
+    began: float
+    ended: float | None
+    totals: Mapping[str, Total]
+    options: Mapping[str, str]
 
 
 class Journal:
-    """An open journal. Its calls block; one at a time."""
+    """An open journal. Its calls block; one at a time. They raise `JournalError` alone."""
 
-    def __init__(self, path: str, database: sqlite3.Connection, /) -> None:
+    def __init__(self, path: str, /) -> None:
+        self._db = Database(path)
         self.path = path
-        self._db = database
         self.run: int = 0
         self.totals: dict[str, Total] = {}
-        self._runs: Sequence[tuple[int, float, float | None, dict[str, Total]]] = ()
+        self._runs: Sequence[Run] = ()
 
     @classmethod
     def open(cls, path: str, about: Mapping[str, str], /) -> Journal:
@@ -52,9 +78,14 @@ class Journal:
         Raises:
             JournalError: see there.
         """
-        journal = cls(path, connect(path))
+        journal = cls(path)
         try:
-            journal._begin(about)
+            if not journal._db.select(tuple[str], "select name from sqlite_master"):
+                told = {"format": _FORMAT, "id": os.urandom(16).hex(), **about}
+                journal._db.write(
+                    *((table, None) for table in _SCHEMA), ("insert into about values (?, ?)", told.items())
+                )
+            journal._check_same(asdict(journal.about), about)
         except BaseException:
             journal.close()
             raise
@@ -65,61 +96,66 @@ class Journal:
         """Open a journal that is there, to report on it."""
         if not os.path.isfile(path):
             raise JournalError(f"{path}: there is no journal")
-        journal = cls(path, connect(path))
+        journal = cls(path)
         try:
-            journal._check_format()
-            journal.run, _, _, journal.totals = journal.runs()[-1]
-        except IndexError:
-            pass
+            _ = journal.about
         except BaseException:
             journal.close()
             raise
         return journal
 
-    def _begin(self, about: Mapping[str, str], /) -> None:
-        db = self._db
-        if not db.execute("select 1 from sqlite_master where name = 'documents'").fetchone():
-            db.executescript(f"begin immediate; {_SCHEMA}")
-            told = {"format": _FORMAT, "id": os.urandom(16).hex(), **about}
-            db.executemany("insert into about values (?, ?)", told.items())
-            db.execute("commit")
-            return
-        self._check_format()
-        self._check_same(self.about, about)
-
-    def _check_format(self) -> None:
-        if self.about.get("format") != _FORMAT:
-            raise JournalError(f"{self.path}: is no journal of this release")
-
     @property
-    def about(self) -> dict[str, str]:
-        """What the journal is of: the id of its key, both ends, and the options."""
-        try:
-            return dict(self._db.execute("select key, value from about"))
-        except sqlite3.DatabaseError:
-            raise JournalError(f"{self.path}: is no journal") from None
+    def about(self) -> About:
+        """What the journal is of."""
+        told = dict(self._db.select(tuple[str, str], "select key, value from about"))
+        if told.get("format") != _FORMAT:
+            raise JournalError(f"{self.path}: is no journal of this release")
+        with Translated(self.path):
+            return convert(told, About)
 
     def marks(self, key_file: str | None = None, /) -> Marks:
         """The key of the marks, from its file; made where the journal has no marks yet."""
         path = self.key_path(key_file)
         try:
-            return Marks(read_key(path))
+            marks = Marks(read_key(path))
         except FileNotFoundError:
-            if self._db.execute("select 1 from documents where target is not null limit 1").fetchone():
+            if self._db.select(tuple[int], "select 1 from documents where target is not null limit 1"):
                 raise JournalError(
                     f"{self.path}: the key of its marks is missing, {path}: bring it from the machine where the journal"
                     " was begun, or begin another journal"
                 ) from None
-            return Marks(make_key(path))
+            self._db.write(("delete from about where key in ('key', 'source_storage', 'target_storage')", None))
+            marks = Marks(make_key(path))
+        if self.about.key not in {"", marks.of_text("key", self.about.id)}:
+            raise JournalError(f"{self.path}: {path} is not the key of its marks: --key-file names the one")
+        return marks
 
     def key_path(self, key_file: str | None = None, /) -> str:
         """Where the key of the marks is."""
-        return os.path.abspath(key_file or default_key_file(self.about["id"]))
+        return os.path.abspath(key_file or default_key_file(self.about.id))
+
+    def check_storages(self, marks: Marks, storages: Mapping[str, str], /) -> None:
+        """Refuse other storages than those that the journal was begun with, whatever they are called. Where it was not
+        begun with any, it is now.
+        """
+        about = self.about
+        told = {"key": marks.of_text("key", about.id)}
+        for end, place in (("source", about.source), ("target", about.target)):
+            name = f"{end}_storage"
+            told[name] = storages[name]
+            if getattr(about, name) not in {"", storages[name]}:
+                raise JournalError(
+                    f"{self.path}: was begun with another {end}: url or options of the storage of {place!r} are others"
+                    " now. Give the configuration that it was begun with, or another journal: what is at the target"
+                    " already is compared, not copied again"
+                )
+        if not about.key:
+            self._db.write(("insert or replace into about values (?, ?)", told.items()))
 
     @property
     def count(self) -> int | None:
         """How many documents the last run that came to its end has met."""
-        ended = [totals for _, _, end, totals in self._runs if end is not None]
+        ended = [run.totals for run in self._runs if run.ended is not None]
         return sum(total.documents for total in ended[-1].values()) if ended else None
 
     def begin_run(self, meaning: Mapping[str, str], /) -> None:
@@ -129,19 +165,15 @@ class Journal:
             JournalError: the last run did not come to its end, and had others.
         """
         self._runs = self.runs()
-        last = self._db.execute("select ended, options from runs order by number desc limit 1").fetchone()
-        if last is not None and last[0] is None:
-            self._check_same(msgspec.json.decode(last[1], type=dict[str, str]), meaning)
-        with self._translated():
-            self._db.execute("begin")
-            found = self._db.execute(
-                "insert into runs (began, totals, options) values (?, '{}', ?)",
-                (time.time(), msgspec.json.encode(meaning).decode()),
-            )
-            self._db.execute("delete from others")
-            self._db.execute("commit")
-        self.run = found.lastrowid or 0
+        if self._runs and self._runs[-1].ended is None:
+            self._check_same(self._runs[-1].options, meaning)
+        self.run = self._runs[-1].number + 1 if self._runs else 1
         self.totals = {}
+        row = (self.run, time.time(), json.encode(meaning).decode())
+        self._db.write(
+            ("insert into runs (number, began, totals, options) values (?, ?, '{}', ?)", [row]),
+            ("delete from others", None),
+        )
 
     def _check_same(self, kept: Mapping[str, str], given: Mapping[str, str], /) -> None:
         for name, value in given.items():
@@ -153,16 +185,18 @@ class Journal:
 
     def rows(self, after: str, most: int, /) -> list[Row]:
         """The next rows by name."""
-        found = self._db.execute(
-            "select name, source, target, outcome from documents where name > ? order by name limit ?", (after, most)
+        return self._db.select(
+            Row,
+            "select name, source, target, outcome from documents where name > ? order by name limit ?",
+            after,
+            most,
         )
-        return [Row(*row) for row in found]
 
     def rows_of(self, names: Sequence[str], /) -> dict[str, Row]:
         """The rows of these names."""
         marks = ", ".join("?" * len(names))
         query = f"select name, source, target, outcome from documents where name in ({marks})"  # noqa: S608 -- question marks
-        return {row[0]: Row(*row) for row in self._db.execute(query, tuple(names))}
+        return {row.name: row for row in self._db.select(Row, query, *names)}
 
     def record(self, done: Sequence[tuple[Done, Row | None]], others: Sequence[Other] = (), /) -> None:
         """Keep what was done, in one transaction that is on the disk when this returns; each with the row before."""
@@ -179,60 +213,70 @@ class Journal:
                 self.totals.setdefault(word, Total()).add(size)
         if not (changed or forgotten or odd):
             return  # the totals wait for the next
-        with self._translated():
-            self._db.execute("begin")
-            self._db.executemany("insert or replace into documents values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", changed)
-            self._db.executemany("delete from documents where name = ?", forgotten)
-            self._db.executemany("insert into others values (?, ?, ?, ?, ?)", odd)
-            self._keep_totals(None)
-            self._db.execute("commit")
+        self._db.write(
+            ("insert or replace into documents values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", changed),
+            ("delete from documents where name = ?", forgotten),
+            ("insert into others values (?, ?, ?, ?, ?)", odd),
+            self._totals(None),
+        )
 
     def end_run(self) -> None:
         """The run came to its end."""
-        with self._translated():
-            self._db.execute("begin")
-            self._keep_totals(time.time())
-            self._db.execute("commit")
+        self._db.write(self._totals(time.time()))
 
-    def _keep_totals(self, ended: float | None, /) -> None:
-        totals = msgspec.json.encode(self.totals).decode()
-        self._db.execute("update runs set ended = ?, totals = ? where number = ?", (ended, totals, self.run))
+    def _totals(self, ended: float | None, /) -> tuple[str, Sequence[Sequence[object]]]:
+        row = (ended, json.encode(self.totals).decode(), self.run)
+        return "update runs set ended = ?, totals = ? where number = ?", [row]
 
-    def _translated(self) -> Translated:
-        return Translated(self.path)
-
-    def runs(self) -> list[tuple[int, float, float | None, dict[str, Total]]]:
-        """Each run: its number, when it began and came to its end, its totals."""
-        found = self._db.execute("select number, began, ended, totals from runs order by number")
-        return [(*row[:3], msgspec.json.decode(row[3], type=dict[str, Total])) for row in found]
+    def runs(self) -> list[Run]:
+        """Each run, the last one at the end."""
+        found = self._db.select(
+            tuple[int, float, float | None, str, str],
+            "select number, began, ended, totals, options from runs order by number",
+        )
+        with Translated(self.path):
+            return [
+                Run(
+                    number,
+                    began,
+                    ended,
+                    json.decode(totals, type=dict[str, Total]),
+                    json.decode(options, type=dict[str, str]),
+                )
+                for number, began, ended, totals, options in found
+            ]
 
     def report(self) -> Report:
         """What the last run came to, with the outcomes that are problems."""
         runs, about = self.runs(), self.about
-        _, began, ended, totals = runs[-1] if runs else (0, 0.0, None, {})
-        places = [Place.parse(about[end]) for end in ("source", "target")]
+        last = runs[-1] if runs else Run(0, 0.0, None, {}, {})
+        with Translated(self.path):
+            places = [Place.parse(end) for end in (about.source, about.target)]
         return Report(
             action="migrate",
-            source=about["source"],
-            target=about["target"],
-            complete=ended is not None,
-            seconds=(ended or began) - began,
-            totals=totals,
-            outcomes=tuple(outcome_of(done, *places) for done in self.problems()),
+            source=about.source,
+            target=about.target,
+            complete=last.ended is not None,
+            seconds=(last.ended or last.began) - last.began,
+            totals=last.totals,
+            outcomes=tuple(outcome_of(done, *places) for done in self._problems(last.number)),
         )
 
-    def problems(self) -> Iterator[Done]:
-        """What the last run has met that is not at the target as it is at the source, by name."""
-        run = self._db.execute("select max(number) from runs").fetchone()[0]
+    def _problems(self, run: int, /) -> Iterator[Done]:
+        """What a run has met that is not at the target as it is at the source, by name."""
         marks = ", ".join("?" * len(PROBLEMS))
-        for name, outcome, size, source, target, error in self._db.execute(
+        for name, outcome, size, source, target, error in self._db.select(
+            tuple[str, Word, int, float | None, float | None, str],
             "select name, outcome, bytes, source_time, target_time, error from documents"  # noqa: S608 -- question marks
             f" where run = ? and outcome in ({marks}) order by name",
-            (run, *PROBLEMS),
+            run,
+            *PROBLEMS,
         ):
             yield Done(name, outcome, None, None, size, _moment(source), _moment(target), error)
-        for name, outcome, reason in self._db.execute(
-            "select name, outcome, reason from others where run = ? and outcome = 'refused' order by name", (run,)
+        for name, outcome, reason in self._db.select(
+            tuple[str, Word, str],
+            "select name, outcome, reason from others where run = ? and outcome = 'refused' order by name",
+            run,
         ):
             yield Done(name, outcome, reason=reason)
 

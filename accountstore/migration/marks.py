@@ -14,7 +14,7 @@ from msgspec import Struct
 
 from accountstore.backends.base import Version
 from accountstore.errors import JournalError
-from accountstore.files import FileTooLargeError, read_file
+from accountstore.files import FileTooLargeError, open_file, read_open
 
 _KEY_BYTES = 32
 
@@ -31,6 +31,12 @@ class Marks(Struct, frozen=True):
         """The mark of a version at one end, `"source"` or `"target"`."""
         token = version.token.encode("utf-8", "surrogatepass")
         return blake2b(token, key=self.key, digest_size=16, person=end.encode()).digest()
+
+    def of_text(self, what: str, text: str, /) -> str:
+        """The mark of something else, such as of where a storage is."""
+        return blake2b(
+            text.encode("utf-8", "surrogatepass"), key=self.key, digest_size=16, person=what.encode()
+        ).hexdigest()
 
 
 def new_marks() -> Marks:
@@ -53,7 +59,11 @@ def read_key(path: str, /) -> bytes:
         JournalError: it cannot be read, or is none.
     """
     try:
-        key = bytes(read_file(path, limit=_KEY_BYTES))
+        with open_file(path) as file:
+            key = bytes(read_open(file, limit=_KEY_BYTES))
+            found = os.fstat(file.fileno())
+            if found.st_mode & 0o077 and found.st_uid == os.geteuid():
+                os.fchmod(file.fileno(), 0o600)
     except FileNotFoundError:
         raise
     except FileTooLargeError:

@@ -127,6 +127,7 @@ class Spool:
     def __init__(self, listing: Listed, /) -> None:
         self._listing = listing
         self._db: sqlite3.Connection | None = None
+        self._page: Sequence[tuple[str, Side]] = ()
         self._full = False
         self._count = 0
         self._last = ""
@@ -136,12 +137,11 @@ class Spool:
         if self._db is None:
             self._db = await to_thread.run_sync(_temporary)
         while not self._full:
-            page = await self._listing.next()
-            if page is None:
-                self._full = True
-            else:
-                await to_thread.run_sync(_spool, self._db, page)
-                self._count += len(page)
+            self._page = self._page or await self._listing.next() or ()
+            await to_thread.run_sync(_spool, self._db, self._page)
+            self._full = not self._page
+            self._count += len(self._page)
+            self._page = ()
         found = await to_thread.run_sync(_spooled, self._db, self._last)
         if found:
             self._last = found[-1][0]

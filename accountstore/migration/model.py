@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import datetime
 from fnmatch import fnmatchcase
 from hashlib import blake2b
-from typing import Literal, TypeAlias, get_args
+from math import inf
+from typing import Literal, TypeAlias, cast, get_args
 from zlib import crc32
 
-from msgspec import Struct, field
+from msgspec import Struct, field, json
 
 from accountstore.copies import Proof
 from accountstore.errors import LocationError
@@ -27,8 +28,10 @@ Word: TypeAlias = Literal[
 - `moved`: copied, verified, and then removed at the source (`delete_source`).
 - `same`: both ends have it. `newer`: it was copied before, and has since changed at the target alone.
 - `removed`: it was copied before, and has since been deleted at the target: it is not put back.
-- `gone`: it is no longer at the source. `deleted`: so it was removed at the target (`mirror_deletes`).
-- `missing`, `differs`: what `verify` says where the target has none, or another one.
+- `gone`: it is no longer at the source, also where it was deleted while the run went on. `deleted`: so it was removed
+  at the target (`mirror_deletes`).
+- `missing`: it was asked for by its name (`names`), and is at neither end; or what `verify` says where the target has
+  none. `differs`: where it has another one.
 - `conflict`: the target has another document than the one that was copied, or than the source: it was left as it is.
 - `refused`: no account document, too large, or under a name that no location has.
 - `foreign`: at the target alone, and no migration of this journal has put it there; or no document at all.
@@ -38,6 +41,8 @@ PROBLEMS: frozenset[str] = frozenset({"conflict", "refused", "failed", "missing"
 """What is not at the target as it is at the source."""
 
 
+_MOST = 10_000
+"""What is asked for by number and is more was hardly meant."""
 _WORDS: Mapping[str, tuple[str, ...]] = {
     "verify": get_args(Proof),
     "on_conflict": ("report", "overwrite"),
@@ -92,6 +97,9 @@ class Options(Struct, frozen=True, kw_only=True):
 
     `include` and `exclude` are patterns (`*`, `?`, `[...]`; `*` matches `/` too) for a document's path below the
     folder. `names` migrates these alone, without a listing. `shard` is which part of the names, and of how many.
+
+    Raises:
+        ValueError: an option cannot be meant; the message begins with its name.
     """
 
     include: tuple[str, ...] = ()
@@ -102,9 +110,14 @@ class Options(Struct, frozen=True, kw_only=True):
     on_conflict: Literal["report", "overwrite"] = "report"
     delete_source: bool = False
     mirror_deletes: bool = False
+    """What this journal's runs have copied, and is gone at the source, is removed at the target, if it is still what
+    was copied. A source without any document is refused, as it may be one that is not mounted: remove the last ones at
+    the target yourself.
+    """
     writes: Literal["conditional", "blind"] = "conditional"
-    """`"blind"`: on a target that has no conditions, SFTP for one, a document is looked at before it is overwritten.
-    What another writer does between the look and the write is lost.
+    """`"blind"`: on a target that honours no conditions, SFTP for one, each document is looked at just before its batch
+    is written, which costs a request more. What another writer does between the look and the write, at most a batch of
+    500 documents later, is lost, and nobody can tell. A target that honours conditions is written on them all the same.
     """
     listing: Literal["stream", "spool"] = "stream"
     """`"spool"`: a listing is sorted on the disk first, also where the storage is said to sort."""
@@ -117,16 +130,18 @@ class Options(Struct, frozen=True, kw_only=True):
     """
 
     def __post_init__(self) -> None:
+        for name in ("include", "exclude", "names"):
+            _check_texts(name, getattr(self, name))
         for name, known in _WORDS.items():
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} must be one of {', '.join(known)}")
         part, parts = self.shard
-        if not 1 <= part <= parts:
-            raise ValueError("shard must be (1, n) to (n, n)")
-        if self.concurrency < 1:
-            raise ValueError("concurrency must be at least 1")
-        if self.requests_per_second is not None and not self.requests_per_second > 0:
-            raise ValueError("requests_per_second must be more than 0")
+        if not 1 <= part <= parts <= _MOST:
+            raise ValueError(f"shard must be (1, n) to (n, n), with n at most {_MOST:,}")
+        if not 1 <= self.concurrency <= _MOST:
+            raise ValueError(f"concurrency must be 1 to {_MOST:,}")
+        if self.requests_per_second is not None and not 0 < self.requests_per_second < inf:
+            raise ValueError("requests_per_second must be a number that is more than 0")
         if self.lease is not None:
             Terms(0, self.lease, 0)
         if self.delete_source and self.verify == "none":
@@ -145,8 +160,19 @@ class Options(Struct, frozen=True, kw_only=True):
         """The options that a journal keeps to, as text; of a list of names its digest."""
         kept = {name: repr(getattr(self, name)) for name in self.__struct_fields__[:-4]}
         if self.names is not None:
-            kept["names"] = blake2b("\n".join(sorted(self.names)).encode(), digest_size=16).hexdigest()
+            kept["names"] = blake2b(json.encode(sorted(self.names)), digest_size=16).hexdigest()
         return kept
+
+
+def _check_texts(option: str, texts: object, /) -> None:
+    """Refuse what is no tuple of texts, such as a text alone, which is one of letters; and what UTF-8 does not have."""
+    if texts is None:
+        return
+    if isinstance(texts, str) or not isinstance(texts, Collection):
+        raise ValueError(f"{option} must be a tuple of texts")  # noqa: TRY004 -- as all of them
+    for place, text in enumerate(cast("Collection[object]", texts), 1):
+        if not isinstance(text, str) or text != text.encode("utf-8", "replace").decode():
+            raise ValueError(f"{option} must be a tuple of texts: entry {place} is none")
 
 
 class Outcome(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -192,6 +218,8 @@ class Report(Struct, frozen=True, kw_only=True):
     complete: bool
     seconds: float
     totals: Mapping[str, Total] = field(default_factory=dict[str, Total])
+    absent: tuple[int, ...] = ()
+    """The shards whose journals `read_report` was not given."""
     outcomes: tuple[Outcome, ...] = ()
     """Each document's, of a plan or a verification that was awaited."""
 

@@ -2,20 +2,41 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+from os import urandom
 from pathlib import Path
 
-from accountstore.errors import LocationError, UnsupportedError
+from anyio import move_on_after
+
+from accountstore.errors import AccountStoreError, LocationError, NotFoundError, UnsupportedError
+from accountstore.migration.identity import is_folder
 from accountstore.migration.work import Job
 from accountstore.store import AccountStore, parts_of
+from accountstore.validation import RESERVED_PREFIX, join
+
+_CLEANUP_SECONDS = 5.0
 
 
-def _is_folder(url: str, /) -> bool:
-    return "://" not in url
+async def check_apart(store: AccountStore, job: Job, /) -> None:
+    """Refuse two names of one place that no URL tells, such as two endpoints of one bucket: a file of the library's own
+    is written at the target and looked for at the source. Three requests.
+    """
+    resolver, _ = parts_of(store)
+    (source, at), (target, to) = (resolver.folder(place.folder, place.storage) for place in (job.source, job.target))
+    name = f"{RESERVED_PREFIX}{urandom(8).hex()}.probe"
+    try:
+        await target.client.write(join(to, name), b"", "overwrite", target.client.deadline())
+        with suppress(NotFoundError):
+            await source.client.stat(join(at, name), source.client.deadline())
+            raise LocationError(f"{job.source} and {job.target} are one place, by two names: nothing was removed")
+    finally:
+        with move_on_after(_CLEANUP_SECONDS, shield=True), suppress(AccountStoreError):
+            await target.client.delete(join(to, name), None, target.client.deadline())
 
 
 def _is_in(url: str, other: str, /) -> bool:
     """Whether a local folder is another one, or lies in it, whatever they are called, such as by a bind mount."""
-    if not (_is_folder(url) and _is_folder(other) and Path(other).exists()):
+    if not (is_folder(url) and is_folder(other) and Path(other).exists()):
         return False
     above = (each for each in (Path(url), *Path(url).parents) if each != each.parent)
     return any(each.exists() and each.samefile(other) for each in above)
@@ -27,7 +48,7 @@ def check_places(store: AccountStore, job: Job, /) -> None:
     (source, at), (target, to) = (resolver.folder(place.folder, place.storage) for place in (job.source, job.target))
     urls = [f"{storage.url.rstrip('/')}/{key}".rstrip("/") + "/" for storage, key in ((source, at), (target, to))]
     # Options such as a file's mode do not make two folders of one; those of a cloud may name another server.
-    comparable = source.options == target.options or (_is_folder(source.url) and _is_folder(target.url))
+    comparable = source.options == target.options or (is_folder(source.url) and is_folder(target.url))
     are_nested = comparable and (urls[0].startswith(urls[1]) or urls[1].startswith(urls[0]))
     if are_nested or _is_in(urls[0], urls[1]) or _is_in(urls[1], urls[0]):
         raise LocationError(f"{job.source} and {job.target} are one place, or one lies in the other")

@@ -20,6 +20,7 @@ from msgspec.structs import replace
 from accountstore import errors
 from accountstore.config import StoreConfig
 from accountstore.errors import AccountStoreError, BackendError, UnsupportedError
+from accountstore.migration.identity import check_storages
 from accountstore.migration.marks import Marks
 from accountstore.migration.merge import Item
 from accountstore.migration.records import Done
@@ -43,9 +44,11 @@ _FAREWELL = 5.0
 class Setup(Struct, frozen=True):
     """What a process is told first."""
 
-    config: StoreConfig | str | None
+    config: StoreConfig | str
     job: Job
     key: bytes
+    storages: dict[str, str]
+    """Keyed marks of both ends' storages, which those that it opens have to be."""
 
 
 class Reply(Struct, frozen=True):
@@ -62,6 +65,8 @@ class _Child:
     def __init__(self, process: Process, /) -> None:
         self.process = process
         self.given: deque[Task] = deque()
+        self.ended = False
+        """Whether it was ended here: no document is to blame for that."""
         self._received = bytearray()
 
     async def send(self, frame: bytes, /) -> None:
@@ -99,7 +104,11 @@ class _Child:
 class Processes:
     """Does batches in so many processes. One that dies is replaced, and its batch done again, in the end in halves."""
 
-    def __init__(self, count: int, config: StoreConfig | str | None, job: Job, marks: Marks, /) -> None:
+    own_store = False
+
+    def __init__(
+        self, count: int, config: StoreConfig | str, job: Job, marks: Marks, storages: dict[str, str], /
+    ) -> None:
         options = job.options
         rate = options.requests_per_second
         share = replace(
@@ -109,7 +118,7 @@ class Processes:
             names=None,
         )
         try:
-            self._setup = msgpack.encode(Setup(config, replace(job, options=share), marks.key))
+            self._setup = msgpack.encode(Setup(config, replace(job, options=share), marks.key, storages))
         except (TypeError, ValueError, msgspec.MsgspecError):
             raise UnsupportedError(
                 "an option of the configuration cannot be given to another process: give the path of a file"
@@ -117,6 +126,8 @@ class Processes:
         self._count = count
         self._children: list[_Child] = []
         self._queue: deque[Task] = deque()
+        self._replies: deque[tuple[_Child, Reply | None]] = deque()
+        """None: of a process that has died. They stay where whoever waited for them was cancelled."""
         self._ready: deque[Batch] = deque()
 
     @property
@@ -144,6 +155,8 @@ class Processes:
     async def next(self) -> Batch:
         """A batch that is done, of whichever process."""
         while not self._ready:
+            while self._replies:
+                await self._take(*self._replies.popleft())
             while len(self._children) < self._count:
                 await self._start()
             for child in [*self._children]:
@@ -168,23 +181,24 @@ class Processes:
         except anyio.BrokenResourceError:
             pass  # it has died, which `_wait` finds
         except BaseException:
+            child.ended = True
             child.process.kill()
             raise
 
     async def _wait(self) -> None:
         """Wait until a process has done a batch, or has died."""
-        replies: list[tuple[_Child, Reply | None]] = []
         async with anyio.create_task_group() as tasks:
             for child in self._children:
                 if child.given:
-                    tasks.start_soon(_receive, child, replies, tasks.cancel_scope)
-        for child, reply in replies:
-            if reply is None:
-                await self._bury(child)
-            elif reply.error:
-                raise getattr(errors, reply.error, BackendError)(reply.reason)
-            else:
-                self._ready.append(Batch(child.given.popleft().items, reply.done))
+                    tasks.start_soon(_receive, child, self._replies, tasks.cancel_scope)
+
+    async def _take(self, child: _Child, reply: Reply | None, /) -> None:
+        if reply is None:
+            await self._bury(child)
+        elif reply.error:
+            raise getattr(errors, reply.error, BackendError)(reply.reason)
+        else:
+            self._ready.append(Batch(child.given.popleft().items, reply.done))
 
     async def _bury(self, child: _Child, /) -> None:
         """A process has died with its first batch: that one is to blame, the other is not."""
@@ -192,12 +206,13 @@ class Processes:
         died, *rest = child.given
         child.given.clear()
         self._queue.extendleft(reversed(rest))
-        after = died.after_death()
+        after = (died,) if child.ended else died.after_death()
         if isinstance(after, Batch):
             self._ready.append(after)
         else:
             self._queue.extendleft(reversed(after))
-        await child.aclose()
+        with anyio.CancelScope(shield=True):  # it has ended
+            await child.aclose()
 
     async def aclose(self) -> None:
         """End the processes."""
@@ -207,7 +222,7 @@ class Processes:
         self._children.clear()
 
 
-async def _receive(child: _Child, replies: list[tuple[_Child, Reply | None]], scope: anyio.CancelScope, /) -> None:
+async def _receive(child: _Child, replies: deque[tuple[_Child, Reply | None]], scope: anyio.CancelScope, /) -> None:
     try:
         replies.append((child, await child.receive()))
     except (anyio.EndOfStream, anyio.BrokenResourceError):
@@ -229,6 +244,7 @@ async def _serve(given: BinaryIO, taken: BinaryIO, /) -> None:
         return
     try:
         async with AccountStore.open(setup.config) as store:
+            check_storages(store, setup.job, Marks(setup.key), setup.storages)
             await _work(Worker(store, setup.job, Marks(setup.key)), given, taken)
     except AccountStoreError as error:
         await to_thread.run_sync(_write, taken, Reply([], type(error).__name__, str(error)))

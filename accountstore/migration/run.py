@@ -10,27 +10,33 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
-from anyio import CancelScope, to_thread
+from anyio import CancelScope, move_on_after, to_thread
 from anyio.lowlevel import checkpoint
 from msgspec.structs import replace
 
 from accountstore import errors
+from accountstore.aio.shield import run_shielded
 from accountstore.errors import BackendError, NotFoundError
 from accountstore.listing import list_documents
+from accountstore.migration.cases import end_of
 from accountstore.migration.decide import Settled, decide
+from accountstore.migration.identity import marks_of_storages
 from accountstore.migration.inputs import Named, Others, Rows, entries_of
 from accountstore.migration.journal import Journal
 from accountstore.migration.marks import Marks, new_marks
 from accountstore.migration.merge import Item, Listed, Merged, Side, Spool, Stream
 from accountstore.migration.model import Outcome, Place, Report, Total
-from accountstore.migration.preconditions import check_places
-from accountstore.migration.records import Done, Other, Row, outcome_of, printable
-from accountstore.migration.runners import Batch, Runner
-from accountstore.migration.work import Job, end_of
+from accountstore.migration.preconditions import check_apart, check_places
+from accountstore.migration.records import Done, Other, outcome_of, printable
+from accountstore.migration.runners import Runner
+from accountstore.migration.work import Job
 from accountstore.store import AccountStore, parts_of
 
 _ALL_FAIL = 16
 """So many documents of a batch, all of them failed, are a storage that has failed."""
+_COPIED = frozenset({"copied", "changed", "moved"})
+_KEEPING = 30.0
+"""Seconds for which a cancellation waits until what was done is in the journal."""
 
 
 class Migration:
@@ -42,6 +48,7 @@ class Migration:
     Raises:
         JournalError: the journal cannot be used.
         LocationError: a storage is not configured; or both places are one, or one lies in the other.
+        NotFoundError: the source has no document with `mirror_deletes`, or has lost all of them while the run went on.
         UnsupportedError: the target has no conditional writes (`writes="blind"` does without).
         AccountStoreError: a storage cannot be listed, or fails with every document: what was done is in the journal.
     """
@@ -68,10 +75,14 @@ class Migration:
         self._merged: Merged | Named | None = None
         self._others = Others(job.options.wants)
         self._files: list[Journal | Spool] = []
+        self._unkept: list[tuple[Done, Item]] = []
+        """What was done, and is not in the journal yet."""
         self._waiting: deque[Outcome] = deque()
         self._totals: dict[str, Total] = {}
         self._began = time.monotonic()
         self._listed = False
+        self._some_gone = False
+        """Whether something was listed at the source, and is no longer there."""
         self._complete = False
         self._closed = False
 
@@ -152,42 +163,81 @@ class Migration:
         if runner.room and not self._listed:
             items = await merged.next(runner.size)
             self._listed = not items
-            at_once, rest = self._split(items)
+            rest = self._split(items)
             if rest:
                 runner.submit(rest)
-            await self._keep(at_once)
-            await checkpoint()
+            await self._keep()
         elif runner.busy:
             batch = await runner.next()
-            rows = {item.name: item.row for item in batch.items}
-            await self._keep([(done, rows[done.name]) for done in batch.done])
-            _stop_if_all_fail(batch)
+            by_name = {item.name: item for item in batch.items}
+            self._unkept += [(done, by_name[done.name]) for done in batch.done]
+            done = self._unkept
+            await self._keep()
+            _stop_if_all_fail([one for one, _ in done])
         else:
             await self._end()
 
-    def _split(self, items: Sequence[Item], /) -> tuple[list[tuple[Done, Row | None]], list[Item]]:
-        """What there is nothing to do with, by the versions that the listings have; and the rest."""
-        at_once: list[tuple[Done, Row | None]] = []
+    def _split(self, items: Sequence[Item], /) -> list[Item]:
+        """Settle what there is nothing to do with, by the versions that the listings have; the rest is left."""
         rest: list[Item] = []
         for item in items:
             way = decide(*end_of(item), item.row, self._marks, self._job.options)
             if isinstance(way, Settled) and self._job.action != "verify":
-                at_once.append((_settled(item, way), item.row))
+                self._unkept.append((_settled(item, way), item))
             else:
                 rest.append(item)
-        return at_once, rest
+        return rest
 
-    async def _keep(self, done: Sequence[tuple[Done, Row | None]], /) -> None:
-        """Write the outcomes into the journal, and then tell them."""
-        others = self._others.taken()
+    async def _keep(self) -> None:
+        """Write what was done into the journal, and then tell it, whatever cancels the caller: that takes effect
+        afterwards.
+        """
+        with move_on_after(_KEEPING, shield=True):
+            await run_shielded(self._record)
+        await checkpoint()
+
+    async def _record(self) -> None:
+        await self._look_for_gone()
+        await self._look_for_copied()
+        done, others = self._unkept, self._others.found
         if self._journal is not None and self._job.action == "migrate":
-            await to_thread.run_sync(self._journal.record, done, others)
+            await to_thread.run_sync(self._journal.record, [(one, item.row) for one, item in done], others)
+        self._unkept, self._others.found = [], []
         for word, size in [*((one.outcome, one.size) for one, _ in done), *((other.outcome, 0) for other in others)]:
             if word is not None:
                 self._totals.setdefault(word, Total()).add(size)
         places = self._job.source, self._job.target
         self._waiting.extend(outcome_of(one, *places) for one, _ in done if one.outcome is not None)
         self._waiting.extend(self._told_of_other(other) for other in others)
+
+    async def _look_for_gone(self) -> None:
+        """Whether what was listed, and whoever was to copy it has not found, is still there: it has looked elsewhere,
+        or the document has come back.
+        """
+        for place, (done, item) in enumerate(self._unkept):
+            if done.outcome != "gone" or item.source is None:
+                continue
+            if not await self._store.exists(self._job.source.at(item.name)):
+                self._some_gone = True
+            else:
+                reason = "source: it is there, and was not found where it was to be copied: is that the same storage?"
+                self._unkept[place] = replace(done, outcome="failed", error="NotFoundError", reason=reason), item
+
+    async def _look_for_copied(self) -> None:
+        """Whether what others say that they have copied is at the target, as one document of a batch shows, as a rule:
+        a folder may be another one on another machine.
+        """
+        if self._runner is None or self._runner.own_store:
+            return
+        copied = [(place, item.name) for place, (done, item) in enumerate(self._unkept) if done.outcome in _COPIED]
+        for _, name in copied[:_ALL_FAIL]:
+            if await self._store.exists(self._job.target.at(name)):
+                return
+        for place, _ in copied:
+            done, item = self._unkept[place]
+            reason = "target: it is not there, though it was copied: do all reach the same storage?"
+            failed = replace(done, outcome="failed", source=None, target=None, error="NotFoundError", reason=reason)
+            self._unkept[place] = failed, item
 
     def _told_of_other(self, other: Other, /) -> Outcome:
         name = printable(other.name)
@@ -201,8 +251,10 @@ class Migration:
         resolver, log = parts_of(self._store)
         job = self._job
         await to_thread.run_sync(check_places, self._store, job)
-        if self._path is not None:
-            await to_thread.run_sync(self._open_journal, self._path)
+        if self._path is not None and self._journal is None:
+            await run_shielded(to_thread.run_sync, self._open_journal, self._path)
+        if job.action == "migrate" and job.options.delete_source:
+            await check_apart(self._store, job)
         if self._runner is None:
             self._runner = await self._make_runner(self._marks, self._key_path)
         if job.options.names is not None:
@@ -235,11 +287,13 @@ class Migration:
         job = self._job
         if job.action != "migrate" and not os.path.exists(path):
             return
-        about = {"source": str(job.source), "target": str(job.target), "shard": str(job.options.shard)}
+        part, parts = job.options.shard
+        about = {"source": str(job.source), "target": str(job.target), "shard": f"{part}/{parts}"}
         journal = Journal.open(path, about)
         try:
             self._marks = journal.marks(self._key_file)
             self._key_path = journal.key_path(self._key_file)
+            journal.check_storages(self._marks, marks_of_storages(parts_of(self._store)[0], job, self._marks))
             if job.action == "migrate":
                 journal.begin_run(job.options.meaning())
         except BaseException:
@@ -249,9 +303,11 @@ class Migration:
         self._files.append(journal)
 
     async def _end(self) -> None:
-        if self._others.found:
-            await self._keep([])
+        if self._others.found or self._unkept:
+            await self._keep()
             return
+        if self._some_gone and await self._is_empty(self._job.source):
+            raise NotFoundError(f"{self._job.source} has no document any more, and had some: is it still mounted?")
         if self._journal is not None and self._job.action == "migrate":
             await to_thread.run_sync(self._journal.end_run)
         self._complete = True
@@ -270,11 +326,11 @@ def _settled(item: Item, way: Settled, /) -> Done:
     )
 
 
-def _stop_if_all_fail(batch: Batch, /) -> None:
+def _stop_if_all_fail(batch: Sequence[Done], /) -> None:
     """Raise the error of a storage that has failed as a whole."""
-    failed = [done for done in batch.done if done.outcome == "failed"]
-    stopping = [done for done in batch.done if done.stop]
-    if stopping or (len(failed) >= _ALL_FAIL and len(failed) == len(batch.done)):
+    failed = [done for done in batch if done.outcome == "failed"]
+    stopping = [done for done in batch if done.stop]
+    if stopping or (len(failed) >= _ALL_FAIL and len(failed) == len(batch)):
         worst = (stopping or failed)[-1]
         kind = getattr(errors, worst.error, BackendError)
         raise kind(f"the migration has stopped; it goes on where it was when it is run again ({worst.reason})")

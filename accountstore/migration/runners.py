@@ -26,6 +26,9 @@ class Batch(Struct, frozen=True, eq=False):
 class Runner(Protocol):
     """Where batches are done."""
 
+    own_store: bool
+    """Whether on the store of the run itself."""
+
     @property
     def room(self) -> int:
         """How many batches it takes now."""
@@ -73,6 +76,8 @@ class Task(Struct, frozen=True, eq=False):
 
 class Here:
     """Does batches in this process, one after another."""
+
+    own_store = True
 
     def __init__(self, worker: Worker, /) -> None:
         self._worker = worker

@@ -6,42 +6,30 @@ It is done in the process that lists, in others of this machine, and in Dask's w
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from datetime import datetime
 from typing import Any
 
 import anyio
 from msgspec import Struct
-from msgspec.structs import replace
 
-from accountstore.backends.base import Version
+from accountstore.backends.base import Version, WriteMode
 from accountstore.batches import open_many
 from accountstore.copies import Copied, Copy
 from accountstore.errors import (
     AccountStoreError,
-    AlgorithmError,
     ConflictError,
-    DocumentError,
-    EnvelopeError,
     ExistsError,
-    FullError,
     LocationError,
-    MovedError,
     NotFoundError,
-    NotRegularError,
-    NotSealedError,
-    TamperedError,
-    UnsupportedError,
 )
 from accountstore.events import Event, Observer
 from accountstore.lease import FIELD
 from accountstore.leased import leases_of
 from accountstore.location import Location
+from accountstore.migration.cases import Case, compare, end_of, nowhere
 from accountstore.migration.decide import (
-    MISSING,
     UNKNOWN,
     Action,
     Decision,
-    End,
     Missing,
     Read,
     Remove,
@@ -50,8 +38,8 @@ from accountstore.migration.decide import (
     decide,
 )
 from accountstore.migration.marks import Marks
-from accountstore.migration.merge import Item, Side
-from accountstore.migration.model import Options, Place, Word
+from accountstore.migration.merge import Item
+from accountstore.migration.model import Options, Place
 from accountstore.migration.pace import Pace
 from accountstore.migration.records import Done
 from accountstore.model import Document
@@ -59,12 +47,6 @@ from accountstore.storage import Opened
 from accountstore.store import AccountStore, parts_of
 
 _RACED = (NotFoundError, ExistsError, ConflictError)
-_REFUSED = (
-    DocumentError, NotRegularError, LocationError,
-    TamperedError, MovedError, NotSealedError, EnvelopeError, AlgorithmError,
-)  # fmt: skip
-"""What is wrong with one document. A key that is missing or denied is wrong with all of a storage's."""
-_STOPPING = (FullError, UnsupportedError)
 _REQUESTS = {"none": 2, "write": 2, "read": 3}
 
 
@@ -88,75 +70,6 @@ class _Observers(Struct, frozen=True):
                 observer(event)
 
 
-class _Case(Struct, eq=False):
-    """A document, and what is known of it so far."""
-
-    item: Item
-    source: End
-    target: End
-    at: Location = Location("x")
-    to: Location = Location("x")
-    size: int = 0
-    source_time: datetime | None = None
-    target_time: datetime | None = None
-    opened: Opened[Document] | None = None
-    opened_there: Opened[Document] | None = None
-    removable: Version | None = None
-    """The version at the source that may be removed, as the target has it."""
-    done: Done | None = None
-
-    def settle(self, outcome: Word, reason: str = "", error: AccountStoreError | None = None, /) -> None:
-        """This has become of it."""
-        self.done = Done(
-            self.item.name,
-            outcome,
-            size=self.size,
-            source_time=self.source_time,
-            target_time=self.target_time,
-            error="" if error is None else type(error).__name__,
-            reason=reason,
-            stop=isinstance(error, _STOPPING),
-        )
-
-    def mark(self, marks: Marks, source: Version, target: Version, /) -> None:
-        """Both ends are known to be the same, in these versions."""
-        if self.done is not None:
-            self.done = replace(self.done, source=marks.of("source", source), target=marks.of("target", target))
-
-    def fail(self, error: AccountStoreError, /) -> None:
-        """It was refused, or a storage failed."""
-        end = "target" if error.location == self.to else "source"
-        field = getattr(error, "field", "$")
-        reason = f"{end}: {error.message}" + (f" (at {field})" if field != "$" else "")
-        self.settle("refused" if isinstance(error, _REFUSED) else "failed", reason, error)
-
-    def found(self, opened: Opened[Document] | AccountStoreError, /) -> None:
-        """What a read of the source gave."""
-        self.opened = None
-        if isinstance(opened, Opened):
-            self.opened, self.source = opened, opened.version
-            self.size, self.source_time = opened.size, opened.stored.modified or self.source_time
-        elif isinstance(opened, NotFoundError):
-            self.source = MISSING
-        else:
-            self.fail(opened)
-
-    def found_there(self, opened: Opened[Document] | AccountStoreError, /) -> None:
-        """What a read of the target gave. One that is no document is a conflict: it is left as it is."""
-        self.opened_there = None
-        if isinstance(opened, Opened):
-            self.opened_there, self.target = opened, opened.version
-            self.target_time = opened.stored.modified or self.target_time
-        elif isinstance(opened, NotFoundError):
-            self.target = MISSING
-        elif isinstance(opened, _REFUSED) and not isinstance(self.source, Missing):
-            self.settle("conflict", f"target: {opened.message}", opened)
-        elif isinstance(opened, _REFUSED):
-            self.settle("foreign", f"target: {opened.message}", opened)
-        else:
-            self.fail(opened)
-
-
 class Worker:
     """Does batches for one job on an open store. Errors of documents and of storages are outcomes."""
 
@@ -167,6 +80,8 @@ class Worker:
         _, self._log = parts_of(self._store)
         self._job = job
         self._marks = marks
+        self._items: Sequence[Item] = ()
+        self._cases: Sequence[Case] = ()
         default = self._resolver.default
         self._storages = {job.source.storage or default, job.target.storage or default}
 
@@ -182,8 +97,13 @@ class Worker:
         return None if rate is None else max(1, int(rate))
 
     async def work(self, items: Sequence[Item], /) -> list[Done]:
-        """What became of each document; of one that is at neither end any more, that it is `None`."""
-        cases = [self._case(item) for item in items]
+        """What became of each document; of one that is at neither end any more, that it is `None`.
+
+        The same items once more, after a cancellation, go on where they were.
+        """
+        if items is not self._items:
+            self._items, self._cases = items, [self._case(item) for item in items]
+        cases = self._cases
         decided = await self._decide([case for case in cases if case.done is None])
         match self._job.action:
             case "migrate":
@@ -195,13 +115,14 @@ class Worker:
                 await self._plan([(case, way) for case, way in decided if not isinstance(way, Settled)])
             case "verify":
                 for case, way in decided:
-                    _verify(case, way)
+                    compare(case, way)
         self._pace.settle(*self._storages)
-        return [case.done or Done(case.item.name, None) for case in cases]
+        self._items = self._cases = ()
+        return [case.done or nowhere(case) for case in cases]
 
-    def _case(self, item: Item, /) -> _Case:
+    def _case(self, item: Item, /) -> Case:
         source, target = item.source, item.target
-        case = _Case(item, *end_of(item))
+        case = Case(item, *end_of(item))
         if source is not None:
             case.size, case.source_time = source.size, source.modified
         if target is not None:
@@ -214,24 +135,27 @@ class Worker:
 
     # --- deciding -----------------------------------------------------------------------------------------------------
 
-    async def _decide(self, cases: Sequence[_Case], /) -> list[tuple[_Case, Decision]]:
+    async def _decide(self, cases: Sequence[Case], /) -> list[tuple[Case, Decision]]:
         """What is to be done with each that is not done yet, read where that does not tell by itself; and settle what
         there is nothing to do with.
         """
         verifies = self._job.action == "verify"
         await self._look([case for case in cases if verifies or isinstance(self._way(case, None), Read)])
-        decided: list[tuple[_Case, Decision]] = []
+        decided: list[tuple[Case, Decision]] = []
         for case in cases:
             equal = self._equal(case)
             if case.done is None:
-                decided.append((case, self._way(case, equal)))
+                way = self._way(case, equal)
+                if isinstance(way, Remove) and case.item.source is not None:
+                    way = Settled("gone", "it was deleted while the migration ran")  # removed by the next run, if so
+                decided.append((case, way))
                 self._settle(*decided[-1])
         return decided
 
-    def _way(self, case: _Case, equal: bool | None, /) -> Decision:
+    def _way(self, case: Case, equal: bool | None, /) -> Decision:
         return decide(case.source, case.target, case.item.row, self._marks, self._job.options, equal=equal)
 
-    def _settle(self, case: _Case, way: Decision, /) -> None:
+    def _settle(self, case: Case, way: Decision, /) -> None:
         if not isinstance(way, Settled) or way.outcome is None:
             return
         case.settle(way.outcome, way.reason)
@@ -241,14 +165,14 @@ class Worker:
             if way.outcome in {"same", "newer"} and case.opened_there is not None and not self._is_held(case):
                 case.removable = case.source
 
-    def _is_held(self, case: _Case, /) -> bool:
+    def _is_held(self, case: Case, /) -> bool:
         """Whether somebody is exchanging a token of the source, which would be lost with it."""
         if case.opened is None:
             return False
         storage = self._resolver.storage(case.at.storage)
         return any(lease.holder for lease in leases_of(storage, case.opened).values())
 
-    async def _look(self, cases: Sequence[_Case], /) -> None:
+    async def _look(self, cases: Sequence[Case], /) -> None:
         """Read both ends, where there may be something."""
         sources = [case for case in cases if not isinstance(case.source, Missing)]
         for case, found in zip(sources, await self._read([case.at for case in sources]), strict=True):
@@ -261,7 +185,7 @@ class Worker:
         await self._pace.wait(len(at))
         return [found async for _, found in open_many(self._resolver, self._log, at, self.concurrency)]
 
-    def _equal(self, case: _Case, /) -> bool | None:
+    def _equal(self, case: Case, /) -> bool | None:
         """Whether the documents are equal, the fields that this release does not know included, but not their leases,
         which come and go. None: not both read.
         """
@@ -280,15 +204,19 @@ class Worker:
 
     # --- doing --------------------------------------------------------------------------------------------------------
 
-    async def _copy(self, ways: Sequence[tuple[_Case, Write]], /) -> None:
+    async def _copy(self, ways: Sequence[tuple[Case, Write]], /) -> None:
         """Copy. What is no longer as it was decided on is looked at once more, and reported as it is then."""
         options = self._job.options
-        copies = [Copy(c.at, c.to, "overwrite" if options.writes == "blind" else way.mode) for c, way in ways]
+        raced: list[Case] = []
+        blind = bool(ways) and await self._is_blind(ways[0][0])
+        if blind:
+            raced += await self._changed([(case, way.mode) for case, way in ways])
+            ways = [(case, way) for case, way in ways if case.done is None and case not in raced]
+        copies = [Copy(case.at, case.to, "overwrite" if blind else way.mode) for case, way in ways]
         await self._pace.wait(len(copies) * (_REQUESTS[options.verify] + (2 if options.lease else 0)))
         results = self._store.copy_many(
             copies, verify=options.verify, concurrency=self.concurrency, lease=options.lease
         )
-        raced: list[_Case] = []
         for case, way in ways:
             _, result = await anext(results)
             if isinstance(result, Copied):
@@ -296,15 +224,36 @@ class Worker:
                 case.mark(self._marks, result.source_version, result.version)
                 case.removable = result.source_version if result.verified else None
             elif isinstance(result, _RACED):
-                case.source = case.target = UNKNOWN
                 raced.append(case)
             else:
                 case.fail(result)
+        for case in raced:
+            case.source = case.target = UNKNOWN
         for case, again in await self._decide(raced):
             if not isinstance(again, Settled):
                 case.settle("conflict", "it keeps changing")
 
-    async def _plan(self, ways: Sequence[tuple[_Case, Decision]], /) -> None:
+    async def _is_blind(self, case: Case, /) -> bool:
+        """Whether nothing is written on a condition: it is not asked for, and the target honours none."""
+        if self._job.options.writes != "blind":
+            return False
+        ref = self._resolver.ref(case.to)
+        return not (await ref.honours("create") and await ref.honours("update"))
+
+    async def _changed(self, ways: Sequence[tuple[Case, WriteMode]], /) -> list[Case]:
+        """Those whose target is no longer as the mode of the write says, which is looked at just before."""
+        changed: list[Case] = []
+        for (case, mode), found in zip(ways, await self._read([case.to for case, _ in ways]), strict=True):
+            if isinstance(found, Opened):
+                if found.version != mode:
+                    changed.append(case)
+            elif not isinstance(found, NotFoundError):
+                case.found_there(found)
+            elif mode != "create":
+                changed.append(case)
+        return changed
+
+    async def _plan(self, ways: Sequence[tuple[Case, Decision]], /) -> None:
         """Say what a run would do; what it would copy is read, as it may be refused."""
         unread = [case for case, way in ways if isinstance(way, Write) and case.opened is None]
         for case, found in zip(unread, await self._read([case.at for case in unread]), strict=True):
@@ -315,7 +264,7 @@ class Worker:
                 case.settle("gone" if gone else way.outcome if isinstance(way, Write) else "deleted")
 
     async def _each(
-        self, call: Callable[[_Case, Version], Awaitable[None]], ways: Sequence[tuple[_Case, Any]], /
+        self, call: Callable[[Case, Version], Awaitable[None]], ways: Sequence[tuple[Case, Any]], /
     ) -> None:
         """Do something with a version of each, so many at a time."""
         turns = anyio.CapacityLimiter(self.concurrency)
@@ -324,7 +273,7 @@ class Worker:
                 await self._pace.wait(1)
                 tasks.start_soon(_in_turn, turns, call, case, way if isinstance(way, Version) else way.version)
 
-    async def _remove(self, case: _Case, version: Version, /) -> None:
+    async def _remove(self, case: Case, version: Version, /) -> None:
         """Remove at the target what is gone at the source, which is asked once more."""
         try:
             if await self._store.exists(case.at):
@@ -338,16 +287,17 @@ class Worker:
         else:
             case.settle("deleted")
 
-    async def _remove_source(self, case: _Case, version: Version, /) -> None:
+    async def _remove_source(self, case: Case, version: Version, /) -> None:
         """Remove at the source what the target has, verified, if it is still what was copied."""
         try:
             await self._store.delete(case.at, version=version)
         except ConflictError:
-            return  # the next run copies what it is now
+            pass  # the next run copies what it is now
         except AccountStoreError as error:
             case.fail(error)
         else:
             case.settle("moved")
+        case.removable = None
 
 
 def _without_leases(tree: Any, /) -> dict[str, Any]:
@@ -355,29 +305,7 @@ def _without_leases(tree: Any, /) -> dict[str, Any]:
 
 
 async def _in_turn(
-    turns: anyio.CapacityLimiter, call: Callable[[_Case, Version], Awaitable[None]], case: _Case, version: Version, /
+    turns: anyio.CapacityLimiter, call: Callable[[Case, Version], Awaitable[None]], case: Case, version: Version, /
 ) -> None:
     async with turns:
         await call(case, version)
-
-
-def end_of(item: Item, /) -> tuple[End, End]:
-    """What the listings know of both ends."""
-    return _end(item.source, item.listed), _end(item.target, item.listed)
-
-
-def _end(side: Side | None, listed: bool, /) -> End:
-    if side is None:
-        return MISSING if listed else UNKNOWN
-    return UNKNOWN if side.version is None else side.version
-
-
-def _verify(case: _Case, way: Decision, /) -> None:
-    """Say how the ends differ, in the words of a verification."""
-    if isinstance(case.source, Missing) or (
-        case.done is not None and case.done.outcome in {"same", "newer", "removed"}
-    ):
-        return
-    case.settle(
-        "missing" if isinstance(case.target, Missing) else "differs", way.reason if isinstance(way, Settled) else ""
-    )

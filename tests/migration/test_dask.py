@@ -19,6 +19,7 @@ from msgspec.structs import replace
 
 from accountstore import (
     AccountStore,
+    ConfigError,
     PasswordCredentials,
     StorageConfig,
     StoreConfig,
@@ -88,11 +89,17 @@ def run_on(client: Any, store: AccountStore, folder: Path, /, **options: Any) ->
 @on_asyncio
 async def test_a_worker_that_is_killed(store: AccountStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One of two workers is killed in the middle: everything is copied, told once, and in the journal; the second run
-    finds it the same. A StoreConfig, which has secrets, does not travel in the clear.
+    finds it the same. A StoreConfig, which has secrets, does not travel in the clear; workers with another storage
+    are refused.
     """
     async with cluster(monkeypatch) as client:
         with raises(UnsupportedError, "by TLS alone"):
             await run_on(client, store, tmp_path, config=config(tmp_path))
+        other = anyio.Path(tmp_path, "other.toml")
+        await other.write_text(await anyio.Path(tmp_path, "accountstore.toml").read_text())
+        await other.write_text((await other.read_text()).replace(f"{tmp_path}/old", f"{tmp_path}/other"))
+        with raises(ConfigError, "is another one where the work is done"):
+            await run_on(client, store, tmp_path, config=other)
         told: list[str] = []
         async for outcome in run_on(client, store, tmp_path):
             told.append(outcome.name)

@@ -4,29 +4,42 @@ from __future__ import annotations
 
 import hashlib
 import os
+import sqlite3
 import stat
-from typing import TYPE_CHECKING
+from contextlib import closing
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import pytest
 from doubles import raises
 from migrating import SOURCE, TARGET, account, config, files, once, outcomes_of, put, source, target
 from msgspec.structs import replace
+from running import PYTHON
 
-from accountstore import AccountStore, JournalError, PasswordCredentials
-from accountstore.codecs import CODECS
-from accountstore.migration import Options, migrate, plan, read_report
+from accountstore import AccountStore, JournalError, PasswordCredentials, StorageConfig
+from accountstore.backends.memory import MemoryBackend
+from accountstore.client import StorageClient
+from accountstore.codecs import CODECS, JSON
+from accountstore.migration import Options, Place, migrate, plan, read_report
 from accountstore.migration.database import file_system
+from accountstore.migration.identity import marks_of_storages
 from accountstore.migration.journal import Journal
-from accountstore.migration.marks import default_key_file
+from accountstore.migration.marks import Marks, default_key_file
+from accountstore.migration.work import Job
+from accountstore.scope import Resolver
+from accountstore.storage import Storage
+from accountstore.storages import Storages
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Mapping
     from pathlib import Path
 
 pytestmark = pytest.mark.anyio
 
 CANARY = "canary-8c41"
+_ON_ONE_LOOP = pytest.mark.parametrize("anyio_backend", ["asyncio"])
+"""The file is what it is on any."""
 
 
 @pytest.fixture
@@ -47,6 +60,11 @@ async def test_a_second_run_at_the_same_time_is_refused(store: AccountStore, tmp
             await plan(store, SOURCE, TARGET, **files(tmp_path))
         with raises(JournalError, "another run is using"):
             await anyio.to_thread.run_sync(read_report, tmp_path / "journal")
+        # Nor has one of these dropped the lock, which POSIX does where a process closes a file that it has locked.
+        elsewhere = "import sys; from accountstore.migration import read_report; read_report(sys.argv[1])"
+        done = await anyio.run_process([*PYTHON, "-c", elsewhere, str(tmp_path / "journal")], check=False)
+        assert b"JournalError" in done.stderr.splitlines()[-1]
+        assert b"another run is using" in done.stderr
     assert (await once(store, tmp_path)).ok
     assert (await anyio.to_thread.run_sync(read_report, tmp_path / "journal")).ok
 
@@ -54,17 +72,38 @@ async def test_a_second_run_at_the_same_time_is_refused(store: AccountStore, tmp
 async def test_its_files_are_private_and_its_key_is_elsewhere(
     store: AccountStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Journal and key have mode 0600; the key lies in the user's data folder, not beside the journal nor in it."""
+    """Journal and key have mode 0600, whatever they had; the key lies in the user's data folder, not beside the journal
+    nor in it. What its name means to SQLite is no matter.
+    """
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
     folder = tmp_path / "elsewhere"
     folder.mkdir()
     await migrate(store, SOURCE, TARGET, journal=folder / "journal")
     await anyio.to_thread.run_sync(_check_files, folder)
+    for path in (folder / "journal", *(tmp_path / "data").rglob("*.key")):
+        path.chmod(0o666)
+    await migrate(store, SOURCE, TARGET, journal=folder / "journal")
+    await anyio.to_thread.run_sync(_check_files, folder)
+    monkeypatch.chdir(tmp_path)
+    await migrate(store, SOURCE, TARGET, journal=":memory:", key_file=tmp_path / "key")
+    assert (await anyio.to_thread.run_sync(read_report, ":memory:")).documents == 5
+
+
+@_ON_ONE_LOOP
+@pytest.mark.parametrize("suffix", ["", "-wal", "-journal"])
+async def test_no_link_is_followed(store: AccountStore, tmp_path: Path, suffix: str) -> None:
+    """A symbolic link where SQLite would write is refused, and what it leads to stays as it is."""
+    victim = tmp_path / "victim"
+    victim.write_bytes(b"precious" * 1000)
+    (tmp_path / f"journal{suffix}").symlink_to(victim)
+    with raises(JournalError, "a link, a folder or another user's file"):
+        await once(store, tmp_path)
+    assert victim.read_bytes() == b"precious" * 1000
 
 
 def _check_files(folder: Path, /) -> None:
     journal = Journal.read(str(folder / "journal"))
-    key = default_key_file(journal.about["id"])
+    key = default_key_file(journal.about.id)
     journal.close()
     assert stat.S_IMODE((folder / "journal").stat().st_mode) == stat.S_IMODE(os.stat(key).st_mode) == 0o600
     assert [path.name for path in folder.iterdir()] == ["journal"]
@@ -149,6 +188,110 @@ async def test_it_is_of_one_migration(store: AccountStore, tmp_path: Path) -> No
             )  # fmt: skip
 
 
+async def test_it_is_of_two_storages(store: AccountStore, tmp_path: Path) -> None:
+    """Where the names mean other storages than when the journal was begun, or its marks have another key, a run and a
+    plan are refused, and say what to do: else what is nowhere would be taken for removed.
+    """
+    await once(store, tmp_path)
+    told = config(tmp_path)
+    for end, name in (("source", "Old"), ("target", "New")):
+        moved = {**told.storages, name: StorageConfig(f"{tmp_path}/moved", codec="msgpack")}
+        async with AccountStore.open(replace(told, storages=moved)) as other:
+            for call in (migrate, plan):
+                with raises(JournalError, f"was begun with another {end}: url or options .* or another journal"):
+                    await call(other, SOURCE, TARGET, **files(tmp_path))
+    options = {"file_mode": "0640"}
+    same = {
+        name: StorageConfig(f"{tmp_path}/x/../{name.lower()}", options, each.codec)
+        for name, each in told.storages.items()
+    }
+    async with AccountStore.open(replace(told, storages=same)) as other:
+        assert (await once(other, tmp_path)).totals.keys() == {"same"}
+    (tmp_path / "key").write_bytes(b"k" * 32)
+    with raises(JournalError, "is not the key of its marks"):
+        await once(store, tmp_path)
+
+
+_S3 = {"endpoint_url": "https://s3.example", "client_kwargs": {"region_name": "r"}, "key": "k", "session": object()}
+_AZURE = {"connection_string": "AccountName=a;AccountKey=b;BlobEndpoint=https://blob.example"}
+
+
+@pytest.mark.parametrize(
+    ("url", "options", "others", "same"),
+    [
+        ("s3://b/x", _S3, {**_S3, "key": "l", "secret": "m", "session": object()}, True),
+        ("s3://b/x", _S3, {**_S3, "endpoint_url": "https://other.example"}, False),
+        ("s3://b/x", _S3, {**_S3, "client_kwargs": {"region_name": "s"}}, False),
+        ("abfs://c", _AZURE, {"connection_string": _AZURE["connection_string"].replace("=b", "=c")}, True),
+        ("abfs://c", _AZURE, {"connection_string": _AZURE["connection_string"].replace("blob.", "blub.")}, False),
+        ("sftp://h/x", {"username": "u", "password": "p"}, {"username": "u", "password": "q"}, True),
+        ("sftp://h/x", {"username": "u"}, {"username": "v"}, False),
+        ("/srv/x", {}, {"file_mode": "0640"}, True),
+    ],
+)
+def test_secrets_do_not_tell_storages_apart(url: str, options: Any, others: Any, same: bool) -> None:
+    """A storage is the same with other credentials, which change while a migration goes on, and another one at another
+    server. What is kept shows neither.
+    """
+    marks, job = Marks(b"k" * 32), Job("migrate", Place(), Place("f"), Options())
+    found: list[dict[str, str]] = []
+    for each in (options, others):
+        client = StorageClient("S", MemoryBackend(), limit=1)
+        resolver = Resolver(Storages({"S": Storage(client, JSON, 1, url, each)}, "S"))
+        found.append(marks_of_storages(resolver, job, marks))
+    assert (found[0] == found[1]) is same
+    assert found[0]["source_storage"] != found[0]["target_storage"]
+    assert "example" not in repr(found)
+
+
+DAMAGE: Mapping[str, str] = {
+    "a table is gone": "drop table runs",
+    "totals": "update runs set totals = 'x'",
+    "options": "update runs set options = '[]', ended = null",
+    "its source": "delete from about where key = 'source'",
+    "its shard": "update about set value = 'x' where key = 'shard'",
+    "a place": "update about set value = 'a:b:c' where key = 'source'",
+    "its id": "delete from about where key = 'id'",
+    "marks": "update documents set source = 'x', target = 1.5",
+    "a name": "insert into documents (name, target, outcome) values (x'ff00', x'00', 'copied')",
+    "an outcome": "update documents set outcome = x'ff'",
+    "its pages": "",
+}
+
+
+@_ON_ONE_LOOP
+@pytest.mark.parametrize("damage", DAMAGE)
+async def test_a_damaged_journal_is_refused(store: AccountStore, tmp_path: Path, damage: str) -> None:
+    """Whatever is wrong in it, a run and a report raise a JournalError that names the file, and nothing else."""
+    await once(store, tmp_path)
+    path = tmp_path / "journal"
+    if DAMAGE[damage]:
+        with closing(sqlite3.connect(path)) as database, database:
+            database.execute(DAMAGE[damage])
+    else:
+        data = path.read_bytes()
+        path.write_bytes(data[:4096] + b"\xff" * (len(data) - 4096))
+    refused: list[str] = []
+    for call in (partial(once, store, tmp_path), partial(anyio.to_thread.run_sync, partial(read_report, path))):
+        try:
+            await call()
+        except JournalError as error:
+            refused.append(str(error))
+    assert all(str(path) in message for message in refused)
+    assert refused
+
+
+async def test_a_file_of_another_program_is_left(store: AccountStore, tmp_path: Path) -> None:
+    """An SQLite file of another program is no journal, and nothing is written to it."""
+    path = tmp_path / "journal"
+    with closing(sqlite3.connect(path)) as database, database:
+        database.execute("create table theirs (x)")
+    before = path.read_bytes()
+    with raises(JournalError, "is no journal"):
+        await once(store, tmp_path)
+    assert path.read_bytes() == before
+
+
 async def test_what_is_no_journal_is_refused(store: AccountStore, tmp_path: Path) -> None:
     """A file that is no journal is refused and left as it is; so is a folder that is not there."""
     (tmp_path / "journal").write_bytes(b"something else\n" * 100)
@@ -205,3 +348,29 @@ async def test_shards_are_parts_whose_reports_are_one(store: AccountStore, tmp_p
     report = await anyio.to_thread.run_sync(read_report, *journals)
     assert report.ok
     assert report.documents == 5
+    alone = await anyio.to_thread.run_sync(read_report, journals[1])
+    assert (alone.complete, alone.absent, alone.exit_code) == (False, (1, 3), 1)
+    with raises(JournalError, "is of shard 2/3, as .* is: give each once"):
+        await anyio.to_thread.run_sync(read_report, journals[1], journals[1])
+
+
+@_ON_ONE_LOOP
+@pytest.mark.parametrize(
+    ("ends", "options", "named"),
+    [
+        ((SOURCE, "New:other"), {}, "target"),
+        (("Old:other", TARGET), {}, "source"),
+        ((SOURCE, TARGET), {"shard": (2, 3)}, "number of shards"),
+        ((SOURCE, TARGET), {"shard": (2, 2), "include": ("1*",)}, "include"),
+    ],
+)
+async def test_other_migrations_are_not_merged(
+    store: AccountStore, tmp_path: Path, ends: tuple[str, str], options: dict[str, Any], named: str
+) -> None:
+    """Journals that are not of one migration have no common report: the message says in what they differ."""
+    await once(store, tmp_path, shard=(1, 2))
+    other = tmp_path / "other"
+    given: dict[str, Any] = {"shard": (2, 2), **options}
+    await migrate(store, *ends, journal=other, options=Options(**given))
+    with raises(JournalError, f"{other}: is of another migration than .*, with {named} "):
+        await anyio.to_thread.run_sync(read_report, tmp_path / "journal", other)

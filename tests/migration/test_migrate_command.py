@@ -12,9 +12,14 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from doubles import raises
 from running import HUNG, PYTHON
 
+from accountstore import ConfigError
+
 pytest.importorskip("typer")
+
+from accountstore.cli.names import read_names
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -127,6 +132,8 @@ def test_shards_and_processes(migrate: Any, folder: Path) -> None:
     report = migrate("report", "j1", "j2", "--json")
     assert report.returncode == 0
     assert lines(report)[-1]["totals"]["copied"]["documents"] == 20
+    part = migrate("report", "j2")
+    assert (part.returncode, "without the journals of shards 1" in part.stdout) == (1, True)
     assert len([*(folder / "new" / "post").iterdir()]) == 20
 
 
@@ -144,6 +151,11 @@ def test_shards_and_processes(migrate: Any, folder: Path) -> None:
         (["Old:mail", "New:post", "--resume"], 1, "no journal"),
         (["Old:mail", "New:post", "--names", "nowhere"], 1, "No such file"),
         (["report", "nowhere"], 1, "no journal"),
+        (["report", "accountstore.toml"], 1, "accountstore.toml: is no journal"),
+        (["Old:mail", "New:post", "--requests-per-second", "inf"], 2, "requests_per_second must be"),
+        (["Old:mail", "New:post", "--shard", f"1/{'9' * 5000}"], 2, "Invalid value"),
+        (["Old:mail", "New:post", "--processes", "9999999999"], 2, "Invalid value"),
+        (["Old:mail", "New:post", "--names", "old"], 1, "Is a directory"),
         (["Old:mail", "New:post", "--journal", "no/where"], 1, "cannot be opened"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
@@ -153,6 +165,20 @@ def test_what_is_wrong_is_said(migrate: Any, folder: Path, arguments: list[str],
     done = migrate(*arguments)
     assert (done.returncode, said in done.stderr) == (code, True), done.stderr
     assert not [*folder.glob("new/**/*.account")]
+
+
+def test_a_list_of_names(tmp_path: Path) -> None:
+    """A line is a name, whatever separators are in it but a line feed, or JSON as a run prints it; what is neither is
+    told by the number of its line.
+    """
+    path = tmp_path / "names"
+    plain = "\ufeffa.account\r\n\nu\u2028\x85\x0cb.account\n"
+    path.write_bytes(plain.encode() + b'{"outcome":"copied","name":"{x}\\n.account"}\n{"totals":{}}')
+    assert read_names(str(path)) == ("a.account", "u\u2028\x85\x0cb.account", "{x}\n.account")
+    for line in (b"\xff", b'{"name": ["a"]}', b'{"name":"\\ud800.account"}', b"{x}", b'{"name": 1}'):
+        path.write_bytes(b"a.account\n" + line)
+        with raises(ConfigError, "names, line 2: is neither a name nor a line of JSON"):
+            read_names(str(path))
 
 
 def test_help(migrate: Any) -> None:

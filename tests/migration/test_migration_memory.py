@@ -63,7 +63,7 @@ def fill(marks, journal):
 async def main():
     async with store_over({"Old": Invented(), "New": Invented()}) as store:
         path, key = f"{folder}/{count}", f"{folder}/{count}.key"
-        journal = Journal.open(path, {"source": "Old:m", "target": "New:m", "shard": "(1, 1)"})
+        journal = Journal.open(path, {"source": "Old:m", "target": "New:m", "shard": "1/1"})
         fill(journal.marks(key), journal)
         journal.close()
         kept = []

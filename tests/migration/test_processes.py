@@ -13,10 +13,13 @@ import pytest
 from cloudtargets import on_asyncio
 from doubles import raises
 from migrating import SOURCE, TARGET, config, files, found, put, source, target
+from running import HUNG
 
 from accountstore import AccountStore, ConfigError, StorageConfig, StoreConfig, UnsupportedError
-from accountstore.migration import Options, migrate
+from accountstore.backends.memory import MemoryBackend
+from accountstore.migration import Options, migrate, processes
 from accountstore.migration.processes import Processes
+from accountstore.testing import store_over
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -54,6 +57,31 @@ async def test_processes_do_the_same(store: AccountStore, tmp_path: Path) -> Non
     assert not children()
     again = await migrate(store, SOURCE, TARGET, processes=2, config=config(tmp_path), **files(tmp_path))
     assert {word: total.documents for word, total in again.totals.items()} == {"same": 59, "conflict": 1}
+
+
+@on_asyncio
+async def test_processes_open_what_the_store_was_opened_from(
+    store: AccountStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without `config=`, whatever configuration is found where they run. With one that has other storages, and of a
+    store that has none, the run is refused, and nothing is copied.
+    """
+    other = tmp_path / "other.toml"
+    await anyio.Path(other).write_text('default = "Old"\n[storages.Old]\nurl = "o1"\n[storages.New]\nurl = "o2"\n')
+    monkeypatch.setenv("ACCOUNTSTORE_CONFIG", str(other))
+    with raises(ConfigError, "the storage of 'Old:mail' is another one where the work is done"):
+        await migrate(store, SOURCE, TARGET, processes=2, config=other, **files(tmp_path))
+    async with store_over({"Old": MemoryBackend(), "New": MemoryBackend()}) as made:
+        with raises(UnsupportedError, "was made of backends"):
+            await migrate(made, SOURCE, TARGET, processes=2, journal=tmp_path / "made", key_file=tmp_path / "key")
+    memory = {"Old": StorageConfig(f"{tmp_path}/old"), "New": StorageConfig("memory://")}
+    async with AccountStore.open(StoreConfig(storages=memory, default="Old")) as lost:
+        with raises(UnsupportedError, "'New' is in the memory of this process"):
+            await migrate(lost, SOURCE, TARGET, processes=2, journal=tmp_path / "lost", key_file=tmp_path / "key")
+    assert not (tmp_path / "new" / "post").exists()
+    assert (await migrate(store, SOURCE, TARGET, processes=2, **files(tmp_path))).ok
+    assert names_at(tmp_path / "new" / "post" / "all") == {*NAMES}
+    assert not children()
 
 
 def children() -> list[int]:
@@ -120,6 +148,53 @@ async def test_a_cancelled_run_goes_on(store: AccountStore, tmp_path: Path) -> N
         told += [outcome.name async for outcome in run]
     assert sorted(told) == sorted(NAMES)
     assert not children()
+
+
+async def test_a_cancellation_that_comes_with_a_reply(
+    store: AccountStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The reply is kept for the next step, which neither waits for it once more nor does its batch again."""
+    receive = vars(processes)["_receive"]
+
+    async def cancelling(child: Any, replies: Any, inner: Any) -> None:
+        await receive(child, replies, inner)
+        scope.cancel()
+
+    monkeypatch.setattr(processes, "_receive", cancelling)
+    async with migrate(store, SOURCE, TARGET, processes=2, **files(tmp_path)) as run:
+        with anyio.CancelScope() as scope:
+            await anext(run)
+        assert scope.cancelled_caught
+        monkeypatch.undo()
+        with anyio.fail_after(HUNG):
+            told = [outcome async for outcome in run]
+    assert sorted((each.name, each.outcome) for each in told) == [(name, "copied") for name in sorted(NAMES)]
+
+
+@on_asyncio
+async def test_a_process_that_a_cancellation_ends_blames_no_document(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A batch that was cancelled while it was sent ends its process, and is done by another, however often."""
+    child = vars(processes)["_Child"]
+    send = child.send
+
+    async def hanging(self: Any, frame: bytes) -> None:
+        await send(self, frame)
+        if self.given and scope is not None:
+            scope.cancel()
+            await anyio.lowlevel.checkpoint()
+
+    monkeypatch.setattr(child, "send", hanging)
+    async with AccountStore.open(config(tmp_path)) as store:
+        await put(store, source("x.account"), "a")
+        async with migrate(store, SOURCE, TARGET, processes=2, **files(tmp_path)) as run:
+            for _ in range(3):
+                with anyio.CancelScope() as scope:
+                    await anext(run)
+                assert scope.cancelled_caught
+            scope = None  # type: ignore[assignment]  # no more
+            assert [outcome.outcome async for outcome in run] == ["copied"]
 
 
 @on_asyncio

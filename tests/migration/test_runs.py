@@ -16,6 +16,7 @@ from accountstore import (
     BackendError,
     DeniedError,
     FullError,
+    Location,
     LocationError,
     StorageConfig,
     StoreConfig,
@@ -25,16 +26,18 @@ from accountstore import (
 from accountstore.backends.base import ConflictError, NotFoundError, NotRegularError
 from accountstore.backends.memory import MemoryBackend
 from accountstore.codecs import JSON
-from accountstore.migration import Options, Place, migrate, plan
+from accountstore.migration import Options, Place, migrate, plan, read_report, verify
 from accountstore.migration.journal import Journal
+from accountstore.migration.merge import Listed
 from accountstore.migration.pace import Pace
+from accountstore.migration.runners import Here
+from accountstore.migration.work import Worker
 from accountstore.testing import Fault, FaultyBackend, store_over
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
     from pathlib import Path
 
-    from accountstore import Location
     from accountstore.testing.faults import Operation
 
 pytestmark = pytest.mark.anyio
@@ -107,13 +110,20 @@ async def test_only_what_is_chosen_is_migrated(store: AccountStore, tmp_path: Pa
 
 
 async def test_a_list_names_what_is_not_there(store: AccountStore, tmp_path: Path) -> None:
-    """A name of the list without a document is nowhere: nothing is told of it, and nothing is listed."""
+    """A name of the list without a document is told as missing, each time, and the run is not all right; nothing is
+    listed.
+    """
     backends = Recording(), Recording()
     async with over(*backends) as there:
         await put(there, source("a.account"), "a")
         names = ("a.account", "b.account")
-        told = await outcomes_of(migrate(there, SOURCE, TARGET, options=Options(names=names), **files(tmp_path)))
-        assert told == {"a.account": "copied"}
+        for word in ("copied", "same"):
+            run = migrate(there, SOURCE, TARGET, options=Options(names=names), **files(tmp_path))
+            assert await outcomes_of(run) == {"a.account": word, "b.account": "missing"}
+            assert run.report.exit_code == 1
+        for call in (plan, verify):
+            asked = await call(there, SOURCE, TARGET, options=Options(names=names), **files(tmp_path))
+            assert [each.outcome for each in asked.outcomes] == ["same", "missing"]
         assert not [call for backend in backends for call in backend.log if call == "scan"]
 
 
@@ -122,6 +132,9 @@ async def test_a_list_names_what_is_not_there(store: AccountStore, tmp_path: Pat
     [
         {"verify": "maybe"}, {"on_conflict": ""}, {"writes": "x"}, {"listing": "x"}, {"shard": (0, 1)},
         {"shard": (3, 2)}, {"concurrency": 0}, {"requests_per_second": 0}, {"delete_source": True, "verify": "none"},
+        {"shard": (1, 10**9)}, {"concurrency": 10**19}, {"requests_per_second": float("inf")},
+        {"requests_per_second": float("nan")}, {"requests_per_second": -1}, {"lease": float("nan")},
+        {"names": "a.account"}, {"names": ("\ud800.account",)}, {"names": (1,)}, {"include": "*"}, {"exclude": "*"},
     ],
     ids=str,
 )  # fmt: skip
@@ -167,6 +180,21 @@ async def test_one_folder_by_two_options_is_one_place(tmp_path: Path, deep: str)
             await plan(store, "Old:", "Same:")
 
 
+async def test_one_place_by_two_names_is_found_before_anything_is_removed(tmp_path: Path) -> None:
+    """Two storages that no URL shows to be one, such as two endpoints of one bucket: nothing is removed, and nothing of
+    the library's own is left. Without `delete_source` there is nothing to lose.
+    """
+    bucket = Recording()
+    async with over(bucket, bucket) as store:
+        await put(store, Location("x.account", storage="Old"), "a")
+        with raises(LocationError, "are one place, by two names"):
+            await migrate(store, "Old:", "New:", options=Options(delete_source=True), **files(tmp_path))
+        assert await found(store, Location("x.account", storage="Old")) == "a"
+        report = await migrate(store, "Old:", "New:", journal=tmp_path / "other", key_file=tmp_path / "key")
+        assert report.totals.keys() == {"same"}
+        assert [[stat.key for stat in page] async for page in bucket.scan("", recursive=True)] == [["x.account"]]
+
+
 async def test_a_scoped_store_is_migrated_in_one_process(store: AccountStore, tmp_path: Path) -> None:
     """Other processes would open the whole store, and reach outside the scope."""
     with raises(UnsupportedError, "a scoped store is migrated in one process"):
@@ -181,6 +209,50 @@ async def test_a_source_that_is_gone_removes_nothing(store: AccountStore, tmp_pa
     with raises(NotFoundError, "nothing is removed"):
         await outcomes_of(migrate(store, SOURCE, TARGET, options=Options(mirror_deletes=True), **files(tmp_path)))
     assert await copies(store) == {*NAMES}
+
+
+@pytest.mark.parametrize("options", [{}, {"mirror_deletes": True}, {"delete_source": True}], ids=str)
+async def test_a_worker_that_reaches_another_source_is_found_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]
+) -> None:
+    """What is listed, and not found by who is to copy it, though it is there, has failed: the run is never all right,
+    and nothing is removed at the target.
+    """
+    new = MemoryBackend()
+    async with await filled(over(None, new), 5) as store, over(None, new) as elsewhere:
+        await once(store, tmp_path)
+        for name in NAMES[:3]:
+            await store.save(source(name), account("b"))
+
+        def worker(_: AccountStore, job: Any, marks: Any) -> Worker:
+            return Worker(elsewhere, job, marks)
+
+        monkeypatch.setattr("accountstore.migration.calls.Worker", worker)
+        run = migrate(store, SOURCE, TARGET, options=Options(**options), **files(tmp_path))
+        told = {outcome.name: outcome async for outcome in run}
+        assert {told[name].outcome for name in NAMES[:3]} == {"failed"}
+        assert "the same storage?" in told[NAMES[0]].reason
+        assert (run.report.ok, run.report.exit_code) == (False, 1)
+        assert await copies(store) == {*NAMES[:5]}
+
+
+async def test_a_worker_that_reaches_another_target_is_found_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What others say that they have copied, and is not at the target, has failed, and is copied by the next run."""
+    old = MemoryBackend()
+    async with await filled(over(old), 5) as store, over(old) as elsewhere:
+
+        def worker(_: AccountStore, job: Any, marks: Any) -> Worker:
+            return Worker(elsewhere, job, marks)
+
+        with monkeypatch.context() as patched:
+            patched.setattr("accountstore.migration.calls.Worker", worker)
+            patched.setattr(Here, "own_store", False)
+            report = await once(store, tmp_path)
+            assert ({*report.totals}, report.exit_code) == ({"failed"}, 1)
+        assert {*(await once(store, tmp_path)).totals} == {"copied"}
+        assert await copies(store) == {*NAMES[:5]}
 
 
 # --- odd files --------------------------------------------------------------------------------------------------------
@@ -278,13 +350,38 @@ async def test_what_another_writes_meanwhile_is_not_overwritten(tmp_path: Path, 
 
 
 async def test_what_goes_meanwhile_is_no_failure(tmp_path: Path) -> None:
-    """A document that is deleted at the source after the listing was nowhere: the run is all right."""
+    """A document that is deleted at the source after the listing is told as gone, and the run is all right."""
     old = Rival("read", source("x.account"), None)
     async with over(old) as store:
         await store.save(source("x.account"), account("a"))
+        await store.save(source("y.account"), account("a"))
         report = await once(store, tmp_path)
-        assert report.ok
+        assert (report.ok, {*report.totals}) == (True, {"gone", "copied"})
         assert await found(store, target("x.account")) is None
+
+
+async def test_a_source_that_disappears_stops_the_run(
+    store: AccountStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A source whose documents all go while the run is under way is no run without anything to do: it says so, nothing
+    is removed, and the next run goes on when the source is back.
+    """
+    mail, away = anyio.Path(tmp_path, "old", "mail"), anyio.Path(tmp_path, "away")
+    work = Here.next
+
+    async def unmounted(self: Here) -> Any:
+        await mail.rename(away)
+        return await work(self)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Here, "next", unmounted)
+        run = migrate(store, SOURCE, TARGET, **files(tmp_path))
+        with raises(NotFoundError, "has no document any more, and had some"):
+            await outcomes_of(run)
+    assert not run.report.complete
+    await away.rename(mail)
+    assert (await once(store, tmp_path)).ok
+    assert await copies(store) == {*NAMES}
 
 
 async def test_a_source_that_changed_is_not_removed(tmp_path: Path) -> None:
@@ -294,6 +391,21 @@ async def test_a_source_that_changed_is_not_removed(tmp_path: Path) -> None:
         await put(store, source("x.account"), "a")
         assert (await once(store, tmp_path, delete_source=True)).totals.keys() == {"copied"}
         assert (await found(store, source("x.account")), await found(store, target("x.account"))) == ("b", "a")
+        assert (await once(store, tmp_path, delete_source=True)).totals.keys() == {"moved"}
+        assert (await found(store, source("x.account")), await found(store, target("x.account"))) == (None, "b")
+
+
+async def test_a_removal_that_failed_forgets_nothing(tmp_path: Path) -> None:
+    """With `delete_source`, what could not be removed is known to be copied: what it becomes at the source alone is
+    copied by the next run, and is no conflict.
+    """
+    old = Failing(MemoryBackend())
+    async with over(old) as store:
+        await put(store, source("x.account"), "a")
+        old.fail("delete", PermissionError())
+        assert (await once(store, tmp_path, delete_source=True)).totals.keys() == {"failed"}
+        old.heal()
+        await put(store, source("x.account"), "b")
         assert (await once(store, tmp_path, delete_source=True)).totals.keys() == {"moved"}
         assert (await found(store, source("x.account")), await found(store, target("x.account"))) == (None, "b")
 
@@ -409,6 +521,32 @@ async def test_a_target_that_ignores_conditions_is_refused(tmp_path: Path) -> No
         report = await migrate(store, SOURCE, TARGET, journal=tmp_path / "other", options=Options(writes="blind"))
         assert report.ok
         assert await copies(store) == {*NAMES}
+
+
+@pytest.mark.parametrize(("conditions", "before"), [(True, "write"), (False, "read")], ids=["conditions", "none"])
+@pytest.mark.parametrize("known", [False, True], ids=["created", "changed"])
+async def test_a_blind_run_looks_before_it_writes(tmp_path: Path, conditions: bool, before: str, known: bool) -> None:
+    """With `writes="blind"`, what another writer has done after the listing is a conflict: on a target with conditions
+    always, for it is written on them; on one without, up to the look just before the write.
+    """
+    new = Recording(None, (), create=conditions, update=conditions)
+    async with over(None, new) as store:
+        await put(store, source("x.account"), "a")
+        if known:
+            await once(store, tmp_path, writes="blind")
+            await put(store, source("x.account"), "b")
+        reads = 0
+
+        async def rival(operation: Operation) -> None:
+            nonlocal reads
+            reads += operation == before
+            # What is there is read once for the decision.
+            if operation == before and reads == 1 + (known and not conditions):
+                await new.put(target("x.account"), JSON.encode(account("rival")))
+
+        new.before = rival
+        assert (await once(store, tmp_path, writes="blind")).totals.keys() == {"conflict"}
+        assert await found(store, target("x.account")) == "rival"
 
 
 async def test_what_has_no_conditions_at_all_is_refused_at_once(tmp_path: Path) -> None:
@@ -529,9 +667,14 @@ async def test_control_a_journal_that_is_written_before_the_copy(
     assert await copies(store) != {*NAMES}
 
 
-@pytest.mark.parametrize("after", [0, 1, 5, 20, 60, 200])
-async def test_a_cancelled_run_goes_on_where_it_was(tmp_path: Path, after: int) -> None:
-    """A step that is cancelled is made again by the next one: each document is told once, and none is left out."""
+@pytest.mark.parametrize("after", [0, 1, 5, 20, 60, 130, 160, 200])
+@pytest.mark.parametrize(
+    "options", [{}, {"delete_source": True}, {"mirror_deletes": True}, {"listing": "spool"}], ids=str
+)
+async def test_a_cancelled_run_goes_on_where_it_was(tmp_path: Path, after: int, options: dict[str, Any]) -> None:
+    """A step that is cancelled is made again by the next one: each document is told once, and none is left out; what
+    was removed at the source is told as such; and the journal has it.
+    """
     backends = Recording(), Recording()
     async with await filled(over(*backends)) as store:
         calls = 0
@@ -546,7 +689,7 @@ async def test_a_cancelled_run_goes_on_where_it_was(tmp_path: Path, after: int) 
         for backend in backends:
             backend.before = cancel_once
         told: list[str] = []
-        run = migrate(store, SOURCE, TARGET, **files(tmp_path))
+        run = migrate(store, SOURCE, TARGET, options=Options(**options), **files(tmp_path))
         with anyio.CancelScope() as scope:
             async for outcome in run:
                 told.append(outcome.name)  # noqa: PERF401 -- what was told before the cancellation counts
@@ -554,6 +697,38 @@ async def test_a_cancelled_run_goes_on_where_it_was(tmp_path: Path, after: int) 
         assert sorted(told) == sorted(NAMES)
         assert await copies(store) == {*NAMES}
         assert run.report.ok
+        assert run.report.totals.keys() <= ({"moved"} if "delete_source" in options else {"copied", "same"})
+        report = await anyio.to_thread.run_sync(read_report, tmp_path / "journal")
+        assert (report.ok, report.totals) == (True, run.report.totals)
+
+
+@pytest.mark.parametrize("page", [True, False], ids=["of a page of the listing", "of a batch"])
+async def test_a_cancellation_that_comes_with_the_results(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, page: bool
+) -> None:
+    """What was done, or listed, when a cancellation comes is told afterwards, and is in the journal at once."""
+    async with await filled(over()) as store:
+        for name in NAMES:
+            await put(store, target(name), "other")
+        kind: Any = Listed if page else Here
+        fetch = kind.next
+
+        async def cancelling(self: Any) -> Any:
+            found = await fetch(self)
+            scope.cancel()
+            return found
+
+        monkeypatch.setattr(kind, "next", cancelling)
+        run = migrate(store, SOURCE, TARGET, options=Options(listing="spool"), **files(tmp_path))
+        with anyio.CancelScope() as scope:
+            await anext(run)
+        assert scope.cancelled_caught
+        if not page:
+            rows = await anyio.to_thread.run_sync(vars(run)["_journal"].rows, "", 100)
+            assert [row.name for row in rows] == sorted(NAMES)
+        monkeypatch.undo()
+        assert await outcomes_of(run) == dict.fromkeys(NAMES, "conflict")
+        assert run.report.exit_code == 3
 
 
 async def test_a_run_that_is_dropped_lets_go_of_its_journal(store: AccountStore, tmp_path: Path) -> None:

@@ -1,0 +1,45 @@
+"""A list of documents in a file: a name a line, or lines of JSON as `--json` prints them."""
+
+from __future__ import annotations
+
+import sys
+
+import msgspec
+
+from accountstore import ConfigError
+from accountstore.files import read_file
+
+__all__ = ("read_names",)
+
+_MAX_NAMES = 256 * 1024 * 1024
+
+
+class _Line(msgspec.Struct):
+    """What a line of JSON says. The last one, of the run, has no name."""
+
+    name: str = ""
+
+
+def read_names(path: str, /) -> tuple[str, ...]:
+    """The names of a file; `-` is the standard input.
+
+    A line ends with a line feed alone, as a name may have other separators in it (U+0085, U+2028).
+
+    Raises:
+        ConfigError: a line is none, and the message has its number; or the file cannot be read.
+    """
+    try:
+        data = sys.stdin.buffer.read() if path == "-" else read_file(path, limit=_MAX_NAMES)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
+    lines = enumerate(data.removeprefix(b"\xef\xbb\xbf").split(b"\n"), 1)
+    return tuple(filter(None, (_name_in(line.removesuffix(b"\r"), f"{path}, line {number}") for number, line in lines)))
+
+
+def _name_in(line: bytes, where: str, /) -> str:
+    try:
+        if line.startswith(b"{") and line.endswith(b"}"):  # no document's name ends so
+            return msgspec.json.decode(line, type=_Line).name
+        return line.decode()
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        raise ConfigError(f"{where}: is neither a name nor a line of JSON with one, in UTF-8") from None
