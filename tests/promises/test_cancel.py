@@ -523,7 +523,7 @@ async def test_opening_cancelled_at_each_step_leaves_nothing_open(monkeypatch: p
         opened.append(Closing())
         return opened[-1]
 
-    def find(scheme: str, engine: str, timeout: float) -> object:
+    def find(scheme: str, engine: str, timeout: float, read_only: bool) -> object:
         return factory
 
     monkeypatch.setattr("accountstore.storages.find_backend", find)

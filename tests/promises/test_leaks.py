@@ -1220,7 +1220,7 @@ async def test_a_cancelled_opening_shows_nothing(leaks: Leaks, monkeypatch: pyte
         del url, options  # a backend's own frames are its own concern
         await anyio.sleep_forever()
 
-    def find(scheme: str, engine: str, timeout: float, /) -> object:
+    def find(scheme: str, engine: str, timeout: float, read_only: bool, /) -> object:
         return stuck
 
     monkeypatch.setattr("accountstore.storages.find_backend", find)
