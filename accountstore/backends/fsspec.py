@@ -7,14 +7,19 @@ with such abilities deserves a backend of its own.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from difflib import get_close_matches
 from functools import partial
+from importlib import import_module
+from inspect import signature
 from typing import Any, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from anyio import to_thread
+from fsspec.dircache import DirCache
 
 from accountstore.aio.sending import hold, releaser
 from accountstore.aio.threads import Fence, Lazy, ThreadPool, pages_in_threads
@@ -34,11 +39,14 @@ from accountstore.backends.base import (
 )
 from accountstore.backends.logs import quiet
 from accountstore.backends.object_store import as_utc, finalizers
+from accountstore.backends.options import check_names
 from accountstore.errors import AccountStoreError
 from accountstore.validation import did_you_mean, join
 
 T = TypeVar("T")
 
+_MISSPELT = 0.85
+"""How alike two names are, of 1, where one is hardly the name of something else."""
 _THREADS = 16
 # Errors after which the connection may be lost.
 _LOST = frozenset({BackendError, UnavailableError})
@@ -197,7 +205,13 @@ class FsspecBackend:
 
 
 def _connect(connect: Callable[[], Any], /) -> Any:
-    fs = connect()
+    try:
+        fs = connect()
+    except TypeError as error:  # of the client, to which some filesystems pass on what they do not know
+        named = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+        if named is None:
+            raise
+        raise BackendError(f"options: unknown {named[1]!r}") from None
     fs.dircache.use_listings_cache = False
     return fs
 
@@ -310,7 +324,7 @@ def _open(url: str, options: Mapping[str, object], /) -> FsspecBackend:
     from fsspec import get_filesystem_class
     from fsspec.registry import known_implementations
 
-    if "::" in url:
+    if "::" in re.sub(r"\[[^]/]*]", "", url):  # those of an address of IPv6 chain nothing
         raise ConfigError("chained URLs are not supported: what a cache shows may be older than what was written")
     if "://" not in url:
         url = f"file://{os.path.abspath(os.path.expanduser(url))}"
@@ -322,9 +336,26 @@ def _open(url: str, options: Mapping[str, object], /) -> FsspecBackend:
         raise ConfigError(f"the protocol {protocol!r} needs a package that is not installed: {hint}") from None
     except ValueError:
         raise ConfigError(f"unknown scheme {protocol!r}{did_you_mean(protocol, known_implementations)}") from None
-    parts = _decoded(url, kind._get_kwargs_from_urls(url))  # noqa: SLF001 -- the only way that fsspec offers
+    _check_options(kind, options)
+    try:
+        parts = _decoded(url, kind._get_kwargs_from_urls(url))  # noqa: SLF001 -- the only way that fsspec offers
+    except ValueError:
+        raise ConfigError(
+            "url: has no host or port that can be one; in user and password, such as @, /, [ and % are percent-encoded"
+        ) from None
     connect = partial(kind, **{**parts, **options}, skip_instance_cache=True)
     return FsspecBackend(connect, kind._strip_protocol(url), parallel=kind.async_impl)  # noqa: SLF001 -- as above
+
+
+def _check_options(kind: Any, options: Mapping[str, object], /) -> None:
+    """Raise `ConfigError` for an option that a filesystem drops or fails for later: of FTP and SFTP each that they do
+    not know, of others, which may pass on what they like, a misspelt one.
+    """
+    known = {*signature(kind.__init__).parameters, *signature(DirCache.__init__).parameters} - {"self", "kwargs"}
+    strict = kind.__module__ in {"fsspec.implementations.ftp", "fsspec.implementations.sftp"}
+    if kind.__module__ == "fsspec.implementations.sftp":
+        known |= {*signature(import_module("paramiko").SSHClient.connect).parameters} - {"self", "hostname"}
+    check_names([name for name in options if strict or get_close_matches(name, known, 1, _MISSPELT)], known)
 
 
 def _decoded(url: str, parts: Mapping[str, Any], /) -> dict[str, Any]:

@@ -109,9 +109,9 @@ def _print_empty(store: AccountStore, within: Location, /) -> None:
 def print_skipped(what: str, skipped: Sequence[Skipped], /) -> None:
     """What a listing left out, on stderr."""
     for left_out in skipped[:_NAMED]:
-        print_error(f"{what}, as no location names it: {left_out.path!r} ({left_out.reason})")
+        print_error(f"{what}: {left_out.path!r} ({left_out.reason})")
     if len(skipped) > _NAMED:
-        print_error(f"{what}, as no location names them: {len(skipped) - _NAMED:,} more")
+        print_error(f"{what}: {len(skipped) - _NAMED:,} more")
 
 
 def leading_on(error: NotFoundError, store: AccountStore, /) -> NotFoundError:

@@ -106,7 +106,7 @@ def test_what_no_location_names_is_told_and_stays(folder: None, command: str) ->
     Path("first", "mail", "a#b.account").write_bytes(b"{}")
     answer = run(command, "-r", "mail", "post")
     assert answer.code == 1
-    assert "left out, as no location names it: 'mail/a#b.account'" in answer.err
+    assert "left out: 'mail/a#b.account'" in answer.err
     assert below("first/post") == ["c.account", "team a/d.account"]
     assert "a#b.account" in below("first/mail")
 
@@ -227,7 +227,7 @@ def test_rm_of_a_folder_leaves_what_is_no_document(tree: None) -> None:
     Path("first", "mail", "a#b.account").touch()
     answer = run("rm", "-r", "-y", "mail")
     assert answer.code == 1
-    assert "left out, as no location names it: 'mail/a#b.account'" in answer.err
+    assert "left out: 'mail/a#b.account'" in answer.err
     assert below("first/mail") == ["a#b.account", "note.txt"]
 
 
