@@ -11,7 +11,7 @@ from accountstore.cli.show import Style, console, entry_fields, on_terminal, pri
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-__all__ = ("counted", "leading_on", "print_listing", "print_skipped", "print_tree")
+__all__ = ("counted", "leading_on", "no_documents", "print_listing", "print_skipped", "print_tree")
 
 _PAGE = 500
 _NAMED = 10
@@ -101,9 +101,14 @@ def _draw(root: Mapping[str, Any], /) -> None:
 
 
 def _print_empty(store: AccountStore, within: Location, /) -> None:
+    print_error(no_documents(store, within, str(Folder(within.folder, within.storage))))
+
+
+def no_documents(store: AccountStore, within: Location, folder: str, /) -> str:
+    """What is said of a folder without documents, with a word of the storage that was meant."""
     name = _storage_meant(within, store.storages)
     lead = f"; the storage {name!r} is listed by: accountstore ls '{name}:'" if name else ""
-    print_error(f"no documents in {str(Folder(within.folder, within.storage))!r}{lead}")
+    return f"no documents in {folder!r}{lead}"
 
 
 def print_skipped(what: str, skipped: Sequence[Skipped], /) -> None:

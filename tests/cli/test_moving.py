@@ -122,8 +122,10 @@ def test_with_create_nothing_is_replaced(folder: None) -> None:
 
 @pytest.mark.parametrize("command", ["cp -r nowhere post", "mv -r nowhere post", "rm -r -y nowhere"])
 def test_a_folder_of_nothing_is_an_error(tree: None, command: str) -> None:
-    """A folder that is not there is a mistake; a storage's name without its colon is one too."""
+    """A folder that is not there is a mistake; a storage's name without its colon leads to the storage."""
     assert run(*command.split()).refusal.startswith("no documents in 'nowhere")
+    refusal = run(*command.replace("nowhere", "Archive").split()).refusal
+    assert refusal.endswith("; the storage 'Archive' is listed by: accountstore ls 'Archive:'")
 
 
 @pytest.mark.parametrize("at", [0, 1])
