@@ -43,12 +43,12 @@ def from_json(data: bytes | str, kind: type[Any] = Account, /, *, unknown: Liter
         raise TypeError("from_json makes an Account or a MultiAccount")
     if unknown not in {"refuse", "drop"}:
         raise ValueError("unknown must be 'refuse' or 'drop'")
-    data = without_mark(SecretBytes(data.encode("utf-8", "surrogatepass") if isinstance(data, str) else data))
+    data = SecretBytes(data.encode("utf-8", "surrogatepass") if isinstance(data, str) else data)
     failure: EncodeError | None = None
     try:
         document = JSON.decode(data, kind)
         if unknown == "refuse":
-            _refuse_unknown(document, msgspec.json.decode(data), "$")
+            _refuse_unknown(document, msgspec.json.decode(without_mark(data)), "$")
         _refuse_mask(document, "$")
     except UnknownFieldError as error:
         failure = UnknownFieldError(error.message, field=error.field)

@@ -15,6 +15,7 @@ from typing import Concatenate, Literal, ParamSpec, TypeAlias, TypeVar, cast
 import anyio
 
 from accountstore.aio.pages import Paged
+from accountstore.aio.sending import has_left
 from accountstore.aio.shield import InFlight, run_shielded, time_limit
 from accountstore.backends.base import (
     Backend,
@@ -344,7 +345,8 @@ class StorageClient:
             detail = "" if kind in {NotFoundError, ExistsError} else f" ({cause or type(error).__name__})"
             failure = kind(_REASONS[kind] + detail)
             if isinstance(failure, UnavailableError):
-                failure.sent = not (self.capabilities.certain or isinstance(error, ConnectionRefusedError))
+                certain = self.capabilities.certain or isinstance(error, ConnectionRefusedError)
+                failure.sent = not certain and has_left()
         if isinstance(failure, BackendError) and not isinstance(failure, _OF_THE_DOCUMENT):
             failure.message = self.policy.about_storage(failure.message)
             failure.args = (failure.message,)

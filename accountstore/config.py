@@ -112,7 +112,10 @@ class StorageConfig(Struct, frozen=True):
         if endpoint is None:
             found = re.search(r"(?i)(?:^|;)BlobEndpoint=([^;]+)", str(options.get("connection_string", "")))
             endpoint = found[1] if found else None
-        return self.redacted_url + (f" at {redacted(str(endpoint))}" if endpoint else "")
+        if endpoint is None:
+            return self.redacted_url
+        at = str(endpoint)
+        return f"{self.redacted_url} at {redacted(at if '://' in at else f'//{at}').removeprefix('//')}"
 
     def __repr__(self) -> str:
         return f"StorageConfig({self.redacted_url!r}, options={sorted(self.options)}, codec={self.codec!r})"
@@ -124,7 +127,7 @@ class StorageConfig(Struct, frozen=True):
 def redacted(url: str, /) -> str:
     """A URL without its user part and its query, whatever characters are in them."""
     scheme, mark, rest = url.partition("://")
-    if not mark and ":" not in url.partition("/")[0]:
+    if not mark and ":" not in url.partition("/")[0] and not url.startswith("//"):
         return url  # a folder, which may have an @ in its name
     before, at, place = (rest if mark else url).rpartition("@")
     if at and re.search("[?#]", before):

@@ -42,7 +42,7 @@ class Event(Struct, frozen=True, kw_only=True):
 
     `outcome` is `"ok"` or the name of the error's class. `version` and `bytes` are those of the document read or
     written, `attempts` counts the tries of an `update` or `move`, `seconds` the whole operation. `skipped` counts what
-    a page of a listing left out, because no location names it. `retries` names the storage of each request that was
+    a page of a listing left out (`Skipped`). `retries` names the storage of each request that was
     made again after a temporary failure, as a busy storage answers 503 or 429: of a batch, on each of its documents.
     Of a `refresh`, `polls` counts the reads while another had the lease, `exchanges` the calls of the exchange,
     `takeovers` the leases taken from holders whose time was up; all are 0 for a token that was valid, or that another

@@ -41,7 +41,9 @@ class Folder(Struct, frozen=True):
 
 
 class Skipped(Struct, frozen=True):
-    """What a listing leaves out because no location names it: a document, or a folder, whose path ends in `/`."""
+    """What a listing leaves out: a document, or a folder, whose path ends in `/`. No location names it, or something
+    else than a file stands in its place, such as a symbolic link.
+    """
 
     path: str
     storage: str | None
@@ -121,18 +123,18 @@ class Listing:
         return entries
 
     def _entry(self, below: str, stat: Stat, /) -> Entry | None:
-        """A document, or None: of any other file, and of a document that no location names."""
+        """A document, or None: of any other file, and of a document that cannot be read under its name."""
         path = self._path + below
-        if stat.instead:
-            if self._others:
-                self.skipped.append(Skipped(path, self._storage, f"it is {stat.instead}"))
-            return None
         folder, _, name = path.rpartition("/")
         try:
             kind_of(name)
         except LocationError as error:
             if self._others:
-                self.skipped.append(Skipped(path, self._storage, error.message))
+                reason = f"it is {stat.instead}" if stat.instead else error.message
+                self.skipped.append(Skipped(path, self._storage, reason))
+            return None
+        if stat.instead:
+            self.skipped.append(Skipped(path, self._storage, f"it is {stat.instead}"))
             return None
         try:
             location = Location(name, folder=folder, storage=self._storage)
@@ -168,4 +170,4 @@ def _is_own(path: str, /) -> bool:
 def _warn(log: EventLog, storage: str, skipped: Sequence[Skipped], /) -> None:
     named = ", ".join(f"{one.path!r} ({one.reason})" for one in skipped[:_NAMED])
     more = f" and {len(skipped) - _NAMED} more" if len(skipped) > _NAMED else ""
-    log.warning("a listing of %r leaves out what no location names: %s%s", storage, named, more)
+    log.warning("a listing of %r leaves out %s%s", storage, named, more)

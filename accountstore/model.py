@@ -3,8 +3,8 @@
 The model is that of the client-account API of Aspose.Email Cloud (the seed, for short): as JSON a document is what it
 calls `value`, with its field names in camelCase, None left out, credentials told apart by `discriminator`
 (https://github.com/aspose-email-cloud/aspose-email-cloud-docs). Constructing one checks nothing but that an expiry
-exists in UTC and that a secret is text; `save` and `get` check all. Plain strings are taken where a `Secret` is
-expected and become one.
+exists in UTC, that a secret is text and that credentials are such; `save` and `get` check all. Plain strings are taken
+where a `Secret` is expected and become one.
 """
 
 from __future__ import annotations
@@ -170,6 +170,7 @@ class OAuthCredentials(
 
 
 Credentials: TypeAlias = PasswordCredentials | OAuthCredentials | NoCredentials
+_CREDENTIALS = (PasswordCredentials, OAuthCredentials, NoCredentials, NoneType)  # None is for the codec to refuse
 
 
 class _Document(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True, rename="camel"):
@@ -204,6 +205,11 @@ class Account(_Document, frozen=True, gc=False, kw_only=True, omit_defaults=True
     else:
         credentials: Credentials = field(default_factory=NoCredentials)
     cache_file: Location | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.credentials, _CREDENTIALS):  # a dictionary, say, would show its password
+            force_setattr(self, "credentials", None)
+            raise TypeError("credentials must be PasswordCredentials, OAuthCredentials or NoCredentials")
 
 
 class MultiAccount(_Document, frozen=True, gc=False, kw_only=True, omit_defaults=True, rename="camel"):

@@ -17,7 +17,7 @@ from accountstore.client import StorageClient
 from accountstore.codecs import find_codec
 from accountstore.config import StorageConfig, StoreConfig, key_of
 from accountstore.config_file import find_config, load_config
-from accountstore.errors import AccountStoreError, ClosedError, ConfigError, LocationError
+from accountstore.errors import AccountStoreError, ClosedError, ConfigError, LocationError, UnavailableError
 from accountstore.registry import find_backend
 from accountstore.retry import RetryPolicy
 from accountstore.storage import Storage
@@ -146,7 +146,12 @@ async def open_storages(config: StoreConfig | str | os.PathLike[str] | None, /, 
     Raises:
         ConfigError: with the storage's name, and the path of the key in the file where there is one.
     """
-    path, loaded, default = await to_thread.run_sync(_load, config)
+    try:
+        path, loaded, default = await to_thread.run_sync(_load, config)
+    except RuntimeError as error:
+        if isinstance(error, AccountStoreError) or "thread" not in str(error):
+            raise
+        raise UnavailableError("no thread can be started", sent=False) from None
     storages: dict[str, Storage] = {}
     opened = Storages(storages, default, loaded)
     try:

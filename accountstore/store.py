@@ -366,9 +366,10 @@ class AccountStore:
         not declare `Capabilities.folders`, they are found by a recursive listing.
 
         What is listed can be read. Files that are no documents do not show. Documents and folders whose names no
-        `Location` can have (other programs wrote them: decomposed umlauts, `#`, `:`, a backslash, an empty segment) are
-        left out and told: `skipped` is called with each; without it, a record of the logger `accountstore` at WARNING
-        names up to ten of a page. `Event.skipped` counts them, and `check` names them.
+        `Location` can have (other programs wrote them: decomposed umlauts, `#`, `:`, a backslash, an empty segment),
+        and symbolic links, pipes and the like in a document's place, are left out and told: `skipped` is called with
+        each; without it, a record of the logger `accountstore` at WARNING names up to ten of a page. `Event.skipped`
+        counts them, and `check` names them.
 
         Raises:
             TypeError: `skipped` is a coroutine function, which nobody would await.

@@ -99,6 +99,7 @@ def test_an_unknown_field_is_told_apart_from_a_mistake(tree: dict[str, Any], fie
         (b"\xff", "$", "is not UTF-8"),
         ("\ud800", "$", "is not UTF-8"),
         ("", "$", "is not valid JSON"),
+        ("\ufeff\ufeff" + json.dumps(TREE), "$", "is not valid JSON"),
         (to_json(ACCOUNT), "$.credentials.password", "is the mask that stands for a secret: send the secret itself"),
     ],
 )

@@ -371,7 +371,7 @@ def test_what_could_not_be_read_is_not_written(codec: Codec, document: Document,
     [
         *(None, {}, "text", object(), PasswordCredentials(login="l", password="p")),
         *(account(host=host) for host in (Secret("h"), b"host", datetime(2024, 1, 1, tzinfo=UTC))),
-        *(account(cache_file={"fileName": "x"}), account(credentials=PASSWORD)),
+        account(cache_file={"fileName": "x"}),
     ],
 )
 def test_what_would_not_come_back_equal_is_not_written(codec: Codec, document: object) -> None:

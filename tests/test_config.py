@@ -7,17 +7,26 @@ import sys
 import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
-from unittest.mock import AsyncMock, Mock, call
+from unittest.mock import AsyncMock, Mock, call, patch
 
 import anyio
 import fsspec
 import pytest
 from doubles import Recording
+from fsspec import AbstractFileSystem
 from fsspec.config import conf
 from fsspec.implementations.memory import MemoryFileSystem
 from samples import ACCOUNT, AT
 
-from accountstore import AccountStore, AccountStoreError, ConfigError, StorageConfig, StoreConfig
+from accountstore import (
+    AccountStore,
+    AccountStoreError,
+    BackendError,
+    ConfigError,
+    StorageConfig,
+    StoreConfig,
+    UnavailableError,
+)
 from accountstore.backends.memory import MemoryBackend
 from accountstore.config_file import load_config
 from accountstore.storages import open_storages
@@ -354,6 +363,15 @@ def test_no_storage_is_an_error(text: str) -> None:
             lone("accounts", {"fil_mode": CANARY}), ("storages.a.options: ", "'file_mode'"), id="local options"
         ),
         pytest.param(lone("simplecache::file:///tmp"), ("storages.a: ", "chained"), id="chain"),
+        pytest.param(lone(f"ftp://u:{CANARY}@h:x/y"), ("storages.a.url: ", "host or port"), id="port"),
+        pytest.param(
+            lone("ftp://h/x", {"pasword": CANARY}),
+            ("storages.a.options: ", "'pasword'; did you mean"),
+            id="ftp options",
+        ),
+        pytest.param(
+            lone("webhdfs://h/x", {"use_http": CANARY}), ("storages.a.options: ", "'use_https'"), id="misspelt options"
+        ),
         pytest.param(lone("${BUCKET}/x"), ("storages.a.url: ", "${BUCKET}"), id="variable"),
         pytest.param(lone("~nobody-here/x"), ("storages.a.url: ", "'nobody-here'"), id="user"),
         pytest.param(lone("memory://", concurrency=0), ("storages.a.concurrency: ", "at least 1"), id="concurrency"),
@@ -444,6 +462,7 @@ def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
         *(StorageConfig(f"sftp://me:{CANARY}{end}@example.org/accounts") for end in LINE_ENDS),
         *(StorageConfig(f"sftp://me:p{end}{CANARY}@example.org/accounts") for end in LINE_ENDS),
         StorageConfig(f"sftp:/me:{CANARY}@example.org/accounts"),
+        StorageConfig(f"//me:{CANARY}@example.org/accounts"),
         StorageConfig(f"me:{CANARY}@example.org/accounts"),
         StorageConfig(f"simplecache::sftp://me:{CANARY}@example.org/accounts"),
     ],
@@ -547,6 +566,49 @@ async def test_user_and_password_of_a_url_are_decoded(scheme: str, monkeypatch: 
     # The control: fsspec leaves them as they stand in the URL.
     left = kind._get_kwargs_from_urls(f"{scheme}://m%40e:p%2Fw%25%23d@host/x")
     assert left.get("username", left.get("user")) == "m%40e"
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("url", ["ftp://[::1]/x", "ftp://me:p@[fe80::1]:21/x"])
+async def test_an_address_of_ipv6_chains_nothing(url: str) -> None:
+    """Its colons are those of a host."""
+    async with AccountStore.open(lone(url)) as store:
+        assert store.storages == ("a",)
+
+
+class _Picky(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no types
+    """Passes on what it does not know, as filesystems do whose clients have the options."""
+
+    protocol = "picky"
+    cachable = False
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__()
+        self.connect(**options)
+
+    @staticmethod
+    def connect(*, user: str = "") -> None:
+        """Make a connection."""
+
+
+@pytest.mark.anyio
+async def test_an_option_that_a_client_refuses_later_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where only the client below knows the options, the first call names the one that it does not know."""
+    monkeypatch.setattr("fsspec.get_filesystem_class", {"picky": _Picky}.__getitem__)
+    async with AccountStore.open(lone("picky://h/x", {"frobnicate": CANARY})) as store:
+        with pytest.raises(BackendError, match="options: unknown 'frobnicate'") as caught:
+            await store.get(AT)
+    assert CANARY not in str(caught.value)
+
+
+@pytest.mark.anyio
+async def test_a_system_without_threads_is_told() -> None:
+    """Opening needs a thread: where the system has none, that is the error, and it may pass."""
+    with (
+        patch("anyio.to_thread.run_sync", Mock(side_effect=RuntimeError("can't start new thread"))),
+        pytest.raises(UnavailableError, match="no thread"),
+    ):
+        await AccountStore.open(lone("memory://"))
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from accountstore.backends.fsspec import FsspecBackend
 from accountstore.backends.memory import MemoryBackend
 from accountstore.codecs import JSON
 from accountstore.errors import BackendError, DeniedError, LocationError, UnavailableError
+from accountstore.listing import Listing
 from accountstore.testing import store_over
 from accountstore.validation import MAX_PATH
 
@@ -416,11 +417,19 @@ async def test_what_is_left_out_is_logged_and_counted(caplog: pytest.LogCaptureF
         assert await paths(store.list(recursive=True)) == ["a.account", "b.account"]
     first, second = [record.getMessage() for record in caplog.records]
     assert {(record.name, record.levelno) for record in caplog.records} == {("accountstore", logging.WARNING)}
-    assert first.startswith("a listing of 'main' leaves out what no location names: '0#\\n.account' (file name: has a ")
+    assert first.startswith("a listing of 'main' leaves out '0#\\n.account' (file name: has a ")
     assert first.endswith(" and 2 more")
     assert first.count("#") == 10
     assert "'m/\\u202e#.account'" in second
     assert not observed or [event.skipped for event in events] == [12, 0, 1, 0]
+
+
+def test_what_stands_in_a_documents_place_is_told() -> None:
+    """A link or a pipe with a document's name is left out and told; under another name it is nobody's business."""
+    stats = [Stat(name, 0, None, None, instead="a symbolic link") for name in ("m/a.account", "m/..data")]
+    listing = Listing("m", "m", None, recursive=False, folders=False)
+    assert listing.read(stats) == []
+    assert [(item.path, item.reason) for item in listing.skipped] == [("m/a.account", "it is a symbolic link")]
 
 
 async def test_without_the_record_nobody_would_know(

@@ -115,6 +115,16 @@ def test_text_of_a_subclass_is_concealed(name: str, text: str) -> None:
     assert "hunter2" in repr(replace(document, login=str.__str__(text)))
 
 
+@pytest.mark.parametrize("credentials", [{"login": "l", "password": "hunter2"}, "hunter2", [PASSWORD]])
+def test_credentials_that_are_none_are_refused_at_once(credentials: Any) -> None:
+    """A dictionary, say, would show its password: it is a `TypeError`, which shows it in no frame of the library."""
+    with pytest.raises(TypeError, match=r"^credentials must be") as caught:
+        Account(host="h", port=1, credentials=credentials)
+    entries = traceback.TracebackException.from_exception(caught.value, capture_locals=True).stack[1:]
+    assert entries
+    assert not any("hunter2" in str(entry.locals) for entry in entries)
+
+
 class Octets(bytes):
     """Bytes of a subclass."""
 

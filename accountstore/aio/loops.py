@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, Generic, NoReturn, ParamSpec
 import anyio
 
 from accountstore.aio.sending import SENDING
+from accountstore.errors import UnavailableError
 
 if TYPE_CHECKING:
     import asyncio
@@ -110,10 +111,15 @@ class AsyncioBridge:
         from asyncio import new_event_loop
         from threading import Thread
 
-        loop = self._loop = new_event_loop()
+        loop = new_event_loop()
+        thread = Thread(target=_serve, args=(loop,), name="accountstore asyncio", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:  # the system has none
+            loop.close()
+            raise UnavailableError("no thread can be started", sent=False) from None
+        self._loop, self._thread = loop, thread
         self._to_asyncio = _CallQueue(loop.call_soon_threadsafe)
-        self._thread = Thread(target=_serve, args=(loop,), name="accountstore asyncio", daemon=True)
-        self._thread.start()
         return loop
 
     async def aclose(self) -> None:

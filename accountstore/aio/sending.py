@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextvars import ContextVar
 
 
@@ -20,6 +21,10 @@ class Sending:
             self._told = True
             self.sent = False
 
+    def release(self) -> None:
+        """It is about to leave. In any thread."""
+        self.sent = True
+
 
 SENDING: ContextVar[Sending | None] = ContextVar("accountstore_sending", default=None)
 """The request of the write that this task makes; None: it makes none."""
@@ -33,8 +38,16 @@ def hold() -> None:
 
 def release() -> None:
     """Tell that the request that this task makes is about to leave."""
-    if (sending := SENDING.get()) is not None:
-        sending.sent = True
+    releaser()()
+
+
+def releaser() -> Callable[[], None]:
+    """What tells it from another thread."""
+    sending = SENDING.get()
+    return _nobody if sending is None else sending.release
+
+
+def _nobody() -> None: ...
 
 
 def has_left() -> bool:

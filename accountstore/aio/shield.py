@@ -21,6 +21,10 @@ T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
 
+_MOST = 10_000
+"""Closing takes each turn."""
+
+
 class Limit(Protocol):
     """The time limit of a block that is entered."""
 
@@ -68,11 +72,13 @@ class _TrioLimit:
 class InFlight:
     """The calls of one storage that are under way: at most `total` at a time, ended together.
 
-    Each has its turn (`async with calls.turns`), and a time limit that is among `limits`.
+    Each has its turn (`async with calls.turns`), and a time limit that is among `limits`. More than 10,000 is as good
+    as no bound, and counts as so many.
     """
 
     def __init__(self, total: int, /) -> None:
         self.closed: bool = False
+        total = min(total, _MOST)
         self.turns: anyio.Semaphore = anyio.Semaphore(total, fast_acquire=True)
         self.limits: WeakSet[Limit] = WeakSet()
         self._total = total

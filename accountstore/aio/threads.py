@@ -133,18 +133,16 @@ class ThreadPool:
 
     def _submit(self, call: _Call[Any], /) -> None:
         """Have a thread call it. All counts change on the event loop only."""
-        self._calls.put(call)
-        self._busy += 1
-        if self._started < min(self._busy, self._total):
+        if self._started < min(self._busy + 1, self._total):
             try:
                 Thread(target=_work, args=(self._calls,), name="accountstore", daemon=True).start()
             except RuntimeError:  # the system has none
                 if not self._started:
-                    call.withdraw()
-                    self._busy -= 1
                     raise UnavailableError("no thread can be started", sent=False) from None
             else:
                 self._started += 1
+        self._calls.put(call)
+        self._busy += 1
 
     def _give_up(self, call: _Call[Any], /) -> bool:
         """Whether a call that nobody waits for has no effect any more."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 from base64 import b64decode
 from collections.abc import Mapping
 from contextlib import suppress
@@ -45,7 +46,7 @@ from accountstore.backends.object_store import (
     version_of,
     whole_blob,
 )
-from accountstore.backends.options import FLAG, NUMBER, TEXT, WHOLE, check_options, checked_apart
+from accountstore.backends.options import FLAG, NUMBER, TEXT, WHOLE, check_options, check_signature, checked_apart
 from accountstore.backends.sessions import prepare, unpacked
 from accountstore.errors import AccountStoreError
 
@@ -233,9 +234,16 @@ def _check(options: Mapping[str, object], /) -> None:
     elif not name and not os.environ.get(f"{_ENVIRONMENT}CONNECTION_STRING"):
         raise ConfigError("options: no account is named: give 'account_name' or 'connection_string'")
     try:
-        b64decode(str(options.get("account_key") or ""))
+        b64decode(str(options.get("account_key") or ""), validate=True)
     except ValueError:
         raise ConfigError("options: 'account_key' is not in base64") from None
+    if not re.fullmatch(r"[\w.-]*", str(name or "")):  # it could be more, and is asked for
+        raise ConfigError("options: 'account_name' names no server")
+    if not re.fullmatch("[^?#@;]*", host := str(options.get("account_host") or "")) or "://" in host:
+        raise ConfigError("options: 'account_host' must be a host, with its port and path where they are needed")
+    check_signature(options.get("sas_token") or os.environ.get(f"{_ENVIRONMENT}SAS_TOKEN"), "sas_token")
+    if signature := re.search("(?i)(?:^|;)SharedAccessSignature=([^;]*)", str(connection)):
+        check_signature(signature[1], "connection_string")
     credential = options.get("credential")
     ways = ("get_token", "get_token_info", "signature", "named_key")
     if not (credential is None or isinstance(credential, (str, Mapping)) or any(hasattr(credential, w) for w in ways)):

@@ -7,16 +7,22 @@ with such abilities deserves a backend of its own.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from difflib import get_close_matches
 from functools import partial
-from typing import Any
+from importlib import import_module
+from inspect import signature
+from typing import Any, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from anyio import to_thread
+from fsspec.dircache import DirCache
 
-from accountstore.aio.threads import Lazy, ThreadPool, pages_in_threads
+from accountstore.aio.sending import hold, releaser
+from accountstore.aio.threads import Fence, Lazy, ThreadPool, pages_in_threads
 from accountstore.backends.base import (
     BackendError,
     Blob,
@@ -26,17 +32,21 @@ from accountstore.backends.base import (
     Stat,
     UnavailableError,
     Version,
-    Write,
     WriteMode,
     check_size,
     classify_error,
     digest,
 )
+from accountstore.backends.logs import quiet
 from accountstore.backends.object_store import as_utc, finalizers
+from accountstore.backends.options import check_names
 from accountstore.errors import AccountStoreError
 from accountstore.validation import did_you_mean, join
 
-_BATCH = 16
+T = TypeVar("T")
+
+_MISSPELT = 0.85
+"""How alike two names are, of 1, where one is hardly the name of something else."""
 _THREADS = 16
 # Errors after which the connection may be lost.
 _LOST = frozenset({BackendError, UnavailableError})
@@ -50,12 +60,10 @@ class FsspecBackend:
     fsspec does not promise that a blocking filesystem may be used by two threads, so it gets one; an asynchronous one
     runs on fsspec's own event loop and takes many. Only methods that do not expand names are called. A blocking one is
     connected anew by the next call after an error that may mean a lost connection, and after a call that hung: that one
-    keeps its thread, and its connection is closed.
+    keeps its thread, and its connection is closed. A write or delete that was given up sends nothing more.
     """
 
-    capabilities: Capabilities = Capabilities(
-        create=False, update=False, atomic=False, durable=False, batch=_BATCH, folders=True
-    )
+    capabilities: Capabilities = Capabilities(create=False, update=False, atomic=False, durable=False, folders=True)
 
     def __init__(self, connect: Callable[[], Any], root: str, /, *, parallel: bool) -> None:
         self._connect = connect
@@ -73,17 +81,23 @@ class FsspecBackend:
     def _use(self) -> Generator[Any]:
         """The filesystem, for one call."""
         connection = self._connection
-        fs = connection.get()
-        if connection is not self._connection:  # the call was given up while it connected
-            _close(fs)
-            raise UnavailableError("it was given up", sent=False)
-        try:
-            yield fs
-        except Exception as error:
-            if not self._parallel and not isinstance(error, AccountStoreError) and classify_error(error) in _LOST:
-                connection.take()
+        with quiet():
+            fs = connection.get()
+            if connection is not self._connection:  # the call was given up while it connected
                 _close(fs)
-            raise
+                raise UnavailableError("it was given up", sent=False)
+            try:
+                yield fs
+            except Exception as error:
+                if not self._parallel and not isinstance(error, AccountStoreError) and classify_error(error) in _LOST:
+                    connection.take()
+                    _close(fs)
+                raise
+
+    async def _change(self, change: Callable[[Callable[[], None]], T], /) -> T:
+        """The result of a write or delete, which calls what it is given before each request that changes something."""
+        hold()
+        return await self._threads.run_fenced(partial(_fenced, change, releaser()))
 
     def _path(self, key: str, /) -> str:
         return f"{self._root}/{key}" if key else self._root or "/"
@@ -95,7 +109,7 @@ class FsspecBackend:
         path = self._path(key)
         with self._use() as fs:
             try:
-                data: bytes = fs.cat_file(path, start=0, end=limit + 1)
+                data = _first(fs, path, limit + 1)
             except Exception:
                 _check_file(fs, path)
                 raise
@@ -104,26 +118,24 @@ class FsspecBackend:
         check_size(len(data), limit)
         return Blob(data, Stat(key, len(data), digest(data), None))
 
-    async def read_many(self, keys: Sequence[str], /, *, limit: int) -> Sequence[Blob | Exception]:
-        return await self._threads.run(lambda: [_attempt(self._read, key, limit) for key in keys])
-
     async def write(self, key: str, data: bytes, /, *, mode: WriteMode, write_token: str = "") -> Stat:
-        return await self._threads.run(partial(self._write, key, data))
+        return await self._change(partial(self._write, key, data))
 
-    def _write(self, key: str, data: bytes, /) -> Stat:
+    def _write(self, key: str, data: bytes, leave: Callable[[], None], /) -> Stat:
         path = self._path(key)
         folder = path.rpartition("/")[0]
         with self._use() as fs:
             try:
+                leave()
                 fs.pipe_file(path, data)
+            except AccountStoreError:
+                raise
             except Exception:  # noqa: BLE001 -- a missing folder has no error in common; any other comes again
                 if _kind(fs, folder) is None:
                     _make(fs, folder)
+                leave()
                 fs.pipe_file(path, data)
         return Stat(key, len(data), digest(data), None)
-
-    async def write_many(self, writes: Sequence[Write], /) -> Sequence[Stat | Exception]:
-        return await self._threads.run(lambda: [_attempt(self._write, key, data) for key, data, _ in writes])
 
     async def stat(self, key: str, /) -> Stat:
         return await self._threads.run(partial(self._stat, key))
@@ -133,16 +145,19 @@ class FsspecBackend:
             info = fs.info(self._path(key))
         if info["type"] != "file":
             raise NotRegularError("is not a regular file")
-        return Stat(key, int(info["size"]), None, _modified(info))
+        return _stat_of(key, info)
 
     async def delete(self, key: str, /, *, version: Version | None = None) -> None:
-        await self._threads.run(partial(self._delete, key))
+        await self._change(partial(self._delete, key))
 
-    def _delete(self, key: str, /) -> None:
+    def _delete(self, key: str, leave: Callable[[], None], /) -> None:
         path = self._path(key)
         with self._use() as fs:
             try:
+                leave()
                 fs.rm_file(path)
+            except AccountStoreError:
+                raise
             except Exception:
                 if _kind(fs, path) is not None:
                     raise
@@ -166,12 +181,16 @@ class FsspecBackend:
                 name = info["name"].removesuffix("/").rpartition("/")[2]
                 if not name or info["name"].strip("/") == path.strip("/"):
                     continue
+                key = join(folder, name)
                 if info["type"] == "file" and not info["name"].endswith("/"):
-                    page.append(Stat(join(folder, name), int(info["size"]), None, _modified(info)))
-                elif recursive and info["type"] == "directory":
-                    folders.append(join(folder, name))
-                elif info["type"] == "directory":
-                    page.append(Stat(f"{join(folder, name)}/", 0, None, None))
+                    page.append(_stat_of(key, info))
+                elif info["type"] != "directory":
+                    kind = "a symbolic link" if info["type"] == "link" else "no regular file"
+                    page.append(Stat(key, 0, None, None, instead=kind))
+                elif recursive:
+                    folders.append(key)
+                else:
+                    page.append(Stat(f"{key}/", 0, None, None))
             yield page
 
     async def versioned(self) -> bool | None:
@@ -186,16 +205,39 @@ class FsspecBackend:
 
 
 def _connect(connect: Callable[[], Any], /) -> Any:
-    fs = connect()
+    try:
+        fs = connect()
+    except TypeError as error:  # of the client, to which some filesystems pass on what they do not know
+        named = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+        if named is None:
+            raise
+        raise BackendError(f"options: unknown {named[1]!r}") from None
     fs.dircache.use_listings_cache = False
     return fs
 
 
-def _attempt(call: Callable[..., Any], /, *arguments: object) -> Any:
-    try:
-        return call(*arguments)
-    except Exception as error:  # noqa: BLE001 -- an error is a result here
-        return error
+def _fenced(change: Callable[[Callable[[], None]], T], release: Callable[[], None], fence: Fence, /) -> T:
+    return change(partial(_leave, release, fence))
+
+
+def _leave(release: Callable[[], None], fence: Fence, /) -> None:
+    """A request is about to leave, unless it was given up."""
+    with fence:
+        release()
+
+
+def _first(fs: Any, path: str, size: int, /) -> bytes:
+    """The first bytes of a file."""
+    if "http" not in fs.protocol:
+        data: bytes = fs.cat_file(path, start=0, end=size)
+        return data
+    # The server may send all for a part, and packed, and the client would take it into memory. With a size that file
+    # does not ask for its own.
+    found = bytearray()
+    with fs.open(path, "rb", block_size=0, size=1) as file:
+        while chunk := file.read(size - len(found)):
+            found += chunk
+    return bytes(found)
 
 
 def _kind(fs: Any, path: str, /) -> str | None:
@@ -248,18 +290,23 @@ def _close(fs: Any, /) -> None:
                 close()
 
 
-def _modified(info: Mapping[str, Any], /) -> datetime | None:
-    for name in _TIMES:
-        match info.get(name):
-            case datetime() as moment:
-                return as_utc(moment)
-            case float() | int() as seconds:
-                return datetime.fromtimestamp(seconds, UTC)
-            case str() as text if text[:14].isdigit() and len(text) >= 14:  # FTP (RFC 3659 section 2.3)
-                return datetime.strptime(text[:14] + "Z", "%Y%m%d%H%M%S%z")
-            case _:
-                pass
-    return None
+def _stat_of(key: str, info: Mapping[str, Any], /) -> Stat:
+    modified = None
+    with suppress(ValueError, OverflowError, OSError):  # no moment, or one that a calendar does not have
+        modified = next(filter(None, map(_moment, map(info.get, _TIMES))), None)
+    return Stat(key, int(info["size"] or 0), None, modified)
+
+
+def _moment(value: object, /) -> datetime | None:
+    match value:
+        case datetime():
+            return as_utc(value)
+        case float() | int():
+            return datetime.fromtimestamp(value, UTC)
+        case str() if value[:14].isdigit() and len(value) >= 14:  # FTP (RFC 3659 section 2.3)
+            return datetime.strptime(value[:14] + "Z", "%Y%m%d%H%M%S%z")
+        case _:
+            return None
 
 
 async def open_backend(url: str, options: Mapping[str, object], /) -> FsspecBackend:
@@ -277,7 +324,7 @@ def _open(url: str, options: Mapping[str, object], /) -> FsspecBackend:
     from fsspec import get_filesystem_class
     from fsspec.registry import known_implementations
 
-    if "::" in url:
+    if "::" in re.sub(r"\[[^]/]*]", "", url):  # those of an address of IPv6 chain nothing
         raise ConfigError("chained URLs are not supported: what a cache shows may be older than what was written")
     if "://" not in url:
         url = f"file://{os.path.abspath(os.path.expanduser(url))}"
@@ -289,9 +336,26 @@ def _open(url: str, options: Mapping[str, object], /) -> FsspecBackend:
         raise ConfigError(f"the protocol {protocol!r} needs a package that is not installed: {hint}") from None
     except ValueError:
         raise ConfigError(f"unknown scheme {protocol!r}{did_you_mean(protocol, known_implementations)}") from None
-    parts = _decoded(url, kind._get_kwargs_from_urls(url))  # noqa: SLF001 -- the only way that fsspec offers
+    _check_options(kind, options)
+    try:
+        parts = _decoded(url, kind._get_kwargs_from_urls(url))  # noqa: SLF001 -- the only way that fsspec offers
+    except ValueError:
+        raise ConfigError(
+            "url: has no host or port that can be one; in user and password, such as @, /, [ and % are percent-encoded"
+        ) from None
     connect = partial(kind, **{**parts, **options}, skip_instance_cache=True)
     return FsspecBackend(connect, kind._strip_protocol(url), parallel=kind.async_impl)  # noqa: SLF001 -- as above
+
+
+def _check_options(kind: Any, options: Mapping[str, object], /) -> None:
+    """Raise `ConfigError` for an option that a filesystem drops or fails for later: of FTP and SFTP each that they do
+    not know, of others, which may pass on what they like, a misspelt one.
+    """
+    known = {*signature(kind.__init__).parameters, *signature(DirCache.__init__).parameters} - {"self", "kwargs"}
+    strict = kind.__module__ in {"fsspec.implementations.ftp", "fsspec.implementations.sftp"}
+    if kind.__module__ == "fsspec.implementations.sftp":
+        known |= {*signature(import_module("paramiko").SSHClient.connect).parameters} - {"self", "hostname"}
+    check_names([name for name in options if strict or get_close_matches(name, known, 1, _MISSPELT)], known)
 
 
 def _decoded(url: str, parts: Mapping[str, Any], /) -> dict[str, Any]:

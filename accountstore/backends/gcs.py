@@ -39,11 +39,11 @@ from accountstore.backends.object_store import (
     INSTANCE,
     WRITE_TOKEN,
     ObjectStore,
-    as_utc,
     error_for_status,
     folder,
     generation,
     is_stale,
+    moment_of,
     split_url,
     unanswered,
     version_of,
@@ -179,9 +179,9 @@ class GCSBackend(ObjectStore[Any]):
     async def read(self, key: str, /, *, limit: int) -> Blob:
         path = f"download/storage/v1/{self._object(key)}"
         headers, data = await self._request("GET", path, limit=limit, query={"alt": "media"})
-        modified = headers.get("Last-Modified")
         version = version_of(headers.get("X-Goog-Generation"))
-        return Blob(data, Stat(key, len(data), version, as_utc(parsedate_to_datetime(modified) if modified else None)))
+        modified = moment_of(headers.get("Last-Modified"), parsedate_to_datetime)
+        return Blob(data, Stat(key, len(data), version, modified))
 
     async def write(self, key: str, data: bytes, /, *, mode: WriteMode, write_token: str = "") -> Stat:
         about: dict[str, object] = {
@@ -251,12 +251,11 @@ def _parsed(answer: bytes, /) -> Mapping[str, Any]:
 
 
 def _stat(key: str, about: Mapping[str, Any], /) -> Stat:
-    modified = about.get("updated")
     return Stat(
         key,
         int(about["size"]),
         version_of(about.get("generation")),
-        as_utc(datetime.fromisoformat(modified) if modified else None),
+        moment_of(about.get("updated"), datetime.fromisoformat),
         about.get("metadata", {}).get(WRITE_TOKEN),
     )
 

@@ -22,6 +22,7 @@ from google.oauth2 import credentials as oauth2
 from google.oauth2 import service_account
 
 from accountstore.backends.base import ConfigError, DeniedError
+from accountstore.backends.options import check_no_key
 from accountstore.files import read_file
 
 _SECONDS = 10.0
@@ -69,6 +70,7 @@ def as_token(token: object, /) -> object:
         elif os.path.isfile(text):
             token = _key_of(read_file(text))
         elif re.fullmatch("[A-Za-z0-9._~+-]+=*", text) and not text.endswith(".json") and text not in _NO_TOKENS:
+            check_no_key(text)
             return oauth2.Credentials(text)  # type: ignore[no-untyped-call]  # which asks nobody what it is
         else:
             raise ConfigError("options: 'token' is a file that is not there, or neither a method, a key nor a token")

@@ -14,6 +14,7 @@ _FOREIGN = frozenset(
     {
         *("adlfs", "aiobotocore", "aiohttp", "azure", "botocore", "fsspec", "gcsfs", "google", "google_auth_oauthlib"),
         *("httpcore2", "httpx2", "msal", "requests", "requests_oauthlib", "s3fs", "urllib3"),
+        *("asyncssh", "paramiko", "smbprotocol"),
     }
 )
 """The first part of the names of their loggers."""

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
+from base64 import b64decode
 from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from functools import partial
 from inspect import signature
 
@@ -14,6 +17,9 @@ from accountstore.backends.object_store import INSTANCE
 from accountstore.validation import did_you_mean
 
 _OWN = frozenset({*INSTANCE, "loop"})
+
+_BYTES = frozenset({"SSECustomerKey", "CopySourceSSECustomerKey"})
+"""Keys as they are, of which a client makes text."""
 
 TEXT: tuple[type, ...] = (str,)
 FLAG: tuple[type, ...] = (bool,)
@@ -42,7 +48,7 @@ def check_options(
     check_kinds(options, kinds)
 
 
-def check_names(options: Mapping[str, object], known: Collection[str], /, place: str = "options") -> None:
+def check_names(options: Collection[str], known: Collection[str], /, place: str = "options") -> None:
     """Raise `ConfigError` for a name that is not known; `place` is where they stand."""
     for name in options:
         if name not in known:
@@ -52,21 +58,40 @@ def check_names(options: Mapping[str, object], known: Collection[str], /, place:
 def check_kinds(
     options: Mapping[str, object], kinds: Mapping[str, tuple[type, ...]], /, place: str = "options"
 ) -> None:
-    """Raise `ConfigError` for a value that is not of its kind. None stands for the default."""
+    """Raise `ConfigError` for a value that is not of its kind, or of which no header can be made. None stands for the
+    default.
+    """
     for name, value in options.items():
         kind = kinds.get(name)
         if kind is None or value is None:
             continue
+        if isinstance(value, str) and name not in _BYTES and re.search(r"[\x00-\x1f\x7f]", value):
+            raise ConfigError(f"{place}: {name!r} has a line break, or another character that is none of text")
         if not isinstance(value, kind) or (isinstance(value, bool) and bool not in kind):
             words = " or ".join(_WORDS[one] for one in kind if not (one is int and float in kind))
             raise ConfigError(f"{place}: {name!r} must be {words}")
 
 
 def check_url(options: Mapping[str, object], name: str, /, place: str = "options") -> None:
-    """Raise `ConfigError` for a server's address that is no URL."""
+    """Raise `ConfigError` for a server's address that is no URL, or has a user, a query or a fragment."""
     value = options.get(name)
-    if isinstance(value, str) and not re.match("https?://[^/]", value, re.IGNORECASE):
+    if isinstance(value, str) and not re.fullmatch("https?://[^/@?#][^@?#]*", value, re.IGNORECASE):
         raise ConfigError(f"{place}: {name!r} must be a URL: https://host or http://host:port")
+
+
+def check_signature(text: object, name: str, /) -> None:
+    """Raise `ConfigError` for what is no shared access signature: it would be sent all the same."""
+    if text and not re.fullmatch(r"\??[^\s?;]*\bsig=[^\s?;]+", str(text)):
+        raise ConfigError(f"options: {name!r} is no token of a shared access signature: sv=...&sig=...")
+
+
+def check_no_key(token: str, /) -> None:
+    """Raise `ConfigError` for a key file in base64: as a token it would be sent."""
+    key: object = None
+    with suppress(ValueError):
+        key = json.loads(b64decode(token, validate=True))
+    if isinstance(key, dict):
+        raise ConfigError("options: 'token' is a key file in base64: give its text, or its path")
 
 
 async def checked_apart(check: Callable[[], object], /) -> None:

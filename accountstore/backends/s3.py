@@ -35,6 +35,7 @@ from botocore.exceptions import (
 from botocore.handlers import VALID_BUCKET, VALID_S3_ARN
 from botocore.parsers import ResponseParserError
 from botocore.session import get_session
+from botocore.utils import parse_timestamp
 from msgspec.structs import replace
 from s3fs import S3FileSystem
 
@@ -61,6 +62,7 @@ from accountstore.backends.object_store import (
     error_for_status,
     folder,
     is_stale,
+    moment_of,
     split_url,
     unanswered,
     version_of,
@@ -168,6 +170,10 @@ class S3Backend(ObjectStore[tuple[Any, dict[str, dict[str, Any]]]]):
         config = {**given, "retries": {"total_max_attempts": 1}, "http_session_cls": requests}
         fs: Any = S3FileSystem(**{**self._options, "config_kwargs": config}, **INSTANCE)
         client = asyncio.run(fs.set_session())
+        if "session" not in self._options:  # whose owner may count on its parser
+            # A date that no calendar has would take a whole page of a listing with it.
+            parsers = fs.session.get_component("response_parser_factory")
+            parsers.set_parser_defaults(timestamp_parser=partial(moment_of, parse=parse_timestamp))
         given = {**fs.s3_additional_kwargs, **fs.req_kw}
         taken = {name: client.meta.service_model.operation_model(name).input_shape.members for name in _OPERATIONS}
         extra = {name: {key: given[key] for key in given if key in taken[name]} for name in _OPERATIONS}

@@ -11,7 +11,7 @@ from accountstore.cli.show import Style, console, entry_fields, on_terminal, pri
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-__all__ = ("counted", "leading_on", "print_listing", "print_skipped", "print_tree")
+__all__ = ("counted", "leading_on", "no_documents", "print_listing", "print_skipped", "print_tree")
 
 _PAGE = 500
 _NAMED = 10
@@ -101,17 +101,22 @@ def _draw(root: Mapping[str, Any], /) -> None:
 
 
 def _print_empty(store: AccountStore, within: Location, /) -> None:
+    print_error(no_documents(store, within, str(Folder(within.folder, within.storage))))
+
+
+def no_documents(store: AccountStore, within: Location, folder: str, /) -> str:
+    """What is said of a folder without documents, with a word of the storage that was meant."""
     name = _storage_meant(within, store.storages)
     lead = f"; the storage {name!r} is listed by: accountstore ls '{name}:'" if name else ""
-    print_error(f"no documents in {str(Folder(within.folder, within.storage))!r}{lead}")
+    return f"no documents in {folder!r}{lead}"
 
 
 def print_skipped(what: str, skipped: Sequence[Skipped], /) -> None:
     """What a listing left out, on stderr."""
     for left_out in skipped[:_NAMED]:
-        print_error(f"{what}, as no location names it: {left_out.path!r} ({left_out.reason})")
+        print_error(f"{what}: {left_out.path!r} ({left_out.reason})")
     if len(skipped) > _NAMED:
-        print_error(f"{what}, as no location names them: {len(skipped) - _NAMED:,} more")
+        print_error(f"{what}: {len(skipped) - _NAMED:,} more")
 
 
 def leading_on(error: NotFoundError, store: AccountStore, /) -> NotFoundError:

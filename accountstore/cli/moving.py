@@ -23,7 +23,7 @@ from accountstore.cli.completion import complete_folder, complete_location
 from accountstore.cli.documents import kind_at
 from accountstore.cli.exits import exit_codes
 from accountstore.cli.help import Command
-from accountstore.cli.listing import counted
+from accountstore.cli.listing import counted, no_documents
 from accountstore.cli.many import check_storages, documents_below, each, folder_pairs
 
 if TYPE_CHECKING:
@@ -135,7 +135,7 @@ def _transfer_folder(config: StoreConfig, source: str, target: str, mode: _Mode,
         check_storages(store, (within, onto))
         documents, complete = await documents_below(store, within)
         if not documents:
-            raise NotFoundError(f"no documents in {source!r}")
+            raise NotFoundError(no_documents(store, within, source))
         pairs = folder_pairs(store, documents, within, onto)
         transfer = _call(store, verb)
         held = await each(store, pairs, lambda pair: transfer(*pair, mode=mode))
@@ -217,7 +217,7 @@ async def _found_in(store: AccountStore, folders: list[Location], /, *, force: b
     for within in folders:
         below, all_of_it = await documents_below(store, within)
         if not below and not force:
-            raise NotFoundError(f"no documents in {str(within).removesuffix(within.file_name)!r}")
+            raise NotFoundError(no_documents(store, within, str(within).removesuffix(within.file_name)))
         found += below
         complete = complete and all_of_it
     return list(dict.fromkeys(found)), complete

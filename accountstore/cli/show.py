@@ -220,7 +220,7 @@ def show_check(check: Check, /) -> None:
     if any(not step.problem for step in check.steps):
         out.print(f"median time of a request: {check.latency * 1000:.1f} ms")
     for skipped in check.skipped:
-        out.print(Text.assemble("no location names: ", _text(f"{skipped.path!r} ({skipped.reason})", "yellow")))
+        out.print(Text.assemble("not listed: ", _text(f"{skipped.path!r} ({skipped.reason})", "yellow")))
     if not check.complete:
         out.print(Text("not all names of documents were looked at", "yellow"))
 

@@ -6,11 +6,13 @@ import asyncio
 import gc
 import threading
 from typing import TYPE_CHECKING
+from unittest.mock import Mock
 
 import anyio
 import pytest
 from running import HUNG
 
+from accountstore import UnavailableError
 from accountstore.aio.loops import AsyncioBridge, asyncio_loop, on_asyncio, running_loop
 
 if TYPE_CHECKING:
@@ -67,6 +69,20 @@ async def test_on_trio_a_method_runs_on_a_loop_in_a_thread(client: Client) -> No
     """There is one thread, with one loop, which is that thread's for asyncio's policy too."""
     assert await client.running() is await client.running() is await client.of_the_thread()
     assert client.threads() == 1
+
+
+@on_trio
+async def test_a_thread_that_cannot_be_started_is_started_later(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the system has no thread for the loop, each call is refused, until it has one again."""
+    monkeypatch.setattr(threading.Thread, "start", Mock(side_effect=RuntimeError("can't start new thread")))
+    for _ in range(2):
+        with pytest.raises(UnavailableError, match="no thread can be started"):
+            await client.running()
+    monkeypatch.undo()
+    with anyio.fail_after(HUNG):
+        await client.running()
 
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])

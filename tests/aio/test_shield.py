@@ -174,6 +174,14 @@ async def test_closing_waits_no_longer_than_it_may() -> None:
     assert calls.closed
 
 
+async def test_closing_a_storage_without_a_bound_is_done_at_once() -> None:
+    """However many operations may be in flight, closing has a bounded number of turns to take."""
+    calls = InFlight(10**18)
+    assert calls.turns.value <= 10_000
+    await calls.aclose(monotonic() + 60)
+    assert calls.closed
+
+
 # --- what is left -----------------------------------------------------------------------------------------------------
 
 

@@ -9,12 +9,13 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING
+from unittest.mock import Mock
 
 import anyio
 import pytest
 from running import HUNG, PYTHON
 
-from accountstore import ClosedError
+from accountstore import ClosedError, UnavailableError
 from accountstore.aio.threads import Lazy, ThreadPool
 
 if TYPE_CHECKING:
@@ -92,6 +93,21 @@ async def test_closing_ends_the_threads(pool: ThreadPool) -> None:
     await anyio.to_thread.run_sync(started.join)
     with pytest.raises(ClosedError):
         await pool.run(int)
+
+
+async def test_threads_that_cannot_be_started_cost_none_of_those_that_can(
+    pool: ThreadPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A call for which the system has no thread is refused and forgotten: later, as many run side by side as before."""
+    monkeypatch.setattr(threading.Thread, "start", Mock(side_effect=RuntimeError("can't start new thread")))
+    for _ in range(TOTAL):
+        with pytest.raises(UnavailableError, match="no thread can be started"):
+            await pool.run(int)
+    monkeypatch.undo()
+    assert await pool.run(int) == 0
+    together = threading.Barrier(TOTAL)
+    await _at_once(pool, partial(together.wait, HUNG))
+    assert not together.broken
 
 
 def test_a_call_that_ends_after_its_loop_ends_in_silence(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import threading
@@ -14,14 +15,20 @@ import pytest
 from anyio import create_task_group, sleep, to_thread
 from fsspec.implementations.memory import MemoryFileSystem
 from running import HUNG
+from samples import ACCOUNT, AT
 
+from accountstore import ClosedError
 from accountstore.backends.base import BackendError, NotRegularError, UnavailableError, classify_error
 from accountstore.backends.fsspec import FsspecBackend
+from accountstore.testing import store_over
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
     from fileservers import Remote
+
+LOG = logging.getLogger("fsspec.odd")
+"""A client's."""
 
 pytestmark = pytest.mark.anyio
 pytest_plugins = ["fileservers"]
@@ -142,3 +149,109 @@ async def test_a_call_that_hangs_keeps_its_connection_to_itself(
     assert made[0].client.close.called is not parallel
     await backend.aclose()
     made[0].go_on.set()
+
+
+class _Odd(MemoryFileSystem):  # type: ignore[misc]  # fsspec has no types
+    """A filesystem that waits before it is there, whose entries are odd, and that logs and keeps what is written."""
+
+    cachable = False
+    ENTRIES: ClassVar[list[dict[str, Any]]] = [
+        {"name": "/root/a.account", "size": 1, "type": "file", "mtime": 10**9},
+        {"name": "/root/link.account", "size": 1, "type": "link"},
+        {"name": "/root/pipe.account", "size": 0, "type": "other"},
+        {"name": "/root/sizeless.account", "size": None, "type": "file"},
+        {"name": "/root/far.account", "size": 1, "type": "file", "mtime": 3 * 10**11},
+        {"name": "/root/none.account", "size": 1, "type": "file", "mtime": float("nan")},
+        {"name": "/root/ftp.account", "size": 1, "type": "file", "modify": "00000000000000"},
+    ]
+    connecting = threading.Event()
+    go_on = threading.Event()
+    written: ClassVar[list[str]] = []
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.connecting.set()
+        self.go_on.wait(HUNG)
+
+    def pipe_file(self, path: str, value: bytes, mode: str = "overwrite", **options: Any) -> None:
+        LOG.debug("the password is %s", "canary")
+        self.written.append(path)
+        if self.written.count(path) == 1 and "/m/" in path:
+            raise FileNotFoundError(path)
+
+    def rm_file(self, path: str) -> None:
+        self.written.append(path)
+
+    def ls(self, path: str, detail: bool = True, **options: Any) -> list[dict[str, Any]]:
+        return self.ENTRIES
+
+
+@pytest.fixture
+def odd(monkeypatch: pytest.MonkeyPatch) -> FsspecBackend:
+    """A backend on the odd filesystem, which does not wait."""
+    _Odd.written.clear()
+    _Odd.connecting.clear()
+    _Odd.go_on.set()
+    return FsspecBackend(_Odd, "/root", parallel=True)
+
+
+async def test_an_odd_entry_hides_no_other_and_is_told(odd: FsspecBackend) -> None:
+    """A time that no calendar has and a size that is not known hide nothing; what is no file is told as such."""
+    found = [stat async for page in odd.scan("", recursive=True) for stat in page]
+    assert [stat.key for stat in found] == [entry["name"].removeprefix("/root/") for entry in _Odd.ENTRIES]
+    assert [stat.instead for stat in found if stat.instead] == ["a symbolic link", "no regular file"]
+    assert [stat.key for stat in found if stat.modified] == ["a.account"]
+    await odd.aclose()
+
+
+@pytest.mark.parametrize("call", ["save", "save_many", "delete"])
+async def test_a_change_that_was_given_up_sends_nothing_more(odd: FsspecBackend, call: str) -> None:
+    """A write, or a delete, that is given up while its connection is made sends nothing when that is there; and it has
+    surely not been done.
+    """
+    _Odd.go_on.clear()
+    store = store_over({"default": odd}, timeout=HUNG)
+    calls: dict[str, Callable[[], Awaitable[object]]] = {
+        "save": lambda: store.save(AT, ACCOUNT),
+        "save_many": lambda: anext(store.save_many([(AT, ACCOUNT)])),
+        "delete": lambda: store.delete(AT),
+    }
+    outcome: list[object] = []
+
+    async def begin() -> None:
+        try:
+            outcome.append(await calls[call]())
+        except Exception as error:
+            outcome.append(error)
+
+    async with create_task_group() as group:
+        group.start_soon(begin)
+        while not _Odd.connecting.is_set():
+            await sleep(0.001)
+        await store.aclose()
+    told = outcome[0][1] if isinstance(outcome[0], tuple) else outcome[0]
+    assert isinstance(told, ClosedError)
+    _Odd.go_on.set()
+    while any(thread.name == "accountstore" for thread in threading.enumerate()):
+        await sleep(0.001)
+    assert _Odd.written == []
+
+
+async def test_control_a_change_that_is_not_given_up_is_sent(
+    odd: FsspecBackend, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is sent again where its folder was missing, and nothing that the client logs of it shows."""
+    caplog.set_level(logging.DEBUG)
+    await odd.write("m/a.account", b"x", mode="overwrite")
+    await odd.delete("a.account")
+    await odd.aclose()
+    assert _Odd.written == ["/root/m/a.account"] * 2 + ["/root/a.account"]
+    assert "canary" not in caplog.text
+
+
+async def test_control_the_client_logs_what_it_likes(caplog: pytest.LogCaptureFixture) -> None:
+    """The program's own use of the filesystem is logged as ever."""
+    caplog.set_level(logging.DEBUG)
+    _Odd.go_on.set()
+    _Odd().pipe_file("/a.account", b"x")
+    assert "canary" in caplog.text

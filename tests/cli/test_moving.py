@@ -106,7 +106,7 @@ def test_what_no_location_names_is_told_and_stays(folder: None, command: str) ->
     Path("first", "mail", "a#b.account").write_bytes(b"{}")
     answer = run(command, "-r", "mail", "post")
     assert answer.code == 1
-    assert "left out, as no location names it: 'mail/a#b.account'" in answer.err
+    assert "left out: 'mail/a#b.account'" in answer.err
     assert below("first/post") == ["c.account", "team a/d.account"]
     assert "a#b.account" in below("first/mail")
 
@@ -122,8 +122,10 @@ def test_with_create_nothing_is_replaced(folder: None) -> None:
 
 @pytest.mark.parametrize("command", ["cp -r nowhere post", "mv -r nowhere post", "rm -r -y nowhere"])
 def test_a_folder_of_nothing_is_an_error(tree: None, command: str) -> None:
-    """A folder that is not there is a mistake; a storage's name without its colon is one too."""
+    """A folder that is not there is a mistake; a storage's name without its colon leads to the storage."""
     assert run(*command.split()).refusal.startswith("no documents in 'nowhere")
+    refusal = run(*command.replace("nowhere", "Archive").split()).refusal
+    assert refusal.endswith("; the storage 'Archive' is listed by: accountstore ls 'Archive:'")
 
 
 @pytest.mark.parametrize("at", [0, 1])
@@ -227,7 +229,7 @@ def test_rm_of_a_folder_leaves_what_is_no_document(tree: None) -> None:
     Path("first", "mail", "a#b.account").touch()
     answer = run("rm", "-r", "-y", "mail")
     assert answer.code == 1
-    assert "left out, as no location names it: 'mail/a#b.account'" in answer.err
+    assert "left out: 'mail/a#b.account'" in answer.err
     assert below("first/mail") == ["a#b.account", "note.txt"]
 
 

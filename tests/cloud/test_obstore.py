@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -149,6 +150,8 @@ async def test_credentials_that_cannot_be_used(stub: Stub, tmp_path: Path) -> No
     for token in ({"private_key_id": CANARY}, str(file)):
         options = GOOGLE.options(stub.url) | {"token": token}
         assert "'token'" in await refusal(GOOGLE.config_of(f"gs://{BUCKET}/p", options))
+    options = GOOGLE.options(stub.url) | {"token": b64encode(b'{"private_key": "%b"}' % CANARY.encode()).decode()}
+    assert "'token' is a key file in base64" in await refusal(GOOGLE.config_of(f"gs://{BUCKET}/p", options))
     assert stub.count() == 0
 
 
@@ -156,6 +159,13 @@ REFUSED = [
     ("azure", {"account_key": "a2V5"}, "'account_name' is missing"),
     ("azure", {"account_name": "you", "account_key": CANARY + "!"}, "'account_key' is no key"),
     ("azure", {"account_name": "you", "sas_token": CANARY}, "'sas_token' is no token"),
+    ("azure", {"account_name": "you", "sas_token": f"AccountKey={CANARY}"}, "'sas_token' is no token"),
+    (
+        "azure",
+        {"connection_string": f"AccountName=a;SharedAccessSignature={CANARY}"},
+        "'connection_string' is no token",
+    ),
+    ("azure", {"account_name": f"a;AccountKey={CANARY}", "account_key": "a2V5"}, "'account_name', or the host"),
     ("azure", {"account_name": "y o u", "account_key": "a2V5"}, "'account_name', or the host"),
     ("s3", {"key": CANARY}, "'secret' is missing"),
     ("s3", {"key": "k", "secret": "s", "s3_additional_kwargs": {"ServerSideEncryption": CANARY}}, "an encryption"),

@@ -8,10 +8,11 @@ from contextlib import asynccontextmanager
 from datetime import timedelta
 from functools import partial
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
 from anyio import to_thread
+from cloudservers import ACCOUNT
 from cloudtargets import (
     AT,
     BUCKET,
@@ -31,7 +32,9 @@ from accountstore import (
     AccountStore,
     BackendError,
     ConfigError,
+    ConflictError,
     DeniedError,
+    ExistsError,
     NotFoundError,
     UnavailableError,
     UncertainError,
@@ -253,6 +256,30 @@ async def test_control_a_question_that_is_not_asked_twice(
     monkeypatch.setattr(backend, "_is_unclear", never)
     async with AccountStore.open(target.config(stub.url, "missing-bucket")) as store:
         assert not await store.exists(AT)
+
+
+@pytest.mark.parametrize("engine", ["obstore", "fsspec"])
+async def test_a_signature_in_urls_hides_no_answer(stub: Stub, engine: Literal["obstore", "fsspec"]) -> None:
+    """obstore tells no URL that has a signature: what the storage answers is the storage's word all the same."""
+    target = Target("azure", engine)
+    signed = f"BlobEndpoint={stub.url}/{ACCOUNT};SharedAccessSignature=sv=1&sig=c2ln"
+    config = partial(target.config_of, options={"connection_string": signed}, conditions="trust", attempts=1)
+    async with AccountStore.open(config(f"az://{BUCKET}/p")) as store:
+        assert not await store.exists(AT)
+        with pytest.raises(NotFoundError):
+            await store.get(AT)
+        version = await store.save(AT, OLD, mode="create")
+        with pytest.raises(ExistsError):
+            await store.save(AT, NEW, mode="create")
+        await store.save(AT, NEW, mode=version)
+        with pytest.raises(ConflictError):
+            await store.save(AT, OLD, mode=version)
+        stub.faults([{"nth": 1, "kind": "503"}])
+        with pytest.raises(UnavailableError):
+            await store.get(AT)
+    async with AccountStore.open(config("az://missing-bucket/p")) as store:
+        with pytest.raises(BackendError, match="the bucket or container does not exist"):
+            await store.get(AT)
 
 
 # --- listings ---------------------------------------------------------------------------------------------------------

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from base64 import b64encode
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.anyio, pytest.mark.once, on_asyncio]
 
 KEY = {"type": "service_account", "client_email": "a@example.org", "private_key": CANARY, "token_uri": "x"}
+PACKED_KEY = b64encode(json.dumps(KEY).encode()).decode()
 SERVICES = {name: Target(name, "fsspec") for name in ("s3", "gcs", "azure")}
 WRONG: dict[str, list[tuple[dict[str, Any], str]]] = {
     "s3": [
@@ -28,6 +31,11 @@ WRONG: dict[str, list[tuple[dict[str, Any], str]]] = {
         ({"client_kwargs": {"verify": f"/{CANARY}.pem"}}, "'verify' names a file that is not there"),
         ({"client_kwargs": {"aws_session_token": 5}}, "options.client_kwargs: 'aws_session_token' must be a string"),
         ({"endpoint_url": f"{CANARY}:9000"}, "options: 'endpoint_url' must be a URL"),
+        ({"endpoint_url": f"http://me:{CANARY}@h"}, "options: 'endpoint_url' must be a URL"),
+        ({"endpoint_url": f"http://h/?sig={CANARY}"}, "options: 'endpoint_url' must be a URL"),
+        ({"key": f"{CANARY}\n"}, "options: 'key' has a line break"),
+        ({"token": f"{CANARY}\r\nX-Amz-Acl: public-read"}, "options: 'token' has a line break"),
+        ({"client_kwargs": {"region_name": "eu\n"}}, "options.client_kwargs: 'region_name' has a line break"),
         ({"config_kwargs": {"max_pool_conections": 5}}, "did you mean 'max_pool_connections'?"),
         ({"config_kwargs": {"connect_timeout": CANARY}}, "options.config_kwargs: 'connect_timeout' must be a number"),
         ({"config_kwargs": {"s3": {"addressing_style": CANARY}}}, "options.config_kwargs: 's3' cannot be used"),
@@ -44,6 +52,7 @@ WRONG: dict[str, list[tuple[dict[str, Any], str]]] = {
         ({"token": "browser"}, "options: 'token' is a file that is not there, or neither"),
         ({"token": f"/run/secrets/{CANARY}.json"}, "options: 'token' is a file that is not there, or neither"),
         ({"token": f"{CANARY}.json"}, "options: 'token' is a file that is not there, or neither"),
+        ({"token": PACKED_KEY}, "options: 'token' is a key file in base64"),
         ({"token": f"{{{CANARY}"}, "options: 'token' is, or names, a key file that is not JSON"),
         ({"token": KEY}, "options: 'token' is no key of a service account"),
         ({"token": '{"private_key": "zQ7kzQ7k"}'}, "options: 'token' is no key of a service account"),
@@ -54,6 +63,12 @@ WRONG: dict[str, list[tuple[dict[str, Any], str]]] = {
         ({"timeout": CANARY}, "options: 'timeout' must be a number"),
         ({"connection_string": CANARY}, "options: 'connection_string' is none"),
         ({"account_key": f"{CANARY}x"}, "options: 'account_key' is not in base64"),
+        ({"account_key": f"AccountKey={CANARY}"}, "options: 'account_key' is not in base64"),
+        ({"account_name": f"a;AccountKey={CANARY}"}, "options: 'account_name' names no server"),
+        ({"account_host": f"h/?sig={CANARY}"}, "options: 'account_host' must be a host"),
+        ({"sas_token": f"AccountName=a;AccountKey={CANARY}"}, "options: 'sas_token' is no token"),
+        ({"sas_token": f"https://a.example/?sv=1&sig={CANARY}"}, "options: 'sas_token' is no token"),
+        ({"connection_string": f"BlobEndpoint=https://h;SharedAccessSignature={CANARY}"}, "'connection_string' is no"),
         ({"credential": 5}, "options: 'credential' must be a credential of azure.identity"),
     ],
 }

@@ -12,6 +12,7 @@ from urllib.parse import SplitResult, urlsplit
 
 from accountstore.backends.base import ConfigError
 from accountstore.backends.obstore.surroundings import aws, azure, certificates, fsspec, google
+from accountstore.backends.options import check_no_key, check_signature
 from accountstore.validation import did_you_mean
 
 Service: TypeAlias = Literal["s3", "gcs", "azure"]
@@ -75,6 +76,8 @@ def settings_of(service: Service, bucket: str, options: Mapping[str, Any], /) ->
             options = {"connection_string": text}
         settings |= _translate(_WORDS[service], options)
         settings |= azure(settings)
+        if not re.fullmatch(r"[\w.-]*", settings.get("account_name") or ""):  # it could be more, and is asked for
+            raise ConfigError("options: 'account_name', or the host of the account, names no server")
     _settle_endpoint(service, bucket, settings)
     if service == "gcs" and settings.pop("skip_signature", False):
         # The client signs writes all the same, unless it holds a key that says not to.
@@ -188,6 +191,7 @@ def _google(access: Any, /) -> dict[str, Any]:
                 return {"application_credentials": access}
             if not _TOKEN.fullmatch(access):
                 raise ConfigError("options: 'token' is neither a token nor the path of a file that is there")
+            check_no_key(access)
             return {"bearer_token": access}
         case _:
             raise ValueError
@@ -207,7 +211,15 @@ def _connection_string(text: Any, /) -> dict[str, Any]:
     if not parts.keys() <= _SECRETS.keys():  # a part may be a key whose name was forgotten: it is not shown
         raise ConfigError("options: 'connection_string' has a part that obstore does not know")
     endpoint = blob or f"{protocol}://{account}.blob.{suffix}"
+    check_signature(parts.get("SharedAccessSignature"), "connection_string")
     return {"account_name": account, "endpoint": endpoint, **{_SECRETS[name]: parts[name] for name in parts}}
+
+
+def _signature(token: Any, /) -> dict[str, Any]:
+    if not str(token).isprintable():
+        raise ValueError
+    check_signature(token, "sas_token")
+    return {"sas_key": token}
 
 
 def _without_effect(*names: str) -> dict[str, _Word]:
@@ -272,7 +284,7 @@ _WORDS: Mapping[Service, Mapping[str, _Word]] = {
     "azure": {
         "account_name": "account_name",
         "account_key": "account_key",
-        "sas_token": "sas_key",
+        "sas_token": _signature,
         "client_id": "client_id",
         "client_secret": "client_secret",
         "tenant_id": "tenant_id",
