@@ -97,9 +97,9 @@ def _import(path: str) -> object:
 
 
 def _names(path: str) -> object:
-    from accountstore.cli.migrate import _read_names  # pyright: ignore[reportPrivateUsage]
+    from accountstore.cli.names import read_names
 
-    return _read_names(path)
+    return read_names(path)
 
 
 def _marks(path: str) -> object:
