@@ -382,28 +382,31 @@ def fail(error: BaseException, /) -> NoReturn:
 
 async def stray() -> NoReturn:
     """Raise a cancellation that nobody has asked for: that of a scope that is over."""
+    kept: BaseException | None = None
     with anyio.CancelScope() as scope:
         scope.cancel()
         try:
             await anyio.sleep(0)
         except anyio.get_cancelled_exc_class() as error:
             kept = error
+    assert kept is not None
     raise kept
 
 
-@pytest.mark.parametrize(
-    ("fault", "message"),
-    [
-        (lambda _: 1 / 0, "raised ZeroDivisionError"),
-        (lambda _: TokenGrant(access_token="", expires_in=1), "raised ValueError"),
-        (lambda _: TokenGrant(access_token="A", expires_in=10**400), "raised ValueError"),
-        (lambda _: "A1", "returned no TokenGrant"),
-        (lambda _: stray(), "raised Cancelled"),
-        (lambda token: fail(ExchangeError(token)), "raised ExchangeError"),
-        (lambda token: fail(MineError(418, token)), "raised MineError"),
-        (lambda token: fail(RefusedError(token, code=token)), r"refused the exchange \(other\)"),
-    ],
-)
+FAULTS: list[tuple[Callable[[str], Any], str]] = [
+    (lambda _: 1 / 0, "raised ZeroDivisionError"),
+    (lambda _: TokenGrant(access_token="", expires_in=1), "raised ValueError"),
+    (lambda _: TokenGrant(access_token="A", expires_in=10**400), "raised ValueError"),
+    (lambda _: "A1", "returned no TokenGrant"),
+    (lambda _: stray(), "raised Cancelled"),
+    (lambda token: fail(ExchangeError(token)), "raised ExchangeError"),
+    (lambda token: fail(MineError(418, token)), "raised MineError"),
+    (lambda token: fail(RefusedError(token, code=token)), r"refused the exchange \(other\)"),
+]
+"""What an exchange does with a token, and what is said of it."""
+
+
+@pytest.mark.parametrize(("fault", "message"), FAULTS)
 async def test_an_exchange_that_fails(
     store: AccountStore, pauses: list[float], fault: Callable[[str], Any], message: str
 ) -> None:
