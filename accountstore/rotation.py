@@ -122,14 +122,14 @@ def reseal(
 
 async def resume_time(store: AccountStore, folder: str = "", /, *, storage: str | None = None) -> datetime | None:
     """The `before` of a `reseal` that begins after this call: later than any document that is there, by the clock that
-    dates them, and than what the next second writes. Storages date documents by whole seconds, and their machines may
-    differ by one; what a run writes so early, the next run writes again.
+    dates them, for some storages date by whole seconds. Their machines may differ, too: what a run wrote in the second
+    after `before`, the next run writes again.
 
     Writes and removes a file of its own. None: the storage dates no documents, and a run that was killed is begun anew.
     """
     found, prefix = _parts(store)[0].folder(folder, storage)
     now = await _now(found, prefix)
-    return None if now is None else now.replace(microsecond=0) + 2 * _SECOND
+    return None if now is None else now.replace(microsecond=0) + _SECOND
 
 
 async def _now(storage: Storage, prefix: str, /) -> datetime | None:
@@ -223,7 +223,7 @@ class _Rotation(NamedTuple):
         if before is None or self.done is not None:
             return self
         now = await _now(self.storage, prefix)
-        return self if now is None else self._replace(done=(before, now))
+        return self if now is None else self._replace(done=(before + _SECOND, now))
 
     async def page(self, members: Sequence[_Member], /) -> list[tuple[Location, _Result]]:
         """Each document of a page with its result; one that is gone meanwhile is left out."""

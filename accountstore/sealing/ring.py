@@ -183,8 +183,8 @@ def _check_ids(providers: Sequence[KeyProvider], /) -> None:
             shared = [key_id for _, key_id in mine & theirs]
         if shared:
             raise ConfigError(
-                f"keys: two sources have a key with the id {min(shared, key=str)!r}, and not the same one: what"
-                " it seals would open by one of them only; leave one out, or make its key anew under another id"
+                f"keys: two sources have a key with the id {min(shared, key=str)!r}, and not the same one: what it"
+                " seals would open by one of them only; leave one out, or make its key anew under another id"
             )
 
 

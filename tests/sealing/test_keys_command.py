@@ -148,9 +148,9 @@ def test_a_killed_resealing_goes_on_with_the_time_that_it_told() -> None:
     start = datetime.fromisoformat(told[1]).replace(tzinfo=UTC)
     assert start > datetime.fromtimestamp(Path("mail", AT.path).stat().st_mtime, UTC)
     assert start - datetime.now(UTC) <= timedelta(seconds=2)
-    for at, moment in ((AT, start.timestamp() - 1), (ELSEWHERE, start.timestamp())):
+    for at, moment in ((AT, start.timestamp()), (ELSEWHERE, start.timestamp() + 1)):
         os.utime(Path("mail", at.path), (moment, moment))
-    while datetime.now(UTC) < start:
+    while datetime.now(UTC) < start + timedelta(seconds=1):
         time.sleep(0.1)
     resumed = run("reseal", "--before", told[1])
     assert (resumed.stdout, resumed.stderr) == ("1 current, 1 written\n", told[0])

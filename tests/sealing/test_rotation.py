@@ -230,7 +230,7 @@ async def test_a_resealing_is_resumed_by_the_storages_clock() -> None:
     await outcomes(rewrap(store))
     before = await files(backend)
     start = await resume_time(store)
-    assert start == datetime(2020, 1, 1, 12, 0, 2, tzinfo=UTC)
+    assert start == datetime(2020, 1, 1, 12, 0, 1, tzinfo=UTC)
     assert start == await resume_time(store.scoped("team"))
     assert await outcomes(reseal(store, "team/0", before=start)) == {"written": 4}  # ended at once, in the same second
     backend.now += timedelta(seconds=5)
