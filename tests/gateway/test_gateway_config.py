@@ -203,15 +203,24 @@ def test_clients_that_are_added_at_once_are_all_there(tmp_path: Path, monkeypatc
     """Those who add to one file wait for one another, be it new or not: no client is lost, and there is one key."""
     file = str(tmp_path / "g.toml")
     all_there = threading.Barrier(8)
-    monkeypatch.setattr(adding, "hash_secret", lambda _: all_there.wait() < 0 or HASH)
+
+    def together(_: Secret) -> str:
+        all_there.wait()
+        return HASH
+
+    monkeypatch.setattr(adding, "hash_secret", together)
 
     def slow(tree: Any) -> GatewayConfig:
         time.sleep(0.01)
         return config_of(tree)
 
     monkeypatch.setattr(adding, "config_of", slow)
+
+    def add(number: int) -> Secret:
+        return add_to_file(file, f"c{number}", Client(secrets=(), folder=""))
+
     with ThreadPoolExecutor(8) as threads:
-        for secret in threads.map(lambda n: add_to_file(file, f"c{n}", Client(secrets=(), folder="")), range(8)):
+        for secret in threads.map(add, range(8)):
             assert len(secret.reveal()) == 43
     config = load_gateway_config(file)
     assert {*config.clients} == {f"c{n}" for n in range(8)}
