@@ -439,7 +439,7 @@ def test_ls_and_check_name_what_no_location_names(tree: None) -> None:
     for arguments, count in (("ls -r", 4), ("ls", 3)):
         answer = run(*arguments.split())
         assert answer.code == 0
-        assert answer.err.count("not listed: ") == count
+        assert answer.err.count("not listed: '") == count
         assert all(name in answer.err for name in told if arguments == "ls -r")
         assert not any(name in answer.out for name in ("#", ":", "\\", "\u0301"))
     answer = run("check")
