@@ -11,18 +11,20 @@ from typing import TypeAlias, TypeVar
 
 from msgspec.structs import replace
 
-from accountstore.backends.base import WriteMode
+from accountstore.backends.base import Stat, Version, WriteMode
 from accountstore.client import condition_of
 from accountstore.errors import (
     ConflictError,
+    ExistsError,
     KeyDeniedError,
     KeyProviderError,
     LeaseError,
     LocationError,
+    NotFoundError,
     SealError,
 )
 from accountstore.events import Operation
-from accountstore.leased import Hold, held
+from accountstore.leased import Hold, held, oauth_in
 from accountstore.model import Account, Document, MultiAccount
 from accountstore.retry import backoff
 from accountstore.storage import DocumentRef, Opened, Stored
@@ -86,16 +88,20 @@ async def move(operation: Operation, source: DocumentRef, target: DocumentRef, m
         await source.require("delete")  # which says so, before any I/O
     if mode != "overwrite":
         await target.require(condition_of(mode))
+    read: Opened[Document] | None = await source.read(source.kind)
+    is_leased = can_hold and any(oauth_in(read.stored.document))
+    there = await target.present() if is_leased or mode != "create" else None
+    if is_leased:
+        _check_mode(target, mode, there)  # as a lease that is taken for nothing leaves the source with another version
     while True:
         started = monotonic()
-        async with held(operation, source, _LEASE) if can_hold else _read(source) as hold:
+        async with held(operation, source, _LEASE, read) if can_hold else _read(source, read) as hold:
             opened, waited = hold.opened, monotonic() - started
             source, target = (
                 replace(ref, by=ref.by + waited) for ref in (source, target)
             )  # others' time is not theirs
-            there = operation.attempts == 1 and mode != "create" and await target.present() is not None
             stored = operation.record(await target.write_copy(opened, source.storage, mode))
-            if there:
+            if there is not None and operation.attempts == 1:
                 stored = await _tell_apart(source, target, opened, stored)
             try:
                 await source.delete(opened.version if conditional else None)
@@ -105,15 +111,25 @@ async def move(operation: Operation, source: DocumentRef, target: DocumentRef, m
             else:
                 hold.is_gone = True
                 return stored
-        mode = stored.version
+        mode, read = stored.version, None
         await backoff(operation.attempts, _FIRST_PAUSE, _LONGEST_PAUSE)
         operation.attempts += 1
 
 
+def _check_mode(target: DocumentRef, mode: WriteMode, there: Stat | None, /) -> None:
+    """Raise what a write in this mode would raise over what is there."""
+    if mode == "create" and there is not None:
+        raise ExistsError("there is a document already", location=target.location)
+    if isinstance(mode, Version) and there is None:
+        raise NotFoundError("there is no such document", location=target.location)
+    if isinstance(mode, Version) and there is not None and there.version != mode:
+        raise ConflictError("the document has changed since it was read", location=target.location)
+
+
 @asynccontextmanager
-async def _read(source: DocumentRef, /) -> AsyncGenerator[Hold]:
-    """A document of a storage where nobody can refresh it."""
-    yield Hold(await source.read(source.kind))
+async def _read(source: DocumentRef, read: Opened[Document] | None, /) -> AsyncGenerator[Hold]:
+    """A document whose tokens nobody can exchange, as it was read, or is now."""
+    yield Hold(read or await source.read(source.kind))
 
 
 async def _tell_apart(

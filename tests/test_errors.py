@@ -167,6 +167,9 @@ class KeyService:
     def __init__(self, error: Exception) -> None:
         self.error = error
 
+    def key_ids(self) -> tuple[str, ...]:
+        return ("key",)
+
     async def wrap(self, keys: object, contexts: object) -> NoReturn:
         raise self.error
 

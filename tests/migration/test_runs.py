@@ -320,17 +320,21 @@ class Rival(Recording):
         self._operation: Operation = operation
         self._location = location
         self._word = word
+        self._turn = anyio.Lock()
         self._acted = False
         self.before = self._meet
 
     async def _meet(self, operation: Operation) -> None:
-        if operation != self._operation or self._acted:
+        if operation != self._operation:
             return
-        self._acted = True
-        if self._word is None:
-            await self.remove(self._location.path)
-        else:
-            await self.put(self._location, JSON.encode(account(self._word)))
+        async with self._turn:  # calls that come meanwhile wait
+            if self._acted:
+                return
+            self._acted = True
+            if self._word is None:
+                await self.remove(self._location.path)
+            else:
+                await self.put(self._location, JSON.encode(account(self._word)))
 
 
 @pytest.mark.parametrize(
