@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
+from contextlib import nullcontext
 from inspect import isawaitable
 from os import urandom
 from time import monotonic
@@ -88,14 +88,14 @@ async def move(operation: Operation, source: DocumentRef, target: DocumentRef, m
         await source.require("delete")  # which says so, before any I/O
     if mode != "overwrite":
         await target.require(condition_of(mode))
-    read: Opened[Document] | None = await source.read(source.kind)
-    is_leased = can_hold and any(oauth_in(read.stored.document))
+    opened = await source.read(source.kind)
+    is_leased = can_hold and any(oauth_in(opened.stored.document))
     there = await target.present() if is_leased or mode != "create" else None
     if is_leased:
         _check_mode(target, mode, there)  # as a lease that is taken for nothing leaves the source with another version
     while True:
         started = monotonic()
-        async with held(operation, source, _LEASE, read) if can_hold else _read(source, read) as hold:
+        async with held(operation, source, _LEASE, opened) if can_hold else nullcontext(Hold(opened)) as hold:
             opened, waited = hold.opened, monotonic() - started
             source, target = (
                 replace(ref, by=ref.by + waited) for ref in (source, target)
@@ -111,9 +111,10 @@ async def move(operation: Operation, source: DocumentRef, target: DocumentRef, m
             else:
                 hold.is_gone = True
                 return stored
-        mode, read = stored.version, None
+        mode = stored.version
         await backoff(operation.attempts, _FIRST_PAUSE, _LONGEST_PAUSE)
         operation.attempts += 1
+        opened = await source.read(source.kind)
 
 
 def _check_mode(target: DocumentRef, mode: WriteMode, there: Stat | None, /) -> None:
@@ -124,12 +125,6 @@ def _check_mode(target: DocumentRef, mode: WriteMode, there: Stat | None, /) -> 
         raise NotFoundError("there is no such document", location=target.location)
     if isinstance(mode, Version) and there is not None and there.version != mode:
         raise ConflictError("the document has changed since it was read", location=target.location)
-
-
-@asynccontextmanager
-async def _read(source: DocumentRef, read: Opened[Document] | None, /) -> AsyncGenerator[Hold]:
-    """A document whose tokens nobody can exchange, as it was read, or is now."""
-    yield Hold(read or await source.read(source.kind))
 
 
 async def _tell_apart(

@@ -32,11 +32,11 @@ from accountstore.backends.base import (
     WriteMode,
     check_size,
 )
+from accountstore.backends.moments import as_utc
 from accountstore.backends.object_store import (
     INSTANCE,
     WRITE_TOKEN,
     ObjectStore,
-    as_utc,
     error_for_status,
     finalizers,
     folder,

@@ -38,7 +38,8 @@ from accountstore.backends.base import (
     digest,
 )
 from accountstore.backends.logs import quiet
-from accountstore.backends.object_store import as_utc, finalizers
+from accountstore.backends.moments import as_utc
+from accountstore.backends.object_store import finalizers
 from accountstore.backends.options import check_names
 from accountstore.errors import AccountStoreError
 from accountstore.validation import did_you_mean, join

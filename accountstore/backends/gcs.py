@@ -35,6 +35,7 @@ from accountstore.backends.base import (
     check_size,
 )
 from accountstore.backends.gcs_credentials import as_token, authorization, credentials_of, denied, refresh
+from accountstore.backends.moments import moment_of
 from accountstore.backends.object_store import (
     INSTANCE,
     WRITE_TOKEN,
@@ -43,7 +44,6 @@ from accountstore.backends.object_store import (
     folder,
     generation,
     is_stale,
-    moment_of,
     split_url,
     unanswered,
     version_of,

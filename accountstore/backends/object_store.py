@@ -8,7 +8,6 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from contextvars import Context
-from datetime import UTC, datetime
 from functools import partial
 from time import monotonic
 from typing import Any, Generic, TypeVar
@@ -84,26 +83,6 @@ def version_of(tag: object, /) -> Version:
     if not tag:
         raise BackendError("the server gives no version (ETag) of the document, without which it is no storage")
     return Version(str(tag))
-
-
-def as_utc(moment: datetime | None, /) -> datetime | None:
-    """A moment in the standard library's own UTC, whatever class of time zone a client has for it; None where it is not
-    in the years 1 to 9999 there.
-    """
-    if moment is None or moment.tzinfo is UTC:
-        return moment
-    if moment.tzinfo is None:
-        return moment.replace(tzinfo=UTC)
-    with suppress(OverflowError):
-        return moment.astimezone(UTC)
-    return None
-
-
-def moment_of(text: str | None, /, parse: Callable[[str], datetime | None]) -> datetime | None:
-    """The moment that a text tells; None where it tells none, or one that a calendar does not have."""
-    with suppress(ValueError, OverflowError):
-        return as_utc(parse(text)) if text else None
-    return None
 
 
 def generation(version: Version, /) -> str:

@@ -54,15 +54,14 @@ from accountstore.backends.base import (
     WriteMode,
     check_size,
 )
+from accountstore.backends.moments import as_utc, moment_of
 from accountstore.backends.object_store import (
     INSTANCE,
     WRITE_TOKEN,
     ObjectStore,
-    as_utc,
     error_for_status,
     folder,
     is_stale,
-    moment_of,
     split_url,
     unanswered,
     version_of,
