@@ -140,6 +140,13 @@ class BlockingAccountStore:
     process that was forked from the one that opened it, every call is a `ClosedError`.
     """
 
+    if not TYPE_CHECKING:  # checkers shall see the parameters
+
+        def __new__(cls, *arguments: object, **_: object) -> Self:
+            if not (arguments and isinstance(arguments[0], AccountStore)):
+                raise TypeError("a store is opened, not made: `with BlockingAccountStore.open(config) as store`")
+            return super().__new__(cls)
+
     def __init__(self, store: AccountStore, portal: BlockingPortal, closing: ExitStack | None, /) -> None:
         self._store = store
         self._portal = portal

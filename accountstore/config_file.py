@@ -33,6 +33,8 @@ S = TypeVar("S", bound=Struct)
 
 _FILE = "accountstore.toml"
 _VARIABLE = "ACCOUNTSTORE_CONFIG"
+_PATHS = ("token_file", "verify")
+"""What a key service has in files."""
 
 
 def find_config(config: StoreConfig | str | os.PathLike[str] | None = None, /) -> str | None:
@@ -115,7 +117,10 @@ def _config_of(tree: dict[str, Any], /) -> StoreConfig:
 
 
 def _beside(folder: str, source: Any, /) -> Any:
-    """A source of keys, whose path is taken from the configuration's folder."""
+    """A source of keys, whose paths are taken from the configuration's folder."""
+    if isinstance(source, dict):
+        table = cast("dict[str, Any]", source)
+        return table | {name: _beside(folder, table[name]) for name in _PATHS if table.get(name)}
     if not isinstance(source, str) or source.startswith(("env:", "~")):
         return source
     return os.path.join(folder, source)

@@ -170,13 +170,13 @@ class AccountStore:
             ConflictError: other writers were faster 64 times in a row.
             UnsupportedError: the storage cannot compare and swap; nothing was read.
         """
-        _check_function(change)
+        _check_function(change, _CHANGE)
         with Operation(self._log, "update", location) as operation:
             return await updating.update(operation, self._resolver.ref(location, "account"), change, Account)
 
     async def update_multi(self, location: Location, change: Change[MultiAccount], /) -> Stored[MultiAccount]:
         """As `update`, for a multi account."""
-        _check_function(change)
+        _check_function(change, _CHANGE)
         with Operation(self._log, "update_multi", location) as operation:
             return await updating.update(operation, self._resolver.ref(location, "multi"), change, MultiAccount)
 
@@ -208,6 +208,7 @@ class AccountStore:
             UnsupportedError: the storage cannot compare and swap.
             Others as `get` and `save`.
         """
+        _check_function(exchange, _EXCHANGE)
         with Operation(self._log, "refresh", location) as operation:
             ref, terms = self._resolver.ref(location, "account"), Terms(leeway, lease, timeout)
             return await refreshing.refresh(operation, ref, Account, exchange, terms)
@@ -225,6 +226,7 @@ class AccountStore:
         """As `refresh`, for each OAuth account that needs it: one exchange for each refresh token, also where several
         accounts have the same. All are tried before an error of one is raised.
         """
+        _check_function(exchange, _EXCHANGE)
         with Operation(self._log, "refresh_multi", location) as operation:
             ref, terms = self._resolver.ref(location, "multi"), Terms(leeway, lease, timeout)
             return await refreshing.refresh(operation, ref, MultiAccount, exchange, terms)
@@ -479,9 +481,13 @@ class AccountStore:
         return f"<AccountStore {', '.join(self.storages)}>"
 
 
-def _check_function(change: object, /) -> None:
-    if not callable(change):
-        raise TypeError("change must be a function, async or not, from the old document to the new one")
+_CHANGE = "change must be a function, async or not, from the old document to the new one"
+_EXCHANGE = "exchange must be an async function from OAuthCredentials to a TokenGrant, such as a TokenEndpoint"
+
+
+def _check_function(given: object, needed: str, /) -> None:
+    if not callable(given):
+        raise TypeError(needed)
 
 
 def parts_of(store: AccountStore, /) -> tuple[Resolver, EventLog]:

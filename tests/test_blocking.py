@@ -10,7 +10,7 @@ import sys
 import threading
 import traceback
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 from msgspec.structs import replace
@@ -111,6 +111,8 @@ def test_a_change_may_block(store: BlockingAccountStore) -> None:
     assert store.update(AT, change).document == store.get(other)
     with pytest.raises(TypeError, match="change must be a function"):
         store.update(AT, None)  # type: ignore[arg-type]  # wrong on purpose
+    with pytest.raises(TypeError, match=r"BlockingAccountStore\.open\(config\)"):
+        cast("Any", BlockingAccountStore)(StoreConfig(storages={}))
 
 
 def test_changes_may_update_others_however_many_there_are(store: BlockingAccountStore) -> None:

@@ -139,6 +139,10 @@ async def after_closing(store: AccountStore, /) -> object:
     return await store.get(AT)
 
 
+async def unasked(_: OAuthCredentials, /) -> TokenGrant:
+    raise AssertionError
+
+
 def refresh_by(error: Exception, /) -> Callable[[AccountStore], Awaitable[object]]:
     """A refresh whose exchange raises this."""
 
@@ -156,7 +160,7 @@ async def wait_for_a_lease(store: AccountStore, /) -> object:
     lease = {key_of(Secret("rt")): {"holder": "another", "seconds": 60}}
     tree = msgspec.json.decode(JSON.encode(samples.OAUTH)) | {FIELD: lease}
     await store.save_json(AT, msgspec.json.encode(tree))
-    return await store.refresh(AT, cast("Any", None), timeout=0)
+    return await store.refresh(AT, unasked, timeout=0)
 
 
 class KeyService:
@@ -221,7 +225,7 @@ RAISED: Mapping[type[AccountStoreError], Callable[[AccountStore], Awaitable[obje
     errors.UnsupportedError: lambda store: store.scoped("x").filesystem(),
     errors.ClosedError: after_closing,
     errors.JournalError: lambda store: migrate(store, "main:a", "main:b", journal=os.devnull),
-    errors.NoOAuthError: lambda store: store.refresh(AT, cast("Any", None)),
+    errors.NoOAuthError: lambda store: store.refresh(AT, unasked),
     errors.LeaseError: wait_for_a_lease,
     errors.ExchangeError: refresh_by(KeyError()),
     errors.RefusedError: refresh_by(errors.RefusedError("no", code="invalid_grant")),

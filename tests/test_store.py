@@ -239,6 +239,8 @@ MISUSES: Mapping[str, tuple[Callable[[AccountStore], object], str]] = {
     "no pairs": (lambda store: drained(store.save_many(cast("Any", [ACCOUNT]))), "pairs of a Location and a document"),
     "no function": (lambda store: store.update(AT, cast("Any", ACCOUNT)), "change must be a function"),
     "no function for several": (lambda store: store.update_multi(MULTI_AT, cast("Any", MULTI)), "must be a function"),
+    "no exchange": (lambda store: store.refresh(AT, cast("Any", 5)), "exchange must be an async function"),
+    "no exchange for several": (lambda store: store.refresh_multi(MULTI_AT, cast("Any", None)), "TokenEndpoint"),
     "no version": (lambda store: store.delete(AT, version=cast("Any", "etag")), "version must be a Version"),
     "text for bytes": (lambda store: store.save_json(AT, cast("Any", "{}")), "save_json takes bytes"),
     "a location for a folder": (lambda store: store.list(cast("Any", AT)), "folder: must be text"),

@@ -117,7 +117,7 @@ def print_report(report: Report, /, *, as_json: bool) -> None:
         }
         sys.stdout.write(msgspec.json.encode(told).decode() + "\n")
         return
-    sys.stdout.write(f"{report.source} to {report.target}: {_number(report.documents, 'document')}")
+    sys.stdout.write(f"{report.source} to {report.target}, {_number(report.documents, 'document')}")
     if report.absent:
         sys.stdout.write(f", without the journals of shards {', '.join(map(str, report.absent))}")
     elif not report.complete:

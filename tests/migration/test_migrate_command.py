@@ -86,7 +86,7 @@ def test_from_plan_to_verification(migrate: Any, folder: Path) -> None:
     done = migrate("Old:mail", "New:post")
     assert (done.returncode, done.stdout.splitlines()[0].rpartition(",")[0]) == (
         0,
-        "Old:mail to New:post: 20 documents",
+        "Old:mail to New:post, 20 documents",
     )
     assert "copied" in done.stdout
     again = migrate("Old:mail", "New:post")

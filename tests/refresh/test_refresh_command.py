@@ -28,7 +28,6 @@ pytest.importorskip("httpx2")
 pytestmark = pytest.mark.once
 
 CANARY = "zQ7kzQ7k"
-ENDS = datetime.now(UTC) + timedelta(minutes=30)
 
 
 class Provider(BaseHTTPRequestHandler):
@@ -72,7 +71,9 @@ def folder(tmp_path: Path, asked: tuple[str, object]) -> Path:
         async with AccountStore.open(StoreConfig(storages={"main": StorageConfig(str(tmp_path / "mail"))})) as store:
             url = asked[0]
             await store.save(Location("old.account", folder="a"), oauth("old", request_url=url))
-            valid = oauth("valid", request_url=url, access_token=CANARY, expires_at=ENDS)
+            valid = oauth(
+                "valid", request_url=url, access_token=CANARY, expires_at=datetime.now(UTC) + timedelta(minutes=30)
+            )
             await store.save(Location("valid.account", folder="a"), valid)
             await store.save(Location("password.account", folder="a"), FULL)
             several = MultiAccount(

@@ -29,6 +29,7 @@ from accountstore import (
 )
 from accountstore.backends.memory import MemoryBackend
 from accountstore.codecs import JSON, is_sealed
+from accountstore.config_file import load_config
 from accountstore.sealing import StaticKeys
 from accountstore.testing import FaultyBackend, store_machine, store_over
 
@@ -364,6 +365,22 @@ async def test_toml_takes_files_variables_and_lists(tmp_path: Path, monkeypatch:
             if await store.exists(AT):
                 assert await store.get(AT) == ACCOUNT
             await store.save(AT, ACCOUNT)
+
+
+def test_the_files_of_a_key_service_lie_beside_the_configuration(tmp_path: Path) -> None:
+    """Its token and its authorities are named as key files are; an absolute path stays, and what names no file."""
+    path = tmp_path / "accountstore.toml"
+    for verify, found in (('"ca.pem"', str(tmp_path / "ca.pem")), ('"/etc/ca.pem"', "/etc/ca.pem"), ("false", False)):
+        service = f'{{ provider = "transit", url = "https://x.invalid", token_file = "token", verify = {verify} }}'
+        path.write_text(TOML.format(keys=service))
+        encryption = load_config(path).storages["main"].encryption
+        assert encryption is not None
+        [source] = encryption.sources()
+        assert (source["token_file"], source["verify"], source["provider"]) == (
+            str(tmp_path / "token"),
+            found,
+            "transit",
+        )
 
 
 FAULTS: dict[str, tuple[dict[str, Any], str]] = {
