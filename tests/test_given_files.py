@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,10 +13,22 @@ from accountstore import AccountStoreError
 from accountstore.files import FileTooLargeError, NotRegularFileError, read_file
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
-pytestmark = pytest.mark.timeout(60)
+
+@pytest.fixture(autouse=True)
+def _limit() -> Iterator[None]:
+    """Whoever waits at a pipe after all is interrupted."""
+    before = signal.signal(signal.SIGALRM, _interrupt)
+    signal.alarm(60)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
+def _interrupt(*_: object) -> None:
+    raise TimeoutError
 
 
 def test_a_file_is_read_up_to_its_limit(tmp_path: Path) -> None:

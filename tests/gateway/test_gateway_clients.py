@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING
 
 import anyio
 import pytest
-from argon2 import PasswordHasher
-from argon2.exceptions import Argon2Error
 from gateways import (
     BASE,
     HASH,
@@ -257,6 +255,9 @@ async def test_every_attempt_without_success_is_the_same_work(
     store: AccountStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """For an unknown id as many hashes are computed, of the same costs, as for any client."""
+    from argon2 import PasswordHasher
+    from argon2.exceptions import Argon2Error
+
     dear = hash_secret(Secret("dear"))
     clients = {
         "one": client(secrets=(OTHER_HASH,)),
