@@ -370,7 +370,9 @@ def test_no_storage_is_an_error(text: str) -> None:
             id="ftp options",
         ),
         pytest.param(
-            lone("webhdfs://h/x", {"use_http": CANARY}), ("storages.a.options: ", "'use_https'"), id="misspelt options"
+            lone("zip://h/x", {"compresslevl": CANARY}),
+            ("storages.a.options: ", "'compresslevel'"),
+            id="misspelt options",
         ),
         pytest.param(lone("${BUCKET}/x"), ("storages.a.url: ", "${BUCKET}"), id="variable"),
         pytest.param(lone("~nobody-here/x"), ("storages.a.url: ", "'nobody-here'"), id="user"),
