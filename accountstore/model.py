@@ -225,6 +225,10 @@ class MultiAccount(_Document, frozen=True, gc=False, kw_only=True, omit_defaults
     def __post_init__(self) -> None:
         if type(self.receive_accounts) is not tuple:
             force_setattr(self, "receive_accounts", tuple(self.receive_accounts))
+        if dict in map(type, (*self.receive_accounts, self.send_account)):  # which would show its password
+            force_setattr(self, "receive_accounts", ())
+            force_setattr(self, "send_account", None)
+            raise TypeError("receive_accounts and send_account must be Accounts")
 
 
 Document: TypeAlias = Account | MultiAccount

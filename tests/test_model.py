@@ -120,6 +120,8 @@ def test_credentials_that_are_none_are_refused_at_once(credentials: Any) -> None
     """A dictionary, say, would show its password: it is a `TypeError`, which shows it in no frame of the library."""
     with pytest.raises(TypeError, match=r"^credentials must be") as caught:
         Account(host="h", port=1, credentials=credentials)
+    with pytest.raises(TypeError, match="must be Accounts"):
+        MultiAccount(receive_accounts=[cast("Any", {"host": "h", "port": 1, "credentials": credentials})])
     entries = traceback.TracebackException.from_exception(caught.value, capture_locals=True).stack[1:]
     assert entries
     assert not any("hunter2" in str(entry.locals) for entry in entries)

@@ -84,8 +84,8 @@ def refresh(
             if location is not None:
                 await work.one(location_of(location))
                 return True
-            found, complete = await documents_below(store, folder_of(everything or ""))
-            return await each(store, found, work.one_of_many) and complete
+            found, _ = await documents_below(store, folder_of(everything or ""))
+            return await each(store, found, work.one_of_many)
 
         if not in_store(config_of(context), run):
             raise typer.Exit(1)

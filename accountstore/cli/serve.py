@@ -100,7 +100,10 @@ def serve(
                 " or --plain-http behind a proxy that has TLS"
             )
         for path in filter(None, (tls_certificate, tls_key)):
-            open_file(path).close()
+            try:
+                open_file(path).close()
+            except OSError as error:
+                raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
         config = load_gateway_config(find_gateway_config(gateway))
         _serve(context.obj, config, _exchange(refresh), host, port, tls_certificate, tls_key)
 

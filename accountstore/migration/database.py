@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 _NETWORK = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "ncpfs", "9p", "afs", "ceph", "glusterfs", "lustre"})
 _BESIDE = ("", "-wal", "-shm", "-journal")
-_ANOTHER = "begin another journal: what is at the target already is compared, not copied again"
+ANOTHER = "begin another journal: what is at the target already is compared, not copied again"
 
 
 class Database:
@@ -63,7 +63,7 @@ class Translated:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: object) -> None:
         if isinstance(error, (msgspec.MsgspecError, LocationError)) or type(error) is sqlite3.DatabaseError:
-            raise JournalError(f"{self._path}: the journal is damaged ({error}): {_ANOTHER}") from None
+            raise JournalError(f"{self._path}: the journal is damaged ({error}): {ANOTHER}") from None
         if isinstance(error, sqlite3.Error):
             raise JournalError(f"{self._path}: the journal cannot be read or written ({error})") from None
 

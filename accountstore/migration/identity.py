@@ -5,11 +5,10 @@ A journal keeps to them, and so do the processes and workers that open stores of
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from typing import Any, cast
-
-from msgspec import json
 
 from accountstore.errors import ConfigError
 from accountstore.migration.marks import Marks
@@ -19,13 +18,17 @@ from accountstore.storage import Storage
 from accountstore.store import AccountStore, parts_of
 from accountstore.validation import join
 
-_SECRET = re.compile("key|secret|token|pass|credential|signature|sas|cert", re.IGNORECASE)
-"""Names of options that say who asks, not which place: they may change while a migration goes on."""
+_NO_PLACE = re.compile(
+    "key|secret|token|pass|credential|signature|sas|cert|time|retr|attempt|pool|cache|concurr|max|proxy|verify",
+    re.IGNORECASE,
+)
+"""Names of options that say who asks, or how, not which place: they may change while a migration goes on."""
 _PASSWORD = re.compile("(?<=://)([^/@:]*):[^/@]*@")
 
 
 def marks_of_storages(resolver: Resolver, job: Job, marks: Marks, /) -> dict[str, str]:
-    """Keyed marks of where both ends are: the folder, the storage's URL, and its options without secrets.
+    """Keyed marks of where both ends are: the folder, the storage's URL, and those of its options that may say
+    which place it is.
 
     A local folder's options, such as a file's mode, do not make it another one.
     """
@@ -33,7 +36,7 @@ def marks_of_storages(resolver: Resolver, job: Job, marks: Marks, /) -> dict[str
     for end, place in (("source", job.source), ("target", job.target)):
         storage, key = resolver.folder(place.folder, place.storage)
         name = f"{end}_storage"
-        found[name] = marks.of_text(name, json.encode(_identity(storage, key), order="sorted").decode())
+        found[name] = marks.of_text(name, json.dumps(_identity(storage, key), sort_keys=True))
     return found
 
 
@@ -61,10 +64,11 @@ def is_folder(url: str, /) -> bool:
 
 
 def _plain(value: object, /) -> Any:
-    """An option as it is, without secrets; of an object its class."""
+    """An option as it is, without what names no place; of an object its class."""
     if isinstance(value, Mapping):
         options = cast("Mapping[object, object]", value).items()
-        return {str(name): _plain(each) for name, each in options if not _SECRET.search(str(name))}
+        plain = {str(name): _plain(each) for name, each in options if not _NO_PLACE.search(str(name))}
+        return {name: each for name, each in plain.items() if each != {}}
     if isinstance(value, (list, tuple)):
         return [_plain(each) for each in cast("list[object]", value)]
     if isinstance(value, str) and ";" in value and "=" in value:  # a connection string

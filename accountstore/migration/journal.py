@@ -17,12 +17,12 @@ from msgspec import Meta, Struct, convert, json
 from msgspec.structs import asdict
 
 from accountstore.errors import JournalError
-from accountstore.migration.database import Database, Translated
+from accountstore.migration.database import ANOTHER, Database, Translated
 from accountstore.migration.marks import Marks, default_key_file, make_key, read_key
 from accountstore.migration.model import PROBLEMS, Place, Report, Total, Word
 from accountstore.migration.records import Done, Other, Row, outcome_of, printable
 
-_FORMAT = "1"
+_FORMAT = "2"
 _UNKEPT = frozenset({None, "foreign", "deleted"})
 """Outcomes of documents that a journal has nothing to say about the next time."""
 _SCHEMA = (
@@ -109,7 +109,7 @@ class Journal:
         """What the journal is of."""
         told = dict(self._db.select(tuple[str, str], "select key, value from about"))
         if told.get("format") != _FORMAT:
-            raise JournalError(f"{self.path}: is no journal of this release")
+            raise JournalError(f"{self.path}: is no journal of this release: {ANOTHER}")
         with Translated(self.path):
             return convert(told, About)
 

@@ -256,7 +256,13 @@ async def _work(worker: Worker, given: BinaryIO, taken: BinaryIO, /) -> None:
     async with anyio.create_task_group() as tasks, receive:
         tasks.start_soon(_take, given, send)
         async for items in receive:
-            await to_thread.run_sync(_write, taken, Reply(await worker.work(items)))
+            try:
+                reply = Reply(await worker.work(items))
+            except AccountStoreError as error:
+                reply = Reply([], type(error).__name__, str(error))
+            except Exception as error:  # noqa: BLE001 -- a run that does not hear of it would wait for ever
+                reply = Reply([], type(error).__name__, f"a process failed ({type(error).__name__})")
+            await to_thread.run_sync(_write, taken, reply)
 
 
 async def _take(given: BinaryIO, send: MemoryObjectSendStream[list[Item]], /) -> None:

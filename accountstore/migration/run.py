@@ -192,13 +192,16 @@ class Migration:
         """Write what was done into the journal, and then tell it, whatever cancels the caller: that takes effect
         afterwards.
         """
-        with move_on_after(_KEEPING, shield=True):
+        with move_on_after(_KEEPING, shield=True) as limit:
+            await self._look_for_gone()
+            await self._look_for_copied()
+        if limit.cancelled_caught:
+            raise errors.UnavailableError(f"no answer for {_KEEPING:g} s of whether documents are there: run it again")
+        with CancelScope(shield=True):
             await run_shielded(self._record)
         await checkpoint()
 
     async def _record(self) -> None:
-        await self._look_for_gone()
-        await self._look_for_copied()
         done, others = self._unkept, self._others.found
         if self._journal is not None and self._job.action == "migrate":
             await to_thread.run_sync(self._journal.record, [(one, item.row) for one, item in done], others)

@@ -226,6 +226,9 @@ _AZURE = {"connection_string": "AccountName=a;AccountKey=b;BlobEndpoint=https://
         ("abfs://c", _AZURE, {"connection_string": _AZURE["connection_string"].replace("blob.", "blub.")}, False),
         ("sftp://h/x", {"username": "u", "password": "p"}, {"username": "u", "password": "q"}, True),
         ("sftp://h/x", {"username": "u"}, {"username": "v"}, False),
+        ("sftp://h/x", {"timeout": 1}, {"timeout": 2}, True),
+        ("s3://b/x", _S3, {**_S3, "config_kwargs": {"read_timeout": 9, "retries": {"max_attempts": 2}}}, True),
+        ("/srv/\udcff", {}, {"file_mode": "0640"}, True),
         ("/srv/x", {}, {"file_mode": "0640"}, True),
     ],
 )

@@ -364,6 +364,23 @@ async def test_what_goes_meanwhile_is_no_failure(tmp_path: Path) -> None:
         assert await found(store, target("x.account")) is None
 
 
+async def test_a_storage_that_does_not_answer_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where it is not known whether a document is gone, as its storage is silent, the run ends with an error."""
+    monkeypatch.setattr("accountstore.migration.run._KEEPING", 0.1)
+    async with over(Rival("read", source("x.account"), None)) as store:
+        await store.save(source("x.account"), account("a"))
+        with monkeypatch.context() as patched:
+            patched.setattr(AccountStore, "exists", _silent)
+            with raises(UnavailableError, "no answer"):
+                await once(store, tmp_path)
+        assert (await once(store, tmp_path)).ok
+
+
+async def _silent(*_: object) -> bool:
+    await anyio.sleep_forever()
+    return False
+
+
 async def test_a_source_that_disappears_stops_the_run(
     store: AccountStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
