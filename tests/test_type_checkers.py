@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent
 SCRIPTS = Path(sysconfig.get_path("scripts"))
 CHECKERS = {
     "mypy": ("--strict", "--python-executable", sys.executable, "--cache-dir", str(ROOT / ".mypy_cache")),
-    "pyright": ("--pythonpath", sys.executable),
+    "pyright": ("--project", ".", "--pythonpath", sys.executable),
     "pyrefly": ("check", "--config", "pyrefly.toml", "--output-format", "min-text"),
     "ty": ("check", "--python", sys.executable, "--output-format", "concise"),
 }
@@ -30,14 +30,18 @@ def checker(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.
     if not (SCRIPTS / request.param).exists():
         pytest.skip(f"{request.param} is not installed")
     monkeypatch.chdir(tmp_path)
-    # With no configuration at all it looks for the worst mistakes only.
+    # Without one it passes over files below a folder such as `.nox`.
+    Path("pyrightconfig.json").write_text('{"include": ["*.py"], "exclude": []}')
+    # With no configuration at all pyrefly looks for the worst mistakes only.
     Path("pyrefly.toml").write_text(f'python-interpreter-path = "{sys.executable}"\npreset = "default"\n')
     return str(request.param)
 
 
 def errors(checker: str, *files: Path) -> dict[int, str]:
     """The lines with errors, and what is said of each."""
-    command = [str(SCRIPTS / checker), *CHECKERS[checker], *map(str, files)]
+    command = [str(SCRIPTS / checker), *CHECKERS[checker]]
+    if checker != "pyright":  # which has those of the folder
+        command += map(str, files)
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=HUNG)
     found = re.findall(r"^(?=.*\berror\b)(.*\.py:(\d+)\b.*)$", done.stdout, re.MULTILINE | re.IGNORECASE)
     assert (done.returncode == 0) == (not found), done.stdout + done.stderr

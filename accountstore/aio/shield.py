@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, suppress
+from functools import partial
 from sys import modules
 from time import monotonic
 from types import TracebackType
@@ -118,7 +119,7 @@ async def run_shielded(call: Callable[[*Ts], Coroutine[Any, Any, T]], /, *argume
         return await _in_a_scope(call, *arguments)
     waiter = loop.create_future()
     task = loop.create_task(_in_a_task(waiter, call, *arguments))
-    task.add_done_callback(lambda _: _wake(waiter))  # should a stranger cancel it before its first step
+    task.add_done_callback(partial(_wake, waiter))  # should a stranger cancel it before its first step
     try:
         await waiter
     except modules["asyncio"].CancelledError:
@@ -139,7 +140,7 @@ async def _in_a_task(
             waiter.set_result(None)
 
 
-def _wake(waiter: asyncio.Future[None], /) -> None:
+def _wake(waiter: asyncio.Future[None], _: object, /) -> None:
     if not waiter.done():
         waiter.set_result(None)
 

@@ -228,7 +228,12 @@ async def test_times_are_in_the_standard_utc(stub: Stub, target: Target) -> None
 async def test_control_a_client_has_time_zones_of_its_own(stub: Stub, monkeypatch: pytest.MonkeyPatch) -> None:
     """The control: as botocore gives them, moments have a class of another package."""
     monkeypatch.setattr("accountstore.backends.s3.as_utc", copy)
+    monkeypatch.setattr("accountstore.backends.s3.moment_of", _as_botocore)
     assert await zones(stub, Target("s3", "fsspec"))
+
+
+def _as_botocore(text: str, parse: Any) -> Any:
+    return parse(text)
 
 
 @on_each_target

@@ -99,7 +99,7 @@ def test_no_save_is_lost(replicas: list[Running], conditional: bool) -> None:
         port = http.get(BASE, params=AT).json()["port"]
     print(f"{saves} saves, {sum(lost)} conflicts, counted {port - 1}")
     assert (port - 1 == saves) is conditional
-    assert (sum(lost) > 0) is conditional
+    assert sum(lost) > 0 or not conditional
 
 
 def test_what_was_acknowledged_before_a_replica_died_is_there(replicas: list[Running]) -> None:
