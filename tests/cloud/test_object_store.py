@@ -6,7 +6,7 @@ import threading
 import time
 from copy import copy
 from datetime import UTC
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from unittest.mock import AsyncMock
 
 import anyio
