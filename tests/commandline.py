@@ -191,9 +191,9 @@ class Terminal:
     def type(self, keys: bytes) -> None:
         os.write(self._terminal, keys)
 
-    def interrupt(self) -> None:
-        """Do what Ctrl-C does, once; Enter ends a read that began just after the signal, and so missed it."""
-        self.process.send_signal(signal.SIGINT)
+    def interrupt(self, number: signal.Signals = signal.SIGINT) -> None:
+        """Send a signal, as Ctrl-C does, once; Enter ends a read that began just after the signal, and so missed it."""
+        self.process.send_signal(number)
         with suppress(subprocess.TimeoutExpired):
             self.process.wait(2)
             return

@@ -407,10 +407,7 @@ def test_a_signal_between_two_edits_leaves_no_file(
     edit_by("open(path, 'w').write('{')", monkeypatch)
     terminal = Terminal("edit", "a.account", PYTHONUNBUFFERED="1")
     terminal.expect("Edit again? [y/N]: ")
-    if number == signal.SIGINT:
-        terminal.interrupt()
-    else:
-        terminal.process.send_signal(number)
+    terminal.interrupt(number)
     assert terminal.end() == 128 + number
     assert "Traceback" not in terminal.shown
     assert not os.path.exists(os.path.dirname(seen()["path"]))
