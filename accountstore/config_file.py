@@ -64,7 +64,7 @@ def load_config(config: StoreConfig | str | os.PathLike[str] | None = None, /) -
     path = find_config(config)
     try:
         if path is not None:
-            return _read_file(path)
+            return config_at(path, _read_tree(path))
         if isinstance(config, StoreConfig):
             config.default_name()
             return config
@@ -89,8 +89,13 @@ def check_text(text: str, /) -> None:
     _config_of(_expand(_parse(text), _any_value))
 
 
-def _read_file(path: str, /) -> StoreConfig:
-    config = _config_of(_expand(_read_tree(path), _variable))
+def config_at(path: str, tree: Mapping[str, Any], /) -> StoreConfig:
+    """The configuration of the tree of a file at `path`, beside which its folders lie.
+
+    Raises:
+        ConfigError: it cannot be understood or used; the message begins with the key.
+    """
+    config = _config_of(_expand({**tree}, _variable))
     folder = os.path.dirname(os.path.abspath(path))
     for name, storage in [*config.storages.items()]:
         if "://" not in storage.url and not storage.url.startswith("~"):

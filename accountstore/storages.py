@@ -55,12 +55,12 @@ class Storages:
             self._check_process_and_loop()
         if only is None:
             only = self.default
-        elif name not in {None, only}:
-            name = ""  # one error for what is not configured and what is out of reach
+        elif name not in {None, only}:  # one error for what is not configured and what is out of reach
+            raise LocationError("the storage is not configured")
         try:
             return self._storages[only if name is None else name]
         except KeyError:
-            raise LocationError("the storage is not configured") from None
+            raise LocationError(f"the storage {name!r} is not configured; known: {', '.join(self._storages)}") from None
 
     def _check_process_and_loop(self) -> None:
         if os.getpid() != self._process:

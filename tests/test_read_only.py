@@ -10,7 +10,7 @@ from samples import ACCOUNT, AT, CALLS, ELSEWHERE, MULTI, MULTI_AT, OAUTH
 
 from accountstore import AccountStore, ConfigError, Location, StorageConfig, StoreConfig, TokenGrant, UnsupportedError
 from accountstore.blocking import BlockingAccountStore
-from accountstore.migration import migrate
+from accountstore.migration import Options, migrate
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -110,6 +110,9 @@ async def test_one_storage_of_two(folder: Path) -> None:
         assert await store.get(there) == ACCOUNT
         with pytest.raises(UnsupportedError, match="'Old' is opened read-only"):
             await anext(migrate(store, "New:", "Old:", journal=folder / "journal"))
+        for options in (Options(delete_source=True), Options(lease=30)):
+            with pytest.raises(UnsupportedError, match="'Old' is opened read-only, and "):
+                await anext(migrate(store, "Old:", "New:", journal=folder / "journal", options=options))
     assert state(folder / "mail") == before
 
 

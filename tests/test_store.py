@@ -67,7 +67,7 @@ async def test_an_unknown_storage_is_a_location_error(store: AccountStore) -> No
     unknown = replace(AT, storage="mian")
     with raises(LocationError, location=unknown):
         await store.get(unknown)
-    with pytest.raises(LocationError):
+    with pytest.raises(LocationError, match="the storage 'mian' is not configured; known: main"):
         store.capabilities("mian")
     for narrow in (store.scoped, store.list):
         with pytest.raises(LocationError):

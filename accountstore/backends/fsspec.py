@@ -48,6 +48,8 @@ T = TypeVar("T")
 
 _MISSPELT = 0.85
 """How alike two names are, of 1, where one is hardly the name of something else."""
+_USUAL = ("abfs", "az", "file", "ftp", "gs", "memory", "s3", "sftp", "smb", "webdav")
+"""Schemes that are offered to whoever names none: fsspec's others are hardly meant."""
 _THREADS = 16
 # Errors after which the connection may be lost.
 _LOST = frozenset({BackendError, UnavailableError})
@@ -336,7 +338,7 @@ def _open(url: str, options: Mapping[str, object], /) -> FsspecBackend:
         hint = str(known_implementations.get(protocol, {}).get("err", "install the package that provides it"))
         raise ConfigError(f"the protocol {protocol!r} needs a package that is not installed: {hint}") from None
     except ValueError:
-        raise ConfigError(f"unknown scheme {protocol!r}{did_you_mean(protocol, known_implementations)}") from None
+        raise ConfigError(f"unknown scheme {protocol!r}{did_you_mean(protocol, _USUAL)}") from None
     _check_options(kind, options)
     try:
         parts = _decoded(url, kind._get_kwargs_from_urls(url))  # noqa: SLF001 -- the only way that fsspec offers

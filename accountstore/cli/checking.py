@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from accountstore import AccountStore, LocationError
+from accountstore import AccountStore
 from accountstore.cli.app import Json, StorageArgument, app, config_of, examples, in_store
 from accountstore.cli.exits import exit_codes
 from accountstore.cli.help import Command
@@ -51,10 +51,8 @@ def check(
         raise typer.BadParameter("name a storage or say --all, not both")
 
     async def work(store: AccountStore) -> bool:
-        if storage is not None and storage not in store.storages:
-            raise LocationError(f"the storage {storage!r} is not configured; known: {', '.join(store.storages)}")
         held = True
-        for name in store.storages if every else (storage or store.storages[0],):
+        for name in store.storages if every else (store.storages[:1] if storage is None else (storage,)):
             result = await store.check(name)
             if as_json:
                 show_line(check_fields(result))

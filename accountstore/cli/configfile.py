@@ -11,8 +11,11 @@ from tempfile import mkstemp
 from tomllib import TOMLDecodeError, loads
 from typing import Any, cast
 
-from accountstore import ConfigError, StorageConfig
-from accountstore.config_file import check_text, find_config, load_config
+import anyio
+from msgspec.structs import replace
+
+from accountstore import AccountStore, ConfigError, StorageConfig, StoreConfig
+from accountstore.config_file import check_text, config_at, find_config, load_config
 from accountstore.files import read_file
 
 __all__ = ("add_storage", "file_to_write", "masked")
@@ -45,7 +48,8 @@ def add_storage(path: str, name: str, table: Mapping[str, object], /, *, given: 
     A file that is not there is made; unless it was `given` by name, with the storage that served without one.
 
     Raises:
-        ConfigError: there is such a storage; the file cannot be read, extended or written; it would not be valid.
+        ConfigError: there is such a storage, or it does not open; the file cannot be read, extended or written; it
+            would not be valid.
     """
     import tomlkit
     from tomlkit.exceptions import TOMLKitError
@@ -80,9 +84,25 @@ def add_storage(path: str, name: str, table: Mapping[str, object], /, *, given: 
         raise ConfigError(f"{path}: cannot be extended as it is written: add the storage by hand")
     try:
         check_text(text)
+        _check_opens(path, name, table)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error.message}") from None
     _replace(path, old, text.encode())
+
+
+def _check_opens(path: str, name: str, table: Mapping[str, object], /) -> None:
+    """Refuse a storage that does not open: nothing is reached or made. Without its variables, nobody can tell."""
+    if not all(variable in os.environ for variable in re.findall(r"\$\{(\w+)\}", repr(table))):
+        return
+    storage = config_at(path, {"storages": {name: table}}).storages[name]
+    if storage.scheme in {"file", "local"}:
+        storage = replace(storage, url="/")  # its own folder need not be there yet
+    anyio.run(_open, StoreConfig(storages={name: storage}))
+
+
+async def _open(config: StoreConfig, /) -> None:
+    async with AccountStore.open(config, read_only=True):
+        pass
 
 
 def _read(path: str, /) -> bytes | None:

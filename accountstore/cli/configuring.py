@@ -11,9 +11,9 @@ import typer
 
 from accountstore import AccountStore, ConfigError, LocationError
 from accountstore.cli.app import Json, app, config_of, done, examples, group, in_store
-from accountstore.cli.exits import exit_codes
+from accountstore.cli.exits import exit_codes, print_error
 from accountstore.cli.help import Command
-from accountstore.cli.show import printable, show_line, show_storages, storage_fields
+from accountstore.cli.show import on_terminal, printable, show_line, show_storages, storage_fields
 from accountstore.config import CodecName, Engine
 from accountstore.config_file import find_config, load_config
 from accountstore.files import read_file
@@ -100,8 +100,8 @@ def add(
     """Add a storage to the configuration file.
 
     The file is the one that is read, else a new one in your configuration folder. Its comments stay, it is checked as a
-    whole, and it is replaced in one step. A folder that is not absolute is one beside the file. Nothing is reached:
-    "accountstore check NAME" does that.
+    whole, and it is replaced in one step. A folder that is not absolute is one beside the file. Its scheme and options
+    are checked, where the variables that it names are set. Nothing is reached: "accountstore check NAME" does that.
 
     A secret does not belong into the file: --option-env writes ${NAME} there, which is replaced from the environment.
     """
@@ -124,7 +124,10 @@ def add(
         path = file_to_write(context.obj)
         given = find_config(context.obj) is not None
         add_storage(path, name, table, given=given, default=default)
-        done(f"added {name!r} to {path}; try it by: accountstore check {name!r}")
+        if on_terminal():
+            done(f"added {name!r} to {path}; try it by: accountstore check {name!r}")
+        else:
+            print_error(f"added {name!r} to {path}")
 
 
 def _options_of(options: Sequence[str], variables: Sequence[str], /) -> dict[str, Any]:

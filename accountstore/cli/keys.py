@@ -116,7 +116,7 @@ def rotate(
         if to is not None:
             name = storage or config.default_name()
             if name not in config.storages:
-                raise LocationError(f"the storage {name!r} is not configured")
+                raise LocationError(f"the storage {name!r} is not configured; known: {', '.join(config.storages)}")
             promote(config.storages[name].encryption, to)
 
         def documents(store: AccountStore, skipped: Callable[[Skipped], object]) -> _Results:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from accountstore import AccountStore, Entry, Folder, Location, NotFoundError, Skipped
+from accountstore import AccountStore, Entry, Folder, Location, LocationError, NotFoundError, Skipped
 from accountstore.cli.exits import print_error
 from accountstore.cli.show import Style, console, entry_fields, on_terminal, printable, show_entries, show_line
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-__all__ = ("counted", "leading_on", "no_documents", "print_listing", "print_skipped", "print_tree")
+__all__ = ("check_target", "counted", "leading_on", "no_documents", "print_listing", "print_skipped", "print_tree")
 
 _PAGE = 500
 _NAMED = 10
@@ -109,6 +109,14 @@ def no_documents(store: AccountStore, within: Location, folder: str, /) -> str:
     name = _storage_meant(within, store.storages)
     lead = f"; the storage {name!r} is listed by: accountstore ls '{name}:'" if name else ""
     return f"no documents in {folder!r}{lead}"
+
+
+def check_target(store: AccountStore, onto: Location, /) -> None:
+    """Raise `LocationError` where a folder is to be written to that has a storage's name, the colon forgotten."""
+    name = _storage_meant(onto, store.storages)
+    if name and "/" not in onto.folder:
+        folder = f"{store.storages[0]}:{onto.folder}"
+        raise LocationError(f"{onto.folder!r} is a storage: its root is '{name}:', a folder of that name {folder!r}")
 
 
 def print_skipped(what: str, skipped: Sequence[Skipped], /) -> None:

@@ -6,10 +6,9 @@ from typing import TYPE_CHECKING, TypeVar
 
 from anyio import create_task_group
 
-from accountstore import AccountStore, AccountStoreError, Location, NotFoundError
+from accountstore import AccountStore, AccountStoreError, Location, LocationError, NotFoundError
 from accountstore.cli.exits import print_error
 from accountstore.cli.listing import leading_on, print_skipped
-from accountstore.errors import LocationError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Iterator
@@ -26,8 +25,7 @@ _AT_ONCE = 8
 def check_storages(store: AccountStore, places: Iterable[Location], /) -> None:
     """Raise `LocationError` where the storage of a location is not configured."""
     for where in places:
-        if where.storage is not None and where.storage not in store.storages:
-            raise LocationError(f"the storage {where.storage!r} is not configured; known: {', '.join(store.storages)}")
+        store.capabilities(where.storage)
 
 
 async def each(

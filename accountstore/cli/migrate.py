@@ -10,9 +10,18 @@ import anyio
 import msgspec
 import typer
 
-from accountstore import AccountStore, ConfigError, JournalError, LocationError, StoreConfig, UnsupportedError
+from accountstore import (
+    AccountStore,
+    ConfigError,
+    JournalError,
+    LocationError,
+    NotFoundError,
+    StoreConfig,
+    UnsupportedError,
+)
 from accountstore.cli.exits import exit_codes, print_error
 from accountstore.cli.help import Command, Group
+from accountstore.cli.listing import check_target, no_documents
 from accountstore.cli.names import read_names
 from accountstore.cli.progress import Progress, print_report
 from accountstore.config_file import load_config
@@ -330,6 +339,7 @@ def _follow(
 
     async def work() -> int:
         async with AccountStore.open(config) as store:
+            await _check_ends(store, *ends)
             if dask is None:
                 return await _show(call(store, *ends, **given), as_json=as_json)
             async with _client(dask) as client:
@@ -338,6 +348,15 @@ def _follow(
     code = anyio.run(work)
     if code:
         raise typer.Exit(code)
+
+
+async def _check_ends(store: AccountStore, source: Place, target: Place, /) -> None:
+    """Refuse the name of a storage where its colon was forgotten: of a source, where there is no such folder."""
+    check_target(store, target.at("any.account"))
+    if source.storage is None and source.folder in store.storages:
+        async for _ in store.list(source.folder, recursive=True):
+            return
+        raise NotFoundError(no_documents(store, source.at("any.account"), str(source)))
 
 
 def _client(address: str, /) -> Any:

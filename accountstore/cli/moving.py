@@ -23,7 +23,7 @@ from accountstore.cli.completion import complete_folder, complete_location
 from accountstore.cli.documents import kind_at
 from accountstore.cli.exits import exit_codes
 from accountstore.cli.help import Command
-from accountstore.cli.listing import counted, no_documents
+from accountstore.cli.listing import check_target, counted, no_documents
 from accountstore.cli.many import check_storages, documents_below, each, folder_pairs
 
 if TYPE_CHECKING:
@@ -133,6 +133,7 @@ def _transfer_folder(config: StoreConfig, source: str, target: str, mode: _Mode,
 
     async def work(store: AccountStore) -> bool:
         check_storages(store, (within, onto))
+        check_target(store, onto)
         documents, complete = await documents_below(store, within)
         if not documents:
             raise NotFoundError(no_documents(store, within, source))

@@ -195,7 +195,10 @@ def _edit(
     /,
 ) -> bool:
     """Whether the document was changed."""
-    if not store.capabilities(where.storage).update:
+    able = store.capabilities(where.storage)
+    if able.read_only:
+        raise UnsupportedError("the storage is opened read-only", location=where)
+    if not able.update:
         raise UnsupportedError(
             "this storage cannot tell whether another changes the document meanwhile: get it with --json --reveal, and"
             " save it",

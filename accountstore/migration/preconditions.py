@@ -57,14 +57,18 @@ def check_places(store: AccountStore, job: Job, /) -> None:
     able, options = store.capabilities(job.target.storage), job.options
     if able.read_only:
         raise UnsupportedError(f"storage {target.name!r} is opened read-only")
+    from_able = store.capabilities(job.source.storage)
+    if from_able.read_only and (options.delete_source or options.lease is not None):
+        needs = "delete_source would delete there" if options.delete_source else "a lease is written there"
+        raise UnsupportedError(f"storage {source.name!r} is opened read-only, and {needs}")
     if options.writes == "conditional" and not (able.create and able.update):
         raise UnsupportedError(
             f"storage {target.name!r} has no conditional writes, so a document that changes there meanwhile could be"
             " overwritten: writes='blind' does so"
         )
-    if options.lease is not None and not store.capabilities(job.source.storage).update:
+    if options.lease is not None and not from_able.update:
         raise UnsupportedError(f"storage {source.name!r} cannot compare and swap, which a lease needs")
-    if options.delete_source and not store.capabilities(job.source.storage).update:
+    if options.delete_source and not from_able.update:
         raise UnsupportedError(f"storage {source.name!r} cannot delete on a condition, which delete_source needs")
     if options.mirror_deletes and not able.update:
         raise UnsupportedError(f"storage {target.name!r} cannot delete on a condition, which mirror_deletes needs")

@@ -50,7 +50,8 @@ def test_a_storage_is_added_with_its_options() -> None:
         *("--timeout", "2.5", "-o", "account=0123", "--option", "anon:=false", "-o", "client_kwargs.region_name=eu"),
         *("--option-env", "secret=S3_SECRET", "-o", "key=${S3_KEY}"),
     )
-    assert (answer.code, answer.everything) == (0, "")
+    assert (answer.code, answer.out) == (0, "")
+    assert answer.err == f"accountstore: added 'Cloud' to {FILE}\n"
     assert added()["Cloud"] == {
         "url": "s3://bucket/mail",
         "engine": "obstore",
@@ -171,6 +172,10 @@ def test_mode_and_links_of_the_file_stay(tmp_path: Path) -> None:
         (["b", "x", "-o", "connection_string=CANARY"], "looks like a secret"),
         (["b", "x", "-o", "sas_token:='CANARY'"], "looks like a secret"),
         (["b", "ftp://me:CANARY@h/x"], "the URL has a password: leave it out"),
+        (["b", "foo://bar"], "storages.b: unknown scheme 'foo'; known: abfs, az, file, ftp"),
+        (["b", "fil:///x"], "storages.b: unknown scheme 'fil'; did you mean 'file'?"),
+        (["b", "x", "-o", "file_mod=0640"], "storages.b.options: unknown 'file_mod'; did you mean 'file_mode'?"),
+        (["b", "ftp://h/x", "-o", "usr=me"], "storages.b.options: unknown 'usr'; did you mean"),
     ],
 )
 def test_what_cannot_be_added_leaves_the_file_as_it_is(arguments: list[str], reason: str) -> None:

@@ -128,6 +128,16 @@ def test_a_folder_of_nothing_is_an_error(tree: None, command: str) -> None:
     assert refusal.endswith("; the storage 'Archive' is listed by: accountstore ls 'Archive:'")
 
 
+@pytest.mark.parametrize("command", ["cp -r", "mv -r"])
+def test_a_storage_without_its_colon_is_no_target(folder: None, command: str) -> None:
+    """The name of a storage is not taken for a folder of the default one; who means that says so."""
+    refusal = run(*command.split(), "mail", "Archive").refusal
+    assert refusal == "'Archive' is a storage: its root is 'Archive:', a folder of that name 'First Storage:Archive'"
+    assert below("first") == ["a.account", "mail/c.account", "mail/team a/d.account"]
+    assert run(*command.split(), "mail", "First Storage:Archive").code == 0
+    assert below("first/Archive") == ["c.account", "team a/d.account"]
+
+
 @pytest.mark.parametrize("at", [0, 1])
 def test_names_are_checked_before_anything_is_copied(folder: None, at: int) -> None:
     """A target whose names would be too long, or a storage that is not configured, leaves all as it is."""

@@ -304,6 +304,9 @@ def test_edit_refuses_before_it_starts_an_editor(monkeypatch: pytest.MonkeyPatch
     assert run("edit", "x.txt").code == 1
     configure(CONFIG + '[storages.Far]\nurl = "ftp://127.0.0.1:1/mail"\n')
     assert "this storage cannot tell" in run("edit", "Far:a.account").refusal
+    configure(CONFIG.replace('url = "first"', 'url = "first"\nread_only = true'))
+    Path("first").mkdir(exist_ok=True)
+    assert run("edit", "a.account").refusal == "a.account: the storage is opened read-only"
     assert not Path("seen.json").exists()
 
 

@@ -148,6 +148,8 @@ def test_shards_and_processes(migrate: Any, folder: Path) -> None:
         (["Old:mail", "New:../post"], 1, "a segment is '.' or '..'"),
         (["Old:mail", "Nowhere:post"], 1, "not configured"),
         (["Old:mail", "Old:mail"], 1, "one place"),
+        (["New", "Old:mail"], 1, "the storage 'New' is listed by: accountstore ls 'New:'"),
+        (["Old:mail", "New"], 1, "'New' is a storage: its root is 'New:', a folder of that name 'Old:New'"),
         (["Old:mail", "New:post", "--resume"], 1, "no journal"),
         (["Old:mail", "New:post", "--names", "nowhere"], 1, "No such file"),
         (["report", "nowhere"], 1, "no journal"),

@@ -135,7 +135,7 @@ def test_one_that_fails_does_not_keep_the_others(folder: Path, asked: tuple[str,
         (["a/password.account"], "a/password.account: the document has no OAuth credentials"),
         (["a/none.account"], "a/none.account: there is no such document"),
         (["../x.account"], "'../x.account': folder: "),
-        (["--all", "Nope:"], "the storage is not configured"),
+        (["--all", "Nope:"], "the storage 'Nope' is not configured; known: main, far"),
         (["--all", "far:"], "the storage cannot be reached"),
     ],
 )
