@@ -39,7 +39,7 @@ from accountstore.backends.base import (
 )
 from accountstore.backends.logs import quiet
 from accountstore.backends.moments import as_utc
-from accountstore.backends.object_store import finalizers
+from accountstore.backends.object_store import error_for_status, finalizers, unanswered
 from accountstore.backends.options import check_names
 from accountstore.errors import AccountStoreError
 from accountstore.validation import did_you_mean, join
@@ -53,6 +53,7 @@ _USUAL = ("abfs", "az", "file", "ftp", "gs", "memory", "s3", "sftp", "smb", "web
 _THREADS = 16
 # Errors after which the connection may be lost.
 _LOST = frozenset({BackendError, UnavailableError})
+_MISSING = frozenset({404, 410})
 # The names under which fsspec's filesystems give a modification time.
 _TIMES = ("mtime", "last_modified", "LastModified", "modified", "updated", "modify")
 
@@ -95,7 +96,10 @@ class FsspecBackend:
                 if not self._parallel and not isinstance(error, AccountStoreError) and classify_error(error) in _LOST:
                     connection.take()
                     _close(fs)
-                raise
+                told = _told(fs, error)
+                if told is error:
+                    raise
+                raise told from None
 
     async def _change(self, change: Callable[[Callable[[], None]], T], /) -> T:
         """The result of a write or delete, which calls what it is given before each request that changes something."""
@@ -145,7 +149,7 @@ class FsspecBackend:
 
     def _stat(self, key: str, /) -> Stat:
         with self._use() as fs:
-            info = fs.info(self._path(key))
+            info = _info(fs, self._path(key))
         if info["type"] != "file":
             raise NotRegularError("is not a regular file")
         return _stat_of(key, info)
@@ -249,9 +253,28 @@ def _kind(fs: Any, path: str, /) -> str | None:
     fsspec's own `exists` says False of whatever it cannot find out, as when the connection is gone.
     """
     try:
-        return str(fs.info(path)["type"])
+        return str(_info(fs, path)["type"])
     except (FileNotFoundError, NotADirectoryError):
         return None
+
+
+def _info(fs: Any, path: str, /) -> Any:
+    try:
+        return fs.info(path)
+    except FileNotFoundError as error:
+        raise _told(fs, error) from None
+
+
+def _told(fs: Any, error: Exception, /) -> Exception:
+    """What an error means. Of HTTP `info` calls a file missing whatever failed; only 404 and 410 say so (RFC 9110)."""
+    if "http" not in fs.protocol:
+        return error
+    if isinstance(error, FileNotFoundError) and isinstance(error.__cause__, Exception):
+        error = error.__cause__
+    status = getattr(error, "status", None)
+    if isinstance(status, int):
+        return FileNotFoundError(str(status)) if status in _MISSING else error_for_status(status)
+    return unanswered(error) if type(error).__module__.startswith("aiohttp") else error
 
 
 def _check_file(fs: Any, path: str, /) -> None:

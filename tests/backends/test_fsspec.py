@@ -8,6 +8,7 @@ import shutil
 import threading
 from datetime import UTC, datetime
 from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any, ClassVar
 from unittest.mock import Mock
 
@@ -18,8 +19,15 @@ from running import HUNG
 from samples import ACCOUNT, AT
 
 from accountstore import ClosedError
-from accountstore.backends.base import BackendError, NotRegularError, UnavailableError, classify_error
-from accountstore.backends.fsspec import FsspecBackend
+from accountstore.backends.base import (
+    BackendError,
+    DeniedError,
+    NotFoundError,
+    NotRegularError,
+    UnavailableError,
+    classify_error,
+)
+from accountstore.backends.fsspec import FsspecBackend, open_backend
 from accountstore.testing import store_over
 
 if TYPE_CHECKING:
@@ -106,6 +114,54 @@ async def test_modification_time_is_returned(remote: Remote, backend: FsspecBack
     moment = datetime.fromtimestamp(10**9, UTC)
     assert (await backend.stat("a.account")).modified == moment
     assert [stat.modified async for page in backend.scan("", recursive=False) for stat in page] == [moment]
+
+
+class _Refusing(BaseHTTPRequestHandler):
+    """A web server that answers with the status in the path."""
+
+    def do_GET(self) -> None:
+        self.send_response(int(self.path.split("/")[1]))
+        self.send_header("Content-Length", "0")  # with a body fsspec may leave the answer unclosed
+        self.end_headers()
+
+    do_HEAD = do_GET  # noqa: N815 -- as above
+
+    def log_message(self, *arguments: object) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [
+        (403, DeniedError),
+        (404, NotFoundError),
+        (410, NotFoundError),
+        (503, UnavailableError),
+        (0, UnavailableError),
+    ],
+    ids=["403", "404", "410", "503", "no server"],
+)
+async def test_only_a_web_server_that_says_so_has_no_document(status: int, kind: type[Exception]) -> None:
+    """Of HTTP a document is missing where the answer is 404 or 410, and not where there was another, or none."""
+    pytest.importorskip("aiohttp")
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _Refusing)
+    backend = await open_backend(f"http://127.0.0.1:{server.server_port}/{status}", {})
+    thread = threading.Thread(target=server.serve_forever)
+    if status:
+        thread.start()
+    else:
+        server.server_close()
+    try:
+        for call in (backend.read("a.account", limit=100), backend.stat("a.account")):
+            with pytest.raises(Exception) as caught:
+                await call
+            assert classify_error(caught.value) is kind
+    finally:
+        await backend.aclose()
+        if status:
+            await to_thread.run_sync(server.shutdown)
+            thread.join()
+            server.server_close()
 
 
 class _Slow(MemoryFileSystem):  # type: ignore[misc]  # fsspec has no types
