@@ -571,6 +571,16 @@ async def test_user_and_password_of_a_url_are_decoded(scheme: str, monkeypatch: 
 
 
 @pytest.mark.anyio
+@pytest.mark.parametrize("name", ["temppath", "host_key_policy"])
+async def test_what_fsspec_takes_from_the_options_of_sftp_is_known(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither fsspec's signature nor that of the client below has these."""
+    kind = pytest.importorskip("fsspec.implementations.sftp", exc_type=ImportError).SFTPFileSystem
+    monkeypatch.setattr("fsspec.get_filesystem_class", {"sftp": kind}.__getitem__)
+    async with AccountStore.open(lone("sftp://h/x", {name: "reject"})) as store:
+        assert store.storages == ("a",)
+
+
+@pytest.mark.anyio
 @pytest.mark.parametrize("url", ["ftp://[::1]/x", "ftp://me:p@[fe80::1]:21/x"])
 async def test_an_address_of_ipv6_chains_nothing(url: str) -> None:
     """Its colons are those of a host."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from doubles import raises
 
-from accountstore import AccountStoreError
+from accountstore import AccountStoreError, ConfigError
 from accountstore.files import FileTooLargeError, NotRegularFileError, read_file
 
 if TYPE_CHECKING:
@@ -138,6 +138,18 @@ READERS: tuple[Callable[[str], object], ...] = (
     *(_configuration, _keys, _edited_keys, _token_file, _authorities, _gateway, _gateway_client),
     *(_storage, _import, _names, _marks, _certificates, _google),
 )
+
+
+@pytest.mark.parametrize("text", ["", "\n", "# ours", "\u00e4"])
+def test_authorities_without_a_certificate_are_refused(tmp_path: Path, text: str) -> None:
+    """A file that names no authority trusts none, and not those of the system; a folder of them is taken."""
+    pytest.importorskip("httpx2")
+    pytest.importorskip("cryptography")
+    path = tmp_path / "ca.pem"
+    path.write_text(text, encoding="utf-8")
+    with raises(ConfigError):
+        _authorities(str(path))
+    assert _authorities(str(tmp_path))
 
 
 @pytest.mark.parametrize("reader", READERS)

@@ -46,7 +46,16 @@ from accountstore.backends.object_store import (
     version_of,
     whole_blob,
 )
-from accountstore.backends.options import FLAG, NUMBER, TEXT, WHOLE, check_options, check_signature, checked_apart
+from accountstore.backends.options import (
+    FLAG,
+    NUMBER,
+    TEXT,
+    WHOLE,
+    check_options,
+    check_signature,
+    checked_apart,
+    trimmed,
+)
 from accountstore.backends.sessions import prepare, unpacked
 from accountstore.errors import AccountStoreError
 
@@ -262,5 +271,6 @@ async def open_backend(url: str, options: Mapping[str, object], /) -> AzureBacke
         options = {"account_name": host.partition(".")[0], **options}
     if not container:
         raise ConfigError("the url must name a container: az://container/prefix")
+    options = trimmed(options, "account_key")
     await checked_apart(partial(_check, options))
     return AzureBackend(options, container, prefix)

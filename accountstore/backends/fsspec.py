@@ -381,6 +381,7 @@ def _check_options(kind: Any, options: Mapping[str, object], /) -> None:
     strict = kind.__module__ in {"fsspec.implementations.ftp", "fsspec.implementations.sftp"}
     if kind.__module__ == "fsspec.implementations.sftp":
         known |= {*signature(import_module("paramiko").SSHClient.connect).parameters} - {"self", "hostname"}
+        known |= {"temppath", "host_key_policy"}  # which fsspec takes for itself
     check_names([name for name in options if strict or get_close_matches(name, known, 1, _MISSPELT)], known)
 
 

@@ -72,6 +72,12 @@ def check_kinds(
             raise ConfigError(f"{place}: {name!r} must be {words}")
 
 
+def trimmed(options: Mapping[str, object], name: str, /) -> Mapping[str, object]:
+    """The options, one of them without the white space around it that a key from a file has."""
+    value = options.get(name)
+    return {**options, name: value.strip()} if isinstance(value, str) else options
+
+
 def check_url(options: Mapping[str, object], name: str, /, place: str = "options") -> None:
     """Raise `ConfigError` for a server's address that is no URL, or has a user, a query or a fragment."""
     value = options.get(name)

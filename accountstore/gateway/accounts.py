@@ -16,6 +16,7 @@ from accountstore import (
     ConflictError,
     DecodeError,
     EncodeError,
+    Exchange,
     ExistsError,
     ExtensionError,
     Location,
@@ -57,8 +58,9 @@ async def get(call: Call, /) -> Response:
     """Get an account."""
     location = _asked(call)
     stored = await call.store.read(location)
-    if call.service.refresh is not None and needs_refresh(stored.document):
-        stored = await call.store.refresh(location, call.service.refresh)
+    refresh = _refresh(call, location)
+    if refresh is not None and needs_refresh(stored.document):
+        stored = await call.store.refresh(location, refresh)
     return _answer(call, location, stored)
 
 
@@ -66,8 +68,9 @@ async def get_multi(call: Call, /) -> Response:
     """Get a multi account."""
     location = _asked(call)
     stored = await call.store.read_multi(location)
-    if call.service.refresh is not None and any(map(needs_refresh, _accounts(stored.document))):
-        stored = await call.store.refresh_multi(location, call.service.refresh)
+    refresh = _refresh(call, location)
+    if refresh is not None and any(map(needs_refresh, _accounts(stored.document))):
+        stored = await call.store.refresh_multi(location, refresh)
     return _answer(call, location, stored)
 
 
@@ -79,6 +82,11 @@ async def save(call: Call, /) -> Response:
 async def save_multi(call: Call, /) -> Response:
     """Create or replace a multi account. Fields and tokens that a client does not know are kept."""
     return await _save(call, "multi")
+
+
+def _refresh(call: Call, location: Location, /) -> Exchange | None:
+    """What refreshes tokens; None: nothing does, or its storage would not take the new ones."""
+    return call.service.refresh if call.store.capabilities(location.storage).update else None
 
 
 def needs_refresh(account: Account, /) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import re
@@ -75,8 +74,13 @@ def _extended(before: str, name: str, added: str, /) -> str:
 
 @contextmanager
 def _locked(folder: str, /) -> Generator[None]:
-    """The folder, which is made where there is none, for one at a time."""
+    """The folder, which is made where there is none, for one at a time; on Windows, which has no such lock, for all."""
     os.makedirs(folder, mode=0o700, exist_ok=True)
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)

@@ -234,8 +234,13 @@ class TransitKeys:
 
 
 def _authorities(path: str, /) -> ssl.SSLContext:
-    """Raises `OSError`, `ValueError`."""
-    text = read_file(os.path.expanduser(path)).decode("ascii", "ignore")  # comments need not be ASCII
+    """Of a file, or of a folder whose files OpenSSL finds by their hashes. Raises `OSError`, `ValueError`."""
+    path = os.path.expanduser(path)
+    if os.path.isdir(path):
+        return ssl.create_default_context(capath=path)
+    text = read_file(path).decode("ascii", "ignore")  # comments need not be ASCII
+    if "-----BEGIN" not in text:  # without one the system's own would be trusted
+        raise ValueError("no certificate")
     return ssl.create_default_context(cadata=text)
 
 

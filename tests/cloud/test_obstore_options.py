@@ -173,6 +173,7 @@ TAKEN = [
     gcs({"requests_timeout": 5}, timeout=timedelta(seconds=5)),
     azure({"account_name": "you"}, {"account_name": "you"}),
     azure({"account_key": "a2V5"}, {"account_key": "a2V5"}),
+    azure({"account_key": " a2V5\n"}, {"account_key": "a2V5"}),
     azure({"sas_token": "sv=1&sig=c2ln"}, {"sas_key": "sv=1&sig=c2ln"}),
     azure(
         {"client_id": "i", "client_secret": "s", "tenant_id": "t"},

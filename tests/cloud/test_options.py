@@ -7,6 +7,7 @@ from base64 import b64encode
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from cloudservers import ACCOUNT_KEY
 from cloudtargets import AT, BUCKET, CANARY, OLD, Target, by_fsspec, on_asyncio, refusal
 
 from accountstore import AccountStore
@@ -107,7 +108,13 @@ USABLE: dict[str, dict[str, Any]] = {
         "s3_additional_kwargs": {"ServerSideEncryption": "AES256", "Metadata": {"a": "b"}},
     },
     "gcs": {"access": "read_write", "requests_timeout": 5, "session_kwargs": {"trust_env": True}, "token": "anon"},
-    "azure": {"anon": None, "timeout": 5, "connection_timeout": 2.5, "max_concurrency": 2},
+    "azure": {
+        "anon": None,
+        "timeout": 5,
+        "connection_timeout": 2.5,
+        "max_concurrency": 2,
+        "account_key": f" {ACCOUNT_KEY}\n",
+    },
 }
 
 

@@ -10,6 +10,7 @@ import threading
 import time
 import tomllib
 from concurrent.futures import ThreadPoolExecutor
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -147,6 +148,16 @@ def test_clients_are_added_to_the_file(tmp_path: Path, monkeypatch: pytest.Monke
         "root.1": ("", None, "write"),
     }
     assert os.listdir(file.parent) == ["g.toml"]
+
+
+def test_a_client_is_added_where_no_file_can_be_locked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Windows has no `fcntl`: the client is added without a lock."""
+    monkeypatch.setitem(sys.modules, "fcntl", None)
+    monkeypatch.delitem(sys.modules, "accountstore.gateway.adding")
+    import_module("accountstore.gateway.adding").add_to_file(
+        str(tmp_path / "g.toml"), "new", Client(secrets=(), folder="x")
+    )
+    assert list(load_gateway_config(str(tmp_path / "g.toml")).clients) == ["new"]
 
 
 @pytest.mark.parametrize(

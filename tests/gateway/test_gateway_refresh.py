@@ -17,11 +17,14 @@ from accountstore import (
     NoAnswerError,
     OAuthCredentials,
     RefusedError,
+    StorageConfig,
+    StoreConfig,
     TokenGrant,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
 pytestmark = pytest.mark.anyio
 
@@ -94,6 +97,19 @@ async def test_without_it_nobody_is_asked(store: AccountStore) -> None:
     async with serving(store) as http:
         await http.put(BASE, json=request_of(OAUTH))
         assert (await http.get(BASE, params=AT)).json() == OAUTH
+
+
+async def test_what_cannot_be_saved_is_not_refreshed(tmp_path: Path) -> None:
+    """From a read-only storage a get returns what is stored, of one account or several, and asks nobody."""
+    (tmp_path / "a.account").write_text(json.dumps(OAUTH))
+    (tmp_path / "a.multi.account").write_text(json.dumps({"receiveAccounts": [OAUTH]}))
+    provider = Provider()
+    config = StoreConfig(storages={"main": StorageConfig(str(tmp_path), read_only=True)})
+    async with AccountStore.open(config) as store, serving(store, refresh=provider) as http:
+        assert (await http.get(BASE, params=AT)).json() == OAUTH
+        multi = await http.get(MULTI, params={"fileName": "a.multi.account"})
+        assert multi.json()["receiveAccounts"] == [OAUTH]
+    assert not provider.calls
 
 
 @pytest.mark.parametrize(

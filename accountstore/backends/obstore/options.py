@@ -12,7 +12,7 @@ from urllib.parse import SplitResult, urlsplit
 
 from accountstore.backends.base import ConfigError
 from accountstore.backends.obstore.surroundings import aws, azure, certificates, fsspec, google
-from accountstore.backends.options import check_no_key, check_signature
+from accountstore.backends.options import check_no_key, check_signature, trimmed
 from accountstore.validation import did_you_mean
 
 Service: TypeAlias = Literal["s3", "gcs", "azure"]
@@ -74,7 +74,7 @@ def settings_of(service: Service, bucket: str, options: Mapping[str, Any], /) ->
             settings["account_name"] = host.partition(".")[0]
         if not options and (text := os.environ.get("AZURE_STORAGE_CONNECTION_STRING")):
             options = {"connection_string": text}
-        settings |= _translate(_WORDS[service], options)
+        settings |= _translate(_WORDS[service], trimmed(options, "account_key"))
         settings |= azure(settings)
         if not re.fullmatch(r"[\w.-]*", settings.get("account_name") or ""):  # it could be more, and is asked for
             raise ConfigError("options: 'account_name', or the host of the account, names no server")
