@@ -140,15 +140,13 @@ def _read_storage(where: str, table: dict[str, Any], /) -> StorageConfig:
 
 def _read_tree(path: str, /) -> dict[str, Any]:
     if "://" in path:
-        raise ConfigError("is a url where the path of a file is expected: a url belongs into a StorageConfig")
+        raise ConfigError("is a url where the path of a file is expected: a url belongs in a StorageConfig")
     try:
         return _parse(read_file(path).decode("utf-8-sig"))
     except UnicodeDecodeError:
         raise ConfigError("is not UTF-8: save it as such") from None
     except IsADirectoryError:
-        raise ConfigError(
-            "is a folder (IsADirectoryError): a folder of documents belongs into a StorageConfig"
-        ) from None
+        raise ConfigError("is a folder (IsADirectoryError): a folder of documents belongs in a StorageConfig") from None
     except OSError as error:
         raise ConfigError(f"cannot be read ({type(error).__name__})") from None
 

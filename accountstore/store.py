@@ -486,7 +486,7 @@ _EXCHANGE = "exchange must be an async function from OAuthCredentials to a Token
 
 
 def _check_function(given: object, needed: str, /) -> None:
-    if not callable(given):
+    if not callable(given) or isinstance(given, type):
         raise TypeError(needed)
 
 

@@ -253,6 +253,7 @@ MISUSES: Mapping[str, tuple[Callable[[AccountStore], object], str]] = {
     "an empty call": (lambda _: cast("Any", AccountStore)(), r"AccountStore\.open\(config\)"),
     "a named call": (lambda _: cast("Any", AccountStore)(config=None), r"AccountStore\.open\(config\)"),
     "no async": (lambda _: cast("Any", AccountStore.open()).__enter__(), r"async with AccountStore\.open\(config\)"),
+    "a class": (lambda store: store.refresh(AT, cast("Any", Recording)), "such as a TokenEndpoint"),
     "no observer": (lambda _: AccountStore.open(observer=cast("Any", "x")), "plain function"),
 }
 

@@ -103,7 +103,7 @@ def add(
     whole, and it is replaced in one step. A folder that is not absolute is one beside the file. Its scheme and options
     are checked, where the variables that it names are set. Nothing is reached: "accountstore check NAME" does that.
 
-    A secret does not belong into the file: --option-env writes ${NAME} there, which is replaced from the environment.
+    A secret does not belong in the file: --option-env writes ${NAME} there, which is replaced from the environment.
     """
     with exit_codes():
         from accountstore.cli.configfile import add_storage, file_to_write

@@ -66,8 +66,8 @@ app: typer.Typer = typer.Typer(
     context_settings={"help_option_names": ["--help", "-h"]},
     help="""Migrate all documents of a folder to another, on any storage; services may go on writing at both ends.
 
-    SOURCE and TARGET are [STORAGE:][FOLDER]. Run it again to copy what has changed since; a document that has changed
-    at the target is a conflict, which is told and left as it is.
+    SOURCE and TARGET are [STORAGE:][FOLDER]. Run it again with --resume to copy what has changed since; a document
+    that has changed at the target is a conflict, which is told and left as it is.
 
     Exit codes: 0 everything is at the target; 3 but for conflicts; 1 not everything, with the reason on stderr; 2 wrong
     usage; 130 interrupted.""",

@@ -61,7 +61,7 @@ def refresh(
         ),
     ] = None,
     post: Annotated[
-        bool, typer.Option("--post", help="Show the client's secret in the body, not in the Authorization header.")
+        bool, typer.Option("--post", help="Send the client's secret in the body, not in the Authorization header.")
     ] = False,
     insecure_http: Annotated[
         bool, typer.Option("--insecure-http", help="Also ask endpoints whose URL is not https: for tests.")

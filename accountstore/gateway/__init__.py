@@ -8,6 +8,13 @@ Six languages' clients of that API save and get accounts through it on any stora
 
 from __future__ import annotations
 
+try:
+    import starlette as starlette
+except ImportError:
+    raise ModuleNotFoundError(
+        "accountstore.gateway needs the package starlette: pip install 'accountstore[gateway]'", name="starlette"
+    ) from None
+
 from accountstore.gateway.app import Gateway, gateway
 from accountstore.gateway.clients import Access, Authorize, hash_secret
 from accountstore.gateway.config import Client, GatewayConfig, Limits, load_gateway_config

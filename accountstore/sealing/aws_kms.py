@@ -82,7 +82,7 @@ class AwsKmsKeys:
 
     @without_frames
     def __init__(self, key: str, *, old: Sequence[str] = (), timeout: float = 10.0, **options: str | None) -> None:
-        require_cryptography()
+        require_cryptography("aws-kms")
         self._keys = (key, *old)
         for each in self._keys:
             if not is_key_id(each):

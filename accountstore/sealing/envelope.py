@@ -280,13 +280,13 @@ def _aes_gcm() -> tuple[Callable[[bytes], _Aead], type[Exception]]:
     return AESGCM, InvalidTag
 
 
-def require_cryptography() -> None:
-    """Raise `ConfigError` where the package is missing."""
+def require_cryptography(extra: str = "crypto", /) -> None:
+    """Raise `ConfigError` where the package is missing, which the extra has."""
     try:
         import cryptography as cryptography  # noqa: PLC0414 -- it is only looked for
     except ImportError:
         raise ConfigError(
-            "encryption needs the package cryptography; install it with: pip install 'accountstore[crypto]'"
+            f"encryption needs the package cryptography; install it with: pip install 'accountstore[{extra}]'"
         ) from None
 
 

@@ -41,7 +41,11 @@ async def open_sealer(encryption: Encryption, name: str, policy: RetryPolicy, li
     Raises:
         ConfigError: keys are missing, malformed, or readable by others; or a package is not installed.
     """
-    require_cryptography()
+    services: list[str] = [source["provider"] for source in encryption.sources() if isinstance(source, dict)]
+    try:
+        require_cryptography(next((name for name in services if name in _SERVICES), "crypto"))
+    except ConfigError as error:
+        raise ConfigError(f"keys: {error.message}") from None
     providers = await to_thread.run_sync(_open_keys, encryption)
     cache = KeyCache(encryption.cache_keys, encryption.cache_seconds)
     mode: Mode = "required" if encryption.required else "optional" if encryption.seal else "unsealing"

@@ -106,7 +106,7 @@ class TransitKeys:
         namespace: str = "",
         verify: bool | str = True,
     ) -> None:
-        require_cryptography()
+        require_cryptography("transit")
         if not url.startswith(("https://", "http://")):
             raise ConfigError("transit: the url must begin with https:// or http://")
         if not (token or token_file):

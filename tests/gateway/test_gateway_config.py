@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import os
 import stat
@@ -264,11 +265,15 @@ def test_serve_refuses_what_is_not_safe(arguments: list[str], message: str) -> N
     assert message in " ".join(result.stderr.split())
 
 
-def test_what_is_not_installed_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("package", ["argon2", "starlette"])
+def test_what_is_not_installed_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: str) -> None:
     """Without the extra, a refusal says how to install it, and nothing is written."""
     for name in [name for name in sys.modules if name.startswith("accountstore.gateway")]:
         monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, "argon2", None)
+    monkeypatch.setitem(sys.modules, package, None)
+    if package == "starlette":
+        with pytest.raises(ImportError, match=r"accountstore\.gateway needs .* pip install 'accountstore\[gateway\]'"):
+            importlib.import_module("accountstore.gateway")
     result = run("gateway", "add-client", "--gateway", str(tmp_path / "g.toml"), "x")
     assert result.exit_code == 1
     assert "pip install 'accountstore[gateway]'" in result.stderr

@@ -428,8 +428,9 @@ async def test_without_the_package_a_sealed_storage_says_what_to_install(
             monkeypatch.setitem(sys.modules, name, None)
     monkeypatch.setitem(sys.modules, "cryptography", None)
     keys = write_keys(tmp_path / "keys.jwks", "old")
-    with raises(ConfigError, r"pip install 'accountstore\[crypto\]'"):
-        await AccountStore.open(config(tmp_path, keys=keys))
+    for given, extra in ((keys, "crypto"), ({"provider": "transit"}, "transit"), ({"provider": "aws-kms"}, "aws-kms")):
+        with raises(ConfigError, rf"encryption\.keys: encryption needs .* pip install 'accountstore\[{extra}\]'"):
+            await AccountStore.open(config(tmp_path, keys=given))
     async with AccountStore.open(StoreConfig(storages={"main": StorageConfig("memory://")})) as store:
         await store.save(AT, ACCOUNT)
 
