@@ -126,7 +126,7 @@ class _Refusing(BaseHTTPRequestHandler):
 
     do_HEAD = do_GET  # noqa: N815 -- as above
 
-    def log_message(self, *arguments: object) -> None:
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 -- the base's name
         pass
 
 
