@@ -18,6 +18,15 @@ _LEAST = 40
 class Command(TyperCommand):
     """A command that draws its own help."""
 
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Read the arguments; of `--config` it is said where it stands."""
+        try:
+            return list(super().parse_args(ctx, args))
+        except Exception as error:
+            if getattr(error, "option_name", "") == "--config":
+                ctx.fail("--config goes before the command: accountstore --config PATH COMMAND ...")
+            raise
+
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
         """What the usage line says behind the command's name."""
         return ["[OPTIONS]", *(param.metavar for param in _params(self, ctx, "argument"))]

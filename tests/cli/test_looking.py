@@ -169,6 +169,9 @@ def test_check_all_ends_with_one_if_a_storage_fails() -> None:
 def test_check_takes_a_name_or_all() -> None:
     """Both are wrong usage."""
     assert run("check", "--all", "Archive").code == 2
+    answer = run("check", "--config", "accountstore.toml")
+    assert (answer.code, "--config goes before the command" in answer.err) == (2, True)
+    assert "No such option" in run("check", "--confg", "x").err
 
 
 def test_storages_for_programs_say_who_keeps_the_promises(monkeypatch: pytest.MonkeyPatch) -> None:
