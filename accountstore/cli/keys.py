@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, TypeAlias, TypeVar
 import anyio
 import typer
 
-from accountstore import AccountStore, AccountStoreError, ConfigError, LocationError
+from accountstore import AccountStore, AccountStoreError, ConfigError
 from accountstore.cli.exits import exit_codes, print_error
 from accountstore.cli.help import Command, Group
 from accountstore.cli.show import console, on_terminal, printable
@@ -115,9 +115,8 @@ def rotate(
         config = load_config(context.obj)
         if to is not None:
             name = storage or config.default_name()
-            if name not in config.storages:
-                raise LocationError(f"the storage {name!r} is not configured; known: {', '.join(config.storages)}")
-            promote(config.storages[name].encryption, to)
+            if name in config.storages:  # else the store refuses it
+                promote(config.storages[name].encryption, to)
 
         def documents(store: AccountStore, skipped: Callable[[Skipped], object]) -> _Results:
             found = sealing(store, storage)

@@ -86,7 +86,8 @@ async def save_multi(call: Call, /) -> Response:
 
 def _refresh(call: Call, location: Location, /) -> Exchange | None:
     """What refreshes tokens; None: nothing does, or its storage would not take the new ones."""
-    return call.service.refresh if call.store.capabilities(location.storage).update else None
+    refresh = call.service.refresh
+    return refresh if refresh is not None and call.store.capabilities(location.storage).update else None
 
 
 def needs_refresh(account: Account, /) -> bool:

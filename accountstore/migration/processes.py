@@ -247,7 +247,7 @@ async def _serve(given: BinaryIO, taken: BinaryIO, /) -> None:
             check_storages(store, setup.job, Marks(setup.key), setup.storages)
             await _work(Worker(store, setup.job, Marks(setup.key)), given, taken)
     except AccountStoreError as error:
-        await to_thread.run_sync(_write, taken, Reply([], type(error).__name__, str(error)))
+        await to_thread.run_sync(_write, taken, _failed(error))
 
 
 async def _work(worker: Worker, given: BinaryIO, taken: BinaryIO, /) -> None:
@@ -258,11 +258,15 @@ async def _work(worker: Worker, given: BinaryIO, taken: BinaryIO, /) -> None:
         async for items in receive:
             try:
                 reply = Reply(await worker.work(items))
-            except AccountStoreError as error:
-                reply = Reply([], type(error).__name__, str(error))
             except Exception as error:  # noqa: BLE001 -- a run that does not hear of it would wait for ever
-                reply = Reply([], type(error).__name__, f"a process failed ({type(error).__name__})")
+                reply = _failed(error)
             await to_thread.run_sync(_write, taken, reply)
+
+
+def _failed(error: Exception, /) -> Reply:
+    """What ends the run; of an error that is not the library's, its class alone."""
+    kind = type(error).__name__
+    return Reply([], kind, str(error) if isinstance(error, AccountStoreError) else f"a process failed ({kind})")
 
 
 async def _take(given: BinaryIO, send: MemoryObjectSendStream[list[Item]], /) -> None:

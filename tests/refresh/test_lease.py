@@ -36,6 +36,7 @@ from accountstore.testing import Fault, FaultyBackend, store_over
 if TYPE_CHECKING:
     from cloudstub import Stub
 
+    from accountstore import Exchange
     from accountstore.backends.base import Capabilities, Stat, WriteMode
 
 pytestmark = pytest.mark.anyio
@@ -62,15 +63,8 @@ async def test_a_copy_waits_for_an_exchange_under_way(store: AccountStore) -> No
         await store.save(AT, provider.account())
         begun = anyio.Event()
 
-        async def exchange(
-            credentials: OAuthCredentials, begun: anyio.Event = begun, provider: SmallProvider = provider
-        ) -> TokenGrant:
-            begun.set()
-            await anyio.sleep(0.1)
-            return provider.spend(credentials)
-
         async with anyio.create_task_group() as group:
-            group.start_soon(store.refresh, AT, exchange)
+            group.start_soon(store.refresh, AT, slow_exchange(provider, begun))
             await begun.wait()
             await store.copy(AT, COPY, lease=lease)
         assert refresh_token(await store.get(COPY)) == copied
@@ -97,6 +91,17 @@ async def test_a_copy_does_not_take_somebodys_lease_along(store: AccountStore, m
     assert refresh_token((await store.refresh(COPY, provider.exchange, timeout=5)).document) == "R1"
 
 
+def slow_exchange(provider: SmallProvider, begun: anyio.Event, /) -> Exchange:
+    """An exchange with the provider that tells when it has begun, and takes a while."""
+
+    async def exchange(credentials: OAuthCredentials) -> TokenGrant:
+        begun.set()
+        await anyio.sleep(0.1)
+        return provider.spend(credentials)
+
+    return exchange
+
+
 async def put(store: AccountStore, lease: dict[str, Any], /) -> None:
     """Save an account with a lease of its token."""
     tree = msgspec.json.decode(msgspec.json.encode(SmallProvider().account(), enc_hook=Secret.reveal))
@@ -118,13 +123,8 @@ async def test_a_move_takes_the_tokens_of_an_exchange_along(conditions: tuple[st
     store, others = store_over({"m": backend}), store_over({"m": backend})
     await store.save(AT, provider.account())
 
-    async def exchange(credentials: OAuthCredentials) -> TokenGrant:
-        begun.set()
-        await anyio.sleep(0.1)
-        return provider.spend(credentials)
-
     async with anyio.create_task_group() as group:
-        group.start_soon(store.refresh, AT, exchange)
+        group.start_soon(store.refresh, AT, slow_exchange(provider, begun))
         await begun.wait()
         await others.move(AT, COPY)
     assert refresh_token(await store.get(COPY)) == "R1"
