@@ -7,8 +7,6 @@ from functools import partial
 from operator import attrgetter
 from typing import Any, TypeVar
 
-from anyio.lowlevel import checkpoint
-
 from accountstore.backends.base import Blob, Stat, Version, Write, WriteMode
 from accountstore.client import condition_of
 from accountstore.errors import AccountStoreError
@@ -16,11 +14,8 @@ from accountstore.events import EventLog
 from accountstore.location import Located, Location
 from accountstore.model import Document
 from accountstore.scope import Resolver
-from accountstore.storage import DocumentRef, Opened, Storage, Stored, stored
+from accountstore.storage import LARGE, DocumentRef, Opened, Storage, Stored, stored
 from accountstore.windows import Item, Member, Results, Windows, itself, location_of, result_of, results_of
-
-_STRETCH = 65_536
-"""How many bytes are encoded or decoded before other tasks have their turn."""
 
 T = TypeVar("T")
 
@@ -84,9 +79,9 @@ async def read(
     for member, blob in zip(members, blobs, strict=True):
         results[member.place] = result_of(member.ref, partial(_open, member.ref), blob)
         stretch += blob.stat.size if isinstance(blob, Blob) else 0
-        if stretch >= _STRETCH:
+        if stretch >= LARGE:
             stretch = 0
-            await checkpoint()
+            await storage.turn()
 
 
 def _open(ref: DocumentRef, blob: Blob, /) -> Opened[Document]:
@@ -128,9 +123,9 @@ async def write(
         else:
             written.append(member)
             stretch += len(writes[-1].data)
-        if stretch >= _STRETCH:
+        if stretch >= LARGE:
             stretch = 0
-            await checkpoint()
+            await storage.turn()
     if storage.sealer is not None:
         try:
             writes = await storage.sealer.seal_many(writes, storage.client.deadline())

@@ -7,7 +7,7 @@ from datetime import datetime
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
-from anyio import sleep
+from anyio import Lock, sleep
 from msgspec import Struct, field
 from msgspec.structs import replace
 
@@ -28,6 +28,10 @@ D = TypeVar("D", bound=Account | MultiAccount)
 T_co = TypeVar("T_co", covariant=True)
 T = TypeVar("T")
 _PAUSE = 0.02
+LARGE = 65_536
+"""From so many bytes on, a document is encoded or decoded in a turn of the event loop of its own."""
+_MANY = 500
+"""Accounts that are about as large."""
 _NO_FIELDS: Mapping[str, object] = MappingProxyType({})
 
 
@@ -79,6 +83,7 @@ class Storage(Struct, frozen=True, eq=False):
     watch: LeaseWatch = field(default_factory=LeaseWatch)
     flights: dict[str, Flight] = field(default_factory=dict[str, Flight])
     """The refreshes under way in this process, by key."""
+    turns: Lock = field(default_factory=Lock)
 
     @property
     def name(self) -> str:
@@ -89,6 +94,13 @@ class Storage(Struct, frozen=True, eq=False):
         """Wait until no refresh token is being exchanged any more: what was granted is saved, or its lease is over."""
         while any(flight.until > elapsed() for flight in self.flights.values()):  # noqa: ASYNC110 -- or their time is up
             await sleep(_PAUSE)
+
+    async def turn(self) -> None:
+        """Let other tasks go on, until there is a turn of the event loop in which no other large document of this
+        storage is encoded or decoded.
+        """
+        async with self.turns:  # which yields, and wakes the next in the turn after
+            pass
 
     def __repr__(self) -> str:
         return f"Storage({self.name!r})"
@@ -194,6 +206,8 @@ class DocumentRef(Struct, frozen=True, eq=False):
             blob = await storage.client.read(self.key, self.by)
             if storage.sealer is not None:
                 blob = await storage.sealer.open(self.key, blob, self.by)
+            if len(blob.data) > LARGE:
+                await storage.turn()
             return storage.open(blob, kind)
 
     async def stat(self) -> Stat:
@@ -212,6 +226,8 @@ class DocumentRef(Struct, frozen=True, eq=False):
         """Encode and write a document. Raises as `Storage.encode`, `Sealer.seal` and `StorageClient.write`."""
         storage = self.storage
         with Located(self.location):
+            if isinstance(document, MultiAccount) and len(document.receive_accounts) > _MANY:
+                await storage.turn()
             data: bytes = storage.encode(document, kind, original)
             if storage.sealer is not None:  # as `_put`, without a call: a save is the most frequent write
                 data = await storage.sealer.seal(self.key, data, self.by)
@@ -229,6 +245,8 @@ class DocumentRef(Struct, frozen=True, eq=False):
     ) -> Opened[D]:
         """Write a document where it still is what was opened, keeping its unknown fields but these. As `write`."""
         with Located(self.location):
+            if len(opened.plain) > LARGE:
+                await self.storage.turn()
             data = self.storage.encode(document, kind, opened.plain, fields)
             return Opened(stored(document, await self._put(data, opened.stored.version)), data)
 
@@ -241,6 +259,8 @@ class DocumentRef(Struct, frozen=True, eq=False):
     ) -> Stored[D]:
         """Write a document that was opened on another storage, unknown fields included, and these; nobody's lease."""
         with Located(self.location):
+            if len(opened.plain) > LARGE:
+                await self.storage.turn()
             data = self.storage.copied(opened, source.codec, self.kind)
             if fields is not None:
                 data = SecretBytes(self.storage.codec.merge(opened.stored.document, data, set=fields))
@@ -252,6 +272,8 @@ class DocumentRef(Struct, frozen=True, eq=False):
         data, codec, stat = opened.plain, self.storage.codec, opened.stored
         if codec is not JSON:
             with Located(self.location):
+                if len(data) > LARGE:
+                    await self.storage.turn()
                 data = SecretBytes(JSON.encode_tree(codec.decode_tree(data), self.kind))
         return Stored(data, stat.version, stat.size, stat.modified)
 
@@ -259,6 +281,8 @@ class DocumentRef(Struct, frozen=True, eq=False):
         """Check and write a document's JSON, whole. As `write`."""
         with Located(self.location):
             check_size(len(data), self.storage.max_bytes)
+            if len(data) > LARGE:
+                await self.storage.turn()
             data = without_mark(data)
             try:
                 JSON.decode(data, self.kind)
