@@ -144,7 +144,7 @@ async def test_each_call_makes_one_event(store: AccountStore, events: list[Event
 
 def test_every_operation_is_tried() -> None:
     """The table above has every operation of the store; `list` has a test of its own."""
-    public = {name for name in vars(AccountStore) if not name.startswith("_")}
+    public = {name for name in dir(AccountStore) if not name.startswith("_")}
     silent = {"open", "aclose", "storages", "capabilities", "scoped", "filesystem"}
     assert {name.partition(" ")[0] for name in CALLS} | {"list"} == public - silent
 

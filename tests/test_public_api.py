@@ -124,7 +124,7 @@ def test_the_public_names_are_these(module: str) -> None:
 
 def test_the_members_of_the_store_are_these() -> None:
     """`AccountStore` has just the public members that are promised."""
-    assert {name for name in vars(AccountStore) if not name.startswith("_")} == set(STORE.split())
+    assert {name for name in dir(AccountStore) if not name.startswith("_")} == set(STORE.split())
 
 
 def documentable() -> Iterator[tuple[str, Any]]:

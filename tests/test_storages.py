@@ -250,7 +250,7 @@ async def test_a_closed_store_is_of_no_use(call: str) -> None:
 
 def test_every_public_call_is_tried_on_a_closed_store() -> None:
     """The table of calls has every public method that is awaited, but those that open and close the store."""
-    public = {name for name in vars(AccountStore) if not name.startswith("_")}
+    public = {name for name in dir(AccountStore) if not name.startswith("_")}
     assert public - set(EVERY_CALL) == {"open", "aclose", "storages", "capabilities", "scoped"}
 
 
