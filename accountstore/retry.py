@@ -152,7 +152,7 @@ def uncertain(client: Client, reason: str = "", /) -> UncertainError:
     """The error of a write whose outcome is unknown; without a reason, it had no answer in time."""
     if not reason:
         reason = "the store was closed" if client.calls.closed else f"no answer within {client.policy.timeout:g} s"
-    return UncertainError(client.policy.about_storage(f"the outcome of the write is unknown ({reason})"))
+    return UncertainError(client.policy.about_storage(f"the outcome is unknown ({reason})"))
 
 
 class Turn(Struct, frozen=True, eq=False):

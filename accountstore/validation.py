@@ -69,9 +69,11 @@ def _check_segment(text: str, what: str, /) -> None:
     if not isinstance(text, str):
         raise TypeError(f"{what}: must be text")
     if not text:
-        raise LocationError(f"{what}: a segment is empty")
+        raise LocationError(f"{what}: a segment is empty (no slash at its ends, and no two in a row)")
     if text in {".", ".."}:
         raise LocationError(f"{what}: a segment is '.' or '..'")
+    if what == "file name" and "/" in text:
+        raise LocationError("file name: has a slash: its folder is an argument of its own, `folder`")
     if re.search(_FORBIDDEN, text):
         raise LocationError(f"{what}: has a separator, control, wildcard, drive or version-suffix character")
     if text.startswith(RESERVED_PREFIX):

@@ -217,7 +217,7 @@ async def test_a_batch_that_fails_as_a_whole_is_an_error_of_each_document(
             assert isinstance(result, kind)
             assert (type(result), result.location) == (kind, location)
             assert "canary" not in str(result)
-            assert str(result).count("the outcome of the write is unknown") == (kind is UncertainError)
+            assert str(result).count("the outcome is unknown") == (kind is UncertainError)
     looks = 10 * (batch == 1 and saved_as is UncertainError)
     assert sorted(bad.batches) == ([1] * (20 + looks) if batch == 1 else [2, 2, 4, 4, 4, 4])
 

@@ -17,6 +17,7 @@ from samples import ACCOUNT, AT, ELSEWHERE
 from accountstore import AccountStore, StorageConfig, StoreConfig, Version
 from accountstore.backends.base import Blob, Stat
 from accountstore.backends.memory import MemoryBackend
+from accountstore.check import Check, Step
 from accountstore.errors import BackendError, ConflictError, UnsupportedError
 from accountstore.testing import Fault, store_over
 from accountstore.validation import join
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from accountstore.backends.base import Backend
-    from accountstore.check import Check
     from accountstore.testing.faults import Operation
 
 pytestmark = pytest.mark.anyio
@@ -61,6 +61,14 @@ async def test_check_proves_a_good_storage_and_leaves_nothing(store: AccountStor
     assert seconds[0] >= 0
     assert result.latency == seconds[len(seconds) // 2]
     assert await paths(store) == [AT.path]
+
+
+async def test_the_latency_is_that_of_requests() -> None:
+    """What sealing takes by itself is a step, but no request of the storage."""
+    steps = (Step("seal and open", "", 9.0), Step("write", "", 1.0), Step("read", "", 3.0), Step("list", "failed", 8.0))
+    result = Check("main", None, None, None, None, steps, MemoryBackend().capabilities)
+    assert result.latency == 2.0
+    assert replace(result, steps=steps[:1]).latency == 9.0
 
 
 async def test_check_of_a_plain_storage_proves_what_it_declares(tmp_path: Path) -> None:

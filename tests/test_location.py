@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from collections.abc import Callable
 
 import msgspec
 import pytest
@@ -117,3 +118,17 @@ def test_equal_locations_have_equal_hashes(first: Location, second: Location) ->
 def test_json_is_the_seeds_storage_file_location(text: str, location: Location) -> None:
     """A cache file's JSON is read with null, empty or missing folder and storage alike."""
     assert msgspec.json.decode(text, type=Location) == location
+
+
+@pytest.mark.parametrize(
+    ("make", "hint"),
+    [
+        (lambda: Location("mail/a.account"), "file name: has a slash: its folder is an argument of its own, `folder`"),
+        (lambda: Location("a.account", folder="mail/"), r"folder: .*no slash at its ends"),
+        (lambda: Location("a.account", folder="/mail"), r"folder: .*no slash at its ends"),
+    ],
+)
+def test_a_slash_in_a_wrong_place_is_told(make: Callable[[], Location], hint: str) -> None:
+    """The message says what to write instead."""
+    with pytest.raises(LocationError, match=hint):
+        make()

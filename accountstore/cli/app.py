@@ -144,11 +144,11 @@ def folder_of(text: str, /) -> Location:
     return location_of(f"{path}{'' if path[-1:] in {'', ':'} else '/'}any.account", text)
 
 
-def in_store(config: StoreConfig, work: Callable[[AccountStore], Awaitable[T]], /) -> T:
-    """What `work` does with an open store."""
+def in_store(context: typer.Context, work: Callable[[AccountStore], Awaitable[T]], /) -> T:
+    """What `work` does with the store of the configuration that the command line names."""
 
     async def run() -> T:
-        async with AccountStore.open(config) as store:
+        async with AccountStore.open(context.obj) as store:
             try:
                 return await work(store)
             except NotFoundError as error:

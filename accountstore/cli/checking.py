@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from accountstore import AccountStore
-from accountstore.cli.app import Json, StorageArgument, app, config_of, examples, in_store
+from accountstore.cli.app import Json, StorageArgument, app, examples, in_store
 from accountstore.cli.exits import exit_codes
 from accountstore.cli.help import Command
 from accountstore.cli.show import check_fields, show_check, show_line, show_outcomes
@@ -62,5 +62,5 @@ def check(
         return held
 
     with exit_codes():
-        if not in_store(config_of(context), work):
+        if not in_store(context, work):
             raise typer.Exit(1)

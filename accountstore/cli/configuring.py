@@ -53,7 +53,7 @@ def _list_storages(context: typer.Context, as_json: Json = False) -> None:
             for name, can in found.items():
                 show_line(storage_fields(configured, name, can))
 
-        in_store(configured, capabilities)
+        in_store(context, capabilities)
 
 
 @storages.command(
@@ -134,20 +134,21 @@ def _options_of(options: Sequence[str], variables: Sequence[str], /) -> dict[str
     """The options as a tree.
 
     Raises:
-        ConfigError: one is not understood, or looks like a secret; no message quotes a value.
+        typer.BadParameter: one is not understood. No message quotes a value.
+        ConfigError: one looks like a secret.
     """
     found: dict[str, Any] = {}
     for text in options:
         key, mark, value = text.partition("=")
         if not mark or not key.removesuffix(":"):
-            raise ConfigError("--option: must be KEY=TEXT or KEY:=VALUE")
+            raise typer.BadParameter("--option: must be KEY=TEXT or KEY:=VALUE")
         if _SECRET.search(key) and not re.fullmatch(r"\$\{\w+\}", value):
             raise ConfigError(f"--option {key}: looks like a secret: give it by --option-env {key}=NAME")
         _put(found, key.removesuffix(":"), _toml(key, value) if key.endswith(":") else value)
     for text in variables:
         key, mark, name = text.partition("=")
         if not (key and mark and name.isidentifier()):
-            raise ConfigError("--option-env: must be KEY=NAME, with the name of an environment variable")
+            raise typer.BadParameter("--option-env: must be KEY=NAME, with the name of an environment variable")
         _put(found, key, f"${{{name}}}")
     return found
 
@@ -156,7 +157,7 @@ def _toml(key: str, value: str, /) -> Any:
     try:
         return loads(f"value = {value}")["value"]
     except TOMLDecodeError:
-        raise ConfigError(f"--option {key}: is no TOML value; KEY=TEXT is for text") from None
+        raise typer.BadParameter(f"--option {key}: is no TOML value; KEY=TEXT is for text") from None
 
 
 def _put(found: dict[str, Any], key: str, value: Any, /) -> None:
@@ -164,9 +165,9 @@ def _put(found: dict[str, Any], key: str, value: Any, /) -> None:
     for name in folders:
         found = found.setdefault(name, {})
         if not isinstance(found, dict):
-            raise ConfigError(f"--option {key}: is given twice")
+            raise typer.BadParameter(f"--option {key}: is given twice")
     if last in found:
-        raise ConfigError(f"--option {key}: is given twice")
+        raise typer.BadParameter(f"--option {key}: is given twice")
     found[last] = value
 
 

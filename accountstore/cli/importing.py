@@ -30,7 +30,6 @@ from accountstore.files import read_file
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from accountstore import StoreConfig
     from accountstore.cli.imports.autoconfig import Method
     from accountstore.cli.imports.found import Found, Refused
     from accountstore.cli.imports.resolving import Commands
@@ -105,7 +104,7 @@ def import_accounts(
     if auth not in {None, "password", "oauth"}:
         raise typer.BadParameter("--auth must be password or oauth")
     with exit_codes():
-        config = config_of(context)
+        config_of(context)  # wrong or right, before anything is asked
         commands: Commands = "run" if run_commands else "ask"
         method: Method | None = "password" if auth == "password" else "oauth" if auth else None
         from accountstore.cli.imports.resolving import document_of
@@ -121,7 +120,7 @@ def import_accounts(
         else:
             # Everything is asked for before the store is opened, whose event loop must not wait.
             documents = _each_of(places, lambda place: JSON.encode(document_of(place[0], commands)))
-            held = _save(config, [(where, data) for (_, where), data in documents], as_json=as_json, replace=replace)
+            held = _save(context, [(where, data) for (_, where), data in documents], as_json=as_json, replace=replace)
             complete = complete and len(documents) == len(places)
         if not (held and complete and len(places) == len(accounts)):
             raise typer.Exit(1)
@@ -213,7 +212,9 @@ def _show(where: Location, found: Found, /, *, as_json: bool) -> None:
         sys.stdout.write(f"  {kind}: {printable(', '.join(f'{key} {value}' for key, value in words.items()))}\n")
 
 
-def _save(config: StoreConfig, documents: Sequence[tuple[Location, bytes]], /, *, as_json: bool, replace: bool) -> bool:
+def _save(
+    context: typer.Context, documents: Sequence[tuple[Location, bytes]], /, *, as_json: bool, replace: bool
+) -> bool:
     """Whether all documents were saved."""
 
     async def work(store: AccountStore) -> bool:
@@ -227,4 +228,4 @@ def _save(config: StoreConfig, documents: Sequence[tuple[Location, bytes]], /, *
 
         return await each(store, documents, save, at_once=1)
 
-    return in_store(config, work)
+    return in_store(context, work)

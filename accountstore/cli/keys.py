@@ -7,10 +7,10 @@ from collections import Counter
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, TypeAlias, TypeVar
 
-import anyio
 import typer
 
 from accountstore import AccountStore, AccountStoreError, ConfigError
+from accountstore.cli.app import in_store
 from accountstore.cli.exits import exit_codes, print_error
 from accountstore.cli.help import Command, Group
 from accountstore.cli.show import console, on_terminal, printable
@@ -19,9 +19,9 @@ from accountstore.sealing.keys import add_key
 from accountstore.sealing.sources import promote
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator, Callable
 
-    from accountstore import Location, Skipped, StoreConfig
+    from accountstore import Location, Skipped
     from accountstore.rotation import Rotated
 
     _Results: TypeAlias = AsyncIterator[tuple[Location, Rotated | AccountStoreError]]
@@ -77,7 +77,6 @@ def show(context: typer.Context) -> None:
     from accountstore.rotation import sealing
 
     with exit_codes():
-        config = load_config(context.obj)
 
         async def work(store: AccountStore) -> None:
             for name in store.storages:
@@ -87,7 +86,7 @@ def show(context: typer.Context) -> None:
                     told = f"{found.mode}, id {found.id!r}: {', '.join(found.key_ids)}"
                 console().print(printable(f"{name}: {told}"), soft_wrap=True)
 
-        _in_store(config, work)
+        in_store(context, work)
 
 
 @keys.command(
@@ -124,7 +123,7 @@ def rotate(
                 raise ConfigError(f"somebody has let another key seal meanwhile ({found.key_ids[0]!r})")
             return rewrap(store, folder, storage=storage, skipped=skipped)
 
-        _run(config, documents)
+        _run(context, documents)
 
 
 @keys.command(cls=Command, epilog="accountstore keys verify")
@@ -137,8 +136,7 @@ def verify(context: typer.Context, storage: _Storage = None, folder: _Folder = "
     from accountstore.rotation import verify as documents
 
     with exit_codes():
-        config = load_config(context.obj)
-        _run(config, lambda store, skipped: documents(store, folder, storage=storage, skipped=skipped))
+        _run(context, lambda store, skipped: documents(store, folder, storage=storage, skipped=skipped))
 
 
 @keys.command(cls=Command, epilog="accountstore keys reseal\naccountstore keys reseal --before 2026-11-27T05:30:00")
@@ -172,18 +170,10 @@ def reseal(
             yield result
 
     with exit_codes():
-        _run(load_config(context.obj), documents)
+        _run(context, documents)
 
 
-def _in_store(config: StoreConfig, work: Callable[[AccountStore], Awaitable[T]], /) -> T:
-    async def run() -> T:
-        async with AccountStore.open(config) as store:
-            return await work(store)
-
-    return anyio.run(run)
-
-
-def _run(config: StoreConfig, documents: _Documents, /) -> None:
+def _run(context: typer.Context, documents: _Documents, /) -> None:
     """Go through documents, with progress on a terminal; tell what is wrong as it comes, and at the end the numbers."""
     counts = Counter[str]()
 
@@ -203,7 +193,7 @@ def _run(config: StoreConfig, documents: _Documents, /) -> None:
             if on_terminal() and not counts.total() % _EVERY:
                 console(stderr=True).print(f"{counts.total():,} documents", end="\r")
 
-    _in_store(config, work)
+    in_store(context, work)
     told = ", ".join(f"{count:,} {outcome}" for outcome, count in sorted(counts.items()))
     sys.stdout.write(f"{told or 'no documents'}\n")
     if counts["failed"] + counts["stale"] + counts["skipped"]:

@@ -16,7 +16,6 @@ from accountstore import (
     JournalError,
     LocationError,
     NotFoundError,
-    StoreConfig,
     UnsupportedError,
 )
 from accountstore.cli.exits import exit_codes, print_error
@@ -24,7 +23,6 @@ from accountstore.cli.help import Command, Group
 from accountstore.cli.listing import check_target, no_documents
 from accountstore.cli.names import read_names
 from accountstore.cli.progress import Progress, print_report
-from accountstore.config_file import load_config
 from accountstore.migration import Migration, Options, Place, migrate, plan, read_report, verify
 
 if TYPE_CHECKING:
@@ -191,12 +189,11 @@ def run(
             lease=lease,
         )  # fmt: skip
         given: dict[str, Any] = {"journal": journal, "key_file": key_file, "options": options}
-        config = load_config(context.obj)
         if dry_run:
-            _follow(config, plan, ends, given, as_json)
+            _follow(context, plan, ends, given, as_json)
             return
         _check_journal(journal, resume)
-        _follow(config, migrate, ends, {**given, "processes": processes, "config": context.obj}, as_json, dask)
+        _follow(context, migrate, ends, {**given, "processes": processes, "config": context.obj}, as_json, dask)
 
 
 @app.command("plan", cls=Command, epilog="accountstore migrate plan Old:mail New:mail")
@@ -225,7 +222,7 @@ def plan_command(
             concurrency=concurrency, requests_per_second=requests_per_second,
         )  # fmt: skip
         given = {"journal": journal, "key_file": key_file, "options": options}
-        _follow(load_config(context.obj), plan, (_place(source), _place(target)), given, as_json)
+        _follow(context, plan, (_place(source), _place(target)), given, as_json)
 
 
 @app.command("verify", cls=Command, epilog="accountstore migrate verify Old:mail New:mail")
@@ -254,7 +251,7 @@ def verify_command(
             concurrency=concurrency, requests_per_second=requests_per_second,
         )  # fmt: skip
         given = {"journal": journal, "key_file": key_file, "options": options}
-        _follow(load_config(context.obj), verify, (_place(source), _place(target)), given, as_json)
+        _follow(context, verify, (_place(source), _place(target)), given, as_json)
 
 
 @app.command(cls=Command, epilog="accountstore migrate report part1.journal part2.journal --json")
@@ -327,7 +324,7 @@ def _check_journal(journal: str, resume: bool, /) -> None:
 
 
 def _follow(
-    config: StoreConfig,
+    context: typer.Context,
     call: Callable[..., Migration],
     ends: tuple[Place, Place],
     given: Mapping[str, Any],
@@ -338,14 +335,19 @@ def _follow(
     """Do a run to its end, and exit with its code."""
 
     async def work() -> int:
-        async with AccountStore.open(config) as store:
+        async with AccountStore.open(context.obj) as store:
             await _check_ends(store, *ends)
             if dask is None:
                 return await _show(call(store, *ends, **given), as_json=as_json)
             async with _client(dask) as client:
                 return await _show(call(store, *ends, **given, client=client), as_json=as_json)
 
-    code = anyio.run(work)
+    try:
+        code = anyio.run(work)
+    except KeyboardInterrupt:
+        if call is migrate:
+            print_error("interrupted: the same command with --resume goes on")
+        raise
     if code:
         raise typer.Exit(code)
 

@@ -11,7 +11,6 @@ from accountstore import AccountStore, ExtensionError, Location, LocationError, 
 from accountstore.cli.app import (
     Create,
     app,
-    config_of,
     done,
     examples,
     folder_of,
@@ -29,7 +28,6 @@ from accountstore.cli.many import check_storages, documents_below, each, folder_
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from accountstore import StoreConfig
 
 __all__ = ("cp", "mv", "rm")
 
@@ -77,7 +75,7 @@ def cp(
     """
     with exit_codes():
         transfer = _transfer_folder if recursive and _is_folder(source) else _transfer
-        transfer(config_of(context), source, target, mode_of(create), "copied")
+        transfer(context, source, target, mode_of(create), "copied")
 
 
 @app.command(
@@ -98,7 +96,7 @@ def mv(
     """
     with exit_codes():
         transfer = _transfer_folder if recursive and _is_folder(source) else _transfer
-        transfer(config_of(context), source, target, mode_of(create), "moved")
+        transfer(context, source, target, mode_of(create), "moved")
 
 
 def _is_folder(text: str, /) -> bool:
@@ -114,10 +112,10 @@ def _source_and_target(source: str, target: str, /) -> tuple[Location, Location]
     return where, onto
 
 
-def _transfer(config: StoreConfig, source: str, target: str, mode: _Mode, verb: _Verb) -> None:
+def _transfer(context: typer.Context, source: str, target: str, mode: _Mode, verb: _Verb) -> None:
     """Copy or move a document."""
     where, onto = _source_and_target(source, target)
-    in_store(config, lambda store: _call(store, verb)(where, onto, mode=mode))
+    in_store(context, lambda store: _call(store, verb)(where, onto, mode=mode))
     done(f"{verb} {where} to {onto}")
 
 
@@ -125,7 +123,7 @@ def _call(store: AccountStore, verb: _Verb) -> Callable[..., Awaitable[object]]:
     return store.copy if verb == "copied" else store.move
 
 
-def _transfer_folder(config: StoreConfig, source: str, target: str, mode: _Mode, verb: _Verb) -> None:
+def _transfer_folder(context: typer.Context, source: str, target: str, mode: _Mode, verb: _Verb) -> None:
     """Copy or move a folder, document by document."""
     within = folder_of(source)
     own_name = within.folder.rpartition("/")[2] if target[-1:] in {"/", ":"} else ""
@@ -144,7 +142,7 @@ def _transfer_folder(config: StoreConfig, source: str, target: str, mode: _Mode,
             done(f"{verb} {counted(len(pairs), 'document')}")
         return held and complete
 
-    if not in_store(config, work):
+    if not in_store(context, work):
         raise typer.Exit(1)
 
 
@@ -184,11 +182,10 @@ def rm(
         places = [location_of(text) for text in locations if not (recursive and _is_folder(text))]
         for where in places:
             kind_at(where)
-        config = config_of(context)
         complete = True
         found: list[Location] = []
         if folders:
-            found, complete = in_store(config, lambda store: _found_in(store, folders, force=force))
+            found, complete = in_store(context, lambda store: _found_in(store, folders, force=force))
             _ask(found, [text for text in locations if _is_folder(text)], yes=yes)
 
         async def work(store: AccountStore) -> bool:
@@ -196,7 +193,7 @@ def rm(
             named = await each(store, places, lambda where: _remove(store, where, force=force), at_once=1)
             return await each(store, found, store.delete) and named
 
-        held = in_store(config, work)
+        held = in_store(context, work)
         if held and found:
             done(f"removed {counted(len(found), 'document')}")
         if not (held and complete):

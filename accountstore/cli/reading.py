@@ -14,7 +14,6 @@ from accountstore.cli.app import (
     Json,
     Where,
     app,
-    config_of,
     examples,
     folder_of,
     in_store,
@@ -53,7 +52,7 @@ def get(
     with exit_codes():
         where = location_of(location)
         kind = kind_at(where)
-        data = in_store(config_of(context), lambda store: store.read_json(where)).document
+        data = in_store(context, lambda store: store.read_json(where)).document
         if as_json and reveal and not on_terminal():
             sys.stdout.buffer.write(data.rstrip(b"\n") + b"\n")
             return
@@ -97,7 +96,7 @@ def ls(
             check_storages(store, [where])
             await print_listing(store, where, style, recursive=recursive)
 
-        in_store(config_of(context), work)
+        in_store(context, work)
 
 
 @app.command(cls=Command, epilog=examples("accountstore tree", 'accountstore tree --json "First Storage:mail"'))
@@ -113,7 +112,7 @@ def tree(context: typer.Context, folder: FolderArgument = "", as_json: Json = Fa
             check_storages(store, [where])
             await print_tree(store, where, as_json=as_json)
 
-        in_store(config_of(context), work)
+        in_store(context, work)
 
 
 @app.command(
@@ -143,7 +142,7 @@ def stat(
             check_storages(store, places)
             return await each(store, places, lambda where: _show_stat(store, where, as_json=as_json), at_once=1)
 
-        if not in_store(config_of(context), work):
+        if not in_store(context, work):
             raise typer.Exit(1)
 
 

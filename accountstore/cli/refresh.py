@@ -13,12 +13,11 @@ from accountstore import (
     AccountStore,
     ConfigError,
     Location,
-    LocationError,
     MultiAccount,
     NoOAuthError,
     OAuthCredentials,
 )
-from accountstore.cli.app import config_of, folder_of, in_store, location_of
+from accountstore.cli.app import folder_of, in_store, location_of
 from accountstore.cli.documents import kind_at
 from accountstore.cli.exits import exit_codes
 from accountstore.cli.many import documents_below, each
@@ -77,7 +76,7 @@ def refresh(
         leeway = _seconds(within)
         exchange = _exchange(endpoint, "post" if post else "basic", insecure_http=insecure_http)
         if (location is None) == (everything is None):
-            raise LocationError("give either a LOCATION or --all FOLDER")
+            raise typer.BadParameter("give either a LOCATION or --all FOLDER")
 
         async def run(store: AccountStore) -> bool:
             work = _Work(store, exchange, leeway)
@@ -87,7 +86,7 @@ def refresh(
             found, _ = await documents_below(store, folder_of(everything or ""))
             return await each(store, found, work.one_of_many)
 
-        if not in_store(config_of(context), run):
+        if not in_store(context, run):
             raise typer.Exit(1)
 
 
@@ -121,7 +120,7 @@ class _Work(NamedTuple):
 def _seconds(text: str, /) -> float:
     match = re.fullmatch(r"(\d{1,9})([smhd]?)", text)
     if match is None:
-        raise ConfigError("--within takes a time such as 90s, 10m, 1h or 1d")
+        raise typer.BadParameter("--within takes a time such as 90s, 10m, 1h or 1d")
     return float(int(match[1]) * _UNITS[match[2]])
 
 

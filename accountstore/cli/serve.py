@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -61,7 +62,9 @@ def serve(
     context: typer.Context,
     gateway: _Gateway = None,
     host: Annotated[str, typer.Option("--host", metavar="ADDRESS", help="Where to listen.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option("--port", metavar="PORT", help="On which port; 0 for any.")] = 8080,
+    port: Annotated[
+        int, typer.Option("--port", metavar="PORT", min=0, max=65535, help="On which port; 0 for any.")
+    ] = 8080,
     tls_certificate: Annotated[
         str | None, typer.Option("--tls-certificate", metavar="PATH", help="The certificate chain.", show_default=False)
     ] = None,
@@ -93,7 +96,7 @@ def serve(
         from accountstore.gateway.config import find_gateway_config, load_gateway_config
 
         if (tls_certificate is None) != (tls_key is None):
-            raise ConfigError("--tls-certificate and --tls-key belong together")
+            raise typer.BadParameter("--tls-certificate and --tls-key belong together")
         if host not in _LOOPBACK and tls_certificate is None and not plain_http:
             raise ConfigError(
                 f"secrets would go over the network in clear: give --tls-certificate and --tls-key to listen on {host},"
@@ -144,7 +147,7 @@ def _serve(
     app = gateway(storages, config, refresh=refresh)
 
     async def check() -> None:
-        async with AccountStore.open(storages) as store:
+        async with AccountStore.open(given) as store:
             Clients(store, config)
 
     anyio.run(check)  # so that what is wrong is told in one line
@@ -178,10 +181,12 @@ def add_client(
     """
     with exit_codes(), _extra():
         from accountstore.gateway.adding import add_to_file
-        from accountstore.gateway.config import Client, find_gateway_config
+        from accountstore.gateway.config import CLIENT_ID, ID_RULE, Client, find_gateway_config
 
+        if not re.fullmatch(CLIENT_ID, name):
+            raise typer.BadParameter(f"this cannot be a client's id: {ID_RULE}")
         if everything and (folder is not None or storage is not None):
-            raise ConfigError("--everything goes without --folder and --storage")
+            raise typer.BadParameter("--everything goes without --folder and --storage")
         if storage is not None and storage not in load_config(context.obj).storages:
             raise ConfigError(f"there is no storage {storage!r} in the configuration: `accountstore --config PATH`")
         where = "" if everything else f"tenants/{name}" if folder is None else folder

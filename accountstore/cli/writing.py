@@ -19,7 +19,6 @@ from accountstore import (
     MultiAccount,
     ProtocolType,
     SecurityOptions,
-    StoreConfig,
     UnsupportedError,
     Version,
 )
@@ -126,26 +125,28 @@ def save(
         if fields.given:
             if kind is MultiAccount:
                 raise typer.BadParameter("options make a single account; several are saved as JSON")
-            _write(config, where, JSON.encode(account_of(fields)), create=create)
+            _write(context, where, JSON.encode(account_of(fields)), create=create)
         elif sys.stdin.isatty():
-            _save_answers(config, where, kind, create=create)
+            _save_answers(context, where, kind, create=create)
         else:
-            _write(config, where, read_given(sys.stdin.buffer, kind, config.max_bytes), create=create)
+            _write(context, where, read_given(sys.stdin.buffer, kind, config.max_bytes), create=create)
         done(f"saved {where}")
 
 
-def _write(config: StoreConfig, where: Location, data: bytes, /, *, create: bool) -> None:
-    in_store(config, lambda store: store.save_json(where, data, mode=mode_of(create)))
+def _write(context: typer.Context, where: Location, data: bytes, /, *, create: bool) -> None:
+    in_store(context, lambda store: store.save_json(where, data, mode=mode_of(create)))
 
 
-def _save_answers(config: StoreConfig, where: Location, kind: type[Account | MultiAccount], /, *, create: bool) -> None:
+def _save_answers(
+    context: typer.Context, where: Location, kind: type[Account | MultiAccount], /, *, create: bool
+) -> None:
     """Ask for a document and save it.
 
     The store's event loop is in another thread: on one in this thread, Ctrl-C would not end a question.
     """
     from accountstore.cli.prompts import ask_document
 
-    with start_blocking_portal() as portal, portal.wrap_async_context_manager(AccountStore.open(config)) as store:
+    with start_blocking_portal() as portal, portal.wrap_async_context_manager(AccountStore.open(context.obj)) as store:
         exists = portal.call(store.exists, where)
         if exists and create:
             raise ExistsError("there is a document already", location=where)
@@ -179,7 +180,7 @@ def edit(context: typer.Context, location: Where) -> None:
         with (
             private_room() as room,
             start_blocking_portal() as portal,
-            portal.wrap_async_context_manager(AccountStore.open(config)) as store,
+            portal.wrap_async_context_manager(AccountStore.open(context.obj)) as store,
         ):
             changed = _edit(portal, store, where, kind, room, config.max_bytes)
         done(f"saved {where}" if changed else f"{where} is unchanged")

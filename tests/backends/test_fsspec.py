@@ -6,6 +6,8 @@ import logging
 import os
 import shutil
 import threading
+import zlib
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -24,6 +26,7 @@ from accountstore.backends.base import (
     DeniedError,
     NotFoundError,
     NotRegularError,
+    TooLargeError,
     UnavailableError,
     classify_error,
 )
@@ -114,6 +117,77 @@ async def test_modification_time_is_returned(remote: Remote, backend: FsspecBack
     moment = datetime.fromtimestamp(10**9, UTC)
     assert (await backend.stat("a.account")).modified == moment
     assert [stat.modified async for page in backend.scan("", recursive=False) for stat in page] == [moment]
+
+
+class _Endless(BaseHTTPRequestHandler):
+    """A web server that sends 256 MB whatever part it is asked for, packed or not, and counts them."""
+
+    packed: ClassVar = False
+    sent: ClassVar = 0
+
+    def do_GET(self) -> None:
+        piece = bytes(2**20)
+        self.send_response(200)
+        if self.packed:
+            self.send_header("Content-Encoding", "gzip")
+        self.end_headers()
+        packer = zlib.compressobj(wbits=31)
+        with suppress(OSError):
+            for _ in range(256):
+                self.wfile.write(packer.compress(piece) + packer.flush(zlib.Z_SYNC_FLUSH) if self.packed else piece)
+                type(self).sent += len(piece)
+
+    def do_HEAD(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 -- the base's name
+        pass
+
+
+async def _sent(kind: type[_Endless], read: Callable[[FsspecBackend], Awaitable[object]], /) -> int:
+    """How many bytes a server of this kind sends, unpacked, to a client that reads a document."""
+    kind.sent = 0
+    server = ThreadingHTTPServer(("127.0.0.1", 0), kind)
+    server.daemon_threads = False  # which waits for what is being sent
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    backend = await open_backend(f"http://127.0.0.1:{server.server_port}", {})
+    try:
+        await read(backend)
+    finally:
+        await backend.aclose()
+        await to_thread.run_sync(server.shutdown)
+        thread.join()
+        await to_thread.run_sync(server.server_close)
+    return kind.sent
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("packed", [False, True])
+async def test_no_more_of_a_body_is_taken_than_a_document_may_have(packed: bool) -> None:
+    """A web server that sends all for a part, packed or not, costs the memory of a document; the rest is not read."""
+    pytest.importorskip("aiohttp")
+
+    async def read(backend: FsspecBackend) -> None:
+        with pytest.raises(TooLargeError):
+            await backend.read("a.account", limit=1000)
+
+    kind = type("_Kind", (_Endless,), {"packed": packed})
+    assert await _sent(kind, read) < (256 if packed else 64) * 2**20
+
+
+@pytest.mark.once
+async def test_control_the_client_takes_all_of_a_body() -> None:
+    """fsspec's own read of a part takes whatever the server sends."""
+    pytest.importorskip("aiohttp")
+
+    async def read(backend: FsspecBackend) -> None:
+        filesystem, root = await backend.filesystem()
+        cat: Any = filesystem.cat_file  # type: ignore[attr-defined]
+        await to_thread.run_sync(partial(cat, f"{root}/a.account", start=0, end=1000))
+
+    assert await _sent(type("_Kind", (_Endless,), {}), read) == 256 * 2**20
 
 
 class _Refusing(BaseHTTPRequestHandler):

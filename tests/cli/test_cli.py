@@ -1038,7 +1038,7 @@ def test_a_crash_shows_no_secret(protected: bool) -> None:
         def crash(*_, **__):
             secret = ''.join(('CAN', 'ARY'))
             raise RuntimeError('a bug')
-        accountstore.cli.app.load_config = crash
+        accountstore.cli.app.AccountStore.open = crash
         {"" if protected else control}
         from accountstore.cli import main
         main()"""

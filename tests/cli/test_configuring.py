@@ -161,12 +161,6 @@ def test_mode_and_links_of_the_file_stay(tmp_path: Path) -> None:
         (["b", "x", "--codec", "yaml"], "storages.b.codec: unknown codec 'yaml'"),
         (["b", "x", "--engine", "rust"], "storages.b.engine: unknown engine 'rust'"),
         (["b", "x", "--timeout", "0"], "storages.b.timeout: must be more than 0 seconds"),
-        (["b", "x", "-o", "CANARY"], "--option: must be KEY=TEXT or KEY:=VALUE"),
-        (["b", "x", "-o", "n:=CANARY"], "--option n:: is no TOML value"),
-        (["b", "x", "-o", "a=1", "-o", "a=2"], "--option a: is given twice"),
-        (["b", "x", "-o", "a=1", "-o", "a.b=2"], "--option a.b: is given twice"),
-        (["b", "x", "--option-env", "a"], "--option-env: must be KEY=NAME"),
-        (["b", "x", "--option-env", "a=CANARY-1"], "--option-env: must be KEY=NAME"),
         (["b", "x", "-o", "password=CANARY"], "looks like a secret: give it by --option-env password=NAME"),
         (["b", "x", "-o", "client_kwargs.aws_secret_access_key=CANARY"], "looks like a secret"),
         (["b", "x", "-o", "connection_string=CANARY"], "looks like a secret"),
@@ -185,6 +179,48 @@ def test_what_cannot_be_added_leaves_the_file_as_it_is(arguments: list[str], rea
     assert "CANARY" not in refusal
     assert FILE.read_text(encoding="utf-8") == CONFIG
     assert os.listdir() == ["accountstore.toml"]
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["ls"],
+        ["get", "a.account"],
+        ["save", "a.account", "--host", "h", "--port", "1"],
+        ["cp", "a.account", "b.account"],
+        ["storages"],
+        ["check"],
+        ["refresh", "a.account"],
+        ["keys", "list"],
+        ["migrate", "plan", "default:a", "default:b"],
+    ],
+    ids=lambda command: command[0],
+)
+def test_what_is_wrong_with_a_storage_names_file_and_key(command: list[str]) -> None:
+    """Also what only shows when the storage is opened, whatever the command."""
+    configure('storages.default = { url = ".", options = { file_mod = "0640" } }\n')
+    refusal = run(*command).refusal
+    assert refusal.startswith("accountstore.toml: storages.default.options: unknown 'file_mod'")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["-o", "CANARY"], "--option: must be KEY=TEXT or KEY:=VALUE"),
+        (["-o", "n:=CANARY"], "--option n:: is no TOML value"),
+        (["-o", "a=1", "-o", "a=2"], "--option a: is given twice"),
+        (["-o", "a=1", "-o", "a.b=2"], "--option a.b: is given twice"),
+        (["--option-env", "a"], "--option-env: must be KEY=NAME"),
+        (["--option-env", "a=CANARY-1"], "--option-env: must be KEY=NAME"),
+    ],
+)
+def test_options_that_are_not_understood_are_wrong_usage(arguments: list[str], reason: str) -> None:
+    """The reason shows no value; nothing is written."""
+    answer = run("storages", "add", "b", "x", *arguments)
+    assert answer.code == 2
+    assert reason in " ".join(answer.err.split())
+    assert "CANARY" not in answer.err
+    assert FILE.read_text(encoding="utf-8") == CONFIG
 
 
 def test_a_file_that_is_not_valid_is_not_written(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -661,7 +661,7 @@ def test_one_account_may_be_given_a_location() -> None:
 def test_a_name_that_no_location_can_have_is_told() -> None:
     """Nothing is renamed silently: the account is imported under a location that is given."""
     text = "IMAPAccount a/b:c\nHost h\nUser u\nPass CANARY\n"
-    assert "the account 'a/b:c': file name: has a separator" in imported("mbsync", text).refusal
+    assert "the account 'a/b:c': file name: has a slash" in imported("mbsync", text).refusal
     assert imported("mbsync", text, "x.account").code == 0
     assert document_at("x.account")["host"] == "h"
 

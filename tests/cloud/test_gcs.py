@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 import pytest
-from cloudtargets import AT, BUCKET, CALLS, CANARY, NEW, OLD, Target, denied, forget_credentials, on_asyncio
+from cloudtargets import AT, BUCKET, CALLS, CANARY, NEW, OLD, OTHER, Target, denied, forget_credentials, on_asyncio
 from running import HUNG
 
 from accountstore import AccountStore, BackendError, DeniedError, Location, NotFoundError, UnavailableError
@@ -160,6 +160,30 @@ async def test_an_object_without_a_time(stub: Stub) -> None:
         assert [(one.location, one.size, one.modified) for one in found] == [(AT, 2, None)] * 2
         read = await store.read(AT)
         assert (read.document, read.version, read.modified) == (NEW, found[0].version, None)
+
+
+@on_asyncio
+@pytest.mark.parametrize(
+    "odd", ["9999-12-31T23:59:59.999-01:00", "0000-00-00T00:00:00Z", "soon", "2026-13-41T99:99:99Z"]
+)
+async def test_one_odd_date_hides_nothing(stub: Stub, odd: str) -> None:
+    """A date that no calendar has is none: its document and the others are listed, and it is read."""
+    GCS.put(stub, AT, NEW)
+    data = (stub.get("gcs", BUCKET, f"p/{AT.path}") or b"").decode()
+    dates = {AT: odd, OTHER: "2026-11-27T12:00:00.000Z"}
+    about = [
+        json.dumps({"name": f"p/{at.path}", "size": "2", "generation": "5", "updated": date})
+        for at, date in dates.items()
+    ]
+    answer = {"nth": 1, "times": 9, "kind": "answer", "status": 200}
+    headers = {"X-Goog-Generation": "5", "Last-Modified": odd}
+    bodies = {"head": about[0], "list": f'{{"items": [{", ".join(about)}]}}', "get": data}
+    stub.faults([{**answer, "op": op, "body": body, "headers": headers} for op, body in bodies.items()])
+    async with AccountStore.open(GCS.config(stub.url)) as store:
+        found = {entry.location: entry.modified async for entry in store.list(AT.folder)}
+        assert found == {AT: None, OTHER: datetime(2026, 11, 27, 12, tzinfo=UTC)}
+        assert (await store.stat(AT)).modified is None
+        assert (await store.read(AT)).document == NEW
 
 
 @on_asyncio

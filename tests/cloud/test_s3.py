@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import sys
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 from unittest.mock import Mock
 
@@ -16,6 +17,7 @@ from cloudtargets import (
     CANARY,
     NEW,
     OLD,
+    OTHER,
     Target,
     assert_closed,
     denied,
@@ -250,3 +252,20 @@ async def test_a_body_that_is_shorter_than_told_is_no_document(stub: Stub, monke
         monkeypatch.setattr(stream, "read", shorter)
         with pytest.raises(UnavailableError):
             await store.get(AT)
+
+
+@pytest.mark.parametrize("odd", ["9999-12-31T23:59:59.999-01:00", "0000-00-00T00:00:00.000Z", "soon", ""])
+async def test_one_odd_date_hides_nothing(stub: Stub, odd: str) -> None:
+    """A date that no calendar has is none: its document and the others are listed."""
+    dates = {AT: odd, OTHER: "2026-11-27T12:00:00.000Z"}
+    shown = "".join(
+        f"<Contents><Key>p/{at.path}</Key><LastModified>{date}</LastModified><ETag>&quot;1&quot;</ETag><Size>2</Size>"
+        "<StorageClass>STANDARD</StorageClass></Contents>"
+        for at, date in dates.items()
+    )
+    xml = f'<?xml version="1.0"?><ListBucketResult><IsTruncated>false</IsTruncated>{shown}</ListBucketResult>'
+    answer = {"nth": 1, "times": 9, "kind": "answer", "status": 200, "op": "list", "body": xml}
+    stub.faults([{**answer, "headers": {"Content-Type": "application/xml"}}])
+    async with AccountStore.open(S3.config(stub.url)) as store:
+        found = {entry.location: entry.modified async for entry in store.list(AT.folder)}
+    assert found == {AT: None, OTHER: datetime(2026, 11, 27, 12, tzinfo=UTC)}

@@ -244,6 +244,7 @@ def test_interrupted_it_goes_on(migrate: Any, folder: Path) -> None:
     begun.send_signal(2)
     _, said = begun.communicate(timeout=HUNG)
     assert (begun.returncode, "Traceback" in said) in {(130, False), (0, False)}
+    assert ("interrupted: the same command with --resume goes on" in said) is (begun.returncode == 130)
     done = migrate("Old:mail", "New:post", "--resume")
     assert done.returncode == 0
     assert len([*(folder / "new" / "post").iterdir()]) == 2000

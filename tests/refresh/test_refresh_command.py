@@ -130,6 +130,19 @@ def test_one_that_fails_does_not_keep_the_others(folder: Path, asked: tuple[str,
         ([], "give either a LOCATION or --all FOLDER"),
         (["--all", "a", "a/old.account"], "give either a LOCATION or --all FOLDER"),
         (["--within", "soon", "a/old.account"], "--within takes a time such as 90s, 10m, 1h or 1d"),
+    ],
+)
+def test_wrong_usage(folder: Path, asked: tuple[str, list[dict[str, str]]], arguments: list[str], reason: str) -> None:
+    """Exit code 2, with the usage; nobody is asked."""
+    code, out, err = run(folder, *arguments)
+    assert (code, out) == (2, "")
+    assert reason in " ".join(err.split())
+    assert asked[1] == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
         (["a/old.account"], "a/old.account: the requestUrl is not an https URL without a user and a fragment"),
         (["--endpoint", "http://x/", "a/old.account"], "the endpoint is not an https URL"),
         (["a/password.account"], "a/password.account: the document has no OAuth credentials"),

@@ -145,8 +145,12 @@ def _mode(name: str, options: Mapping[str, object], least: int, /) -> int:
 def _open(url: str, make: Callable[..., Files], read_only: bool, /) -> LocalBackend:
     root = os.path.realpath(os.path.expanduser(re.sub("(?i)^(file|local)://", "", url)))
     files = make(root)
+    if os.path.lexists(root) and not os.path.isdir(root):
+        raise ConfigError("url: what stands there is no folder")
     if not read_only:
         files.make_root()
+    elif not os.path.isdir(root):
+        raise ConfigError("url: there is no such folder, and a read-only storage makes none")
     kind = filesystem_type(root) or ""
     locking = kind not in _NETWORK and kind.partition(".")[0] != "fuse"
     rereads = kind in {"tmpfs", "ramfs"}
