@@ -9,6 +9,7 @@ import traceback
 from argparse import SUPPRESS, ArgumentParser
 from contextlib import aclosing
 from functools import partial
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import anyio
 import msgspec
 
-from benchmarks import bench_bounds, bench_cloud, bench_import, bench_local, bench_memory, bench_sealed, report
+from benchmarks import report
 from benchmarks.against import Turns, compare, versions
 from benchmarks.chart import draw
 from benchmarks.harness import Round, Workspace, measure
@@ -30,45 +31,41 @@ if TYPE_CHECKING:
 Timing: TypeAlias = "Callable[[Mapping[str, Run], Effort], Awaitable[Mapping[str, Sequence[float]]]]"
 
 
-def _gateway(work: Workspace, /) -> Rounds:
-    from benchmarks.bench_gateway import gateway  # which needs the packages that are looked for before
-
-    return gateway(work)
-
-
-CASES: dict[str, tuple[Callable[[Workspace], Rounds], str]] = {
-    "save": (bench_local.save, ""),
-    "get": (bench_local.get, ""),
-    "get_many": (bench_local.get_many, ""),
-    "blocking": (bench_local.blocking, ""),
-    "memory": (bench_memory.memory, ""),
-    "calls": (bench_memory.calls, ""),
-    "bounds": (bench_bounds.bounds, "s3fs obstore"),
-    "peers": (bench_local.peers, "key_value aiofile"),
-    "sealed": (bench_sealed.envelope, "cryptography"),
-    "sealed-stores": (bench_sealed.stores, "cryptography s3fs obstore"),
-    "sealed-peers": (bench_sealed.fernet, "cryptography key_value cachetools"),
-    "sealed-rotation": (bench_sealed.rotation, "cryptography"),
-    "import": (bench_import.imports, ""),
-    "gateway": (_gateway, "starlette uvicorn httptools argon2 itsdangerous prometheus_client"),
-    "cloud-cpu": (bench_cloud.cpu, "s3fs obstore"),
-    "cloud-throughput": (bench_cloud.throughput, "s3fs gcsfs adlfs obstore"),
-    "cloud-latency": (bench_cloud.latency, "obstore"),
-    "cloud-loops": (bench_cloud.loops, "s3fs obstore trio"),
-    "cloud-requests": (bench_cloud.requests, "s3fs gcsfs adlfs obstore"),
-    "cloud-peers": (bench_cloud.peers, "s3fs obstore aioboto3 boto3 cloudpathlib key_value pydantic"),
+CASES: dict[str, tuple[str, str]] = {
+    "save": ("bench_local.save", ""),
+    "get": ("bench_local.get", ""),
+    "get_many": ("bench_local.get_many", ""),
+    "blocking": ("bench_local.blocking", ""),
+    "memory": ("bench_memory.memory", ""),
+    "calls": ("bench_memory.calls", ""),
+    "bounds": ("bench_bounds.bounds", "s3fs obstore"),
+    "peers": ("bench_local.peers", "key_value aiofile"),
+    "sealed": ("bench_sealed.envelope", "cryptography"),
+    "sealed-stores": ("bench_sealed.stores", "cryptography s3fs obstore"),
+    "sealed-peers": ("bench_sealed.fernet", "cryptography key_value cachetools"),
+    "sealed-rotation": ("bench_sealed.rotation", "cryptography"),
+    "import": ("bench_import.imports", ""),
+    "gateway": ("bench_gateway.gateway", "starlette uvicorn httptools argon2 itsdangerous prometheus_client"),
+    "cloud-cpu": ("bench_cloud.cpu", "s3fs obstore"),
+    "cloud-throughput": ("bench_cloud.throughput", "s3fs gcsfs adlfs obstore"),
+    "cloud-latency": ("bench_cloud.latency", "obstore"),
+    "cloud-loops": ("bench_cloud.loops", "s3fs obstore trio"),
+    "cloud-requests": ("bench_cloud.requests", "s3fs gcsfs adlfs obstore"),
+    "cloud-peers": ("bench_cloud.peers", "s3fs obstore aioboto3 boto3 cloudpathlib key_value pydantic"),
 }
-"""The cases, and the packages without which one is left out."""
+"""The cases: a function, whose module is imported when it runs, and the packages without which it is left out."""
 _BLOCKS = 15
 _NO_DISK = frozenset({"tmpfs", "ramfs"})
 
 
 async def _run(name: str, work: Workspace, timing: Timing, rows: list[Row], /) -> None:
-    case, packages = CASES[name]
+    path, packages = CASES[name]
     if absent := [package for package in packages.split() if find_spec(package) is None]:
         rows.append({"kind": "left out", "case": name, "reason": f"not installed: {', '.join(absent)}"})
         print(f"{name}: left out, {rows[-1]['reason']}\n", flush=True)
         return
+    module, _, function = path.partition(".")
+    case: Callable[[Workspace], Rounds] = getattr(import_module(f"benchmarks.{module}"), function)
     async with aclosing(case(work)) as rounds:
         async for made in rounds:
             if isinstance(made, Round):

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import anyio
 
 from accountstore import AccountStore, AccountStoreError, Location, StorageConfig, StoreConfig
-from accountstore.blocking import BlockingAccountStore
 from benchmarks.harness import SPEEDUP, Comparison, Goal, Round, timed
 from benchmarks.samples import ACCOUNT, ONE, PLAIN_ACCOUNT, SAMPLES, PlainAccount, decode, encode
 from benchmarks.sides import FOLDER, NAMES, Side, by_hand, contenders, fill, in_threads, key_value, open_store, our_side
@@ -50,6 +49,8 @@ def get(work: Workspace, /) -> AsyncGenerator[Round]:
 
 
 async def blocking(work: Workspace, /) -> AsyncGenerator[Round]:
+    from accountstore.blocking import BlockingAccountStore  # which an earlier release to compare with has not
+
     at = Location("user.account", folder=FOLDER)
     for name, url in (("local", f"{work.folder}/blocking"), ("memory", "memory://")):
         config = StoreConfig(storages={"First Storage": StorageConfig(url)})

@@ -235,11 +235,13 @@ def test_failing_case_is_reported(
 ) -> None:
     """A case that fails makes the status 1, and the cases after it still run."""
     from benchmarks import __main__ as program
+    from benchmarks import bench_local
 
     def fail(work: Workspace) -> Rounds:
         raise OSError("out of order")
 
-    monkeypatch.setattr(program, "CASES", {"fail": (fail, ""), "memory": program.CASES["memory"]})
+    monkeypatch.setattr(bench_local, "save", fail)
+    monkeypatch.setattr(program, "CASES", {"fail": ("bench_local.save", ""), "memory": program.CASES["memory"]})
     assert program.main(["--quick", "--blocks", "1", "--folder", str(tmp_path)]) == 1
     printed = capsys.readouterr()
     assert "out of order" in printed.err
