@@ -14,9 +14,10 @@ from typing import Concatenate, Literal, ParamSpec, TypeAlias, TypeVar, cast
 
 import anyio
 
+from accountstore.aio.deadlines import Deadline
 from accountstore.aio.pages import Paged
 from accountstore.aio.sending import has_left
-from accountstore.aio.shield import InFlight, run_shielded, time_limit
+from accountstore.aio.shield import InFlight, run_shielded
 from accountstore.backends.base import (
     Backend,
     BatchBackend,
@@ -227,7 +228,7 @@ class StorageClient:
         if not writes:
             return ()
         try:
-            async with time_limit(by, self.calls.limits):
+            with Deadline(self.calls.deadlines, by):
                 return await self.attempt(_results, cast("BatchBackend", self.backend).write_many, writes)
         except AccountStoreError as error:
             return [error] * len(writes)
@@ -270,8 +271,8 @@ class StorageClient:
         """Those that the storage honours, which the probe finds, or has found; for an operation that has its turn."""
         if self._conditions is not None:
             return self._conditions
-        with suppress(TimeoutError):
-            async with time_limit(by, self.calls.limits), self._probing:
+        with suppress(TimeoutError), Deadline(self.calls.deadlines, by):
+            async with self._probing:
                 if self._conditions is None:
                     self._conditions = await run_shielded(self._probe, folder, by)
                 return self._conditions
@@ -300,9 +301,8 @@ class StorageClient:
         return await self._once(self.backend.filesystem)
 
     async def _once(self, call: Callable[[], Awaitable[T]], /) -> T:
-        with suppress(TimeoutError):
-            async with time_limit(self.deadline(), self.calls.limits):
-                return await self.attempt(call)
+        with suppress(TimeoutError), Deadline(self.calls.deadlines, self.deadline()):
+            return await self.attempt(call)
         raise out_of_time(self, sent=True)
 
     async def aclose(self) -> None:

@@ -86,5 +86,11 @@ class Located(Struct, frozen=True):
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         if isinstance(error, AccountStoreError):
-            error.location = self.location
-            error.__traceback__ = error.__context__ = None
+            locate(error, self.location)
+
+
+def locate(error: AccountStoreError, location: Location, /) -> AccountStoreError:
+    """The error, about a location, and without the frames that it has come through."""
+    error.location = location
+    error.__traceback__ = error.__context__ = None
+    return error

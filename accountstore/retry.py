@@ -14,8 +14,9 @@ import anyio
 from msgspec import Struct, field
 from msgspec.structs import replace
 
+from accountstore.aio.deadlines import Deadline
 from accountstore.aio.sending import SENDING, Sending
-from accountstore.aio.shield import InFlight, time_limit
+from accountstore.aio.shield import InFlight
 from accountstore.backends.base import Capabilities, Stat, Version, WriteMode
 from accountstore.errors import (
     AccountStoreError,
@@ -168,9 +169,8 @@ class Turn(Struct, frozen=True, eq=False):
         calls = self.client.calls
         with suppress(anyio.WouldBlock):
             return calls.turns.acquire_nowait()
-        with suppress(TimeoutError):
-            async with time_limit(self.by, calls.limits):
-                return await calls.turns.acquire()
+        with suppress(TimeoutError), Deadline(calls.deadlines, self.by):
+            return await calls.turns.acquire()
         raise out_of_time(self.client)
 
     async def __aexit__(
@@ -196,8 +196,8 @@ async def retry(
         AccountStoreError: what the last attempt raised; `UnavailableError` when the time is up.
     """
     attempts = 0
-    with suppress(TimeoutError):
-        async with time_limit(by, client.calls.limits), turn:
+    with suppress(TimeoutError), Deadline(client.calls.deadlines, by):
+        async with turn:
             while True:
                 attempts += 1
                 try:
@@ -223,12 +223,11 @@ async def retry_write(client: Client, by: float, write: PendingWrite, /) -> Stat
         AccountStoreError: what the last attempt raised, if it surely did nothing.
     """
     writing = _Writing(client, write, by)
-    with suppress(TimeoutError):
-        async with time_limit(by, client.calls.limits):
-            while not await writing.attempt():
-                note_retry(client.name)
-                await backoff(writing.attempts)
-            return writing.stat
+    with suppress(TimeoutError), Deadline(client.calls.deadlines, by):
+        while not await writing.attempt():
+            note_retry(client.name)
+            await backoff(writing.attempts)
+        return writing.stat
     raise uncertain(client) if writing.unknown else out_of_time(client)
 
 

@@ -14,9 +14,16 @@ from msgspec.structs import replace
 from accountstore.backends.base import Blob, Stat, Version, WriteMode
 from accountstore.client import Condition, StorageClient
 from accountstore.codecs import BYTE_ORDER_MARK, JSON, Codec, is_sealed, without_mark
-from accountstore.errors import BackendError, DecodeError, EncodeError, MissingKeyError, NotFoundError
+from accountstore.errors import (
+    AccountStoreError,
+    BackendError,
+    DecodeError,
+    EncodeError,
+    MissingKeyError,
+    NotFoundError,
+)
 from accountstore.lease import FIELD, Flight, Lease, LeaseWatch, StorageClock, elapsed, field_of, leases_in
-from accountstore.location import Located, Location
+from accountstore.location import Located, Location, locate
 from accountstore.model import Account, Document, MultiAccount
 from accountstore.secrets import SecretBytes
 from accountstore.validation import check_size, kind_of
@@ -202,13 +209,15 @@ class DocumentRef(Struct, frozen=True, eq=False):
     async def read(self, kind: type[D], /) -> Opened[D]:
         """The document. Raises `NotFoundError`, `DecodeError`, `TooLargeError`, `SealError`."""
         storage = self.storage
-        with Located(self.location):
+        try:  # as `Located`, without its calls: this and `write` are the most frequent
             blob = await storage.client.read(self.key, self.by)
             if storage.sealer is not None:
                 blob = await storage.sealer.open(self.key, blob, self.by)
             if len(blob.data) > LARGE:
                 await storage.turn()
             return storage.open(blob, kind)
+        except AccountStoreError as error:
+            raise locate(error, self.location)  # noqa: B904 -- it is the same one
 
     async def stat(self) -> Stat:
         """Size, version and time. Raises `NotFoundError`."""
@@ -225,13 +234,15 @@ class DocumentRef(Struct, frozen=True, eq=False):
     async def write(self, document: D, kind: type[D], mode: WriteMode, original: bytes | None = None, /) -> Stored[D]:
         """Encode and write a document. Raises as `Storage.encode`, `Sealer.seal` and `StorageClient.write`."""
         storage = self.storage
-        with Located(self.location):
+        try:
             if isinstance(document, MultiAccount) and len(document.receive_accounts) > _MANY:
                 await storage.turn()
             data: bytes = storage.encode(document, kind, original)
-            if storage.sealer is not None:  # as `_put`, without a call: a save is the most frequent write
+            if storage.sealer is not None:  # as `_put`, without a call
                 data = await storage.sealer.seal(self.key, data, self.by)
             return stored(document, await storage.client.write(self.key, data, mode, self.by))
+        except AccountStoreError as error:
+            raise locate(error, self.location)  # noqa: B904 -- it is the same one
 
     async def _put(self, data: bytes, mode: WriteMode, /) -> Stat:
         """Write the bytes of a document, sealed where the storage is."""

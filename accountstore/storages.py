@@ -211,7 +211,7 @@ async def _open_sealer(name: str, config: StorageConfig, client: StorageClient, 
     from accountstore.sealing.sources import open_sealer
 
     try:
-        return await open_sealer(config.encryption, name, client.policy, client.calls.limits)
+        return await open_sealer(config.encryption, name, client.policy, client.calls.deadlines)
     except ConfigError as error:
         failure = ConfigError(f"{where}.{error.message}")
     except BaseException:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
-from contextlib import AbstractAsyncContextManager, suppress
+from contextlib import suppress
 from functools import partial
 from sys import modules
 from time import monotonic
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar, TypeVarTuple, cast
-from weakref import WeakSet
+from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple
 
 import anyio
 
+from accountstore.aio.deadlines import Deadlines
 from accountstore.aio.loops import asyncio_loop
 
 if TYPE_CHECKING:
@@ -26,76 +25,29 @@ _MOST = 10_000
 """Closing takes each turn."""
 
 
-class Limit(Protocol):
-    """The time limit of a block that is entered."""
-
-    def reschedule(self, when: float | None, /) -> None:
-        """Move it; to 0: its time is up."""
-        ...
-
-
-def time_limit(by: float, among: WeakSet[Limit] | None = None, /) -> AbstractAsyncContextManager[Limit]:
-    """A block that is cancelled at a moment of `time.monotonic()`, and then raises `TimeoutError`. It is noted among
-    those that can be brought forward together.
-
-    On asyncio it is `asyncio.timeout`, which costs 5 µs around a call that waits, against 12 by `anyio.fail_after`.
-    """
-    seconds = by - monotonic()
-    on_trio = "trio" in modules and asyncio_loop() is None
-    limit: Any = _TrioLimit(seconds) if on_trio else modules["asyncio"].timeout(seconds)
-    if among is not None:
-        among.add(limit)
-    return cast("AbstractAsyncContextManager[Limit]", limit)
-
-
-class _TrioLimit:
-    """`asyncio.timeout` on trio."""
-
-    def __init__(self, seconds: float, /) -> None:
-        self._scope = anyio.move_on_after(seconds)
-
-    def reschedule(self, _: float | None, /) -> None:
-        self._scope.cancel()
-
-    async def __aenter__(self) -> Self:
-        self._scope.__enter__()
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
-    ) -> bool | None:
-        caught = self._scope.__exit__(kind, error, at)
-        if self._scope.cancelled_caught:
-            raise TimeoutError
-        return caught
-
-
 class InFlight:
     """The calls of one storage that are under way: at most `total` at a time, ended together.
 
-    Each has its turn (`async with calls.turns`), and a time limit that is among `limits`. More than 10,000 is as good
-    as no bound, and counts as so many.
+    Each has its turn (`async with calls.turns`) and its deadline (`with Deadline(calls.deadlines, by)`). More than
+    10,000 is as good as no bound, and counts as so many.
     """
 
     def __init__(self, total: int, /) -> None:
         self.closed: bool = False
         total = min(total, _MOST)
         self.turns: anyio.Semaphore = anyio.Semaphore(total, fast_acquire=True)
-        self.limits: WeakSet[Limit] = WeakSet()
+        self.deadlines: Deadlines = Deadlines()
         self._total = total
 
     async def aclose(self, by: float, /) -> None:
         """End the calls under way, and those that wait for a turn; wait until they have ended, or the time is up."""
         self.closed = True
-        for limit in [*self.limits]:
-            with suppress(RuntimeError):  # it has ended
-                limit.reschedule(0)
+        self.deadlines.end_all()
         taken = 0
-        with suppress(TimeoutError):
-            async with time_limit(by):
-                while taken < self._total:
-                    await self.turns.acquire()
-                    taken += 1
+        with anyio.move_on_after(by - monotonic()):
+            while taken < self._total:
+                await self.turns.acquire()
+                taken += 1
         for _ in range(taken):  # who comes now is told at once that it is closed
             self.turns.release()
 

@@ -8,19 +8,14 @@ from contextlib import suppress
 from copy import copy
 from itertools import combinations
 from time import monotonic
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
-from accountstore.aio.shield import time_limit
+from accountstore.aio.deadlines import Deadline, Deadlines
 from accountstore.errors import ConfigError, KeyProviderError, MissingKeyError, SealError, WrongKeyError
 from accountstore.retry import RetryPolicy, backoff
 from accountstore.sealing.envelope import KEY_BYTES, MAX_WRAPPED, WrappedKey, is_key_id
 from accountstore.sealing.providers import KeyProvider, Rewrapper, StaticKeys
 from accountstore.secrets import SecretBytes
-
-if TYPE_CHECKING:
-    from weakref import WeakSet
-
-    from accountstore.aio.shield import Limit
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -66,9 +61,9 @@ class KeyRing:
     """The providers of one storage: the first seals, all of them open."""
 
     def __init__(
-        self, providers: Sequence[KeyProvider], policy: RetryPolicy, limits: WeakSet[Limit], cache: KeyCache, /
+        self, providers: Sequence[KeyProvider], policy: RetryPolicy, deadlines: Deadlines, cache: KeyCache, /
     ) -> None:
-        """Calls are repeated as `policy` says, and are among `limits`, which closing the storage ends.
+        """Calls are repeated as `policy` says, and are among `deadlines`, which closing the storage ends.
 
         Raises `ConfigError`: two of the providers have a key of one id that may not be the same.
         """
@@ -78,7 +73,7 @@ class KeyRing:
         self.remote: bool = any(each.remote for each in providers)
         self._primary = providers[0]
         self._policy = policy
-        self._limits = limits
+        self._deadlines = deadlines
         self._cache = cache
 
     def key_ids(self) -> tuple[str, ...]:
@@ -148,19 +143,18 @@ class KeyRing:
     async def _ask(self, provider: KeyProvider, call: Callable[[], Awaitable[T]], by: float, /) -> T:
         """What a provider answers, tried again while it fails for a while. No frame of it gets out."""
         attempts = self._policy.attempts if provider.remote else 1
-        with suppress(TimeoutError):
-            async with time_limit(by, self._limits):
-                for attempt in range(1, attempts + 1):
-                    try:
-                        return await call()
-                    except Exception as error:  # noqa: BLE001 -- whatever a provider raises
-                        failure = _failure(error)
-                    except BaseException as ended:  # noqa: BLE001 -- cancellation goes on, without the frames below
-                        ended.__context__ = ended.__cause__ = None
-                        raise ended.with_traceback(None)  # noqa: B904 -- it is the same one
-                    if not failure.temporary or attempt == attempts:
-                        raise failure
-                    await backoff(attempt, _FIRST_PAUSE, _LONGEST_PAUSE)
+        with suppress(TimeoutError), Deadline(self._deadlines, by):
+            for attempt in range(1, attempts + 1):
+                try:
+                    return await call()
+                except Exception as error:  # noqa: BLE001 -- whatever a provider raises
+                    failure = _failure(error)
+                except BaseException as ended:  # noqa: BLE001 -- cancellation goes on, without the frames below
+                    ended.__context__ = ended.__cause__ = None
+                    raise ended.with_traceback(None)  # noqa: B904 -- it is the same one
+                if not failure.temporary or attempt == attempts:
+                    raise failure
+                await backoff(attempt, _FIRST_PAUSE, _LONGEST_PAUSE)
         raise KeyProviderError("the key provider did not answer in time")
 
     async def aclose(self) -> None:

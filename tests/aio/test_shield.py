@@ -1,4 +1,4 @@
-"""Shields, time limits and calls in flight: what goes on to its end, what is ended in time, what is left."""
+"""Shields and calls in flight: what goes on to its end, what is ended, what is left."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ import anyio
 import pytest
 from cancelling import by_scope, by_task, each_way, on_asyncio
 
-from accountstore.aio.shield import InFlight, run_shielded, time_limit
+from accountstore.aio.deadlines import Deadline
+from accountstore.aio.shield import InFlight, run_shielded
 
 if TYPE_CHECKING:
     from selectors import SelectorKey
@@ -103,45 +104,6 @@ async def test_a_call_whose_task_never_ran_ends() -> None:
         loop.set_task_factory(factory)
 
 
-# --- time limits ------------------------------------------------------------------------------------------------------
-
-
-async def test_a_block_that_takes_too_long_is_cancelled() -> None:
-    """When the time is up what awaits in the block is cancelled, and the block raises `TimeoutError`."""
-    seen: list[BaseException] = []
-    with pytest.raises(TimeoutError):
-        async with time_limit(monotonic() + 0.01):
-            try:
-                await anyio.sleep_forever()
-            except BaseException as error:
-                seen.append(error)
-                raise
-    assert [type(error) for error in seen] == [anyio.get_cancelled_exc_class()]
-
-
-async def test_a_block_that_ends_in_time_is_left_alone() -> None:
-    """What a block returns or raises in time is its own, and a later moment changes nothing."""
-    async with time_limit(monotonic() + 0.01):
-        pass
-    with pytest.raises(KeyError):
-        async with time_limit(monotonic() + 0.01):
-            raise KeyError
-    await anyio.sleep(0.02)
-
-
-@each_way(by_scope, by_task)
-async def test_a_cancelled_block_is_not_out_of_time(by: Way) -> None:
-    """A block whose task or scope is cancelled passes that on, also where its time is up in the same moment."""
-
-    async def caller() -> None:
-        async with time_limit(monotonic() + 60):
-            cancels[0]()
-            await anyio.sleep_forever()
-
-    cancels = list[Any]()
-    assert await by(caller, cancels.append)
-
-
 # --- calls in flight --------------------------------------------------------------------------------------------------
 
 
@@ -151,8 +113,9 @@ async def test_closing_ends_calls_and_those_that_wait() -> None:
 
     async def call(name: str) -> None:
         try:
-            async with time_limit(monotonic() + 60, calls.limits), calls.turns:
-                await anyio.sleep_forever()
+            with Deadline(calls.deadlines, monotonic() + 60):
+                async with calls.turns:
+                    await anyio.sleep_forever()
         except TimeoutError:
             ended.append(name)
 

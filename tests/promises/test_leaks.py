@@ -27,7 +27,6 @@ from itertools import cycle
 from multiprocessing.reduction import ForkingPickler
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar, cast
-from weakref import WeakSet
 
 import anyio
 import msgspec
@@ -65,6 +64,7 @@ from accountstore import (
     TokenGrant,
     Version,
 )
+from accountstore.aio.deadlines import Deadlines
 from accountstore.backends.base import BackendError, Blob, DeniedError, FullError, Stat, TooLargeError, Write
 from accountstore.backends.local.backend import LocalBackend
 from accountstore.backends.local.files import Files
@@ -1036,7 +1036,7 @@ def _canary_content_keys(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def sealed_by(*providers: Any, attempts: int = 1) -> Sealer:
-    ring = KeyRing(providers, RetryPolicy(5.0, attempts), WeakSet(), KeyCache(100, 60))
+    ring = KeyRing(providers, RetryPolicy(5.0, attempts), Deadlines(), KeyCache(100, 60))
     return Sealer(ring, "main", "required")
 
 
