@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from copy import copy
 from datetime import datetime
 from errno import errorcode
@@ -279,7 +279,7 @@ class StorageClient:
         raise out_of_time(self)
 
     async def _probe(self, folder: str, by: float, /) -> Conditions:
-        return await retry(self, by, nullcontext(), probe, self.backend, folder)
+        return await retry(self, by, None, probe, self.backend, folder)
 
     async def server_time(self, folder: str, /) -> datetime | None:
         """The time by the clock that dates the documents, after this call began; None where they have no date."""
