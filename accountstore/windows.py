@@ -18,6 +18,11 @@ from accountstore.scope import Resolver
 from accountstore.storage import DocumentRef, Storage
 
 _WINDOW = 8
+_FIRST = 128
+"""Documents in a first window, whose size is not known."""
+_MOST_BYTES = 16 * 1024 * 1024
+"""Of the documents in a window, about: a thousand large ones would take much memory, and the garbage collector a tenth
+of a second to look through."""
 
 T = TypeVar("T")
 A = TypeVar("A")
@@ -79,7 +84,9 @@ def location_of(location: object, /) -> Location:
 
 
 class Windows(Generic[T, A]):
-    """Items a window at a time: as many as `concurrency` batches of the last one's storage hold."""
+    """Items a window at a time: as many as `concurrency` batches of the last one's storage hold, but no more than 16
+    MiB where the documents are as large as those of the window before.
+    """
 
     def __init__(
         self,
@@ -100,6 +107,7 @@ class Windows(Generic[T, A]):
         self._work = work
         self._concurrency = concurrency
         self._window: list[Item[T]] = []
+        self._most = max(concurrency, _FIRST)
 
     async def next(self) -> list[tuple[Item[T], A | AccountStoreError]] | None:
         """The next window, or again the one whose call was cancelled; None: there is no more."""
@@ -111,11 +119,18 @@ class Windows(Generic[T, A]):
         retries: dict[int, tuple[str, ...]] = {}
         await self._spread(window, results, retries)
         self._window = []
+        self._measure(results.values())
         if self._log.is_heard():
             seconds = time.perf_counter() - started
             for place, item in enumerate(window):
                 self._emit(item, results[place], retries.get(place, ()), seconds)
         return [(item, results[place]) for place, item in enumerate(window)]
+
+    def _measure(self, results: Iterable[Any], /) -> None:
+        """How many documents the next window may have."""
+        sizes = [result.size for result in results if not isinstance(result, AccountStoreError)]
+        if sizes:
+            self._most = max(self._concurrency, _MOST_BYTES * len(sizes) // max(1, sum(sizes)))
 
     def _emit(self, item: Item[T], result: Any, retries: tuple[str, ...], seconds: float, /) -> None:
         source, target = (item.at, None) if item.source is None else (item.source, item.at)
@@ -134,7 +149,7 @@ class Windows(Generic[T, A]):
                 batch = self._resolver.storage(item.at.storage).client.capabilities.batch
             except LocationError:
                 continue
-            if len(self._window) >= self._concurrency * max(_WINDOW, batch):
+            if len(self._window) >= min(self._most, self._concurrency * max(_WINDOW, batch)):
                 break
         return self._window
 

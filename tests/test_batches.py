@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections import Counter
-from itertools import count, cycle
+from itertools import count, cycle, pairwise
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
 import anyio
@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from running import HUNG
 from samples import ACCOUNT, MULTI
 
-from accountstore import Account, AccountStore, Location, StorageConfig, StoreConfig, Stored, Version
+from accountstore import Account, AccountStore, Location, MultiAccount, StorageConfig, StoreConfig, Stored, Version
 from accountstore.aio.threads import ThreadPool
 from accountstore.backends.base import Blob, Stat
 from accountstore.backends.memory import MemoryBackend
@@ -426,6 +426,40 @@ async def test_an_endless_input_is_taken_window_by_window(call: str) -> None:
         assert location == at(number)
         assert isinstance(result, NotFoundError if call == "get_many" else Version)
         assert number < tap.taken <= number + 1 + 4 * 8
+
+
+@either_call
+@pytest.mark.parametrize(("accounts", "most"), [(1, 8 * 128), (1000, 200)], ids=["small", "large"])
+async def test_a_window_of_large_documents_has_fewer(call: str, accounts: int, most: int) -> None:
+    """The first window has 128 documents; the others as many as there may be, unless 16 MiB hold fewer of such a size.
+    The control: small documents come a thousand at a time.
+    """
+    document = MultiAccount(receive_accounts=(ACCOUNT,) * accounts)
+    store = store_over({"main": BatchMemory(128)})
+    places = [Location(f"{number}.multi.account") for number in range(2)]
+    taken = 0
+
+    def endless() -> Iterator[tuple[Location, MultiAccount]]:
+        nonlocal taken
+        for at in cycle(places):
+            taken += 1
+            yield at, document
+
+    for at in places:
+        await store.save_multi(at, document)
+    results: AsyncIterator[tuple[Location, Any]] = (
+        store.save_many(endless()) if call == "save_many" else store.get_many(at for at, _ in endless())
+    )
+    await anext(results)
+    windows = [taken]
+    while len(windows) < 3:
+        await anext(results)
+        if taken > windows[-1]:
+            windows.append(taken)
+    sizes = [end - start for start, end in pairwise([0, *windows])]
+    assert sizes[0] == 128
+    assert sizes[1] == sizes[2]
+    assert most / 2 < sizes[1] <= most
 
 
 @either_call

@@ -26,7 +26,7 @@ from accountstore.backends.base import (
 )
 
 _PAGE = 1000
-_CONCURRENCY = 1000
+_CONCURRENCY = 64
 
 
 class MemoryBackend:
