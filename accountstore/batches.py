@@ -77,11 +77,11 @@ async def read(
         blobs = await storage.sealer.open_many(keys, blobs, storage.client.deadline())
     stretch = 0
     for member, blob in zip(members, blobs, strict=True):
-        results[member.place] = result_of(member.ref, partial(_open, member.ref), blob)
         stretch += blob.stat.size if isinstance(blob, Blob) else 0
         if stretch >= LARGE:
             stretch = 0
             await storage.turn()
+        results[member.place] = result_of(member.ref, partial(_open, member.ref), blob)
 
 
 def _open(ref: DocumentRef, blob: Blob, /) -> Opened[Document]:

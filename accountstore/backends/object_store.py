@@ -105,6 +105,8 @@ class Bucket(ABC, Generic[T]):
     _failures: tuple[type[Exception], ...]
     """What the client raises."""
     _tells_sending = False
+    _takes_turns = True
+    """Whether a turn of the event loop prepares one request, which takes a client in Python a millisecond or two."""
     """Whether the client tells when a request leaves."""
 
     def __init__(self, options: Mapping[str, Any], bucket: str, prefix: str, /) -> None:
@@ -116,6 +118,7 @@ class Bucket(ABC, Generic[T]):
         self._opened_at = 0.0
         self._answered = False
         self._lent: list[T] = []
+        self._turns = asyncio.Lock()
         self._retired: list[T] = []
         self._shutting: set[asyncio.Task[None]] = set()
         self._threads = ThreadPool(_THREADS)
@@ -156,6 +159,9 @@ class Bucket(ABC, Generic[T]):
             lent.append(await self._opened())
             self._lent += lent
             await checkpoint_if_cancelled()  # a client may send before it first waits
+            if self._takes_turns:
+                async with self._turns:
+                    await asyncio.sleep(0)
             with quiet():
                 yield lent[0]
         except self._failures as error:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from unittest.mock import AsyncMock
 
 import anyio
+import anyio.lowlevel
 import pytest
 from cloudtargets import (
     ABSENT,
@@ -41,6 +42,7 @@ from accountstore import (
     UnsupportedError,
     Version,
 )
+from accountstore.backends import logs
 from accountstore.codecs import JSON
 
 if TYPE_CHECKING:
@@ -492,3 +494,38 @@ async def test_closing_on_trio_ends_the_thread(stub: Stub, target: Target) -> No
     while left := own_threads():
         assert time.monotonic() < deadline, left
         await anyio.sleep(0.005)
+
+
+@by_fsspec
+@on_asyncio
+async def test_each_turn_of_the_event_loop_prepares_one_request(
+    stub: Stub, target: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many reads begin at once, other tasks go on between two requests, which a client takes a millisecond or
+    more to sign and build.
+    """
+    steps, begun = 0, list[int]()
+
+    def quiet() -> Any:
+        begun.append(steps)
+        return before()
+
+    async def step() -> None:
+        nonlocal steps
+        while True:
+            steps += 1
+            await anyio.lowlevel.checkpoint()
+
+    before = logs.quiet
+    target.put(stub, AT, OLD)
+    async with AccountStore.open(target.config(stub.url)) as store:
+        await store.get(AT)
+        monkeypatch.setattr("accountstore.backends.object_store.quiet", quiet)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(step)
+            async with anyio.create_task_group() as reads:
+                for _ in range(16):
+                    reads.start_soon(store.get, AT)
+            tasks.cancel_scope.cancel()
+    assert len(begun) == 16
+    assert len({*begun}) == 16

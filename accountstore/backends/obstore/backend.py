@@ -64,6 +64,7 @@ class ObstoreBackend(Bucket[Any]):
 
     _failures = (BaseError, FileNotFoundError)
     _tells_sending = True
+    _takes_turns = False
 
     def __init__(
         self, service: Service, url: str, options: Mapping[str, object], connect: timedelta = _CONNECT, /
