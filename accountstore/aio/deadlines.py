@@ -27,6 +27,8 @@ class Deadlines:
     def __init__(self) -> None:
         self.entered: set[Deadline] = set()
         self.rings_at: float = inf
+        self.loop: object = None
+        """Of the timer."""
         self._timer: asyncio.TimerHandle | None = None
 
     def end_all(self) -> None:
@@ -35,18 +37,18 @@ class Deadlines:
             deadline.expire()
         self._stop_timer()
 
-    def set_timer(self, at: float, /) -> None:
+    def set_timer(self, at: float, loop: asyncio.AbstractEventLoop, /) -> None:
         """Ring at a moment of `time.monotonic()`, and no longer at another one."""
         self._stop_timer()
-        self.rings_at = at
-        self._timer = modules["asyncio"].get_running_loop().call_later(max(0.0, at - monotonic()), self._ring)
+        self.rings_at, self.loop = at, loop
+        self._timer = loop.call_later(max(0.0, at - monotonic()), self._ring, loop)
 
     def _stop_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
         self._timer, self.rings_at = None, inf
 
-    def _ring(self) -> None:
+    def _ring(self, loop: asyncio.AbstractEventLoop, /) -> None:
         """End the blocks whose time is up, and set the timer for the next."""
         now, next_at = monotonic(), inf
         for deadline in [*self.entered]:
@@ -56,7 +58,7 @@ class Deadlines:
                 next_at = min(next_at, deadline.by)
         self._stop_timer()
         if next_at < inf:
-            self.set_timer(next_at)
+            self.set_timer(next_at, loop)
 
 
 class Deadline(Struct, eq=False):
@@ -82,8 +84,9 @@ class Deadline(Struct, eq=False):
             return
         self.task = modules["asyncio"].current_task()
         self.cancelling = self.task.cancelling()
-        if self.by < among.rings_at:
-            among.set_timer(self.by)
+        loop = self.task.get_loop()
+        if self.by < among.rings_at or loop is not among.loop:
+            among.set_timer(self.by, loop)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.among.entered.discard(self)

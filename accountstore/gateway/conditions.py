@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 __all__ = ("Conditions", "conditions_of", "precondition")
 
+_HEADERS = (b"if-match", b"if-none-match")
+
 
 class Conditions(Struct, frozen=True):
     """What a request asks of the document's state. A header in several lines is one list (RFC 9110 section 5.3)."""
@@ -39,8 +41,12 @@ class Conditions(Struct, frozen=True):
 
 def conditions_of(request: Request, /) -> Conditions:
     """The conditions of a request."""
-    lines = (request.headers.getlist(name) for name in ("if-match", "if-none-match"))
-    return Conditions(*(",".join(found) if found else None for found in lines))
+    lines: dict[bytes, str] = {}
+    for name, value in request.scope["headers"]:
+        if name in _HEADERS:
+            line = value.decode("latin-1")
+            lines[name] = f"{lines[name]},{line}" if name in lines else line
+    return Conditions(*map(lines.get, _HEADERS))
 
 
 def precondition() -> Problem:

@@ -9,9 +9,8 @@ from logging import INFO, getLogger
 from traceback import format_tb
 from typing import TYPE_CHECKING
 
-import anyio
-
 from accountstore import AccountStoreError
+from accountstore.aio.deadlines import Deadline, Deadlines
 from accountstore.gateway.config import Limits
 from accountstore.gateway.limits import Turns, too_busy
 from accountstore.gateway.metrics import Metrics
@@ -55,6 +54,7 @@ class Front:
         self._limits = limits
         self._metrics = metrics
         self._turns = Turns(limits.in_flight, too_busy)
+        self._deadlines = Deadlines()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":
@@ -77,8 +77,10 @@ class Front:
             if scope["path"].removeprefix(scope.get("root_path", "")) in _UNBOUNDED:
                 await self._app(scope, receive, exchange.send)
                 return None
-            with self._turns, anyio.move_on_after(self._limits.request_seconds) as deadline:
+            with self._turns, Deadline(self._deadlines, time.monotonic() + self._limits.request_seconds):
                 await self._app(scope, receive, exchange.send)
+        except TimeoutError:
+            return Problem(504, "timeout", "the storage did not answer in time: the document is the old or the new one")
         except Problem as problem:
             return problem
         except AccountStoreError as error:
@@ -88,8 +90,6 @@ class Front:
                 return None
             exchange.log_failure(error)
             return Problem(500, "failed", "the gateway failed: its log says more")
-        if deadline.cancelled_caught:
-            return Problem(504, "timeout", "the storage did not answer in time: the document is the old or the new one")
         return None
 
     def _check_length(self, scope: Scope, /) -> None:

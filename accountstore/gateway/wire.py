@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, NoReturn
-from urllib.parse import parse_qsl
+from urllib.parse import unquote_plus
 
 import anyio
 import msgspec
@@ -86,13 +86,25 @@ def query_of(request: Request, /) -> dict[str, str]:
 def parse_form(data: bytes, /) -> dict[str, str]:
     """The fields of a form, as `query_of`."""
     try:
-        pairs = parse_qsl(data.decode(), errors="strict", max_num_fields=_MAX_PARAMETERS)
+        pairs = [(_decoded(key), _decoded(value)) for key, _, value in _parts(data.decode()) if value]
     except ValueError:
         raise Problem(400, "badRequest", "the query or form is not UTF-8, or has too many fields") from None
     fields = {lower_first(key): value for key, value in pairs}
     if len(fields) != len(pairs):
         raise Problem(400, "badRequest", "the query or form has a field twice")
     return fields
+
+
+def _parts(text: str, /) -> list[tuple[str, str, str]]:
+    """Key, `=` and value of each field. `urllib.parse.parse_qsl` takes four times as long."""
+    parts = text.split("&", _MAX_PARAMETERS)
+    if len(parts) > _MAX_PARAMETERS:
+        raise ValueError
+    return [part.partition("=") for part in parts]
+
+
+def _decoded(text: str, /) -> str:
+    return unquote_plus(text, errors="strict") if "%" in text or "+" in text else text
 
 
 async def read_body(request: Request, limits: Limits, /) -> bytes:
