@@ -115,7 +115,7 @@ async def write(
         ref, mode = member.ref, member.mode
         try:
             if mode != "overwrite":
-                await ref.require(condition_of(mode))
+                await ref.renewed().require(condition_of(mode))
             with Located(ref.location):
                 writes.append(Write(ref.key, bytes_of(member), mode))
         except AccountStoreError as error:

@@ -183,7 +183,7 @@ class StorageClient:
         """What `read` returns or raises for each key; in one call of the backend where that pays, else `at_once`."""
         if self.capabilities.batch == 1:
             if at_once > 1:
-                return await _each([partial(self.read, key, self.deadline()) for key in keys], at_once)
+                return await _each([partial(self._read_in_time, key) for key in keys], at_once)
             return [await _outcome(self.read(key, self.deadline())) for key in keys]
         by = self.deadline()
         blobs = await _outcome(self._read_batch(keys, by))
@@ -205,11 +205,19 @@ class StorageClient:
             raise failure
         return await self.read(key, by)
 
+    def _read_in_time(self, key: str, /) -> Awaitable[Blob]:
+        """Read one of many: its time begins now."""
+        return self.read(key, self.deadline())
+
+    def _write_in_time(self, write: Write, /) -> Awaitable[Stat]:
+        """Write one of many, as above."""
+        return self.write(*write, self.deadline())
+
     async def write_many(self, writes: Sequence[Write], /, *, at_once: int = 1) -> list[Stat | AccountStoreError]:
         """What `write` returns or raises for each write; in one call of the backend where that pays, else `at_once`."""
         if self.capabilities.batch == 1:
             if at_once > 1:
-                return await _each([partial(self.write, *write, self.deadline()) for write in writes], at_once)
+                return await _each([partial(self._write_in_time, write) for write in writes], at_once)
             return [await _outcome(self.write(key, data, mode, self.deadline())) for key, data, mode in writes]
         by = self.deadline()
         stats = await _outcome(self._write_batch(writes, by))

@@ -213,6 +213,8 @@ async def retry(
                         raise
                 note_retry(client.name)
                 await backoff(attempts)
+                if monotonic() >= by:  # and whoever was cut short for it has said something else
+                    break
         finally:
             if turns is not None:
                 turns.release()
@@ -236,6 +238,8 @@ async def retry_write(client: Client, by: float, write: PendingWrite, /) -> Stat
         while not await writing.attempt():
             note_retry(client.name)
             await backoff(writing.attempts)
+            if monotonic() >= by:  # as above
+                raise TimeoutError
         return writing.stat
     raise uncertain(client) if writing.unknown else out_of_time(client)
 

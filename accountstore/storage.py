@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import datetime
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
@@ -11,6 +12,7 @@ from anyio import Lock, sleep
 from msgspec import Struct, field
 from msgspec.structs import replace
 
+from accountstore.aio.deadlines import Deadline
 from accountstore.backends.base import Blob, Stat, Version, WriteMode
 from accountstore.client import Condition, StorageClient
 from accountstore.codecs import BYTE_ORDER_MARK, JSON, Codec, is_sealed, without_mark
@@ -25,6 +27,7 @@ from accountstore.errors import (
 from accountstore.lease import FIELD, Flight, Lease, LeaseWatch, StorageClock, elapsed, field_of, leases_in
 from accountstore.location import Located, Location, locate
 from accountstore.model import Account, Document, MultiAccount
+from accountstore.retry import out_of_time
 from accountstore.secrets import SecretBytes
 from accountstore.validation import check_size, kind_of
 
@@ -102,12 +105,18 @@ class Storage(Struct, frozen=True, eq=False):
         while any(flight.until > elapsed() for flight in self.flights.values()):  # noqa: ASYNC110 -- or their time is up
             await sleep(_PAUSE)
 
-    async def turn(self) -> None:
+    async def turn(self, by: float | None = None, /) -> None:
         """Let other tasks go on, until there is a turn of the event loop in which no other large document of this
         storage is encoded or decoded.
+
+        Raises `UnavailableError` at the operation's deadline, and `ClosedError`.
         """
-        async with self.turns:  # which yields, and wakes the next in the turn after
-            pass
+        client = self.client
+        with suppress(TimeoutError), Deadline(client.calls.deadlines, client.deadline() if by is None else by):
+            async with self.turns:  # which yields, and wakes the next in the turn after
+                if not client.calls.closed:
+                    return
+        raise out_of_time(client)
 
     def __repr__(self) -> str:
         return f"Storage({self.name!r})"
@@ -214,7 +223,7 @@ class DocumentRef(Struct, frozen=True, eq=False):
             if storage.sealer is not None:
                 blob = await storage.sealer.open(self.key, blob, self.by)
             if len(blob.data) > LARGE:
-                await storage.turn()
+                await storage.turn(self.by)
             return storage.open(blob, kind)
         except AccountStoreError as error:
             raise locate(error, self.location)  # noqa: B904 -- it is the same one
@@ -236,7 +245,7 @@ class DocumentRef(Struct, frozen=True, eq=False):
         storage = self.storage
         try:
             if isinstance(document, MultiAccount) and len(document.receive_accounts) > _MANY:
-                await storage.turn()
+                await storage.turn(self.by)
             data: bytes = storage.encode(document, kind, original)
             if storage.sealer is not None:  # as `_put`, without a call
                 data = await storage.sealer.seal(self.key, data, self.by)
@@ -257,7 +266,7 @@ class DocumentRef(Struct, frozen=True, eq=False):
         """Write a document where it still is what was opened, keeping its unknown fields but these. As `write`."""
         with Located(self.location):
             if len(opened.plain) > LARGE:
-                await self.storage.turn()
+                await self.storage.turn(self.by)
             data = self.storage.encode(document, kind, opened.plain, fields)
             return Opened(stored(document, await self._put(data, opened.stored.version)), data)
 
@@ -271,7 +280,7 @@ class DocumentRef(Struct, frozen=True, eq=False):
         """Write a document that was opened on another storage, unknown fields included, and these; nobody's lease."""
         with Located(self.location):
             if len(opened.plain) > LARGE:
-                await self.storage.turn()
+                await self.storage.turn(self.by)
             data = self.storage.copied(opened, source.codec, self.kind)
             if fields is not None:
                 data = SecretBytes(self.storage.codec.merge(opened.stored.document, data, set=fields))
@@ -284,7 +293,7 @@ class DocumentRef(Struct, frozen=True, eq=False):
         if codec is not JSON:
             with Located(self.location):
                 if len(data) > LARGE:
-                    await self.storage.turn()
+                    await self.storage.turn(self.by)
                 data = SecretBytes(JSON.encode_tree(codec.decode_tree(data), self.kind))
         return Stored(data, stat.version, stat.size, stat.modified)
 
@@ -293,7 +302,7 @@ class DocumentRef(Struct, frozen=True, eq=False):
         with Located(self.location):
             check_size(len(data), self.storage.max_bytes)
             if len(data) > LARGE:
-                await self.storage.turn()
+                await self.storage.turn(self.by)
             data = without_mark(data)
             try:
                 JSON.decode(data, self.kind)

@@ -105,9 +105,9 @@ class Bucket(ABC, Generic[T]):
     _failures: tuple[type[Exception], ...]
     """What the client raises."""
     _tells_sending = False
+    """Whether the client tells when a request leaves."""
     _takes_turns = True
     """Whether a turn of the event loop prepares one request, which takes a client in Python a millisecond or two."""
-    """Whether the client tells when a request leaves."""
 
     def __init__(self, options: Mapping[str, Any], bucket: str, prefix: str, /) -> None:
         """`prefix` stands before each key."""
