@@ -10,7 +10,7 @@ from errno import errorcode
 from functools import partial
 from os import strerror, urandom
 from time import monotonic
-from typing import Concatenate, Literal, ParamSpec, TypeAlias, TypeVar, cast
+from typing import Concatenate, ParamSpec, TypeVar, cast
 
 import anyio
 
@@ -24,7 +24,9 @@ from accountstore.backends.base import (
     Blob,
     Capabilities,
     Stat,
+    Usage,
     Version,
+    VersionInfo,
     Write,
     WriteMode,
     classify_error,
@@ -45,12 +47,15 @@ from accountstore.errors import (
 )
 from accountstore.probe import probe, server_time
 from accountstore.retry import (
+    CONDITIONS,
     GONE,
+    Condition,
     Conditions,
     OwnWrites,
     PendingWrite,
     RetryPolicy,
     Turn,
+    condition_of,
     out_of_time,
     retry,
     retry_write,
@@ -60,7 +65,6 @@ from accountstore.retry import (
 T = TypeVar("T")
 R = TypeVar("R")
 P = ParamSpec("P")
-Condition: TypeAlias = Literal["create", "update", "delete"]
 
 _REASONS: dict[type[BackendError], str] = {
     NotFoundError: "there is no such document",
@@ -73,16 +77,6 @@ _REASONS: dict[type[BackendError], str] = {
     BackendError: "the storage failed",
 }
 _OF_THE_DOCUMENT = (NotFoundError, ExistsError, ConflictError, NotRegularError)
-_CONDITIONS: dict[Condition, str] = {"create": "a create", "update": "a swap", "delete": "a delete of a version"}
-
-
-def condition_of(mode: WriteMode, /) -> Condition:
-    """What a conditional mode needs. Raises `ValueError` for what is no mode: a misspelt one must not overwrite."""
-    if mode == "create":
-        return "create"
-    if isinstance(mode, Version):
-        return "update"
-    raise ValueError("mode must be 'overwrite', 'create' or a Version")
 
 
 class StorageClient:
@@ -141,7 +135,7 @@ class StorageClient:
             UncertainError: the outcome is unknown.
         """
         if mode != "overwrite":
-            await self.require(condition_of(mode), _folder(key), by)
+            await self.require(condition_of(mode), key.rpartition("/")[0], by)
         token = urandom(8).hex() if self.capabilities.write_tokens else ""
         async with Turn(self, by):
             stat = await run_shielded(retry_write, self, by, PendingWrite(key, data, mode, token))
@@ -152,7 +146,7 @@ class StorageClient:
     async def delete(self, key: str, version: Version | None, by: float, /) -> None:
         """Remove the document, if it has this version. Otherwise as `write`; a missing document is no error."""
         if version is not None:
-            await self.require("delete", _folder(key), by)
+            await self.require("delete", key.rpartition("/")[0], by)
         async with Turn(self, by):
             await run_shielded(retry_write, self, by, PendingWrite(key, None, version or "overwrite", ""))
         if self.capabilities.write_tokens:
@@ -251,7 +245,7 @@ class StorageClient:
             if self.capabilities.read_only:
                 raise UnsupportedError("the storage is opened read-only")
             what = "ignores" if self._declares(condition) else "does not promise"
-            raise UnsupportedError(f"storage {self.name!r} {what} the condition of {_CONDITIONS[condition]}")
+            raise UnsupportedError(f"storage {self.name!r} {what} the condition of {CONDITIONS[condition]}")
 
     async def honours(self, condition: Condition, folder: str, by: float, /) -> bool:
         """Whether the storage honours a condition: as its backend declares; or, where that depends on the server, as
@@ -295,6 +289,14 @@ class StorageClient:
         with suppress(AccountStoreError):
             return await self._once(self.backend.versioned)
         return None
+
+    def versions(self, key: str, by: float, /) -> Awaitable[Sequence[VersionInfo]]:
+        """What the storage keeps of a document, newest first. Raises `NotFoundError`, `UnsupportedError`."""
+        return retry(self, by, self.calls.turns, self.backend.versions, key)
+
+    def usage(self) -> Awaitable[Usage | None]:
+        """How full the storage is; None where nobody tells."""
+        return retry(self, self.deadline(), self.calls.turns, self.backend.usage)
 
     async def filesystem(self) -> tuple[object, str]:
         """The fsspec filesystem below, and its root. Raises `UnsupportedError`."""
@@ -394,7 +396,3 @@ async def _results(
 
 async def _fail(error: Exception, /) -> AccountStoreError:
     raise error
-
-
-def _folder(key: str, /) -> str:
-    return key.rpartition("/")[0]

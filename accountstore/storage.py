@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
@@ -11,8 +11,8 @@ from anyio import Lock, sleep
 from msgspec import Struct, field
 from msgspec.structs import replace
 
-from accountstore.backends.base import Blob, Stat, Version, WriteMode
-from accountstore.client import Condition, StorageClient
+from accountstore.backends.base import Blob, Stat, Version, VersionInfo, WriteMode
+from accountstore.client import StorageClient
 from accountstore.codecs import BYTE_ORDER_MARK, JSON, Codec, is_sealed, without_mark
 from accountstore.errors import (
     AccountStoreError,
@@ -25,6 +25,7 @@ from accountstore.errors import (
 from accountstore.lease import FIELD, Flight, Lease, LeaseWatch, StorageClock, elapsed, field_of, leases_in
 from accountstore.location import Located, Location, locate
 from accountstore.model import Account, Document, MultiAccount
+from accountstore.retry import Condition
 from accountstore.secrets import SecretBytes
 from accountstore.validation import check_size, kind_of
 
@@ -223,6 +224,11 @@ class DocumentRef(Struct, frozen=True, eq=False):
         """Size, version and time. Raises `NotFoundError`."""
         with Located(self.location):
             return await self.storage.client.stat(self.key, self.by)
+
+    async def versions(self) -> Sequence[VersionInfo]:
+        """What the storage keeps of it, newest first. Raises `NotFoundError`, `UnsupportedError`."""
+        with Located(self.location):
+            return await self.storage.client.versions(self.key, self.by)
 
     async def present(self) -> Stat | None:
         """As `stat`; None where there is no document."""

@@ -86,6 +86,12 @@ class SqliteBackend:
     async def versioned(self) -> bool | None:
         return False
 
+    async def versions(self, key: str, /) -> list[base.VersionInfo]:
+        return base.only_version(await self.stat(key))
+
+    async def usage(self) -> base.Usage | None:
+        return None
+
     async def filesystem(self) -> tuple[object, str]:
         raise base.UnsupportedError("a database has no fsspec filesystem")
 
