@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import pytest
+from anyio import to_thread
 from doubles import Recording
 from gateways import BASE, KEY, PASSWORD, STORAGE, ask_token, client, configured, request_of, serving, told
 from msgspec.structs import replace
 from samples import RICH
 
-from accountstore import AccountStore, Location, Version, VersionInfo
+from accountstore import AccountStore, Location, StorageConfig, StoreConfig, Version, VersionInfo
 from accountstore.backends.local.backend import open_backend
 from accountstore.backends.memory import MemoryBackend
 from accountstore.gateway import Limits
@@ -21,6 +23,8 @@ from accountstore.testing import store_over
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from cloudservers import Server
 
     from accountstore.backends.base import Stat
 
@@ -451,3 +455,35 @@ async def test_a_services_own_ids_are_told_as_they_are() -> None:
                 assert found == [("v3/+=", True), ("v2", False), ("v1", False)]
                 assert (await http.get(file, params={"versionId": "v3/+="})).content == BODY
                 assert told(await http.get(file, params={"versionId": "v2"})) == (501, "notSupported")
+
+
+@pytest.mark.once
+async def test_the_versions_that_a_bucket_keeps(moto: Server) -> None:
+    """On a server of S3's protocol: those of a bucket without versions are one without a name of its own, the control;
+    once it keeps them each write adds one by S3's own id, and a removal leaves none that is the latest.
+    """
+    pytest.importorskip("s3fs")
+    bucket, at, file = f"versions-{os.urandom(4).hex()}", Location("a.account"), f"{STORAGE}/file/a.account"
+    moto.bucket(bucket)
+    config = StoreConfig(storages={"main": StorageConfig(f"s3://{bucket}/p", dict(moto.options))})
+    async with AccountStore.open(config) as store, serving(store) as http:
+
+        async def versions() -> list[tuple[str, bool]]:
+            answer = await http.get(f"{STORAGE}/version/a.account")
+            return [(one["versionId"], one["isLatest"]) for one in answer.json()["value"]]
+
+        first = await store.save_json(at, BODY)
+        [unnamed] = await versions()
+        assert unnamed == ((await http.get(file)).headers["etag"].strip('"'), True)
+        assert unnamed[0] not in first.token
+        fs: Any = (await store.filesystem())[0]
+        await to_thread.run_sync(fs.make_bucket_versioned, bucket)
+        await store.save_json(at, RICH)
+        second, old = await versions()
+        assert (second[1], old) == (True, (unnamed[0], False))
+        assert [one.id for one in await store.versions(at)] == [second[0], None]
+        assert told(await http.get(file, params={"versionId": old[0]})) == (501, "notSupported")
+        assert json.loads((await http.get(file, params={"versionId": second[0]})).content) == json.loads(RICH)
+        assert (await http.delete(file, params={"versionId": second[0]})).status_code == 200
+        assert await versions() == [(second[0], False), old]
+        assert told(await http.get(file, params={"versionId": second[0]})) == (501, "notSupported")
