@@ -461,12 +461,14 @@ async def test_versions_of_a_document(stub: Stub, target: Target) -> None:
     """A bucket with versions tells them all, newest first, a page after another, by the service's own ids; also when
     the document is gone. The control: a bucket without has the current one alone, which no service but Google names.
     """
-    stub.mode(page=2)
     for bucket in ("versioned-1", BUCKET):
         async with AccountStore.open(target.config(stub.url, bucket)) as store:
             await store.save(replace(AT, file_name=f"{AT.file_name}.account"), OLD)
             written = [await store.save(AT, account) for account in (OLD, NEW, OLD)][::-1]
+            stub.reset(keep=True)
+            stub.mode(page=2)
             found = await store.versions(AT)
+            assert [one["op"] for one in stub.log()] == ["list"] * (2 if bucket == "versioned-1" else 1)
             expected = written if bucket == "versioned-1" else written[:1]
             assert [one.version for one in found] == expected
             assert [one.current for one in found] == [True, *[False] * (len(expected) - 1)]
