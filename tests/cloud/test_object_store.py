@@ -482,10 +482,10 @@ async def test_versions_of_a_document(stub: Stub, target: Target) -> None:
                     await store.versions(AT)
             else:
                 assert [one.current for one in await store.versions(AT)] == [False] * 3
-    async with AccountStore.open(target.config(stub.url, "missing")) as store:
-        with pytest.raises(BackendError, match="bucket or container does not exist") as caught:
-            await store.versions(AT)
-        assert not isinstance(caught.value, NotFoundError)
+            stub.faults([{"nth": 1, "kind": "answer", "status": 404, "headers": {}, "body": ""}])
+            with pytest.raises(BackendError, match="bucket or container does not exist") as caught:
+                await store.versions(AT)
+            assert not isinstance(caught.value, NotFoundError)
 
 
 @on_each_target
