@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from types import MappingProxyType
@@ -13,8 +13,8 @@ from msgspec import Struct, field
 from msgspec.structs import replace
 
 from accountstore.aio.deadlines import Deadline
-from accountstore.backends.base import Blob, Stat, Version, WriteMode
-from accountstore.client import Condition, StorageClient
+from accountstore.backends.base import Blob, Stat, Version, VersionInfo, WriteMode
+from accountstore.client import StorageClient
 from accountstore.codecs import BYTE_ORDER_MARK, JSON, Codec, is_sealed, without_mark
 from accountstore.errors import (
     AccountStoreError,
@@ -27,7 +27,7 @@ from accountstore.errors import (
 from accountstore.lease import FIELD, Flight, Lease, LeaseWatch, StorageClock, elapsed, field_of, leases_in
 from accountstore.location import Located, Location, locate
 from accountstore.model import Account, Document, MultiAccount
-from accountstore.retry import out_of_time
+from accountstore.retry import Condition, out_of_time
 from accountstore.secrets import SecretBytes
 from accountstore.validation import check_size, kind_of
 
@@ -232,6 +232,11 @@ class DocumentRef(Struct, frozen=True, eq=False):
         """Size, version and time. Raises `NotFoundError`."""
         with Located(self.location):
             return await self.storage.client.stat(self.key, self.by)
+
+    async def versions(self) -> Sequence[VersionInfo]:
+        """What the storage keeps of it, newest first. Raises `NotFoundError`, `UnsupportedError`."""
+        with Located(self.location):
+            return await self.storage.client.versions(self.key, self.by)
 
     async def present(self) -> Stat | None:
         """As `stat`; None where there is no document."""

@@ -31,6 +31,7 @@ from accountstore.backends.base import (
     Stat,
     UnavailableError,
     UnsupportedError,
+    Usage,
     Version,
     WriteMode,
     pages_by_cursor,
@@ -206,6 +207,9 @@ class Bucket(ABC, Generic[T]):
             task = asyncio.create_task(self._shut(client))
             self._shutting.add(task)
             task.add_done_callback(self._shutting.discard)
+
+    async def usage(self) -> Usage | None:
+        return None
 
     async def aclose(self) -> None:
         await self._close()
