@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import gc
 import json
+import os
 import platform
 import sys
 from contextlib import nullcontext
+from functools import cache
 from importlib.metadata import distributions
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from unittest.mock import Mock
+from unittest.mock import Mock, patch
 
 import cloudservers
 import pytest
@@ -67,6 +69,13 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _no_waits_for_the_disk(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Quick tests do not wait for the disk: what a loss of power leaves is shown on a disk that is a model."""
+    with nullcontext() if request.config.getoption("--all") else patch("os.fsync", os.fstat):
+        yield
+
+
 def _is_on_uvloop(item: pytest.Function) -> bool:
     parameters = item.callspec.params.values() if hasattr(item, "callspec") else ()
     return any(isinstance(each, (tuple, dict)) and each in UVLOOP_PARAMETERS for each in parameters)
@@ -85,11 +94,25 @@ def _no_blocking_calls(request: pytest.FixtureRequest) -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session")
+def one_loader() -> Iterator[None]:
+    """All sessions of botocore share what it has read about the services: each would list thousands of its files, and
+    read megabytes, for longer than most tests take.
+    """
+    if find_spec("botocore") is None:
+        yield
+        return
+    from botocore import session
+
+    with patch.object(session, "create_loader", cache(session.create_loader)):
+        yield
+
+
 def _served(start: Callable[[], AbstractContextManager[Server]], /) -> Any:
     """A fixture that starts a server once a run; or skips, with the reason, where it is not installed."""
 
     @pytest.fixture(scope="session")
-    def server() -> Iterator[Server]:
+    def server(one_loader: None) -> Iterator[Server]:
         with cloudservers.or_skip(start) as started:
             yield started
 
@@ -104,7 +127,7 @@ azurite = _served(cloudservers.azurite)
 
 
 @pytest.fixture(scope="session")
-def stub_server() -> Iterator[Stub]:
+def stub_server(one_loader: None) -> Iterator[Stub]:
     """The project's own server of the object stores."""
     with Stub() as server:
         yield server

@@ -690,7 +690,12 @@ async def test_control_a_journal_that_is_written_before_the_copy(
 
 @pytest.mark.parametrize("after", [0, 1, 5, 20, 60, 130, 160, 200])
 @pytest.mark.parametrize(
-    "options", [{}, {"delete_source": True}, {"mirror_deletes": True}, {"listing": "spool"}], ids=str
+    "options",
+    [
+        *({}, {"delete_source": True}),
+        *(pytest.param(more, marks=pytest.mark.once) for more in ({"mirror_deletes": True}, {"listing": "spool"})),
+    ],
+    ids=str,
 )
 async def test_a_cancelled_run_goes_on_where_it_was(tmp_path: Path, after: int, options: dict[str, Any]) -> None:
     """A step that is cancelled is made again by the next one: each document is told once, and none is left out; what
