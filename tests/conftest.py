@@ -63,7 +63,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items[:] = [item for item in items if item not in left_out]
 
 
-def pytest_collection_finish() -> None:
+@pytest.fixture(scope="module", autouse=True)
+def _frozen() -> None:
     """Keep what is there now out of the many collections of garbage that tests ask for, which it makes slow."""
     gc.collect()
     gc.freeze()

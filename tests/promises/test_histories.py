@@ -183,7 +183,7 @@ async def _record_tasks(
     return read_histories([path])
 
 
-@sealed_or_not
+@pytest.mark.parametrize("is_sealed", [False, pytest.param(True, marks=pytest.mark.once)], ids=["plain", "sealed"])
 @pytest.mark.parametrize("loop", ["asyncio", "trio"])
 def test_tasks_on_memory_are_a_register(loop: str, is_sealed: bool, tmp_path: Path) -> None:
     """Tasks that call two stores on one lossy backend, and are cancelled, leave histories of a register, but that a
