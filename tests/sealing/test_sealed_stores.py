@@ -453,7 +453,8 @@ async def _sealed_folder(folder: Path) -> AccountStore:
 
 
 @pytest.mark.parametrize(
-    "opened", [pytest.param(_sealed_memory, marks=pytest.mark.once, id="memory"), pytest.param(_sealed_folder, id="folder")]
+    "opened",
+    [pytest.param(_sealed_memory, marks=pytest.mark.once, id="memory"), pytest.param(_sealed_folder, id="folder")],
 )
 def test_a_sealed_store_does_what_the_model_does(
     anyio_backend: Any, opened: Callable[[Path], Any], tmp_path_factory: pytest.TempPathFactory
