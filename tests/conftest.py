@@ -35,11 +35,15 @@ if TYPE_CHECKING:
     from cloudservers import Server
 
 UVLOOP_PARAMETERS = (("asyncio", {"use_uvloop": True}), {"use_uvloop": True})
+TRIO_PARAMETERS: tuple[object, ...] = (("trio", {}),)
 LOOPS = [
     pytest.param(("asyncio", {"debug": False}), id="asyncio"),
     pytest.param(UVLOOP_PARAMETERS[0], id="uvloop"),
-    pytest.param(("trio", {}), id="trio"),
+    pytest.param(TRIO_PARAMETERS[0], id="trio"),
 ]
+
+ON_ONE_LOOP = {"migration", "sealing"}
+"""Folders whose quick tests are on asyncio alone: what they show stands above the event loop."""
 
 settings.register_profile("tests", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True)
 settings.load_profile("tests")
@@ -52,13 +56,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out what only `--all` runs."""
-    on_uvloop = [item for item in items if isinstance(item, pytest.Function) and _is_on_uvloop(item)]
+    on_uvloop = [item for item in items if _is_on(item, UVLOOP_PARAMETERS)]
     if config.getoption("--all"):
         if find_spec("uvloop") is None:
             for item in on_uvloop:
                 item.add_marker(pytest.mark.skip(reason="could not import 'uvloop'"))
         return
-    left_out = {*on_uvloop, *(item for item in items if item.get_closest_marker("once"))}
+    on_trio = [item for item in items if item.path.parent.name in ON_ONE_LOOP and _is_on(item, TRIO_PARAMETERS)]
+    left_out = {*on_uvloop, *on_trio, *(item for item in items if item.get_closest_marker("once"))}
     config.hook.pytest_deselected(items=[item for item in items if item in left_out])
     items[:] = [item for item in items if item not in left_out]
 
@@ -77,9 +82,11 @@ def _no_waits_for_the_disk(request: pytest.FixtureRequest) -> Iterator[None]:
         yield
 
 
-def _is_on_uvloop(item: pytest.Function) -> bool:
-    parameters = item.callspec.params.values() if hasattr(item, "callspec") else ()
-    return any(isinstance(each, (tuple, dict)) and each in UVLOOP_PARAMETERS for each in parameters)
+def _is_on(item: pytest.Item, loop: tuple[object, ...]) -> bool:
+    parameters = (
+        item.callspec.params.values() if isinstance(item, pytest.Function) and hasattr(item, "callspec") else ()
+    )
+    return any(isinstance(each, (tuple, dict)) and each in loop for each in parameters)
 
 
 @pytest.fixture(params=LOOPS)
