@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from accountstore import Account, Event
 
-THREADS, UPDATES = 16, 20
+THREADS, UPDATES = 16, 50
 
 
 @pytest.fixture(params=["memory", "local"])
