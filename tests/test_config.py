@@ -443,7 +443,7 @@ def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
     """A local storage whose folder cannot be made is a `ConfigError` with the reason, at open."""
     (tmp_path / "file").write_text("x")
     error = failure(lone(str(tmp_path / "file" / "root")))
-    assert str(error).startswith("storages.a: ")
+    assert str(error).startswith("storages.a.url: ")
     assert "Not a directory" in str(error)
 
 

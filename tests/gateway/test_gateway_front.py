@@ -289,7 +289,7 @@ async def test_a_request_has_its_time() -> None:
         if operation == "read":
             await anyio.sleep_forever()
 
-    async with serving(store_over({"main": backend}), configured(limits=Limits(request_seconds=0.1))) as http:
+    async with serving(store_over({"main": backend}), configured(limits=Limits(request_seconds=1))) as http:
         backend.before = wait
         assert told(await http.get(GET)) == (504, "timeout")
         backend.before = None
