@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from datetime import datetime
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
-from anyio import Lock, sleep
+from anyio import sleep
 from msgspec import Struct, field
 from msgspec.structs import replace
 
@@ -26,6 +26,7 @@ from accountstore.lease import FIELD, Flight, Lease, LeaseWatch, StorageClock, e
 from accountstore.location import Located, Location, locate
 from accountstore.model import Account, Document, MultiAccount
 from accountstore.secrets import SecretBytes
+from accountstore.turns import LARGE, Turns
 from accountstore.validation import check_size, kind_of
 
 if TYPE_CHECKING:
@@ -35,8 +36,6 @@ D = TypeVar("D", bound=Account | MultiAccount)
 T_co = TypeVar("T_co", covariant=True)
 T = TypeVar("T")
 _PAUSE = 0.02
-LARGE = 65_536
-"""From so many bytes on, a document is encoded or decoded in a turn of the event loop of its own."""
 _MANY = 500
 """Accounts that are about as large."""
 _NO_FIELDS: Mapping[str, object] = MappingProxyType({})
@@ -90,7 +89,7 @@ class Storage(Struct, frozen=True, eq=False):
     watch: LeaseWatch = field(default_factory=LeaseWatch)
     flights: dict[str, Flight] = field(default_factory=dict[str, Flight])
     """The refreshes under way in this process, by key."""
-    turns: Lock = field(default_factory=Lock)
+    plain_turns: Turns = field(default_factory=Turns)
 
     @property
     def name(self) -> str:
@@ -102,12 +101,14 @@ class Storage(Struct, frozen=True, eq=False):
         while any(flight.until > elapsed() for flight in self.flights.values()):  # noqa: ASYNC110 -- or their time is up
             await sleep(_PAUSE)
 
-    async def turn(self) -> None:
-        """Let other tasks go on, until there is a turn of the event loop in which no other large document of this
-        storage is encoded or decoded.
-        """
-        async with self.turns:  # which yields, and wakes the next in the turn after
-            pass
+    @property
+    def turns(self) -> Turns:
+        """The turns that the documents take, with the sealer where there is one."""
+        return self.plain_turns if self.sealer is None else self.sealer.turns
+
+    def turn(self) -> Awaitable[None]:
+        """Let other tasks go on, until there is a turn of the event loop for a large document."""
+        return self.turns.take(LARGE)
 
     def __repr__(self) -> str:
         return f"Storage({self.name!r})"
