@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from accountstore.errors import *
 
 if TYPE_CHECKING:
-    from accountstore.backends.base import Capabilities, Version, WriteMode
+    from accountstore.backends.base import Capabilities, Usage, Version, VersionInfo, WriteMode
     from accountstore.bodies import from_json, json_schema, masked, to_json
     from accountstore.check import Check, Sealing
     from accountstore.config import Encryption, StorageConfig, StoreConfig
@@ -101,7 +101,9 @@ __all__ = [
     "UncertainError",
     "UnknownFieldError",
     "UnsupportedError",
+    "Usage",
     "Version",
+    "VersionInfo",
     "WriteMode",
     "WrongKeyError",
     "from_json",
@@ -112,7 +114,7 @@ __all__ = [
 __version__ = "0.1.0"
 
 _HOMES = {
-    "backends.base": "Capabilities Version WriteMode",
+    "backends.base": "Capabilities Usage Version VersionInfo WriteMode",
     "copies": "Copied",
     "bodies": "from_json json_schema masked to_json",
     "check": "Check Sealing",

@@ -8,11 +8,11 @@ from operator import attrgetter
 from typing import Any, TypeVar
 
 from accountstore.backends.base import Blob, Stat, Version, Write, WriteMode
-from accountstore.client import condition_of
 from accountstore.errors import AccountStoreError
 from accountstore.events import EventLog
 from accountstore.location import Located, Location
 from accountstore.model import Document
+from accountstore.retry import condition_of
 from accountstore.scope import Resolver
 from accountstore.storage import DocumentRef, Opened, Storage, Stored, stored
 from accountstore.turns import LARGE

@@ -10,7 +10,7 @@ from errno import errorcode
 from functools import partial
 from os import strerror, urandom
 from time import monotonic
-from typing import Concatenate, Literal, ParamSpec, TypeAlias, TypeVar, cast
+from typing import Concatenate, ParamSpec, TypeVar, cast
 
 import anyio
 
@@ -24,7 +24,9 @@ from accountstore.backends.base import (
     Blob,
     Capabilities,
     Stat,
+    Usage,
     Version,
+    VersionInfo,
     Write,
     WriteMode,
     classify_error,
@@ -45,22 +47,25 @@ from accountstore.errors import (
 )
 from accountstore.probe import probe, server_time
 from accountstore.retry import (
+    CONDITIONS,
     GONE,
+    Condition,
     Conditions,
     OwnWrites,
     PendingWrite,
     RetryPolicy,
     Turn,
+    condition_of,
     out_of_time,
     retry,
     retry_write,
     uncertain,
 )
 
+A = TypeVar("A")
 T = TypeVar("T")
 R = TypeVar("R")
 P = ParamSpec("P")
-Condition: TypeAlias = Literal["create", "update", "delete"]
 
 _REASONS: dict[type[BackendError], str] = {
     NotFoundError: "there is no such document",
@@ -73,16 +78,6 @@ _REASONS: dict[type[BackendError], str] = {
     BackendError: "the storage failed",
 }
 _OF_THE_DOCUMENT = (NotFoundError, ExistsError, ConflictError, NotRegularError)
-_CONDITIONS: dict[Condition, str] = {"create": "a create", "update": "a swap", "delete": "a delete of a version"}
-
-
-def condition_of(mode: WriteMode, /) -> Condition:
-    """What a conditional mode needs. Raises `ValueError` for what is no mode: a misspelt one must not overwrite."""
-    if mode == "create":
-        return "create"
-    if isinstance(mode, Version):
-        return "update"
-    raise ValueError("mode must be 'overwrite', 'create' or a Version")
 
 
 class StorageClient:
@@ -141,7 +136,7 @@ class StorageClient:
             UncertainError: the outcome is unknown.
         """
         if mode != "overwrite":
-            await self.require(condition_of(mode), _folder(key), by)
+            await self.require(condition_of(mode), key.rpartition("/")[0], by)
         token = urandom(8).hex() if self.capabilities.write_tokens else ""
         async with Turn(self, by):
             stat = await run_shielded(retry_write, self, by, PendingWrite(key, data, mode, token))
@@ -152,7 +147,7 @@ class StorageClient:
     async def delete(self, key: str, version: Version | None, by: float, /) -> None:
         """Remove the document, if it has this version. Otherwise as `write`; a missing document is no error."""
         if version is not None:
-            await self.require("delete", _folder(key), by)
+            await self.require("delete", key.rpartition("/")[0], by)
         async with Turn(self, by):
             await run_shielded(retry_write, self, by, PendingWrite(key, None, version or "overwrite", ""))
         if self.capabilities.write_tokens:
@@ -182,9 +177,7 @@ class StorageClient:
     async def read_many(self, keys: Sequence[str], /, *, at_once: int = 1) -> list[Blob | AccountStoreError]:
         """What `read` returns or raises for each key; in one call of the backend where that pays, else `at_once`."""
         if self.capabilities.batch == 1:
-            if at_once > 1:
-                return await _each([partial(self.read, key, self.deadline()) for key in keys], at_once)
-            return [await _outcome(self.read(key, self.deadline())) for key in keys]
+            return await _each(self._read_in_time, keys, at_once)
         by = self.deadline()
         blobs = await _outcome(self._read_batch(keys, by))
         if isinstance(blobs, AccountStoreError):
@@ -205,12 +198,18 @@ class StorageClient:
             raise failure
         return await self.read(key, by)
 
+    def _read_in_time(self, key: str, /) -> Awaitable[Blob]:
+        """Read one of many: its time begins now."""
+        return self.read(key, self.deadline())
+
+    def _write_in_time(self, write: Write, /) -> Awaitable[Stat]:
+        """Write one of many, as above."""
+        return self.write(*write, self.deadline())
+
     async def write_many(self, writes: Sequence[Write], /, *, at_once: int = 1) -> list[Stat | AccountStoreError]:
         """What `write` returns or raises for each write; in one call of the backend where that pays, else `at_once`."""
         if self.capabilities.batch == 1:
-            if at_once > 1:
-                return await _each([partial(self.write, *write, self.deadline()) for write in writes], at_once)
-            return [await _outcome(self.write(key, data, mode, self.deadline())) for key, data, mode in writes]
+            return await _each(self._write_in_time, writes, at_once)
         by = self.deadline()
         stats = await _outcome(self._write_batch(writes, by))
         if isinstance(stats, AccountStoreError):
@@ -251,7 +250,7 @@ class StorageClient:
             if self.capabilities.read_only:
                 raise UnsupportedError("the storage is opened read-only")
             what = "ignores" if self._declares(condition) else "does not promise"
-            raise UnsupportedError(f"storage {self.name!r} {what} the condition of {_CONDITIONS[condition]}")
+            raise UnsupportedError(f"storage {self.name!r} {what} the condition of {CONDITIONS[condition]}")
 
     async def honours(self, condition: Condition, folder: str, by: float, /) -> bool:
         """Whether the storage honours a condition: as its backend declares; or, where that depends on the server, as
@@ -295,6 +294,14 @@ class StorageClient:
         with suppress(AccountStoreError):
             return await self._once(self.backend.versioned)
         return None
+
+    def versions(self, key: str, by: float, /) -> Awaitable[Sequence[VersionInfo]]:
+        """What the storage keeps of a document, newest first. Raises `NotFoundError`, `UnsupportedError`."""
+        return retry(self, by, self.calls.turns, self.backend.versions, key)
+
+    def usage(self) -> Awaitable[Usage | None]:
+        """How full the storage is; None where nobody tells."""
+        return retry(self, self.deadline(), self.calls.turns, self.backend.usage)
 
     async def filesystem(self) -> tuple[object, str]:
         """The fsspec filesystem below, and its root. Raises `UnsupportedError`."""
@@ -363,19 +370,21 @@ async def _outcome(call: Awaitable[T], /) -> T | AccountStoreError:
         return error.with_traceback(None)
 
 
-async def _each(calls: Sequence[Callable[[], Awaitable[T]]], at_once: int, /) -> list[T | AccountStoreError]:
-    """The result of each call, or its error; some at a time."""
+async def _each(call: Callable[[A], Awaitable[T]], items: Sequence[A], at_once: int, /) -> list[T | AccountStoreError]:
+    """The result of a call for each item, or its error; some at a time."""
+    if at_once == 1:
+        return [await _outcome(call(item)) for item in items]
     results: dict[int, T | AccountStoreError] = {}
     turn = anyio.CapacityLimiter(at_once)
 
-    async def run(place: int, call: Callable[[], Awaitable[T]]) -> None:
+    async def run(place: int, item: A) -> None:
         async with turn:
-            results[place] = await _outcome(call())
+            results[place] = await _outcome(call(item))
 
     async with anyio.create_task_group() as tasks:
-        for place, call in enumerate(calls):
-            tasks.start_soon(run, place, call)
-    return [results[place] for place in range(len(calls))]
+        for place, item in enumerate(items):
+            tasks.start_soon(run, place, item)
+    return [results[place] for place in range(len(items))]
 
 
 async def _results(
@@ -394,7 +403,3 @@ async def _results(
 
 async def _fail(error: Exception, /) -> AccountStoreError:
     raise error
-
-
-def _folder(key: str, /) -> str:
-    return key.rpartition("/")[0]

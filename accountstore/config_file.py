@@ -42,6 +42,8 @@ def find_config(config: StoreConfig | str | os.PathLike[str] | None = None, /) -
     if isinstance(config, StoreConfig):
         return None
     if config is not None:
+        if not os.fspath(config):
+            raise ConfigError("the path of the configuration is empty")
         return os.fsdecode(config)
     if named := os.environ.get(_VARIABLE):
         return named

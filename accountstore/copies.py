@@ -12,12 +12,12 @@ from msgspec.structs import replace
 
 from accountstore.backends.base import Blob, Stat, Version, Write, WriteMode
 from accountstore.batches import read, write
-from accountstore.client import condition_of
 from accountstore.errors import AccountStoreError, BackendError
 from accountstore.events import EventLog, Operation
 from accountstore.leased import Terms, held, leases_of, oauth_in
 from accountstore.location import Location
 from accountstore.model import Document
+from accountstore.retry import condition_of
 from accountstore.scope import Resolver
 from accountstore.storage import Opened, Storage, stored
 from accountstore.windows import Item, Member, Results, Windows, itself, location_of, result_of, results_of

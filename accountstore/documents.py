@@ -6,7 +6,7 @@ from types import NoneType
 
 from accountstore import refresh as refreshing
 from accountstore import updating
-from accountstore.backends.base import Version, WriteMode
+from accountstore.backends.base import Version, VersionInfo, WriteMode
 from accountstore.errors import NotFoundError
 from accountstore.events import EventLog, Observer, Operation
 from accountstore.grant import Exchange
@@ -202,6 +202,19 @@ class Documents:
             except NotFoundError:
                 return False
             return True
+
+    async def versions(self, location: Location, /) -> list[VersionInfo]:
+        """What the storage keeps of a document of either kind, newest first: the current state, and as far as it tells,
+        those that were overwritten or deleted. A storage that keeps none has the current one alone.
+
+        All are in memory at once. Earlier ones are read by the storage's own tools, or through `filesystem`.
+
+        Raises:
+            NotFoundError: there is no such document, and nothing is kept of an earlier one.
+            UnsupportedError: the storage cannot be asked, such as by obstore alone.
+        """
+        with Operation(self._log, "versions", location):
+            return [*await self._resolver.ref(location).versions()]
 
     async def delete(self, location: Location, /, *, version: Version | None = None) -> None:
         """Remove a document of either kind. A missing one is no error.

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from random import random
 from time import monotonic
 from types import TracebackType
-from typing import Any, ParamSpec, Protocol, TypeVar
+from typing import Any, Literal, ParamSpec, Protocol, TypeAlias, TypeVar
 
 import anyio
 from msgspec import Struct, field
@@ -31,7 +31,10 @@ from accountstore.events import note_retry
 
 T = TypeVar("T")
 P = ParamSpec("P")
+Condition: TypeAlias = Literal["create", "update", "delete"]
 
+CONDITIONS: dict[Condition, str] = {"create": "a create", "update": "a swap", "delete": "a delete of a version"}
+"""What each is called in errors."""
 _FIRST_PAUSE = 0.1
 _LONGEST_PAUSE = 5.0
 _REMEMBERED = 1000
@@ -57,6 +60,15 @@ class RetryPolicy(Struct, frozen=True):
 async def backoff(attempt: int, first: float = _FIRST_PAUSE, longest: float = _LONGEST_PAUSE, /) -> None:
     """Wait with full jitter, longer after each attempt."""
     await anyio.sleep(random() * min(first * 2 ** min(attempt, 16), longest))  # noqa: S311 -- jitter
+
+
+def condition_of(mode: WriteMode, /) -> Condition:
+    """What a conditional mode needs. Raises `ValueError` for what is no mode: a misspelt one must not overwrite."""
+    if mode == "create":
+        return "create"
+    if isinstance(mode, Version):
+        return "update"
+    raise ValueError("mode must be 'overwrite', 'create' or a Version")
 
 
 class Conditions(Struct, frozen=True):
@@ -213,6 +225,8 @@ async def retry(
                         raise
                 note_retry(client.name)
                 await backoff(attempts)
+                if monotonic() >= by:  # and whoever was cut short for it has said something else
+                    break
         finally:
             if turns is not None:
                 turns.release()
@@ -236,6 +250,8 @@ async def retry_write(client: Client, by: float, write: PendingWrite, /) -> Stat
         while not await writing.attempt():
             note_retry(client.name)
             await backoff(writing.attempts)
+            if monotonic() >= by:  # as above
+                raise TimeoutError
         return writing.stat
     raise uncertain(client) if writing.unknown else out_of_time(client)
 

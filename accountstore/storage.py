@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
@@ -11,8 +12,9 @@ from anyio import sleep
 from msgspec import Struct, field
 from msgspec.structs import replace
 
-from accountstore.backends.base import Blob, Stat, Version, WriteMode
-from accountstore.client import Condition, StorageClient
+from accountstore.aio.deadlines import Deadline
+from accountstore.backends.base import Blob, Stat, Version, VersionInfo, WriteMode
+from accountstore.client import StorageClient
 from accountstore.codecs import BYTE_ORDER_MARK, JSON, Codec, is_sealed, without_mark
 from accountstore.errors import (
     AccountStoreError,
@@ -25,6 +27,7 @@ from accountstore.errors import (
 from accountstore.lease import FIELD, Flight, Lease, LeaseWatch, StorageClock, elapsed, field_of, leases_in
 from accountstore.location import Located, Location, locate
 from accountstore.model import Account, Document, MultiAccount
+from accountstore.retry import Condition, out_of_time
 from accountstore.secrets import SecretBytes
 from accountstore.turns import LARGE, Turns
 from accountstore.validation import check_size, kind_of
@@ -106,9 +109,17 @@ class Storage(Struct, frozen=True, eq=False):
         """The turns that the documents take, with the sealer where there is one."""
         return self.plain_turns if self.sealer is None else self.sealer.turns
 
-    def turn(self) -> Awaitable[None]:
-        """Let other tasks go on, until there is a turn of the event loop for a large document."""
-        return self.turns.take(LARGE)
+    async def turn(self, by: float, /) -> None:
+        """Let other tasks go on, until there is a turn of the event loop for a large document.
+
+        Raises `UnavailableError` at the operation's deadline, and `ClosedError`.
+        """
+        client = self.client
+        with suppress(TimeoutError), Deadline(client.calls.deadlines, by):
+            await self.turns.take(LARGE)
+            if not client.calls.closed:
+                return
+        raise out_of_time(client)
 
     def __repr__(self) -> str:
         return f"Storage({self.name!r})"
@@ -213,9 +224,11 @@ class DocumentRef(Struct, frozen=True, eq=False):
         try:  # as `Located`, without its calls: this and `write` are the most frequent
             blob = await storage.client.read(self.key, self.by)
             if storage.sealer is not None:
+                if len(blob.data) > LARGE:
+                    await storage.turn(self.by)
                 blob = await storage.sealer.open(self.key, blob, self.by)
             if len(blob.data) > LARGE:
-                await storage.turn()
+                await storage.turn(self.by)
             return storage.open(blob, kind)
         except AccountStoreError as error:
             raise locate(error, self.location)  # noqa: B904 -- it is the same one
@@ -224,6 +237,11 @@ class DocumentRef(Struct, frozen=True, eq=False):
         """Size, version and time. Raises `NotFoundError`."""
         with Located(self.location):
             return await self.storage.client.stat(self.key, self.by)
+
+    async def versions(self) -> Sequence[VersionInfo]:
+        """What the storage keeps of it, newest first. Raises `NotFoundError`, `UnsupportedError`."""
+        with Located(self.location):
+            return await self.storage.client.versions(self.key, self.by)
 
     async def present(self) -> Stat | None:
         """As `stat`; None where there is no document."""
@@ -237,7 +255,7 @@ class DocumentRef(Struct, frozen=True, eq=False):
         storage = self.storage
         try:
             if isinstance(document, MultiAccount) and len(document.receive_accounts) > _MANY:
-                await storage.turn()
+                await storage.turn(self.by)
             data: bytes = storage.encode(document, kind, original)
             if storage.sealer is not None:  # as `_put`, without a call
                 data = await storage.sealer.seal(self.key, data, self.by)
@@ -258,7 +276,7 @@ class DocumentRef(Struct, frozen=True, eq=False):
         """Write a document where it still is what was opened, keeping its unknown fields but these. As `write`."""
         with Located(self.location):
             if len(opened.plain) > LARGE:
-                await self.storage.turn()
+                await self.storage.turn(self.by)
             data = self.storage.encode(document, kind, opened.plain, fields)
             return Opened(stored(document, await self._put(data, opened.stored.version)), data)
 
@@ -272,7 +290,7 @@ class DocumentRef(Struct, frozen=True, eq=False):
         """Write a document that was opened on another storage, unknown fields included, and these; nobody's lease."""
         with Located(self.location):
             if len(opened.plain) > LARGE:
-                await self.storage.turn()
+                await self.storage.turn(self.by)
             data = self.storage.copied(opened, source.codec, self.kind)
             if fields is not None:
                 data = SecretBytes(self.storage.codec.merge(opened.stored.document, data, set=fields))
@@ -285,7 +303,7 @@ class DocumentRef(Struct, frozen=True, eq=False):
         if codec is not JSON:
             with Located(self.location):
                 if len(data) > LARGE:
-                    await self.storage.turn()
+                    await self.storage.turn(self.by)
                 data = SecretBytes(JSON.encode_tree(codec.decode_tree(data), self.kind))
         return Stored(data, stat.version, stat.size, stat.modified)
 
@@ -294,7 +312,7 @@ class DocumentRef(Struct, frozen=True, eq=False):
         with Located(self.location):
             check_size(len(data), self.storage.max_bytes)
             if len(data) > LARGE:
-                await self.storage.turn()
+                await self.storage.turn(self.by)
             data = without_mark(data)
             try:
                 JSON.decode(data, self.kind)

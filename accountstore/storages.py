@@ -12,6 +12,7 @@ from anyio import CancelScope, to_thread
 from msgspec.structs import replace
 
 from accountstore.aio.loops import asyncio_loop, running_loop
+from accountstore.aio.shield import run_to_its_end
 from accountstore.backends.readonly import ReadOnlyBackend
 from accountstore.client import StorageClient
 from accountstore.codecs import find_codec
@@ -80,20 +81,23 @@ class Storages:
         if self._closed:
             return
         self._closed = True
-        failure: AccountStoreError | None = None
-        with CancelScope(shield=True):
-            for storage in self._storages.values():
-                await storage.exchanged()
-            try:
-                async with AsyncExitStack() as closing:
-                    for storage in reversed(self._storages.values()):
-                        if storage.sealer is not None:
-                            closing.push_async_callback(storage.sealer.aclose)
-                        closing.push_async_callback(storage.client.aclose)
-            except AccountStoreError as error:
-                failure = error
+        failure = await run_to_its_end(self._close)
         if failure is not None:
             raise failure  # here, so that its context is the error that a `with` block is left for: the stack drops it
+
+    async def _close(self) -> AccountStoreError | None:
+        """Close each, and return the error of one."""
+        for storage in self._storages.values():
+            await storage.exchanged()
+        try:
+            async with AsyncExitStack() as closing:
+                for storage in reversed(self._storages.values()):
+                    if storage.sealer is not None:
+                        closing.push_async_callback(storage.sealer.aclose)
+                    closing.push_async_callback(storage.client.aclose)
+        except AccountStoreError as error:
+            return error
+        return None
 
 
 _OPEN = "`async with AccountStore.open(config) as store`, or `store = await AccountStore.open(config)`"
@@ -186,10 +190,12 @@ async def _open(name: str, config: StorageConfig, max_bytes: int, path: str | No
     except AccountStoreError as error:
         # Backends begin with the key of the storage that is wrong, where they can.
         key = "." if re.match("(options|url): ", error.message) else f"{key}: "
+        key = ".url: " if error.message.startswith("the url must") else key
         failure = ConfigError(f"{where}{key}{error.message}")
     except Exception as error:  # noqa: BLE001 -- its frames and text may hold the options
         reason = f": {os.strerror(error.errno)}" if isinstance(error, OSError) and error.errno else ""
-        failure = ConfigError(f"{where}: cannot be opened ({type(error).__name__}{reason})")
+        key = ".url" if isinstance(error, (NotADirectoryError, FileNotFoundError)) else ""
+        failure = ConfigError(f"{where}{key}: cannot be opened ({type(error).__name__}{reason})")
     else:
         able = backend.capabilities
         if config.conditions == "trust":

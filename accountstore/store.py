@@ -8,7 +8,7 @@ from inspect import iscoroutinefunction
 from types import NoneType
 from typing import TYPE_CHECKING, Literal, Self, cast, overload
 
-from accountstore.backends.base import Capabilities, Version, WriteMode
+from accountstore.backends.base import Capabilities, Usage, Version, WriteMode
 from accountstore.batches import get_many, save_many
 from accountstore.check import Check
 from accountstore.config import StoreConfig
@@ -219,6 +219,21 @@ class AccountStore(Documents):
 
         with Operation(self._log, "check", None, storage=storage):
             return await check(*self._resolver.folder("", storage))
+
+    async def usage(self, storage: str | None = None, /) -> Usage:
+        """How many bytes the file system of a storage has, and how many are used, by whomever: of a local storage.
+
+        Raises:
+            UnsupportedError: the storage does not tell, or the store is narrowed by `scoped`.
+        """
+        with Operation(self._log, "usage", None, storage=storage):
+            client = self._resolver.storage(storage).client
+            if self._resolver.only is not None:
+                raise UnsupportedError("a scoped store does not tell how full its storage is: it would tell of others")
+            usage = await client.usage()
+            if usage is None:
+                raise UnsupportedError(client.policy.about_storage("the storage does not tell how full it is"))
+            return usage
 
     def scoped(self, folder: str, /, *, storage: str | None = None) -> AccountStore:
         """The same store narrowed to one folder of one storage: for one tenant.

@@ -14,7 +14,7 @@ many bytes together.
 
 @final
 class Turns:
-    """The turns of the event loop, shared out among the tasks that encode, decode, seal or open documents of a storage."""
+    """The turns of the event loop, shared out among all tasks that work on documents of one storage."""
 
     __slots__ = ("_lock", "_used")
 

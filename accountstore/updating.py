@@ -12,7 +12,6 @@ from typing import TypeAlias, TypeVar
 from msgspec.structs import replace
 
 from accountstore.backends.base import Stat, Version, WriteMode
-from accountstore.client import condition_of
 from accountstore.errors import (
     ConflictError,
     ExistsError,
@@ -26,7 +25,7 @@ from accountstore.errors import (
 from accountstore.events import Operation
 from accountstore.leased import Hold, held, oauth_in
 from accountstore.model import Account, Document, MultiAccount
-from accountstore.retry import backoff
+from accountstore.retry import backoff, condition_of
 from accountstore.storage import DocumentRef, Opened, Stored
 
 D = TypeVar("D", bound=Account | MultiAccount)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from contextlib import suppress
 from copy import copy
 from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
 
@@ -145,10 +146,9 @@ class Windows(Generic[T, A]):
     def _fill(self) -> list[Item[T]]:
         for item in self._items:
             self._window.append(item)
-            try:
+            batch = 1
+            with suppress(LocationError):
                 batch = self._resolver.storage(item.at.storage).client.capabilities.batch
-            except LocationError:
-                continue
             if len(self._window) >= min(self._most, self._concurrency * max(_WINDOW, batch)):
                 break
         return self._window

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
     from benchmarks.harness import Run, Workspace
 
-# A package that imports on first use looks fast until it is used: so all of our names are imported too, and of anyio, which
-# does so in newer releases, what any program uses.
+# A package that imports on first use looks fast until it is used: so all of our names are imported too, and of anyio,
+# which does so in newer releases, what any program uses.
 _BASE = "import msgspec; from anyio import CancelScope, Lock, create_task_group, run, sleep"
 _OURS = ("import accountstore", "from accountstore import *")
 _PROGRAM = """

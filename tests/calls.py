@@ -49,6 +49,7 @@ EITHER: Mapping[str, Call] = {
     "save_json": lambda store, at: store.save_json(at, JSON.encode(document(at))),
     "stat": lambda store, at: store.stat(at),
     "exists": lambda store, at: store.exists(at),
+    "versions": lambda store, at: store.versions(at),
     "delete": lambda store, at: store.delete(at),
     "copy": lambda store, at: store.copy(at, other(at)),
     "copy onto": lambda store, at: store.copy(other(at), at),

@@ -111,6 +111,7 @@ CALLS: Mapping[str, Callable[[AccountStore], Awaitable[object]]] = {
     "update_multi": lambda store: store.update_multi(MULTI_AT, lambda multi: replace(multi, send_account=None)),
     "stat": lambda store: store.stat(AT),
     "exists": lambda store: store.exists(AT),
+    "versions": lambda store: store.versions(AT),
     "delete": lambda store: store.delete(AT),
     "delete of a version": lambda store: store.delete(AT, version=VERSION),
     "copy": lambda store: store.copy(AT, ELSEWHERE),

@@ -105,6 +105,7 @@ def well(name: str, /) -> Case:
 CALLS: Mapping[str, Case] = {
     **{name: well(name) for name in EVERY},
     "check": (lambda store: store.check(), None, None, "ok"),
+    "usage": (lambda store: store.usage(), None, None, "UnsupportedError"),
     "refresh": (lambda store: store.refresh(AT, grant), AT, None, "ok"),
     "refresh_multi": (lambda store: store.refresh_multi(MULTI_AT, grant), MULTI_AT, None, "ok"),
     "refresh by a faulty exchange": (lambda store: store.refresh(AT, fail_to_grant), AT, None, "ExchangeError"),

@@ -32,8 +32,8 @@ NAMES = {
     "accountstore": """
         Account AccountStore Capabilities Check Copied Credentials Document Encryption Entry Event Exchange Folder
         Location MultiAccount NoCredentials OAuthCredentials Observer PasswordCredentials ProtocolType Sealing Secret
-        SecurityOptions Skipped StorageConfig StoreConfig Stored TokenGrant Version WriteMode from_json json_schema
-        masked to_json
+        SecurityOptions Skipped StorageConfig StoreConfig Stored TokenGrant Usage Version VersionInfo WriteMode
+        from_json json_schema masked to_json
         AccountStoreError AlgorithmError BackendError ClosedError ConfigError ConflictError DecodeError DeniedError
         DocumentError EncodeError EnvelopeError ExchangeError ExistsError ExtensionError FullError JournalError
         KeyDeniedError KeyProviderError LeaseError LocationError MissingKeyError MovedError NoAnswerError NoOAuthError
@@ -45,8 +45,8 @@ NAMES = {
         KeyProvider Rewrapper StaticKeys WrappedKey add_key new_key promote_key read_keys
     """,
     "accountstore.backends.base": """
-        Backend BackendFactory BatchBackend Blob Capabilities Stat Version Write WriteMode
-        check_size classify_error digest pages_by_cursor pages_of
+        Backend BackendFactory BatchBackend Blob Capabilities Stat Usage Version VersionInfo Write WriteMode
+        check_size classify_error digest only_version pages_by_cursor pages_of
         BackendError ConfigError ConflictError DeniedError ExistsError FullError NotFoundError NotRegularError
         TooLargeError UnavailableError UncertainError UnsupportedError
     """,
@@ -64,8 +64,8 @@ NAMES = {
 
 STORE = """
     open aclose get get_multi read read_multi save save_multi update update_multi refresh refresh_multi read_json
-    save_json stat exists delete copy move list get_many save_many copy_many storages capabilities check scoped
-    filesystem
+    save_json stat exists versions usage delete copy move list get_many save_many copy_many storages capabilities
+    check scoped filesystem
 """
 """The public members of `AccountStore`."""
 

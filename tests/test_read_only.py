@@ -19,7 +19,19 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.anyio
 posix = pytest.mark.skipif(os.name != "posix", reason="elsewhere fsspec has folders, and its opening writes nothing")
 
-READING = {"get", "get_multi", "read", "read_multi", "read_json", "stat", "exists", "list", "get_many", "check"}
+READING = {
+    "get",
+    "get_multi",
+    "read",
+    "read_multi",
+    "read_json",
+    "stat",
+    "exists",
+    "versions",
+    "list",
+    "get_many",
+    "check",
+}
 
 
 async def never(_: object) -> TokenGrant:

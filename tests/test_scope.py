@@ -118,6 +118,7 @@ ON_STORAGES: Mapping[str, Callable[[AccountStore, str], object]] = {
     "capabilities": lambda store, name: store.capabilities(name),
     "scoped": lambda store, name: store.scoped("x", storage=name),
     "check": lambda store, name: store.check(name),
+    "usage": lambda store, name: store.usage(name),
     "filesystem": lambda store, name: store.filesystem(name),
 }
 
@@ -251,10 +252,12 @@ async def test_closing_a_scope_leaves_the_store_open(store: AccountStore) -> Non
 
 
 @pytest.mark.parametrize("name", [None, "main"])
-async def test_a_scope_gives_no_filesystem(store: AccountStore, name: str | None) -> None:
-    """`filesystem` would reach outside the folder: it is an `UnsupportedError`."""
-    with pytest.raises(UnsupportedError):
-        await store.scoped("tenants/a").filesystem(name)
+async def test_a_scope_gives_no_filesystem_and_no_usage(store: AccountStore, name: str | None) -> None:
+    """`filesystem` would reach outside the folder, and `usage` tell of it: each is an `UnsupportedError`."""
+    tenant = store.scoped("tenants/a")
+    for call in (tenant.filesystem, tenant.usage):
+        with pytest.raises(UnsupportedError, match="a scoped store"):
+            await call(name)
 
 
 @pytest.mark.parametrize("folder", ["", "tenants/a"])

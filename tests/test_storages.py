@@ -224,6 +224,7 @@ async def never(_: OAuthCredentials) -> TokenGrant:
 
 EVERY_CALL: Mapping[str, Callable[[AccountStore], Awaitable[object]]] = {
     **CALLS,
+    "usage": lambda store: store.usage(),
     "refresh": lambda store: store.refresh(AT, never),
     "refresh_multi": lambda store: store.refresh_multi(MULTI_AT, never),
 }

@@ -72,7 +72,7 @@ async def test_an_unknown_storage_is_a_location_error(store: AccountStore) -> No
     for narrow in (store.scoped, store.list):
         with pytest.raises(LocationError):
             narrow("mail", storage="mian")
-    for request in (store.check, store.filesystem):
+    for request in (store.check, store.usage, store.filesystem):
         with pytest.raises(LocationError):
             await request("mian")
 
@@ -146,6 +146,7 @@ REQUESTS: Mapping[str, str] = {
     **dict.fromkeys(["save", "save_multi", "save_json", "create", "create of JSON", "swap", "swap of JSON"], "write"),
     **dict.fromkeys(["update", "update_multi", "copy"], "read write"),
     **dict.fromkeys(["stat", "exists"], "stat"),
+    "versions": "versions",
     **dict.fromkeys(["delete", "delete of a version"], "delete"),
     "move": "read stat write delete",
 }

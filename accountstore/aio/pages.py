@@ -9,6 +9,8 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 from typing import TYPE_CHECKING, Generic, NoReturn, TypeVar
 
+from anyio import Lock
+
 T = TypeVar("T")
 
 
@@ -72,15 +74,19 @@ def pages_by_cursor(fetch: Callable[[str | None], Awaitable[tuple[T, str | None]
 
 
 def items_of(fetch: Callable[[], Awaitable[Iterable[T] | None]], /) -> Paged[T]:
-    """The items of pages that `fetch` gives until it gives None."""
+    """The items of pages that `fetch` gives until it gives None; of several tasks that take them each has others."""
     waiting: deque[T] = deque()
+    fetching = Lock(fast_acquire=True)
 
     async def next_item() -> T | None:
         while not waiting:
-            page = await fetch()
-            if page is None:
-                return None
-            waiting.extend(page)
+            async with fetching:
+                if waiting:
+                    continue
+                page = await fetch()
+                if page is None:
+                    return None
+                waiting.extend(page)
         return waiting.popleft()
 
     return Paged(next_item)

@@ -29,6 +29,7 @@ from accountstore.backends.base import (
     DeniedError,
     Stat,
     Version,
+    VersionInfo,
     WriteMode,
     check_size,
 )
@@ -57,6 +58,7 @@ from accountstore.backends.options import (
     trimmed,
 )
 from accountstore.backends.sessions import prepare, unpacked
+from accountstore.backends.versions import VersionsPage, all_versions
 from accountstore.errors import AccountStoreError
 
 _PAGE = 5000
@@ -194,6 +196,33 @@ class AzureBackend(ObjectStore[tuple[Any, Any]]):
                 elif "etag" in entry and entry.etag:
                     found.append(_stat(key, entry, int(entry.size)))
         return found, pages.continuation_token or None
+
+    @on_asyncio
+    async def versions(self, key: str, /) -> list[VersionInfo]:
+        return (await all_versions(partial(self._versions, key)))[::-1]
+
+    async def _versions(self, key: str, cursor: str | None, /) -> VersionsPage:
+        """Versions of a document, oldest first: they come before those of longer names."""
+        name = self._prefix + key
+        async with self._client() as (_, container):
+            listed = container.list_blobs(
+                name_starts_with=name, include=["versions"], results_per_page=_PAGE, **self._each
+            )
+            pages = listed.by_page(cursor)
+            entries = [entry async for entry in await anext(pages)]
+        found = [
+            VersionInfo(
+                entry.version_id,
+                stat.version,
+                stat.size,
+                stat.modified,
+                current=entry.version_id is None or bool(entry.is_current_version),
+            )
+            for entry in entries
+            if entry.name == name
+            for stat in (_stat(key, entry, int(entry.size)),)
+        ]
+        return found, (pages.continuation_token or None) if len(found) == len(entries) else None
 
     @on_asyncio
     async def versioned(self) -> bool | None:

@@ -51,12 +51,15 @@ __all__ = (
     "UnavailableError",
     "UncertainError",
     "UnsupportedError",
+    "Usage",
     "Version",
+    "VersionInfo",
     "Write",
     "WriteMode",
     "check_size",
     "classify_error",
     "digest",
+    "only_version",
     "pages_by_cursor",
     "pages_of",
 )
@@ -144,6 +147,27 @@ class Stat(Struct, frozen=True, gc=False):
     instead: str = ""
 
 
+class VersionInfo(Struct, frozen=True):
+    """One state of a document that its storage keeps: the `current` one, or one that was overwritten or deleted.
+
+    `id` is the service's own name of it; None where the service gives none. It is no `Version`, which `version` is,
+    where the storage tells it.
+    """
+
+    id: str | None
+    version: Version | None
+    size: int
+    modified: datetime | None
+    current: bool
+
+
+class Usage(Struct, frozen=True):
+    """How many bytes a storage's file system has in all, and how many are used, by whomever."""
+
+    used: int
+    total: int
+
+
 @final
 class Blob:
     """A document's bytes, which show nowhere, and its stat, which must have the version.
@@ -227,6 +251,18 @@ class Backend(Protocol):
         """Whether the storage keeps what was overwritten or deleted, old secrets too; None where that is not known."""
         ...
 
+    async def versions(self, key: str, /) -> Sequence[VersionInfo]:
+        """What the storage keeps of a document, newest first, as far as it tells: also what was overwritten or deleted.
+
+        A storage that keeps the current state alone returns `only_version` of it. Raises `NotFoundError` or a
+        `FileNotFoundError` when there is none; `UnsupportedError` where the storage cannot be asked.
+        """
+        ...
+
+    async def usage(self) -> Usage | None:
+        """How full the storage is; None where nobody tells."""
+        ...
+
     async def filesystem(self) -> tuple[object, str]:
         """An fsspec filesystem that reaches the same documents, and the path of the root in it.
 
@@ -282,6 +318,11 @@ def digest(data: bytes | Iterable[bytes], /) -> Version:
     for chunk in (data,) if isinstance(data, bytes) else data:
         total.update(chunk)
     return Version(f"sha256:{total.hexdigest()}")
+
+
+def only_version(stat: Stat, /) -> list[VersionInfo]:
+    """The versions of a document of which the storage keeps the current state alone."""
+    return [VersionInfo(None, stat.version, stat.size, stat.modified, current=True)]
 
 
 _BY_ERRNO: Mapping[int, type[BackendError]] = {

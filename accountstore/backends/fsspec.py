@@ -31,11 +31,14 @@ from accountstore.backends.base import (
     NotRegularError,
     Stat,
     UnavailableError,
+    Usage,
     Version,
+    VersionInfo,
     WriteMode,
     check_size,
     classify_error,
     digest,
+    only_version,
 )
 from accountstore.backends.logs import quiet
 from accountstore.backends.moments import as_utc
@@ -51,8 +54,7 @@ _MISSPELT = 0.85
 _USUAL = ("abfs", "az", "file", "ftp", "gs", "memory", "s3", "sftp", "smb", "webdav")
 """Schemes that are offered to whoever names none: fsspec's others are hardly meant."""
 _THREADS = 16
-# Errors after which the connection may be lost.
-_LOST = frozenset({BackendError, UnavailableError})
+_LOST = frozenset({BackendError, UnavailableError})  # after which the connection may be
 _MISSING = frozenset({404, 410})
 # The names under which fsspec's filesystems give a modification time.
 _TIMES = ("mtime", "last_modified", "LastModified", "modified", "updated", "modify")
@@ -203,6 +205,12 @@ class FsspecBackend:
     async def versioned(self) -> bool | None:
         return None
 
+    async def versions(self, key: str, /) -> list[VersionInfo]:
+        return only_version(await self.stat(key))
+
+    async def usage(self) -> Usage | None:
+        return None
+
     async def filesystem(self) -> tuple[object, str]:
         return await self._threads.run(self._connection.get), self._root or "/"
 
@@ -236,8 +244,7 @@ def _leave(release: Callable[[], None], fence: Fence, /) -> None:
 def _first(fs: Any, path: str, size: int, /) -> bytes:
     """The first bytes of a file."""
     if "http" not in fs.protocol:
-        data: bytes = fs.cat_file(path, start=0, end=size)
-        return data
+        return bytes(fs.cat_file(path, start=0, end=size))
     # The server may send all for a part, and packed, and the client would take it into memory. With a size that file
     # does not ask for its own.
     found = bytearray()

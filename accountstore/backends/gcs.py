@@ -31,6 +31,7 @@ from accountstore.backends.base import (
     Stat,
     UnavailableError,
     Version,
+    VersionInfo,
     WriteMode,
     check_size,
 )
@@ -61,10 +62,12 @@ from accountstore.backends.options import (
     table,
 )
 from accountstore.backends.sessions import prepare, read_at_most, unpacked
+from accountstore.backends.versions import VersionsPage, all_versions
 from accountstore.errors import AccountStoreError
 
 _PAGE = "1000"
 _FIELDS = "items(name,size,generation,updated),prefixes,nextPageToken"
+_VERSION_FIELDS = "items(name,size,generation,updated,timeDeleted),nextPageToken"
 _FRESH = timedelta(minutes=10)
 _MOST = 64 << 20
 """More than any answer has that is no document."""
@@ -214,6 +217,26 @@ class GCSBackend(ObjectStore[Any]):
         found = [_stat(item["name"][len(self._prefix) :], item) for item in page.get("items", ())]
         found += [folder(name[len(self._prefix) :]) for name in page.get("prefixes", ())]
         return found, page.get("nextPageToken")
+
+    @on_asyncio
+    async def versions(self, key: str, /) -> list[VersionInfo]:
+        return (await all_versions(partial(self._versions, key)))[::-1]
+
+    async def _versions(self, key: str, cursor: str | None, /) -> VersionsPage:
+        """Versions of a document, oldest first: they come before those of longer names."""
+        name = self._prefix + key
+        where = {"prefix": name, "versions": "true", "maxResults": _PAGE, "fields": _VERSION_FIELDS}
+        where |= {"pageToken": cursor} if cursor else {}
+        _, answer = await self._request("GET", f"storage/v1/{self._at}/o", query=where)
+        page = _parsed(answer)
+        items = page.get("items", ())
+        found = [
+            VersionInfo(item["generation"], stat.version, stat.size, stat.modified, current="timeDeleted" not in item)
+            for item in items
+            if item["name"] == name
+            for stat in (_stat(key, item),)
+        ]
+        return found, page.get("nextPageToken") if len(found) == len(items) else None
 
     async def versioned(self) -> bool | None:
         try:

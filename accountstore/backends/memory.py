@@ -18,10 +18,13 @@ from accountstore.backends.base import (
     ExistsError,
     NotFoundError,
     Stat,
+    Usage,
     Version,
+    VersionInfo,
     WriteMode,
     check_size,
     digest,
+    only_version,
     pages_of,
 )
 
@@ -100,6 +103,12 @@ class MemoryBackend:
 
     async def versioned(self) -> bool | None:
         return False
+
+    async def versions(self, key: str, /) -> list[VersionInfo]:
+        return only_version(await self.stat(key))
+
+    async def usage(self) -> Usage | None:
+        return None
 
     async def filesystem(self) -> tuple[object, str]:
         return self._fs, "/"

@@ -31,6 +31,7 @@ from accountstore.backends.base import (
     Stat,
     UnavailableError,
     UnsupportedError,
+    Usage,
     Version,
     WriteMode,
     pages_by_cursor,
@@ -105,9 +106,9 @@ class Bucket(ABC, Generic[T]):
     _failures: tuple[type[Exception], ...]
     """What the client raises."""
     _tells_sending = False
+    """Whether the client tells when a request leaves."""
     _takes_turns = True
     """Whether a turn of the event loop prepares one request, which takes a client in Python a millisecond or two."""
-    """Whether the client tells when a request leaves."""
 
     def __init__(self, options: Mapping[str, Any], bucket: str, prefix: str, /) -> None:
         """`prefix` stands before each key."""
@@ -206,6 +207,9 @@ class Bucket(ABC, Generic[T]):
             task = asyncio.create_task(self._shut(client))
             self._shutting.add(task)
             task.add_done_callback(self._shutting.discard)
+
+    async def usage(self) -> Usage | None:
+        return None
 
     async def aclose(self) -> None:
         await self._close()

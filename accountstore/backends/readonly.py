@@ -14,7 +14,9 @@ from accountstore.backends.base import (
     Capabilities,
     Stat,
     UnsupportedError,
+    Usage,
     Version,
+    VersionInfo,
     Write,
     WriteMode,
 )
@@ -56,6 +58,12 @@ class ReadOnlyBackend:
 
     async def versioned(self) -> bool | None:
         return await self._backend.versioned()
+
+    async def versions(self, key: str, /) -> Sequence[VersionInfo]:
+        return await self._backend.versions(key)
+
+    async def usage(self) -> Usage | None:
+        return await self._backend.usage()
 
     async def filesystem(self) -> NoReturn:
         raise UnsupportedError("the storage is opened read-only, and a filesystem would write")

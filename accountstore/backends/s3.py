@@ -51,6 +51,7 @@ from accountstore.backends.base import (
     Stat,
     UnavailableError,
     Version,
+    VersionInfo,
     WriteMode,
     check_size,
 )
@@ -81,11 +82,12 @@ from accountstore.backends.options import (
     table,
 )
 from accountstore.backends.sessions import prepare
+from accountstore.backends.versions import VersionsPage, all_versions
 from accountstore.errors import AccountStoreError
 
 _UNREACHED = (HTTPClientError, ConnectionError, IncompleteReadError, aiohttp.ClientError)
 _CONDITIONS: Mapping[str, Mapping[str, str]] = {"overwrite": {}, "create": {"IfNoneMatch": "*"}}
-_OPERATIONS = ("GetObject", "PutObject", "HeadObject", "DeleteObject", "ListObjectsV2")
+_OPERATIONS = ("GetObject", "PutObject", "HeadObject", "DeleteObject", "ListObjectsV2", "ListObjectVersions")
 _KINDS: Mapping[str, tuple[type, ...]] = {
     **dict.fromkeys(("endpoint_url", "key", "secret", "token", "username", "password", "profile"), TEXT),
     **dict.fromkeys(("anon", "use_ssl", "requester_pays", "version_aware", "cache_regions"), FLAG),
@@ -271,6 +273,31 @@ class S3Backend(ObjectStore[tuple[Any, dict[str, dict[str, Any]]]]):
         ]
         found += [folder(entry["Prefix"][len(self._prefix) :]) for entry in answer.get("CommonPrefixes", ())]
         return found, answer.get("NextContinuationToken") if answer.get("IsTruncated") else None
+
+    @on_asyncio
+    async def versions(self, key: str, /) -> list[VersionInfo]:
+        return await all_versions(partial(self._versions, key))
+
+    async def _versions(self, key: str, cursor: str | None, /) -> VersionsPage:
+        """Versions of a document: they come before those of longer keys."""
+        where: dict[str, Any] = {"Bucket": self._bucket, "Prefix": self._prefix + key}
+        if cursor:
+            where |= {"KeyMarker": self._prefix + key, "VersionIdMarker": cursor}
+        async with self._client() as (client, extra):
+            answer = await client.list_object_versions(**where, **extra["ListObjectVersions"])
+        found = [
+            VersionInfo(
+                entry["VersionId"] if entry.get("VersionId", "null") != "null" else None,  # of a bucket without any
+                Version(entry["ETag"]) if entry.get("ETag") else None,
+                int(entry["Size"]),
+                as_utc(entry.get("LastModified")),
+                current=bool(entry["IsLatest"]),
+            )
+            for entry in answer.get("Versions", ())
+            if entry["Key"] == self._prefix + key
+        ]
+        more = answer.get("IsTruncated") and answer.get("NextKeyMarker") == self._prefix + key
+        return found, answer.get("NextVersionIdMarker") if more else None
 
     @on_asyncio
     async def versioned(self) -> bool | None:

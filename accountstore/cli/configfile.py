@@ -95,7 +95,7 @@ def _check_opens(path: str, name: str, table: Mapping[str, object], /) -> None:
     if not all(variable in os.environ for variable in re.findall(r"\$\{(\w+)\}", repr(table))):
         return
     storage = config_at(path, {"storages": {name: table}}).storages[name]
-    if storage.scheme in {"file", "local"}:
+    if storage.scheme in {"file", "local"} and not os.path.lexists(re.sub("(?i)^(file|local)://", "", storage.url)):
         storage = replace(storage, url="/")  # its own folder need not be there yet
     anyio.run(_open, StoreConfig(storages={name: storage}))
 

@@ -19,6 +19,7 @@ from accountstore import (
     NotFoundError,
     UnsupportedError,
     Version,
+    VersionInfo,
     WriteMode,
 )
 from accountstore.gateway.accounts import reachable
@@ -35,6 +36,8 @@ __all__ = (
     "delete_folder",
     "download_file",
     "exists",
+    "get_disc_usage",
+    "get_file_versions",
     "get_files_list",
     "move_file",
     "object_exists",
@@ -45,7 +48,10 @@ __all__ = (
 async def download_file(call: Call, /) -> Response:
     """The JSON of a document, whole, as the store has it."""
     location, etags = _file(call), call.service.etags
+    asked = await _asked(call, location)
     stored = await call.store.read_json(location)
+    if asked not in {None, stored.version}:
+        raise precondition()
     tag = {"etag": etags.of(location.path, stored.version)}
     if conditions_of(call.request).is_known(etags, location, stored.version):
         return Response(None, 304, tag)
@@ -54,6 +60,7 @@ async def download_file(call: Call, /) -> Response:
 
 async def upload_file(call: Call, /) -> Response:
     """Create or replace a document by its JSON, whole: the first file of a multipart form, or the body itself."""
+    _refuse_version(call)
     location = _file(call)
     content = await uploaded(call.request, call.service.config.limits)
     conditions = conditions_of(call.request)
@@ -73,7 +80,10 @@ async def upload_file(call: Call, /) -> Response:
 async def delete_file(call: Call, /) -> Response:
     """Remove a document. A missing one is no error, unless a condition asks for one."""
     location, conditions = _file(call), conditions_of(call.request)
-    version = await _current(call, location, conditions) if conditions else None
+    asked = await _asked(call, location)
+    version = await _current(call, location, conditions) if conditions else asked
+    if asked not in {None, version}:
+        raise precondition()
     try:
         if version is not None or not conditions:
             await call.store.delete(location, version=version)
@@ -98,14 +108,18 @@ async def _current(call: Call, location: Location, conditions: Conditions, /) ->
 
 
 async def copy_file(call: Call, /) -> Response:
-    """Copy a document to a path of the same kind, on any storage."""
-    await call.store.copy(*_pair(call))
+    """Copy a document to a path of the same kind, on any storage; as it is after a `versionId` was found current."""
+    source, target = _pair(call)
+    await _asked(call, source)
+    await call.store.copy(source, target)
     return Response(None, 200)
 
 
 async def move_file(call: Call, /) -> Response:
-    """Move a document to a path of the same kind, on any storage."""
-    await call.store.move(*_pair(call))
+    """Move a document to a path of the same kind, on any storage; as it is after a `versionId` was found current."""
+    source, target = _pair(call)
+    await _asked(call, source)
+    await call.store.move(source, target)
     return Response(None, 200)
 
 
@@ -154,13 +168,19 @@ def _entry(entry: Entry | Folder, /) -> dict[str, Any]:
 
 async def object_exists(call: Call, /) -> Response:
     """Whether there is a document, or a folder that has some."""
-    query, path = query_of(call.request), _path(call)
-    _refuse_version(query)
-    storage = _storage(call, query.get("storageName", ""))
+    path, storage = _path(call), _storage(call)
     if path.endswith(".account"):
-        return json_response({"exists": await call.store.exists(_location(call, path, storage)), "isFolder": False})
+        return json_response({"exists": await _is_there(call, _location(call, path, storage)), "isFolder": False})
+    _refuse_version(call)
     found = await _first(call.store.list(folder_of(path), storage=storage, recursive=True))
     return json_response({"exists": found, "isFolder": found})
+
+
+async def _is_there(call: Call, location: Location, /) -> bool:
+    try:
+        return await _asked(call, location) is not None or await call.store.exists(location)
+    except NotFoundError:
+        return False
 
 
 async def _first(entries: AsyncIterator[Entry], /) -> bool:
@@ -170,6 +190,60 @@ async def _first(entries: AsyncIterator[Entry], /) -> bool:
 async def exists(call: Call, /) -> Response:
     """Whether there is a storage."""
     return json_response({"exists": call.request.path_params["storageName"] in call.store.storages})
+
+
+async def get_disc_usage(call: Call, /) -> Response:
+    """How full a storage is, where it tells, and the client reaches all of it."""
+    usage = await call.store.usage(_storage(call))
+    return json_response({"usedSize": usage.used, "totalSize": usage.total})
+
+
+async def get_file_versions(call: Call, /) -> Response:
+    """The versions of a document that its storage keeps, newest first. Only the current one is served."""
+    location, limit = _file(call), call.service.config.limits.entries
+    versions = await call.store.versions(location)
+    if len(versions) > limit:
+        raise Problem(413, "tooMany", f"the document has more than {limit} versions")
+    return json_response({"value": [_version(call, location, one) for one in versions]})
+
+
+def _version(call: Call, location: Location, one: VersionInfo, /) -> dict[str, Any]:
+    ids = _ids(call, location, one)
+    if not ids:
+        raise UnsupportedError("the storage has no versions", location=location)
+    told = _entry(Entry(location, one.size, one.version, one.modified))
+    return {**told, "versionId": ids[0], "isLatest": one.current}
+
+
+def _ids(call: Call, location: Location, one: VersionInfo, /) -> list[str]:
+    """What a version may be called: by the service's own id; without one, as in an ETag, since it may be a digest."""
+    if one.id is not None:
+        return [one.id]
+    return call.service.etags.marks(location.path, one.version) if one.version is not None else []
+
+
+async def _asked(call: Call, location: Location, /) -> Version | None:
+    """The current version of a document, where the request names it by `versionId`; None where it names none.
+
+    Raises `Problem` (501) for any other.
+    """
+    asked = query_of(call.request).get("versionId")
+    if asked is None:
+        return None
+    for one in await call.store.versions(location):
+        if one.current and one.version is not None and asked in _ids(call, location, one):
+            return one.version
+    raise _not_current(call)
+
+
+def _refuse_version(call: Call, /) -> None:
+    if "versionId" in query_of(call.request):
+        raise _not_current(call)
+
+
+def _not_current(call: Call, /) -> Problem:
+    only = "only the current version of a document is: leave versionId out"
+    return Problem(501, "notSupported", f"{call.operation} of this version is not served, {only}")
 
 
 def _path(call: Call, /) -> str:
@@ -184,31 +258,24 @@ def _location(call: Call, path: str, storage: str | None, /) -> Location:
     return reachable(call, location_of(name, folder, storage or ""))
 
 
-def _storage(call: Call, name: str, /) -> str | None:
+def _storage(call: Call, /) -> str | None:
+    name = query_of(call.request).get("storageName", "")
     if name and name not in call.store.storages:
         raise missing()
     return name or None
 
 
 def _file(call: Call, /) -> Location:
-    query = query_of(call.request)
-    _refuse_version(query)
-    return _location(call, _path(call), query.get("storageName", ""))
+    return _location(call, _path(call), query_of(call.request).get("storageName", ""))
 
 
 def _folder(call: Call, /) -> tuple[str, str | None]:
-    return folder_of(_path(call)), _storage(call, query_of(call.request).get("storageName", ""))
+    return folder_of(_path(call)), _storage(call)
 
 
 def _pair(call: Call, /) -> tuple[Location, Location]:
     query = query_of(call.request)
-    _refuse_version(query)
     if not query.get("destPath"):
         raise Problem(400, "badRequest", "destPath: is missing")
     source = _location(call, _path(call), query.get("srcStorageName", ""))
     return source, _location(call, query["destPath"], query.get("destStorageName", ""))
-
-
-def _refuse_version(query: dict[str, str], /) -> None:
-    if "versionId" in query:
-        raise Problem(501, "notSupported", "versions of a file are not served: leave versionId out")

@@ -10,113 +10,28 @@ from html import escape
 from typing import Any
 
 import msgspec
-from msgspec import Struct
 
-from accountstore import Account, Location, MultiAccount, __version__
+from accountstore import Account, MultiAccount, __version__
+from accountstore.gateway.models import (
+    MODELS,
+    DiscUsage,
+    Error,
+    Exists,
+    FilesList,
+    FileVersionsList,
+    Health,
+    ObjectExists,
+    Refusal,
+    SaveMultiRequest,
+    SaveRequest,
+    Token,
+    Uploaded,
+)
 
 __all__ = ("description", "page")
 
 VERSION = "/v4.0"
 _PREFIX = "#/components/schemas/"
-
-
-class InnerError(Struct, rename="camel"):
-    """Which request failed, and when."""
-
-    request_id: str
-    date: str
-
-
-class ErrorDetails(Struct, rename="camel"):
-    """What is wrong."""
-
-    code: str
-    message: str
-    description: str
-    inner_error: InnerError
-
-
-class Error(Struct):
-    """Every error has this form."""
-
-    error: ErrorDetails
-
-
-class SaveRequest(Struct, rename="camel"):
-    """An account, and where it belongs."""
-
-    storage_file: Location
-    value: Account
-
-
-class SaveMultiRequest(Struct, rename="camel"):
-    """A multi account, and where it belongs."""
-
-    storage_file: Location
-    value: MultiAccount
-
-
-class Exists(Struct, rename="camel"):
-    """Whether there is a storage."""
-
-    exists: bool
-
-
-class ObjectExists(Struct, rename="camel"):
-    """Whether there is a document or folder."""
-
-    exists: bool
-    is_folder: bool
-
-
-class FileEntry(Struct, rename="camel", omit_defaults=True):
-    """A document or folder in a folder."""
-
-    name: str
-    is_folder: bool
-    path: str
-    size: int = 0
-    modified_date: str = ""
-
-
-class FilesList(Struct):
-    """What is in a folder."""
-
-    value: list[FileEntry]
-
-
-class Uploaded(Struct):
-    """What was uploaded."""
-
-    uploaded: list[str]
-    errors: list[str]
-
-
-class Token(Struct):
-    """A token, good for so many seconds."""
-
-    access_token: str
-    token_type: str
-    expires_in: int
-
-
-class Refusal(Struct):
-    """Why there is no token (RFC 6749 section 5.2)."""
-
-    error: str
-    error_description: str
-
-
-class Health(Struct):
-    """How the gateway is."""
-
-    status: str
-
-
-_MODELS = (
-    *(Account, MultiAccount, SaveRequest, SaveMultiRequest, Error, Exists, ObjectExists, FilesList, Uploaded),
-    *(Token, Refusal, Health),
-)
 
 
 def _ref(model: type, /) -> dict[str, str]:
@@ -141,7 +56,7 @@ _LOCATION = (
     _parameter("folder", "Folder. Default: the root."),
     _parameter("storage", "Storage name. Default: the default storage."),
 )
-_VERSION_ID = _parameter("versionId", "Not supported.")
+_VERSION_ID = _parameter("versionId", "The id of the current version. No other is served.")
 _CONDITIONS = (
     _parameter("If-Match", "Proceed only if the document has one of these ETags.", place="header"),
     _parameter(
@@ -239,7 +154,7 @@ def _file_paths() -> dict[str, Any]:
             "put": _operation(
                 "file.upload_file",
                 "Create or replace a file.",
-                tagged,
+                (_PATH, _STORAGE, *_CONDITIONS),
                 _answer("Saved.", Uploaded, _ETAG),
                 {**form, **data},
             ),
@@ -266,6 +181,19 @@ def _file_paths() -> dict[str, Any]:
         f"{storage}/exist/{{path}}": {
             "get": _operation(
                 "storage.object_exists", "Whether a file or folder exists.", at, _answer("OK.", ObjectExists)
+            )
+        },
+        f"{storage}/version/{{path}}": {
+            "get": _operation(
+                "storage.get_file_versions",
+                "List the versions of a file that the storage keeps.",
+                folder,
+                _answer("OK.", FileVersionsList),
+            )
+        },
+        f"{storage}/disc": {
+            "get": _operation(
+                "storage.get_disc_usage", "How full a storage is.", (_STORAGE,), _answer("OK.", DiscUsage)
             )
         },
         f"{storage}/{{storageName}}/exist": {
@@ -326,7 +254,7 @@ def description(*, with_token: bool) -> dict[str, Any]:
 
 def _schemas() -> dict[str, Any]:
     """The schemas of the models. Answers have secrets too, which go in clear to who may have them."""
-    _, schemas = msgspec.json.schema_components(_MODELS, ref_template=_PREFIX + "{name}")
+    _, schemas = msgspec.json.schema_components(MODELS, ref_template=_PREFIX + "{name}")
     for schema in schemas.values():
         schema["description"] = schema.get("description", "").partition("\n")[0]
         for field in schema.get("properties", {}).values():

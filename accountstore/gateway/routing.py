@@ -38,6 +38,8 @@ HANDLERS: Mapping[str, Handler] = {
     "folder.delete_folder": files.delete_folder,
     "folder.get_files_list": files.get_files_list,
     "storage.exists": files.exists,
+    "storage.get_disc_usage": files.get_disc_usage,
+    "storage.get_file_versions": files.get_file_versions,
     "storage.object_exists": files.object_exists,
 }
 """What serves which operation of the API."""
@@ -127,7 +129,7 @@ class Endpoint:
         if operation.handler is None:
             raise Problem(501, "notImplemented", f"{operation.name} is not served here")
         if operation.access == "open":
-            return await operation.handler(Call(request, service, service.store))
+            return await operation.handler(Call(operation.name, request, service, service.store))
         access = await service.authorize(request)
         if access is None:
             raise Problem(401, "unauthorized", "there is no valid token: ask /connect/token for one")
@@ -138,7 +140,7 @@ class Endpoint:
             if operation.name not in CONDITIONAL and conditions_of(request):
                 raise Problem(400, "badRequest", f"{operation.name} takes neither If-Match nor If-None-Match")
             try:
-                return await operation.handler(Call(request, service, access.store))
+                return await operation.handler(Call(operation.name, request, service, access.store))
             except FullError as error:
                 service.health.suspect((error.location and error.location.storage) or access.store.storages[0])
                 raise

@@ -35,8 +35,9 @@ class Service(Struct, frozen=True, eq=False):
 
 
 class Call(Struct, frozen=True, eq=False):
-    """One request, and the store as its client may reach it."""
+    """One request, the name of its operation, and the store as its client may reach it."""
 
+    operation: str
     request: Request
     service: Service
     store: AccountStore

@@ -50,7 +50,11 @@ class ETags:
 
     def of(self, path: str, version: Version, /) -> str:
         """The tag of a version of the document at a path, in quotes."""
-        return _tag(self._keys[0], path, version)
+        return f'"{self.marks(path, version)[0]}"'
+
+    def marks(self, path: str, version: Version, /) -> list[str]:
+        """A version's tags without quotes, by the key that is used first and by each older one."""
+        return [_mark(key, path, version) for key in self._keys]
 
     def matches(self, header: str, path: str, version: Version | None, /, *, weak: bool) -> bool:
         """Whether a header names the version that a document has, None where there is no document (RFC 9110, 13.1).
@@ -64,10 +68,9 @@ class ETags:
             return True
         if weak:
             asked = {tag.removeprefix("W/") for tag in asked}
-        return any(_tag(key, path, version) in asked for key in self._keys)
+        return any(f'"{mark}"' in asked for mark in self.marks(path, version))
 
 
-def _tag(key: bytes, path: str, version: Version, /) -> str:
+def _mark(key: bytes, path: str, version: Version, /) -> str:
     token = version.token.encode("utf-8", "surrogatepass")
-    mark = hmac.digest(key, path.encode() + b"\0" + token, "sha256")[:15]
-    return f'"{urlsafe_b64encode(mark).decode()}"'
+    return urlsafe_b64encode(hmac.digest(key, path.encode() + b"\0" + token, "sha256")[:15]).decode()

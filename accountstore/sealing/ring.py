@@ -11,7 +11,7 @@ from time import monotonic
 from typing import Any, ParamSpec, TypeVar
 
 from accountstore.aio.deadlines import Deadline, Deadlines
-from accountstore.errors import ConfigError, KeyProviderError, MissingKeyError, SealError, WrongKeyError
+from accountstore.errors import ClosedError, ConfigError, KeyProviderError, MissingKeyError, SealError, WrongKeyError
 from accountstore.retry import RetryPolicy, backoff
 from accountstore.sealing.envelope import KEY_BYTES, MAX_WRAPPED, WrappedKey, is_key_id
 from accountstore.sealing.providers import KeyProvider, Rewrapper, StaticKeys
@@ -149,6 +149,8 @@ class KeyRing:
         attempts = self._policy.attempts if provider.remote else 1
         with suppress(TimeoutError), Deadline(self._deadlines, by):
             for attempt in range(1, attempts + 1):
+                if self._deadlines.ended or monotonic() >= by:  # whoever was cut short for it has said something else
+                    break
                 try:
                     return await call()
                 except Exception as error:  # noqa: BLE001 -- whatever a provider raises
@@ -159,6 +161,8 @@ class KeyRing:
                 if not failure.temporary or attempt == attempts:
                     raise failure
                 await backoff(attempt, _FIRST_PAUSE, _LONGEST_PAUSE)
+        if self._deadlines.ended:
+            raise ClosedError("the store is closed")
         raise KeyProviderError("the key provider did not answer in time")
 
     async def aclose(self) -> None:

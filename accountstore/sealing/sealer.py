@@ -25,7 +25,7 @@ from accountstore.sealing.envelope import (
 from accountstore.sealing.providers import KeyProvider
 from accountstore.sealing.ring import KeyRing
 from accountstore.secrets import SecretBytes
-from accountstore.turns import LARGE, Turns
+from accountstore.turns import Turns
 
 T = TypeVar("T")
 
@@ -63,10 +63,7 @@ class Sealer:
         if self.mode == "unsealing":
             return data
         place, content_key = place_of(self.storage_id, key), new_content_key()
-        wrapped = await self.ring.wrap((content_key,), (place,), by)
-        if len(data) > LARGE:
-            await self.turns.take(LARGE)
-        return seal(place, data, content_key, wrapped)
+        return seal(place, data, content_key, await self.ring.wrap((content_key,), (place,), by))
 
     async def seal_many(self, writes: Sequence[Write], /) -> list[Write]:
         """The same writes, of sealed documents. As `seal`."""
@@ -85,15 +82,10 @@ class Sealer:
 
     async def open(self, key: str, blob: Blob, by: float, /) -> Blob:
         """The plain document that was read, which may have been plain where that is allowed. Raises `SealError`."""
-        is_large = len(blob.data) > LARGE
-        if is_large:
-            await self.turns.take(LARGE)
         one = self._take_apart(key, blob.data)
         if one is None:
             return blob
         found = _explained(one, (await self.ring.unwrap(one.provider, (one.key,), (one.place,), by))[0])
-        if is_large:
-            await self.turns.take(LARGE)
         result = found if isinstance(found, SealError) else _open(one, found, blob)
         if isinstance(result, SealError):
             raise result

@@ -16,7 +16,18 @@ from anyio import sleep_forever
 from msgspec.structs import replace
 
 from accountstore.aio.pages import Paged
-from accountstore.backends.base import Backend, BatchBackend, Blob, Capabilities, Stat, Version, Write, WriteMode
+from accountstore.backends.base import (
+    Backend,
+    BatchBackend,
+    Blob,
+    Capabilities,
+    Stat,
+    Usage,
+    Version,
+    VersionInfo,
+    Write,
+    WriteMode,
+)
 from accountstore.client import StorageClient
 from accountstore.codecs import CODECS
 from accountstore.events import Observer
@@ -31,7 +42,9 @@ __all__ = ("Fault", "FaultyBackend", "Operation", "store_over")
 
 T = TypeVar("T")
 P = ParamSpec("P")
-Operation: TypeAlias = Literal["read", "read_many", "write", "write_many", "stat", "delete", "scan", "aclose"]
+Operation: TypeAlias = Literal[
+    "read", "read_many", "write", "write_many", "stat", "delete", "scan", "versions", "usage", "aclose"
+]
 
 
 def _io_error() -> Exception:
@@ -108,6 +121,12 @@ class FaultyBackend:
 
     async def versioned(self) -> bool | None:
         return await self._backend.versioned()
+
+    async def versions(self, key: str, /) -> Sequence[VersionInfo]:
+        return await self._call("versions", self._backend.versions, key)
+
+    async def usage(self) -> Usage | None:
+        return await self._call("usage", self._backend.usage)
 
     async def filesystem(self) -> tuple[object, str]:
         return await self._backend.filesystem()

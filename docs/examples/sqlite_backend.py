@@ -3,15 +3,13 @@
 import os
 import sqlite3
 from collections.abc import AsyncIterator, Mapping, Sequence
-from typing import Any
 
 from anyio import CapacityLimiter, to_thread
 
 from accountstore.backends import base
 
 _OPENING = """
-    PRAGMA synchronous = EXTRA;  -- a commit is on the disk, the removal of its journal included
-    PRAGMA secure_delete = ON;  -- what was overwritten or deleted, old secrets too, becomes zeros
+    PRAGMA synchronous = EXTRA; PRAGMA secure_delete = ON;  -- a commit is on the disk, and what was removed is zeros
     CREATE TABLE IF NOT EXISTS documents (key TEXT PRIMARY KEY, version TEXT NOT NULL, data BLOB NOT NULL);
 """
 _FIND = "SELECT key, length(data), version, iif(length(data) <= :limit, data, NULL) FROM documents WHERE"
@@ -33,20 +31,18 @@ class SqliteBackend:
         self._database.executescript(_OPENING)
         self._turn = CapacityLimiter(1)
 
-    async def _run(self, statement: str, /, **values: object) -> list[Any]:
-        """The rows of a statement. Its thread is waited for: nothing goes on when the call has returned."""
+    async def _run(self, statement: str, /, **values: object) -> list[tuple[str, int, str, bytes]]:
         return await to_thread.run_sync(self._execute, statement, values, limiter=self._turn)
 
-    def _execute(self, statement: str, values: Mapping[str, object], /) -> list[Any]:
+    def _execute(self, statement: str, values: Mapping[str, object], /) -> list[tuple[str, int, str, bytes]]:
         try:
             return self._database.execute(statement, values).fetchall()
         except (sqlite3.IntegrityError, sqlite3.OperationalError) as error:
             if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY:  # for five seconds; nothing was done
                 raise base.UnavailableError("the database is locked", sent=False) from None
-            kind = _ERRORS.get(error.sqlite_errorcode & 0xFF, base.BackendError)
-            raise kind(f"the database refused it ({error.sqlite_errorname})") from None
+            raise _ERRORS.get(error.sqlite_errorcode & 0xFF, base.BackendError)(error.sqlite_errorname) from None
 
-    async def _find(self, where: str, /, *, limit: int = -1, **values: object) -> list[tuple[base.Stat, Any]]:
+    async def _find(self, where: str, /, *, limit: int = -1, **values: object) -> list[tuple[base.Stat, bytes]]:
         rows = await self._run(f"{_FIND} {where}", limit=limit, **values)
         return [(base.Stat(key, size, base.Version(version), None), data) for key, size, version, data in rows]
 
@@ -65,9 +61,7 @@ class SqliteBackend:
         return base.Stat(key, len(data), base.Version(version), None)
 
     async def stat(self, key: str, /) -> base.Stat:
-        for stat, _ in await self._find("key = :key", key=key):
-            return stat
-        raise base.NotFoundError("there is no such document")
+        return (await self.read(key, limit=2**31)).stat
 
     async def delete(self, key: str, /, *, version: base.Version | None = None) -> None:
         deleted = await self._run(_DELETE, key=key, old=version and version.token)
@@ -85,6 +79,12 @@ class SqliteBackend:
 
     async def versioned(self) -> bool | None:
         return False
+
+    async def versions(self, key: str, /) -> list[base.VersionInfo]:
+        return base.only_version(await self.stat(key))
+
+    async def usage(self) -> base.Usage | None:
+        return None
 
     async def filesystem(self) -> tuple[object, str]:
         raise base.UnsupportedError("a database has no fsspec filesystem")

@@ -80,7 +80,7 @@ async def test_who_is_cancelled_and_out_of_time_is_cancelled(by: Way) -> None:
         deadlines = Deadlines()
         with Deadline(deadlines, monotonic() + 60):
             cancels[0]()
-            deadlines.end_all()
+            await deadlines.end_all()
             await anyio.sleep_forever()
 
     cancels = list[Any]()
@@ -139,7 +139,7 @@ async def test_all_are_ended_together() -> None:
         for _ in range(3):
             tasks.start_soon(call)
         await anyio.wait_all_tasks_blocked()
-        deadlines.end_all()
+        await deadlines.end_all()
     assert ended == ["call"] * 3
     with pytest.raises(TimeoutError), Deadline(deadlines, monotonic() + 0.01):
         await anyio.sleep_forever()
@@ -161,7 +161,7 @@ async def test_one_timer_serves_all(monkeypatch: pytest.MonkeyPatch) -> None:
         with Deadline(deadlines, monotonic() + 60):
             await asyncio.sleep(0)
     assert len(timers) == 1
-    deadlines.end_all()
+    await deadlines.end_all()
     for _ in range(1000):
         async with asyncio.timeout(60):
             await asyncio.sleep(0)
@@ -175,5 +175,5 @@ async def test_no_timer_is_left() -> None:
     with Deadline(deadlines, monotonic() + 60):
         await asyncio.sleep(0)
     assert deadlines.rings_at < float("inf")
-    deadlines.end_all()
+    await deadlines.end_all()
     assert deadlines.rings_at == float("inf")

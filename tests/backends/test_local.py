@@ -13,7 +13,7 @@ from anyio import to_thread
 from running import HUNG
 
 from accountstore import AccountStore, StorageConfig, StoreConfig
-from accountstore.backends.base import Capabilities, ConfigError
+from accountstore.backends.base import Capabilities, ConfigError, Usage
 from accountstore.backends.local import backend as module
 from accountstore.backends.local.backend import open_backend
 from accountstore.backends.local.syscalls import SystemCalls
@@ -92,6 +92,21 @@ async def test_network_file_system_declares_no_swap(
     assert backend.capabilities == Capabilities(
         create=True, update=swaps, atomic=True, durable=True, certain=True, concurrency=64, batch=128, folders=True
     )
+    await backend.aclose()
+
+
+async def test_usage_is_what_the_file_system_tells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `df` has it of the root, in bytes; None where the file system tells nothing, and where the root is gone."""
+    backend = await open_backend(f"file://{tmp_path}/root", {})
+    for blocks, usage in ((10, Usage(used=7 * 512, total=10 * 512)), (0, None)):
+        told = Mock(return_value=Mock(f_blocks=blocks, f_bfree=3, f_bavail=2, f_frsize=512, f_bsize=4096))
+        monkeypatch.setattr("os.statvfs", told)
+        assert await backend.usage() == usage
+        told.assert_called_once_with(f"{tmp_path}/root")
+    monkeypatch.undo()
+    assert await backend.usage() is not None
+    (tmp_path / "root").rmdir()
+    assert await backend.usage() is None
     await backend.aclose()
 
 

@@ -59,7 +59,7 @@ class TestSqlite(BackendTests):
 
 
 def test_it_imports_from_the_seam_alone() -> None:
-    """It is a page of a hundred lines, and all that it imports of the library is `accountstore.backends.base`."""
+    """It is a page of some hundred lines, and all that it imports of the library is `accountstore.backends.base`."""
     text = EXAMPLE.read_text()
     assert len(text.splitlines()) <= 100
     imported = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.ImportFrom | ast.Import)]

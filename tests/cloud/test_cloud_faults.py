@@ -433,6 +433,7 @@ CALLS: Mapping[str, Callable[[AccountStore, Location], Awaitable[object]]] = {
     "save": lambda store, at: store.save(at, NEW),
     "create": lambda store, at: store.save(at, NEW, mode="create"),
     "list": listed,
+    "versions": lambda store, at: store.versions(at),
 }
 
 

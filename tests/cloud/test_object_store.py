@@ -26,6 +26,7 @@ from cloudtargets import (
     on_each_target,
     refusal,
 )
+from msgspec.structs import replace
 
 from accountstore import (
     AccountStore,
@@ -454,6 +455,39 @@ async def test_control_a_bucket_that_tells_its_versions(stub: Stub, target: Targ
     for bucket, answer in ((BUCKET, False), ("versioned-1", True)):
         async with AccountStore.open(target.config(stub.url, bucket)) as store:
             assert (await store.check()).versioned is (None if target.service == "azure" else answer)
+
+
+@on_each_target
+@on_asyncio
+async def test_versions_of_a_document(stub: Stub, target: Target) -> None:
+    """A bucket with versions tells them all, newest first, a page after another, by the service's own ids; also when
+    the document is gone. The control: a bucket without has the current one alone, which no service but Google names.
+    """
+    for bucket in ("versioned-1", BUCKET):
+        async with AccountStore.open(target.config(stub.url, bucket)) as store:
+            await store.save(replace(AT, file_name=f"{AT.file_name}.account"), OLD)
+            written = [await store.save(AT, account) for account in (OLD, NEW, OLD)][::-1]
+            stub.reset(keep=True)
+            stub.mode(page=2)
+            found = await store.versions(AT)
+            assert [one["op"] for one in stub.log()] == ["list"] * (2 if bucket == "versioned-1" else 1)
+            expected = written if bucket == "versioned-1" else written[:1]
+            assert [one.version for one in found] == expected
+            assert [one.current for one in found] == [True, *[False] * (len(expected) - 1)]
+            assert {one.size for one in found} <= {len(JSON.encode(account)) for account in (OLD, NEW)}
+            assert all(one.modified is not None and one.modified.tzinfo is UTC for one in found)
+            named = {one.id for one in found} - {None}
+            assert len(named) == len(expected) if target.service == "gcs" or len(expected) > 1 else not named
+            await store.delete(AT)
+            if bucket == BUCKET:
+                with pytest.raises(NotFoundError):
+                    await store.versions(AT)
+            else:
+                assert [one.current for one in await store.versions(AT)] == [False] * 3
+            stub.faults([{"nth": 1, "kind": "answer", "status": 404, "headers": {}, "body": ""}])
+            with pytest.raises(BackendError, match="bucket or container does not exist") as caught:
+                await store.versions(AT)
+            assert not isinstance(caught.value, NotFoundError)
 
 
 @on_each_target

@@ -52,8 +52,8 @@ GOOGLE = Target("gcs", "obstore")
 
 @by_obstore
 async def test_obstore_alone(stub: Stub, target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without the service's fsspec package everything works but a conditional delete and the filesystem, which name the
-    package to install; and `check` finds nothing wrong.
+    """Without the service's fsspec package everything works but a conditional delete, versions and the filesystem,
+    which name the package to install; and `check` finds nothing wrong.
     """
     config, backend = target.config(stub.url), await backend_of(target, stub)
     hide_package_of(monkeypatch, target.service)
@@ -67,6 +67,8 @@ async def test_obstore_alone(stub: Stub, target: Target, monkeypatch: pytest.Mon
             await store.delete(AT, version=version)
         with pytest.raises(UnsupportedError, match=install):
             await store.filesystem()
+        with pytest.raises(UnsupportedError, match=install):
+            await store.versions(AT)
         check = await store.check()
         assert check.ok
         assert (check.create, check.update, check.delete, check.versioned) == (True, True, False, None)

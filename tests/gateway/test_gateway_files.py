@@ -3,16 +3,30 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+import os
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import pytest
+from anyio import to_thread
 from doubles import Recording
-from gateways import BASE, PASSWORD, STORAGE, configured, request_of, serving, told
+from gateways import BASE, KEY, PASSWORD, STORAGE, ask_token, client, configured, request_of, serving, told
+from msgspec.structs import replace
 from samples import RICH
 
-from accountstore import AccountStore, Location
+from accountstore import AccountStore, Location, StorageConfig, StoreConfig, Version, VersionInfo
+from accountstore.backends.local.backend import open_backend
+from accountstore.backends.memory import MemoryBackend
 from accountstore.gateway import Limits
 from accountstore.testing import store_over
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from cloudservers import Server
+
+    from accountstore.backends.base import Stat
 
 pytestmark = pytest.mark.anyio
 
@@ -57,12 +71,11 @@ async def test_files_go_up_and_come_down_whole(store: AccountStore) -> None:
         ("a%FF.account", 400, "badRequest"),
         ("", 400, "badRequest"),
         ("a.account?storageName=other", 404, "notFound"),
-        ("a.account?versionId=1", 501, "notSupported"),
     ],
 )
 @pytest.mark.parametrize("method", ["GET", "PUT", "DELETE"])
 async def test_names_have_the_stores_rules(store: AccountStore, method: str, path: str, status: int, code: str) -> None:
-    """Extensions and names are the store's in every call, and versions are not served."""
+    """Extensions and names are the store's in every call."""
     async with serving(store) as http:
         answer = await http.request(method, f"{STORAGE}/file/{path}", content=BODY if method == "PUT" else None)
     assert told(answer) == (status, code)
@@ -284,10 +297,193 @@ async def test_storages_exist_within_reach(store: AccountStore) -> None:
         assert (await http.get(f"{STORAGE}/other/exist")).json() == {"exists": False}
 
 
-async def test_what_no_storage_tells_is_not_served(store: AccountStore) -> None:
-    """Disc usage and versions are answered with 501 and the operation's name."""
+async def test_how_full_a_storage_is(store: AccountStore, tmp_path: Path) -> None:
+    """A local storage tells it, to a client that reaches all of it. 501 is what others tell, and what a tenant gets,
+    of whom it would tell more than is his.
+    """
+    clients = {"id": client(), "tenant": client(folder="tenants/a")}
+    async with (
+        store_over({"main": await open_backend(str(tmp_path), {}), "other": MemoryBackend()}) as both,
+        serving(both, configured(clients)) as http,
+    ):
+        for query in ("", "?storageName=main"):
+            answer = await http.get(f"{STORAGE}/disc{query}")
+            assert answer.status_code == 200
+            assert list(answer.json()) == ["usedSize", "totalSize"]
+            assert 0 < answer.json()["usedSize"] <= answer.json()["totalSize"]
+        refused = {"?storageName=other": (501, "notSupported"), "?storageName=none": (404, "notFound")}
+        assert {query: told(await http.get(f"{STORAGE}/disc{query}")) for query in refused} == refused
+        token = (await ask_token(http, "tenant")).json()["access_token"]
+        answer = await http.get(f"{STORAGE}/disc", headers={"authorization": f"Bearer {token}"})
+        assert told(answer) == (501, "notSupported")
+
+
+async def test_a_storage_that_keeps_none_has_the_current_version(store: AccountStore) -> None:
+    """The wire is that of a listing with id and place; the id is the ETag's, keyed: no digest of the document, and not
+    the same with another key. The control: the storage's own version is the digest.
+    """
+    at, ids = Location("a.account"), set[str]()
+    await store.save_json(at, BODY)
+    version = (await store.stat(at)).version
+    assert version is not None
+    assert sha256(BODY).hexdigest() in version.token
+    for key in (KEY, "x" * 43):
+        async with serving(store, configured(keys=(key,))) as http:
+            answer = await http.get(f"{STORAGE}/version/a.account")
+            [one] = answer.json()["value"]
+            assert one.pop("modifiedDate").endswith("Z")
+            ids.add(one.pop("versionId"))
+            assert one == {
+                "name": "a.account",
+                "isFolder": False,
+                "size": len(BODY),
+                "path": "/a.account",
+                "isLatest": True,
+            }
+            assert sha256(BODY).hexdigest() not in answer.text
+            etag = (await http.get(f"{STORAGE}/file/a.account")).headers["etag"]
+            assert etag.strip('"') in ids
+            assert told(await http.get(f"{STORAGE}/version/b.account")) == (404, "notFound")
+            assert told(await http.get(f"{STORAGE}/version/a.account?storageName=no")) == (404, "notFound")
+    assert len(ids) == 2
+
+
+BY_VERSION = [
+    ("file.download_file", "GET", "file/a.account"),
+    ("storage.object_exists", "GET", "exist/a.account"),
+    ("file.copy_file", "PUT", "file/copy/a.account?destPath=b.account"),
+    ("file.move_file", "PUT", "file/move/a.account?destPath=c.account"),
+    ("file.delete_file", "DELETE", "file/a.account"),
+]
+
+
+@pytest.mark.parametrize(("operation", "method", "path"), BY_VERSION)
+async def test_the_current_version_is_served_by_its_id(
+    store: AccountStore, operation: str, method: str, path: str
+) -> None:
+    """A call that names the current version does what it does without; one that names another is 501 with its name,
+    and does nothing.
+    """
+    await store.save_json(Location("a.account"), BODY)
     async with serving(store) as http:
-        for path, name in (("disc", "get_disc_usage"), ("version/a.account", "get_file_versions")):
-            answer = await http.get(f"{STORAGE}/{path}")
-            assert told(answer) == (501, "notImplemented")
-            assert f"storage.{name}" in answer.json()["error"]["message"]
+        [one] = (await http.get(f"{STORAGE}/version/a.account")).json()["value"]
+        url = f"{STORAGE}/{path}{'&' if '?' in path else '?'}versionId="
+        for other in ("1", "*", f'x",*,"{one["versionId"]}'):
+            answer = await http.request(method, url + quote(other, safe=""))
+            assert told(answer) == (501, "notSupported")
+            assert operation in answer.json()["error"]["message"]
+        assert [entry.location.path async for entry in store.list()] == ["a.account"]
+        await store.save_json(Location("a.account"), BODY + b" ")
+        assert told(await http.request(method, url + one["versionId"])) == (501, "notSupported")
+        [one] = (await http.get(f"{STORAGE}/version/a.account")).json()["value"]
+        assert (await http.request(method, url + one["versionId"])).status_code == 200
+        gone = method == "DELETE" or "move" in path
+        assert await store.exists(Location("a.account")) is not gone
+        await store.delete(Location("a.account"))
+        answer = await http.request(method, url + one["versionId"])
+        if operation == "storage.object_exists":
+            assert answer.json() == {"exists": False, "isFolder": False}
+        else:
+            assert told(answer) == (404, "notFound")
+
+
+async def test_what_takes_no_version_refuses_one(store: AccountStore) -> None:
+    """An upload would write over the current document, and a folder has no versions: both are 501."""
+    async with serving(store) as http:
+        answer = await http.put(f"{STORAGE}/file/a.account?versionId=1", content=BODY)
+        assert told(answer) == (501, "notSupported")
+        assert told(await http.get(f"{STORAGE}/exist/mail?versionId=1")) == (501, "notSupported")
+        assert [entry async for entry in store.list()] == []
+
+
+async def test_a_version_that_changes_meanwhile_is_not_touched() -> None:
+    """A download and a removal of a version that is replaced after it was looked at are 412, and leave the new one."""
+    backend = Recording()
+    async with serving(store_over({"main": backend})) as http:
+        for method in ("GET", "DELETE"):
+            await http.put(f"{STORAGE}/file/a.account", content=BODY)
+            [one] = (await http.get(f"{STORAGE}/version/a.account")).json()["value"]
+
+            async def rival(operation: str) -> None:
+                if operation in {"read", "delete"}:
+                    await backend.put(Location("a.account"), RICH, minutes=0)
+
+            backend.before = rival
+            answer = await http.request(method, f"{STORAGE}/file/a.account?versionId={one['versionId']}")
+            assert told(answer) == (412, "changed")
+            backend.before = None
+            assert await backend.raw(Location("a.account")) == RICH
+
+
+class Versioned(MemoryBackend):
+    """Keeps three versions that are its service's own, of which the newest is a digest to nobody."""
+
+    async def versions(self, key: str, /) -> list[VersionInfo]:
+        [now] = await super().versions(key)
+        old = [VersionInfo(f"v{n}", Version(f"old{n}"), n, None, current=False) for n in (2, 1)]
+        return [replace(now, id="v3/+="), *old]
+
+
+class Untold(MemoryBackend):
+    """Does not tell versions in a stat, as fsspec's other protocols."""
+
+    async def stat(self, key: str, /) -> Stat:
+        return replace(await super().stat(key), version=None)
+
+
+async def test_a_services_own_ids_are_told_as_they_are() -> None:
+    """Its versions come newest first with its own ids, of which the current one is served. More than the limit of a
+    listing are refused, and 501 is what there is of a document whose version nobody tells.
+    """
+    file = f"{STORAGE}/file/a.account"
+    for entries, status in ((3, 200), (2, 413)):
+        async with serving(
+            store_over({"main": Versioned(), "other": Untold()}), configured(limits=Limits(entries=entries))
+        ) as http:
+            for storage in ("main", "other"):
+                await http.put(file, params={"storageName": storage}, content=BODY)
+            answer = await http.get(f"{STORAGE}/version/a.account")
+            assert answer.status_code == status
+            untold = await http.get(f"{STORAGE}/version/a.account?storageName=other")
+            assert told(untold) == (501, "notSupported")
+            assert told(await http.get(file, params={"storageName": "other", "versionId": "1"})) == (
+                501,
+                "notSupported",
+            )
+            if status == 200:
+                found = [(one["versionId"], one["isLatest"]) for one in answer.json()["value"]]
+                assert found == [("v3/+=", True), ("v2", False), ("v1", False)]
+                assert (await http.get(file, params={"versionId": "v3/+="})).content == BODY
+                assert told(await http.get(file, params={"versionId": "v2"})) == (501, "notSupported")
+
+
+@pytest.mark.once
+async def test_the_versions_that_a_bucket_keeps(moto: Server) -> None:
+    """On a server of S3's protocol: those of a bucket without versions are one without a name of its own, the control;
+    once it keeps them each write adds one by S3's own id, and a removal leaves none that is the latest.
+    """
+    pytest.importorskip("s3fs")
+    bucket, at, file = f"versions-{os.urandom(4).hex()}", Location("a.account"), f"{STORAGE}/file/a.account"
+    moto.bucket(bucket)
+    config = StoreConfig(storages={"main": StorageConfig(f"s3://{bucket}/p", dict(moto.options))})
+    async with AccountStore.open(config) as store, serving(store) as http:
+
+        async def versions() -> list[tuple[str, bool]]:
+            answer = await http.get(f"{STORAGE}/version/a.account")
+            return [(one["versionId"], one["isLatest"]) for one in answer.json()["value"]]
+
+        first = await store.save_json(at, BODY)
+        [unnamed] = await versions()
+        assert unnamed == ((await http.get(file)).headers["etag"].strip('"'), True)
+        assert unnamed[0] not in first.token
+        fs: Any = (await store.filesystem())[0]
+        await to_thread.run_sync(fs.make_bucket_versioned, bucket)
+        await store.save_json(at, RICH)
+        second, old = await versions()
+        assert (second[1], old) == (True, (unnamed[0], False))
+        assert [one.id for one in await store.versions(at)] == [second[0], None]
+        assert told(await http.get(file, params={"versionId": old[0]})) == (501, "notSupported")
+        assert json.loads((await http.get(file, params={"versionId": second[0]})).content) == json.loads(RICH)
+        assert (await http.delete(file, params={"versionId": second[0]})).status_code == 200
+        assert await versions() == [(second[0], False), old]
+        assert told(await http.get(file, params={"versionId": second[0]})) == (501, "notSupported")

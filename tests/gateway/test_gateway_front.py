@@ -66,7 +66,7 @@ async def test_all_other_operations_of_the_api_are_told_by_name(store: AccountSt
             else:
                 assert (status, code) == (401, "unauthorized")
                 served += 1
-    assert served == 14
+    assert served == 16
 
 
 def test_the_operations_are_those_of_the_vendors_client() -> None:

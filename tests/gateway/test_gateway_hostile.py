@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 REQUESTS = int(os.environ.get("ACCOUNTSTORE_FUZZ_HTTP", "200"))
 CASES = int(os.environ.get("ACCOUNTSTORE_FUZZ_API", "400"))
-OPERATIONS = 17
+OPERATIONS = 19
 
 QUICK = """
 import socket, sys
@@ -308,6 +308,7 @@ async def test_no_name_leads_out_of_a_tenants_folder(tmp_path: Path) -> None:
                 ("PUT", f"{STORAGE}/file/{path}", where, PASSWORD),
                 ("GET", f"{STORAGE}/folder/{path}", where, None),
                 ("GET", f"{STORAGE}/exist/{path}", where, None),
+                ("GET", f"{STORAGE}/version/{path}", where, None),
                 ("DELETE", f"{STORAGE}/file/{path}", where, None),
                 ("DELETE", f"{STORAGE}/folder/{path}", {**where, "recursive": "true"}, None),
                 ("PUT", f"{STORAGE}/file/copy/{path}", {"destPath": "x.account", "srcStorageName": storage}, None),
@@ -320,7 +321,7 @@ async def test_no_name_leads_out_of_a_tenants_folder(tmp_path: Path) -> None:
                 answered += 1
         after = await anyio.to_thread.run_sync(_tree, tmp_path)
     assert {name: content for name, content in after.items() if not name.startswith("main/tenants/a/")} == before
-    assert answered == 11 * count
+    assert answered == 12 * count
     async with serving(config, configured()) as http:
         assert CANARY in (await http.get(BASE, params={"fileName": "secret.account"})).text
 

@@ -194,7 +194,22 @@ def case_storage_calls(client: Any) -> None:
     assert not storage.storage.object_exists(models.ObjectExistsRequest(f"{folder}/b.account", STORAGE)).exists
     storage.folder.delete_folder(models.DeleteFolderRequest(folder, STORAGE, True))
     assert not storage.storage.object_exists(models.ObjectExistsRequest(folder, STORAGE)).exists
-    assert refusal(storage.storage.get_disc_usage, models.GetDiscUsageRequest(STORAGE)) == (501, "notImplemented")
+    usage = storage.storage.get_disc_usage(models.GetDiscUsageRequest(STORAGE))
+    assert 0 < usage.used_size <= usage.total_size
+
+
+def case_versions(client: Any) -> None:
+    file, storage = client.cloud_storage.file, client.cloud_storage.storage
+    client.client.account.save(models.ClientAccountSaveRequest(location("v.account"), password()))
+    [version] = storage.get_file_versions(models.GetFileVersionsRequest(f"{FOLDER}/v.account", STORAGE)).value
+    assert (version.name, version.is_latest, version.is_folder) == ("v.account", True, False)
+    downloaded = file.download_file(models.DownloadFileRequest(f"{FOLDER}/v.account", STORAGE, version.version_id))
+    assert os.path.getsize(downloaded) == version.size
+    os.unlink(downloaded)
+    old = models.DeleteFileRequest(f"{FOLDER}/v.account", STORAGE, "old")
+    assert refusal(file.delete_file, old) == (501, "notSupported")
+    file.delete_file(models.DeleteFileRequest(f"{FOLDER}/v.account", STORAGE, version.version_id))
+    assert not storage.object_exists(models.ObjectExistsRequest(f"{FOLDER}/v.account", STORAGE)).exists
 
 
 def main() -> int:

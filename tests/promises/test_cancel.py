@@ -61,6 +61,7 @@ OPERATIONS: Mapping[str, tuple[Callable[[AccountStore], Awaitable[object]], list
     "read": (lambda store: store.read(AT), [{}]),
     "stat": (lambda store: store.stat(AT), [{}]),
     "exists": (lambda store: store.exists(AT), [{}]),
+    "versions": (lambda store: store.versions(AT), [{}]),
     "list": (lambda store: drained(store.list(recursive=True)), [{}]),
     "get_many": (lambda store: drained(store.get_many([AT, OTHER, ABSENT])), [{}]),
     "save": (lambda store: store.save(AT, NEW), [{AT: {OLD, NEW}}]),

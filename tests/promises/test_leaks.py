@@ -523,6 +523,8 @@ async def every_call(leaks: Leaks, store: AccountStore, name: str) -> None:
     for number, spoilt in enumerate(SPOILT):
         await leaks.call(f"{name} save of spoilt {number}", store.save(MAIN, spoilt()))
     await leaks.call(f"{name} check", store.check())
+    await leaks.call(f"{name} versions", store.versions(MAIN))
+    await leaks.call(f"{name} usage", store.usage())
     await leaks.call(f"{name} filesystem", _reach(store))
     leaks.value(name, store)
     coroutine = store.save(MAIN, account())

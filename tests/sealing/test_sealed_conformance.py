@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from cloudstub import Stub
 
     from accountstore import AccountStore
-    from accountstore.backends.base import Backend, Capabilities, WriteMode
+    from accountstore.backends.base import Backend, Capabilities, Usage, VersionInfo, WriteMode
 
 _SETTINGS = settings(max_examples=int(os.environ.get("ACCOUNTSTORE_EXAMPLES") or 2), stateful_step_count=20)
 PAIRS = [
@@ -115,6 +115,14 @@ class Sealing:
 
     async def versioned(self) -> bool | None:
         return await self.below.versioned()  # type: ignore[no-any-return]  # so
+
+    async def versions(self, key: str, /) -> Sequence[VersionInfo]:
+        return [
+            replace(one, size=plain(Stat(key, one.size, None, None)).size) for one in await self.below.versions(key)
+        ]
+
+    async def usage(self) -> Usage | None:
+        return await self.below.usage()  # type: ignore[no-any-return]  # so
 
     async def filesystem(self) -> tuple[object, str]:
         raise UnsupportedError("what a filesystem reaches is sealed")

@@ -86,10 +86,17 @@ class Azure(Service):
         return Answer(202, b"Content-Type: multipart/mixed; boundary=batch\r\n", out + b"--batch--\r\n")
 
     def _list(self, request: Request) -> Answer:
-        page = self._page(request, "maxresults", "marker", 5000)
-        detailed = "metadata" in request.query.get("include", "")
+        include, found = request.query.get("include", ""), list[tuple[bytes, Entry | None, bool]]()
+        if "versions" in include:
+            kept, token = self._versions(request, "marker")
+            found += kept
+        else:
+            page = self._page(request, "maxresults", "marker", 5000)
+            token = page.token
+            found += ((name, entry, True) for name, entry in page.items)
+        detailed = "metadata" in include
         blobs = ""
-        for name, entry in page.items:
+        for name, entry, current in found:
             if entry is None:
                 blobs += element("BlobPrefix", {"Name": text(name)})
                 continue
@@ -101,9 +108,12 @@ class Azure(Service):
             about |= {"Last-Modified": text(http_date(int(entry.modified))), "Content-Type": text(entry.content_type)}
             metadata = {text(key): text(value) for key, value in entry.metadata.items()} if detailed else {}
             own = element("Properties", about) + (element("Metadata", metadata) if metadata else "")
-            blobs += element("Blob", {"Name": text(name)}, own)
+            versioned = "versions" in include and self._version(request.bucket, entry)
+            version = {"VersionId": str(entry.generation)} if versioned else {}
+            version |= {"IsCurrentVersion": "true"} if versioned and current else {}
+            blobs += element("Blob", {"Name": text(name), **version}, own)
         where = f' ServiceEndpoint="http://127.0.0.1{text(ACCOUNT)}/" ContainerName="{xml(request.bucket)}"'
-        said = f"<Blobs>{blobs}</Blobs><NextMarker>{page.token}</NextMarker>"
+        said = f"<Blobs>{blobs}</Blobs><NextMarker>{token}</NextMarker>"
         return Answer(200, _XML, (_PROLOG + element("EnumerationResults", {}, said, where)).encode())
 
     def refuse(self, request: Request, status: int, code: str = "", message: str = "", headers: bytes = b"") -> Answer:

@@ -147,6 +147,7 @@ class Hub:
         self._rivals.clear()
         if not keep:
             self._world.buckets.clear()
+            self._world.kept.clear()
         self._log.clear()
         self._count = 0
         self.do_mode(**_MODES)

@@ -80,7 +80,7 @@ class Gcs(Service):
             return self._describe
         if request.method == b"GET" and rest == b"o":
             request.op = "list"
-            return self._list
+            return self._list_versions if request.query.get("versions") == "true" else self._list
         return self._about_bucket if where == b"/" and bucket and not rest else self._unknown
 
     def _of_upload(self, request: Request) -> Callable[[Request], Answer]:
@@ -140,6 +140,15 @@ class Gcs(Service):
         said |= {"nextPageToken": page.token} if page.token else {}
         said["prefixes"] = [text(name) for name, entry in page.items if entry is None]
         said["items"] = [_resource(request.bucket, name, entry) for name, entry in page.items if entry]
+        return _json(said)
+
+    def _list_versions(self, request: Request) -> Answer:
+        page, token = self._versions(request, "pageToken")
+        said: dict[str, Any] = {"kind": "storage#objects"} | ({"nextPageToken": token} if token else {})
+        said["items"] = [
+            _resource(request.bucket, name, entry) | ({} if current else {"timeDeleted": iso(int(entry.modified))})
+            for name, entry, current in page
+        ]
         return _json(said)
 
     def _about_bucket(self, request: Request) -> Answer:

@@ -42,6 +42,14 @@ class Page(NamedTuple):
     token: str
 
 
+class Kept(NamedTuple):
+    """A version in a listing of versions, and whether it is the current one."""
+
+    key: bytes
+    entry: Entry
+    current: bool
+
+
 def page_of(entries: Mapping[bytes, Entry], prefix: bytes, delimiter: bytes, limit: int, after: bytes) -> Page:
     """List the names with a prefix, in the order of their bytes, behind a name or a common prefix."""
     names = sorted(entries)
@@ -65,6 +73,8 @@ class World:
 
     def __init__(self) -> None:
         self.buckets: defaultdict[tuple[str, bytes], dict[bytes, Entry]] = defaultdict(dict)
+        self.kept: defaultdict[tuple[str, bytes], list[tuple[bytes, Entry]]] = defaultdict(list)
+        """What was ever written in a bucket with versions, oldest first."""
         self.generation = 1_700_000_000_000_000
         self.ignore_conditions = False
         self.drop_metadata = False
@@ -120,7 +130,8 @@ class Service(ABC):
     def _written(self, request: Request, entry: Entry) -> Answer: ...
 
     def _place(self, request: Request, path: bytes) -> None:
-        request.bucket, _, key = path.partition(b"/")
+        bucket, _, key = path.partition(b"/")
+        request.bucket = unquote_to_bytes(bucket)
         request.key = unquote_to_bytes(key)
 
     def _of_object(self, request: Request) -> Callable[[Request], Answer]:
@@ -201,6 +212,8 @@ class Service(ABC):
             + b"".join([b"%b%b: %b\r\n" % (self.metadata, *item) for item in entry.metadata.items()])
         )
         self._world.buckets[self.name, bucket][key] = entry
+        if bucket.startswith(b"versioned"):
+            self._world.kept[self.name, bucket].append((key, entry))
         return entry
 
     def _version(self, bucket: bytes, entry: Entry) -> bytes:
@@ -214,6 +227,22 @@ class Service(ABC):
         size = min(int(query.get(limit) or largest), self._world.page or largest)
         prefix, delimiter = query.get("prefix", "").encode(), query.get("delimiter", "").encode()
         return page_of(self._world.buckets[self.name, request.bucket], prefix, delimiter, size, after)
+
+    def _versions(self, request: Request, token: str, *, newest_first: bool = False) -> tuple[list[Kept], str]:
+        """A page of versions, by name and age; and the generation of its last, after which the next one begins."""
+        place, prefix = (self.name, request.bucket), request.query.get("prefix", "").encode()
+        now = self._world.buckets[place]
+        kept = [
+            Kept(key, entry, now.get(key) is entry)
+            for key, entry in self._world.kept[place] or now.items()
+            if key.startswith(prefix)
+        ]
+        kept.sort(key=lambda one: (one.key, -one.entry.generation if newest_first else one.entry.generation))
+        seen = request.query.get(token)
+        after = [str(one.entry.generation) for one in kept].index(seen) + 1 if seen else 0
+        size = self._world.page or 1000
+        page = kept[after : after + size]
+        return page, str(page[-1].entry.generation) if after + size < len(kept) else ""
 
     def _unknown(self, request: Request) -> Answer:
         return self.refuse(request, 501)

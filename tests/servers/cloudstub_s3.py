@@ -98,6 +98,9 @@ class S3(Service):
             request.op = "list"
             query["start-after"] = query.get("marker", "")
             return lambda request: list_result(request, self._page(request, "max-keys", "marker-token"))
+        if method == b"GET" and "versions" in query:
+            request.op = "list"
+            return self._list_versions
         if method == b"GET" and "versioning" in query:
             said = {"Status": "Enabled"} if request.bucket.startswith(b"versioned") else {}
             return lambda _: _xml("VersioningConfiguration", said)
@@ -109,6 +112,23 @@ class S3(Service):
         if method in {b"HEAD", b"PUT"} and request.bucket:
             return lambda _: Answer(200, _REGION % b"us-east-1")
         return self._unknown
+
+    def _list_versions(self, request: Request) -> Answer:
+        page, token = self._versions(request, "version-id-marker", newest_first=True)
+        coded = request.query.get("encoding-type") == "url"
+        shown = ""
+        for name, entry, current in page:
+            key = quote_plus(name, safe="/") if coded else text(name)
+            version = str(entry.generation) if self._version(request.bucket, entry) else "null"
+            about = {"Key": key, "VersionId": version, "IsLatest": str(current).lower(), "ETag": text(entry.etag)}
+            about |= {"LastModified": iso(int(entry.modified)), "Size": str(len(entry.data))}
+            shown += element("Version", about)
+        said = {"Name": text(request.bucket), "IsTruncated": str(bool(token)).lower()}
+        said |= {"EncodingType": "url"} if coded else {}
+        if token:
+            last = page[-1].key
+            said |= {"NextKeyMarker": quote_plus(last, safe="/") if coded else text(last), "NextVersionIdMarker": token}
+        return _xml("ListVersionsResult", said, shown)
 
     def _written(self, request: Request, entry: Entry) -> Answer:
         return Answer(200, b"ETag: %b\r\n%b" % (entry.etag, self._version(request.bucket, entry)))

@@ -13,7 +13,18 @@ from typing import TypeVar
 from anyio import sleep, to_thread
 
 from accountstore.aio.threads import Fence, ThreadPool, pages_in_threads
-from accountstore.backends.base import Blob, Capabilities, ConfigError, Stat, Version, Write, WriteMode
+from accountstore.backends.base import (
+    Blob,
+    Capabilities,
+    ConfigError,
+    Stat,
+    Usage,
+    Version,
+    VersionInfo,
+    Write,
+    WriteMode,
+    only_version,
+)
 from accountstore.backends.local.documents import LockedError
 from accountstore.backends.local.files import Files
 from accountstore.backends.local.syscalls import filesystem_type
@@ -92,12 +103,28 @@ class LocalBackend:
     async def versioned(self) -> bool | None:
         return False
 
+    async def versions(self, key: str, /) -> list[VersionInfo]:
+        return only_version(await self.stat(key))
+
+    async def usage(self) -> Usage | None:
+        return await self._threads.run(partial(_usage, self._files.root))
+
     async def filesystem(self) -> tuple[object, str]:
         return await to_thread.run_sync(_filesystem), self._files.root
 
     async def aclose(self) -> None:
         self._threads.close()
         self._readers.close()
+
+
+def _usage(root: str, /) -> Usage | None:
+    """As `df` tells it; None where the folder is not there, or its file system does not tell."""
+    try:
+        found = os.statvfs(root)
+    except FileNotFoundError:
+        return None
+    used, total = (blocks * found.f_frsize for blocks in (found.f_blocks - found.f_bfree, found.f_blocks))
+    return Usage(used, total) if total else None
 
 
 def _filesystem() -> object:

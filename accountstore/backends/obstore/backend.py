@@ -31,6 +31,7 @@ from accountstore.backends.base import (
     UnavailableError,
     UnsupportedError,
     Version,
+    VersionInfo,
     WriteMode,
     check_size,
     pages_by_cursor,
@@ -248,6 +249,9 @@ class ObstoreBackend(Bucket[Any]):
             return await (await self._fsspec()).versioned()
         except UnsupportedError:
             return None
+
+    async def versions(self, key: str, /) -> Sequence[VersionInfo]:
+        return await (await self._fsspec()).versions(key)
 
     async def filesystem(self) -> tuple[object, str]:
         return await (await self._fsspec()).filesystem()

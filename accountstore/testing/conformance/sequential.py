@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from functools import partial
 from typing import Any, cast
 
@@ -255,6 +256,30 @@ class SequentialTests(Suite):
                 errors.append(error)
         assert errors
         assert "canary" not in repr([(error, str(error), error.__cause__, error.__context__) for error in errors])
+
+    async def test_sequential_versions_begin_with_the_current_one(self, harness: Harness, backend: Backend) -> None:
+        """The newest version is the document, none is another document's, and one at most is the current one."""
+        await put(harness, KEY, b"first")
+        await put(harness, f"{KEY}.account", b"another")
+        await backend.write(KEY, b"second", mode="overwrite")
+        try:
+            versions = await backend.versions(KEY)
+        except UnsupportedError:
+            pytest.skip("cannot be asked for versions")
+        assert (versions[0].size, versions[0].version) == (len(b"second"), (await backend.stat(KEY)).version)
+        assert [one.current for one in versions] == [True, *[False] * (len(versions) - 1)]
+        assert [one.size for one in versions[1:]] == [len(b"first")] * (len(versions) - 1)
+        await backend.delete(KEY)
+        with suppress(FileNotFoundError):  # nothing is kept of it
+            assert not any(one.current for one in await backend.versions(KEY))
+        for key in ("none.account", "no/such/folder.account"):
+            with refused(NotFoundError):
+                await backend.versions(key)
+
+    async def test_sequential_usage_is_possible(self, backend: Backend) -> None:
+        """A storage that tells how full it is has some bytes in all, and no more than these are used."""
+        usage = await backend.usage()
+        assert usage is None or 0 <= usage.used <= usage.total > 0
 
     async def test_sequential_filesystem_reaches_the_documents(self, backend: Backend) -> None:
         """The fsspec filesystem reads what the backend has written, under the root that comes with it."""

@@ -21,7 +21,7 @@ from anyio.abc import SocketAttribute, SocketStream
 from anyio.streams.buffered import BufferedByteReceiveStream
 from msgspec.structs import replace
 
-from accountstore.backends.base import Backend, Blob, Capabilities, Stat, Version, WriteMode
+from accountstore.backends.base import Backend, Blob, Capabilities, Stat, Usage, Version, VersionInfo, WriteMode
 from accountstore.errors import BackendError, UnavailableError
 
 __all__ = ("LossyBackend", "LossyProxy", "Schedule")
@@ -126,6 +126,12 @@ class LossyBackend:
 
     async def versioned(self) -> bool | None:
         return await self._backend.versioned()
+
+    async def versions(self, key: str, /) -> Sequence[VersionInfo]:
+        return await self._call(self._backend.versions, False, key)
+
+    async def usage(self) -> Usage | None:
+        return await self._backend.usage()
 
     async def filesystem(self) -> tuple[object, str]:
         return await self._backend.filesystem()
