@@ -10,7 +10,7 @@ from errno import errorcode
 from functools import partial
 from os import strerror, urandom
 from time import monotonic
-from typing import Concatenate, ParamSpec, TypeVar, cast
+from typing import ParamSpec, TypeVar, cast
 
 import anyio
 
@@ -45,6 +45,7 @@ from accountstore.errors import (
     UncertainError,
     UnsupportedError,
 )
+from accountstore.outcomes import each, fail, one_for_each, outcome_of
 from accountstore.probe import probe, server_time
 from accountstore.retry import (
     CONDITIONS,
@@ -62,9 +63,7 @@ from accountstore.retry import (
     uncertain,
 )
 
-A = TypeVar("A")
 T = TypeVar("T")
-R = TypeVar("R")
 P = ParamSpec("P")
 
 _REASONS: dict[type[BackendError], str] = {
@@ -177,23 +176,23 @@ class StorageClient:
     async def read_many(self, keys: Sequence[str], /, *, at_once: int = 1) -> list[Blob | AccountStoreError]:
         """What `read` returns or raises for each key; in one call of the backend where that pays, else `at_once`."""
         if self.capabilities.batch == 1:
-            return await _each(self._read_in_time, keys, at_once)
+            return await each(self._read_in_time, keys, at_once)
         by = self.deadline()
-        blobs = await _outcome(self._read_batch(keys, by))
+        blobs = await outcome_of(self._read_batch(keys, by))
         if isinstance(blobs, AccountStoreError):
             return [blobs] * len(keys)
         return [
-            await _outcome(self._read_again(key, blob, by)) if isinstance(blob, Exception) else blob
+            await outcome_of(self._read_again(key, blob, by)) if isinstance(blob, Exception) else blob
             for key, blob in zip(keys, blobs, strict=True)
         ]
 
     def _read_batch(self, keys: Sequence[str], by: float, /) -> Awaitable[Sequence[Blob | Exception]]:
         read_many = cast("BatchBackend", self.backend).read_many
-        return retry(self, by, self.calls.turns, _results, read_many, keys, limit=self.limit)
+        return retry(self, by, self.calls.turns, one_for_each, read_many, keys, limit=self.limit)
 
     async def _read_again(self, key: str, error: Exception, by: float, /) -> Blob:
         """A document of a batch by itself, where its error was temporary."""
-        failure = await _outcome(self.attempt(_fail, error))
+        failure = await outcome_of(self.attempt(fail, error))
         if not failure.temporary or self.policy.attempts == 1:
             raise failure
         return await self.read(key, by)
@@ -209,13 +208,13 @@ class StorageClient:
     async def write_many(self, writes: Sequence[Write], /, *, at_once: int = 1) -> list[Stat | AccountStoreError]:
         """What `write` returns or raises for each write; in one call of the backend where that pays, else `at_once`."""
         if self.capabilities.batch == 1:
-            return await _each(self._write_in_time, writes, at_once)
+            return await each(self._write_in_time, writes, at_once)
         by = self.deadline()
-        stats = await _outcome(self._write_batch(writes, by))
+        stats = await outcome_of(self._write_batch(writes, by))
         if isinstance(stats, AccountStoreError):
             return [stats] * len(writes)
         return [
-            await _outcome(self._write_again(write, stat, by)) if isinstance(stat, Exception) else stat
+            await outcome_of(self._write_again(write, stat, by)) if isinstance(stat, Exception) else stat
             for write, stat in zip(writes, stats, strict=True)
         ]
 
@@ -228,7 +227,7 @@ class StorageClient:
             return ()
         try:
             with Deadline(self.calls.deadlines, by):
-                return await self.attempt(_results, cast("BatchBackend", self.backend).write_many, writes)
+                return await self.attempt(one_for_each, cast("BatchBackend", self.backend).write_many, writes)
         except AccountStoreError as error:
             return [error] * len(writes)
         except TimeoutError:
@@ -237,7 +236,7 @@ class StorageClient:
 
     async def _write_again(self, write: Write, error: Exception, by: float, /) -> Stat:
         """A document of a batch by itself, where its error was temporary and the write may be repeated."""
-        failure = await _outcome(self.attempt(_fail, error))
+        failure = await outcome_of(self.attempt(fail, error))
         if not isinstance(failure, UnavailableError) or isinstance(failure, UncertainError):
             raise failure
         if (write.mode == "overwrite" or not failure.sent) and self.policy.attempts > 1:
@@ -360,46 +359,3 @@ class StorageClient:
         failure.__traceback__ = failure.__context__ = None
         failure.__cause__ = cause
         return failure
-
-
-async def _outcome(call: Awaitable[T], /) -> T | AccountStoreError:
-    """The result of a call, or its error: as one result of many."""
-    try:
-        return await call
-    except AccountStoreError as error:
-        return error.with_traceback(None)
-
-
-async def _each(call: Callable[[A], Awaitable[T]], items: Sequence[A], at_once: int, /) -> list[T | AccountStoreError]:
-    """The result of a call for each item, or its error; some at a time."""
-    if at_once == 1:
-        return [await _outcome(call(item)) for item in items]
-    results: dict[int, T | AccountStoreError] = {}
-    turn = anyio.CapacityLimiter(at_once)
-
-    async def run(place: int, item: A) -> None:
-        async with turn:
-            results[place] = await _outcome(call(item))
-
-    async with anyio.create_task_group() as tasks:
-        for place, item in enumerate(items):
-            tasks.start_soon(run, place, item)
-    return [results[place] for place in range(len(items))]
-
-
-async def _results(
-    call: Callable[Concatenate[Sequence[T], P], Awaitable[Sequence[R]]],
-    documents: Sequence[T],
-    /,
-    *args: P.args,
-    **kwargs: P.kwargs,
-) -> Sequence[R]:
-    """What a batch returns. Raises `BackendError` if nobody knows which result is whose."""
-    results = await call(documents, *args, **kwargs)
-    if len(results) != len(documents):
-        raise BackendError(f"the backend returned {len(results)} results for {len(documents)} documents")
-    return results
-
-
-async def _fail(error: Exception, /) -> AccountStoreError:
-    raise error

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import gc
 import json
+import os
 import platform
 import sys
 from contextlib import nullcontext
+from functools import cache
 from importlib.metadata import distributions
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from unittest.mock import Mock
+from unittest.mock import Mock, patch
 
 import cloudservers
 import pytest
@@ -33,11 +35,15 @@ if TYPE_CHECKING:
     from cloudservers import Server
 
 UVLOOP_PARAMETERS = (("asyncio", {"use_uvloop": True}), {"use_uvloop": True})
+TRIO_PARAMETERS: tuple[object, ...] = (("trio", {}),)
 LOOPS = [
     pytest.param(("asyncio", {"debug": False}), id="asyncio"),
     pytest.param(UVLOOP_PARAMETERS[0], id="uvloop"),
-    pytest.param(("trio", {}), id="trio"),
+    pytest.param(TRIO_PARAMETERS[0], id="trio"),
 ]
+
+ON_ONE_LOOP = {"migration", "sealing"}
+"""Folders whose quick tests are on asyncio alone: what they show stands above the event loop."""
 
 settings.register_profile("tests", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True)
 settings.load_profile("tests")
@@ -50,26 +56,37 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out what only `--all` runs."""
-    on_uvloop = [item for item in items if isinstance(item, pytest.Function) and _is_on_uvloop(item)]
+    on_uvloop = [item for item in items if _is_on(item, UVLOOP_PARAMETERS)]
     if config.getoption("--all"):
         if find_spec("uvloop") is None:
             for item in on_uvloop:
                 item.add_marker(pytest.mark.skip(reason="could not import 'uvloop'"))
         return
-    left_out = {*on_uvloop, *(item for item in items if item.get_closest_marker("once"))}
+    on_trio = [item for item in items if item.path.parent.name in ON_ONE_LOOP and _is_on(item, TRIO_PARAMETERS)]
+    left_out = {*on_uvloop, *on_trio, *(item for item in items if item.get_closest_marker("once"))}
     config.hook.pytest_deselected(items=[item for item in items if item in left_out])
     items[:] = [item for item in items if item not in left_out]
 
 
-def pytest_collection_finish() -> None:
+@pytest.fixture(scope="module", autouse=True)
+def _frozen() -> None:
     """Keep what is there now out of the many collections of garbage that tests ask for, which it makes slow."""
     gc.collect()
     gc.freeze()
 
 
-def _is_on_uvloop(item: pytest.Function) -> bool:
-    parameters = item.callspec.params.values() if hasattr(item, "callspec") else ()
-    return any(isinstance(each, (tuple, dict)) and each in UVLOOP_PARAMETERS for each in parameters)
+@pytest.fixture(scope="session", autouse=True)
+def _no_waits_for_the_disk(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Quick tests do not wait for the disk: what a loss of power leaves is shown on a disk that is a model."""
+    with nullcontext() if request.config.getoption("--all") else patch("os.fsync", os.fstat):
+        yield
+
+
+def _is_on(item: pytest.Item, loop: tuple[object, ...]) -> bool:
+    parameters = (
+        item.callspec.params.values() if isinstance(item, pytest.Function) and hasattr(item, "callspec") else ()
+    )
+    return any(isinstance(each, (tuple, dict)) and each in loop for each in parameters)
 
 
 @pytest.fixture(params=LOOPS)
@@ -85,11 +102,25 @@ def _no_blocking_calls(request: pytest.FixtureRequest) -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session")
+def one_loader() -> Iterator[None]:
+    """All sessions of botocore share what it has read about the services: each would list thousands of its files, and
+    read megabytes, for longer than most tests take.
+    """
+    if find_spec("botocore") is None:
+        yield
+        return
+    from botocore import session
+
+    with patch.object(session, "create_loader", cache(session.create_loader)):
+        yield
+
+
 def _served(start: Callable[[], AbstractContextManager[Server]], /) -> Any:
     """A fixture that starts a server once a run; or skips, with the reason, where it is not installed."""
 
     @pytest.fixture(scope="session")
-    def server() -> Iterator[Server]:
+    def server(one_loader: None) -> Iterator[Server]:
         with cloudservers.or_skip(start) as started:
             yield started
 
@@ -104,7 +135,7 @@ azurite = _served(cloudservers.azurite)
 
 
 @pytest.fixture(scope="session")
-def stub_server() -> Iterator[Stub]:
+def stub_server(one_loader: None) -> Iterator[Stub]:
     """The project's own server of the object stores."""
     with Stub() as server:
         yield server

@@ -125,8 +125,8 @@ either_call = pytest.mark.parametrize("call", ["get_many", "save_many"])
 
 
 async def test_results_come_in_the_order_asked_for(store: AccountStore) -> None:
-    """Each location comes with its own version and document, in the order given, over several windows."""
-    order = [number * 37 % 1500 for number in range(1500)]
+    """Each location comes with its own version and document, in the order given, over two windows."""
+    order = [number * 37 % 400 for number in range(400)]
     versions = dict(zip(order, await save(store, [(at(number), numbered(number)) for number in order]), strict=True))
     order.reverse()
     results = await read(store, list(map(at, order)))
@@ -530,3 +530,43 @@ async def test_errors_of_the_caller_come_out_as_they_are(store: AccountStore, ca
             raise error
     assert caught.value is error
     assert tasks() == before
+
+
+@either_call
+async def test_locations_that_are_out_of_reach_fill_a_window(store: AccountStore, call: str) -> None:
+    """However many name a storage that is not configured, no more are taken than a window holds."""
+    taken = 0
+
+    def endless() -> Iterator[Location]:
+        nonlocal taken
+        while True:
+            taken += 1
+            yield Location("a.account", storage="Nowhere")
+
+    _, result = await anext(run_of(store, call, endless()))
+    assert isinstance(result, LocationError)
+    assert taken <= 128
+
+
+@either_call
+async def test_tasks_that_share_the_results_have_each_once(call: str) -> None:
+    """Of several tasks that take from one iterator each has other results, also where one is cancelled now and then."""
+    store = store_over({"main": Busy()})
+    wanted = list(map(at, range(100)))
+    await fill(store, wanted)
+    results = run_of(store, call, wanted, concurrency=2)
+    found: list[Location] = []
+
+    async def take(impatient: bool) -> None:
+        while True:
+            with anyio.move_on_after(0.001 if impatient else HUNG):
+                try:
+                    location, _ = await anext(results)
+                except StopAsyncIteration:
+                    return
+                found.append(location)
+
+    async with anyio.create_task_group() as tasks:
+        for number in range(3):
+            tasks.start_soon(take, number == 0)
+    assert sorted(map(str, found)) == sorted(map(str, wanted))

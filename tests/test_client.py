@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+import time
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 import anyio
 import pytest
@@ -32,13 +33,19 @@ from accountstore.testing import Fault, store_over
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
+    from accountstore.backends.base import WriteMode
     from accountstore.testing.faults import Operation
 
 pytestmark = pytest.mark.anyio
 
 CHANGES = {"write", "write_many", "delete"}
 
-each_request = pytest.mark.parametrize(("call", "operation"), FAILING)
+# Of the calls that make the same request in the same way, one is quick.
+QUICK = {"get", "update", "save", "delete", "move", "stat", "save_many", "get_many", "list"}
+each_request = pytest.mark.parametrize(
+    ("call", "operation"),
+    [pytest.param(*pair, marks=() if pair[0] in QUICK else pytest.mark.once) for pair in FAILING],
+)
 
 
 async def holding(*faults: Fault) -> Recording:
@@ -281,3 +288,55 @@ async def test_a_closed_client_sends_nothing() -> None:
         await call(request)
     assert kinds == [ClosedError, ClosedError]
     assert backend.calls.total() == sent
+
+
+async def test_each_document_of_many_has_its_own_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The deadline of a document that waits for its turn among many begins when it is asked for."""
+    clock = [time.monotonic()]
+    seen: list[float] = []
+
+    class Slow(MemoryBackend):
+        async def read(self, key: str, /, *, limit: int) -> Blob:
+            clock[0] += 100
+            return await super().read(key, limit=limit)
+
+    monkeypatch.setattr("accountstore.client.monotonic", lambda: clock[0])
+    client = StorageClient("main", Slow(), RetryPolicy(timeout=1000), limit=1000)
+    read = client.read
+
+    def reading(key: str, by: float, /) -> Awaitable[Blob]:
+        seen.append(by)
+        return read(key, by)
+
+    monkeypatch.setattr(StorageClient, "read", lambda _, key, by: reading(key, by))
+    await client.read_many([f"{number}.account" for number in range(6)], at_once=2)
+    assert len(seen) == 6
+    assert seen[5] - seen[0] >= 200
+
+
+async def test_a_backend_that_makes_an_error_of_its_cancellation_is_not_asked_again() -> None:
+    """The deadline holds also where the call that it cut short says something else, which may pass."""
+    asked = 0
+
+    class Stubborn(MemoryBackend):
+        async def _fail(self) -> NoReturn:
+            nonlocal asked
+            asked += 1
+            try:
+                await anyio.sleep_forever()
+            finally:
+                raise ConnectionResetError
+
+        async def read(self, key: str, /, *, limit: int) -> Blob:
+            await self._fail()
+
+        async def write(self, key: str, data: bytes, /, *, mode: WriteMode, write_token: str = "") -> Stat:
+            await self._fail()
+
+    async with store_over({"main": Stubborn()}, timeout=0.05, attempts=4) as store:
+        with anyio.fail_after(HUNG):
+            with pytest.raises(UnavailableError):
+                await store.get(AT)
+            with pytest.raises(UnavailableError):
+                await store.save(AT, ACCOUNT)
+    assert asked == 2

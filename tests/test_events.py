@@ -203,6 +203,7 @@ async def test_events_count_the_attempts(events: list[Event]) -> None:
     assert [(event.operation, event.attempts) for event in events] == counts
 
 
+@pytest.mark.usefixtures("pauses")
 async def test_a_call_that_is_tried_again_makes_one_event(events: list[Event]) -> None:
     """What fails for a while below is one event of one attempt, with the outcome of the last."""
     operations: tuple[Operation, ...] = ("write", "read")

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from accountstore.testing.faults import Operation
 
 
+@pytest.mark.once
 class TestWithoutFaults(BackendTests):
     """Without faults the wrapper is the backend itself."""
 

@@ -272,14 +272,15 @@ async def test_a_probe_that_is_given_up_leaves_nothing(operation: Operation, nth
 
     backend.before = cancel
     with anyio.CancelScope() as scope, raises(UnavailableError, __class__=UnavailableError):
-        await store_over({"main": backend}, timeout=0.2).save(NEW, ACCOUNT, mode="create")
+        await store_over({"main": backend}, timeout=0.1).save(NEW, ACCOUNT, mode="create")
     assert scope.cancelled_caught == scope.cancel_called
     assert backend.calls["write"] > 1
     assert await keys(backend) == set()
 
 
-async def test_removing_the_probes_document_is_bounded() -> None:
+async def test_removing_the_probes_document_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """A storage that answers no delete either does not keep the caller much longer than the deadline."""
+    monkeypatch.setattr("accountstore.probe._CLEANUP_SECONDS", 0.1)
     backend = server(Fault("write", 4, "hang"), Fault("delete", 1, "hang"))
     with pytest.raises(UnavailableError):
         await store_over({"main": backend}, timeout=0.2).save(NEW, ACCOUNT, mode="create")

@@ -78,7 +78,7 @@ def plain(**more: Any) -> Account:
     return replace(Account(host="h", port=1, credentials=PASSWORD), **more)
 
 
-@settings(max_examples=200)
+@settings(max_examples=100)
 @given(document=documents)
 @example(document=plain(host='\0\x1f\x7f\u2028\U0001f510e\u0301\ufeff\uffff\U0010ffff\\"/'))
 @BOTH
@@ -187,7 +187,7 @@ def enriched(draw: st.DrawFn, tree: dict[str, Any]) -> dict[str, Any]:
     return tree | known | draw(unknown)
 
 
-@settings(max_examples=80)
+@settings(max_examples=40)
 @given(data=st.data(), document=documents, port=st.integers(1, 2**31 - 1))
 def test_unknown_fields_survive_merge_and_trees(data: st.DataObject, document: Document, port: int) -> None:
     """Fields that no class knows, at every level, are the same after a change and after a turn through both formats."""

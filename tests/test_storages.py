@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 import subprocess
 import traceback
+from contextlib import suppress
+from functools import partial
 from itertools import product
 from typing import TYPE_CHECKING, Any, cast
 from unittest.mock import AsyncMock, Mock
 
 import anyio
 import pytest
+from cancelling import on_asyncio
 from doubles import Recording, result
 from running import HUNG, PYTHON
 from samples import ACCOUNT, AT, CALLS, MULTI_AT, next_port
 
-from accountstore import AccountStore, Location, StorageConfig, StoreConfig
+from accountstore import AccountStore, Location, MultiAccount, StorageConfig, StoreConfig
 from accountstore.backends.memory import MemoryBackend
 from accountstore.errors import AccountStoreError, BackendError, ClosedError, ConfigError, UnavailableError
+from accountstore.store import parts_of
 from accountstore.testing import Fault, FaultyBackend, store_over
 
 if TYPE_CHECKING:
@@ -26,6 +31,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from accountstore import OAuthCredentials, TokenGrant
+    from accountstore.backends.base import Stat, WriteMode
 
 pytestmark = pytest.mark.anyio
 
@@ -284,3 +290,47 @@ async def test_closing_during_calls_ends_each_with_a_result_or_a_typed_error(sto
         await store.aclose()
     assert len(ends) == 24
     assert all(isinstance(end, AccountStoreError) for end in ends if isinstance(end, Exception))
+
+
+@on_asyncio
+async def test_closing_goes_on_whatever_cancels_it() -> None:
+    """A caller that gives up waits until every backend is closed, also one with a write that cannot be cut short."""
+
+    class Slow(FaultyBackend):
+        async def write(self, key: str, data: bytes, /, *, mode: WriteMode, write_token: str = "") -> Stat:
+            while not go_on.is_set():
+                with suppress(asyncio.CancelledError):
+                    await asyncio.sleep(0.01)
+            return await super().write(key, data, mode=mode, write_token=write_token)
+
+    go_on = asyncio.Event()
+    backends = [Slow(MemoryBackend()), FaultyBackend(MemoryBackend())]
+    store = store_over({"slow": backends[0], "other": backends[1]})
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(partial(result, store.save(AT, ACCOUNT)))
+        await anyio.wait_all_tasks_blocked()
+        asyncio.get_running_loop().call_later(0.2, go_on.set)
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(store.aclose(), 0.01)
+    assert [backend.calls["aclose"] for backend in backends] == [1, 1]
+
+
+async def test_who_waits_to_decode_is_told_that_the_store_is_closed() -> None:
+    """Large documents that wait for their turn of the event loop end with the store, and at their deadline."""
+    document = MultiAccount(receive_accounts=(ACCOUNT,) * 1000)
+    for timeout, kind in ((60.0, ClosedError), (0.1, UnavailableError)):
+        store = store_over({"main": MemoryBackend()}, timeout=timeout)
+        await store.save_multi(MULTI_AT, document)
+        storage = parts_of(store)[0].storage(None)
+        answers: list[object] = []
+
+        async def read(store: AccountStore, answers: list[object]) -> None:
+            answers.append(await result(store.get_multi(MULTI_AT)))
+
+        async with storage.turns, anyio.create_task_group() as tasks:
+            tasks.start_soon(read, store, answers)
+            await anyio.wait_all_tasks_blocked()
+            if kind is ClosedError:
+                await store.aclose()
+        assert [type(answer) for answer in answers] == [kind]
+        await store.aclose()

@@ -132,7 +132,7 @@ TREES = st.recursive(
 )
 
 
-@settings(max_examples=200)
+@settings(max_examples=100)
 @given(tree=TREES, depth=st.integers(0, 8))
 def test_any_msgpack_that_msgspec_writes_passes(tree: Any, depth: int) -> None:
     """No form that an encoder writes is refused, and a duplicate key that follows is found."""

@@ -98,6 +98,8 @@ class Deadline(Struct, eq=False):
             among.entered.add(self)
             return
         self.task = modules["asyncio"].current_task()
+        if self.task is None:
+            raise RuntimeError("the store is used outside of a task")
         self.cancelling = self.task.cancelling()
         loop = self.task.get_loop()
         if self.by < among.rings_at or loop is not among.loop:

@@ -95,8 +95,11 @@ def _check_opens(path: str, name: str, table: Mapping[str, object], /) -> None:
     if not all(variable in os.environ for variable in re.findall(r"\$\{(\w+)\}", repr(table))):
         return
     storage = config_at(path, {"storages": {name: table}}).storages[name]
-    if storage.scheme in {"file", "local"} and not os.path.lexists(re.sub("(?i)^(file|local)://", "", storage.url)):
-        storage = replace(storage, url="/")  # its own folder need not be there yet
+    if storage.scheme in {"file", "local"}:
+        folder = os.path.abspath(os.path.expanduser(re.sub("(?i)^(file|local)://", "", storage.url)))
+        while not os.path.lexists(folder):  # it need not be there yet
+            folder = os.path.dirname(folder)
+        storage = replace(storage, url=folder)
     anyio.run(_open, StoreConfig(storages={name: storage}))
 
 

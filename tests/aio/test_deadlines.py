@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 import anyio
+import anyio.lowlevel
 import pytest
 from cancelling import by_scope, by_task, each_way, on_asyncio
 
@@ -177,3 +179,70 @@ async def test_no_timer_is_left() -> None:
     assert deadlines.rings_at < float("inf")
     await deadlines.end_all()
     assert deadlines.rings_at == float("inf")
+
+
+@pytest.mark.parametrize("by_timer", [False, True])
+async def test_many_that_are_due_at_once_end_some_at_a_time(by_timer: bool, anyio_backend_name: str) -> None:
+    """A thousand blocks that end in the same moment leave other tasks their turns."""
+    if by_timer and anyio_backend_name == "trio":
+        pytest.skip("trio has timers of its own")
+    deadlines, ended, steps, by = Deadlines(), list[int](), 0, monotonic() + (0.3 if by_timer else 60)
+
+    async def call() -> None:
+        try:
+            with Deadline(deadlines, by):
+                await anyio.sleep_forever()
+        except TimeoutError:
+            ended.append(steps)
+
+    async def step() -> None:
+        nonlocal steps
+        while len(ended) < 1000:
+            steps += 1
+            await anyio.lowlevel.checkpoint()
+
+    async with anyio.create_task_group() as tasks:
+        for _ in range(1000):
+            tasks.start_soon(call)
+        tasks.start_soon(step)
+        await anyio.sleep(0)
+        if not by_timer:
+            await anyio.sleep(0)
+            await deadlines.end_all()
+    assert max(Counter(ended).values()) <= 2 * 256
+
+
+@on_asyncio
+async def test_what_is_no_task_spoils_no_timer() -> None:
+    """A coroutine that somebody steps by hand is refused, and the deadlines of others go on."""
+    deadlines, loop = Deadlines(), asyncio.get_running_loop()
+    failed: asyncio.Future[str] = loop.create_future()
+
+    def enter() -> None:
+        try:
+            with Deadline(deadlines, monotonic() + 0.01):
+                raise AssertionError
+        except RuntimeError as error:
+            failed.set_result(str(error))
+
+    loop.call_soon(enter)
+    assert await failed == "the store is used outside of a task"
+    with pytest.raises(TimeoutError), Deadline(deadlines, monotonic() + 0.02):
+        await anyio.sleep_forever()
+
+
+def test_calls_of_a_closed_loop_keep_nobody_from_closing() -> None:
+    """Where an event loop was closed with a call under way, there is nothing left to end."""
+    deadlines = Deadlines()
+
+    async def call() -> None:
+        with Deadline(deadlines, monotonic() + 60):
+            await asyncio.sleep(60)
+
+    loop = asyncio.new_event_loop()
+    task = loop.create_task(call())
+    loop.run_until_complete(asyncio.sleep(0))
+    assert deadlines.entered
+    loop.close()
+    asyncio.run(deadlines.end_all())
+    task._log_destroy_pending = False  # type: ignore[attr-defined]  # pyright: ignore  -- asyncio's own

@@ -83,10 +83,15 @@ def _run(machine: Any, opened: Callable[[], Awaitable[Any]], loop: Any, sizes: s
     ("machine", "opened"),
     [
         pytest.param(backend_machine, _open_memory, id="memory"),
-        pytest.param(backend_machine, _open_undeclared, id="fsspec"),
+        pytest.param(backend_machine, _open_undeclared, marks=pytest.mark.once, id="fsspec"),
         pytest.param(backend_machine, _open_local, id="local"),
         pytest.param(store_machine, _open_store, id="store on memory and a folder, in two codecs"),
-        pytest.param(store_machine, _open_undeclared_store, id="store on a backend that declares nothing"),
+        pytest.param(
+            store_machine,
+            _open_undeclared_store,
+            marks=pytest.mark.once,
+            id="store on a backend that declares nothing",
+        ),
     ],
 )
 def test_it_does_what_the_model_does(

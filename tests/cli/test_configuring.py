@@ -169,6 +169,8 @@ def test_mode_and_links_of_the_file_stay(tmp_path: Path) -> None:
         (["b", "foo://bar"], "storages.b: unknown scheme 'foo'; known: abfs, az, file, ftp"),
         (["b", "fil:///x"], "storages.b: unknown scheme 'fil'; did you mean 'file'?"),
         (["b", "x", "-o", "file_mod=0640"], "storages.b.options: unknown 'file_mod'; did you mean 'file_mode'?"),
+        (["b", "accountstore.toml"], "storages.b.url: what stands there is no folder"),
+        (["b", "accountstore.toml/below"], "storages.b"),
         (["b", "ftp://h/x", "-o", "usr=me"], "storages.b.options: unknown 'usr'; did you mean"),
     ],
 )

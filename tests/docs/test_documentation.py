@@ -348,6 +348,7 @@ def test_the_cut_over_runs(tmp_path: Path) -> None:
     assert {file.name for file in there.iterdir()} == {"me.account", "mine.account"} | copied
 
 
+@pytest.mark.once
 def test_the_pages_of_tests_are_tests(tmp_path: Path) -> None:
     """The files that the page on testing shows are collected, and pass, on asyncio and trio."""
     for block in blocks("docs/testing.md", "python"):

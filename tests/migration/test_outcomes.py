@@ -91,7 +91,13 @@ def afterwards(ends: tuple[str | None, str | None], word: str | None, /) -> tupl
             return ends
 
 
-@pytest.mark.parametrize("options", OPTIONS)
+# The others differ from the first in how they look, which the long run shows.
+QUICK = {"", "overwrite", "mirror", "delete the source"}
+
+
+@pytest.mark.parametrize(
+    "options", [pytest.param(name, marks=() if name in QUICK else pytest.mark.once) for name in OPTIONS]
+)
 async def test_what_becomes_of_a_document(store: AccountStore, tmp_path: Path, options: str) -> None:
     """Each state of both ends has its outcome, which a plan foretells; nothing else is changed; and a further pass
     finds nothing to do.

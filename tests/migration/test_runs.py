@@ -623,7 +623,7 @@ class Killed(BaseException):
 
 
 @pytest.mark.parametrize("before", [True, False], ids=["before the journal is written", "after"])
-@pytest.mark.parametrize("nth", [1, 2, 3])
+@pytest.mark.parametrize("nth", [*(pytest.param(nth, marks=pytest.mark.once) for nth in (1, 3)), 2])
 async def test_broken_off_at_each_step_of_the_journal(
     store: AccountStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nth: int, before: bool
 ) -> None:
@@ -688,9 +688,16 @@ async def test_control_a_journal_that_is_written_before_the_copy(
     assert await copies(store) != {*NAMES}
 
 
-@pytest.mark.parametrize("after", [0, 1, 5, 20, 60, 130, 160, 200])
 @pytest.mark.parametrize(
-    "options", [{}, {"delete_source": True}, {"mirror_deletes": True}, {"listing": "spool"}], ids=str
+    "after", [*(pytest.param(after, marks=pytest.mark.once) for after in (0, 5, 60, 160)), 1, 20, 130, 200]
+)
+@pytest.mark.parametrize(
+    "options",
+    [
+        *({}, {"delete_source": True}),
+        *(pytest.param(more, marks=pytest.mark.once) for more in ({"mirror_deletes": True}, {"listing": "spool"})),
+    ],
+    ids=str,
 )
 async def test_a_cancelled_run_goes_on_where_it_was(tmp_path: Path, after: int, options: dict[str, Any]) -> None:
     """A step that is cancelled is made again by the next one: each document is told once, and none is left out; what

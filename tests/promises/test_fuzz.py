@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
     from accountstore.codecs import Codec
 
-DOCUMENTS = int(os.environ.get("ACCOUNTSTORE_FUZZ_DOCUMENTS", "20000"))
+DOCUMENTS = int(os.environ.get("ACCOUNTSTORE_FUZZ_DOCUMENTS", "10000"))
 NAMES = int(os.environ.get("ACCOUNTSTORE_FUZZ_NAMES", "5000"))
 SEED = int(os.environ.get("ACCOUNTSTORE_FUZZ_SEED", "20240229"))
 

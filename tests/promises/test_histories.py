@@ -162,7 +162,7 @@ async def _record_tasks(
     lossy = LossyBackend(backend, schedule)
     random = Random(seed)
     locations = [Location(f"{seed}-{i}.account", folder="histories") for i in range(DOCUMENTS)]
-    stores = [store_of({"one": lossy}, attempts=4, timeout=1.0) for _ in range(2)]
+    stores = [store_of({"one": lossy}, attempts=4, timeout=0.3) for _ in range(2)]
 
     async def call(recorder: Recorder, seconds: float) -> None:
         with anyio.move_on_after(seconds):
@@ -172,7 +172,7 @@ async def _record_tasks(
         for location in locations:
             for client in range(4):
                 recorder = Recorder(stores[client % 2], location, log, str(client))
-                seconds = random.uniform(0, 1) if random.random() < 0.2 else 100 + random.random()
+                seconds = random.uniform(0, 0.3) if random.random() < 0.2 else 100 + random.random()
                 tasks.start_soon(call, recorder, seconds)
     undisturbed = store_of({"one": backend})
     for location in locations:
@@ -183,7 +183,7 @@ async def _record_tasks(
     return read_histories([path])
 
 
-@sealed_or_not
+@pytest.mark.parametrize("is_sealed", [False, pytest.param(True, marks=pytest.mark.once)], ids=["plain", "sealed"])
 @pytest.mark.parametrize("loop", ["asyncio", "trio"])
 def test_tasks_on_memory_are_a_register(loop: str, is_sealed: bool, tmp_path: Path) -> None:
     """Tasks that call two stores on one lossy backend, and are cancelled, leave histories of a register, but that a

@@ -1,6 +1,7 @@
 """Races among processes, threads, tasks and event loops: no lost update, one creator, no partial document.
 
-Eight worker processes import the library once; a command goes to all of them, and they begin together (`racing`).
+Eight worker processes import the library once; a command goes to all of them, and they begin together (`racing`). They
+are part of the long run; without it tasks and threads race here, and in the public suite.
 """
 
 from __future__ import annotations
@@ -87,6 +88,7 @@ def _login(root: Path, at: Location = AT, /) -> str | None:
 # --- updates ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("loses", [False, True], ids=["update", "control"])
 def test_updates_of_many_processes_all_count(workers: ProcessPoolExecutor, start: Path, loses: bool) -> None:
     """8 processes that add 1 to a document 50 times each make 400 more of it. The control: get and save lose some."""
@@ -145,6 +147,7 @@ def test_updates_of_many_loops_in_many_threads_all_count(start: Path) -> None:
 # --- creates ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("plain", [False, True], ids=["store", "control"])
 def test_create_has_one_winner_among_processes(workers: ProcessPoolExecutor, tmp_path: Path, plain: bool) -> None:
     """Of 8 processes that create a document at once exactly one succeeds, and the document is its own. The control:
@@ -174,6 +177,7 @@ def _forks(swaps: Sequence[tuple[str, str]], /) -> list[str]:
     return [old for old, times in Counter(old for old, _ in swaps).items() if times > 1]
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("blindly", [False, True], ids=["swap", "control"])
 def test_swaps_of_many_processes_form_one_chain(workers: ProcessPoolExecutor, start: Path, blindly: bool) -> None:
     """Each successful swap replaced the very document that it had read: all of them form one chain without forks. The
@@ -200,6 +204,7 @@ def test_swaps_of_many_processes_form_one_chain(workers: ProcessPoolExecutor, st
     pytest.fail("one process won all, every time: that was no race")
 
 
+@pytest.mark.once
 def test_swaps_deletes_and_creates_of_many_processes_have_one_order(workers: ProcessPoolExecutor, start: Path) -> None:
     """Every document was made by one swap or create, and was replaced by at most one swap or deleted."""
     answers = _answers(workers, partial(racing.swap_delete_create, count=UPDATES), start)
@@ -222,6 +227,7 @@ def test_swaps_deletes_and_creates_of_many_processes_have_one_order(workers: Pro
 # --- a reader beside a writer -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.once
 @pytest.mark.anyio
 async def test_reader_beside_a_writer_sees_whole_documents(workers: ProcessPoolExecutor, tmp_path: Path) -> None:
     """Beside a process that writes in a tight loop each read is a whole document, not older than the one before."""
@@ -244,6 +250,7 @@ async def test_reader_beside_a_writer_sees_whole_documents(workers: ProcessPoolE
     assert most > 5
 
 
+@pytest.mark.once
 def test_control_reader_beside_a_plain_writer_sees_parts(workers: ProcessPoolExecutor, start: Path) -> None:
     """Control: beside fsspec's `pipe_file` a reader sees partial documents."""
     path = start / AT.path

@@ -459,10 +459,10 @@ async def test_an_exchange_that_never_returns(store: AccountStore) -> None:
 async def test_a_lease_of_another_is_waited_for_and_then_taken_over(store: AccountStore) -> None:
     """A holder that is gone keeps others waiting for the lease's length, and no longer; events tell of it."""
     provider = SmallProvider()
-    await put(store, provider.account(), lease_of("R0", holder="gone", seconds=0.5))
+    await put(store, provider.account(), lease_of("R0", holder="gone", seconds=0.2))
     started = anyio.current_time()
     assert tokens((await store.refresh(AT, provider.exchange)).document) == ("R1", "A1")
-    assert anyio.current_time() - started >= 0.5
+    assert anyio.current_time() - started >= 0.2
 
 
 async def test_the_wait_for_others_is_bounded(store: AccountStore) -> None:

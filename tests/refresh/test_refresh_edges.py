@@ -122,9 +122,9 @@ async def test_calls_that_wait_for_less_than_a_lease_take_over_in_the_end(store:
     """What one call has seen of a dead holder, the next one of the process knows."""
     provider = SmallProvider()
     await put(store, provider.account(), {})
-    await put(store, provider.account(), {await _key(store): {"holder": "dead", "seconds": 0.5}})
+    await put(store, provider.account(), {await _key(store): {"holder": "dead", "seconds": 0.2}})
     for _ in range(100):
-        outcome = await result(store.refresh(AT, provider.exchange, timeout=0.1))
+        outcome = await result(store.refresh(AT, provider.exchange, timeout=0.05))
         if not isinstance(outcome, LeaseError):
             break
     assert tokens(await store.get(AT)) == ("R1", "A1")

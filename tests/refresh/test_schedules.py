@@ -102,6 +102,7 @@ async def test_every_schedule_without_a_fault_has_one_exchange(monkeypatch: pyte
         assert (run.provider.exchanges, run.provider.refusals, judge(run)) == (1, 0, [])
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("kind", ["crash", "stall", "late"])
 async def test_every_schedule_with_a_fault_ends_well(kind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """With one of the tasks dead, or standing still past its lease, at any of its steps: the others go on and get a
@@ -120,6 +121,7 @@ async def test_every_schedule_with_a_fault_ends_well(kind: Any, monkeypatch: pyt
     assert count["with two exchanges"] > 0
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("kind", ["crash", "stall", "late"])
 async def test_a_family_is_lost_only_when_its_holder_has_spent_the_token(
     kind: Any, monkeypatch: pytest.MonkeyPatch
@@ -143,6 +145,7 @@ async def test_a_family_is_lost_only_when_its_holder_has_spent_the_token(
     assert 0 < count["families lost"] < count["schedules"]
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("fault", [None, Fault("crash", 3)])
 async def test_the_leases_do_not_pile_up(fault: Fault | None, monkeypatch: pytest.MonkeyPatch) -> None:
     """At the end of each schedule nobody has a lease, and the document keeps the token before the last."""
@@ -169,6 +172,7 @@ async def test_control_a_lease_that_is_not_looked_at_is_found(monkeypatch: pytes
     assert any("while task" in wrong for run in runs for wrong in run.wrong)
 
 
+@pytest.mark.once
 async def test_swapping_steps_that_do_not_meet_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two tasks: all orders, with those that only swap steps which do not meet, end in the same ways as without."""
     ends: list[set[Any]] = []

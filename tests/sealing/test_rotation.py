@@ -348,7 +348,7 @@ async def all_readable(backend: Backend) -> None:
 
 
 @pytest.mark.parametrize("moment", ["before", "after", "hang"])
-@pytest.mark.parametrize("call", [rewrap, reseal])
+@pytest.mark.parametrize("call", [rewrap, pytest.param(reseal, marks=pytest.mark.once)])
 async def test_a_rotation_that_fails_at_any_request_goes_on(call: Any, moment: Any) -> None:
     """Whichever request fails, loses its answer, or is cancelled: each document opens throughout, and the next run
     finishes.

@@ -161,6 +161,7 @@ class TestSealedMemory(BackendTests):
         return sealing(memory_harness())
 
 
+@pytest.mark.once
 class TestSealedFolder(BackendTests):
     """A folder."""
 

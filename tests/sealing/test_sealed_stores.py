@@ -452,7 +452,10 @@ async def _sealed_folder(folder: Path) -> AccountStore:
     return await AccountStore.open(StoreConfig(default="First Storage", storages=storages))
 
 
-@pytest.mark.parametrize("opened", [_sealed_memory, _sealed_folder], ids=["memory", "folder"])
+@pytest.mark.parametrize(
+    "opened",
+    [pytest.param(_sealed_memory, marks=pytest.mark.once, id="memory"), pytest.param(_sealed_folder, id="folder")],
+)
 def test_a_sealed_store_does_what_the_model_does(
     anyio_backend: Any, opened: Callable[[Path], Any], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
