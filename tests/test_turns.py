@@ -84,6 +84,28 @@ async def test_small_documents_share_a_turn(
     assert await _most_in_one_step(storage, call, SMALL, tmp_path, monkeypatch) > 2
 
 
+async def test_documents_that_share_a_turn_are_64_kib() -> None:
+    """As many as have room in a turn go on at once, also in the turn after a large one; the next one waits. Those of
+    two turns may come between two steps of another task, as above.
+    """
+    turns, at_once = Turns(), [0]
+
+    async def step() -> None:
+        while True:
+            at_once.append(0)
+            await anyio.lowlevel.checkpoint()
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(step)
+        await turns.take(65_536)
+        for _ in range(20):
+            await turns.take(10_000)
+            at_once[-1] += 1
+        tasks.cancel_scope.cancel()
+    assert sum(at_once) == 20
+    assert max(at_once) in range(6, 13)
+
+
 async def _take_none(_: Turns, size: int = 0, /) -> None:
     assert size >= 0
 
@@ -95,12 +117,9 @@ async def _filled(storage: str, document: MultiAccount, /) -> AccountStore:
         keys = {name: sealer(static("new", "old"), storage_id=name) for name in backends}
         before, store = sealed_over(backends), sealed_over(backends, keys)
     else:
-        codecs = ("json", "msgpack") if storage == "json" else ("msgpack", "json")
-        names = zip(("main", "other"), codecs, strict=True)
-        config = StoreConfig(
-            storages={name: StorageConfig("memory://", codec=codec) for name, codec in names}, default="main"
-        )
-        before = store = await AccountStore.open(config)
+        of_codec = StorageConfig("memory://", codec="json"), StorageConfig("memory://", codec="msgpack")
+        main, other = of_codec if storage == "json" else of_codec[::-1]
+        before = store = await AccountStore.open(StoreConfig(storages={"main": main, "other": other}, default="main"))
     await _all(before.save_many([(at, document) for at in (*AT, *THERE)]))
     return store
 
