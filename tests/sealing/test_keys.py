@@ -518,7 +518,11 @@ async def test_a_provider_is_given_its_own_keys_only() -> None:
     assert service.calls == []
 
 
-@pytest.mark.parametrize("call", [lambda store: store.get_many([AT, ELSEWHERE]), rewrap], ids=["get_many", "rewrap"])
+def _get_both(store: AccountStore, /) -> AsyncIterator[tuple[Location, object]]:
+    return store.get_many([AT, ELSEWHERE])
+
+
+@pytest.mark.parametrize("call", [_get_both, rewrap])
 async def test_each_call_of_a_provider_has_its_own_time(
     call: Callable[[AccountStore], AsyncIterator[tuple[Location, object]]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
