@@ -14,7 +14,8 @@ from accountstore.location import Located, Location
 from accountstore.model import Document
 from accountstore.retry import condition_of
 from accountstore.scope import Resolver
-from accountstore.storage import LARGE, DocumentRef, Opened, Storage, Stored, stored
+from accountstore.storage import DocumentRef, Opened, Storage, Stored, stored
+from accountstore.turns import LARGE
 from accountstore.windows import Item, Member, Results, Windows, itself, location_of, result_of, results_of
 
 T = TypeVar("T")
@@ -74,13 +75,10 @@ async def read(
     keys = [member.ref.key for member in members]
     blobs = await storage.client.read_many(keys, at_once=at_once)
     if storage.sealer is not None:
-        blobs = await storage.sealer.open_many(keys, blobs, storage.client.deadline())
-    stretch = 0
+        blobs = await storage.sealer.open_many(keys, blobs)
+    turns = storage.turns
     for member, blob in zip(members, blobs, strict=True):
-        stretch += blob.stat.size if isinstance(blob, Blob) else 0
-        if stretch >= LARGE:
-            stretch = 0
-            await storage.turn()
+        await turns.take(len(blob.data) if isinstance(blob, Blob) else 0)
         results[member.place] = result_of(member.ref, partial(_open, member.ref), blob)
 
 
@@ -110,25 +108,24 @@ async def write(
     """Write the documents that can be written; each with what the storage answered."""
     writes: list[Write] = []
     written: list[Member[T]] = []
-    stretch = 0
+    turns = storage.turns
     for member in members:
         ref, mode = member.ref, member.mode
         try:
             if mode != "overwrite":
                 await ref.renewed().require(condition_of(mode))
+            await turns.take()
             with Located(ref.location):
                 writes.append(Write(ref.key, bytes_of(member), mode))
         except AccountStoreError as error:
             results[member.place] = error.with_traceback(None)
+            turns.used(LARGE)  # as far as anybody knows
         else:
             written.append(member)
-            stretch += len(writes[-1].data)
-        if stretch >= LARGE:
-            stretch = 0
-            await storage.turn()
+            turns.used(len(writes[-1].data))
     if storage.sealer is not None:
         try:
-            writes = await storage.sealer.seal_many(writes, storage.client.deadline())
+            writes = await storage.sealer.seal_many(writes)
         except AccountStoreError as error:
             return [(member, unsealed, error) for member, unsealed in zip(written, writes, strict=True)]
     return list(zip(written, writes, await storage.client.write_many(writes, at_once=at_once), strict=True))

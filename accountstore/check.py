@@ -200,7 +200,7 @@ def sealing_of(storage: Storage, /) -> Sealing | None:
 async def _seal(sealer: Sealer, key: str, documents: list[bytes], by: float, /) -> None:
     """Put sealed documents in the place of plain ones, and open one."""
     plain = documents[0]
-    documents[:] = [write.data for write in await sealer.seal_many([Write(key, d, "overwrite") for d in documents], by)]
+    documents[:] = [write.data for write in await sealer.seal_many([Write(key, d, "overwrite") for d in documents])]
     blob = Blob(documents[0], Stat(key, len(documents[0]), Version("sealed"), None))
     if (await sealer.open(key, blob, by)).data != plain:
         raise TamperedError("what was sealed opened as something else")

@@ -136,7 +136,7 @@ async def _transfer(
     unproven: list[tuple[_Source, Write, Copied]] = []
     for member, done, stat in await write(storage, opened, _transcoded, results, at_once):
         result = result_of(member.ref, partial(_copied, member.given), stat)
-        if isinstance(result, Copied) and verify != "none" and not _is_held(member):
+        if isinstance(result, Copied) and verify != "none" and not await _is_held(member):
             if verify == "write" and _is_md5_of(done.data, result.version):
                 result = replace(result, verified=True)
             else:
@@ -171,10 +171,11 @@ def _transcoded(member: _Source, /) -> bytes:
     return member.ref.storage.copied(member.given, source.storage.codec, member.ref.kind)
 
 
-def _is_held(member: _Source, /) -> bool:
-    """Whether somebody was exchanging a token of the source, which the copy has not got."""
-    source = member.source or member.ref
-    return any(lease.holder for lease in leases_of(source.storage, member.given).values())
+async def _is_held(member: _Source, /) -> bool:
+    """Whether somebody was exchanging a token of the source, which the copy has not got. It takes a turn."""
+    storage = (member.source or member.ref).storage
+    await storage.turns.take(len(member.given.plain))
+    return any(lease.holder for lease in leases_of(storage, member.given).values())
 
 
 def _copied(opened: Opened[Document], stat: Stat, /) -> Copied:
@@ -194,7 +195,7 @@ async def _read_back(
     blobs = await storage.client.read_many(keys, at_once=at_once)
     opened = blobs
     if storage.sealer is not None:
-        opened = await storage.sealer.open_many(keys, blobs, storage.client.deadline())
+        opened = await storage.sealer.open_many(keys, blobs)
     for (member, done, copied), blob, plain in zip(written, blobs, opened, strict=True):
         answer = plain if isinstance(plain, AccountStoreError) else blob
         results[member.place] = result_of(member.ref, partial(_compared, copied, done.data), answer)

@@ -242,7 +242,7 @@ class _Rotation(NamedTuple):
 
     async def _batch(self, members: Sequence[_Member], results: dict[Location, _Result], /) -> None:
         """Read, write what is not as it should be on the version that was read, and again what others have changed."""
-        current = await _outcome(self.sealer.ring.current(self.storage.client.deadline()))
+        current = await _outcome(self.sealer.ring.current(self.sealer.ring.deadline()))
         rest = [*members]
         for attempt in range(1, _ATTEMPTS + 1):
             rest = await self._try(rest, current, results)
@@ -259,7 +259,7 @@ class _Rotation(NamedTuple):
             return []
         keys = [member.key for member in members]
         blobs = await self.storage.client.read_many(keys, at_once=self.concurrency)
-        read, sealed = self.sealer.take_apart(keys, blobs)
+        read, sealed = await self.sealer.take_apart(keys, blobs)
         writes = await self._changes(keys, read, sealed, current)
         changed = [i for i, write in enumerate(writes) if isinstance(write, Write)]
         stats = await self.storage.client.write_many(
@@ -292,7 +292,6 @@ class _Rotation(NamedTuple):
         /,
     ) -> list[Write | Rotated | AccountStoreError]:
         """What is to be written, on the version that was read; or what there is to say."""
-        by = self.storage.client.deadline()
         results = [self._look(blob, sealed.get(i), current) for i, blob in enumerate(read)]
         again: list[int] = []
         rewrapped: dict[int, Sealed] = {}
@@ -303,22 +302,23 @@ class _Rotation(NamedTuple):
                 rewrapped[i] = sealed[i]
             else:
                 again.append(i)
-        for i, key in (await self.sealer.rewrap_many(rewrapped, by)).items():
+        for i, key in (await self.sealer.rewrap_many(rewrapped)).items():
+            await self.sealer.turns.take(len(sealed[i].envelope.content))
             results[i] = _rewrapped(keys[i], read[i], sealed[i], key)
         writes: dict[int, Write] = {}
-        opened = await self.sealer.open_many([keys[i] for i in again], [read[i] for i in again], by)
+        opened = await self.sealer.open_many([keys[i] for i in again], [read[i] for i in again])
         for i, plain in zip(again, opened, strict=True):
             if isinstance(plain, AccountStoreError):
                 results[i] = plain
             elif self.mode != "verify":
                 writes[i] = Write(keys[i], plain.data, plain.version)
-        return await self._seal(results, writes, by)
+        return await self._seal(results, writes)
 
     async def _seal(
-        self, results: list[Write | Rotated | AccountStoreError], plain: dict[int, Write], by: float, /
+        self, results: list[Write | Rotated | AccountStoreError], plain: dict[int, Write], /
     ) -> list[Write | Rotated | AccountStoreError]:
         """The results with the sealed documents, or the key service's failure, in the place of the plain ones."""
-        sealed = await _outcome(self.sealer.seal_many([*plain.values()], by))
+        sealed = await _outcome(self.sealer.seal_many([*plain.values()]))
         for place, i in enumerate(plain):
             results[i] = copy(sealed) if isinstance(sealed, SealError) else sealed[place]
         return results

@@ -8,7 +8,7 @@ from datetime import datetime
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
-from anyio import Lock, sleep
+from anyio import sleep
 from msgspec import Struct, field
 from msgspec.structs import replace
 
@@ -29,6 +29,7 @@ from accountstore.location import Located, Location, locate
 from accountstore.model import Account, Document, MultiAccount
 from accountstore.retry import Condition, out_of_time
 from accountstore.secrets import SecretBytes
+from accountstore.turns import LARGE, Turns
 from accountstore.validation import check_size, kind_of
 
 if TYPE_CHECKING:
@@ -38,8 +39,6 @@ D = TypeVar("D", bound=Account | MultiAccount)
 T_co = TypeVar("T_co", covariant=True)
 T = TypeVar("T")
 _PAUSE = 0.02
-LARGE = 65_536
-"""From so many bytes on, a document is encoded or decoded in a turn of the event loop of its own."""
 _MANY = 500
 """Accounts that are about as large."""
 _NO_FIELDS: Mapping[str, object] = MappingProxyType({})
@@ -93,7 +92,7 @@ class Storage(Struct, frozen=True, eq=False):
     watch: LeaseWatch = field(default_factory=LeaseWatch)
     flights: dict[str, Flight] = field(default_factory=dict[str, Flight])
     """The refreshes under way in this process, by key."""
-    turns: Lock = field(default_factory=Lock)
+    plain_turns: Turns = field(default_factory=Turns)
 
     @property
     def name(self) -> str:
@@ -105,17 +104,21 @@ class Storage(Struct, frozen=True, eq=False):
         while any(flight.until > elapsed() for flight in self.flights.values()):  # noqa: ASYNC110 -- or their time is up
             await sleep(_PAUSE)
 
-    async def turn(self, by: float | None = None, /) -> None:
-        """Let other tasks go on, until there is a turn of the event loop in which no other large document of this
-        storage is encoded or decoded.
+    @property
+    def turns(self) -> Turns:
+        """The turns that the documents take, with the sealer where there is one."""
+        return self.plain_turns if self.sealer is None else self.sealer.turns
+
+    async def turn(self, by: float, /) -> None:
+        """Let other tasks go on, until there is a turn of the event loop for a large document.
 
         Raises `UnavailableError` at the operation's deadline, and `ClosedError`.
         """
         client = self.client
-        with suppress(TimeoutError), Deadline(client.calls.deadlines, client.deadline() if by is None else by):
-            async with self.turns:  # which yields, and wakes the next in the turn after
-                if not client.calls.closed:
-                    return
+        with suppress(TimeoutError), Deadline(client.calls.deadlines, by):
+            await self.turns.take(LARGE)
+            if not client.calls.closed:
+                return
         raise out_of_time(client)
 
     def __repr__(self) -> str:
@@ -221,6 +224,8 @@ class DocumentRef(Struct, frozen=True, eq=False):
         try:  # as `Located`, without its calls: this and `write` are the most frequent
             blob = await storage.client.read(self.key, self.by)
             if storage.sealer is not None:
+                if len(blob.data) > LARGE:
+                    await storage.turn(self.by)
                 blob = await storage.sealer.open(self.key, blob, self.by)
             if len(blob.data) > LARGE:
                 await storage.turn(self.by)

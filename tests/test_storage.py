@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import traceback
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, cast
 
-import anyio
-import anyio.lowlevel
 import msgspec
 import pytest
 from doubles import Recording, raises
@@ -18,16 +16,14 @@ from accountstore import (
     Account,
     AccountStore,
     Location,
-    MultiAccount,
     PasswordCredentials,
     StorageConfig,
     StoreConfig,
     Stored,
     Version,
-    to_json,
 )
 from accountstore.backends.memory import MemoryBackend
-from accountstore.codecs import CODECS, JSON, MSGPACK, Codec
+from accountstore.codecs import CODECS, JSON, MSGPACK
 from accountstore.errors import DecodeError, EncodeError, TooLargeError
 from accountstore.testing import store_over
 
@@ -183,76 +179,3 @@ async def test_json_does_not_show_in_a_repr(codec: str) -> None:
     stored = await store.read_json(AT)
     assert b"canary" in stored.document
     assert "canary" not in f"{stored!r} {stored} {stored.document!r} {stored.document!s}"
-
-
-async def _call(call: str, store: AccountStore, at: Location, document: MultiAccount, data: bytes, /) -> None:
-    match call:
-        case "save":
-            await store.save_multi(at, document)
-        case "get":
-            await store.get_multi(at)
-        case "update":
-            await store.update_multi(at, _without_the_first)
-        case "copy":
-            await store.copy(at, Location(f"copy-{at.file_name}"))
-        case "read_json":
-            await store.read_json(at)
-        case _:
-            await store.save_json(at, data)
-
-
-def _without_the_first(document: MultiAccount, /) -> MultiAccount:
-    return MultiAccount(receive_accounts=document.receive_accounts[1:])
-
-
-@pytest.mark.parametrize("codec", ["json", pytest.param("msgpack", marks=pytest.mark.once)])
-@pytest.mark.parametrize("call", ["save", "get", "update", "copy", "read_json", "save_json"])
-async def test_large_documents_leave_other_tasks_their_turns(
-    codec: Literal["json", "msgpack"], call: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """However many large documents are read or written at once, each turn of the event loop encodes or decodes one: two
-    at most between two steps of another task, for trio runs the tasks of a turn in any order.
-    """
-    assert await _most_in_one_step(codec, call, 1000, monkeypatch) in {1, 2}
-
-
-async def test_control_small_documents_share_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Those below the bound are encoded many at a time, which the count shows."""
-    assert await _most_in_one_step("json", "save", 2, monkeypatch) > 2
-
-
-async def _most_in_one_step(
-    codec: Literal["json", "msgpack"], call: str, accounts: int, monkeypatch: pytest.MonkeyPatch, /
-) -> int:
-    """From how many of 16 calls of the store a document is encoded or decoded between two steps of another task."""
-    document = MultiAccount(receive_accounts=(ACCOUNT,) * accounts)
-    data = to_json(document, reveal=True)
-    steps = [0]
-    at_work: dict[int, set[int]] = {}
-
-    def counted(function: Any, /) -> Any:
-        def call_and_count(*arguments: Any, **keywords: Any) -> Any:
-            at_work.setdefault(steps[0], set()).add(anyio.get_current_task().id)
-            return function(*arguments, **keywords)
-
-        return call_and_count
-
-    async with AccountStore.open(StoreConfig(storages={"main": StorageConfig("memory://", codec=codec)})) as store:
-        ats = [Location(f"{i}.multi.account") for i in range(16)]
-        for at in ats:
-            await store.save_multi(at, document)
-        for name in ("encode", "decode", "merge", "encode_tree", "decode_tree"):
-            monkeypatch.setattr(Codec, name, counted(getattr(Codec, name)))
-        async with anyio.create_task_group() as tasks:
-
-            async def step() -> None:
-                while True:
-                    steps[0] += 1
-                    await anyio.lowlevel.checkpoint()
-
-            async with anyio.create_task_group() as calls:
-                tasks.start_soon(step)
-                for at in ats:
-                    calls.start_soon(_call, call, store, at, document, data)
-            tasks.cancel_scope.cancel()
-    return max(map(len, at_work.values()))

@@ -23,8 +23,8 @@ from samples import ACCOUNT, AT, CALLS, MULTI_AT, next_port
 from accountstore import AccountStore, Location, MultiAccount, StorageConfig, StoreConfig
 from accountstore.backends.memory import MemoryBackend
 from accountstore.errors import AccountStoreError, BackendError, ClosedError, ConfigError, UnavailableError
-from accountstore.store import parts_of
 from accountstore.testing import Fault, FaultyBackend, store_over
+from accountstore.turns import Turns
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -315,22 +315,27 @@ async def test_closing_goes_on_whatever_cancels_it() -> None:
     assert [backend.calls["aclose"] for backend in backends] == [1, 1]
 
 
-async def test_who_waits_to_decode_is_told_that_the_store_is_closed() -> None:
+async def test_who_waits_to_decode_is_told_that_the_store_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Large documents that wait for their turn of the event loop end with the store, and at their deadline."""
+
+    async def take(*_: object) -> None:
+        await anyio.sleep_forever()
+
     document = MultiAccount(receive_accounts=(ACCOUNT,) * 1000)
     for timeout, kind in ((60.0, ClosedError), (0.1, UnavailableError)):
         store = store_over({"main": MemoryBackend()}, timeout=timeout)
         await store.save_multi(MULTI_AT, document)
-        storage = parts_of(store)[0].storage(None)
         answers: list[object] = []
 
         async def read(store: AccountStore, answers: list[object]) -> None:
             answers.append(await result(store.get_multi(MULTI_AT)))
 
-        async with storage.turns, anyio.create_task_group() as tasks:
+        monkeypatch.setattr(Turns, "take", take)
+        async with anyio.create_task_group() as tasks:
             tasks.start_soon(read, store, answers)
             await anyio.wait_all_tasks_blocked()
             if kind is ClosedError:
                 await store.aclose()
+        monkeypatch.undo()
         assert [type(answer) for answer in answers] == [kind]
         await store.aclose()

@@ -43,7 +43,7 @@ from accountstore.migration.model import Options, Place
 from accountstore.migration.pace import Pace
 from accountstore.migration.records import Done
 from accountstore.model import Document
-from accountstore.storage import Opened
+from accountstore.storage import Opened, Storage
 from accountstore.store import AccountStore, parts_of
 
 _RACED = (NotFoundError, ExistsError, ConflictError)
@@ -143,33 +143,35 @@ class Worker:
         await self._look([case for case in cases if verifies or isinstance(self._way(case, None), Read)])
         decided: list[tuple[Case, Decision]] = []
         for case in cases:
-            equal = self._equal(case)
+            equal = await self._equal(case)
             if case.done is None:
                 way = self._way(case, equal)
                 if isinstance(way, Remove) and case.item.source is not None:
                     way = Settled("gone", "it was deleted while the migration ran")  # removed by the next run, if so
                 decided.append((case, way))
-                self._settle(*decided[-1])
+                await self._settle(*decided[-1])
         return decided
 
     def _way(self, case: Case, equal: bool | None, /) -> Decision:
         return decide(case.source, case.target, case.item.row, self._marks, self._job.options, equal=equal)
 
-    def _settle(self, case: Case, way: Decision, /) -> None:
+    async def _settle(self, case: Case, way: Decision, /) -> None:
         if not isinstance(way, Settled) or way.outcome is None:
             return
+        has_copy = way.outcome in {"same", "newer"} and case.opened_there is not None and not await self._is_held(case)
         case.settle(way.outcome, way.reason)
         if isinstance(case.source, Version) and isinstance(case.target, Version):
             if way.outcome == "same":
                 case.mark(self._marks, case.source, case.target)
-            if way.outcome in {"same", "newer"} and case.opened_there is not None and not self._is_held(case):
+            if has_copy:
                 case.removable = case.source
 
-    def _is_held(self, case: Case, /) -> bool:
+    async def _is_held(self, case: Case, /) -> bool:
         """Whether somebody is exchanging a token of the source, which would be lost with it."""
         if case.opened is None:
             return False
         storage = self._resolver.storage(case.at.storage)
+        await storage.turns.take(len(case.opened.plain))
         return any(lease.holder for lease in leases_of(storage, case.opened).values())
 
     async def _look(self, cases: Sequence[Case], /) -> None:
@@ -185,19 +187,17 @@ class Worker:
         await self._pace.wait(len(at))
         return [found async for _, found in open_many(self._resolver, self._log, at, self.concurrency)]
 
-    def _equal(self, case: Case, /) -> bool | None:
+    async def _equal(self, case: Case, /) -> bool | None:
         """Whether the documents are equal, the fields that this release does not know included, but not their leases,
         which come and go. None: not both read.
         """
         if case.opened is None or case.opened_there is None:
             return None
-        source, target = (self._resolver.storage(at.storage).codec for at in (case.at, case.to))
-        if source is target and case.opened.plain == case.opened_there.plain:
+        source, target = (self._resolver.storage(at.storage) for at in (case.at, case.to))
+        if source.codec is target.codec and case.opened.plain == case.opened_there.plain:
             return True
         try:
-            return _without_leases(source.decode_tree(case.opened.plain)) == _without_leases(
-                target.decode_tree(case.opened_there.plain)
-            )
+            return await _tree(source, case.opened) == await _tree(target, case.opened_there)
         except AccountStoreError as error:
             case.fail(error)
             return None
@@ -300,7 +300,10 @@ class Worker:
         case.removable = None
 
 
-def _without_leases(tree: Any, /) -> dict[str, Any]:
+async def _tree(storage: Storage, opened: Opened[Document], /) -> dict[str, Any]:
+    """All fields of a document but its leases, decoded in a turn of its own where it is large."""
+    await storage.turns.take(len(opened.plain))
+    tree: Any = storage.codec.decode_tree(opened.plain)
     return {name: value for name, value in tree.items() if name != FIELD}
 
 

@@ -88,6 +88,10 @@ class KeyRing:
                     return provider, key
         raise MissingKeyError("it is sealed by a key that the storage's key ring does not have", key_id=keys[0].key_id)
 
+    def deadline(self) -> float:
+        """When a call of a provider that begins now must have ended, as a moment of `time.monotonic()`."""
+        return monotonic() + self._policy.timeout
+
     async def current(self, by: float, /) -> tuple[str, str]:
         """Algorithm and id of the key that seals now."""
         found = await self._ask(self._primary, self._primary.current, by)

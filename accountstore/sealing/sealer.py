@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from copy import copy
 from typing import Literal, TypeAlias, TypeVar
 
-from anyio.lowlevel import checkpoint
 from msgspec import Struct
 
 from accountstore.backends.base import Blob, Write
@@ -26,15 +25,13 @@ from accountstore.sealing.envelope import (
 from accountstore.sealing.providers import KeyProvider
 from accountstore.sealing.ring import KeyRing
 from accountstore.secrets import SecretBytes
+from accountstore.turns import Turns
 
 T = TypeVar("T")
 
 Mode: TypeAlias = Literal["required", "optional", "unsealing"]
 """`"required"`: plaintext is refused. `"optional"`: it is read, and the next write seals. `"unsealing"`: it is read,
 and the next write does not seal."""
-
-_STRETCH = 65_536
-"""How many bytes are sealed or opened before other tasks have their turn."""
 
 
 class Sealed(Struct, frozen=True, eq=False, gc=False):
@@ -54,6 +51,7 @@ class Sealer:
         self.ring: KeyRing = ring
         self.storage_id: str = storage_id
         self.mode: Mode = mode
+        self.turns: Turns = Turns()
 
     def __repr__(self) -> str:
         return f"Sealer({self.storage_id!r}, {self.mode})"
@@ -67,17 +65,16 @@ class Sealer:
         place, content_key = place_of(self.storage_id, key), new_content_key()
         return seal(place, data, content_key, await self.ring.wrap((content_key,), (place,), by))
 
-    async def seal_many(self, writes: Sequence[Write], by: float, /) -> list[Write]:
+    async def seal_many(self, writes: Sequence[Write], /) -> list[Write]:
         """The same writes, of sealed documents. As `seal`."""
         if self.mode == "unsealing" or not writes:
             return [*writes]
         places = [place_of(self.storage_id, write.key) for write in writes]
         keys = [new_content_key() for _ in places]
-        wrapped = await self.ring.wrap(keys, places, by)
+        wrapped = await self.ring.wrap(keys, places, self.ring.deadline())
         sealed: list[Write] = []
-        stretch = 0
         for write, place, key, each in zip(writes, places, keys, wrapped, strict=True):
-            stretch = await _pause(stretch + len(write.data))
+            await self.turns.take(len(write.data))
             sealed.append(write._replace(data=seal(place, write.data, key, (each,))))
         return sealed
 
@@ -95,22 +92,21 @@ class Sealer:
         return result
 
     async def open_many(
-        self, keys: Sequence[str], blobs: Sequence[Blob | AccountStoreError], by: float, /
+        self, keys: Sequence[str], blobs: Sequence[Blob | AccountStoreError], /
     ) -> list[Blob | AccountStoreError]:
         """Each plain document, or what is wrong with it; errors of reading stay as they are."""
-        results, sealed = self.take_apart(keys, blobs)
-        unwrapped = await self._unwrap(sealed, by)
-        stretch = 0
+        results, sealed = await self.take_apart(keys, blobs)
+        unwrapped = await self._unwrap(sealed)
         for i, one in sealed.items():
             blob, content_key = results[i], unwrapped[i]
             if isinstance(content_key, SealError):
                 results[i] = content_key
             elif isinstance(blob, Blob):
-                stretch = await _pause(stretch + len(blob.data))
+                await self.turns.take(len(blob.data))
                 results[i] = _open(one, content_key, blob)
         return results
 
-    def take_apart(
+    async def take_apart(
         self, keys: Sequence[str], blobs: Sequence[Blob | AccountStoreError], /
     ) -> tuple[list[Blob | AccountStoreError], dict[int, Sealed]]:
         """What was read, with the errors of documents that cannot be opened; and those that are sealed, by their place
@@ -120,6 +116,7 @@ class Sealer:
         sealed: dict[int, Sealed] = {}
         for i, (key, blob) in enumerate(zip(keys, blobs, strict=True)):
             if isinstance(blob, Blob):
+                await self.turns.take(len(blob.data))
                 try:
                     one = self._take_apart(key, blob.data)
                 except SealError as error:
@@ -143,13 +140,13 @@ class Sealer:
         found = place_in(envelope, place)
         return Sealed(envelope, found, place, *self.ring.find(envelope.keys))
 
-    async def _unwrap(self, sealed: dict[int, Sealed], by: float, /) -> dict[int, SecretBytes | SealError]:
+    async def _unwrap(self, sealed: dict[int, Sealed], /) -> dict[int, SecretBytes | SealError]:
         """The content keys, by one call of each provider."""
         keys: dict[int, SecretBytes | SealError] = {}
         for provider, places in _by_provider(sealed):
             mine = [sealed[i] for i in places]
             try:
-                found = await self.ring.unwrap(provider, [one.key for one in mine], [one.place for one in mine], by)
+                found = await self.ring.unwrap(provider, *_keys(mine), self.ring.deadline())
             except SealError as error:
                 found = [copy(error.with_traceback(None)) for _ in mine]
             for i, one, key in zip(places, mine, found, strict=True):
@@ -158,13 +155,13 @@ class Sealer:
 
     # --- moving to another key ----------------------------------------------------------------------------------------
 
-    async def rewrap_many(self, sealed: dict[int, Sealed], by: float, /) -> dict[int, WrappedKey | SealError]:
+    async def rewrap_many(self, sealed: dict[int, Sealed], /) -> dict[int, WrappedKey | SealError]:
         """The content keys, wrapped by the key that seals now."""
         keys: dict[int, WrappedKey | SealError] = {}
         for provider, places in _by_provider(sealed):
             mine = [sealed[i] for i in places]
             try:
-                found = await self.ring.rewrap(provider, [one.key for one in mine], [one.place for one in mine], by)
+                found = await self.ring.rewrap(provider, *_keys(mine), self.ring.deadline())
             except SealError as error:
                 found = [copy(error.with_traceback(None)) for _ in mine]
             for i, one, key in zip(places, mine, found, strict=True):
@@ -184,6 +181,11 @@ def _by_provider(sealed: dict[int, Sealed], /) -> Iterator[tuple[KeyProvider, li
         yield sealed[mine[0]].provider, mine
 
 
+def _keys(sealed: Sequence[Sealed], /) -> tuple[list[WrappedKey], list[str]]:
+    """The keys of documents of one provider, and the places that they are for."""
+    return [one.key for one in sealed], [one.place for one in sealed]
+
+
 def _explained(one: Sealed, key: T | SealError, /) -> T | SealError:
     """A key, or its error; which a key service may have refused because the document was moved."""
     if isinstance(key, SealError) and not key.temporary and one.provider.binds_context and one.found != one.place:
@@ -196,11 +198,3 @@ def _open(one: Sealed, key: SecretBytes, blob: Blob, /) -> Blob | SealError:
         return Blob(open_content(one.envelope, key, one.found, one.place, one.key.key_id), blob.stat)
     except SealError as error:
         return error.with_traceback(None)
-
-
-async def _pause(stretch: int, /) -> int:
-    """Let other tasks have their turn when a stretch of bytes is full, and begin a new one."""
-    if stretch < _STRETCH:
-        return stretch
-    await checkpoint()
-    return 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import stat
+import time
 from importlib import import_module
 from threading import Thread
 from traceback import TracebackException
@@ -19,11 +20,12 @@ from sealed import BY, KEYS, b64, jwk, jwks, sealed_over, sealer, static, write_
 from accountstore import AccountStore, ConfigError, Encryption, Location, StorageConfig, StoreConfig, errors
 from accountstore.backends.memory import MemoryBackend
 from accountstore.retry import RetryPolicy
+from accountstore.rotation import rewrap
 from accountstore.sealing import StaticKeys, WrappedKey, add_key, new_key, promote_key, read_keys
 from accountstore.sealing.ring import KeyCache
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
     from pathlib import Path
 
     from accountstore.sealing.sealer import Sealer
@@ -514,6 +516,34 @@ async def test_a_provider_is_given_its_own_keys_only() -> None:
     store = sealed_over({"main": backend}, {"main": sealer(service, static("old"))})
     assert await store.get(AT) == ACCOUNT
     assert service.calls == []
+
+
+def _get_both(store: AccountStore, /) -> AsyncIterator[tuple[Location, object]]:
+    return store.get_many([AT, ELSEWHERE])
+
+
+@pytest.mark.parametrize("call", [_get_both, rewrap])
+async def test_each_call_of_a_provider_has_its_own_time(
+    call: Callable[[AccountStore], AsyncIterator[tuple[Location, object]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two providers, the second is asked also where the first took all the time that a call has."""
+    later = 0.0
+    monkeypatch.setattr("accountstore.sealing.ring.monotonic", lambda: time.monotonic() + later)
+    backend, services = MemoryBackend(), [Service(key_id="a"), Service(key_id="b")]
+    for service, at in zip(services, (AT, ELSEWHERE), strict=True):
+        await sealed_over({"main": backend}, {"main": with_service(service)}).save(at, ACCOUNT)
+
+    async def take_long(_: str) -> None:
+        nonlocal later
+        later += 40.0
+
+    for service in services:
+        service.instead = take_long
+    store = sealed_over({"main": backend}, {"main": sealer(static("new"), *services)}, timeout=30.0)
+    found = await drained(call(store))
+    assert later == 80.0
+    assert [service.calls[-1] for service in services] == [("unwrap", 1)] * 2
+    assert not [result for _, result in found if isinstance(result, Exception)]
 
 
 async def test_keys_at_hand_show_in_no_repr() -> None:

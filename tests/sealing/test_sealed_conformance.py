@@ -46,7 +46,6 @@ if TYPE_CHECKING:
     from accountstore.backends.base import Backend, Capabilities, Usage, VersionInfo, WriteMode
 
 _SETTINGS = settings(max_examples=int(os.environ.get("ACCOUNTSTORE_EXAMPLES") or 2), stateful_step_count=20)
-OWN = sealer()
 PAIRS = [
     (Target("s3", "obstore"), "trio"),
     (Target("gcs", "fsspec"), "asyncio"),
@@ -81,12 +80,12 @@ class Sealing:
         return await self._open(key, await self.below.read(key, limit=sealed_limit(limit)), limit)
 
     async def _open(self, key: str, blob: Blob, limit: int) -> Blob:
-        opened = await OWN.open(key, blob, BY)
+        opened = await sealer().open(key, blob, BY)
         check_size(len(opened.data), limit)
         return Blob(opened.data, plain(opened.stat))
 
     async def write(self, key: str, data: bytes, /, *, mode: WriteMode, write_token: str = "") -> Stat:
-        made = await OWN.seal(key, data, BY)
+        made = await sealer().seal(key, data, BY)
         return plain(await self.below.write(key, made, mode=mode, write_token=write_token))
 
     async def read_many(self, keys: Sequence[str], /, *, limit: int) -> Sequence[Blob | Exception]:
@@ -102,7 +101,7 @@ class Sealing:
 
     async def write_many(self, writes: Sequence[Write], /) -> Sequence[Stat | Exception]:
         below: BatchBackend = self.below
-        stats = await below.write_many(await OWN.seal_many(writes, BY))
+        stats = await below.write_many(await sealer().seal_many(writes))
         return [plain(stat) if isinstance(stat, Stat) else stat for stat in stats]
 
     async def stat(self, key: str, /) -> Stat:
@@ -139,7 +138,7 @@ def sealing(harness: Harness, /) -> Harness:
         return Sealing(await harness.open())
 
     async def put(key: str, data: bytes) -> None:
-        done: Any = harness.put(key, await OWN.seal(key, data, BY))
+        done: Any = harness.put(key, await sealer().seal(key, data, BY))
         if done is not None and hasattr(done, "__await__"):
             await done
 
@@ -149,7 +148,7 @@ def sealing(harness: Harness, /) -> Harness:
         if data is None:
             return None
         assert is_sealed(data)
-        return (await OWN.open(key, Blob(data, Stat(key, len(data), Version("1"), None)), BY)).data
+        return (await sealer().open(key, Blob(data, Stat(key, len(data), Version("1"), None)), BY)).data
 
     return Harness(open=opened, put=put, get=get, shared=harness.shared)
 
