@@ -101,7 +101,11 @@ _Mirror = Annotated[
 ]
 _Conflict = Annotated[
     str,
-    typer.Option("--on-conflict", metavar="WHAT", help="report, or overwrite what has changed at the target."),
+    typer.Option(
+        "--on-conflict",
+        metavar="WHAT",
+        help="report, or overwrite what has changed at the target, and copy again what was deleted there.",
+    ),
 ]
 _Spool = Annotated[bool, typer.Option("--spool", help="Sort the listings on the disk, whatever the storages promise.")]
 _Concurrency = Annotated[

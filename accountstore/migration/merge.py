@@ -84,6 +84,10 @@ class Merged:
         self._source, self._target, self._rows = source, target, rows
         self._items: list[Item] = []
 
+    async def finds_copies(self) -> bool:
+        """Whether the target has anything, before the first item was taken."""
+        return await self._target.head() is not None
+
     async def next(self, most: int, /) -> list[Item]:
         """The next items, so many at most; none at the end. After an error or a cancellation it goes on."""
         while len(self._items) < most:

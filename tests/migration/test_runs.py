@@ -211,6 +211,45 @@ async def test_a_source_that_is_gone_removes_nothing(store: AccountStore, tmp_pa
     assert await copies(store) == {*NAMES}
 
 
+@pytest.mark.parametrize("before", [{}, {"delete_source": True}], ids=["copied", "moved"])
+async def test_a_target_that_has_lost_its_copies_is_refused(
+    store: AccountStore, tmp_path: Path, before: dict[str, Any]
+) -> None:
+    """A target that lists nothing, though the journal knows copies there, as where it is not mounted, is no target
+    whose documents were all deleted: a plan and a run are refused, and change nothing; with one copy there they are
+    not, nor where they are to overwrite.
+    """
+    await once(store, tmp_path, **before)
+    away = anyio.Path(tmp_path, "new", "post")
+    await away.rename(tmp_path / "away")
+    for call in (plan, migrate):
+        for _ in range(2):
+            with raises(NotFoundError, "is empty, though this journal has copied 40 documents there: is it mounted"):
+                await call(store, SOURCE, TARGET, **files(tmp_path))
+    assert (await anyio.to_thread.run_sync(read_report, tmp_path / "journal")).complete
+    again = await once(store, tmp_path, on_conflict="overwrite")
+    assert again.ok
+    assert await copies(store) == (set() if before else {*NAMES})
+    if not before:
+        await store.delete(target(NAMES[0]))
+        assert {*(await once(store, tmp_path)).totals} == {"removed", "same"}
+
+
+@pytest.mark.parametrize("known", [False, True], ids=["of its own", "of another run"])
+async def test_a_run_that_cannot_begin_leaves_no_journal(tmp_path: Path, known: bool) -> None:
+    """A journal that was made for it is gone, and its key; one that knows documents stays, as does its key."""
+    old = Failing(MemoryBackend())
+    async with await filled(over(old), 3) as store:
+        if known:
+            await once(store, tmp_path)
+        old.fail("scan", PermissionError())
+        with raises(DeniedError):
+            await once(store, tmp_path)
+        assert sorted(path.name for path in tmp_path.iterdir()) == (["journal", "key"] if known else [])
+        old.heal()
+        assert (await once(store, tmp_path)).totals.keys() == ({"same"} if known else {"copied"})
+
+
 @pytest.mark.parametrize("options", [{}, {"mirror_deletes": True}, {"delete_source": True}], ids=str)
 async def test_a_worker_that_reaches_another_source_is_found_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]
@@ -679,6 +718,7 @@ async def test_control_a_journal_that_is_written_before_the_copy(
         await anyio.to_thread.run_sync(journal.record, [(one, None) for one in done])
         raise Killed
 
+    await put(store, target(NAMES[0]), "a")  # else its target is found to have lost all
     monkeypatch.setattr(Worker, "work", journaling_first)
     with pytest.raises(Killed):
         async with migrate(store, SOURCE, TARGET, **files(tmp_path)) as run:
