@@ -13,9 +13,11 @@ import typer
 from accountstore import (
     AccountStore,
     ConfigError,
+    Folder,
     JournalError,
     LocationError,
     NotFoundError,
+    Skipped,
     UnsupportedError,
 )
 from accountstore.cli.exits import exit_codes, print_error
@@ -337,10 +339,13 @@ def _follow(
     /,
 ) -> None:
     """Do a run to its end, and exit with its code."""
+    is_first = given["options"].names is None and not os.path.exists(given["journal"])
 
     async def work() -> int:
         async with AccountStore.open(context.obj) as store:
-            await _check_ends(store, *ends)
+            check_target(store, ends[1].at("any.account"))
+            if is_first:
+                await _check_source(store, ends[0])
             if dask is None:
                 return await _show(call(store, *ends, **given), as_json=as_json)
             async with _client(dask) as client:
@@ -356,13 +361,15 @@ def _follow(
         raise typer.Exit(code)
 
 
-async def _check_ends(store: AccountStore, source: Place, target: Place, /) -> None:
-    """Refuse the name of a storage where its colon was forgotten: of a source, where there is no such folder."""
-    check_target(store, target.at("any.account"))
-    if source.storage is None and source.folder in store.storages:
-        async for _ in store.list(source.folder, recursive=True):
-            return
-        raise NotFoundError(no_documents(store, source.at("any.account"), str(source)))
+async def _check_source(store: AccountStore, source: Place, /) -> None:
+    """Refuse a source without any document, also one that is left out: its name may be misspelt. A later pass may find
+    none, as the runs before have moved them.
+    """
+    left_out: list[Skipped] = []
+    async for _ in store.list(source.folder, storage=source.storage, recursive=True, skipped=left_out.append):
+        return
+    if not left_out:
+        raise NotFoundError(no_documents(store, source.at("any.account"), str(Folder(source.folder, source.storage))))
 
 
 def _client(address: str, /) -> Any:

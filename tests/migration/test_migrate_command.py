@@ -149,6 +149,9 @@ def test_shards_and_processes(migrate: Any, folder: Path) -> None:
         (["Old:mail", "Nowhere:post"], 1, "not configured"),
         (["Old:mail", "Old:mail"], 1, "one place"),
         (["New", "Old:mail"], 1, "the storage 'New' is listed by: accountstore ls 'New:'"),
+        (["Old:mial", "New:post"], 1, "no documents in 'Old:mial/'"),
+        (["plan", "Old:mial", "New:post"], 1, "no documents in 'Old:mial/'"),
+        (["verify", "Old:mial", "New:post"], 1, "no documents in 'Old:mial/'"),
         (["Old:mail", "New"], 1, "'New' is a storage: its root is 'New:', a folder of that name 'Old:New'"),
         (["Old:mail", "New:post", "--resume"], 1, "no journal"),
         (["Old:mail", "New:post", "--names", "nowhere"], 1, "No such file"),
@@ -166,6 +169,7 @@ def test_what_is_wrong_is_said(migrate: Any, folder: Path, arguments: list[str],
     """Wrong usage exits with 2, what is refused with 1, with the reason on stderr; nothing is copied."""
     done = migrate(*arguments)
     assert (done.returncode, said in done.stderr) == (code, True), done.stderr
+    assert not [*folder.glob("*.journal*"), *folder.glob("data/**/*.key")]
     assert not [*folder.glob("new/**/*.account")]
 
 
