@@ -286,8 +286,9 @@ class Journal:
             yield Done(name, outcome, None, None, size, _moment(source), _moment(target), error)
         for name, outcome, reason in self._db.select(
             tuple[str, Word, str],
-            "select name, outcome, reason from others where run = ? and outcome = 'refused' order by name",
+            f"select name, outcome, reason from others where run = ? and outcome in ({marks}) order by name",  # noqa: S608 -- as above
             run,
+            *PROBLEMS,
         ):
             yield Done(name, outcome, reason=reason)
 

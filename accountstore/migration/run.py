@@ -173,7 +173,7 @@ class Migration:
         if merged is None or runner is None:
             raise errors.ClosedError("the run is over")
         if runner.room and not self._listed:
-            items = await merged.next(runner.size)
+            items = [self._others.listed(item) for item in await merged.next(runner.size)]
             self._listed = not items
             rest = self._split(items)
             if rest:
@@ -293,7 +293,7 @@ class Migration:
                 resolver, log, place.folder, place.storage,
                 recursive=True, skipped=partial(self._others.add, what, place), others=True,
             )  # fmt: skip
-            documents = Listed(entries_of(found), place.name_of, job.options.wants)
+            documents = Listed(entries_of(found), what, place.name_of, job.options.wants)
             fetch = documents.next
             if job.options.listing == "spool" or not self._store.capabilities(place.storage).sorted:
                 self._files.append(spool := Spool(documents))

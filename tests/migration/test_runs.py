@@ -535,7 +535,9 @@ async def test_an_end_that_cannot_be_listed_stops_the_run(tmp_path: Path, end: s
     backends = {name: Failing(MemoryBackend()) for name in ("Old", "New")}
     async with await filled(over(*backends.values()), 3) as store:
         backends[end].fail("scan", PermissionError())
-        with raises(DeniedError):
+        with raises(
+            DeniedError, f"^{'source: Old:mail' if end == 'Old' else 'target: New:post/all'}/: access is denied"
+        ):
             await once(store, tmp_path)
         backends[end].heal()
         assert (await once(store, tmp_path)).ok
