@@ -20,6 +20,7 @@ from accountstore import (
     Skipped,
     UnsupportedError,
 )
+from accountstore.cli.app import check_lasting
 from accountstore.cli.exits import exit_codes, print_error
 from accountstore.cli.help import Command, Group
 from accountstore.cli.listing import check_target, no_documents
@@ -70,7 +71,7 @@ app: typer.Typer = typer.Typer(
     that has changed at the target is a conflict, which is told and left as it is.
 
     Exit codes: 0 everything is at the target; 3 but for conflicts; 1 not everything, with the reason on stderr; 2 wrong
-    usage; 130 interrupted.""",
+    usage; 130 interrupted. The options of a run: accountstore migrate run --help.""",
 )
 
 
@@ -269,14 +270,13 @@ def report(
 ) -> None:
     """Say what the last runs of journals came to, and name each document that is not at the target."""
     with exit_codes():
-        found = read_report(*journals)
+        found, why = read_report(*journals), "migrate --resume says why"
         for outcome in found.outcomes:
             if as_json:
                 _print_json(outcome)
             else:
-                print_error(
-                    f"{outcome.outcome}: {outcome.source} to {outcome.target} ({outcome.error or 'see the run'})"
-                )
+                about = outcome.reason or outcome.error or why
+                print_error(f"{outcome.outcome}: {outcome.source} to {outcome.target} ({about})")
         print_report(found, as_json=as_json)
         if found.exit_code:
             raise typer.Exit(found.exit_code)
@@ -339,6 +339,8 @@ def _follow(
     /,
 ) -> None:
     """Do a run to its end, and exit with its code."""
+    if call is migrate:
+        check_lasting(context, ends[1].storage, moves=given["options"].delete_source)
     is_first = given["options"].names is None and not os.path.exists(given["journal"])
 
     async def work() -> int:

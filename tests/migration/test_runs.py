@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 from typing import TYPE_CHECKING, Any
+from unittest.mock import Mock
 
 import anyio
 import pytest
@@ -799,6 +800,26 @@ async def test_a_run_that_is_dropped_lets_go_of_its_journal(store: AccountStore,
     async for _ in migrate(store, SOURCE, TARGET, **files(tmp_path)):
         break
     assert (await once(store, tmp_path)).ok
+
+
+async def test_batches_grow_while_they_are_quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run tells of its first documents early, and of slow ones in small batches; quick ones have large ones."""
+    clock = 0.0
+    took = [0.1, 0.1, 3.0, 0.1, 3.0, 3.0, 3.0, 3.0, 0.1]
+    sizes: list[int] = []
+
+    async def work(items: Any) -> list[Any]:
+        nonlocal clock
+        sizes.append(len(items))
+        clock += took[len(sizes) - 1]
+        return []
+
+    monkeypatch.setattr("accountstore.migration.runners.monotonic", lambda: clock)
+    here = Here(Mock(work=work, in_a_second=None))
+    for _ in took:
+        here.submit(range(here.size))  # type: ignore[arg-type]
+        await here.next()
+    assert sizes == [16, 32, 64, 32, 64, 32, 16, 16, 16]
 
 
 # --- pace -------------------------------------------------------------------------------------------------------------
