@@ -250,7 +250,7 @@ def verify_command(
 ) -> None:
     """Read both ends and compare each document, and change nothing.
 
-    With the journal of the migration it also knows what has changed at the target alone since.
+    With the journal of the migration it also knows what has changed at the target alone since, or was deleted there.
     """
     with exit_codes():
         options = _options(
