@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from accountstore.aio.pages import items_of
 from accountstore.backends.base import Stat, Version
-from accountstore.errors import LocationError
+from accountstore.errors import AccountStoreError, LocationError
 from accountstore.events import EventLog, Operation
 from accountstore.location import Location
 from accountstore.scope import Resolver
@@ -42,7 +42,7 @@ class Folder(Struct, frozen=True):
 
 class Skipped(Struct, frozen=True):
     """What a listing leaves out: a document, or a folder, whose path ends in `/`. No location names it, or something
-    else than a file stands in its place, such as a symbolic link.
+    else than a file stands in its place, such as a symbolic link; or it is a folder that may not be read.
     """
 
     path: str
@@ -74,7 +74,11 @@ def list_documents(
     async def next_page() -> list[Entry | Folder] | None:
         with Operation(log, "list", None, storage=found.name) as operation:
             resolver.storages.find(found.name)  # as long as the store is open
-            page = await anext(pages, None)
+            try:
+                page = await anext(pages, None)
+            except AccountStoreError as error:
+                error.message = f"{Folder(folder, found.name)}: {error.message}"
+                raise
             if page is None:
                 return None
             entries = listing.read(page)
@@ -126,6 +130,9 @@ class Listing:
         """A document, or None: of any other file, and of a document that cannot be read under its name."""
         path = self._path + below
         folder, _, name = path.rpartition("/")
+        if stat.instead and not name:
+            self.skipped.append(Skipped(path, self._storage, f"it is {stat.instead}"))
+            return None
         try:
             kind_of(name)
         except LocationError as error:

@@ -8,9 +8,17 @@ from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 import anyio
 import typer
 
-from accountstore import AccountStore, Location, LocationError, NotFoundError, StoreConfig, __version__
+from accountstore import (
+    AccountStore,
+    Location,
+    LocationError,
+    NotFoundError,
+    StoreConfig,
+    UnsupportedError,
+    __version__,
+)
 from accountstore.cli.completion import complete_file, complete_folder, complete_location, complete_storage
-from accountstore.cli.exits import exit_codes
+from accountstore.cli.exits import exit_codes, print_error
 from accountstore.cli.help import Group
 from accountstore.cli.listing import leading_on
 from accountstore.cli.show import console, on_terminal, printable
@@ -26,6 +34,7 @@ __all__ = (
     "StorageArgument",
     "Where",
     "app",
+    "check_lasting",
     "config_of",
     "done",
     "examples",
@@ -128,6 +137,18 @@ def examples(*lines: str) -> str:
 def config_of(context: typer.Context, /) -> StoreConfig:
     """The configuration that the command line names."""
     return load_config(context.obj)
+
+
+def check_lasting(context: typer.Context, storage: str | None, /, *, moves: bool) -> None:
+    """Warn of a storage that ends with this command, as its memory does; refuse to move documents there."""
+    config = config_of(context)
+    name = storage or config.default
+    if name is None or name not in config.storages or not config.storages[name].url.lower().startswith("memory:"):
+        return
+    what = f"{name}: is in the memory of this command alone, and ends with it"
+    if moves:
+        raise UnsupportedError(f"{what}: nothing is moved there")
+    print_error(f"warning: {what}")
 
 
 def location_of(text: str, given: str | None = None, /) -> Location:

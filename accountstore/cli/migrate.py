@@ -13,11 +13,14 @@ import typer
 from accountstore import (
     AccountStore,
     ConfigError,
+    Folder,
     JournalError,
     LocationError,
     NotFoundError,
+    Skipped,
     UnsupportedError,
 )
+from accountstore.cli.app import check_lasting
 from accountstore.cli.exits import exit_codes, print_error
 from accountstore.cli.help import Command, Group
 from accountstore.cli.listing import check_target, no_documents
@@ -68,7 +71,7 @@ app: typer.Typer = typer.Typer(
     that has changed at the target is a conflict, which is told and left as it is.
 
     Exit codes: 0 everything is at the target; 3 but for conflicts; 1 not everything, with the reason on stderr; 2 wrong
-    usage; 130 interrupted.""",
+    usage; 130 interrupted. The options of a run: accountstore migrate run --help.""",
 )
 
 
@@ -101,7 +104,11 @@ _Mirror = Annotated[
 ]
 _Conflict = Annotated[
     str,
-    typer.Option("--on-conflict", metavar="WHAT", help="report, or overwrite what has changed at the target."),
+    typer.Option(
+        "--on-conflict",
+        metavar="WHAT",
+        help="report, or overwrite what has changed at the target, and copy again what was deleted there.",
+    ),
 ]
 _Spool = Annotated[bool, typer.Option("--spool", help="Sort the listings on the disk, whatever the storages promise.")]
 _Concurrency = Annotated[
@@ -243,7 +250,7 @@ def verify_command(
 ) -> None:
     """Read both ends and compare each document, and change nothing.
 
-    With the journal of the migration it also knows what has changed at the target alone since.
+    With the journal of the migration it also knows what has changed at the target alone since, or was deleted there.
     """
     with exit_codes():
         options = _options(
@@ -263,14 +270,13 @@ def report(
 ) -> None:
     """Say what the last runs of journals came to, and name each document that is not at the target."""
     with exit_codes():
-        found = read_report(*journals)
+        found, why = read_report(*journals), "migrate --resume says why"
         for outcome in found.outcomes:
             if as_json:
                 _print_json(outcome)
             else:
-                print_error(
-                    f"{outcome.outcome}: {outcome.source} to {outcome.target} ({outcome.error or 'see the run'})"
-                )
+                about = outcome.reason or outcome.error or why
+                print_error(f"{outcome.outcome}: {outcome.source} to {outcome.target} ({about})")
         print_report(found, as_json=as_json)
         if found.exit_code:
             raise typer.Exit(found.exit_code)
@@ -333,10 +339,15 @@ def _follow(
     /,
 ) -> None:
     """Do a run to its end, and exit with its code."""
+    if call is migrate:
+        check_lasting(context, ends[1].storage, moves=given["options"].delete_source)
+    is_first = given["options"].names is None and not os.path.exists(given["journal"])
 
     async def work() -> int:
         async with AccountStore.open(context.obj) as store:
-            await _check_ends(store, *ends)
+            check_target(store, ends[1].at("any.account"))
+            if is_first:
+                await _check_source(store, ends[0])
             if dask is None:
                 return await _show(call(store, *ends, **given), as_json=as_json)
             async with _client(dask) as client:
@@ -352,13 +363,15 @@ def _follow(
         raise typer.Exit(code)
 
 
-async def _check_ends(store: AccountStore, source: Place, target: Place, /) -> None:
-    """Refuse the name of a storage where its colon was forgotten: of a source, where there is no such folder."""
-    check_target(store, target.at("any.account"))
-    if source.storage is None and source.folder in store.storages:
-        async for _ in store.list(source.folder, recursive=True):
-            return
-        raise NotFoundError(no_documents(store, source.at("any.account"), str(source)))
+async def _check_source(store: AccountStore, source: Place, /) -> None:
+    """Refuse a source without any document, also one that is left out: its name may be misspelt. A later pass may find
+    none, as the runs before have moved them.
+    """
+    left_out: list[Skipped] = []
+    async for _ in store.list(source.folder, storage=source.storage, recursive=True, skipped=left_out.append):
+        return
+    if not left_out:
+        raise NotFoundError(no_documents(store, source.at("any.account"), str(Folder(source.folder, source.storage))))
 
 
 def _client(address: str, /) -> Any:

@@ -11,6 +11,7 @@ from accountstore import AccountStore, ExtensionError, Location, LocationError, 
 from accountstore.cli.app import (
     Create,
     app,
+    check_lasting,
     done,
     examples,
     folder_of,
@@ -115,6 +116,7 @@ def _source_and_target(source: str, target: str, /) -> tuple[Location, Location]
 def _transfer(context: typer.Context, source: str, target: str, mode: _Mode, verb: _Verb) -> None:
     """Copy or move a document."""
     where, onto = _source_and_target(source, target)
+    check_lasting(context, onto.storage, moves=verb == "moved")
     in_store(context, lambda store: _call(store, verb)(where, onto, mode=mode))
     done(f"{verb} {where} to {onto}")
 
@@ -128,6 +130,7 @@ def _transfer_folder(context: typer.Context, source: str, target: str, mode: _Mo
     within = folder_of(source)
     own_name = within.folder.rpartition("/")[2] if target[-1:] in {"/", ":"} else ""
     onto = folder_of(f"{target}{own_name}" if own_name else target)
+    check_lasting(context, onto.storage, moves=verb == "moved")
 
     async def work(store: AccountStore) -> bool:
         check_storages(store, (within, onto))

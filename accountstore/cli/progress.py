@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from datetime import timedelta
 from typing import TYPE_CHECKING, Self
 
 import msgspec
@@ -14,7 +15,6 @@ from rich.progress import (
     SpinnerColumn,
     TextColumn,
     TimeElapsedColumn,
-    TimeRemainingColumn,
 )
 from rich.progress import Progress as Bar
 
@@ -29,6 +29,9 @@ __all__ = ("Progress", "print_report")
 
 _LINE_SECONDS = 10.0
 _BAR_SECONDS = 0.1
+_ESTIMATE_SECONDS = 5.0
+_ESTIMATE_DOCUMENTS = 100
+"""So long and so many it takes until the time left can be told."""
 
 
 class Progress:
@@ -50,7 +53,6 @@ class Progress:
                 MofNCompleteColumn(),
                 TextColumn("{task.description}"),
                 TimeElapsedColumn(),
-                TimeRemainingColumn(),
                 console=console(stderr=True),
             )
             self._task = self._bar.add_task(self._text(), total=None)
@@ -96,11 +98,18 @@ class Progress:
             print_error(f"{self._documents:,} documents, {self._text()}")
 
     def _text(self) -> str:
-        rate = self._documents / max(time.monotonic() - self._began, 0.001)
+        seconds = max(time.monotonic() - self._began, 0.001)
         return (
-            f"{rate:,.0f}/s, {_size(self._bytes)}, {_number(self._conflicts, 'conflict')},"
-            f" {_number(self._errors, 'error')}"
+            f"{self._documents / seconds:,.0f}/s, {_size(self._bytes)}, {_number(self._conflicts, 'conflict')},"
+            f" {_number(self._errors, 'error')}{self._left(seconds)}"
         )
+
+    def _left(self, seconds: float, /) -> str:
+        """The time left at the rate so far; nothing where that would be a guess."""
+        expected = self._run.expected
+        if expected is None or seconds < _ESTIMATE_SECONDS or self._documents < _ESTIMATE_DOCUMENTS:
+            return ""
+        return f", {timedelta(seconds=round(max(expected - self._documents, 0) * seconds / self._documents))} left"
 
 
 def print_report(report: Report, /, *, as_json: bool) -> None:

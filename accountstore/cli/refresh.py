@@ -12,14 +12,17 @@ from accountstore import (
     Account,
     AccountStore,
     ConfigError,
+    Folder,
     Location,
     MultiAccount,
     NoOAuthError,
+    NotFoundError,
     OAuthCredentials,
 )
 from accountstore.cli.app import folder_of, in_store, location_of
 from accountstore.cli.documents import kind_at
 from accountstore.cli.exits import exit_codes
+from accountstore.cli.listing import no_documents
 from accountstore.cli.many import documents_below, each
 from accountstore.cli.show import console, on_terminal, printable
 
@@ -70,7 +73,8 @@ def refresh(
 
     Of all programs that do it at the same time, one asks the provider, and the others wait for its token. Documents
     without OAuth credentials are passed over with --all, and refused without. Prints nothing but errors unless on a
-    terminal. Exits with 1 if one fails; the others are renewed all the same.
+    terminal. Exits with 1 if one fails; the others are renewed all the same. A folder
+    without any document is an error.
     """
     with exit_codes():
         leeway = _seconds(within)
@@ -83,7 +87,10 @@ def refresh(
             if location is not None:
                 await work.one(location_of(location))
                 return True
-            found, _ = await documents_below(store, folder_of(everything or ""))
+            within = folder_of(everything or "")
+            found, _ = await documents_below(store, within)
+            if not found:
+                raise NotFoundError(no_documents(store, within, str(Folder(within.folder, within.storage))))
             return await each(store, found, work.one_of_many)
 
         if not in_store(context, run):

@@ -136,9 +136,7 @@ def nowhere(case: Case, /) -> Done:
 
 def compare(case: Case, way: Decision, /) -> None:
     """Say how the ends differ, in the words of a verification."""
-    if isinstance(case.source, Missing) or (
-        case.done is not None and case.done.outcome in {"same", "newer", "removed"}
-    ):
+    if isinstance(case.source, Missing) or (case.done is not None and case.done.outcome in {"same", "newer"}):
         return
     case.settle(
         "missing" if isinstance(case.target, Missing) else "differs", way.reason if isinstance(way, Settled) else ""

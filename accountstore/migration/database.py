@@ -48,6 +48,12 @@ class Database:
                     self._db.execute("rollback")
                 raise
 
+    def remove(self) -> None:
+        """Remove it, while it is locked; what SQLite keeps beside it goes first."""
+        with Translated(self.path):
+            self._db.execute("pragma journal_mode = delete")
+        os.unlink(self.path)
+
     def close(self) -> None:
         """Close it. It stays."""
         self._db.close()

@@ -91,10 +91,10 @@ def _changed_at_both(target: Version, known: Row | None, options: Options, /, *,
 
 
 def _without_target(source: Version, known: Row | None, marks: Marks, options: Options, /) -> Decision:
-    if known is not None and marks.of("source", source) == known.source:
-        return Settled("removed")
     if options.on_conflict == "overwrite":
         return Write("create", "copied")
+    if known is not None and marks.of("source", source) == known.source:
+        return Settled("removed", "it was deleted at the target since it was copied")
     return Settled("conflict", "it was deleted at the target since")
 
 

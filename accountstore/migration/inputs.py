@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from anyio import to_thread
+from msgspec.structs import replace
 
 from accountstore.errors import ExtensionError
 from accountstore.listing import Skipped
@@ -23,12 +24,20 @@ class Others:
 
     def __init__(self, wants: Callable[[str], bool], /) -> None:
         self._wants = wants
+        self._unread: tuple[str, ...] = ()
         self.found: list[Other] = []
+
+    def listed(self, item: Item, /) -> Item:
+        """An item; one in a folder that could not be read at either end was not looked for."""
+        return replace(item, listed=False) if item.name.startswith(self._unread) else item
 
     def add(self, end: str, place: Place, skipped: Skipped, /) -> None:
         """A listing has left this out."""
         name = place.name_of(skipped.path)
-        if not name.endswith("/") and self._wants(name):
+        if name.endswith("/"):
+            self._unread += (name,)
+            self.found.append(Other(end, name, "failed", skipped.reason))
+        elif self._wants(name):
             document = end == "source" and _is_document(name.rpartition("/")[2])
             self.found.append(Other(end, name, "refused" if document else "foreign", skipped.reason))
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Annotated
 
@@ -70,6 +71,8 @@ class Journal:
         self.run: int = 0
         self.totals: dict[str, Total] = {}
         self._runs: Sequence[Run] = ()
+        self._is_new = False
+        self._new_key = ""
 
     @classmethod
     def open(cls, path: str, about: Mapping[str, str], /) -> Journal:
@@ -80,7 +83,8 @@ class Journal:
         """
         journal = cls(path)
         try:
-            if not journal._db.select(tuple[str], "select name from sqlite_master"):
+            journal._is_new = not journal._db.select(tuple[str], "select name from sqlite_master")
+            if journal._is_new:
                 told = {"format": _FORMAT, "id": os.urandom(16).hex(), **about}
                 journal._db.write(
                     *((table, None) for table in _SCHEMA), ("insert into about values (?, ?)", told.items())
@@ -126,6 +130,7 @@ class Journal:
                 ) from None
             self._db.write(("delete from about where key in ('key', 'source_storage', 'target_storage')", None))
             marks = Marks(make_key(path))
+            self._new_key = path
         if self.about.key not in {"", marks.of_text("key", self.about.id)}:
             raise JournalError(f"{self.path}: {path} is not the key of its marks: --key-file names the one")
         return marks
@@ -157,6 +162,12 @@ class Journal:
         """How many documents the last run that came to its end has met."""
         ended = [run.totals for run in self._runs if run.ended is not None]
         return sum(total.documents for total in ended[-1].values()) if ended else None
+
+    def copies(self) -> int:
+        """How many documents it has brought to the target and knows to be there."""
+        return self._db.select(
+            tuple[int], "select count(*) from documents where target is not null or outcome = 'moved'"
+        )[0][0]
 
     def begin_run(self, meaning: Mapping[str, str], /) -> None:
         """Number a new run with these options.
@@ -275,10 +286,22 @@ class Journal:
             yield Done(name, outcome, None, None, size, _moment(source), _moment(target), error)
         for name, outcome, reason in self._db.select(
             tuple[str, Word, str],
-            "select name, outcome, reason from others where run = ? and outcome = 'refused' order by name",
+            f"select name, outcome, reason from others where run = ? and outcome in ({marks}) order by name",  # noqa: S608 -- as above
             run,
+            *PROBLEMS,
         ):
             yield Done(name, outcome, reason=reason)
+
+    def abandon(self) -> None:
+        """Remove it where it is new and knows nothing yet, with the key that was made for it: a run could not begin."""
+        known = "select 1 from documents union all select 1 from others limit 1"
+        if not self._is_new or self._db.select(tuple[int], known):
+            return
+        self._is_new = False
+        with suppress(OSError):
+            self._db.remove()
+            if self._new_key:
+                os.unlink(self._new_key)
 
     def close(self) -> None:
         """Close the file. It stays."""

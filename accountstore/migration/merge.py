@@ -12,7 +12,7 @@ from anyio import to_thread
 from msgspec import Struct, msgpack
 
 from accountstore.backends.base import Version
-from accountstore.errors import BackendError
+from accountstore.errors import AccountStoreError, BackendError
 from accountstore.listing import Entry
 from accountstore.migration.records import Row
 
@@ -84,6 +84,10 @@ class Merged:
         self._source, self._target, self._rows = source, target, rows
         self._items: list[Item] = []
 
+    async def finds_copies(self) -> bool:
+        """Whether the target has anything, before the first item was taken."""
+        return await self._target.head() is not None
+
     async def next(self, most: int, /) -> list[Item]:
         """The next items, so many at most; none at the end. After an error or a cancellation it goes on."""
         while len(self._items) < most:
@@ -102,21 +106,31 @@ class Listed:
     """The documents of a listing that are wanted, by name, a page at a time."""
 
     def __init__(
-        self, entries: AsyncIterator[Entry], name_of: Callable[[str], str], wants: Callable[[str], bool], /
+        self,
+        entries: AsyncIterator[Entry],
+        end: str,
+        name_of: Callable[[str], str],
+        wants: Callable[[str], bool],
+        /,
     ) -> None:
         self._entries = entries
+        self._end = end
         self._name_of = name_of
         self._wants = wants
         self._page: list[tuple[str, Side]] = []
 
     async def next(self) -> list[tuple[str, Side]] | None:
         """The next page, in the order of the listing; None at the end."""
-        async for entry in self._entries:
-            name = self._name_of(entry.location.path)
-            if self._wants(name):
-                self._page.append((name, Side(entry.size, entry.modified, entry.version)))
-                if len(self._page) == _PAGE:
-                    break
+        try:
+            async for entry in self._entries:
+                name = self._name_of(entry.location.path)
+                if self._wants(name):
+                    self._page.append((name, Side(entry.size, entry.modified, entry.version)))
+                    if len(self._page) == _PAGE:
+                        break
+        except AccountStoreError as error:
+            error.message = f"{self._end}: {error.message}"
+            raise
         page, self._page = self._page, []
         return page or None
 

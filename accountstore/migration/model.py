@@ -27,7 +27,8 @@ Word: TypeAlias = Literal[
 - `copied`: it was not at the target. `changed`: an older copy was, and was replaced.
 - `moved`: copied, verified, and then removed at the source (`delete_source`).
 - `same`: both ends have it. `newer`: it was copied before, and has since changed at the target alone.
-- `removed`: it was copied before, and has since been deleted at the target: it is not put back.
+- `removed`: it was copied before, and has since been deleted at the target: it is not put back, but by
+  `on_conflict="overwrite"`. To `verify` it is `missing`.
 - `gone`: it is no longer at the source, also where it was deleted while the run went on. `deleted`: so it was removed
   at the target (`mirror_deletes`).
 - `missing`: it was asked for by its name (`names`), and is at neither end; or what `verify` says where the target has
@@ -108,6 +109,7 @@ class Options(Struct, frozen=True, kw_only=True):
     shard: tuple[int, int] = (1, 1)
     verify: Proof = "read"
     on_conflict: Literal["report", "overwrite"] = "report"
+    """`"overwrite"`: a conflict is replaced by the source's document; what was deleted at the target is put back."""
     delete_source: bool = False
     mirror_deletes: bool = False
     """What this journal's runs have copied, and is gone at the source, is removed at the target, if it is still what

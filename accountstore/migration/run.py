@@ -6,6 +6,7 @@ import os
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Generator, Sequence
+from contextlib import suppress
 from functools import partial
 from types import TracebackType
 from typing import Any, Self
@@ -48,7 +49,8 @@ class Migration:
     Raises:
         JournalError: the journal cannot be used.
         LocationError: a storage is not configured; or both places are one, or one lies in the other.
-        NotFoundError: the source has no document with `mirror_deletes`, or has lost all of them while the run went on.
+        NotFoundError: the source has no document with `mirror_deletes`, or has lost all of them while the run went on;
+            or the target has none, though the journal knows copies there (`on_conflict="overwrite"` copies them again).
         UnsupportedError: the target has no conditional writes (`writes="blind"` does without).
         AccountStoreError: a storage cannot be listed, or fails with every document: what was done is in the journal.
     """
@@ -80,6 +82,7 @@ class Migration:
         self._waiting: deque[Outcome] = deque()
         self._totals: dict[str, Total] = {}
         self._began = time.monotonic()
+        self._begun = False
         self._listed = False
         self._some_gone = False
         """Whether something was listed at the source, and is no longer there."""
@@ -115,6 +118,8 @@ class Migration:
             try:
                 await self._advance()
             except Exception:
+                with CancelScope(shield=True):
+                    await to_thread.run_sync(self._abandon)
                 await self.aclose()
                 raise
         return self._waiting.popleft()
@@ -146,6 +151,12 @@ class Migration:
     def __del__(self) -> None:
         self._close_files()
 
+    def _abandon(self) -> None:
+        """Leave no new journal without a word in it behind, which the next run would refuse. Blocking."""
+        if self._journal is not None and self._job.action == "migrate":
+            with suppress(errors.JournalError):
+                self._journal.abandon()
+
     def _close_files(self) -> None:
         for file in self._files:
             file.close()
@@ -155,13 +166,14 @@ class Migration:
 
     async def _advance(self) -> None:
         """Take items, or results; and tell what became of them."""
-        if self._merged is None or self._runner is None:
+        if not self._begun:
             await self._begin()
+            self._begun = True
         merged, runner = self._merged, self._runner
         if merged is None or runner is None:
             raise errors.ClosedError("the run is over")
         if runner.room and not self._listed:
-            items = await merged.next(runner.size)
+            items = [self._others.listed(item) for item in await merged.next(runner.size)]
             self._listed = not items
             rest = self._split(items)
             if rest:
@@ -251,7 +263,7 @@ class Migration:
     # --- beginning and end --------------------------------------------------------------------------------------------
 
     async def _begin(self) -> None:
-        resolver, log = parts_of(self._store)
+        """Refuse what cannot be done, and number a run that can. After a cancellation it goes on."""
         job = self._job
         await to_thread.run_sync(check_places, self._store, job)
         if self._path is not None and self._journal is None:
@@ -260,24 +272,48 @@ class Migration:
             await check_apart(self._store, job)
         if self._runner is None:
             self._runner = await self._make_runner(self._marks, self._key_path)
-        if job.options.names is not None:
-            self._merged = Named(sorted(filter(job.options.wants, {*job.options.names})), self._journal)
-            return
-        if job.options.mirror_deletes and await self._is_empty(job.source):
+        if job.options.mirror_deletes and job.options.names is None and await self._is_empty(job.source):
             raise NotFoundError(f"{job.source} has no document: nothing is removed at {job.target} for that")
+        if self._merged is None:
+            self._merged = self._inputs()
+        if isinstance(self._merged, Merged) and not await self._merged.finds_copies():
+            await self._check_lost()
+        if self._journal is not None and job.action == "migrate" and not self._journal.run:
+            await run_shielded(to_thread.run_sync, self._journal.begin_run, job.options.meaning())
+
+    def _inputs(self) -> Merged | Named:
+        """What the run goes through. Nothing is listed yet."""
+        resolver, log = parts_of(self._store)
+        job = self._job
+        if job.options.names is not None:
+            return Named(sorted(filter(job.options.wants, {*job.options.names})), self._journal)
         ends: list[Stream[Side]] = []
         for what, place in (("source", job.source), ("target", job.target)):
             found = list_documents(
                 resolver, log, place.folder, place.storage,
                 recursive=True, skipped=partial(self._others.add, what, place), others=True,
             )  # fmt: skip
-            documents = Listed(entries_of(found), place.name_of, job.options.wants)
+            documents = Listed(entries_of(found), what, place.name_of, job.options.wants)
             fetch = documents.next
             if job.options.listing == "spool" or not self._store.capabilities(place.storage).sorted:
                 self._files.append(spool := Spool(documents))
                 fetch = spool.next
             ends.append(Stream(fetch, f"{what} {place}"))
-        self._merged = Merged(ends[0], ends[1], Stream(Rows(self._journal, job.options.wants).next, "the journal"))
+        return Merged(ends[0], ends[1], Stream(Rows(self._journal, job.options.wants).next, "the journal"))
+
+    async def _check_lost(self) -> None:
+        """Refuse a target that has lost all of its copies, as where it is not mounted: `verify` names each, and others
+        would take them for deleted.
+        """
+        job = self._job
+        if self._journal is None or job.action == "verify" or job.options.on_conflict == "overwrite":
+            return
+        copies = await to_thread.run_sync(self._journal.copies)
+        if copies and await self._is_empty(job.target):
+            raise NotFoundError(
+                f"the target {job.target} is empty, though this journal has copied {copies:,} documents there: is it"
+                " mounted? on_conflict='overwrite' (--on-conflict overwrite) copies them again"
+            )
 
     async def _is_empty(self, place: Place, /) -> bool:
         """Whether there is no document in a place, as where it is not mounted."""
@@ -286,7 +322,7 @@ class Migration:
         return True
 
     def _open_journal(self, path: str, /) -> None:
-        """Open the journal, and number a run that writes to it. Blocking."""
+        """Open the journal. Blocking."""
         job = self._job
         if job.action != "migrate" and not os.path.exists(path):
             return
@@ -297,9 +333,10 @@ class Migration:
             self._marks = journal.marks(self._key_file)
             self._key_path = journal.key_path(self._key_file)
             journal.check_storages(self._marks, marks_of_storages(parts_of(self._store)[0], job, self._marks))
-            if job.action == "migrate":
-                journal.begin_run(job.options.meaning())
         except BaseException:
+            if job.action == "migrate":
+                with suppress(errors.JournalError):
+                    journal.abandon()
             journal.close()
             raise
         self._journal = journal

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from time import monotonic
 from typing import Protocol
 
 from msgspec import Struct
@@ -13,6 +14,8 @@ from accountstore.migration.work import Worker
 
 MOST = 500
 """Names in a batch, at most."""
+_FIRST = 16
+_SECONDS = 2.0
 _DEATHS = 2
 
 
@@ -81,6 +84,7 @@ class Here:
 
     def __init__(self, worker: Worker, /) -> None:
         self._worker = worker
+        self._size = _FIRST
         self._items: Sequence[Item] = ()
 
     @property
@@ -90,8 +94,8 @@ class Here:
 
     @property
     def size(self) -> int:
-        """As many as are bounded; with a rate, those of a second."""
-        return min(MOST, self._worker.in_a_second or MOST)
+        """As many as take seconds, so that a run tells how it goes on; with a rate, those of a second."""
+        return min(self._size, MOST, self._worker.in_a_second or MOST)
 
     @property
     def busy(self) -> bool:
@@ -104,8 +108,13 @@ class Here:
 
     async def next(self) -> Batch:
         """Do it."""
+        began = monotonic()
         batch = Batch(self._items, await self._worker.work(self._items))
         self._items = ()
+        if monotonic() - began < _SECONDS:
+            self._size = min(2 * self._size, MOST)
+        elif self._size > _FIRST:
+            self._size //= 2
         return batch
 
     async def aclose(self) -> None:

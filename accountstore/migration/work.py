@@ -34,6 +34,7 @@ from accountstore.migration.decide import (
     Read,
     Remove,
     Settled,
+    Unknown,
     Write,
     decide,
 )
@@ -139,8 +140,7 @@ class Worker:
         """What is to be done with each that is not done yet, read where that does not tell by itself; and settle what
         there is nothing to do with.
         """
-        verifies = self._job.action == "verify"
-        await self._look([case for case in cases if verifies or isinstance(self._way(case, None), Read)])
+        await self._look(cases)
         decided: list[tuple[Case, Decision]] = []
         for case in cases:
             equal = await self._equal(case)
@@ -175,13 +175,19 @@ class Worker:
         return any(lease.holder for lease in leases_of(storage, case.opened).values())
 
     async def _look(self, cases: Sequence[Case], /) -> None:
-        """Read both ends, where there may be something."""
-        sources = [case for case in cases if not isinstance(case.source, Missing)]
-        for case, found in zip(sources, await self._read([case.at for case in sources]), strict=True):
-            case.found(found)
-        targets = [case for case in cases if case.done is None and not isinstance(case.target, Missing)]
-        for case, found in zip(targets, await self._read([case.to for case in targets]), strict=True):
-            case.found_there(found)
+        """Read the ends whose versions the listings do not tell; and then the others, where those do not settle it."""
+        for known in (Unknown, Version):
+            sources = [c for c in self._unsettled(cases) if isinstance(c.source, known) and c.opened is None]
+            for case, found in zip(sources, await self._read([case.at for case in sources]), strict=True):
+                case.found(found)
+            targets = [c for c in self._unsettled(cases) if isinstance(c.target, known) and c.opened_there is None]
+            for case, found in zip(targets, await self._read([case.to for case in targets]), strict=True):
+                case.found_there(found)
+
+    def _unsettled(self, cases: Sequence[Case], /) -> list[Case]:
+        """Those of which it is not known yet what is to be done; all that a verification is to compare."""
+        verifies = self._job.action == "verify"
+        return [case for case in cases if case.done is None and (verifies or isinstance(self._way(case, None), Read))]
 
     async def _read(self, at: Sequence[Location], /) -> list[Opened[Document] | AccountStoreError]:
         await self._pace.wait(len(at))
@@ -229,6 +235,7 @@ class Worker:
                 case.fail(result)
         for case in raced:
             case.source = case.target = UNKNOWN
+            case.opened = case.opened_there = None
         for case, again in await self._decide(raced):
             if not isinstance(again, Settled):
                 case.settle("conflict", "it keeps changing")

@@ -20,6 +20,7 @@ for package in ("pty", "typer", "click", "rich", "tomlkit"):
 from commandline import CONFIG, SINGLE, Terminal, configure, document_at, files, run, start
 
 from accountstore import AccountStore, BackendError, Location
+from accountstore.backends.local.syscalls import SystemCalls
 
 pytestmark = pytest.mark.usefixtures("home")
 
@@ -98,6 +99,39 @@ def test_what_fails_is_told_and_the_rest_goes(folder: None) -> None:
     assert answer.err.startswith("accountstore: mail/cut.account: is not valid JSON")
     assert "CANARY" not in answer.everything
     assert below("first/post") == ["c.account", "team a/d.account"]
+
+
+@pytest.mark.parametrize(("source", "target"), [(("-r", "mail"), "Mem:"), (("a.account",), "Mem:b.account")])
+def test_nothing_is_moved_to_what_ends_with_the_command(folder: None, source: tuple[str, ...], target: str) -> None:
+    """A storage in memory is gone when the command is: a move there would lose the documents; a copy is warned of."""
+    configure(CONFIG + '[storages.Mem]\nurl = "memory://"\n')
+    ends = "Mem: is in the memory of this command alone, and ends with it"
+    assert run("mv", *source, target).refusal == f"{ends}: nothing is moved there"
+    assert below("first") == ["a.account", "mail/c.account", "mail/team a/d.account"]
+    copied = run("cp", *source, target)
+    assert (copied.code, copied.err) == (0, f"accountstore: warning: {ends}\n")
+
+
+def test_a_folder_that_may_not_be_read_is_told(folder: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is named, and the rest is listed and copied; a copy then ends with 1. As the folder itself it is an error,
+    which names it.
+    """
+    opened = SystemCalls.open
+
+    def denying(path: str, flags: int, mode: int = 0, *, dir_fd: int | None = None) -> int:
+        if path == "team a":
+            raise PermissionError(13, "Permission denied")
+        return opened(path, flags, mode, dir_fd=dir_fd)
+
+    monkeypatch.setattr(SystemCalls, "open", staticmethod(denying))
+    why = "'mail/team a/' (it is a folder that may not be read)\n"
+    for command in (("ls", "-r", "mail"), ("tree", "mail")):
+        listed = run(*command)
+        assert ("c.account" in listed.out, listed.err) == (True, f"accountstore: not listed: {why}")
+    copied = run("cp", "-r", "mail", "post")
+    assert (copied.code, copied.err) == (1, f"accountstore: left out: {why}")
+    assert below("first/post") == ["c.account"]
+    assert run("ls", "mail/team a").refusal.startswith("First Storage:mail/team a/: access is denied")
 
 
 @pytest.mark.parametrize("command", ["cp", "mv"])

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from typing import TYPE_CHECKING, Any
+from unittest.mock import Mock
 
 import pytest
 from doubles import raises
@@ -20,6 +21,8 @@ from accountstore import ConfigError
 pytest.importorskip("typer")
 
 from accountstore.cli.names import read_names
+from accountstore.cli.progress import Progress
+from accountstore.migration import Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -41,6 +44,7 @@ def folder(tmp_path: Path) -> Path:
     """Two storages in folders, with twenty documents at one."""
     (tmp_path / "accountstore.toml").write_text(
         'default = "Old"\n[storages.Old]\nurl = "old"\n[storages.New]\nurl = "new"\ncodec = "msgpack"\n'
+        '[storages.Mem]\nurl = "memory://"\n'
     )
     (tmp_path / "old" / "mail").mkdir(parents=True)
     for number in range(20):
@@ -104,6 +108,10 @@ def test_from_plan_to_verification(migrate: Any, folder: Path) -> None:
     checked = migrate("verify", "Old:mail", "New:post")
     assert checked.returncode == 1
     assert "differs: Old:mail/04.account" in checked.stderr
+    assert (
+        "conflict: Old:mail/04.account to New:post/04.account (migrate --resume says why)"
+        in migrate("report", "accountstore.journal").stderr
+    )
     report = migrate("report", "accountstore.journal", "--json")
     assert report.returncode == 3
     assert [(line["name"], line["outcome"]) for line in lines(report)[:-1]] == [("04.account", "conflict")]
@@ -149,6 +157,14 @@ def test_shards_and_processes(migrate: Any, folder: Path) -> None:
         (["Old:mail", "Nowhere:post"], 1, "not configured"),
         (["Old:mail", "Old:mail"], 1, "one place"),
         (["New", "Old:mail"], 1, "the storage 'New' is listed by: accountstore ls 'New:'"),
+        (["Old:mial", "New:post"], 1, "no documents in 'Old:mial/'"),
+        (["plan", "Old:mial", "New:post"], 1, "no documents in 'Old:mial/'"),
+        (["verify", "Old:mial", "New:post"], 1, "no documents in 'Old:mial/'"),
+        (
+            ["Old:mail", "Mem:", "--delete-source"],
+            1,
+            "Mem: is in the memory of this command alone",
+        ),
         (["Old:mail", "New"], 1, "'New' is a storage: its root is 'New:', a folder of that name 'Old:New'"),
         (["Old:mail", "New:post", "--resume"], 1, "no journal"),
         (["Old:mail", "New:post", "--names", "nowhere"], 1, "No such file"),
@@ -166,6 +182,7 @@ def test_what_is_wrong_is_said(migrate: Any, folder: Path, arguments: list[str],
     """Wrong usage exits with 2, what is refused with 1, with the reason on stderr; nothing is copied."""
     done = migrate(*arguments)
     assert (done.returncode, said in done.stderr) == (code, True), done.stderr
+    assert not [*folder.glob("*.journal*"), *folder.glob("data/**/*.key")]
     assert not [*folder.glob("new/**/*.account")]
 
 
@@ -185,7 +202,7 @@ def test_a_list_of_names(tmp_path: Path) -> None:
 
 def test_help(migrate: Any) -> None:
     """Each command has a help, which names its options."""
-    assert "plan" in migrate("--help").stdout
+    assert "accountstore migrate run --help" in migrate("--help").stdout
     for command, option in {"run": "--resume", "plan": "--json", "verify": "--spool", "report": "JOURNAL..."}.items():
         done = migrate(command, "--help")
         assert (done.returncode, option in done.stdout) == (0, True)
@@ -228,6 +245,26 @@ def test_progress_on_a_terminal_and_in_a_pipe(migrate: Any, folder: Path) -> Non
     assert piped.returncode == 1
     assert "\x1b" not in piped.stdout + piped.stderr
     assert "refused: Old:mail/broken.account" in piped.stderr
+
+
+def test_the_time_left_is_told_when_it_means_something(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Not in the first seconds, and not by a few documents; then by the rate of the whole run, however the documents
+    come.
+    """
+    clock = Mock(return_value=0.0)
+    monkeypatch.setattr("accountstore.cli.progress.time.monotonic", clock)
+    progress = Progress(Mock(expected=1000), shown=True)
+    told: list[str] = []
+    for now, documents in ((1.0, 10), (20.0, 30), (40.0, 160)):
+        clock.return_value = now
+        for _ in range(documents):
+            progress.add(Outcome(outcome="copied", name="a", source="a", target="b"))
+        progress._update()
+        told.append(capsys.readouterr().err.splitlines()[-1])
+    assert [" left" in line for line in told] == [False, False, True]
+    assert told[-1].endswith(", 0 conflicts, 0 errors, 0:02:40 left")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="of its signals")

@@ -9,7 +9,7 @@ from cloudtargets import Target, on_asyncio, on_each_target
 from migrating import files
 from samples import ACCOUNT
 
-from accountstore import AccountStore, StoreConfig
+from accountstore import AccountStore, Location, StorageConfig, StoreConfig
 from accountstore.codecs import JSON
 from accountstore.migration import Options, migrate
 
@@ -33,6 +33,26 @@ def two_ends(target: Target, url: str, /) -> StoreConfig:
 def listed_versions(target: Target, /) -> bool:
     """Whether the listings tell versions: obstore's of Google Cloud Storage do not."""
     return target != Target("gcs", "obstore")
+
+
+@on_asyncio
+@on_each_target
+@pytest.mark.parametrize("end", ["source", "target"])
+async def test_a_second_pass_with_a_folder_reads_no_cloud(stub: Stub, target: Target, tmp_path: Path, end: str) -> None:
+    """With nothing changed, a pass from a local folder to one costs the listing of the cloud: what the folder has is
+    read, and the listed version settles the rest.
+    """
+    cloud, folder = two_ends(target, stub.url).storages["Old"], StorageConfig(f"{tmp_path}/folder")
+    ends = ("folder", "cloud") if end == "target" else ("cloud", "folder")
+    config = StoreConfig(storages={"cloud": cloud, "folder": folder}, default="cloud")
+    async with AccountStore.open(config) as store:
+        for number in range(30):
+            await store.save(Location(f"{number}.account", folder="mail", storage=ends[0]), ACCOUNT)
+        for _ in range(2):
+            stub.reset(keep=True)
+            report = await migrate(store, f"{ends[0]}:mail", f"{ends[1]}:mail", **files(tmp_path))
+        assert report.totals.keys() == {"same"}
+        assert stub.count() <= (PAGES if listed_versions(target) else 30 + PAGES)
 
 
 @on_asyncio

@@ -7,14 +7,16 @@ import socket
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from anyio import to_thread
 from cloudtargets import TARGETS, Target
 from doubles import Recording
 from migrating import SOURCE, TARGET, account, config, files, found, once, outcomes_of, put, source, target
 
 from accountstore import AccountStore, DeniedError, StorageConfig, StoreConfig
+from accountstore.backends.local.syscalls import SystemCalls
 from accountstore.backends.memory import MemoryBackend
 from accountstore.codecs import JSON
-from accountstore.migration import Options, migrate, plan
+from accountstore.migration import Options, migrate, plan, read_report
 from accountstore.testing import Fault, FaultyBackend, store_over
 
 if TYPE_CHECKING:
@@ -101,6 +103,35 @@ async def test_an_unreadable_file_is_told(tmp_path: Path, how: str) -> None:
         if how == "chmod":
             (tmp_path / "old" / "mail" / "b.account").chmod(0o600)
         assert (await once(store, tmp_path)).ok
+
+
+@pytest.mark.parametrize("end", ["old/mail", "new/post/all"])
+async def test_a_folder_that_may_not_be_read_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: str) -> None:
+    """It has failed, by name, and all that is known in it; the rest is copied. Nothing in it is taken for deleted, and
+    the next run finds it as it was.
+    """
+    names = ("a.account", "closed/b.account", "z.account")
+    async with AccountStore.open(config(tmp_path)) as store:
+        for name in names[:2]:
+            await store.save(source(name), account("a"))
+        await once(store, tmp_path)
+        await store.save(source(names[2]), account("a"))
+        opened = SystemCalls.open
+
+        def denying(path: str, flags: int, mode: int = 0, *, dir_fd: int | None = None) -> int:
+            if path == "closed" and os.readlink(f"/proc/self/fd/{dir_fd}").endswith(end):
+                raise PermissionError(13, "Permission denied")
+            return opened(path, flags, mode, dir_fd=dir_fd)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(SystemCalls, "open", staticmethod(denying))
+            run = migrate(store, SOURCE, TARGET, options=Options(mirror_deletes=True), **files(tmp_path))
+            told = await outcomes_of(run)
+            assert told == dict(zip((*names, "closed/"), ("same", "failed", "copied", "failed"), strict=True))
+            assert run.report.exit_code == 1
+            report = await to_thread.run_sync(read_report, tmp_path / "journal")
+            assert {outcome.name for outcome in report.outcomes} == {"closed/", "closed/b.account"}
+        assert {*(await once(store, tmp_path, mirror_deletes=True)).totals} == {"same"}
 
 
 ODD: Mapping[str, Mapping[str, str]] = {

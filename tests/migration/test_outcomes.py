@@ -69,7 +69,7 @@ OPTIONS: Mapping[str, dict[str, Any]] = {
 
 def expected(before: bool, ends: tuple[str | None, str | None], options: str, /) -> str | None:
     word = AGAIN[ends] if before else NEW[ends]
-    if options == "overwrite" and word == "conflict":
+    if options == "overwrite" and word in {"conflict", "removed"}:
         return "copied" if ends[1] is None else "changed"
     if options == "mirror" and before and ends[0] is None and ends[1] is not None:
         return "deleted" if ends[1] == "a" else "conflict"
@@ -161,3 +161,21 @@ async def test_verify_says_how_the_ends_differ(store: AccountStore, tmp_path: Pa
     ]
     assert (report.ok, report.exit_code) == (False, 1)
     assert await found(store, target("b.account")) is None
+
+
+async def test_verify_names_what_was_removed_at_the_target(store: AccountStore, tmp_path: Path) -> None:
+    """A copy that is no longer there is missing, with the journal as without; all of them, where the target is empty.
+    Overwriting copies them again.
+    """
+    for name in ("a.account", "b.account"):
+        await put(store, source(name), "a")
+    await once(store, tmp_path)
+    for gone in ("a.account", "b.account"):
+        await store.delete(target(gone))
+        for kept in ({}, files(tmp_path)):
+            report = await verify(store, SOURCE, TARGET, **kept)
+            told = {outcome.name: (outcome.outcome, outcome.reason) for outcome in report.outcomes}
+            assert told[gone] == ("missing", "it was deleted at the target since it was copied" if kept else "")
+            assert report.exit_code == 1
+    assert {*(await once(store, tmp_path, on_conflict="overwrite")).totals} == {"copied"}
+    assert (await verify(store, SOURCE, TARGET, **files(tmp_path))).ok

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 from typing import TYPE_CHECKING, Any
+from unittest.mock import Mock
 
 import anyio
 import pytest
@@ -211,6 +212,45 @@ async def test_a_source_that_is_gone_removes_nothing(store: AccountStore, tmp_pa
     assert await copies(store) == {*NAMES}
 
 
+@pytest.mark.parametrize("before", [{}, {"delete_source": True}], ids=["copied", "moved"])
+async def test_a_target_that_has_lost_its_copies_is_refused(
+    store: AccountStore, tmp_path: Path, before: dict[str, Any]
+) -> None:
+    """A target that lists nothing, though the journal knows copies there, as where it is not mounted, is no target
+    whose documents were all deleted: a plan and a run are refused, and change nothing; with one copy there they are
+    not, nor where they are to overwrite.
+    """
+    await once(store, tmp_path, **before)
+    away = anyio.Path(tmp_path, "new", "post")
+    await away.rename(tmp_path / "away")
+    for call in (plan, migrate):
+        for _ in range(2):
+            with raises(NotFoundError, "is empty, though this journal has copied 40 documents there: is it mounted"):
+                await call(store, SOURCE, TARGET, **files(tmp_path))
+    assert (await anyio.to_thread.run_sync(read_report, tmp_path / "journal")).complete
+    again = await once(store, tmp_path, on_conflict="overwrite")
+    assert again.ok
+    assert await copies(store) == (set() if before else {*NAMES})
+    if not before:
+        await store.delete(target(NAMES[0]))
+        assert {*(await once(store, tmp_path)).totals} == {"removed", "same"}
+
+
+@pytest.mark.parametrize("known", [False, True], ids=["of its own", "of another run"])
+async def test_a_run_that_cannot_begin_leaves_no_journal(tmp_path: Path, known: bool) -> None:
+    """A journal that was made for it is gone, and its key; one that knows documents stays, as does its key."""
+    old = Failing(MemoryBackend())
+    async with await filled(over(old), 3) as store:
+        if known:
+            await once(store, tmp_path)
+        old.fail("scan", PermissionError())
+        with raises(DeniedError):
+            await once(store, tmp_path)
+        assert sorted(path.name for path in tmp_path.iterdir()) == (["journal", "key"] if known else [])
+        old.heal()
+        assert (await once(store, tmp_path)).totals.keys() == ({"same"} if known else {"copied"})
+
+
 @pytest.mark.parametrize("options", [{}, {"mirror_deletes": True}, {"delete_source": True}], ids=str)
 async def test_a_worker_that_reaches_another_source_is_found_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]
@@ -391,7 +431,8 @@ async def test_a_source_that_disappears_stops_the_run(
     work = Here.next
 
     async def unmounted(self: Here) -> Any:
-        await mail.rename(away)
+        if await mail.exists():
+            await mail.rename(away)
         return await work(self)
 
     with monkeypatch.context() as patched:
@@ -496,7 +537,9 @@ async def test_an_end_that_cannot_be_listed_stops_the_run(tmp_path: Path, end: s
     backends = {name: Failing(MemoryBackend()) for name in ("Old", "New")}
     async with await filled(over(*backends.values()), 3) as store:
         backends[end].fail("scan", PermissionError())
-        with raises(DeniedError):
+        with raises(
+            DeniedError, f"^{'source: Old:mail' if end == 'Old' else 'target: New:post/all'}/: access is denied"
+        ):
             await once(store, tmp_path)
         backends[end].heal()
         assert (await once(store, tmp_path)).ok
@@ -679,6 +722,7 @@ async def test_control_a_journal_that_is_written_before_the_copy(
         await anyio.to_thread.run_sync(journal.record, [(one, None) for one in done])
         raise Killed
 
+    await put(store, target(NAMES[0]), "a")  # else its target is found to have lost all
     monkeypatch.setattr(Worker, "work", journaling_first)
     with pytest.raises(Killed):
         async with migrate(store, SOURCE, TARGET, **files(tmp_path)) as run:
@@ -738,6 +782,7 @@ async def test_a_cancellation_that_comes_with_the_results(
     async with await filled(over()) as store:
         for name in NAMES:
             await put(store, target(name), "other")
+        monkeypatch.setattr("accountstore.migration.runners._FIRST", len(NAMES))
         kind: Any = Listed if page else Here
         fetch = kind.next
 
@@ -764,6 +809,26 @@ async def test_a_run_that_is_dropped_lets_go_of_its_journal(store: AccountStore,
     async for _ in migrate(store, SOURCE, TARGET, **files(tmp_path)):
         break
     assert (await once(store, tmp_path)).ok
+
+
+async def test_batches_grow_while_they_are_quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run tells of its first documents early, and of slow ones in small batches; quick ones have large ones."""
+    clock = 0.0
+    took = [0.1, 0.1, 3.0, 0.1, 3.0, 3.0, 3.0, 3.0, 0.1]
+    sizes: list[int] = []
+
+    async def work(items: Any) -> list[Any]:
+        nonlocal clock
+        sizes.append(len(items))
+        clock += took[len(sizes) - 1]
+        return []
+
+    monkeypatch.setattr("accountstore.migration.runners.monotonic", lambda: clock)
+    here = Here(Mock(work=work, in_a_second=None))
+    for _ in took:
+        here.submit(range(here.size))  # type: ignore[arg-type]
+        await here.next()
+    assert sizes == [16, 32, 64, 32, 64, 32, 16, 16, 16]
 
 
 # --- pace -------------------------------------------------------------------------------------------------------------

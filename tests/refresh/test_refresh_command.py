@@ -147,6 +147,7 @@ def test_wrong_usage(folder: Path, asked: tuple[str, list[dict[str, str]]], argu
         (["--endpoint", "http://x/", "a/old.account"], "the endpoint is not an https URL"),
         (["a/password.account"], "a/password.account: the document has no OAuth credentials"),
         (["a/none.account"], "a/none.account: there is no such document"),
+        (["--all", "nowhere"], "no documents in 'nowhere/'"),
         (["../x.account"], "'../x.account': folder: "),
         (["--all", "Nope:"], "the storage 'Nope' is not configured; known: main, far"),
         (["--all", "far:"], "the storage cannot be reached"),

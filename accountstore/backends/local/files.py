@@ -156,31 +156,44 @@ class Files:
             self._sync(at)
 
     def scan(self, prefix: str, /, *, recursive: bool) -> Iterator[list[Stat]]:
-        """The documents in a folder, or below it, page by page; of one folder, the folders in it too. Dropping the
-        iterator closes what it has open.
+        """The documents in a folder, or below it, page by page; of one folder, the folders in it too. One below it that
+        may not be read is told as such. Dropping the iterator closes what it has open.
         """
         folders = [prefix]
         page: list[Stat] = []
         while folders:
             folder = folders.pop()
-            for entry in self._entries(folder):
-                followed = self._follow_links and self._leads_to_a_document(folder, entry)
-                if followed or entry.is_file(follow_symlinks=False):
-                    with suppress(FileNotFoundError):
-                        status = entry.stat(follow_symlinks=followed)
-                        page.append(Stat(join(folder, entry.name), status.st_size, None, time_of(status)))
-                elif entry.is_dir(follow_symlinks=False):
-                    if recursive:
-                        folders.append(join(folder, entry.name))
+            try:
+                for entry in self._entries(folder):
+                    stat = self._found(folder, entry)
+                    if stat is None:
+                        continue
+                    if recursive and stat.key.endswith("/"):
+                        folders.append(stat.key[:-1])
                     else:
-                        page.append(Stat(f"{join(folder, entry.name)}/", 0, None, None))
-                else:
-                    kind = "a symbolic link" if entry.is_symlink() else "no regular file"
-                    page.append(Stat(join(folder, entry.name), 0, None, None, instead=kind))
-                if len(page) >= _PAGE:
-                    yield page
-                    page = []
+                        page.append(stat)
+                    if len(page) >= _PAGE:
+                        yield page
+                        page = []
+            except PermissionError:
+                if folder == prefix:
+                    raise
+                page.append(Stat(f"{folder}/", 0, None, None, instead="a folder that may not be read"))
         yield page
+
+    def _found(self, folder: str, entry: os.DirEntry[str], /) -> Stat | None:
+        """What a listing says of an entry; a folder's key ends in a slash. None: it has just been removed."""
+        key = join(folder, entry.name)
+        followed = self._follow_links and self._leads_to_a_document(folder, entry)
+        if followed or entry.is_file(follow_symlinks=False):
+            try:
+                status = entry.stat(follow_symlinks=followed)
+            except FileNotFoundError:
+                return None
+            return Stat(key, status.st_size, None, time_of(status))
+        if entry.is_dir(follow_symlinks=False):
+            return Stat(f"{key}/", 0, None, None)
+        return Stat(key, 0, None, None, instead="a symbolic link" if entry.is_symlink() else "no regular file")
 
     def _entries(self, folder: str, /) -> Iterator[os.DirEntry[str]]:
         """What is in a folder, temporary files excepted, which are swept. A missing folder is empty.
