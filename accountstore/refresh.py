@@ -163,7 +163,6 @@ class _Refresh(Generic[D]):
                     opened = await self.renew(opened, due)
                 except ExchangeError as failure:
                     failure.message = _place(opened.stored.document, due) + failure.message
-                    failure.args = (failure.message,)
                     self.failed[key_of(due.refresh_token)] = failure.with_traceback(None)
                     opened = await self.leased.read()
             for failed in self.failed.values():
