@@ -29,6 +29,7 @@ from accountstore.gateway.adding import add_to_file
 from accountstore.gateway.config import config_of, find_gateway_config
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 GOOD = f"""
@@ -41,6 +42,14 @@ rate = 5
 [limits]
 in_flight = 7
 """
+
+
+@pytest.fixture(autouse=True)
+def _private() -> Iterator[None]:
+    """Files that are made here are their owner's alone."""
+    before = os.umask(0o077)
+    yield
+    os.umask(before)
 
 
 def test_a_file_is_read(tmp_path: Path) -> None:
@@ -79,6 +88,28 @@ def test_a_file_that_cannot_be_meant_is_refused(tmp_path: Path, text: str, messa
     assert str(caught.value).startswith(f"{file}: ")
     assert KEY not in str(caught.value)
     assert caught.value.__context__ is None or KEY not in repr(caught.value.__context__)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="the modes of POSIX")
+@pytest.mark.parametrize(
+    ("keys", "mode"), [(True, 0o644), (True, 0o640), (True, 0o602), (False, 0o664), (False, 0o602)]
+)
+def test_a_file_that_others_reach_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keys: bool, mode: int
+) -> None:
+    """Keys that others can read, which sign tokens, and clients that others can write, are taken by nobody; clients
+    alone, with the keys in the environment, may be read.
+    """
+    file = tmp_path / "g.toml"
+    file.write_text(GOOD if keys else GOOD.replace(f'keys = ["{KEY}"]', ""))
+    monkeypatch.setenv("ACCOUNTSTORE_GATEWAY_KEYS", KEY)
+    file.chmod(mode)
+    for take in (load_gateway_config, lambda path: add_to_file(path, "b", Client(secrets=(), folder="b"))):
+        with pytest.raises(ConfigError, match=rf"g\.toml: others may read or write it \({mode:04o}\): chmod 600"):
+            take(str(file))
+        assert stat.S_IMODE(file.stat().st_mode) == mode
+    file.chmod(0o600 if keys else 0o644)
+    assert load_gateway_config(str(file)).clients
 
 
 def test_a_missing_file_says_how_it_is_made(tmp_path: Path) -> None:
