@@ -168,7 +168,7 @@ def test_clients_are_added_to_the_file(tmp_path: Path, monkeypatch: pytest.Monke
     assert secret not in file.read_text()
     keys = tomllib.loads(file.read_text())["keys"]
     file.write_text(file.read_text() + "# a remark\n")
-    added(file, "reports", "--folder", "mail", "--storage", 'Fir"st\u00e9', "--read-only")
+    added(file, "reports", "--folder", "mail", "--storage", 'Fir"st\u00e9:', "--read-only")
     added(file, "root.1", "--everything")
     config = load_gateway_config(str(file))
     assert tomllib.loads(file.read_text())["keys"] == keys
@@ -285,6 +285,7 @@ def test_a_file_that_cannot_be_written_is_told(tmp_path: Path) -> None:
         (["--host", "0.0.0.0"], 1, "--plain-http"),
         (["--tls-key", "x"], 2, "belong together"),
         (["--port", "70000"], 2, "65535"),
+        (["--refresh", "gogle"], 2, "--refresh takes an https URL"),
         (["--gateway", "no.toml"], 1, "add-client NAME"),
     ],
 )
