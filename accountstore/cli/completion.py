@@ -54,13 +54,13 @@ def complete_file(ctx: typer.Context, incomplete: str) -> list[str]:
 
 
 def complete_protocol(incomplete: str) -> list[str]:
-    """The protocols, in any case."""
-    return [word for word in ProtocolType if word.casefold().startswith(incomplete.casefold())]
+    """The protocols."""
+    return [word for word in ProtocolType if word.startswith(incomplete)]
 
 
 def complete_security(incomplete: str) -> list[str]:
-    """The ways of security, in any case."""
-    return [word for word in SecurityOptions if word.casefold().startswith(incomplete.casefold())]
+    """The ways of security."""
+    return [word for word in SecurityOptions if word.startswith(incomplete)]
 
 
 def _config(ctx: typer.Context, /) -> StoreConfig:
