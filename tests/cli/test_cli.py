@@ -944,7 +944,7 @@ def test_questions_make_a_multi_account(monkeypatch: pytest.MonkeyPatch, capsys:
     answer_with(monkeypatch, "perhaps", "y", *ONE, "yes", *ONE, "n", "y", "host", "0", "65536", *ONE[1:])
     document = ask_document(MultiAccount)
     assert isinstance(document, MultiAccount)
-    assert (len(document.receive_accounts), document.send_account is not None) == (2, True)
+    assert (len(document.receive_accounts), document.send_account and document.send_account.port) == (2, 587)
     assert JSON.decode(JSON.encode(document), MultiAccount) == document
     shown = capsys.readouterr()
     assert (shown.out, shown.err.count("Error: ")) == ("", 3)

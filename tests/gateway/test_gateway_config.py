@@ -104,10 +104,12 @@ def test_a_file_that_others_reach_is_refused(
     file.write_text(GOOD if keys else GOOD.replace(f'keys = ["{KEY}"]', ""))
     monkeypatch.setenv("ACCOUNTSTORE_GATEWAY_KEYS", KEY)
     file.chmod(mode)
-    for take in (load_gateway_config, lambda path: add_to_file(path, "b", Client(secrets=(), folder="b"))):
-        with pytest.raises(ConfigError, match=rf"g\.toml: others may read or write it \({mode:04o}\): chmod 600"):
-            take(str(file))
-        assert stat.S_IMODE(file.stat().st_mode) == mode
+    refusal = rf"g\.toml: others may read or write it \({mode:04o}\): chmod 600"
+    with pytest.raises(ConfigError, match=refusal):
+        load_gateway_config(str(file))
+    with pytest.raises(ConfigError, match=refusal):
+        add_to_file(str(file), "b", Client(secrets=(), folder="b"))
+    assert stat.S_IMODE(file.stat().st_mode) == mode
     file.chmod(0o600 if keys else 0o644)
     assert load_gateway_config(str(file)).clients
 
@@ -294,6 +296,13 @@ def test_serve_refuses_what_is_not_safe(arguments: list[str], code: int, message
     result = run("serve", *arguments)
     assert result.exit_code == code
     assert message in " ".join(result.stderr.split())
+
+
+def test_the_help_of_serve_tells_its_defaults() -> None:
+    """Where it listens without options."""
+    text = " ".join(run("serve", "--help").stdout.split())
+    assert "127.0.0.1 without it" in text
+    assert "8080 without it" in text
 
 
 @pytest.mark.parametrize("package", ["argon2", "starlette"])
