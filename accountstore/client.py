@@ -355,7 +355,6 @@ class StorageClient:
                 failure.sent = not certain and has_left()
         if isinstance(failure, BackendError) and not isinstance(failure, _OF_THE_DOCUMENT):
             failure.message = self.policy.about_storage(failure.message)
-            failure.args = (failure.message,)
         failure.__traceback__ = failure.__context__ = None
         failure.__cause__ = cause
         return failure

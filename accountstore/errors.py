@@ -109,20 +109,30 @@ class AccountStoreError(Exception):
     def __str__(self) -> str:
         return self.message if self.location is None else f"{self.location}: {self.message}"
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({str(self)!r})"
+
+    if not TYPE_CHECKING:  # which knows it as an attribute of every exception
+
+        @property
+        def args(self) -> tuple[str]:
+            """The text, with location and field: what is kept where an error is made anew from class and `args`, as
+            Celery does with results in JSON. Pickling and copying keep everything.
+            """
+            return (str(self),)
+
     def __reduce__(self) -> tuple[Any, ...]:
         # Not by the constructor: a class derived by another package may have one of its own.
-        return _restore, (type(self), self.args), self.__dict__
+        return _new, (type(self),), self.__dict__
 
     def __copy__(self) -> Self:
-        other = _restore(type(self), self.args)
+        other = _new(type(self))
         other.__dict__.update(self.__dict__)
         return other
 
 
-def _restore(kind: type[_E], args: tuple[Any, ...], /) -> _E:
-    error = kind.__new__(kind, *args)
-    error.args = args
-    return error
+def _new(kind: type[_E], /) -> _E:
+    return kind.__new__(kind)
 
 
 class ConfigError(AccountStoreError, ValueError):

@@ -7,10 +7,12 @@ import os
 import stat
 from io import BufferedReader
 
+from accountstore.errors import ConfigError
 from accountstore.secrets import SecretBytes
 
 MAX_FILE = 16 * 1024 * 1024
 """Bytes of a file, where nothing else is said."""
+_OTHERS = stat.S_IRWXG | stat.S_IRWXO
 _FLAGS = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0)
 
 
@@ -37,6 +39,14 @@ def read_open(file: BufferedReader, /, *, limit: int = MAX_FILE) -> SecretBytes:
     if len(data) > limit:
         raise FileTooLargeError(errno.EFBIG, f"has more than {limit} bytes")
     return data
+
+
+def check_private(file: BufferedReader, /, *, readable: bool = False) -> None:
+    """Raise `ConfigError` where others than its owner can write a file that is open, or read it unless `readable`."""
+    mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+    read = stat.S_IRGRP | stat.S_IROTH if readable else 0
+    if os.name == "posix" and mode & _OTHERS & ~read:
+        raise ConfigError(f"others may read or write it ({mode:04o}): chmod 600")
 
 
 def open_file(path: str | os.PathLike[str], /) -> BufferedReader:

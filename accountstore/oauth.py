@@ -129,7 +129,7 @@ class TokenEndpoint:
         if endpoint is None:
             outcome = ExchangeError("there is no requestUrl in the credentials, and no endpoint was given")
         elif wrong := self._what_is_wrong_with(endpoint):
-            outcome = ExchangeError(f"the requestUrl {wrong}")
+            outcome = ExchangeError(f"$.credentials.requestUrl: {wrong}")
         else:
             try:
                 outcome = await self._ask(endpoint, credentials)
@@ -154,7 +154,9 @@ class TokenEndpoint:
         else:
             if is_url and url.scheme in self._schemes and not (url.username or url.password or url.fragment):
                 return None
-        return f"is not {'a URL' if len(self._schemes) > 1 else 'an https URL'} without a user and a fragment"
+        if len(self._schemes) > 1:
+            return "must be a URL, without user or fragment"
+        return "must be an https URL, without user or fragment (insecure_http or --insecure-http, for tests)"
 
     async def _ask(self, endpoint: str, credentials: OAuthCredentials, /) -> TokenGrant | ExchangeError:
         """One request; whatever httpx raises is named by its class, as its text and frames may hold a token."""

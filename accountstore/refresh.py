@@ -162,8 +162,7 @@ class _Refresh(Generic[D]):
                 try:
                     opened = await self.renew(opened, due)
                 except ExchangeError as failure:
-                    failure.message = _place(opened.stored.document, due) + failure.message
-                    failure.args = (failure.message,)
+                    failure.message = _placed(failure.message, opened.stored.document, due)
                     self.failed[key_of(due.refresh_token)] = failure.with_traceback(None)
                     opened = await self.leased.read()
             for failed in self.failed.values():
@@ -342,14 +341,15 @@ def _find(opened: Opened[D], credentials: OAuthCredentials, /) -> OAuthCredentia
     return next((found for found in oauth_in(opened.stored.document) if _tokens(found) == tokens), None)
 
 
-def _place(document: Document, credentials: OAuthCredentials, /) -> str:
-    """Where the credentials stand, for an error, if that may be in several places."""
-    if isinstance(document, MultiAccount):
-        for place, account in enumerate(document.receive_accounts):
-            if account.credentials == credentials:
-                return f"$.receiveAccounts[{place}].credentials: "
-        return "$.sendAccount.credentials: "
-    return ""
+def _placed(message: str, document: Document, credentials: OAuthCredentials, /) -> str:
+    """An exchange's message, with the place of the credentials if there may be several."""
+    if not isinstance(document, MultiAccount):
+        return message
+    several = enumerate(document.receive_accounts)
+    received = [f"receiveAccounts[{place}]" for place, account in several if account.credentials == credentials]
+    place = f"$.{[*received, 'sendAccount'][0]}.credentials"
+    field = message.removeprefix("$.credentials.")
+    return f"{place}: {message}" if field == message else f"{place}.{field}"
 
 
 def _is_spent(opened: Opened[D], due: OAuthCredentials, new: OAuthCredentials, /) -> bool:

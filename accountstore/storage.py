@@ -44,12 +44,6 @@ _MANY = 500
 _NO_FIELDS: Mapping[str, object] = MappingProxyType({})
 
 
-_SEALED = (
-    "the document is sealed (encrypted): give its storage `encryption` with the keys; it needs a package:"
-    " pip install 'accountstore[crypto]'"
-)
-
-
 class Stored(Struct, Generic[T_co], frozen=True):
     """A document with what its storage knows of it."""
 
@@ -184,7 +178,9 @@ class Storage(Struct, frozen=True, eq=False):
             document = self.codec.decode(data, kind)
         except DecodeError:
             if self.sealer is None and is_sealed(data):
-                raise MissingKeyError(_SEALED) from None
+                raise MissingKeyError(
+                    "the document is sealed (encrypted): give its storage `encryption` with the keys"
+                ) from None
             raise
         return Opened(Stored(document, blob.version, stat.size, stat.modified), data)
 

@@ -50,6 +50,7 @@ def configure(folder: Path, storage: str = 'url = "data"', gateway: str = "") ->
     """Write the configurations of a store with a storage `First Storage`, and of a gateway with a client `id`."""
     folder.mkdir(exist_ok=True)
     (folder / "accountstore.toml").write_text(f'[storages."First Storage"]\n{storage}\n')
+    (folder / "gateway.toml").touch(0o600)
     (folder / "gateway.toml").write_text(
         f'keys = ["{KEY}"]\n{gateway}\n[clients.id]\nsecrets = ["{HASH}"]\nfolder = ""\n'
     )

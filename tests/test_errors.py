@@ -277,12 +277,12 @@ def made(cls: type[AccountStoreError], /) -> AccountStoreError:
 
 @pytest.mark.parametrize("cls", CLASSES)
 def test_text_names_location_and_field(cls: type[AccountStoreError]) -> None:
-    """`str` has location, field and message, without errno noise; `repr` has class and message."""
+    """`str` has location, field and message, without errno noise; `repr` has the class, too."""
     error = made(cls)
     field = "$.credentials.login: " if issubclass(cls, DocumentError) else ""
     assert str(error) == f"main:mail/team-a/email.account: {field}is odd"
-    assert (error.message, error.location, error.args) == ("is odd", AT, ("is odd",))
-    assert repr(error) == f"{cls.__name__}('is odd')"
+    assert (error.message, error.location, error.args) == ("is odd", AT, (str(error),))
+    assert repr(error) == f"{cls.__name__}({str(error)!r})"
     assert str(cls("is odd")) == "is odd"
     assert cls("x").location is None
     assert getattr(cls("x"), "field", "$") == "$"
@@ -290,15 +290,19 @@ def test_text_names_location_and_field(cls: type[AccountStoreError]) -> None:
 
 @pytest.mark.parametrize("cls", CLASSES)
 def test_pickling_and_copying_keep_everything(cls: type[AccountStoreError]) -> None:
-    """An error that crosses processes keeps class, message, location and field, by every protocol."""
+    """An error that crosses processes keeps class, message, location and field, by every protocol; and its text where
+    it is made anew from class and `args`, as Celery does with a result in JSON.
+    """
     error = made(cls)
     error.add_note("a note")
     copies = [pickle.loads(pickle.dumps(error, protocol)) for protocol in range(pickle.HIGHEST_PROTOCOL + 1)]
     copies += [copy.copy(error), copy.deepcopy(error)]
-    for other in copies:
+    anew = cls(*json.loads(json.dumps(error.args)))
+    for other in (*copies, anew):
         assert type(other) is cls
-        assert str(other) == str(error)
-        assert (other.message, other.location, other.args) == ("is odd", AT, ("is odd",))
+        assert (str(other), repr(other), other.args) == (str(error), repr(error), error.args)
+    for other in copies:
+        assert (other.message, other.location) == ("is odd", AT)
         assert getattr(other, "field", None) == getattr(error, "field", None)
         assert other.temporary == error.temporary
         with pytest.raises(cls):

@@ -43,9 +43,16 @@ __all__ = (
     "in_store",
     "location_of",
     "mode_of",
+    "storage_named",
 )
 
 T = TypeVar("T")
+
+
+def storage_named(text: str | None) -> str | None:
+    """The name of a storage, which may be written with the colon that a location has behind it."""
+    return text and (text.removesuffix(":") or text)
+
 
 Where = Annotated[
     str,
@@ -71,6 +78,7 @@ StorageArgument = Annotated[
         metavar="[STORAGE]",
         help="The storage; without it, the default one.",
         show_default=False,
+        callback=storage_named,
         autocompletion=complete_storage,
     ),
 ]
@@ -124,7 +132,8 @@ def _options(
     A LOCATION names a document as STORAGE:FOLDER/FILE, such as "First Storage:mail/team-a/email.account". Without
     STORAGE it is the default one; without FOLDER, its root. One account is in *.account, several in *.multi.account.
 
-    Exit codes: 0 done; 1 refused or failed, with the reason on stderr; 2 wrong usage; 130 interrupted.
+    Exit codes: 0 done; 1 refused or failed, with the reason on stderr; 2 wrong usage; 3 conflicts (migrate); 130
+    interrupted.
     """
     context.obj = config
 

@@ -11,10 +11,17 @@ import anyio
 import typer  # noqa: TC002 -- typer looks at the annotations
 from msgspec.structs import replace
 
-from accountstore import AccountStore, AccountStoreError, Entry, StoreConfig
+from accountstore import AccountStore, AccountStoreError, Entry, ProtocolType, SecurityOptions, StoreConfig
 from accountstore.config_file import load_config
 
-__all__ = ("complete_file", "complete_folder", "complete_location", "complete_storage")
+__all__ = (
+    "complete_file",
+    "complete_folder",
+    "complete_location",
+    "complete_protocol",
+    "complete_security",
+    "complete_storage",
+)
 
 _PATIENCE = 2.0
 """Seconds that a storage has to list a folder."""
@@ -44,6 +51,16 @@ def complete_file(ctx: typer.Context, incomplete: str) -> list[str]:
         names = [f"{folder}{slash}{file.name}{'/' * file.is_dir()}" for file in found]
         return sorted(name for name in names if name.startswith(incomplete) and name.isprintable())[:_MOST]
     return []
+
+
+def complete_protocol(incomplete: str) -> list[str]:
+    """The protocols."""
+    return [word for word in ProtocolType if word.startswith(incomplete)]
+
+
+def complete_security(incomplete: str) -> list[str]:
+    """The ways of security."""
+    return [word for word in SecurityOptions if word.startswith(incomplete)]
 
 
 def _config(ctx: typer.Context, /) -> StoreConfig:

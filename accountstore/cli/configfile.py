@@ -18,7 +18,7 @@ from accountstore import AccountStore, ConfigError, StorageConfig, StoreConfig
 from accountstore.config_file import check_text, config_at, find_config, load_config
 from accountstore.files import read_file
 
-__all__ = ("add_storage", "file_to_write", "masked")
+__all__ = ("add_storage", "file_to_write", "masked", "unset_variables")
 
 _MASK = "**********"
 _HARMLESS = frozenset(
@@ -90,9 +90,15 @@ def add_storage(path: str, name: str, table: Mapping[str, object], /, *, given: 
     _replace(path, old, text.encode())
 
 
+def unset_variables(table: Mapping[str, object], /) -> list[str]:
+    """The variables in the texts of a table that the environment lacks."""
+    named = dict.fromkeys(re.findall(r"\$\$\{|\$\{(\w+)\}", repr(table)))
+    return [name for name in named if name and name not in os.environ]
+
+
 def _check_opens(path: str, name: str, table: Mapping[str, object], /) -> None:
     """Refuse a storage that does not open: nothing is reached or made. Without its variables, nobody can tell."""
-    if not all(variable in os.environ for variable in re.findall(r"\$\{(\w+)\}", repr(table))):
+    if unset_variables(table):
         return
     storage = config_at(path, {"storages": {name: table}}).storages[name]
     if storage.scheme in {"file", "local"}:

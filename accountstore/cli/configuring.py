@@ -106,7 +106,7 @@ def add(
     A secret does not belong in the file: --option-env writes ${NAME} there, which is replaced from the environment.
     """
     with exit_codes():
-        from accountstore.cli.configfile import add_storage, file_to_write
+        from accountstore.cli.configfile import add_storage, file_to_write, unset_variables
 
         try:
             check_storage_name(name)
@@ -128,6 +128,8 @@ def add(
             done(f"added {name!r} to {path}; try it by: accountstore check {name!r}")
         else:
             print_error(f"added {name!r} to {path}")
+        for variable in unset_variables(table):
+            print_error(f"{variable} is not set here: until it is, no command can open this configuration")
 
 
 def _options_of(options: Sequence[str], variables: Sequence[str], /) -> dict[str, Any]:

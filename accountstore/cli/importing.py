@@ -12,6 +12,7 @@ from accountstore import (
     AccountStore,
     AccountStoreError,
     ConfigError,
+    ExistsError,
     ExtensionError,
     Location,
     LocationError,
@@ -109,7 +110,7 @@ def import_accounts(
         method: Method | None = "password" if auth == "password" else "oauth" if auth else None
         from accountstore.cli.imports.resolving import document_of
 
-        accounts, complete = _chosen(_parsed(form, file, email, method, commands), names)
+        accounts, complete = _chosen(file, _parsed(form, file, email, method, commands), names)
         if len(accounts) > 1 and target.endswith(".account"):
             raise LocationError(f"{target!r}: is one location for several accounts: choose one by --account")
         places = _each_of(accounts, lambda found: _place(target, found))
@@ -165,17 +166,17 @@ def _parse(
     return parse(text)
 
 
-def _chosen(accounts: Sequence[Found | Refused], names: Sequence[str], /) -> tuple[list[Found], bool]:
+def _chosen(file: str, accounts: Sequence[Found | Refused], names: Sequence[str], /) -> tuple[list[Found], bool]:
     """The accounts that are named, or all, and whether all of them can be imported. Tells of those that cannot."""
     from accountstore.cli.imports.found import Found
 
     unknown = [name for name in names if name not in {account.name for account in accounts}]
     if unknown:
         known = ", ".join(repr(account.name) for account in accounts)
-        raise ConfigError(f"no account {unknown[0]!r} is in the file; known: {known}")
+        raise ConfigError(f"{file}: has no account {unknown[0]!r}; known: {known}")
     chosen = [account for account in accounts if not names or account.name in names]
     if not chosen:
-        raise ConfigError("no account is in the file")
+        raise ConfigError(f"{file}: has no account")
     for account in chosen:
         if not isinstance(account, Found):
             print_error(f"{account.name!r} is not imported: {account.reason}")
@@ -221,7 +222,10 @@ def _save(
         check_storages(store, [where for where, _ in documents])
 
         async def save(item: tuple[Location, bytes]) -> None:
-            await store.save_json(*item, mode="overwrite" if replace else "create")
+            try:
+                await store.save_json(*item, mode="overwrite" if replace else "create")
+            except ExistsError as error:
+                raise ExistsError(f"{error.message}: --replace replaces it", location=error.location) from None
             if as_json:
                 show_line({"location": str(item[0])})
             done(f"imported {item[0]}")

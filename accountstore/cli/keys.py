@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, TypeAlias, TypeVar
 
 import typer
 
-from accountstore import AccountStore, AccountStoreError, ConfigError
-from accountstore.cli.app import in_store
+from accountstore import AccountStore, AccountStoreError, ConfigError, NotSealedError
+from accountstore.cli.app import StorageArgument, in_store
 from accountstore.cli.exits import exit_codes, print_error
 from accountstore.cli.help import Command, Group
 from accountstore.cli.show import console, on_terminal, printable
@@ -40,12 +40,9 @@ keys: typer.Typer = typer.Typer(
 )
 
 _File = Annotated[str, typer.Argument(metavar="FILE", help="A key file, a JWK Set.", show_default=False)]
-_Storage = Annotated[
-    str | None,
-    typer.Argument(metavar="[STORAGE]", help="The storage; without it, the default one.", show_default=False),
-]
 _Folder = Annotated[str, typer.Option("--folder", metavar="FOLDER", help="Only this folder, and those below it.")]
 _EVERY = 1000
+_WAY_OUT = ": to seal it, set required = false, rotate, then require it"
 
 
 @keys.command(
@@ -94,7 +91,7 @@ def show(context: typer.Context) -> None:
 )
 def rotate(
     context: typer.Context,
-    storage: _Storage = None,
+    storage: StorageArgument = None,
     to: Annotated[
         str | None,
         typer.Option(
@@ -127,7 +124,7 @@ def rotate(
 
 
 @keys.command(cls=Command, epilog="accountstore keys verify")
-def verify(context: typer.Context, storage: _Storage = None, folder: _Folder = "") -> None:
+def verify(context: typer.Context, storage: StorageArgument = None, folder: _Folder = "") -> None:
     """Prove that no document needs another key than the current one. Opens each, writes nothing.
 
     Exits with 1 if one needs another key, is plain, or does not open; or if one has a name that no LOCATION can have.
@@ -139,13 +136,13 @@ def verify(context: typer.Context, storage: _Storage = None, folder: _Folder = "
         _run(context, lambda store, skipped: documents(store, folder, storage=storage, skipped=skipped))
 
 
-@keys.command(cls=Command, epilog="accountstore keys reseal\naccountstore keys reseal --before 2026-11-27T05:30:00")
+@keys.command(cls=Command, epilog="accountstore keys reseal\naccountstore keys reseal --before 2026-11-27T05:30:00Z")
 def reseal(
     context: typer.Context,
-    storage: _Storage = None,
+    storage: StorageArgument = None,
     folder: _Folder = "",
     before: Annotated[
-        datetime | None,
+        str | None,
         typer.Option("--before", metavar="TIME", help="Go on with a run that was killed: the time that it has told."),
     ] = None,
 ) -> None:
@@ -158,12 +155,12 @@ def reseal(
     from accountstore.rotation import reseal as resealed
     from accountstore.rotation import resume_time
 
-    since = None if before is None else before.replace(tzinfo=UTC)
+    since = None if before is None else _time(before)
 
     async def documents(store: AccountStore, skipped: Callable[[Skipped], object]) -> _Results:
         results = resealed(store, folder, storage=storage, before=since, skipped=skipped)
         if start := since or await resume_time(store, folder, storage=storage):
-            print_error(f"--before {start:%Y-%m-%dT%H:%M:%S} goes on with this run")
+            print_error(f"--before {start:%Y-%m-%dT%H:%M:%SZ} goes on with this run")
         else:
             print_error("the storage dates no documents: a run that is killed is begun anew")
         async for result in results:
@@ -171,6 +168,15 @@ def reseal(
 
     with exit_codes():
         _run(context, documents)
+
+
+def _time(text: str, /) -> datetime:
+    """The time that a text says, in UTC where it names no zone."""
+    try:
+        time = datetime.fromisoformat(text)
+    except ValueError:
+        raise typer.BadParameter("--before takes a time such as 2026-11-27T05:30:00Z") from None
+    return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
 
 
 def _run(context: typer.Context, documents: _Documents, /) -> None:
@@ -184,7 +190,8 @@ def _run(context: typer.Context, documents: _Documents, /) -> None:
     async def work(store: AccountStore) -> None:
         async for location, result in documents(store, skipped):
             if isinstance(result, AccountStoreError):
-                print_error(result)
+                way = _WAY_OUT if isinstance(result, NotSealedError) else ""
+                print_error(f"{result}{way}")
                 counts["failed"] += 1
             else:
                 if result.outcome == "stale":

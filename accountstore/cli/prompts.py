@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = ("ask_document", "ask_secret", "ask_text", "ask_whether")
 
-_PORT = click.IntRange(1, 2**31 - 1)
+_PORT = click.IntRange(1, 65535)
 
 
 def ask_document(kind: type[Account | MultiAccount], /) -> Account | MultiAccount:

@@ -137,4 +137,9 @@ def _exchange(endpoint: str | None, authentication: Literal["basic", "post"], /,
     except ImportError as error:
         raise ConfigError(error.msg) from None
     url = {"google": GOOGLE, "microsoft": MICROSOFT}.get(endpoint or "", endpoint)
-    return TokenEndpoint(url, authentication=authentication, insecure_http=insecure_http)
+    try:
+        return TokenEndpoint(url, authentication=authentication, insecure_http=insecure_http)
+    except ConfigError:
+        raise typer.BadParameter(
+            "--endpoint takes google, microsoft or an https URL, without user or fragment (--insecure-http for tests)"
+        ) from None

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from accountstore import AccountStore, ConfigError, Secret
+from accountstore.cli.app import storage_named
 from accountstore.cli.exits import exit_codes
 from accountstore.cli.help import Command, Group
 from accountstore.config_file import load_config
@@ -61,9 +62,11 @@ def _gateway() -> None:
 def serve(
     context: typer.Context,
     gateway: _Gateway = None,
-    host: Annotated[str, typer.Option("--host", metavar="ADDRESS", help="Where to listen.")] = "127.0.0.1",
+    host: Annotated[
+        str, typer.Option("--host", metavar="ADDRESS", help="Where to listen; 127.0.0.1 without it.")
+    ] = "127.0.0.1",
     port: Annotated[
-        int, typer.Option("--port", metavar="PORT", min=0, max=65535, help="On which port; 0 for any.")
+        int, typer.Option("--port", metavar="PORT", min=0, max=65535, help="On which port; 8080 without it, 0 for any.")
     ] = 8080,
     tls_certificate: Annotated[
         str | None, typer.Option("--tls-certificate", metavar="PATH", help="The certificate chain.", show_default=False)
@@ -107,8 +110,9 @@ def serve(
                 open_file(path).close()
             except OSError as error:
                 raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
+        exchange = _exchange(refresh)
         config = load_gateway_config(find_gateway_config(gateway))
-        _serve(context.obj, config, _exchange(refresh), host, port, tls_certificate, tls_key)
+        _serve(context.obj, config, exchange, host, port, tls_certificate, tls_key)
 
 
 def _exchange(endpoint: str | None, /) -> Exchange | None:
@@ -120,7 +124,10 @@ def _exchange(endpoint: str | None, /) -> Exchange | None:
     except ImportError as error:
         failure = ConfigError(str(error))
     else:
-        return TokenEndpoint(endpoint)
+        try:
+            return TokenEndpoint(endpoint)
+        except ConfigError:
+            raise typer.BadParameter("--refresh takes an https URL, without user or fragment") from None
     raise failure
 
 
@@ -168,7 +175,11 @@ def add_client(
     storage: Annotated[
         str | None,
         typer.Option(
-            "--storage", metavar="STORAGE", help="On which storage; without it, the default one.", show_default=False
+            "--storage",
+            metavar="STORAGE",
+            help="On which storage; without it, the default one.",
+            show_default=False,
+            callback=storage_named,
         ),
     ] = None,
     everything: Annotated[bool, typer.Option("--everything", help="It reaches all of all storages.")] = False,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import msgspec
 import typer
@@ -23,6 +23,7 @@ from accountstore import (
     Version,
 )
 from accountstore.cli.app import Create, Where, app, config_of, done, examples, in_store, location_of, mode_of
+from accountstore.cli.completion import complete_protocol, complete_security
 from accountstore.cli.documents import kind_at, read_given
 from accountstore.cli.exits import exit_codes, print_error
 from accountstore.cli.fields import Fields, account_of
@@ -35,9 +36,17 @@ if TYPE_CHECKING:
 
 __all__ = ("edit", "save")
 
+W = TypeVar("W", ProtocolType, SecurityOptions)
 
-def _words(kind: type[ProtocolType | SecurityOptions], /) -> str:
-    return ", ".join(kind)
+
+def _one_of(kind: type[W], option: str, text: str | None, /) -> W | None:
+    """The word that an option names, in any case."""
+    if text is None:
+        return None
+    for word in kind:
+        if word.casefold() == text.casefold():
+            return word
+    raise typer.BadParameter(f"{option} must be one of {', '.join(kind)}")
 
 
 def _from_stdin(what: str, /) -> Any:
@@ -62,15 +71,27 @@ def save(
     ] = None,
     port: Annotated[
         int | None,
-        typer.Option("--port", metavar="PORT", min=1, help="Without it, the usual one of protocol and security."),
+        typer.Option(
+            "--port", metavar="PORT", min=1, max=65535, help="Without it, the usual one of protocol and security."
+        ),
     ] = None,
     protocol: Annotated[
-        ProtocolType | None,
-        typer.Option("--protocol", metavar="PROTOCOL", case_sensitive=False, help=f"One of {_words(ProtocolType)}."),
+        str | None,
+        typer.Option(
+            "--protocol",
+            metavar="PROTOCOL",
+            help=f"One of {', '.join(ProtocolType)}.",
+            autocompletion=complete_protocol,
+        ),
     ] = None,
     security: Annotated[
-        SecurityOptions | None,
-        typer.Option("--security", metavar="SECURITY", case_sensitive=False, help=f"One of {_words(SecurityOptions)}."),
+        str | None,
+        typer.Option(
+            "--security",
+            metavar="SECURITY",
+            help=f"One of {', '.join(SecurityOptions)}.",
+            autocompletion=complete_security,
+        ),
     ] = None,
     login: Annotated[
         str | None,
@@ -113,8 +134,8 @@ def save(
         fields = Fields(
             host=host,
             port=port,
-            protocol=protocol,
-            security=security,
+            protocol=_one_of(ProtocolType, "--protocol", protocol),
+            security=_one_of(SecurityOptions, "--security", security),
             login=login,
             password="-" if password_stdin else password_env,
             client_id=client_id,

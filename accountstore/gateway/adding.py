@@ -6,17 +6,17 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager, suppress
 from secrets import token_urlsafe
 from tomllib import TOMLDecodeError, loads
+from typing import Any
 
 from msgspec.structs import replace
 
 from accountstore import ConfigError, Secret
-from accountstore.files import read_file
 from accountstore.gateway.clients import hash_secret
-from accountstore.gateway.config import CLIENT_ID, ID_RULE, Client, config_of
+from accountstore.gateway.config import CLIENT_ID, ID_RULE, Client, config_of, read_tables
 
 __all__ = ("add_to_file",)
 
@@ -28,7 +28,7 @@ def add_to_file(path: str, name: str, client: Client, /) -> Secret:
 
     Raises:
         ConfigError: the id cannot be one or is taken; the client, or the file, is none that a gateway would start with;
-            or the file cannot be written.
+            others can read the file; or it cannot be written.
     """
     if not re.fullmatch(CLIENT_ID, name):
         raise ConfigError(f"this cannot be a client's id: {ID_RULE}")
@@ -36,7 +36,7 @@ def add_to_file(path: str, name: str, client: Client, /) -> Secret:
     added = _table(name, replace(client, secrets=(hash_secret(secret),)))
     try:
         with _locked(os.path.dirname(os.path.abspath(path))):
-            _replace(path, _extended(_read(path), name, added))
+            _replace(path, _extended(*_read(path), name, added))
     except ConfigError as error:
         failure = ConfigError(f"{path}: {error.message}")  # raised below, without the frames that held the keys
     except OSError as error:
@@ -46,23 +46,17 @@ def add_to_file(path: str, name: str, client: Client, /) -> Secret:
     raise failure
 
 
-def _read(path: str, /) -> str:
-    """The text of the file, or of a new one."""
-    try:
-        return read_file(path).decode()
-    except FileNotFoundError:
-        return f"# Keys that sign tokens, the newest first. Keep them secret.\nkeys = [{_text(token_urlsafe(32))}]\n"
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot be read ({type(error).__name__})") from None
+def _read(path: str, /) -> tuple[str, Mapping[str, Any]]:
+    """The text of the file, or of a new one, and its tables."""
+    if os.path.exists(path):
+        return read_tables(path)
+    key = token_urlsafe(32)
+    return f"# Keys that sign tokens, the newest first. Keep them secret.\nkeys = [{_text(key)}]\n", {"keys": [key]}
 
 
-def _extended(before: str, name: str, added: str, /) -> str:
+def _extended(before: str, tables: Mapping[str, Any], name: str, added: str, /) -> str:
     """The text with one more client. Raises `ConfigError` unless a gateway would start with it."""
-    try:
-        clients = config_of(loads(before)).clients
-    except TOMLDecodeError:
-        raise ConfigError("cannot be read (TOMLDecodeError)") from None
-    if name in clients:
+    if name in config_of(tables).clients:
         raise ConfigError(f"there is a client {name!r} already")
     after = f"{before.rstrip()}\n\n{added}"
     try:

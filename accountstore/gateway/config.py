@@ -26,7 +26,7 @@ from msgspec import Struct, field
 from msgspec.structs import force_setattr, replace
 
 from accountstore import ConfigError, Location, LocationError, Secret
-from accountstore.files import read_file
+from accountstore.files import check_private, open_file, read_open
 
 Rights: TypeAlias = Literal["read", "write"]
 
@@ -144,10 +144,11 @@ def load_gateway_config(path: str, /) -> GatewayConfig:
     """The configuration in a file, with the keys of the environment where it has some.
 
     Raises:
-        ConfigError: it cannot be read, understood or used; the message names the file and the key.
+        ConfigError: it cannot be read, understood or used, or has keys that others than its owner can read; the message
+            names the file and the key.
     """
     try:
-        config = config_of(read_tree(path))
+        config = config_of(read_tables(path)[1])
     except ConfigError as error:
         failure = ConfigError(f"{path}: {error.message}")  # raised below, without the frames that held the keys
     else:
@@ -155,12 +156,20 @@ def load_gateway_config(path: str, /) -> GatewayConfig:
     raise failure
 
 
-def read_tree(path: str, /) -> dict[str, Any]:
-    """The tables of a configuration file. Raises `ConfigError`."""
+def read_tables(path: str, /) -> tuple[str, dict[str, Any]]:
+    """The text of a configuration file and the tables in it.
+
+    Raises:
+        ConfigError: it cannot be read, others can write it, or it has keys, which sign tokens, and others can read it.
+    """
     from tomllib import TOMLDecodeError, loads
 
     try:
-        return loads(read_file(path).decode())
+        with open_file(path) as file:
+            text = read_open(file).decode()
+            tables = loads(text)
+            check_private(file, readable="keys" not in tables)
+            return text, tables
     except FileNotFoundError:
         raise ConfigError("there is no such file: `accountstore gateway add-client NAME` makes it") from None
     except (OSError, UnicodeDecodeError, TOMLDecodeError) as error:

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import json
 import os
-import stat
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, TypeAlias, cast
 
 from accountstore.errors import ConfigError, DecodeError, EnvelopeError
-from accountstore.files import open_file, read_open
+from accountstore.files import check_private, open_file, read_open
 from accountstore.sealing.envelope import KEY_BYTES, KEY_ID_RULE, from_base64url, is_key_id, to_base64url
 from accountstore.secrets import SecretBytes, without_frames
 from accountstore.strict import check_json
@@ -24,7 +23,6 @@ from accountstore.strict import check_json
 _Members: TypeAlias = "list[dict[str, Any]]"
 ALGORITHM = "A256KW"
 _MAX_BYTES = 1024 * 1024
-_OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
 
 def new_key() -> tuple[str, SecretBytes]:
@@ -89,9 +87,7 @@ def read_keys(path: str | os.PathLike[str], /) -> dict[str, SecretBytes]:
 def _read(path: str, /) -> SecretBytes:
     try:
         with open_file(path) as file:
-            mode = os.fstat(file.fileno()).st_mode
-            if os.name == "posix" and mode & _OTHERS:
-                raise ConfigError(f"others may read or write it ({stat.S_IMODE(mode):04o}): chmod 600")
+            check_private(file)
             return read_open(file, limit=_MAX_BYTES)
     except OSError as error:
         raise ConfigError(f"cannot be read ({type(error).__name__})") from None

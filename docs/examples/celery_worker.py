@@ -1,6 +1,9 @@
 """Celery's prefork workers: a store for each worker process, opened after the fork.
 
-`celery -A celery_worker worker --pool prefork`, with `CELERY_BROKER_URL` and `CELERY_RESULT_BACKEND`.
+    export CELERY_BROKER_URL=redis://127.0.0.1:6379/0 CELERY_RESULT_BACKEND=redis://127.0.0.1:6379/1
+    celery -A celery_worker worker --pool prefork
+
+Celery keeps results as JSON, in which an error has its class and text; `result_serializer = "pickle"` keeps all of it.
 """
 
 from __future__ import annotations

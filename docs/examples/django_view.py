@@ -1,4 +1,6 @@
-"""A Django view of accounts, in one file: `python django_view.py runserver`, or a WSGI server on it.
+"""A Django view of accounts, in one file, for a WSGI server (`django_view:application`) or for Django's own:
+
+    DJANGO_SECRET_KEY=$(openssl rand -hex 32) python django_view.py runserver 127.0.0.1:8000
 
 Views are synchronous and run in threads, which share one store for each process.
 """
@@ -19,6 +21,8 @@ from django.urls import path
 from accountstore import AccountStoreError, Location, LocationError, NotFoundError, to_json
 from accountstore.blocking import BlockingAccountStore
 
+if __name__ == "__main__" and ("DJANGO_SECRET_KEY" not in os.environ or len(sys.argv) < 2):
+    sys.exit("usage: DJANGO_SECRET_KEY=SECRET python django_view.py runserver [ADDRESS:PORT]")
 settings.configure(
     DEBUG=False, ALLOWED_HOSTS=["127.0.0.1"], ROOT_URLCONF=__name__, SECRET_KEY=os.environ["DJANGO_SECRET_KEY"]
 )

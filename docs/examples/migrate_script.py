@@ -1,4 +1,6 @@
-"""A migration with a policy of its own: `python migrate_script.py OLD NEW`, two storages of the configuration.
+"""A migration with a policy of its own, between two storages of the configuration:
+
+    ACCOUNTSTORE_CONFIG=accountstore.toml python migrate_script.py OLD NEW
 
 Prints what was copied and each problem; run again, it goes on where it was. The exit code is 0 if all is well.
 """
@@ -30,4 +32,6 @@ async def main(source: str, target: str) -> bool:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 3:
+        sys.exit("usage: [ACCOUNTSTORE_CONFIG=FILE] python migrate_script.py OLD NEW")
     sys.exit(not anyio.run(main, sys.argv[1], sys.argv[2]))

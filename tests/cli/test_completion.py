@@ -190,6 +190,8 @@ def asked(line: str, shell: str = "bash", program: Sequence[str] = PATIENT) -> s
         ("cp a.account Ar", ["Archive:"]),
         ("rm a.account b", ["b.multi.account "]),
         ("check A", ["Archive "]),
+        ("save a.account --protocol I", ["IMAP "]),
+        ("save a.account --security SSLI", ["SSLImplicit "]),
         ("storages ", ["add "]),
         ("ls mail/", [r"mail/team\ a/"]),
         ("import mbsync ./acc", ["./accountstore.toml "]),

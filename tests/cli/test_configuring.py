@@ -43,15 +43,23 @@ def added() -> Any:
     return tomllib.loads(FILE.read_text(encoding="utf-8"))["storages"]
 
 
-def test_a_storage_is_added_with_its_options() -> None:
-    """Text, TOML values, nested options and variables land in the file as they are meant."""
+def test_a_storage_is_added_with_its_options(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Text, TOML values, nested options and variables land in the file as they are meant; of variables that are not set
+    it is said that no command can do without them.
+    """
+    monkeypatch.setenv("SET_HERE", "x")
     answer = run(
         *("storages", "add", "Cloud", "s3://bucket/mail", "--engine", "obstore", "--codec", "msgpack"),
         *("--timeout", "2.5", "-o", "account=0123", "--option", "anon:=false", "-o", "client_kwargs.region_name=eu"),
         *("--option-env", "secret=S3_SECRET", "-o", "key=${S3_KEY}"),
+        *("--option-env", "token=SET_HERE", "-o", "endpoint_url=http://$${NO_VARIABLE}/"),
     )
     assert (answer.code, answer.out) == (0, "")
-    assert answer.err == f"accountstore: added 'Cloud' to {FILE}\n"
+    note = "is not set here: until it is, no command can open this configuration"
+    assert answer.err.splitlines() == [
+        f"accountstore: {line}" for line in (f"added 'Cloud' to {FILE}", f"S3_KEY {note}", f"S3_SECRET {note}")
+    ]
+    assert run("ls").refusal.endswith("variable S3_KEY is not set; a literal ${ is written $${"), "nor does any"
     assert added()["Cloud"] == {
         "url": "s3://bucket/mail",
         "engine": "obstore",
@@ -63,6 +71,8 @@ def test_a_storage_is_added_with_its_options() -> None:
             "client_kwargs": {"region_name": "eu"},
             "secret": "${S3_SECRET}",
             "key": "${S3_KEY}",
+            "token": "${SET_HERE}",
+            "endpoint_url": "http://$${NO_VARIABLE}/",
         },
     }
 

@@ -73,8 +73,8 @@ def test_an_oauth_account_takes_one_secret_from_standard_input_and_others_from_t
 
 
 def test_without_a_login_there_are_no_credentials() -> None:
-    """A relay that asks for nothing needs host and port only."""
-    assert run(*PLACE, "--port", "25").code == 0
+    """A relay that asks for nothing needs host and port only, up to the last one."""
+    assert run(*PLACE, "--port", "65535").code == 0
     assert document_at("a.account")["credentials"] == {"discriminator": "EmailClientAccountCredentials"}
 
 
@@ -110,7 +110,9 @@ def test_the_port_may_be_left_out_where_protocol_and_security_tell_it(protocol: 
         (["--port", "1", "--login", "me", "--password-env", "NO_SUCH"], "'NO_SUCH' of the password is not set"),
         (["--port", "1", "--login", "me", "--refresh-token-stdin", "--client-secret-stdin"], "has one secret"),
         (["--port", "0"], "--port"),
-        (["--port", "1", "--protocol", "IMAPP"], "--protocol"),
+        (["--port", "65536"], "--port"),
+        (["--port", "1", "--protocol", "IMAPP"], "--protocol must be one of IMAP, POP3, SMTP, EWS, WebDav"),
+        (["--port", "1", "--security", "TLS"], "--security must be one of None, SSLExplicit, SSLImplicit, SSLAuto"),
     ],
 )
 def test_options_that_do_not_make_an_account_are_wrong_usage(options: list[str], reason: str) -> None:

@@ -220,6 +220,18 @@ def test_the_migration_program_prints_what_the_page_says(home: Path) -> None:
         ]
 
 
+@pytest.mark.parametrize(("name", "needs"), [("migrate_script", "anyio"), ("django_view", "django")])
+def test_a_program_without_arguments_says_how_it_is_called(name: str, needs: str, home: Path) -> None:
+    """A usage line, no traceback; its variables are in it, and the command is in the program's own description."""
+    pytest.importorskip(needs)
+    program = EXAMPLES / f"{name}.py"
+    done = subprocess.run([*PYTHON, str(program)], capture_output=True, text=True, timeout=HUNG, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    usage = re.fullmatch(rf"usage: .*(DJANGO_SECRET_KEY|ACCOUNTSTORE_CONFIG)=.* python {name}\.py .+\n", done.stderr)
+    assert usage, done.stderr
+    assert re.search(rf"    {usage[1]}=.* python {name}\.py ", program.read_text())
+
+
 @pytest.mark.once
 def test_the_notebook_runs(home: Path) -> None:
     """A kernel of Jupyter's runs all cells on its own event loop, and shows no password."""

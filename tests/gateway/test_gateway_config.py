@@ -29,6 +29,7 @@ from accountstore.gateway.adding import add_to_file
 from accountstore.gateway.config import config_of, find_gateway_config
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 GOOD = f"""
@@ -41,6 +42,14 @@ rate = 5
 [limits]
 in_flight = 7
 """
+
+
+@pytest.fixture(autouse=True)
+def _private() -> Iterator[None]:
+    """Files that are made here are their owner's alone."""
+    before = os.umask(0o077)
+    yield
+    os.umask(before)
 
 
 def test_a_file_is_read(tmp_path: Path) -> None:
@@ -79,6 +88,30 @@ def test_a_file_that_cannot_be_meant_is_refused(tmp_path: Path, text: str, messa
     assert str(caught.value).startswith(f"{file}: ")
     assert KEY not in str(caught.value)
     assert caught.value.__context__ is None or KEY not in repr(caught.value.__context__)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="the modes of POSIX")
+@pytest.mark.parametrize(
+    ("keys", "mode"), [(True, 0o644), (True, 0o640), (True, 0o602), (False, 0o664), (False, 0o602)]
+)
+def test_a_file_that_others_reach_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keys: bool, mode: int
+) -> None:
+    """Keys that others can read, which sign tokens, and clients that others can write, are taken by nobody; clients
+    alone, with the keys in the environment, may be read.
+    """
+    file = tmp_path / "g.toml"
+    file.write_text(GOOD if keys else GOOD.replace(f'keys = ["{KEY}"]', ""))
+    monkeypatch.setenv("ACCOUNTSTORE_GATEWAY_KEYS", KEY)
+    file.chmod(mode)
+    refusal = rf"g\.toml: others may read or write it \({mode:04o}\): chmod 600"
+    with pytest.raises(ConfigError, match=refusal):
+        load_gateway_config(str(file))
+    with pytest.raises(ConfigError, match=refusal):
+        add_to_file(str(file), "b", Client(secrets=(), folder="b"))
+    assert stat.S_IMODE(file.stat().st_mode) == mode
+    file.chmod(0o600 if keys else 0o644)
+    assert load_gateway_config(str(file)).clients
 
 
 def test_a_missing_file_says_how_it_is_made(tmp_path: Path) -> None:
@@ -137,7 +170,7 @@ def test_clients_are_added_to_the_file(tmp_path: Path, monkeypatch: pytest.Monke
     assert secret not in file.read_text()
     keys = tomllib.loads(file.read_text())["keys"]
     file.write_text(file.read_text() + "# a remark\n")
-    added(file, "reports", "--folder", "mail", "--storage", 'Fir"st\u00e9', "--read-only")
+    added(file, "reports", "--folder", "mail", "--storage", 'Fir"st\u00e9:', "--read-only")
     added(file, "root.1", "--everything")
     config = load_gateway_config(str(file))
     assert tomllib.loads(file.read_text())["keys"] == keys
@@ -254,6 +287,7 @@ def test_a_file_that_cannot_be_written_is_told(tmp_path: Path) -> None:
         (["--host", "0.0.0.0"], 1, "--plain-http"),
         (["--tls-key", "x"], 2, "belong together"),
         (["--port", "70000"], 2, "65535"),
+        (["--refresh", "gogle"], 2, "--refresh takes an https URL"),
         (["--gateway", "no.toml"], 1, "add-client NAME"),
     ],
 )
@@ -262,6 +296,13 @@ def test_serve_refuses_what_is_not_safe(arguments: list[str], code: int, message
     result = run("serve", *arguments)
     assert result.exit_code == code
     assert message in " ".join(result.stderr.split())
+
+
+def test_the_help_of_serve_tells_its_defaults() -> None:
+    """Where it listens without options."""
+    text = " ".join(run("serve", "--help").stdout.split())
+    assert "127.0.0.1 without it" in text
+    assert "8080 without it" in text
 
 
 @pytest.mark.parametrize("package", ["argon2", "starlette"])

@@ -49,6 +49,7 @@ def test_the_example_of_a_configuration_is_one(tmp_path: Path) -> None:
     text = re.findall(r"```toml\n(.*?)```", DOCS, re.DOTALL)[0]
     text = text.replace("$argon2id$v=19$m=65536,t=3,p=4$...", HASH)
     file = tmp_path / "g.toml"
+    file.touch(0o600)
     file.write_text(text)
     config = load_gateway_config(str(file))
     for part in (config, config.limits, config.clients["team-a"]):

@@ -130,6 +130,8 @@ def test_one_that_fails_does_not_keep_the_others(folder: Path, asked: tuple[str,
         ([], "give either a LOCATION or --all FOLDER"),
         (["--all", "a", "a/old.account"], "give either a LOCATION or --all FOLDER"),
         (["--within", "soon", "a/old.account"], "--within takes a time such as 90s, 10m, 1h or 1d"),
+        (["--endpoint", "gogle", "a/old.account"], "--endpoint takes google, microsoft or an https URL"),
+        (["--endpoint", "http://x/", "a/old.account"], "--endpoint takes google, microsoft or an https URL"),
     ],
 )
 def test_wrong_usage(folder: Path, asked: tuple[str, list[dict[str, str]]], arguments: list[str], reason: str) -> None:
@@ -143,8 +145,8 @@ def test_wrong_usage(folder: Path, asked: tuple[str, list[dict[str, str]]], argu
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        (["a/old.account"], "a/old.account: the requestUrl is not an https URL without a user and a fragment"),
-        (["--endpoint", "http://x/", "a/old.account"], "the endpoint is not an https URL"),
+        (["a/old.account"], "a/old.account: $.credentials.requestUrl: must be an https URL, without user or fragment"),
+        (["a/b/several.multi.account"], "account: $.receiveAccounts[0].credentials.requestUrl: must be an https URL"),
         (["a/password.account"], "a/password.account: the document has no OAuth credentials"),
         (["a/none.account"], "a/none.account: there is no such document"),
         (["--all", "nowhere"], "no documents in 'nowhere/'"),

@@ -6,7 +6,7 @@ import json
 import os
 import re
 import time
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -145,14 +145,16 @@ def test_a_killed_resealing_goes_on_with_the_time_that_it_told() -> None:
     fill()
     told = re.fullmatch(r"accountstore: --before (\S+) goes on with this run\n", run("reseal").stderr)
     assert told is not None
-    start = datetime.fromisoformat(told[1]).replace(tzinfo=UTC)
+    assert told[1].endswith("Z")
+    start = datetime.fromisoformat(told[1])
     assert start > datetime.fromtimestamp(Path("mail", AT.path).stat().st_mtime, UTC)
     assert start - datetime.now(UTC) <= timedelta(seconds=2)
     for at, moment in ((AT, start.timestamp()), (ELSEWHERE, start.timestamp() + 1)):
         os.utime(Path("mail", at.path), (moment, moment))
     while datetime.now(UTC) < start + timedelta(seconds=1):
         time.sleep(0.1)
-    resumed = run("reseal", "--before", told[1])
+    same = start.astimezone(timezone(timedelta(hours=5, minutes=30))).isoformat()
+    resumed = run("reseal", "--before", same)
     assert (resumed.stdout, resumed.stderr) == ("1 current, 1 written\n", told[0])
 
 
@@ -210,7 +212,9 @@ def test_verify_fails_where_a_key_is_still_needed() -> None:
     Path("mail", "a#b.account").write_bytes(b"{}")
     broken = run("verify")
     assert (broken.exit_code, broken.stdout) == (1, "1 current, 1 failed, 1 skipped\n")
-    assert f"{AT}: it is plaintext" in broken.stderr
+    way = "to seal it, set required = false, rotate, then require it"
+    for done in (broken, run("rotate", "Mail:")):
+        assert re.search(rf"{AT}: it is plaintext.*: {way}\n", done.stderr)
     assert "'a#b.account' was not looked at" in broken.stderr
 
 
@@ -222,7 +226,7 @@ def test_a_plain_storage_is_sealed_and_made_plain_again() -> None:
     configured("required = false")
     assert run("rotate").stdout == "2 written\n"
     configured("required = true")
-    assert run("verify").exit_code == 0
+    assert run("verify", "Mail:").exit_code == 0
     configured("seal = false")
     assert run("rotate").stdout == "2 written\n"
     assert Path("mail", AT.path).read_bytes() == plain
@@ -244,6 +248,14 @@ def test_what_is_wrong_is_one_line(arguments: tuple[str, ...], message: str) -> 
     done = run(*arguments)
     assert done.exit_code == 1
     assert message in done.stderr.strip().splitlines()[-1]
+
+
+@pytest.mark.parametrize("time", ["yesterday", "2026-13-01", ""])
+def test_a_time_that_is_none_is_wrong_usage(time: str) -> None:
+    """`--before` shows a time as it takes it."""
+    done = run("reseal", "--before", time)
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert "--before takes a time such as 2026-11-27T05:30:00Z" in " ".join(done.stderr.split())
 
 
 def test_each_command_has_help() -> None:

@@ -271,12 +271,14 @@ async def test_no_update_is_lost_on_a_sealed_storage() -> None:
 
 
 async def test_a_sealed_document_in_an_unsealed_storage_says_what_to_do() -> None:
-    """A storage without `encryption` that meets a sealed document says what to configure and to install."""
+    """A storage without `encryption` that meets a sealed document says what to configure: opening that says what to
+    install where it is missing.
+    """
     backend = MemoryBackend()
     await sealed_over({"main": backend}).save(AT, ACCOUNT)
     store = store_over({"main": backend})
     for call in (store.get(AT), store.read_json(AT), store.update(AT, next_port)):
-        with raises(errors.MissingKeyError, r"encryption.*accountstore\[crypto\]", location=AT):
+        with raises(errors.MissingKeyError, "give its storage `encryption` with the keys$", location=AT):
             await call
     results = await drained(store.get_many([AT]))
     assert isinstance(results[0][1], errors.MissingKeyError)
