@@ -261,7 +261,7 @@ def test_the_time_left_is_told_when_it_means_something(
         clock.return_value = now
         for _ in range(documents):
             progress.add(Outcome(outcome="copied", name="a", source="a", target="b"))
-        progress._update()
+        progress._update()  # pyright: ignore[reportPrivateUsage] -- whatever the time since the last
         told.append(capsys.readouterr().err.splitlines()[-1])
     assert [" left" in line for line in told] == [False, False, True]
     assert told[-1].endswith(", 0 conflicts, 0 errors, 0:02:40 left")

@@ -48,9 +48,9 @@ async def test_a_second_pass_with_a_folder_reads_no_cloud(stub: Stub, target: Ta
     async with AccountStore.open(config) as store:
         for number in range(30):
             await store.save(Location(f"{number}.account", folder="mail", storage=ends[0]), ACCOUNT)
-        for _ in range(2):
-            stub.reset(keep=True)
-            report = await migrate(store, f"{ends[0]}:mail", f"{ends[1]}:mail", **files(tmp_path))
+        await migrate(store, f"{ends[0]}:mail", f"{ends[1]}:mail", **files(tmp_path))
+        stub.reset(keep=True)
+        report = await migrate(store, f"{ends[0]}:mail", f"{ends[1]}:mail", **files(tmp_path))
         assert report.totals.keys() == {"same"}
         assert stub.count() <= (PAGES if listed_versions(target) else 30 + PAGES)
 
