@@ -308,7 +308,7 @@ async def test_each_document_of_many_has_its_own_time(monkeypatch: pytest.Monkey
         seen.append(by)
         return read(key, by)
 
-    monkeypatch.setattr(StorageClient, "read", lambda _, key, by: reading(key, by))
+    monkeypatch.setattr(StorageClient, "read", staticmethod(reading))
     await client.read_many([f"{number}.account" for number in range(6)], at_once=2)
     assert len(seen) == 6
     assert seen[5] - seen[0] >= 200

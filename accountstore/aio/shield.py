@@ -7,7 +7,7 @@ from contextlib import suppress
 from functools import partial
 from sys import modules
 from time import monotonic
-from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple
+from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple, cast
 
 import anyio
 
@@ -82,20 +82,20 @@ async def run_shielded(call: Callable[[*Ts], Coroutine[Any, Any, T]], /, *argume
 
 async def run_to_its_end(call: Callable[[*Ts], Coroutine[Any, Any, T]], /, *arguments: *Ts) -> T:
     """As `run_shielded`, for what is done also where the caller was cancelled before it begins."""
-    loop = asyncio_loop()
+    loop, cancelled = asyncio_loop(), False
+    task: asyncio.Task[T] | None = None
     with anyio.CancelScope(shield=True):
         if loop is None:
             return await call(*arguments)
-        task, cancelled = loop.create_task(call(*arguments)), False
+        task = loop.create_task(call(*arguments))
         while not task.done():
             try:
                 await modules["asyncio"].wait((task,))
             except modules["asyncio"].CancelledError:
                 cancelled = True  # deferred, not caught
-        result = await task
     if cancelled:
         raise modules["asyncio"].CancelledError
-    return result
+    return cast("asyncio.Task[T]", task).result()
 
 
 async def _in_a_task(
