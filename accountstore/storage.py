@@ -178,9 +178,7 @@ class Storage(Struct, frozen=True, eq=False):
             document = self.codec.decode(data, kind)
         except DecodeError:
             if self.sealer is None and is_sealed(data):
-                raise MissingKeyError(
-                    "the document is sealed (encrypted): give its storage `encryption` with the keys"
-                ) from None
+                raise MissingKeyError(_sealed()) from None
             raise
         return Opened(Stored(document, blob.version, stat.size, stat.modified), data)
 
@@ -330,6 +328,14 @@ class DocumentRef(Struct, frozen=True, eq=False):
         """Whether the storage honours the condition."""
         with Located(self.location):
             return await self.storage.client.honours(condition, self.folder, self.by)
+
+
+def _sealed() -> str:
+    """What is said where a document is sealed, and its storage has no keys."""
+    from importlib.util import find_spec
+
+    what = "the document is sealed (encrypted): give its storage `encryption` with the keys"
+    return what if find_spec("cryptography") else f"{what}; that needs a package: pip install 'accountstore[crypto]'"
 
 
 def stored(document: T, stat: Stat, /) -> Stored[T]:

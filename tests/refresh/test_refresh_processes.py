@@ -205,7 +205,7 @@ def test_a_holder_that_is_killed_is_taken_over(grace: int, tmp_path: Path, provi
     """The holder dies at any moment: the others go on when its lease is over. A family is lost only where the holder
     had spent the token and not saved what it got; with the provider's grace period none is.
     """
-    lease, delay = 1.0, 20
+    lease, delay = 2.0, 20
     provider.set(grace=grace, delay=delay)
     shared = Shared(str(tmp_path))
     shared.put(provider.account())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from itertools import permutations
 from typing import TYPE_CHECKING, Any
 
@@ -270,15 +271,21 @@ async def test_no_update_is_lost_on_a_sealed_storage() -> None:
     assert (await store.get(AT)).port == 81
 
 
-async def test_a_sealed_document_in_an_unsealed_storage_says_what_to_do() -> None:
-    """A storage without `encryption` that meets a sealed document says what to configure: opening that says what to
-    install where it is missing.
+@pytest.mark.parametrize("installed", [True, False])
+async def test_a_sealed_document_in_an_unsealed_storage_says_what_to_do(
+    installed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A storage without `encryption` that meets a sealed document says what to configure, and what to install where it
+    is missing.
     """
     backend = MemoryBackend()
     await sealed_over({"main": backend}).save(AT, ACCOUNT)
     store = store_over({"main": backend})
+    if not installed:
+        monkeypatch.setitem(sys.modules, "cryptography", None)
+    hint = "" if installed else r"; that needs a package: pip install 'accountstore\[crypto\]'"
     for call in (store.get(AT), store.read_json(AT), store.update(AT, next_port)):
-        with raises(errors.MissingKeyError, "give its storage `encryption` with the keys$", location=AT):
+        with raises(errors.MissingKeyError, f"give its storage `encryption` with the keys{hint}$", location=AT):
             await call
     results = await drained(store.get_many([AT]))
     assert isinstance(results[0][1], errors.MissingKeyError)
@@ -423,7 +430,6 @@ async def test_without_the_package_a_sealed_storage_says_what_to_install(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without `cryptography`, opening a sealed storage names the package; a plain storage opens."""
-    import sys
 
     for name in [*sys.modules]:
         if name.partition(".")[0] == "cryptography":
