@@ -121,6 +121,10 @@ class AccountStoreError(Exception):
             """
             return (str(self),)
 
+        @args.setter
+        def args(self, _: object) -> None:
+            """What others put there is dropped: it could quote a document."""
+
     def __reduce__(self) -> tuple[Any, ...]:
         # Not by the constructor: a class derived by another package may have one of its own.
         return _new, (type(self),), self.__dict__

@@ -130,8 +130,9 @@ class Listing:
         """A document, or None: of any other file, and of a document that cannot be read under its name."""
         path = self._path + below
         folder, _, name = path.rpartition("/")
-        if stat.instead and not name:
-            self.skipped.append(Skipped(path, self._storage, f"it is {stat.instead}"))
+        if not name:  # the marker of a folder, or what stands in a folder's place
+            if stat.instead:
+                self.skipped.append(Skipped(path, self._storage, f"it is {stat.instead}"))
             return None
         try:
             kind_of(name)

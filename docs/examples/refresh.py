@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import sys
 import tempfile
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -62,7 +63,8 @@ def work(folder: str) -> None:
         async with AccountStore.open(config) as store:
             stored = await store.refresh(AT, TokenEndpoint(insecure_http=True))  # http, as this provider has no TLS
         credentials = stored.document.credentials
-        print("a process has a token:", isinstance(credentials, OAuthCredentials) and credentials.access_token)
+        token = credentials.access_token if isinstance(credentials, OAuthCredentials) else None
+        sys.stdout.write(f"a process has a token: {token}\n")  # at once: others write, too
 
     anyio.run(main)
 

@@ -22,7 +22,7 @@ from accountstore.backends.base import Blob, Stat
 from accountstore.backends.fsspec import FsspecBackend
 from accountstore.backends.local.backend import open_backend as open_local
 from accountstore.backends.memory import MemoryBackend
-from accountstore.errors import ConflictError, ExistsError, NotFoundError
+from accountstore.errors import ConflictError, ExistsError, NotFoundError, TooLargeError
 from accountstore.testing import BackendTests, backend_machine, store_machine, store_over
 
 if TYPE_CHECKING:
@@ -290,8 +290,8 @@ class _QuotesDocuments(BatchMemory):
     async def read(self, key: str, /, *, limit: int) -> Blob:
         try:
             return await super().read(key, limit=limit)
-        except ValueError as error:
-            error.args = (f"{error.args[0]}: {self._fs.cat_file(f'/{key}')[:20]!r}",)
+        except TooLargeError as error:
+            error.message = f"{error.message}: {self._fs.cat_file(f'/{key}')[:20]!r}"
             raise
 
 
