@@ -14,7 +14,7 @@ from accountstore.backends.base import Blob, Stat, Version, Write, WriteMode
 from accountstore.batches import read, write
 from accountstore.errors import AccountStoreError, BackendError
 from accountstore.events import EventLog, Operation
-from accountstore.leased import Terms, held, leases_of, oauth_in
+from accountstore.leased import Terms, held, is_held, oauth_in
 from accountstore.location import Location
 from accountstore.model import Document
 from accountstore.retry import condition_of
@@ -136,7 +136,8 @@ async def _transfer(
     unproven: list[tuple[_Source, Write, Copied]] = []
     for member, done, stat in await write(storage, opened, _transcoded, results, at_once):
         result = result_of(member.ref, partial(_copied, member.given), stat)
-        if isinstance(result, Copied) and verify != "none" and not await _is_held(member):
+        source = member.source or member.ref
+        if isinstance(result, Copied) and verify != "none" and not await is_held(source.storage, member.given):
             if verify == "write" and _is_md5_of(done.data, result.version):
                 result = replace(result, verified=True)
             else:
@@ -169,13 +170,6 @@ async def _opened(members: Sequence[Member[None]], results: Results[Any], at_onc
 def _transcoded(member: _Source, /) -> bytes:
     source = member.source or member.ref
     return member.ref.storage.copied(member.given, source.storage.codec, member.ref.kind)
-
-
-async def _is_held(member: _Source, /) -> bool:
-    """Whether somebody was exchanging a token of the source, which the copy has not got. It takes a turn."""
-    storage = (member.source or member.ref).storage
-    await storage.turns.take(len(member.given.plain))
-    return any(lease.holder for lease in leases_of(storage, member.given).values())
 
 
 def _copied(opened: Opened[Document], stat: Stat, /) -> Copied:

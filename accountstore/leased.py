@@ -78,6 +78,14 @@ def leases_of(storage: Storage, opened: Opened[Document], /) -> dict[str, Lease]
     return {key: leases.get(key, NO_LEASE) for key in keys}
 
 
+async def is_held(storage: Storage, opened: Opened[Document], /) -> bool:
+    """Whether somebody is exchanging a refresh token of a document, whose copy will not have the new one. Takes a turn
+    of the event loop where the document is large.
+    """
+    await storage.turns.take(len(opened.plain))
+    return any(lease.holder for lease in leases_of(storage, opened).values())
+
+
 class Hold(Struct):
     """A document that is held: as it is, but for the leases; and afterwards, the version that is left.
 

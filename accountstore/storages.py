@@ -190,7 +190,6 @@ async def _open(name: str, config: StorageConfig, max_bytes: int, path: str | No
     except AccountStoreError as error:
         # Backends begin with the key of the storage that is wrong, where they can.
         key = "." if re.match("(options|url): ", error.message) else f"{key}: "
-        key = ".url: " if error.message.startswith("the url must") else key
         failure = ConfigError(f"{where}{key}{error.message}")
     except Exception as error:  # noqa: BLE001 -- its frames and text may hold the options
         reason = f": {os.strerror(error.errno)}" if isinstance(error, OSError) and error.errno else ""
@@ -217,7 +216,7 @@ async def _open_sealer(name: str, config: StorageConfig, client: StorageClient, 
     from accountstore.sealing.sources import open_sealer
 
     try:
-        return await open_sealer(config.encryption, name, client.policy, client.calls.deadlines)
+        return await open_sealer(config.encryption, name, client.policy, client.calls)
     except ConfigError as error:
         failure = ConfigError(f"{where}.{error.message}")
     except BaseException:

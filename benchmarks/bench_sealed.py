@@ -10,7 +10,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from accountstore import AccountStore, AccountStoreError, Encryption, Location, StorageConfig, StoreConfig, Version
-from accountstore.aio.deadlines import Deadlines
+from accountstore.aio.shield import InFlight
 from accountstore.backends.base import Blob, Stat
 from accountstore.retry import RetryPolicy
 from accountstore.rotation import rewrap
@@ -89,7 +89,7 @@ class _Crypto:
         self.gcm, self.wrap, self.unwrap = AESGCM, aes_key_wrap, aes_key_unwrap
         self.key = os.urandom(32)
         self.data = ONE.json.ljust(1024)
-        ring = KeyRing([StaticKeys({"k": self.key})], RetryPolicy(), Deadlines(), KeyCache(0, 0))
+        ring = KeyRing([StaticKeys({"k": self.key})], RetryPolicy(), InFlight(1), KeyCache(0, 0))
         self.sealer = Sealer(ring, "main", "required")
         self.header = _text(b'{"enc":"A256GCM","acs":"1:account:main:mail/team-a/user0.account"}')
 

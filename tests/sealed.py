@@ -12,7 +12,7 @@ import pytest
 pytest.importorskip("cryptography")
 
 from accountstore import AccountStore
-from accountstore.aio.deadlines import Deadlines
+from accountstore.aio.shield import InFlight
 from accountstore.client import StorageClient
 from accountstore.codecs import CODECS
 from accountstore.retry import RetryPolicy
@@ -75,7 +75,7 @@ def sealer(
     cache: KeyCache | None = None,
 ) -> Sealer:
     """A sealer; by the key `old`, unless it is told otherwise."""
-    ring = KeyRing(providers or (static(),), policy, Deadlines(), cache or KeyCache(0, 0))
+    ring = KeyRing(providers or (static(),), policy, InFlight(1), cache or KeyCache(0, 0))
     return Sealer(ring, storage_id, mode)
 
 

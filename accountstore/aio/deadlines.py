@@ -35,15 +35,12 @@ class Deadlines:
     def __init__(self) -> None:
         self.entered: set[Deadline] = set()
         self.rings_at: float = inf
-        self.ended: bool = False
-        """Whether the storage is closed."""
         self.loop: object = None
         """Of the timer."""
         self._timer: asyncio.TimerHandle | None = None
 
     async def end_all(self) -> None:
         """Cancel the blocks that are entered, as if their time were up."""
-        self.ended = True
         self._stop_timer()
         while due := [deadline for deadline in self.entered if not deadline.expired]:
             for deadline in due[:_AT_ONCE]:
@@ -89,6 +86,8 @@ class Deadline(Struct, eq=False):
     cancelling: int = 0
     scope: Any = None
     """On trio, whose own timers cost little."""
+    is_late: bool = False
+    """Whether that has ended it."""
 
     def __enter__(self) -> None:
         among = self.among
@@ -110,11 +109,11 @@ class Deadline(Struct, eq=False):
         self.among.entered.discard(self)
         if self.scope is not None:
             self.scope.__exit__(kind, error, at)
-            is_late = self.scope.cancelled_caught
+            self.is_late = self.scope.cancelled_caught
         else:
             is_ours = self.expired and self.task.uncancel() <= self.cancelling
-            is_late = is_ours and isinstance(error, modules["asyncio"].CancelledError)
-        if is_late:
+            self.is_late = is_ours and isinstance(error, modules["asyncio"].CancelledError)
+        if self.is_late:
             raise TimeoutError from error
 
     def expire(self) -> None:

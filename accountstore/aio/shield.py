@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
-from contextlib import suppress
 from functools import partial
 from sys import modules
 from time import monotonic
-from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple, cast
+from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple
 
 import anyio
 
@@ -82,20 +81,16 @@ async def run_shielded(call: Callable[[*Ts], Coroutine[Any, Any, T]], /, *argume
 
 async def run_to_its_end(call: Callable[[*Ts], Coroutine[Any, Any, T]], /, *arguments: *Ts) -> T:
     """As `run_shielded`, for what is done also where the caller was cancelled before it begins."""
-    loop, cancelled = asyncio_loop(), False
-    task: asyncio.Task[T] | None = None
-    with anyio.CancelScope(shield=True):
-        if loop is None:
-            return await call(*arguments)
+    loop = asyncio_loop()
+    if loop is not None:
         task = loop.create_task(call(*arguments))
-        while not task.done():
-            try:
-                await modules["asyncio"].wait((task,))
-            except modules["asyncio"].CancelledError:
-                cancelled = True  # deferred, not caught
-    if cancelled:
-        raise modules["asyncio"].CancelledError
-    return cast("asyncio.Task[T]", task).result()
+        if await _end_of(task):
+            raise modules["asyncio"].CancelledError
+        return task.result()
+    result: list[T] = []
+    with anyio.CancelScope(shield=True):
+        result.append(await call(*arguments))
+    return result[0]
 
 
 async def _in_a_task(
@@ -115,16 +110,22 @@ def _wake(waiter: asyncio.Future[None], _: object, /) -> None:
         waiter.set_result(None)
 
 
-async def _end_of(task: asyncio.Task[Any], /) -> None:
-    """Wait until a task has ended, whatever cancels the caller. What it raises is dropped."""
+async def _end_of(task: asyncio.Task[Any], /) -> bool:
+    """Wait until a task has ended, whatever cancels the caller: whether something has. What it raises is not lost, but
+    nobody is warned of it.
+    """
     from asyncio import CancelledError, wait
 
+    is_cancelled = False
     with anyio.CancelScope(shield=True):
         while not task.done():
-            with suppress(CancelledError):
+            try:
                 await wait((task,))
+            except CancelledError:
+                is_cancelled = True
     if not task.cancelled():
         task.exception()
+    return is_cancelled
 
 
 async def _in_a_scope(call: Callable[[*Ts], Coroutine[Any, Any, T]], /, *arguments: *Ts) -> T:

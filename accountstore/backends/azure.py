@@ -299,7 +299,7 @@ async def open_backend(url: str, options: Mapping[str, object], /) -> AzureBacke
     if at:
         options = {"account_name": host.partition(".")[0], **options}
     if not container:
-        raise ConfigError("the url must name a container: az://container/prefix")
+        raise ConfigError("url: the url must name a container: az://container/prefix")
     options = trimmed(options, "account_key")
     await checked_apart(partial(_check, options))
     return AzureBackend(options, container, prefix)

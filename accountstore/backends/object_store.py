@@ -331,7 +331,7 @@ def split_url(url: str, /) -> tuple[str, str]:
         raise ConfigError("the url of a bucket has no query and no fragment")
     bucket, _, prefix = place.partition("/")
     if not bucket:
-        raise ConfigError("the url must name a bucket or container: scheme://bucket/prefix")
+        raise ConfigError("url: the url must name a bucket or container: scheme://bucket/prefix")
     prefix = prefix.strip("/")
     return bucket, f"{prefix}/" if prefix else ""
 

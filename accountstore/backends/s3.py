@@ -321,7 +321,7 @@ def _stat(key: str, answer: Mapping[str, Any], size: int, /) -> Stat:
 def _check(bucket: str, options: Mapping[str, object], /) -> None:
     """Raise `ConfigError` for a bucket's name or an option that the client would refuse later, or drop."""
     if not VALID_BUCKET.search(bucket) and not VALID_S3_ARN.search(bucket):
-        raise ConfigError("the url must name a bucket, or an access point by its ARN: s3://bucket/prefix")
+        raise ConfigError("url: the url must name a bucket, or an access point by its ARN: s3://bucket/prefix")
     check_options(options, S3FileSystem.__init__, _KINDS, "profile")
     client, config = table(options, "client_kwargs"), table(options, "config_kwargs")
     for one, other in (("key", "username"), ("secret", "password")):

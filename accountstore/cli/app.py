@@ -151,8 +151,8 @@ def config_of(context: typer.Context, /) -> StoreConfig:
 def check_lasting(context: typer.Context, storage: str | None, /, *, moves: bool) -> None:
     """Warn of a storage that ends with this command, as its memory does; refuse to move documents there."""
     config = config_of(context)
-    name = storage or config.default
-    if name is None or name not in config.storages or not config.storages[name].url.lower().startswith("memory:"):
+    name = storage or config.default_name()
+    if name not in config.storages or config.storages[name].scheme.lower() != "memory":
         return
     what = f"{name}: is in the memory of this command alone, and ends with it"
     if moves:

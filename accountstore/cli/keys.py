@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
 
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     _Documents: TypeAlias = Callable[[AccountStore, Callable[[Skipped], object]], _Results]
 
 __all__ = ("keys",)
-
-T = TypeVar("T")
 
 keys: typer.Typer = typer.Typer(
     cls=Group,

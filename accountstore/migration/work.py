@@ -23,7 +23,7 @@ from accountstore.errors import (
 )
 from accountstore.events import Event, Observer
 from accountstore.lease import FIELD
-from accountstore.leased import leases_of
+from accountstore.leased import is_held
 from accountstore.location import Location
 from accountstore.migration.cases import Case, compare, end_of, nowhere
 from accountstore.migration.decide import (
@@ -168,11 +168,7 @@ class Worker:
 
     async def _is_held(self, case: Case, /) -> bool:
         """Whether somebody is exchanging a token of the source, which would be lost with it."""
-        if case.opened is None:
-            return False
-        storage = self._resolver.storage(case.at.storage)
-        await storage.turns.take(len(case.opened.plain))
-        return any(lease.holder for lease in leases_of(storage, case.opened).values())
+        return case.opened is not None and await is_held(self._resolver.storage(case.at.storage), case.opened)
 
     async def _look(self, cases: Sequence[Case], /) -> None:
         """Read the ends whose versions the listings do not tell; and then the others, where those do not settle it."""

@@ -10,7 +10,8 @@ from itertools import combinations
 from time import monotonic
 from typing import Any, ParamSpec, TypeVar
 
-from accountstore.aio.deadlines import Deadline, Deadlines
+from accountstore.aio.deadlines import Deadline
+from accountstore.aio.shield import InFlight
 from accountstore.errors import ClosedError, ConfigError, KeyProviderError, MissingKeyError, SealError, WrongKeyError
 from accountstore.retry import RetryPolicy, backoff
 from accountstore.sealing.envelope import KEY_BYTES, MAX_WRAPPED, WrappedKey, is_key_id
@@ -61,9 +62,9 @@ class KeyRing:
     """The providers of one storage: the first seals, all of them open."""
 
     def __init__(
-        self, providers: Sequence[KeyProvider], policy: RetryPolicy, deadlines: Deadlines, cache: KeyCache, /
+        self, providers: Sequence[KeyProvider], policy: RetryPolicy, calls: InFlight, cache: KeyCache, /
     ) -> None:
-        """Calls are repeated as `policy` says, and are among `deadlines`, which closing the storage ends.
+        """Calls are repeated as `policy` says, and are among `calls`, which closing the storage ends.
 
         Raises `ConfigError`: two of the providers have a key of one id that may not be the same.
         """
@@ -73,7 +74,7 @@ class KeyRing:
         self.remote: bool = any(each.remote for each in providers)
         self._primary = providers[0]
         self._policy = policy
-        self._deadlines = deadlines
+        self._calls = calls
         self._cache = cache
 
     def key_ids(self) -> tuple[str, ...]:
@@ -147,9 +148,9 @@ class KeyRing:
     async def _ask(self, provider: KeyProvider, call: Callable[[], Awaitable[T]], by: float, /) -> T:
         """What a provider answers, tried again while it fails for a while. No frame of it gets out."""
         attempts = self._policy.attempts if provider.remote else 1
-        with suppress(TimeoutError), Deadline(self._deadlines, by):
+        with suppress(TimeoutError), Deadline(self._calls.deadlines, by):
             for attempt in range(1, attempts + 1):
-                if self._deadlines.ended or monotonic() >= by:  # whoever was cut short for it has said something else
+                if self._calls.closed or monotonic() >= by:  # whoever was cut short for it has said something else
                     break
                 try:
                     return await call()
@@ -161,7 +162,7 @@ class KeyRing:
                 if not failure.temporary or attempt == attempts:
                     raise failure
                 await backoff(attempt, _FIRST_PAUSE, _LONGEST_PAUSE)
-        if self._deadlines.ended:
+        if self._calls.closed:
             raise ClosedError("the store is closed")
         raise KeyProviderError("the key provider did not answer in time")
 

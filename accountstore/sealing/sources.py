@@ -22,7 +22,7 @@ from accountstore.secrets import without_frames
 from accountstore.validation import did_you_mean
 
 if TYPE_CHECKING:
-    from accountstore.aio.deadlines import Deadlines
+    from accountstore.aio.shield import InFlight
 
 _SERVICES: Mapping[str, str] = {"transit": "transit", "aws-kms": "aws_kms"}
 """The modules of key services by their names in the configuration, which are those of their extras, too."""
@@ -33,7 +33,7 @@ class _Service(Protocol):
     def open_keys(self, options: Mapping[str, object], /) -> KeyProvider: ...
 
 
-async def open_sealer(encryption: Encryption, name: str, policy: RetryPolicy, deadlines: Deadlines, /) -> Sealer:
+async def open_sealer(encryption: Encryption, name: str, policy: RetryPolicy, calls: InFlight, /) -> Sealer:
     """The sealer of a storage.
 
     Raises:
@@ -53,7 +53,7 @@ async def open_sealer(encryption: Encryption, name: str, policy: RetryPolicy, de
             " `accountstore keys verify` finds none",
             name,
         )
-    return Sealer(KeyRing(providers, policy, deadlines, cache), encryption.id or name, mode)
+    return Sealer(KeyRing(providers, policy, calls, cache), encryption.id or name, mode)
 
 
 def _open_keys(encryption: Encryption, /) -> list[KeyProvider]:

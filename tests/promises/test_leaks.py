@@ -64,7 +64,7 @@ from accountstore import (
     TokenGrant,
     Version,
 )
-from accountstore.aio.deadlines import Deadlines
+from accountstore.aio.shield import InFlight
 from accountstore.backends.base import BackendError, Blob, DeniedError, FullError, Stat, TooLargeError, Write
 from accountstore.backends.local.backend import LocalBackend
 from accountstore.backends.local.files import Files
@@ -1038,7 +1038,7 @@ def _canary_content_keys(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def sealed_by(*providers: Any, attempts: int = 1) -> Sealer:
-    ring = KeyRing(providers, RetryPolicy(5.0, attempts), Deadlines(), KeyCache(100, 60))
+    ring = KeyRing(providers, RetryPolicy(5.0, attempts), InFlight(1), KeyCache(100, 60))
     return Sealer(ring, "main", "required")
 
 

@@ -69,7 +69,7 @@ def settings_of(service: Service, bucket: str, options: Mapping[str, Any], /) ->
     if service == "azure":
         container, at, host = bucket.partition("@")
         if not container:
-            raise ConfigError("the url must name a container: az://container/prefix")
+            raise ConfigError("url: the url must name a container: az://container/prefix")
         if at:
             settings["account_name"] = host.partition(".")[0]
         if not options and (text := os.environ.get("AZURE_STORAGE_CONNECTION_STRING")):
