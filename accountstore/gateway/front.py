@@ -72,20 +72,22 @@ class Front:
 
     async def _call(self, scope: Scope, receive: Receive, exchange: _Exchange, /) -> Problem | None:
         """Call the application within the limits. The problem that it ended in is still to be told."""
+        deadline = Deadline(self._deadlines, time.monotonic() + self._limits.request_seconds)
         try:
             self._check_length(scope)
             if scope["path"].removeprefix(scope.get("root_path", "")) in _UNBOUNDED:
                 await self._app(scope, receive, exchange.send)
                 return None
-            with self._turns, Deadline(self._deadlines, time.monotonic() + self._limits.request_seconds):
+            with self._turns, deadline:
                 await self._app(scope, receive, exchange.send)
-        except TimeoutError:
-            return Problem(504, "timeout", "the storage did not answer in time: the document is the old or the new one")
         except Problem as problem:
             return problem
         except AccountStoreError as error:
             return problem_of(error)
         except Exception as error:  # noqa: BLE001 -- every error is answered in the API's envelope
+            if deadline.is_late:
+                told = "the storage did not answer in time: the document is the old or the new one"
+                return Problem(504, "timeout", told)
             if exchange.lost:
                 return None
             exchange.log_failure(error)

@@ -296,6 +296,19 @@ async def test_a_request_has_its_time() -> None:
         assert told(await http.get(GET)) == (404, "notFound")
 
 
+async def test_a_time_out_of_somebody_else_is_not_the_storages() -> None:
+    """A `TimeoutError` that something within raises, as a service's own check of a token may, is a failure of the
+    gateway's, which its log tells, and says nothing of a document.
+    """
+
+    async def authorize(_: object) -> None:
+        raise TimeoutError
+
+    store = store_over({"main": Recording()})
+    async with serving(store, GatewayConfig(), authorize=authorize, token=False) as http:
+        assert told(await http.get(GET)) == (500, "failed")
+
+
 async def held(http: httpx.AsyncClient, backend: Recording, calls: int, then: Any) -> list[httpx.Response]:
     """The answers of gets that the storage holds until `then` has run."""
     go_on = anyio.Event()
