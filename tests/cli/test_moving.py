@@ -112,6 +112,12 @@ def test_nothing_is_moved_to_what_ends_with_the_command(folder: None, source: tu
     assert (copied.code, copied.err) == (0, f"accountstore: warning: {ends}\n")
 
 
+def test_the_only_storage_may_be_one_that_ends_with_the_command() -> None:
+    """It is told by its name where the location names none, and the configuration no default."""
+    configure('[storages.Mem]\nurl = "memory://"\n')
+    assert run("mv", "a.account", "b.account").refusal.startswith("Mem: is in the memory of this command alone")
+
+
 def test_a_folder_that_may_not_be_read_is_told(folder: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is named, and the rest is listed and copied; a copy then ends with 1. As the folder itself it is an error,
     which names it.
