@@ -157,10 +157,13 @@ class OAuthCredentials(
         ) -> None: ...
 
     def __post_init__(self) -> None:
-        for name in ("client_secret", "refresh_token", "access_token"):
-            _conceal(self, name)
-        if not self.client_secret:
-            force_setattr(self, "client_secret", None)
+        _conceal(self, "refresh_token")
+        if self.client_secret is not None:
+            _conceal(self, "client_secret")
+            if not self.client_secret:
+                force_setattr(self, "client_secret", None)
+        if self.access_token is not None:
+            _conceal(self, "access_token")
         # Anything else is for the codec to refuse.
         if isinstance(self.expires_at, datetime) and self.expires_at.tzinfo not in {None, UTC}:
             try:

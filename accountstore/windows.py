@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
-from contextlib import suppress
 from copy import copy
 from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
 
@@ -14,7 +13,7 @@ from accountstore.aio.pages import items_of
 from accountstore.backends.base import WriteMode
 from accountstore.errors import AccountStoreError, LocationError
 from accountstore.events import EventLog, Operation, Retries
-from accountstore.location import NO_LOCATION, Located, Location
+from accountstore.location import NO_LOCATION, Location, locate
 from accountstore.scope import Resolver
 from accountstore.storage import DocumentRef, Storage
 
@@ -146,9 +145,10 @@ class Windows(Generic[T, A]):
     def _fill(self) -> list[Item[T]]:
         for item in self._items:
             self._window.append(item)
-            batch = 1
-            with suppress(LocationError):
+            try:
                 batch = self._resolver.storage(item.at.storage).client.capabilities.batch
+            except LocationError:
+                batch = 1
             if len(self._window) >= min(self._most, self._concurrency * max(_WINDOW, batch)):
                 break
         return self._window
@@ -206,9 +206,8 @@ def _asks_a_service(member: Member[Any], /) -> bool:
 def result_of(ref: DocumentRef, take: Callable[[A], B], answer: A | AccountStoreError, /) -> B | AccountStoreError:
     """What `take` makes of a storage's answer, or the error, about the document's location."""
     try:
-        with Located(ref.location):
-            if isinstance(answer, AccountStoreError):
-                raise copy(answer)  # one error may stand for many documents
-            return take(answer)
+        if isinstance(answer, AccountStoreError):
+            raise copy(answer)  # one error may stand for many documents
+        return take(answer)
     except AccountStoreError as error:
-        return error.with_traceback(None)
+        return locate(error, ref.location)
