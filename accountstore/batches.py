@@ -113,7 +113,7 @@ async def write(
         ref, mode = member.ref, member.mode
         try:
             if mode != "overwrite":
-                await ref.renewed().require(condition_of(mode))
+                await ref.renewed().require_mode(mode)
             await turns.take()
             with Located(ref.location):
                 writes.append(Write(ref.key, bytes_of(member), mode))

@@ -88,7 +88,7 @@ def check_text(text: str, /) -> None:
     Raises:
         ConfigError: as `load_config`; the message begins with the key.
     """
-    _config_of(_expand(_parse(text), _any_value))
+    _config_of(_expanded(tables_of(text), _any_value))
 
 
 def config_at(path: str, tree: Mapping[str, Any], /) -> StoreConfig:
@@ -97,7 +97,7 @@ def config_at(path: str, tree: Mapping[str, Any], /) -> StoreConfig:
     Raises:
         ConfigError: it cannot be understood or used; the message begins with the key.
     """
-    config = _config_of(_expand({**tree}, _variable))
+    config = _config_of(_expanded({**tree}, _variable))
     folder = os.path.dirname(os.path.abspath(path))
     for name, storage in [*config.storages.items()]:
         if "://" not in storage.url and not storage.url.startswith("~"):
@@ -144,7 +144,7 @@ def _read_tree(path: str, /) -> dict[str, Any]:
     if "://" in path:
         raise ConfigError("is a url where the path of a file is expected: a url belongs in a StorageConfig")
     try:
-        return _parse(read_file(path).decode("utf-8-sig"))
+        return tables_of(read_file(path).decode("utf-8-sig"))
     except UnicodeDecodeError:
         raise ConfigError("is not UTF-8: save it as such") from None
     except IsADirectoryError:
@@ -153,12 +153,15 @@ def _read_tree(path: str, /) -> dict[str, Any]:
         raise ConfigError(f"cannot be read ({type(error).__name__})") from None
 
 
-def _parse(text: str, /) -> dict[str, Any]:
-    from tomllib import TOMLDecodeError, loads
+def tables_of(text: str, /) -> dict[str, Any]:
+    """The tables of a TOML text. Raises `ConfigError`."""
+    from tomllib import loads
 
     try:
         return loads(text)
-    except TOMLDecodeError as error:
+    except RecursionError:
+        raise ConfigError("is nested too deep") from None
+    except ValueError as error:  # TOMLDecodeError, or a number of too many digits
         raise ConfigError(str(error)) from None
 
 
@@ -169,6 +172,15 @@ def _convert(table: Mapping[str, Any], kind: type[S], where: str = "", /) -> S:
         if key not in known:
             raise ConfigError((where and f"{where}: ") + f"unknown key {key!r}{did_you_mean(key, known)}")
     return check_types(where, table, kind)
+
+
+def _expanded(tree: dict[str, Any], variable: Callable[[str, re.Match[str]], str], /) -> dict[str, Any]:
+    """The whole tree, as `_expand`."""
+    try:
+        expanded: dict[str, Any] = _expand(tree, variable)
+    except RecursionError:
+        raise ConfigError("is nested too deep") from None
+    return expanded
 
 
 def _expand(value: Any, variable: Callable[[str, re.Match[str]], str], /, *keys: str) -> Any:

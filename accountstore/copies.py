@@ -115,6 +115,7 @@ async def _transfer_held(
     source = member.source or member.ref
     operation = Operation(log, "copy_many", source.location, member.ref.location)
     try:
+        await member.ref.renewed().require_mode(member.mode)  # before a lease is taken for nothing
         async with turns, held(operation, source, lease, member.given) as hold:
             now = member._replace(ref=member.ref.renewed(), given=hold.opened)
             await _transfer(verify, now.ref.storage, [now], results, 1)

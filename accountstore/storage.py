@@ -27,7 +27,7 @@ from accountstore.errors import (
 from accountstore.lease import FIELD, Flight, Lease, LeaseWatch, StorageClock, elapsed, field_of, leases_in
 from accountstore.location import Located, Location, locate
 from accountstore.model import Account, Document, MultiAccount
-from accountstore.retry import Condition, out_of_time
+from accountstore.retry import Condition, condition_of, out_of_time
 from accountstore.secrets import SecretBytes
 from accountstore.turns import LARGE, Turns
 from accountstore.validation import check_size, kind_of
@@ -323,6 +323,13 @@ class DocumentRef(Struct, frozen=True, eq=False):
         """Raise `UnsupportedError` unless the storage honours the condition."""
         with Located(self.location):
             await self.storage.client.require(condition, self.folder, self.by)
+
+    async def require_mode(self, mode: WriteMode, /) -> None:
+        """Raise `UnsupportedError` unless the storage takes a write in this mode; a read-only one, before any I/O."""
+        if mode != "overwrite":
+            await self.require(condition_of(mode))
+        elif self.storage.client.capabilities.read_only:
+            await self.require("create")
 
     async def honours(self, condition: Condition, /) -> bool:
         """Whether the storage honours the condition."""

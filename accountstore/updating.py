@@ -25,7 +25,7 @@ from accountstore.errors import (
 from accountstore.events import Operation
 from accountstore.leased import Hold, held, oauth_in
 from accountstore.model import Account, Document, MultiAccount
-from accountstore.retry import backoff, condition_of
+from accountstore.retry import backoff
 from accountstore.storage import DocumentRef, Opened, Stored
 
 D = TypeVar("D", bound=Account | MultiAccount)
@@ -65,8 +65,7 @@ async def copy(
     """Write the source's document to the target; with a lease, while nobody exchanges its refresh tokens
     (`AccountStore.copy`).
     """
-    if mode != "overwrite":
-        await target.require(condition_of(mode))
+    await target.require_mode(mode)
     if lease is None:
         opened = await source.read(source.kind)
         return operation.record(await target.write_copy(opened, source.storage, mode))
@@ -85,8 +84,7 @@ async def move(operation: Operation, source: DocumentRef, target: DocumentRef, m
     conditional, can_hold = await source.honours("delete"), await source.honours("update")
     if source.storage.client.capabilities.read_only:
         await source.require("delete")  # which says so, before any I/O
-    if mode != "overwrite":
-        await target.require(condition_of(mode))
+    await target.require_mode(mode)
     opened = await source.read(source.kind)
     is_leased = can_hold and any(oauth_in(opened.stored.document))
     there = await target.present() if is_leased or mode != "create" else None

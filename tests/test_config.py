@@ -292,6 +292,9 @@ FAULTS: Mapping[str, tuple[str, str, tuple[str, ...]]] = {
     "a missing variable below": (A + 'options.deep.list = ["${NO}"]\n', "storages.a.options.deep.list: ", (NOT_SET,)),
     "a storage's name": (A + MEMORY % '"a/b"', 'storages."a/b": ', ("storage",)),
     "an empty name": ('default = ""\n' + MEMORY % '""', 'storages."": ', ("storage",)),
+    "arrays that are nested too deep": ("x = " + "[" * 5000 + "]" * 5000, "is nested too deep", ()),
+    "keys that are nested too deep": ("a." * 5000 + "b = 1", "is nested too deep", ()),
+    "a number that is too long": ("max_bytes = " + "9" * 5000, "Exceeds the limit", ()),
     "an unknown default": ('default = "mian"\n' + MEMORY % "main", "default: ", ("'mian'", "'main'")),
 }
 

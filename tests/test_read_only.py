@@ -6,11 +6,14 @@ import os
 from typing import TYPE_CHECKING
 
 import pytest
+from doubles import Recording
 from samples import ACCOUNT, AT, CALLS, ELSEWHERE, MULTI, MULTI_AT, OAUTH
 
 from accountstore import AccountStore, ConfigError, Location, StorageConfig, StoreConfig, TokenGrant, UnsupportedError
+from accountstore.backends.readonly import ReadOnlyBackend
 from accountstore.blocking import BlockingAccountStore
 from accountstore.migration import Options, migrate
+from accountstore.testing import store_over
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -63,6 +66,8 @@ async def folder(tmp_path: Path) -> Path:
     async with AccountStore.open(config(tmp_path)) as store:
         await store.save(AT, ACCOUNT)
         await store.save_multi(MULTI_AT, MULTI)
+    # As a writer that was killed leaves it, for those that write to remove.
+    tmp_path.joinpath(AT.folder, ".accountstore-0123456789abcdef.tmp").write_bytes(b"{}")
     return tmp_path
 
 
@@ -126,6 +131,22 @@ async def test_one_storage_of_two(folder: Path) -> None:
             with pytest.raises(UnsupportedError, match="'Old' is opened read-only, and "):
                 await anext(migrate(store, "Old:", "New:", journal=folder / "journal", options=options))
     assert state(folder / "mail") == before
+
+
+async def test_a_copy_into_it_is_refused_before_the_source_is_touched() -> None:
+    """Neither end is asked for anything, nor is a lease taken that would keep others waiting for nothing."""
+    source, target = Recording(), Recording()
+    async with store_over({"main": source, "ro": ReadOnlyBackend(target)}) as store:
+        there = Location("x.account", storage="ro")
+        await store.save(AT, OAUTH)
+        source.log.clear()
+        for call in (store.move(AT, there), store.copy(AT, there), store.copy(AT, there, lease=30)):
+            with pytest.raises(UnsupportedError, match="opened read-only"):
+                await call
+        assert source.log == []
+        async for _, result in store.copy_many([(AT, there)], lease=30):
+            assert isinstance(result, UnsupportedError)
+        assert (source.log, target.log) == (["read"], [])
 
 
 @posix

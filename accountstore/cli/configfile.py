@@ -8,14 +8,14 @@ import stat
 from collections.abc import Mapping
 from contextlib import suppress
 from tempfile import mkstemp
-from tomllib import TOMLDecodeError, loads
+from tomllib import loads
 from typing import Any, cast
 
 import anyio
 from msgspec.structs import replace
 
 from accountstore import AccountStore, ConfigError, StorageConfig, StoreConfig
-from accountstore.config_file import check_text, config_at, find_config, load_config
+from accountstore.config_file import check_text, config_at, find_config, load_config, tables_of
 from accountstore.files import read_file
 
 __all__ = ("add_storage", "file_to_write", "masked", "unset_variables")
@@ -78,7 +78,7 @@ def add_storage(path: str, name: str, table: Mapping[str, object], /, *, given: 
         tables[name] = table
         text = tomlkit.dumps(document)
         extended = loads(text) == expected
-    except (TOMLKitError, ValueError):
+    except (TOMLKitError, ValueError, RecursionError):
         extended, text = False, ""
     if not extended:
         raise ConfigError(f"{path}: cannot be extended as it is written: add the storage by hand")
@@ -130,9 +130,9 @@ def _read(path: str, /) -> bytes | None:
 
 def _parse(path: str, text: str, /) -> dict[str, Any]:
     try:
-        return loads(text)
-    except TOMLDecodeError as error:
-        raise ConfigError(f"{path}: {error}") from None
+        return tables_of(text)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error.message}") from None
 
 
 def _replace(path: str, old: bytes | None, new: bytes, /) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from tomllib import TOMLDecodeError, loads
+from tomllib import loads
 from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
@@ -158,7 +158,7 @@ def _options_of(options: Sequence[str], variables: Sequence[str], /) -> dict[str
 def _toml(key: str, value: str, /) -> Any:
     try:
         return loads(f"value = {value}")["value"]
-    except TOMLDecodeError:
+    except (ValueError, RecursionError):
         raise typer.BadParameter(f"--option {key}: is no TOML value; KEY=TEXT is for text") from None
 
 
@@ -211,7 +211,7 @@ def _tree(path: str | None, /) -> dict[str, Any]:
         }
     try:
         return loads(read_file(path).decode("utf-8-sig"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         load_config(path)
         raise ConfigError(f"{path}: cannot be read") from None
 

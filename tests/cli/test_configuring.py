@@ -220,6 +220,7 @@ def test_what_is_wrong_with_a_storage_names_file_and_key(command: list[str]) -> 
     [
         (["-o", "CANARY"], "--option: must be KEY=TEXT or KEY:=VALUE"),
         (["-o", "n:=CANARY"], "--option n:: is no TOML value"),
+        (["-o", "n:=" + "[" * 5000], "--option n:: is no TOML value"),
         (["-o", "a=1", "-o", "a=2"], "--option a: is given twice"),
         (["-o", "a=1", "-o", "a.b=2"], "--option a.b: is given twice"),
         (["--option-env", "a"], "--option-env: must be KEY=NAME"),

@@ -179,6 +179,7 @@ def _open(url: str, make: Callable[..., Files], read_only: bool, /) -> LocalBack
     elif not os.path.isdir(root):
         raise ConfigError("url: there is no such folder, and a read-only storage makes none")
     kind = filesystem_type(root) or ""
-    locking = kind not in _NETWORK and kind.partition(".")[0] != "fuse"
+    # What is read only is not swept of temporary files either.
+    locking = not read_only and kind not in _NETWORK and kind.partition(".")[0] != "fuse"
     rereads = kind in {"tmpfs", "ramfs"}
     return LocalBackend(make(root, locking=locking, links=read_only or files.has_links(), rereads=rereads))
