@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
 from io import BufferedReader
 
 from accountstore.errors import ConfigError
@@ -63,3 +65,58 @@ def open_file(path: str | os.PathLike[str], /) -> BufferedReader:
 
 def _open(path: str, flags: int, /) -> int:
     return os.open(path, flags | _FLAGS)
+
+
+@contextmanager
+def locked(folder: str, /) -> Generator[None]:
+    """A folder, which is made where there is none, for one at a time; on Windows, which has no such lock, for all.
+
+    Raises `OSError`.
+    """
+    os.makedirs(folder, mode=0o700, exist_ok=True)
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def written_beside(path: str, data: bytes, /) -> Generator[str]:
+    """A new file, on the disk already, that may take the place of another in one step: with its owner and mode, and
+    where there is none yet, the user's alone. One that has not is removed.
+
+    Raises `OSError`.
+    """
+    from tempfile import mkstemp
+
+    descriptor, temporary = mkstemp(prefix=".accountstore-", dir=os.path.dirname(path))  # 0600
+    try:
+        with open(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            if os.path.exists(path):
+                own_as(path, descriptor)
+                os.chmod(temporary, stat.S_IMODE(os.stat(path).st_mode))
+            os.fsync(descriptor)
+        yield temporary
+    finally:
+        with suppress(OSError):
+            os.unlink(temporary)
+
+
+def own_as(path: str, descriptor: int, /) -> None:
+    """Give an open file the owner of the one that it replaces, so that a service can still read what root has changed.
+
+    Raises `OSError`.
+    """
+    if os.name == "posix" and os.path.exists(path):
+        before = os.stat(path)
+        with suppress(PermissionError):
+            os.fchown(descriptor, before.st_uid, before.st_gid)

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-import stat
 from collections.abc import Mapping
-from contextlib import suppress
-from tempfile import mkstemp
 from tomllib import loads
 from typing import Any, cast
 
@@ -16,7 +13,7 @@ from msgspec.structs import replace
 
 from accountstore import AccountStore, ConfigError, StorageConfig, StoreConfig
 from accountstore.config_file import check_text, config_at, find_config, load_config, tables_of
-from accountstore.files import read_file
+from accountstore.files import locked, read_file, written_beside
 
 __all__ = ("add_storage", "file_to_write", "masked", "unset_variables")
 
@@ -136,26 +133,14 @@ def _parse(path: str, text: str, /) -> dict[str, Any]:
 
 
 def _replace(path: str, old: bytes | None, new: bytes, /) -> None:
-    """Put a new file in the place of the one that held `old`. A new file is the user's alone."""
-    folder = os.path.dirname(path)
-    temporary = ""
+    """Put a new file in the place of the one that held `old`: of those who do at once, one at a time."""
     try:
-        os.makedirs(folder, mode=0o700, exist_ok=True)
-        descriptor, temporary = mkstemp(prefix=".accountstore-", dir=folder)
-        with open(descriptor, "wb") as file:
-            if old is not None:
-                os.chmod(temporary, stat.S_IMODE(os.stat(path).st_mode))
-            file.write(new)
-            file.flush()
-            os.fsync(file.fileno())
-        if _read(path) != old:
-            raise ConfigError(f"{path}: was changed meanwhile; it is as it was: run the command again")
-        os.replace(temporary, path)
+        with locked(os.path.dirname(path)), written_beside(path, new) as temporary:
+            if _read(path) != old:
+                raise ConfigError(f"{path}: was changed meanwhile; it is as it was: run the command again")
+            os.replace(temporary, path)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be written ({error.strerror or type(error).__name__})") from None
-    finally:
-        with suppress(OSError):
-            os.unlink(temporary)
 
 
 def masked(tree: Mapping[str, Any], /) -> dict[str, Any]:

@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-import tempfile
-from collections.abc import Generator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
 from secrets import token_urlsafe
 from tomllib import TOMLDecodeError, loads
 from typing import Any
@@ -15,6 +13,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from accountstore import ConfigError, Secret
+from accountstore.files import locked, written_beside
 from accountstore.gateway.clients import hash_secret
 from accountstore.gateway.config import CLIENT_ID, ID_RULE, Client, config_of, read_tables
 
@@ -24,7 +23,8 @@ __all__ = ("add_to_file",)
 def add_to_file(path: str, name: str, client: Client, /) -> Secret:
     """Add a client, with a secret of 256 random bits, to a file, which is made where there is none. Returns the secret.
 
-    The file is replaced in one step, and is its owner's alone. Those who add at once wait for one another.
+    The file is replaced in one step, and stays its owner's alone; a link to it is followed. Those who add at once wait
+    for one another.
 
     Raises:
         ConfigError: the id cannot be one or is taken; the client, or the file, is none that a gateway would start with;
@@ -35,8 +35,11 @@ def add_to_file(path: str, name: str, client: Client, /) -> Secret:
     secret = Secret(token_urlsafe(32))
     added = _table(name, replace(client, secrets=(hash_secret(secret),)))
     try:
-        with _locked(os.path.dirname(os.path.abspath(path))):
-            _replace(path, _extended(*_read(path), name, added))
+        real = os.path.realpath(path)
+        with locked(os.path.dirname(real)):
+            extended = _extended(*_read(real), name, added).encode()
+            with written_beside(real, extended) as temporary:
+                os.replace(temporary, real)
     except ConfigError as error:
         failure = ConfigError(f"{path}: {error.message}")  # raised below, without the frames that held the keys
     except OSError as error:
@@ -66,23 +69,6 @@ def _extended(before: str, tables: Mapping[str, Any], name: str, added: str, /) 
     return after
 
 
-@contextmanager
-def _locked(folder: str, /) -> Generator[None]:
-    """The folder, which is made where there is none, for one at a time; on Windows, which has no such lock, for all."""
-    os.makedirs(folder, mode=0o700, exist_ok=True)
-    try:
-        import fcntl
-    except ImportError:
-        yield
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
-
-
 def _table(name: str, client: Client, /) -> str:
     lines = [f"[clients.{_text(name)}]", f"secrets = [{_text(client.secrets[0])}]", f"folder = {_text(client.folder)}"]
     if client.storage is not None:
@@ -93,20 +79,5 @@ def _table(name: str, client: Client, /) -> str:
 
 
 def _text(value: str, /) -> str:
-    """Text as TOML writes it, whose basic strings have JSON's escapes."""
-    return json.dumps(value).replace("\x7f", "\\u007f")
-
-
-def _replace(path: str, text: str, /) -> None:
-    folder = os.path.dirname(os.path.abspath(path))
-    descriptor, temporary = tempfile.mkstemp(dir=folder, prefix=".accountstore-gateway-")  # 0600
-    try:
-        with open(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        with suppress(OSError):
-            os.unlink(temporary)
-        raise
+    """Text as TOML writes it, whose basic strings have JSON's escapes, but none for a half of a character."""
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

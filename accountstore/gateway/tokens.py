@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import time
 from base64 import urlsafe_b64encode
 from collections.abc import Iterable, Sequence
 
@@ -16,6 +17,8 @@ __all__ = ("ETags", "Tokens")
 _SALT = "accountstore.gateway.token"
 _ETAG_KEY = b"accountstore.gateway.etag"
 _MAX_TOKEN = 400
+_SKEW = 60
+"""Seconds by which the clock of the replica that has signed may be ahead of another's."""
 
 
 class Tokens:
@@ -37,9 +40,10 @@ class Tokens:
         if len(token) > _MAX_TOKEN or not token.isascii():
             return None
         try:
-            return self._signer.unsign(token, max_age=self.seconds).decode()
+            name, signed_at = self._signer.unsign(token, return_timestamp=True)
         except (BadSignature, ValueError):
             return None
+        return name.decode() if -_SKEW <= time.time() - signed_at.timestamp() <= self.seconds else None
 
 
 class ETags:

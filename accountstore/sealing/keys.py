@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from typing import Any, TypeAlias, cast
 
 from accountstore.errors import ConfigError, DecodeError, EnvelopeError
-from accountstore.files import check_private, open_file, read_open
+from accountstore.files import check_private, open_file, own_as, read_open
 from accountstore.sealing.envelope import KEY_BYTES, KEY_ID_RULE, from_base64url, is_key_id, to_base64url
 from accountstore.secrets import SecretBytes, without_frames
 from accountstore.strict import check_json
@@ -126,14 +126,6 @@ def promote_key(path: str | os.PathLike[str], key_id: str, /) -> None:
     _edit(path, promote, make=False)
 
 
-def _own_as(path: str, fd: int, /) -> None:
-    """Give a new file the owner of the one that it replaces, so that a service can still read what root has changed."""
-    if os.name == "posix" and os.path.exists(path):
-        before = os.stat(path)
-        with suppress(PermissionError):
-            os.fchown(fd, before.st_uid, before.st_gid)
-
-
 def _make_durable(folder: str, /) -> None:
     """A key must be on the disk under its name before it seals anything."""
     if os.name == "posix":
@@ -163,7 +155,7 @@ def _edit(path: str | os.PathLike[str], change: Callable[[_Members], _Members], 
             parse_keys(data)
             file.write(data)
             file.flush()
-            _own_as(path, fd)
+            own_as(path, fd)
             os.fsync(fd)
         os.replace(temporary, path)
     except BaseException:

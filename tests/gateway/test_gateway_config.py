@@ -170,7 +170,7 @@ def test_clients_are_added_to_the_file(tmp_path: Path, monkeypatch: pytest.Monke
     assert secret not in file.read_text()
     keys = tomllib.loads(file.read_text())["keys"]
     file.write_text(file.read_text() + "# a remark\n")
-    added(file, "reports", "--folder", "mail", "--storage", 'Fir"st\u00e9:', "--read-only")
+    added(file, "reports", "--folder", "mail/\U0001f4ec", "--storage", 'Fir"st\u00e9:', "--read-only")
     added(file, "root.1", "--everything")
     config = load_gateway_config(str(file))
     assert tomllib.loads(file.read_text())["keys"] == keys
@@ -178,10 +178,24 @@ def test_clients_are_added_to_the_file(tmp_path: Path, monkeypatch: pytest.Monke
     assert PasswordHasher().verify(config.clients["team-a"].secrets[0], secret)
     assert {name: (one.folder, one.storage, one.rights) for name, one in config.clients.items()} == {
         "team-a": ("tenants/team-a", None, "write"),
-        "reports": ("mail", 'Fir"st\u00e9', "read"),
+        "reports": ("mail/\U0001f4ec", 'Fir"st\u00e9', "read"),
         "root.1": ("", None, "write"),
     }
     assert os.listdir(file.parent) == ["g.toml"]
+
+
+def test_link_and_owner_of_the_file_stay(tmp_path: Path) -> None:
+    """A link to the file is followed, and a service can still read what root has changed."""
+    (tmp_path / "etc").mkdir()
+    file, link = tmp_path / "etc" / "g.toml", tmp_path / "g.toml"
+    link.symlink_to(file)
+    added(link, "one")
+    owner = 12345 if os.getuid() == 0 else os.getuid()
+    os.chown(file, owner, -1)
+    added(link, "two")
+    assert link.is_symlink()
+    assert [*load_gateway_config(str(file)).clients] == ["one", "two"]
+    assert (file.stat().st_uid, stat.S_IMODE(file.stat().st_mode)) == (owner, 0o600)
 
 
 def test_a_client_is_added_where_no_file_can_be_locked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
