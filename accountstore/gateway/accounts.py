@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from random import random
 from typing import Literal, TypeAlias
@@ -15,10 +16,12 @@ from accountstore import (
     Account,
     ConflictError,
     DecodeError,
+    DeniedError,
     EncodeError,
     Exchange,
     ExistsError,
     ExtensionError,
+    KeyDeniedError,
     Location,
     MultiAccount,
     NotFoundError,
@@ -30,7 +33,7 @@ from accountstore import (
     Version,
 )
 from accountstore.gateway.conditions import Conditions, conditions_of, precondition
-from accountstore.gateway.merging import KEEPERS, READERS, Fields, is_plain
+from accountstore.gateway.merging import KEEPERS, READERS, Fields, is_plain, spent_in
 from accountstore.gateway.problems import UNREADABLE, Problem, missing
 from accountstore.gateway.service import Call
 from accountstore.gateway.wire import (
@@ -51,6 +54,8 @@ Kind: TypeAlias = Literal["account", "multi"]
 _JSON = msgspec.json.Encoder(enc_hook=Secret.reveal)
 """As `to_json` has a document, which checks first whether it can be: one that was read can."""
 _LEEWAY = timedelta(seconds=60)
+_NOT_TAKEN = (UnsupportedError, DeniedError)
+"""What says that a storage would not take new tokens: then a get returns what is stored, as from a read-only one."""
 _ATTEMPTS = 64
 _PAUSE = 0.002
 _LONGEST_PAUSE = 0.25
@@ -62,7 +67,8 @@ async def get(call: Call, /) -> Response:
     stored = await call.store.read(location)
     refresh = _refresh(call, location)
     if refresh is not None and needs_refresh(stored.document):
-        stored = await call.store.refresh(location, refresh)
+        with suppress(*_NOT_TAKEN):
+            stored = await call.store.refresh(location, refresh)
     return _answer(call, location, stored)
 
 
@@ -72,7 +78,8 @@ async def get_multi(call: Call, /) -> Response:
     stored = await call.store.read_multi(location)
     refresh = _refresh(call, location)
     if refresh is not None and any(map(needs_refresh, _accounts(stored.document))):
-        stored = await call.store.refresh_multi(location, refresh)
+        with suppress(*_NOT_TAKEN):
+            stored = await call.store.refresh_multi(location, refresh)
     return _answer(call, location, stored)
 
 
@@ -165,7 +172,10 @@ async def _save_merged(
     """Read, merge, and write if it is still what was read. None: others were faster."""
     version, document = await _stored(call, location)
     conditions.check(call.service.etags, location, version)
-    kept = new if document is None else KEEPERS[kind](new, READERS[kind](document, "$", str))
+    kept = new
+    if document is not None:
+        old = READERS[kind](document, "$", str)
+        kept = KEEPERS[kind](new, old, spent_in(old))
     data = msgspec.json.encode(kept)
     try:
         saved = await call.store.save_json(location, data, mode=version or "create")
@@ -217,7 +227,7 @@ async def _stored(call: Call, location: Location, /) -> tuple[Version | None, by
     except NotFoundError:
         return None, None
     except (DecodeError, EncodeError, SealError) as error:
-        if error.temporary:
+        if error.temporary or isinstance(error, KeyDeniedError):
             raise
         told = f"what is stored there cannot be read, and would be lost: {UNREADABLE}"
         raise Problem(409, "badStored", told) from None

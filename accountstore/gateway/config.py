@@ -76,9 +76,10 @@ class Limits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 class GatewayConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Clients and limits of a gateway.
 
-    `keys` sign tokens and ETags, the first one new ones; a token of any of them is good. To rotate, put a new one first
-    and take the old one out `token_seconds` later. Replicas share them. The store is looked at every `probe_seconds`
-    for `/health/ready`. `metrics` serves `/metrics`, to anyone who asks.
+    `keys` sign tokens and ETags, the first one new ones; a token of any of them is good. Replicas share them, and so do
+    the workers of a service that says by `authorize` who may do what, for their ETags. To rotate, give a new one to all
+    of them behind the old one, then put it first, and take the old one out `token_seconds` later. The store is looked
+    at every `probe_seconds` for `/health/ready`. `metrics` serves `/metrics`, to anyone who asks.
     """
 
     keys: tuple[Secret, ...] = ()

@@ -35,6 +35,8 @@ _SECURITY = (
 _TLS_ONLY = (b"strict-transport-security", b"max-age=31536000")
 _UNBOUNDED = frozenset({"/health/live", "/health/ready"})
 """What is answered however much there is to do."""
+_UNPROVEN = "/connect/token"
+"""What alone reads a body of who has proved nothing yet. Its turns are its own, so that nobody else is kept out."""
 _NOTE = "accountstore.gateway"
 
 
@@ -54,6 +56,7 @@ class Front:
         self._limits = limits
         self._metrics = metrics
         self._turns = Turns(limits.in_flight, too_busy)
+        self._token_turns = Turns(limits.in_flight, too_busy)
         self._deadlines = Deadlines()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -75,10 +78,11 @@ class Front:
         deadline = Deadline(self._deadlines, time.monotonic() + self._limits.request_seconds)
         try:
             self._check_length(scope)
-            if scope["path"].removeprefix(scope.get("root_path", "")) in _UNBOUNDED:
+            path = scope["path"].removeprefix(scope.get("root_path", ""))
+            if path in _UNBOUNDED:
                 await self._app(scope, receive, exchange.send)
                 return None
-            with self._turns, deadline:
+            with self._token_turns if path == _UNPROVEN else self._turns, deadline:
                 await self._app(scope, receive, exchange.send)
         except Problem as problem:
             return problem

@@ -36,6 +36,8 @@ _CLIENT_FIELDS: Mapping[str, frozenset[str]] = {
     "location": frozenset({"storage", "folderPath", "fileName"}),
 }
 """The fields that the API's clients know: what they leave out of these is meant to go."""
+_LEASES = "accountstoreRefresh"
+"""The field of a document in which `AccountStore.refresh` keeps what it needs."""
 
 _ITEMS = msgspec.json.Decoder(list[Raw])
 _MOST_ACCOUNTS = 2500
@@ -69,15 +71,26 @@ def multi_fields(data: bytes | Raw, where: str, rename: Rename, /) -> Fields:
     return fields
 
 
-def keep_account(new: Fields, old: Fields, /) -> Fields:
+def spent_in(old: Fields, /) -> frozenset[str]:
+    """The refresh tokens that a stored document had before those that it has: each was exchanged for one of these."""
+    leases = scalar(old.get(_LEASES))
+    entries = leases.values() if isinstance(leases, dict) else ()
+    found = (entry.get("previous") for entry in entries if isinstance(entry, dict))
+    return frozenset(token for token in found if isinstance(token, str))
+
+
+def keep_account(new: Fields, old: Fields, spent: frozenset[str], /) -> Fields:
     """An account with the fields of the stored one that a client does not know.
 
     What belongs to a login stays with it: fields of the credentials while discriminator and login are the same, access
-    token and expiry while client and refresh token are too. Fields of a cache file stay with that file.
+    token and expiry while client and refresh token are too. Instead of a spent refresh token, which the client has read
+    before it was exchanged, it has the stored one. Fields of a cache file stay with that file.
     """
     kept = _kept("account", new, old)
     mine, theirs = new.get("credentials"), old.get("credentials")
     if isinstance(mine, dict) and isinstance(theirs, dict) and _same(mine, theirs, "discriminator", "login"):
+        if _value(mine.get("refreshToken")) in spent and _same(mine, theirs, "clientId"):
+            mine = {**mine, "refreshToken": theirs.get("refreshToken")}
         without = frozenset() if _same(mine, theirs, "clientId", "refreshToken") else _TOKENS
         kept["credentials"] = _kept("credentials", mine, theirs, without)
     mine, theirs = new.get("cacheFile"), old.get("cacheFile")
@@ -86,7 +99,7 @@ def keep_account(new: Fields, old: Fields, /) -> Fields:
     return kept
 
 
-def keep_multi(new: Fields, old: Fields, /) -> Fields:
+def keep_multi(new: Fields, old: Fields, spent: frozenset[str], /) -> Fields:
     """A multi account with the fields of the stored one that a client does not know.
 
     An account in it, receiving or sending, is the stored one with its protocol, host and login, wherever that stands;
@@ -95,10 +108,10 @@ def keep_multi(new: Fields, old: Fields, /) -> Fields:
     kept = _kept("multi", new, old)
     mine, theirs = new.get("receiveAccounts"), old.get("receiveAccounts")
     if isinstance(mine, list) and isinstance(theirs, list):
-        kept["receiveAccounts"] = _keep_accounts(mine, theirs)
+        kept["receiveAccounts"] = _keep_accounts(mine, theirs, spent)
     mine, theirs = new.get("sendAccount"), old.get("sendAccount")
     if isinstance(mine, dict) and isinstance(theirs, dict):
-        kept["sendAccount"] = _keep_accounts([mine], [theirs])[0]
+        kept["sendAccount"] = _keep_accounts([mine], [theirs], spent)[0]
     return kept
 
 
@@ -115,7 +128,7 @@ def is_plain(fields: Fields, /) -> bool:
     )
 
 
-def _keep_accounts(new: list[Fields], old: list[Fields], /) -> list[Fields]:
+def _keep_accounts(new: list[Fields], old: list[Fields], spent: frozenset[str], /) -> list[Fields]:
     mine, theirs = (list(map(_identity, accounts)) for accounts in (new, old))
     partners: dict[int, int] = {}
     for length in (4, 3):  # with the port, then without it
@@ -123,7 +136,7 @@ def _keep_accounts(new: list[Fields], old: list[Fields], /) -> list[Fields]:
         for identity, places in _places(mine, length, partners.keys()).items():
             if len(found := free.get(identity, ())) == len(places):  # else nobody can say which is which
                 partners.update(zip(places, found, strict=True))
-    return [keep_account(item, old[partners[at]]) if at in partners else item for at, item in enumerate(new)]
+    return [keep_account(item, old[partners[at]], spent) if at in partners else item for at, item in enumerate(new)]
 
 
 def _identity(account: Fields, /) -> tuple[Any, ...]:
@@ -161,4 +174,7 @@ def _value(field: Any, /) -> Any:
 
 
 READERS: Mapping[str, Callable[[bytes | Raw, str, Rename], Fields]] = {"account": account_fields, "multi": multi_fields}
-KEEPERS: Mapping[str, Callable[[Fields, Fields], Fields]] = {"account": keep_account, "multi": keep_multi}
+KEEPERS: Mapping[str, Callable[[Fields, Fields, frozenset[str]], Fields]] = {
+    "account": keep_account,
+    "multi": keep_multi,
+}

@@ -79,6 +79,8 @@ class Routes:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         path: str = scope["path"].removeprefix(scope.get("root_path", ""))
+        if path.endswith("\n"):  # which a pattern of Starlette's takes for the end
+            await _refuse(scope, receive, send)
         await self._exact.get(path, self._others)(scope, receive, send)
 
 

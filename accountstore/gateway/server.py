@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from accountstore import ConfigError
 from accountstore.gateway.problems import Problem
 from accountstore.gateway.wire import envelope
 
@@ -166,13 +167,30 @@ class Protocol(HttpToolsProtocol):
 def server(
     app: ASGIApp, host: str, port: int, /, *, certificate: str | None = None, key: str | None = None
 ) -> uvicorn.Server:
-    """A server of one process. At SIGTERM it takes no more connections and ends what it has begun."""
+    """A server of one process. At SIGTERM it takes no more connections and ends what it has begun.
+
+    Connections take half of the descriptors that the process may have, at the most: the others are the storages'.
+
+    Raises `ConfigError` where the certificate and its key are none.
+    """
+    if certificate is not None:
+        try:
+            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, password=str)
+        except OSError as error:
+            files = f"{certificate} and {key}" if key else certificate
+            raise ConfigError(
+                f"{files}: no certificate with its key, in PEM and without a passphrase ({type(error).__name__})"
+            ) from None
+
+    class Bounded(Protocol):
+        connections_allowed = min(Protocol.connections_allowed, _descriptors() // 2)
+
     return uvicorn.Server(
         uvicorn.Config(
             app,
             host,
             port,
-            http=Protocol,
+            http=Bounded,
             ws="none",
             lifespan="on",
             log_config=None,
@@ -185,3 +203,13 @@ def server(
             ssl_version=ssl.PROTOCOL_TLS_SERVER,
         )
     )
+
+
+def _descriptors() -> int:
+    """How many descriptors this process may have; where the system does not say, more than are ever used."""
+    try:
+        from resource import RLIM_INFINITY, RLIMIT_NOFILE, getrlimit
+    except ImportError:  # Windows
+        return 2 * _CONNECTIONS
+    soft = getrlimit(RLIMIT_NOFILE)[0]
+    return 2 * _CONNECTIONS if soft == RLIM_INFINITY else soft

@@ -11,10 +11,10 @@ from doubles import Recording
 from gateways import BASE, MULTI, OAUTH, PASSWORD, STORAGE, configured, request_of, serving, told
 from samples import RICH
 
-from accountstore import AccountStore, Location, StorageConfig, StoreConfig, Version
+from accountstore import AccountStore, KeyDeniedError, Location, StorageConfig, StoreConfig, Version
 from accountstore.gateway import merging
 from accountstore.gateway.plain import PlainVersions
-from accountstore.testing import store_over
+from accountstore.testing import Fault, store_over
 
 pytestmark = pytest.mark.anyio
 
@@ -298,7 +298,8 @@ def test_the_work_of_a_merge_grows_with_the_accounts(monkeypatch: pytest.MonkeyP
     def work(number: int) -> int:
         looked.clear()
         multis = ({"receiveAccounts": [one(f"{who}{n}") for n in range(number)]} for who in "ab")
-        merging.keep_multi(*(merging.multi_fields(json.dumps(multi).encode(), "$", str) for multi in multis))
+        new, old = (merging.multi_fields(json.dumps(multi).encode(), "$", str) for multi in multis)
+        merging.keep_multi(new, old, frozenset())
         return len(looked)
 
     assert work(100) == 10 * work(10) > 0
@@ -335,6 +336,15 @@ async def test_a_document_that_cannot_be_read_is_not_replaced(tmp_path: Any, con
             assert file.read_bytes() == content
         assert (await http.put(f"{STORAGE}/file/a.account", json=PASSWORD)).status_code == 200
         assert (await http.get(BASE, params={"fileName": "a.account"})).json() == PASSWORD
+
+
+async def test_a_document_whose_key_is_refused_is_not_to_be_deleted() -> None:
+    """Where the key service refuses the gateway, which it may not a moment later, a save says that."""
+    backend = Recording(None, [Fault("read", error=KeyDeniedError("zQ7k"))])
+    async with serving(store_over({"main": backend})) as http:
+        answer = await http.put(BASE, json=request_of(PASSWORD))
+    assert told(answer) == (503, "unavailable")
+    assert backend.calls["write"] == 0
 
 
 # --- conditions -----------------------------------------------------------------------------------------------------

@@ -142,7 +142,7 @@ async def test_only_a_fresh_token_of_ones_own_key_is_taken(store: AccountStore) 
 
 
 async def test_a_token_expires(store: AccountStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A token is good for its seconds and not longer, nor before it was made, but by a clock that is a little behind."""
+    """A token is good for its seconds and not longer; before it was made, by a clock that is a little behind."""
     async with serving(store, configured(token_seconds=100), token=False) as http:
         token = (await ask_token(http)).json()["access_token"]
         now = time.time()

@@ -21,6 +21,8 @@ from accountstore.gateway.problems import problem_of
 from accountstore.testing import Fault, store_over
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
     import httpx
 
 pytestmark = pytest.mark.anyio
@@ -41,6 +43,7 @@ GET = f"{BASE}?fileName=a.account"
         ("BREW", BASE, 405, "methodNotAllowed"),
         ("DELETE", "/connect/token", 405, "methodNotAllowed"),
         ("PUT", f"{STORAGE}/folder/copy/a?destPath=b", 501, "notImplemented"),
+        ("DELETE", f"{STORAGE}/file/a.account%0A", 404, "notFound"),
     ],
 )
 async def test_every_refusal_is_an_envelope(
@@ -139,6 +142,7 @@ async def test_every_answer_has_its_headers(store: AccountStore) -> None:
         ("NotRegularError", 409, "notRegular"),
         ("BackendError", 502, "storageFailed"),
         ("UnsupportedError", 501, "notSupported"),
+        ("KeyDeniedError", 503, "unavailable"),
     ],
 )
 async def test_what_the_storage_says_is_told(error: str, status: int, code: str) -> None:
@@ -352,6 +356,24 @@ async def test_so_many_requests_are_in_flight(monkeypatch: pytest.MonkeyPatch) -
         answers = await held(http, backend, 3, then)
         assert [told(answer) for answer in answers] == [(404, "notFound")] * 3
         assert told(await http.get(GET)) == (404, "notFound")
+
+
+async def test_who_has_proved_nothing_keeps_nobody_out(store: AccountStore) -> None:
+    """Those who ask for a token and do not send what it takes have turns of their own: as many, and no others."""
+    go_on = anyio.Event()
+    begun = anyio.Event()
+
+    async def slow() -> AsyncIterator[bytes]:
+        begun.set()
+        await go_on.wait()
+        yield b""
+
+    async with serving(store, configured(limits=Limits(in_flight=1))) as http, anyio.create_task_group() as tasks:
+        tasks.start_soon(partial(http.post, "/connect/token", content=slow()))
+        await begun.wait()
+        assert told(await http.get(GET)) == (404, "notFound")
+        assert told(await http.post("/connect/token")) == (503, "busy")
+        go_on.set()
 
 
 async def test_a_client_has_so_many_at_once() -> None:

@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING
 
 import anyio
 import pytest
+from doubles import Recording
 from gateways import BASE, MULTI, OAUTH, PASSWORD, request_of, serving, told
 
 from accountstore import (
     AccountStore,
+    AccountStoreError,
+    DeniedError,
     ExchangeError,
     Location,
     NoAnswerError,
@@ -20,7 +23,9 @@ from accountstore import (
     StorageConfig,
     StoreConfig,
     TokenGrant,
+    UnsupportedError,
 )
+from accountstore.testing import Fault, store_over
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -90,6 +95,37 @@ async def test_a_multi_account_too(store: AccountStore) -> None:
             got = (await http.get(MULTI, params={"fileName": "a.multi.account"})).json()
             assert got["receiveAccounts"][0]["credentials"]["accessToken"] == f"at-{calls}"
             assert len(provider.calls) == calls
+
+
+async def test_a_save_does_not_bring_a_spent_token_back(store: AccountStore) -> None:
+    """A client that has read an account before its token was exchanged saves it: the good token stays, with what it
+    grants; a token that is neither is another grant, and replaces it.
+    """
+    provider = Provider()
+    multi = {"receiveAccounts": [OAUTH, PASSWORD], "sendAccount": OAUTH}
+    async with serving(store, refresh=provider) as http:
+        for path, name, value in ((BASE, "a.account", OAUTH), (MULTI, "a.multi.account", multi)):
+            await http.put(path, json=request_of(value, name))
+            first = (await http.get(path, params={"fileName": name})).json()
+            assert (await http.put(path, json=request_of({**value}, name))).status_code == 200
+            after = (await http.get(path, params={"fileName": name})).json()
+            assert after == first
+        new = {**OAUTH, "credentials": {**OAUTH["credentials"], "refreshToken": "new"}}  # type: ignore[dict-item]
+        await http.put(BASE, json=request_of(new))
+        assert (await http.get(BASE, params=AT)).json()["credentials"]["refreshToken"] == "rt-3"
+    assert provider.calls == ["refreshToken", "refreshToken", "new"]
+
+
+@pytest.mark.parametrize("error", [UnsupportedError("zQ7k"), DeniedError("zQ7k")], ids=["no conditions", "no writes"])
+async def test_where_new_tokens_are_not_taken_a_get_returns_what_is_stored(error: AccountStoreError) -> None:
+    """As from a read-only storage, where it is found out only when the first write is refused; nobody is asked."""
+    backend, provider = Recording(None, [Fault("write", number, error=error) for number in (1, 2)]), Provider()
+    await backend.put(Location("a.account"), json.dumps(OAUTH).encode())
+    await backend.put(Location("a.multi.account"), json.dumps({"receiveAccounts": [OAUTH]}).encode())
+    async with serving(store_over({"main": backend}), refresh=provider) as http:
+        assert (await http.get(BASE, params=AT)).json() == OAUTH
+        assert (await http.get(MULTI, params={"fileName": "a.multi.account"})).json() == {"receiveAccounts": [OAUTH]}
+    assert not provider.calls
 
 
 async def test_without_it_nobody_is_asked(store: AccountStore) -> None:

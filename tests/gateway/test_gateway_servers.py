@@ -18,6 +18,9 @@ from cloudtls import make_authority
 from gateways import BASE, MULTI, OAUTH, PASSWORD, SECRET
 from gatewayservers import SERVERS, configure, exchange, parsed, running, s3_storage, tokens_of
 from running import HUNG, PYTHON
+from starlette.applications import Starlette
+
+from accountstore.gateway.server import Protocol, server
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -291,6 +294,36 @@ def test_tls(tmp_path: Path) -> None:
         answer = httpx.get(f"{started.url}/health/live", verify=context)
     assert answer.status_code == 200
     assert "strict-transport-security" in answer.headers
+
+
+@pytest.mark.parametrize("key", ["gateway.toml", "encrypted.pem"])
+def test_a_certificate_that_is_none_is_told_in_a_line(tmp_path: Path, key: str) -> None:
+    """A file that is no key, or has one with a passphrase, which nobody is asked for."""
+    from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
+    from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, PrivateFormat
+
+    configure(tmp_path)
+    encrypted = generate_private_key(SECP256R1()).private_bytes(
+        Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"zQ7k")
+    )
+    (tmp_path / "encrypted.pem").write_bytes(encrypted)
+    _, certificate = make_authority(tmp_path)
+    arguments = ("--gateway", "gateway.toml", "--port", "0", "--tls-certificate", certificate, "--tls-key", key)
+    command = [*PYTHON, "-m", "accountstore", "serve", *arguments]
+    ended = subprocess.run(command, check=False, cwd=tmp_path, capture_output=True, text=True, timeout=HUNG)
+    assert ended.returncode == 1
+    assert f"{certificate} and {key}: no certificate with its key" in ended.stderr.splitlines()[-1]
+
+
+def test_connections_leave_descriptors_to_the_storages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They take half of what the process may have, and no more than thousands."""
+    resource = pytest.importorskip("resource")
+    for soft, most in ((1024, 512), (1_000_000, 4096), (resource.RLIM_INFINITY, 4096)):
+        monkeypatch.setattr("resource.getrlimit", lambda _, soft=soft: (soft, soft))
+        http = server(Starlette(), "127.0.0.1", 0).config.http
+        assert isinstance(http, type)
+        assert issubclass(http, Protocol)
+        assert http.connections_allowed == most
 
 
 def test_a_configuration_that_cannot_be_is_told_in_a_line(tmp_path: Path) -> None:
