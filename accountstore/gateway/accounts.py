@@ -56,6 +56,7 @@ _JSON = msgspec.json.Encoder(enc_hook=Secret.reveal)
 _LEEWAY = timedelta(seconds=60)
 _NOT_TAKEN = (UnsupportedError, DeniedError)
 """What says that a storage would not take new tokens: then a get returns what is stored, as from a read-only one."""
+_PLACE = ("fileName", "folderPath", "storage")
 _ATTEMPTS = 64
 _PAUSE = 0.002
 _LONGEST_PAUSE = 0.25
@@ -212,7 +213,9 @@ async def _given(call: Call, kind: Kind, /) -> tuple[Location, Fields]:
         if name not in body:
             raise Problem(400, "badRequest", f"{name}: is missing")
     file = fields_of(body["storageFile"], "storageFile")
-    asked = (text_in(file, name, "storageFile") for name in ("fileName", "folderPath", "storage"))
+    if not file.keys() <= {*_PLACE}:  # such as `folder`: the document would be saved elsewhere
+        raise Problem(400, "badRequest", f"storageFile: may have {', '.join(_PLACE)} only")
+    asked = (text_in(file, name, "storageFile") for name in _PLACE)
     return reachable(call, location_of(*asked)), READERS[kind](body["value"], "value", lower_first)
 
 

@@ -142,6 +142,7 @@ async def test_queries_are_decoded_as_forms(store: AccountStore) -> None:
             "badRequest",
         ),
         (b'{"storageFile":{"fileName":1},"value":{}}', "badRequest"),
+        (b'{"storageFile":{"fileName":"a.account","folder":"mail"},"value":%s}' % RICH, "badRequest"),
         (b'{"storageFile":{"fileName":"a.account"},"value":null}', "badRequest"),
         (b'{"storageFile":{"fileName":"a.account"},"value":{}}', "badDocument"),
         (b'{"storageFile":{"fileName":"a.account"},"value":{"host":"h","port":NaN}}', "badRequest"),
