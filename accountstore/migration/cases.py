@@ -54,12 +54,14 @@ class Case(Struct, eq=False):
     opened_there: Opened[Document] | None = None
     removable: Version | None = None
     """The version at the source that may be removed, as the target has it."""
+    surely: bool = False
+    """Whether the source had others when this one was gone."""
     done: Done | None = None
 
     def settle(self, outcome: Word, reason: str = "", error: AccountStoreError | None = None, /) -> None:
-        """This has become of it. That both ends are the same stays known, but for a source that is gone."""
+        """This has become of it. That both ends are the same stays known, but for a source that was removed."""
         before = self.done
-        marks = (None, None) if before is None or outcome == "moved" else (before.source, before.target)
+        marks = (None, None) if before is None else (None if outcome == "moved" else before.source, before.target)
         self.done = Done(
             self.item.name,
             outcome,
@@ -77,12 +79,14 @@ class Case(Struct, eq=False):
         if self.done is not None:
             self.done = replace(self.done, source=marks.of("source", source), target=marks.of("target", target))
 
-    def fail(self, error: AccountStoreError, /) -> None:
-        """It was refused, or a storage failed."""
+    def fail(self, error: AccountStoreError, /, *, stop: bool = False) -> None:
+        """It was refused, or a storage failed; and stops the run."""
         end = "target" if error.location == self.to else "source"
         field = getattr(error, "field", "$")
         reason = f"{end}: {error.message}" + (f" (at {field})" if field != "$" else "")
         self.settle("refused" if isinstance(error, _REFUSED) else "failed", reason, error)
+        if stop and self.done is not None:
+            self.done = replace(self.done, stop=True)
 
     def found(self, opened: Opened[Document] | AccountStoreError, /) -> None:
         """What a read of the source gave."""
@@ -120,6 +124,19 @@ def _end(side: Side | None, listed: bool, /) -> End:
     if side is None:
         return MISSING if listed else UNKNOWN
     return UNKNOWN if side.version is None else side.version
+
+
+def settled(item: Item, way: Settled, /) -> Done:
+    """What is said of a document with which there is nothing to do, by what the listings have of it."""
+    source, target = item.source, item.target
+    return Done(
+        item.name,
+        way.outcome,
+        size=0 if source is None else source.size,
+        source_time=None if source is None else source.modified,
+        target_time=None if target is None else target.modified,
+        reason=way.reason,
+    )
 
 
 def nowhere(case: Case, /) -> Done:

@@ -163,12 +163,6 @@ class Journal:
         ended = [run.totals for run in self._runs if run.ended is not None]
         return sum(total.documents for total in ended[-1].values()) if ended else None
 
-    def copies(self) -> int:
-        """How many documents it has brought to the target and knows to be there."""
-        return self._db.select(
-            tuple[int], "select count(*) from documents where target is not null or outcome = 'moved'"
-        )[0][0]
-
     def begin_run(self, meaning: Mapping[str, str], /) -> None:
         """Number a new run with these options.
 
@@ -309,8 +303,12 @@ class Journal:
 
 
 def _kept(done: Done, row: Row | None, /) -> tuple[bytes | None, bytes | None]:
-    """The marks that a row has afterwards: new ones where both ends are known to be the same."""
-    if done.target is not None or done.outcome == "moved" or row is None:
+    """The marks that a row has afterwards: new ones where both ends are known to be the same; of what was moved, that
+    of the target alone.
+    """
+    if done.outcome == "moved":
+        return None, done.target if done.target is not None or row is None else row.target
+    if done.target is not None or row is None:
         return done.source, done.target
     return row.source, row.target
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import anyio
 from msgspec import Struct
+from msgspec.structs import replace
 
 from accountstore.backends.base import Version, WriteMode
 from accountstore.batches import open_many
@@ -42,12 +43,14 @@ from accountstore.migration.marks import Marks
 from accountstore.migration.merge import Item
 from accountstore.migration.model import Options, Place
 from accountstore.migration.pace import Pace
+from accountstore.migration.presence import Presence, exist
 from accountstore.migration.records import Done
 from accountstore.model import Document
 from accountstore.storage import Opened, Storage
 from accountstore.store import AccountStore, parts_of
 
 _RACED = (NotFoundError, ExistsError, ConflictError)
+_EXTENSION = ".account"
 _REQUESTS = {"none": 2, "write": 2, "read": 3}
 
 
@@ -81,6 +84,7 @@ class Worker:
         _, self._log = parts_of(self._store)
         self._job = job
         self._marks = marks
+        self._source = Presence(self._store, job.source, job.options)
         self._items: Sequence[Item] = ()
         self._cases: Sequence[Case] = ()
         default = self._resolver.default
@@ -109,9 +113,9 @@ class Worker:
         match self._job.action:
             case "migrate":
                 await self._copy([(case, way) for case, way in decided if isinstance(way, Write)])
-                await self._each(self._remove, [(case, way) for case, way in decided if isinstance(way, Remove)])
+                await self._mirror([(case, way) for case, way in decided if isinstance(way, Remove)])
                 if self._job.options.delete_source:
-                    await self._each(self._remove_source, [(case, case.removable) for case in cases if case.removable])
+                    await self._move(cases)
             case "plan":
                 await self._plan([(case, way) for case, way in decided if not isinstance(way, Settled)])
             case "verify":
@@ -119,7 +123,7 @@ class Worker:
                     compare(case, way)
         self._pace.settle(*self._storages)
         self._items = self._cases = ()
-        return [case.done or nowhere(case) for case in cases]
+        return [replace(case.done or nowhere(case), surely=case.surely) for case in cases]
 
     def _case(self, item: Item, /) -> Case:
         source, target = item.source, item.target
@@ -276,12 +280,50 @@ class Worker:
                 await self._pace.wait(1)
                 tasks.start_soon(_in_turn, turns, call, case, way if isinstance(way, Version) else way.version)
 
-    async def _remove(self, case: Case, version: Version, /) -> None:
-        """Remove at the target what is gone at the source, which is asked once more."""
+    async def _mirror(self, ways: Sequence[tuple[Case, Remove]], /) -> None:
+        """Remove at the target what is gone at the source, which is asked once more; and then whether it has anything,
+        as a source that was unmounted meanwhile has not.
+        """
+        await self._each(self._ask_again, ways)
+        ways = [(case, way) for case, way in ways if case.done is None]
+        if not ways:
+            return
+        try:
+            if not await self._source.is_there():
+                raise NotFoundError(f"{self._job.source} has no document any more, and had some: is it still mounted?")
+            ignores_case = await self._ignores_case(ways[0][0].to) and not await self._ignores_case(self._source.seen)
+        except AccountStoreError as error:
+            for case, _ in ways:
+                case.fail(error, stop=True)
+            return
+        if ignores_case:
+            for case, _ in ways:
+                case.settle("gone", "the target ignores case, so that it may be there under another name: it is left")
+            return
+        await self._each(self._remove, ways)
+
+    async def _ask_again(self, case: Case, _: Version, /) -> None:
         try:
             if await self._store.exists(case.at):
                 case.settle("gone", "it is at the source again")
-                return
+        except AccountStoreError as error:
+            case.fail(error)
+
+    async def _ignores_case(self, at: Location | None, /) -> bool:
+        """Whether a document that is there is found by a name that differs from its own in case alone."""
+        if at is None:
+            return False
+        ref = self._resolver.ref(at)
+        client = ref.storage.client
+        try:
+            await client.stat(ref.key.removesuffix(_EXTENSION) + _EXTENSION.upper(), client.deadline())
+        except NotFoundError:
+            return False
+        return True
+
+    async def _remove(self, case: Case, version: Version, /) -> None:
+        """Remove a document at the target."""
+        try:
             await self._store.delete(case.to, version=version)
         except ConflictError:
             case.settle("conflict", "it was deleted at the source, and has changed at the target")
@@ -289,6 +331,18 @@ class Worker:
             case.fail(error)
         else:
             case.settle("deleted")
+
+    async def _move(self, cases: Sequence[Case], /) -> None:
+        """Remove at the source what the target has. What is gone there is asked for before, and then one that is to be
+        removed: that it is there tells that the source is, which nothing does afterwards.
+        """
+        removable = [(case, case.removable) for case in cases if case.removable]
+        gone = [case for case in cases if isinstance(case.source, Missing) and case.item.source is not None]
+        if gone and removable and not any(await exist(self._store, [case.at for case in gone])):
+            [mounted] = await exist(self._store, [removable[0][0].at])
+            for case in gone:
+                case.surely = mounted is True
+        await self._each(self._remove_source, removable)
 
     async def _remove_source(self, case: Case, version: Version, /) -> None:
         """Remove at the source what the target has, verified, if it is still what was copied."""

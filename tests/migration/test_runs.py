@@ -220,12 +220,13 @@ async def test_a_target_that_has_lost_its_copies_is_refused(
     whose documents were all deleted: a plan and a run are refused, and change nothing; with one copy there they are
     not, nor where they are to overwrite.
     """
-    await once(store, tmp_path, **before)
+    for _ in range(2):
+        await once(store, tmp_path, **before)
     away = anyio.Path(tmp_path, "new", "post")
     await away.rename(tmp_path / "away")
     for call in (plan, migrate):
         for _ in range(2):
-            with raises(NotFoundError, "is empty, though this journal has copied 40 documents there: is it mounted"):
+            with raises(NotFoundError, "though this journal has copied 40 there: is it mounted"):
                 await call(store, SOURCE, TARGET, **files(tmp_path))
     assert (await anyio.to_thread.run_sync(read_report, tmp_path / "journal")).complete
     again = await once(store, tmp_path, on_conflict="overwrite")
@@ -393,14 +394,17 @@ async def test_what_another_writes_meanwhile_is_not_overwritten(tmp_path: Path, 
         assert await found(store, target("x.account")) == word
 
 
-async def test_what_goes_meanwhile_is_no_failure(tmp_path: Path) -> None:
-    """A document that is deleted at the source after the listing is told as gone, and the run is all right."""
+@pytest.mark.parametrize(("options", "word"), [({}, "copied"), ({"delete_source": True}, "moved")])
+async def test_what_goes_meanwhile_is_no_failure(tmp_path: Path, options: dict[str, Any], word: str) -> None:
+    """A document that is deleted at the source after the listing is told as gone, and the run is all right, also where
+    the source has none any more, as the others were moved.
+    """
     old = Rival("read", source("x.account"), None)
     async with over(old) as store:
         await store.save(source("x.account"), account("a"))
         await store.save(source("y.account"), account("a"))
-        report = await once(store, tmp_path)
-        assert (report.ok, {*report.totals}) == (True, {"gone", "copied"})
+        report = await once(store, tmp_path, **options)
+        assert (report.ok, {*report.totals}) == (True, {"gone", word})
         assert await found(store, target("x.account")) is None
 
 
@@ -421,12 +425,20 @@ async def _silent(*_: object) -> bool:
     return False
 
 
+@pytest.mark.parametrize(
+    ("options", "known"),
+    [({}, False), ({"delete_source": True}, False), ({"mirror_deletes": True}, True)],
+    ids=["copied", "moved", "mirrored"],
+)
 async def test_a_source_that_disappears_stops_the_run(
-    store: AccountStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    store: AccountStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], known: bool
 ) -> None:
     """A source whose documents all go while the run is under way is no run without anything to do: it says so, nothing
-    is removed, and the next run goes on when the source is back.
+    is removed, not even what was gone before, and the next run goes on when the source is back.
     """
+    if known:
+        await once(store, tmp_path)
+        await store.delete(source(NAMES[0]))
     mail, away = anyio.Path(tmp_path, "old", "mail"), anyio.Path(tmp_path, "away")
     work = Here.next
 
@@ -437,13 +449,14 @@ async def test_a_source_that_disappears_stops_the_run(
 
     with monkeypatch.context() as patched:
         patched.setattr(Here, "next", unmounted)
-        run = migrate(store, SOURCE, TARGET, **files(tmp_path))
+        run = migrate(store, SOURCE, TARGET, options=Options(**options), **files(tmp_path))
         with raises(NotFoundError, "has no document any more, and had some"):
             await outcomes_of(run)
     assert not run.report.complete
+    assert await copies(store) == ({*NAMES} if known else set())
     await away.rename(mail)
-    assert (await once(store, tmp_path)).ok
-    assert await copies(store) == {*NAMES}
+    assert (await once(store, tmp_path, **options)).ok
+    assert await copies(store) == {*NAMES[1 if known else 0 :]}
 
 
 async def test_a_source_that_changed_is_not_removed(tmp_path: Path) -> None:
