@@ -9,11 +9,16 @@ import pytest
 from doubles import raises
 from migrating import SOURCE, TARGET, account, files, found, once, outcomes_of, put, source, target
 
-from accountstore import AccountStore, NotFoundError
+from accountstore import AccountStore, LocationError, NotFoundError
 from accountstore.backends.memory import MemoryBackend
-from accountstore.migration import Options, migrate, plan
+from accountstore.client import StorageClient
+from accountstore.codecs import JSON
+from accountstore.migration import Options, Place, migrate, plan
 from accountstore.migration.presence import AT_ONCE
 from accountstore.migration.runners import Here
+from accountstore.scope import Resolver
+from accountstore.storage import Storage
+from accountstore.storages import Storages
 from accountstore.testing import store_over
 
 if TYPE_CHECKING:
@@ -139,3 +144,51 @@ async def test_what_is_gone_is_asked_for_together(tmp_path: Path, monkeypatch: p
             told = {outcome.name: outcome.outcome async for outcome in run}
         assert asked == [0, AT_ONCE]
         assert told == dict.fromkeys(names, "gone") | {names[1]: "failed", "z.account": "copied"}
+
+
+# --- one place by two names -------------------------------------------------------------------------------------------
+
+
+def over_urls(old: tuple[str, Any], new: tuple[str, Any], /) -> AccountStore:
+    """A store whose storages say to have these URLs and options, over one and the same backend."""
+    backend = MemoryBackend()
+    storages = {
+        name: Storage(StorageClient(name, backend, limit=10**6), JSON, 10**6, url, options)
+        for name, (url, options) in (("Old", old), ("New", new))
+    }
+    return AccountStore(Resolver(Storages(storages, "Old")))
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [("Old:", "New:"), ("Old:", "New:backup"), ("Old:mail/now", "New:mail")],
+    ids=["same", "in", "around"],
+)
+@pytest.mark.parametrize(
+    ("urls", "options"),
+    [
+        (("s3://b", "s3://b/"), ({"key": "a", "secret": "b"}, {"key": "c", "token": "d"})),
+        (("sftp://u:p@h/x", "sftp://u:q@h/x"), ({"timeout": 1}, {"password": "r"})),
+    ],
+    ids=["s3", "sftp"],
+)
+async def test_one_place_with_two_credentials(old: str, new: str, urls: tuple[str, str], options: Any) -> None:
+    """Two storages that differ in who asks alone are one: a place in itself is refused before anything is asked."""
+    async with over_urls((urls[0], options[0]), (urls[1], options[1])) as store:
+        with raises(LocationError, "are one place, or one lies in the other"):
+            await plan(store, old, new)
+
+
+@pytest.mark.parametrize(("old", "new"), [("Old:", "New:backup"), ("Old:mail/now", "New:mail")], ids=["in", "around"])
+async def test_a_place_in_itself_by_two_endpoints(tmp_path: Path, old: str, new: str) -> None:
+    """With `delete_source`, that one lies in the other is found out before anything is removed, whatever the servers
+    are called; and nothing of the library's own is left.
+    """
+    ends = [("s3://b", {"endpoint_url": f"https://{name}.example"}) for name in ("a", "b")]
+    async with over_urls(ends[0], ends[1]) as store:
+        at = Place.parse(old).at("x.account")
+        await put(store, at, "a")
+        with raises(LocationError, "or one lies in the other: nothing was removed"):
+            await migrate(store, old, new, options=Options(delete_source=True), **files(tmp_path))
+        fs: Any = (await store.filesystem("Old"))[0]
+        assert [*fs.store] == [f"/{at.path}"]

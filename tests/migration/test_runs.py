@@ -188,7 +188,7 @@ async def test_one_place_by_two_names_is_found_before_anything_is_removed(tmp_pa
     bucket = Recording()
     async with over(bucket, bucket) as store:
         await put(store, Location("x.account", storage="Old"), "a")
-        with raises(LocationError, "are one place, by two names"):
+        with raises(LocationError, "are one place by two names"):
             await migrate(store, "Old:", "New:", options=Options(delete_source=True), **files(tmp_path))
         assert await found(store, Location("x.account", storage="Old")) == "a"
         report = await migrate(store, "Old:", "New:", journal=tmp_path / "other", key_file=tmp_path / "key")
