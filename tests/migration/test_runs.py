@@ -24,7 +24,7 @@ from accountstore import (
     UnavailableError,
     UnsupportedError,
 )
-from accountstore.backends.base import ConflictError, NotFoundError, NotRegularError
+from accountstore.backends.base import ConflictError, NotFoundError, NotRegularError, digest
 from accountstore.backends.memory import MemoryBackend
 from accountstore.codecs import JSON
 from accountstore.migration import Options, Place, migrate, plan, read_report, verify
@@ -656,19 +656,34 @@ async def test_what_stands_in_the_way_at_the_target_is_told(tmp_path: Path, erro
 
 
 class Corrupting(MemoryBackend):
-    """Stores other bytes than it was given."""
+    """Stores other bytes than it was given; without conditions, its versions are digests of what it was given."""
+
+    def __init__(self, *, conditions: bool) -> None:
+        super().__init__()
+        self._conditions = conditions
+
+    @property
+    def capabilities(self) -> Any:
+        return replace(super().capabilities, create=self._conditions, update=self._conditions)
 
     async def write(self, key: str, data: bytes, /, *, mode: Any, write_token: str = "") -> Any:
-        return await super().write(key, data.replace(b"993", b"994"), mode=mode, write_token=write_token)
+        stored = await super().write(key, data.replace(b"993", b"994"), mode=mode, write_token=write_token)
+        return stored if self._conditions else replace(stored, version=digest(data))
 
 
-@pytest.mark.parametrize(("verify", "outcome"), [("read", "failed"), ("write", "failed"), ("none", "copied")])
-async def test_what_is_stored_otherwise_is_found(tmp_path: Path, verify: str, outcome: str) -> None:
-    """Reading back finds a document that is not what was written, also where the storage has no digest to answer;
-    without verification nothing does.
+@pytest.mark.parametrize("conditions", [True, False], ids=["conditions", "blind"])
+@pytest.mark.parametrize(("proof", "outcome"), [("read", "failed"), ("write", "failed"), ("none", "copied")])
+async def test_what_is_stored_otherwise_is_found(tmp_path: Path, proof: str, outcome: str, conditions: bool) -> None:
+    """Reading back finds a document that is not what was written, also where the storage has no digest to answer, or
+    one of what it was given; then it is not removed at the source. Without verification nothing finds it.
     """
-    async with await filled(over(None, Corrupting()), 1) as store:
-        assert (await once(store, tmp_path, verify=verify)).totals.keys() == {outcome}
+    async with await filled(over(None, Corrupting(conditions=conditions)), 1) as store:
+        options: dict[str, Any] = {} if conditions else {"writes": "blind"}
+        assert (await once(store, tmp_path, verify=proof, **options)).totals.keys() == {outcome}
+        if proof != "none":
+            assert (await once(store, tmp_path, delete_source=True, **options)).totals.keys() == {"conflict"}
+            assert (await verify(store, SOURCE, TARGET, **files(tmp_path))).totals.keys() == {"differs"}
+        assert await found(store, source(NAMES[0])) == "a"
 
 
 # --- broken off -------------------------------------------------------------------------------------------------------
