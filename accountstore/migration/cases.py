@@ -31,11 +31,10 @@ from accountstore.migration.records import Done
 from accountstore.model import Document
 from accountstore.storage import Opened
 
-_REFUSED = (
-    DocumentError, NotRegularError, LocationError,
-    TamperedError, MovedError, NotSealedError, EnvelopeError, AlgorithmError,
-)  # fmt: skip
-"""What is wrong with one document. A key that is missing or denied is wrong with all of a storage's."""
+UNREADABLE = (DocumentError, TamperedError, MovedError, NotSealedError, EnvelopeError, AlgorithmError)
+"""What is wrong with the bytes of one document. A key that is missing or denied is wrong with all of a storage's."""
+_REFUSED = (*UNREADABLE, NotRegularError, LocationError)
+"""What is wrong with one document."""
 _STOPPING = (FullError, UnsupportedError)
 
 
@@ -52,6 +51,8 @@ class Case(Struct, eq=False):
     target_time: datetime | None = None
     opened: Opened[Document] | None = None
     opened_there: Opened[Document] | None = None
+    replaceable: bool = False
+    """Whether the target is no document, in a version that may be overwritten."""
     removable: Version | None = None
     """The version at the source that may be removed, as the target has it."""
     surely: bool = False
@@ -99,10 +100,14 @@ class Case(Struct, eq=False):
         else:
             self.fail(opened)
 
-    def found_there(self, opened: Opened[Document] | AccountStoreError, /) -> None:
-        """What a read of the target gave. One that is no document is a conflict: it is left as it is."""
-        self.opened_there = None
-        if isinstance(opened, Opened):
+    def found_there(self, opened: Opened[Document] | Version | AccountStoreError, /) -> None:
+        """What a read of the target gave. One that is no document is a conflict: it is left as it is, unless this is
+        the version of it that may be overwritten.
+        """
+        self.opened_there, self.replaceable = None, isinstance(opened, Version)
+        if isinstance(opened, Version):
+            self.target = opened
+        elif isinstance(opened, Opened):
             self.opened_there, self.target = opened, opened.version
             self.target_time = opened.stored.modified or self.target_time
         elif isinstance(opened, NotFoundError):

@@ -109,7 +109,9 @@ class Options(Struct, frozen=True, kw_only=True):
     shard: tuple[int, int] = (1, 1)
     verify: Proof = "read"
     on_conflict: Literal["report", "overwrite"] = "report"
-    """`"overwrite"`: a conflict is replaced by the source's document; what was deleted at the target is put back."""
+    """`"overwrite"`: a conflict is replaced by the source's document, also one that is no document; what was deleted at
+    the target is put back. What has changed at the target alone is no conflict: it is `newer`, and stays.
+    """
     delete_source: bool = False
     mirror_deletes: bool = False
     """What this journal's runs have copied, and is gone at the source, is removed at the target, if it is still what

@@ -26,7 +26,7 @@ from accountstore.events import Event, Observer
 from accountstore.lease import FIELD
 from accountstore.leased import is_held
 from accountstore.location import Location
-from accountstore.migration.cases import Case, compare, end_of, nowhere
+from accountstore.migration.cases import UNREADABLE, Case, compare, end_of, nowhere
 from accountstore.migration.decide import (
     UNKNOWN,
     Action,
@@ -157,6 +157,8 @@ class Worker:
         return decided
 
     def _way(self, case: Case, equal: bool | None, /) -> Decision:
+        if case.replaceable and isinstance(case.source, Version) and isinstance(case.target, Version):
+            return Write(case.target, "changed")
         return decide(case.source, case.target, case.item.row, self._marks, self._job.options, equal=equal)
 
     async def _settle(self, case: Case, way: Decision, /) -> None:
@@ -182,7 +184,17 @@ class Worker:
                 case.found(found)
             targets = [c for c in self._unsettled(cases) if isinstance(c.target, known) and c.opened_there is None]
             for case, found in zip(targets, await self._read([case.to for case in targets]), strict=True):
-                case.found_there(found)
+                case.found_there(await self._replaceable(case, found) or found)
+
+    async def _replaceable(self, case: Case, found: object, /) -> Version | AccountStoreError | None:
+        """The version of what stands at the target and is no document, where conflicts are to be overwritten."""
+        asked = self._job.options.on_conflict == "overwrite" and self._job.action != "verify"
+        if not asked or not isinstance(found, UNREADABLE) or isinstance(case.source, Missing):
+            return None
+        try:
+            return (await self._store.stat(case.to)).version
+        except AccountStoreError as error:
+            return error
 
     def _unsettled(self, cases: Sequence[Case], /) -> list[Case]:
         """Those of which it is not known yet what is to be done; all that a verification is to compare."""

@@ -134,6 +134,32 @@ async def test_a_folder_that_may_not_be_read_is_told(tmp_path: Path, monkeypatch
         assert {*(await once(store, tmp_path, mirror_deletes=True)).totals} == {"same"}
 
 
+@pytest.mark.parametrize("known", [False, True])
+@pytest.mark.parametrize("data", [b"", GOOD[:30], b"\xff", b" " * 300_000, b"{}"], ids=len)
+async def test_a_target_that_is_no_document(tmp_path: Path, known: bool, data: bytes) -> None:
+    """It is a conflict, and left; one that is to be overwritten is replaced by the source's document, as a plan says,
+    and is the same then. Where the source has none, it stays.
+    """
+    new = MemoryBackend()
+    async with store_over({"Old": MemoryBackend(), "New": new}) as store:
+        await put(store, source("a.account"), "a")
+        if known:
+            await once(store, tmp_path)
+        for name in ("a.account", "b.account"):
+            await new.write(target(name).path, data, mode="overwrite")
+        overwrite = Options(on_conflict="overwrite")
+        assert {*(await once(store, tmp_path)).totals} == {"conflict", "foreign"}
+        for call, words in (
+            (plan, {"changed", "foreign"}),
+            (migrate, {"changed", "foreign"}),
+            (migrate, {"same", "foreign"}),
+        ):
+            report = await call(store, SOURCE, TARGET, options=overwrite, **files(tmp_path))
+            assert ({*report.totals}, report.exit_code) == (words, 0)
+        assert await found(store, target("a.account")) == "a"
+        assert (await new.read(target("b.account").path, limit=10**6)).data == data
+
+
 ODD: Mapping[str, Mapping[str, str]] = {
     "s3": {"a//b.account": "refused", "/c.account": "refused", "e\u0301.account": "refused"},
     "gcs": {"a//b.account": "refused", "../c.account": "refused", "g.ACCOUNT": "foreign"},
