@@ -63,7 +63,8 @@ def check_storages(store: AccountStore, job: Job, marks: Marks, told: Mapping[st
         if found[name] != told[name]:
             raise ConfigError(
                 f"the storage of {str(place)!r} is another one where the work is done than in this store: give as"
-                " config= what the store was opened with, and the same to all workers"
+                " config= what the store was opened with, and the same to all workers; nor may the environment name"
+                " another server there"
             )
 
 

@@ -82,6 +82,23 @@ async def test_links_that_are_followed_are_documents(tmp_path: Path) -> None:
     assert words["outside.account"] == words["dangling.account"] == "refused"
 
 
+async def test_a_folder_that_became_a_link_loses_no_copy(tmp_path: Path) -> None:
+    """What is behind a link is not read, and is not gone, either: with `mirror_deletes` its copies stay, and the run is
+    not all right.
+    """
+    async with AccountStore.open(config(tmp_path)) as store:
+        for name in ("team/a.account", "z.account"):
+            await store.save(source(name), account("a"))
+        await once(store, tmp_path)
+        folder = tmp_path / "old" / "mail" / "team"
+        folder.rename(tmp_path / "elsewhere")
+        folder.symlink_to(tmp_path / "elsewhere")
+        run = migrate(store, SOURCE, TARGET, options=Options(mirror_deletes=True), **files(tmp_path))
+        assert await outcomes_of(run) == {"team": "foreign", "team/a.account": "refused", "z.account": "same"}
+        assert run.report.exit_code == 1
+        assert await found(store, target("team/a.account")) == "a"
+
+
 @pytest.mark.parametrize("how", ["chmod", "fault"])
 async def test_an_unreadable_file_is_told(tmp_path: Path, how: str) -> None:
     """A document that may not be read has failed, by name; the others are copied, and the next run tries it again."""
