@@ -12,21 +12,30 @@ from accountstore.migration.model import Options, Place
 from accountstore.store import AccountStore
 
 AT_ONCE = 16
-"""Questions that are asked together."""
+"""Questions that are asked together, at most."""
 
 
-async def exist(store: AccountStore, locations: Sequence[Location], /) -> list[bool | AccountStoreError]:
-    """Whether something is at each location, or why that cannot be told. All are asked at once."""
+async def exist(store: AccountStore, locations: Sequence[Location], at_once: int, /) -> list[bool | AccountStoreError]:
+    """Whether something is at each location, or why that cannot be told; so many are asked at once."""
     found: list[bool | AccountStoreError] = [False] * len(locations)
+    turns = anyio.CapacityLimiter(at_once)
     async with anyio.create_task_group() as tasks:
         for place, at in enumerate(locations):
-            tasks.start_soon(_ask, store, at, place, found)
+            tasks.start_soon(_ask, store, at, turns, place, found)
     return found
 
 
-async def _ask(store: AccountStore, at: Location, place: int, found: list[bool | AccountStoreError], /) -> None:
+async def _ask(
+    store: AccountStore,
+    at: Location,
+    turns: anyio.CapacityLimiter,
+    place: int,
+    found: list[bool | AccountStoreError],
+    /,
+) -> None:
     try:
-        found[place] = await store.exists(at)
+        async with turns:
+            found[place] = await store.exists(at)
     except NotRegularError:
         found[place] = True
     except AccountStoreError as error:
@@ -40,6 +49,7 @@ class Presence:
         self._store = store
         self._place = place
         self._options = options
+        self._at_once = min(AT_ONCE, options.concurrency)
         self.seen: Location | None = None
 
     async def is_there(self) -> bool:
@@ -65,7 +75,7 @@ class Presence:
         unknown: AccountStoreError | None = None
         for begin in range(0, len(names), AT_ONCE):
             asked = [at for name in names[begin : begin + AT_ONCE] if (at := self._at(name)) is not None]
-            for at, answer in zip(asked, await exist(self._store, asked), strict=True):
+            for at, answer in zip(asked, await exist(self._store, asked, self._at_once), strict=True):
                 if answer is True:
                     return at
                 if isinstance(answer, AccountStoreError) and not isinstance(answer, LocationError):

@@ -215,10 +215,11 @@ class Migration:
         kept = await self._recorded()
         while self._missed:
             asked = self._missed[:AT_ONCE]
+            at = [self._job.source.at(item.name) for _, item in asked]
             with move_on_after(_KEEPING) as limit:
-                answers = await exist(self._store, [self._job.source.at(item.name) for _, item in asked])
+                answers = await exist(self._store, at, min(AT_ONCE, self._job.options.concurrency))
             _check_answered(limit)
-            self._unkept += map(self._looked_for, asked, answers)
+            self._unkept += [*map(self._looked_for, asked, answers)]
             del self._missed[:AT_ONCE]
         if self._unkept:
             kept += await self._recorded()

@@ -350,10 +350,12 @@ class Worker:
         """
         removable = [(case, case.removable) for case in cases if case.removable]
         gone = [case for case in cases if isinstance(case.source, Missing) and case.item.source is not None]
-        if gone and removable and not any(await exist(self._store, [case.at for case in gone])):
-            [mounted] = await exist(self._store, [removable[0][0].at])
+        if gone and removable:
+            await self._pace.wait(len(gone) + 1)
+            back = any(await exist(self._store, [case.at for case in gone], self.concurrency))
+            [mounted] = await exist(self._store, [removable[0][0].at], 1)
             for case in gone:
-                case.surely = mounted is True
+                case.surely = mounted is True and not back
         await self._each(self._remove_source, removable)
 
     async def _remove_source(self, case: Case, version: Version, /) -> None:
