@@ -85,11 +85,11 @@ async def copies_in(journal: Journal, options: Options, /) -> int:
     if options.names is not None:
         named = Named([*filter(options.wants, {*options.names})], journal)
         while items := await named.next(_PAGE):
-            count += sum(item.row is not None and item.row.target is not None for item in items)
+            count += sum(item.row is not None and (item.row.known or item.row.moved) for item in items)
         return count
     rows = Rows(journal, options.wants)
     while (page := await rows.next()) is not None:
-        count += sum(row.target is not None for _, row in page)
+        count += sum(row.known or row.moved for _, row in page)
     return count
 
 

@@ -315,6 +315,8 @@ def _kept(done: Done, row: Row | None, /) -> tuple[bytes | None, bytes | None]:
 
 def _is_old(done: Done, row: Row, /) -> bool:
     """Whether a document is as the journal has it: that it was copied before is the more telling outcome."""
+    if done.outcome == "gone" and row.moved:
+        return True  # as the source has it no more, so was it before
     if done.outcome in PROBLEMS or (done.source, done.target) not in {(row.source, row.target), (None, None)}:
         return False
     return done.outcome == row.outcome or (done.outcome == "same" and row.outcome in {"copied", "changed"})

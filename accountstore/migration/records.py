@@ -27,7 +27,7 @@ class Row(Struct, frozen=True, array_like=True):
     @property
     def moved(self) -> bool:
         """Whether this journal's runs have copied it, and have removed it at the source."""
-        return self.source is None and self.target is not None
+        return self.source is None and (self.target is not None or self.outcome == "moved")
 
 
 class Done(Struct, frozen=True, array_like=True):

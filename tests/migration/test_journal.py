@@ -26,6 +26,7 @@ from accountstore.migration.database import file_system
 from accountstore.migration.identity import marks_of_storages
 from accountstore.migration.journal import Journal
 from accountstore.migration.marks import Marks, default_key_file
+from accountstore.migration.records import Done
 from accountstore.migration.work import Job
 from accountstore.scope import Resolver
 from accountstore.storage import Storage
@@ -135,6 +136,19 @@ async def test_it_holds_no_secret_and_no_digest(tmp_path: Path) -> None:
             digest = hashlib.new(name, codec.encode(secret))
             assert digest.hexdigest().encode() not in held
             assert digest.digest() not in held
+
+
+@pytest.mark.parametrize("mark", [None, b"m"], ids=["told by another", "marked"])
+def test_what_was_moved_stays_known(tmp_path: Path, mark: bytes | None) -> None:
+    """However often it is then found to be gone at the source; what was moved may not have a mark of the target."""
+    about = {"source": SOURCE, "target": TARGET, "shard": "1/1"}
+    with closing(Journal.open(str(tmp_path / "journal"), about)) as journal:
+        journal.begin_run({})
+        journal.record([(Done("a.account", "moved", target=mark), None)])
+        for _ in range(2):
+            [row] = journal.rows("", 10)
+            assert (row.moved, row.known, row.source, row.target) == (True, False, None, mark)
+            journal.record([(Done("a.account", "gone"), row)])
 
 
 async def test_without_its_key_it_is_refused(store: AccountStore, tmp_path: Path) -> None:
