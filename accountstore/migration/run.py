@@ -216,6 +216,7 @@ class Migration:
         while self._missed:
             asked = self._missed[:AT_ONCE]
             at = [self._job.source.at(item.name) for _, item in asked]
+            answers: list[bool | AccountStoreError] = []
             with move_on_after(_KEEPING) as limit:
                 answers = await exist(self._store, at, min(AT_ONCE, self._job.options.concurrency))
             _check_answered(limit)

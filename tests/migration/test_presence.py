@@ -43,7 +43,7 @@ async def test_an_end_that_has_lost_what_is_migrated(tmp_path: Path, chosen: str
     """Other documents at an end do not tell that those which are migrated are mounted: a run that would remove their
     copies, or take the copies for deleted, is refused, and changes nothing; with one of them there it is not.
     """
-    options = CHOSEN[chosen] | ({"mirror_deletes": True} if end == "source" else {})
+    options: dict[str, Any] = CHOSEN[chosen] | ({"mirror_deletes": True} if end == "source" else {})
     at = source if end == "source" else target
     async with store_over({"Old": MemoryBackend(), "New": MemoryBackend()}) as store:
         for name in NAMES:
