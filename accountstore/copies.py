@@ -45,6 +45,8 @@ class Copied(Struct, frozen=True):
 
     `verified` is False where it was not to be verified; where another writer has changed the target, or taken over the
     lease of the source, meanwhile; and where a `refresh` was exchanging a token of the source.
+    What is read back otherwise from a target without conditions is a `BackendError` instead: nobody can tell another
+    writer from a storage that keeps something else.
     """
 
     source_version: Version
@@ -185,7 +187,12 @@ async def _read_back(
     at_once: int,
     /,
 ) -> None:
-    """Compare what was written with what is there; what is sealed has to open, too."""
+    """Compare what was written with what is there; what is sealed has to open, too.
+
+    Where a storage has conditions, another version than that of the write is another writer's. Where it has none, the
+    version of a write is a digest of what was sent, and nobody can tell what it keeps otherwise from what others wrote.
+    """
+    tells_writers = storage.client.capabilities.update
     keys = [done.key for _, done, _ in written]
     blobs = await storage.client.read_many(keys, at_once=at_once)
     opened = blobs
@@ -193,12 +200,12 @@ async def _read_back(
         opened = await storage.sealer.open_many(keys, blobs)
     for (member, done, copied), blob, plain in zip(written, blobs, opened, strict=True):
         answer = plain if isinstance(plain, AccountStoreError) else blob
-        results[member.place] = result_of(member.ref, partial(_compared, copied, done.data), answer)
+        results[member.place] = result_of(member.ref, partial(_compared, copied, done.data, tells_writers), answer)
 
 
-def _compared(copied: Copied, data: bytes, blob: Blob, /) -> Copied:
+def _compared(copied: Copied, data: bytes, tells_writers: bool, blob: Blob, /) -> Copied:
     """Equal bytes are equal documents: they were decoded before they were written."""
-    if blob.data != data and blob.version == copied.version:
+    if blob.data != data and (blob.version == copied.version or not tells_writers):
         raise BackendError("what was read back is not what was written")
     return replace(copied, verified=blob.version == copied.version)
 

@@ -177,13 +177,16 @@ class Windows(Generic[T, A]):
         alone = {storage for storage, members in by_storage.items() if _is_one_batch(storage, members)}
         for storage in alone:
             await work(storage, by_storage.pop(storage), self._concurrency)
+        batches: list[tuple[Storage, Sequence[Member[T]]]] = []
+        for storage, members in by_storage.items():
+            size = storage.client.capabilities.batch
+            if size > 1:  # a folder's documents together: a batch opens each of its folders
+                members.sort(key=lambda member: member.ref.folder)
+            batches += [(storage, members[start : start + size]) for start in range(0, len(members), size)]
         async with anyio.create_task_group() as tasks:
-            for storage, members in by_storage.items():
-                size = storage.client.capabilities.batch
-                if size > 1:  # a folder's documents together: a batch opens each of its folders
-                    members.sort(key=lambda member: member.ref.folder)
-                for start in range(0, len(members), size):
-                    tasks.start_soon(work, storage, members[start : start + size], 1)
+            for storage, batch in batches:
+                # The sources of a batch may be in a storage that reads them one by one.
+                tasks.start_soon(work, storage, batch, max(1, self._concurrency // len(batches)))
 
     def _member(self, place: int, item: Item[T], /) -> Member[T]:
         if item.source is None:

@@ -138,6 +138,28 @@ async def test_what_cannot_be_copied_is_left() -> None:
         assert [await store.exists(target) for _, target in pairs] == [False, False, True]
 
 
+@pytest.mark.parametrize("batch", [1, 4, 100])
+async def test_sources_are_read_together_for_a_batch_of_the_target(batch: int) -> None:
+    """As many sources are read at a time as `concurrency` says, also where the target takes many documents at once."""
+    old = Recording()
+    counts = [0, 0]  # of reads under way: at present, and at most
+
+    async def counted(operation: str) -> None:
+        if operation == "read":
+            counts[0] += 1
+            counts[1] = max(counts)
+            await anyio.wait_all_tasks_blocked()
+            counts[0] -= 1
+
+    async with store_over({"Old": old, "New": BatchMemory(batch)}) as store:
+        for number in range(8):
+            await store.save(at(number), ACCOUNT)
+        old.before = counted
+        results = await copied(store, [(at(number), at(number, "New")) for number in range(8)], concurrency=8)
+        assert all(isinstance(result, Copied) for result in results)
+        assert counts == [0, 8]
+
+
 class Etags(MemoryBackend):
     """Answers a write with the MD5 of what it got, as S3 does, and counts reads."""
 

@@ -68,7 +68,7 @@ app: typer.Typer = typer.Typer(
     help="""Migrate all documents of a folder to another, on any storage; services may go on writing at both ends.
 
     SOURCE and TARGET are [STORAGE:][FOLDER]. Run it again with --resume to copy what has changed since; a document
-    that has changed at the target is a conflict, which is told and left as it is.
+    that has changed at both ends is a conflict, which is told and left as it is.
 
     Exit codes: 0 everything is at the target; 3 but for conflicts; 1 not everything, with the reason on stderr; 2 wrong
     usage; 130 interrupted. The options of a run: accountstore migrate run --help.""",
@@ -107,7 +107,7 @@ _Conflict = Annotated[
     typer.Option(
         "--on-conflict",
         metavar="WHAT",
-        help="report, or overwrite what has changed at the target, and copy again what was deleted there.",
+        help="report, or overwrite what has changed at both ends, and copy again what was deleted at the target.",
     ),
 ]
 _Spool = Annotated[bool, typer.Option("--spool", help="Sort the listings on the disk, whatever the storages promise.")]

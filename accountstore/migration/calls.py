@@ -40,7 +40,7 @@ def migrate(
 
     `source` and `target` are places, as `Place.parse` reads them: `"First Storage:mail"`. Each document is checked,
     takes the target's codec and keeps the fields that this release does not know. It is written where there is none, or
-    over the version that the journal knows: one that has changed at the target is a `conflict`, and stays.
+    over the version that the journal knows: one that has changed at both ends is a `conflict`, and stays.
 
     `journal` is a file, made where it is not there; run again on it, a migration goes on where it was killed, and
     copies what has changed since. It must be on a local file system. `key_file` has the key of its marks; without it,

@@ -31,11 +31,10 @@ from accountstore.migration.records import Done
 from accountstore.model import Document
 from accountstore.storage import Opened
 
-_REFUSED = (
-    DocumentError, NotRegularError, LocationError,
-    TamperedError, MovedError, NotSealedError, EnvelopeError, AlgorithmError,
-)  # fmt: skip
-"""What is wrong with one document. A key that is missing or denied is wrong with all of a storage's."""
+UNREADABLE = (DocumentError, TamperedError, MovedError, NotSealedError, EnvelopeError, AlgorithmError)
+"""What is wrong with the bytes of one document. A key that is missing or denied is wrong with all of a storage's."""
+_REFUSED = (*UNREADABLE, NotRegularError, LocationError)
+"""What is wrong with one document."""
 _STOPPING = (FullError, UnsupportedError)
 
 
@@ -52,14 +51,18 @@ class Case(Struct, eq=False):
     target_time: datetime | None = None
     opened: Opened[Document] | None = None
     opened_there: Opened[Document] | None = None
+    replaceable: bool = False
+    """Whether the target is no document, in a version that may be overwritten."""
     removable: Version | None = None
     """The version at the source that may be removed, as the target has it."""
+    surely: bool = False
+    """Whether the source had others when this one was gone."""
     done: Done | None = None
 
     def settle(self, outcome: Word, reason: str = "", error: AccountStoreError | None = None, /) -> None:
-        """This has become of it. That both ends are the same stays known, but for a source that is gone."""
+        """This has become of it. That both ends are the same stays known, but for a source that was removed."""
         before = self.done
-        marks = (None, None) if before is None or outcome == "moved" else (before.source, before.target)
+        marks = (None, None) if before is None else (None if outcome == "moved" else before.source, before.target)
         self.done = Done(
             self.item.name,
             outcome,
@@ -77,12 +80,14 @@ class Case(Struct, eq=False):
         if self.done is not None:
             self.done = replace(self.done, source=marks.of("source", source), target=marks.of("target", target))
 
-    def fail(self, error: AccountStoreError, /) -> None:
-        """It was refused, or a storage failed."""
+    def fail(self, error: AccountStoreError, /, *, stop: bool = False) -> None:
+        """It was refused, or a storage failed; and stops the run."""
         end = "target" if error.location == self.to else "source"
         field = getattr(error, "field", "$")
         reason = f"{end}: {error.message}" + (f" (at {field})" if field != "$" else "")
         self.settle("refused" if isinstance(error, _REFUSED) else "failed", reason, error)
+        if stop and self.done is not None:
+            self.done = replace(self.done, stop=True)
 
     def found(self, opened: Opened[Document] | AccountStoreError, /) -> None:
         """What a read of the source gave."""
@@ -95,10 +100,14 @@ class Case(Struct, eq=False):
         else:
             self.fail(opened)
 
-    def found_there(self, opened: Opened[Document] | AccountStoreError, /) -> None:
-        """What a read of the target gave. One that is no document is a conflict: it is left as it is."""
-        self.opened_there = None
-        if isinstance(opened, Opened):
+    def found_there(self, opened: Opened[Document] | Version | AccountStoreError, /) -> None:
+        """What a read of the target gave. One that is no document is a conflict: it is left as it is, unless this is
+        the version of it that may be overwritten.
+        """
+        self.opened_there, self.replaceable = None, isinstance(opened, Version)
+        if isinstance(opened, Version):
+            self.target = opened
+        elif isinstance(opened, Opened):
             self.opened_there, self.target = opened, opened.version
             self.target_time = opened.stored.modified or self.target_time
         elif isinstance(opened, NotFoundError):
@@ -120,6 +129,19 @@ def _end(side: Side | None, listed: bool, /) -> End:
     if side is None:
         return MISSING if listed else UNKNOWN
     return UNKNOWN if side.version is None else side.version
+
+
+def settled(item: Item, way: Settled, /) -> Done:
+    """What is said of a document with which there is nothing to do, by what the listings have of it."""
+    source, target = item.source, item.target
+    return Done(
+        item.name,
+        way.outcome,
+        size=0 if source is None else source.size,
+        source_time=None if source is None else source.modified,
+        target_time=None if target is None else target.modified,
+        reason=way.reason,
+    )
 
 
 def nowhere(case: Case, /) -> Done:

@@ -6,8 +6,9 @@ A journal keeps to them, and so do the processes and workers that open stores of
 from __future__ import annotations
 
 import json
+import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 from accountstore.errors import ConfigError
@@ -24,11 +25,25 @@ _NO_PLACE = re.compile(
 )
 """Names of options that say who asks, or how, not which place: they may change while a migration goes on."""
 _PASSWORD = re.compile("(?<=://)([^/@:]*):[^/@]*@")
+_NAMES_SERVER = re.compile('"[^"]*(?:endpoint|account_?name|base_url|host)[^"]*": ', re.IGNORECASE)
+"""An option, as JSON, that names the server: what the environment has is no matter then."""
+_S3 = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT", "FSSPEC_S3_ENDPOINT_URL")
+_GCS = ("STORAGE_EMULATOR_HOST", "GOOGLE_BASE_URL", "FSSPEC_GCS_ENDPOINT_URL", "FSSPEC_GS_ENDPOINT_URL")
+_AZURE = (
+    *(f"AZURE_STORAGE_{name}" for name in ("ACCOUNT_NAME", "CONNECTION_STRING", "ENDPOINT", "USE_EMULATOR")),
+    *("AZURE_ENDPOINT", "AZURITE_BLOB_STORAGE_URL", "FSSPEC_ABFS_ACCOUNT_NAME", "FSSPEC_AZ_ACCOUNT_NAME"),
+)
+_VARIABLES: Mapping[str, Sequence[str]] = {
+    **dict.fromkeys(("s3", "s3a"), _S3),
+    **dict.fromkeys(("gs", "gcs"), _GCS),
+    **dict.fromkeys(("az", "abfs", "abfss"), _AZURE),
+}
+"""By the scheme of a URL, what names its server in the environment."""
 
 
 def marks_of_storages(resolver: Resolver, job: Job, marks: Marks, /) -> dict[str, str]:
-    """Keyed marks of where both ends are: the folder, the storage's URL, and those of its options that may say
-    which place it is.
+    """Keyed marks of where both ends are: the folder, the storage's URL, and what of its options, or else of the
+    environment, may say which place it is.
 
     A local folder's options, such as a file's mode, do not make it another one.
     """
@@ -48,14 +63,31 @@ def check_storages(store: AccountStore, job: Job, marks: Marks, told: Mapping[st
         if found[name] != told[name]:
             raise ConfigError(
                 f"the storage of {str(place)!r} is another one where the work is done than in this store: give as"
-                " config= what the store was opened with, and the same to all workers"
+                " config= what the store was opened with, and the same to all workers; nor may the environment name"
+                " another server there"
             )
 
 
 def _identity(storage: Storage, key: str, /) -> list[Any]:
     if is_folder(storage.url):
         return [join(storage.url.rstrip("/"), key)]
-    return [_PASSWORD.sub(r"\1@", storage.url), key, _plain(storage.options)]
+    return [url_of(storage), key, *server_of(storage)]
+
+
+def url_of(storage: Storage, /) -> str:
+    """A storage's URL without a password."""
+    return _PASSWORD.sub(r"\1@", storage.url)
+
+
+def server_of(storage: Storage, /) -> list[Any]:
+    """What tells servers of one URL apart: the options that may; and where none of them names it, the environment."""
+    options = _plain(storage.options)
+    scheme = storage.url.partition("://")[0]
+    if _NAMES_SERVER.search(json.dumps(options)):
+        return [options]
+    told = {name: _plain(_PASSWORD.sub(r"\1@", os.environ.get(name, ""))) for name in _VARIABLES.get(scheme, ())}
+    named = {name: value for name, value in told.items() if value}
+    return [options, named] if named else [options]
 
 
 def is_folder(url: str, /) -> bool:

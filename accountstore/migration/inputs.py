@@ -12,7 +12,7 @@ from accountstore.errors import ExtensionError
 from accountstore.listing import Skipped
 from accountstore.migration.journal import Journal
 from accountstore.migration.merge import Item
-from accountstore.migration.model import Place
+from accountstore.migration.model import Options, Place
 from accountstore.migration.records import Other, Row
 from accountstore.validation import kind_of
 
@@ -77,6 +77,20 @@ class Named:
             rows = await to_thread.run_sync(self._journal.rows_of, names)
         self._at += len(names)
         return [Item(name, None, None, rows.get(name), listed=False) for name in names]
+
+
+async def copies_in(journal: Journal, options: Options, /) -> int:
+    """How many documents of those that are migrated the journal knows at the target."""
+    count = 0
+    if options.names is not None:
+        named = Named([*filter(options.wants, {*options.names})], journal)
+        while items := await named.next(_PAGE):
+            count += sum(item.row is not None and (item.row.known or item.row.moved) for item in items)
+        return count
+    rows = Rows(journal, options.wants)
+    while (page := await rows.next()) is not None:
+        count += sum(row.known or row.moved for _, row in page)
+    return count
 
 
 def entries_of(found: Any, /) -> Any:

@@ -150,9 +150,9 @@ class Journal:
             told[name] = storages[name]
             if getattr(about, name) not in {"", storages[name]}:
                 raise JournalError(
-                    f"{self.path}: was begun with another {end}: url or options of the storage of {place!r} are others"
-                    " now. Give the configuration that it was begun with, or another journal: what is at the target"
-                    " already is compared, not copied again"
+                    f"{self.path}: was begun with another {end}: url or options of the storage of {place!r}, or the"
+                    " server that the environment names, are others now. Give what it was begun with, or another"
+                    " journal: what is at the target already is compared, not copied again"
                 )
         if not about.key:
             self._db.write(("insert or replace into about values (?, ?)", told.items()))
@@ -162,12 +162,6 @@ class Journal:
         """How many documents the last run that came to its end has met."""
         ended = [run.totals for run in self._runs if run.ended is not None]
         return sum(total.documents for total in ended[-1].values()) if ended else None
-
-    def copies(self) -> int:
-        """How many documents it has brought to the target and knows to be there."""
-        return self._db.select(
-            tuple[int], "select count(*) from documents where target is not null or outcome = 'moved'"
-        )[0][0]
 
     def begin_run(self, meaning: Mapping[str, str], /) -> None:
         """Number a new run with these options.
@@ -309,14 +303,20 @@ class Journal:
 
 
 def _kept(done: Done, row: Row | None, /) -> tuple[bytes | None, bytes | None]:
-    """The marks that a row has afterwards: new ones where both ends are known to be the same."""
-    if done.target is not None or done.outcome == "moved" or row is None:
+    """The marks that a row has afterwards: new ones where both ends are known to be the same; of what was moved, that
+    of the target alone.
+    """
+    if done.outcome == "moved":
+        return None, done.target if done.target is not None or row is None else row.target
+    if done.target is not None or row is None:
         return done.source, done.target
     return row.source, row.target
 
 
 def _is_old(done: Done, row: Row, /) -> bool:
     """Whether a document is as the journal has it: that it was copied before is the more telling outcome."""
+    if done.outcome == "gone" and row.moved:
+        return True  # as the source has it no more, so was it before
     if done.outcome in PROBLEMS or (done.source, done.target) not in {(row.source, row.target), (None, None)}:
         return False
     return done.outcome == row.outcome or (done.outcome == "same" and row.outcome in {"copied", "changed"})

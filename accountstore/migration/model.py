@@ -109,12 +109,15 @@ class Options(Struct, frozen=True, kw_only=True):
     shard: tuple[int, int] = (1, 1)
     verify: Proof = "read"
     on_conflict: Literal["report", "overwrite"] = "report"
-    """`"overwrite"`: a conflict is replaced by the source's document; what was deleted at the target is put back."""
+    """`"overwrite"`: a conflict is replaced by the source's document, also one that is no document; what was deleted at
+    the target is put back. What has changed at the target alone is no conflict: it is `newer`, and stays.
+    """
     delete_source: bool = False
     mirror_deletes: bool = False
     """What this journal's runs have copied, and is gone at the source, is removed at the target, if it is still what
-    was copied. A source without any document is refused, as it may be one that is not mounted: remove the last ones at
-    the target yourself.
+    was copied. A source without any document of those that are migrated is refused, as it may be one that is not
+    mounted: remove the last ones at the target yourself. Nothing is removed at a target that ignores the case of names,
+    where the source does not: it may be there under another name.
     """
     writes: Literal["conditional", "blind"] = "conditional"
     """`"blind"`: on a target that honours no conditions, SFTP for one, each document is looked at just before its batch
@@ -154,6 +157,10 @@ class Options(Struct, frozen=True, kw_only=True):
         part, parts = self.shard
         if parts > 1 and crc32(name.encode("utf-8", "surrogatepass")) % parts != part - 1:
             return False
+        return self.matches(name)
+
+    def matches(self, name: str, /) -> bool:
+        """Whether the patterns of these options choose a document, whichever shard it is of."""
         if self.include and not any(fnmatchcase(name, pattern) for pattern in self.include):
             return False
         return not any(fnmatchcase(name, pattern) for pattern in self.exclude)

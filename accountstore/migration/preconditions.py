@@ -9,8 +9,9 @@ from pathlib import Path
 from anyio import move_on_after
 
 from accountstore.errors import AccountStoreError, LocationError, NotFoundError, UnsupportedError
-from accountstore.migration.identity import is_folder
+from accountstore.migration.identity import is_folder, server_of, url_of
 from accountstore.migration.work import Job
+from accountstore.storage import Storage
 from accountstore.store import AccountStore, parts_of
 from accountstore.validation import RESERVED_PREFIX, join
 
@@ -18,20 +19,34 @@ _CLEANUP_SECONDS = 5.0
 
 
 async def check_apart(store: AccountStore, job: Job, /) -> None:
-    """Refuse two names of one place that no URL tells, such as two endpoints of one bucket: a file of the library's own
-    is written at the target and looked for at the source. Three requests.
+    """Refuse two names of one place that no URL tells, such as two endpoints of one bucket, and one in the other: a
+    file of the library's own is written at the target and looked for at the source. Three requests.
     """
     resolver, _ = parts_of(store)
     (source, at), (target, to) = (resolver.folder(place.folder, place.storage) for place in (job.source, job.target))
+    outer, inner = _url(source, at), _url(target, to)
     name = f"{RESERVED_PREFIX}{urandom(8).hex()}.probe"
+    looked_for, written = join(at, name), join(to, name)
+    if inner.startswith(outer):
+        looked_for = join(at, f"{inner[len(outer) :]}{name}")
+    elif outer.startswith(inner):
+        written = join(to, f"{outer[len(inner) :]}{name}")
     try:
-        await target.client.write(join(to, name), b"", "overwrite", target.client.deadline())
+        await target.client.write(written, b"", "overwrite", target.client.deadline())
         with suppress(NotFoundError):
-            await source.client.stat(join(at, name), source.client.deadline())
-            raise LocationError(f"{job.source} and {job.target} are one place, by two names: nothing was removed")
+            await source.client.stat(looked_for, source.client.deadline())
+            raise LocationError(
+                f"{job.source} and {job.target} are one place by two names, or one lies in the other: nothing was"
+                " removed"
+            )
     finally:
         with move_on_after(_CLEANUP_SECONDS, shield=True), suppress(AccountStoreError):
-            await target.client.delete(join(to, name), None, target.client.deadline())
+            await target.client.delete(written, None, target.client.deadline())
+
+
+def _url(storage: Storage, key: str, /) -> str:
+    """The URL of a folder, with a slash at its end."""
+    return f"{url_of(storage).rstrip('/')}/{key}".rstrip("/") + "/"
 
 
 def _is_in(url: str, other: str, /) -> bool:
@@ -46,9 +61,9 @@ def check_places(store: AccountStore, job: Job, /) -> None:
     """Refuse what cannot be meant, or cannot be done. Blocking."""
     resolver, _ = parts_of(store)
     (source, at), (target, to) = (resolver.folder(place.folder, place.storage) for place in (job.source, job.target))
-    urls = [f"{storage.url.rstrip('/')}/{key}".rstrip("/") + "/" for storage, key in ((source, at), (target, to))]
-    # Options such as a file's mode do not make two folders of one; those of a cloud may name another server.
-    comparable = source.options == target.options or (is_folder(source.url) and is_folder(target.url))
+    urls = [_url(source, at), _url(target, to)]
+    # Neither a file's mode nor other credentials make two places of one; another server does.
+    comparable = server_of(source) == server_of(target) or (is_folder(source.url) and is_folder(target.url))
     are_nested = comparable and (urls[0].startswith(urls[1]) or urls[1].startswith(urls[0]))
     if are_nested or _is_in(urls[0], urls[1]) or _is_in(urls[1], urls[0]):
         raise LocationError(f"{job.source} and {job.target} are one place, or one lies in the other")

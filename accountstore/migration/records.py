@@ -11,7 +11,7 @@ from accountstore.migration.model import Outcome, Place, Word
 
 class Row(Struct, frozen=True, array_like=True):
     """What the journal knows of a document: the marks of both versions when it was last known to be the same at both
-    ends, if it ever was; and its last outcome.
+    ends, if it ever was; that of the target alone, where it was then removed at the source; and its last outcome.
     """
 
     name: str
@@ -21,8 +21,13 @@ class Row(Struct, frozen=True, array_like=True):
 
     @property
     def known(self) -> bool:
-        """Whether it was ever the same at both ends."""
-        return self.target is not None
+        """Whether it was ever the same at both ends, and has not been moved since."""
+        return self.source is not None and self.target is not None
+
+    @property
+    def moved(self) -> bool:
+        """Whether this journal's runs have copied it, and have removed it at the source."""
+        return self.source is None and (self.target is not None or self.outcome == "moved")
 
 
 class Done(Struct, frozen=True, array_like=True):
@@ -40,6 +45,8 @@ class Done(Struct, frozen=True, array_like=True):
     reason: str = ""
     stop: bool = False
     """Whether the storage's error is about all documents."""
+    surely: bool = False
+    """Whether the source had others when this one was gone: it was not unmounted."""
 
 
 def outcome_of(done: Done, source: Place, target: Place, /) -> Outcome:
@@ -64,6 +71,18 @@ class Other(Struct, frozen=True, array_like=True):
     name: str
     outcome: Word
     reason: str
+
+
+def outcome_of_other(other: Other, source: Place, target: Place, /) -> Outcome:
+    """What is told of a file that is no document."""
+    name = printable(other.name)
+    return Outcome(
+        outcome=other.outcome,
+        name=name,
+        source=source.path_of(name),
+        target=target.path_of(name),
+        reason=f"{other.end}: {other.reason}",
+    )
 
 
 def printable(name: str, /) -> str:

@@ -17,18 +17,19 @@ from msgspec.structs import replace
 
 from accountstore import errors
 from accountstore.aio.shield import run_shielded
-from accountstore.errors import BackendError, NotFoundError
+from accountstore.errors import AccountStoreError, BackendError, NotFoundError
 from accountstore.listing import list_documents
-from accountstore.migration.cases import end_of
+from accountstore.migration.cases import end_of, settled
 from accountstore.migration.decide import Settled, decide
 from accountstore.migration.identity import marks_of_storages
-from accountstore.migration.inputs import Named, Others, Rows, entries_of
+from accountstore.migration.inputs import Named, Others, Rows, copies_in, entries_of
 from accountstore.migration.journal import Journal
 from accountstore.migration.marks import Marks, new_marks
 from accountstore.migration.merge import Item, Listed, Merged, Side, Spool, Stream
-from accountstore.migration.model import Outcome, Place, Report, Total
+from accountstore.migration.model import Outcome, Report, Total
 from accountstore.migration.preconditions import check_apart, check_places
-from accountstore.migration.records import Done, Other, outcome_of, printable
+from accountstore.migration.presence import AT_ONCE, Presence, exist
+from accountstore.migration.records import Done, outcome_of, outcome_of_other
 from accountstore.migration.runners import Runner
 from accountstore.migration.work import Job
 from accountstore.store import AccountStore, parts_of
@@ -49,8 +50,9 @@ class Migration:
     Raises:
         JournalError: the journal cannot be used.
         LocationError: a storage is not configured; or both places are one, or one lies in the other.
-        NotFoundError: the source has no document with `mirror_deletes`, or has lost all of them while the run went on;
-            or the target has none, though the journal knows copies there (`on_conflict="overwrite"` copies them again).
+        NotFoundError: of the documents that are migrated, the source has none with `mirror_deletes`, or has lost all
+            while the run went on; or the target has none, though the journal knows copies there
+            (`on_conflict="overwrite"` copies them again).
         UnsupportedError: the target has no conditional writes (`writes="blind"` does without).
         AccountStoreError: a storage cannot be listed, or fails with every document: what was done is in the journal.
     """
@@ -75,17 +77,20 @@ class Migration:
         self._key_path = ""
         self._runner: Runner | None = None
         self._merged: Merged | Named | None = None
+        self._source = Presence(store, job.source, job.options)
         self._others = Others(job.options.wants)
         self._files: list[Journal | Spool] = []
         self._unkept: list[tuple[Done, Item]] = []
         """What was done, and is not in the journal yet."""
+        self._missed: list[tuple[Done, Item]] = []
+        """What was listed, and was not found where it was to be copied."""
         self._waiting: deque[Outcome] = deque()
         self._totals: dict[str, Total] = {}
         self._began = time.monotonic()
         self._begun = False
         self._listed = False
         self._some_gone = False
-        """Whether something was listed at the source, and is no longer there."""
+        """Whether something was listed at the source, and is no longer there, as where it was unmounted."""
         self._complete = False
         self._closed = False
 
@@ -183,9 +188,7 @@ class Migration:
             batch = await runner.next()
             by_name = {item.name: item for item in batch.items}
             self._unkept += [(done, by_name[done.name]) for done in batch.done]
-            done = self._unkept
-            await self._keep()
-            _stop_if_all_fail([one for one, _ in done])
+            _stop_if_all_fail(await self._keep())
         else:
             await self._end()
 
@@ -195,23 +198,40 @@ class Migration:
         for item in items:
             way = decide(*end_of(item), item.row, self._marks, self._job.options)
             if isinstance(way, Settled) and self._job.action != "verify":
-                self._unkept.append((_settled(item, way), item))
+                self._unkept.append((settled(item, way), item))
             else:
                 rest.append(item)
         return rest
 
-    async def _keep(self) -> None:
+    async def _keep(self) -> list[Done]:
         """Write what was done into the journal, and then tell it, whatever cancels the caller: that takes effect
-        afterwards.
+        afterwards. What was listed and not found is looked for then; a cancellation leaves that for the next step.
         """
         with move_on_after(_KEEPING, shield=True) as limit:
-            await self._look_for_gone()
             await self._look_for_copied()
-        if limit.cancelled_caught:
-            raise errors.UnavailableError(f"no answer for {_KEEPING:g} s of whether documents are there: run it again")
+        _check_answered(limit)
+        self._missed += [each for each in self._unkept if _is_missed(*each)]
+        self._unkept = [each for each in self._unkept if not _is_missed(*each)]
+        kept = await self._recorded()
+        while self._missed:
+            asked = self._missed[:AT_ONCE]
+            at = [self._job.source.at(item.name) for _, item in asked]
+            answers: list[bool | AccountStoreError] = []
+            with move_on_after(_KEEPING) as limit:
+                answers = await exist(self._store, at, min(AT_ONCE, self._job.options.concurrency))
+            _check_answered(limit)
+            self._unkept += [*map(self._looked_for, asked, answers)]
+            del self._missed[:AT_ONCE]
+        if self._unkept:
+            kept += await self._recorded()
+        await checkpoint()
+        return kept
+
+    async def _recorded(self) -> list[Done]:
+        done = [one for one, _ in self._unkept]
         with CancelScope(shield=True):
             await run_shielded(self._record)
-        await checkpoint()
+        return done
 
     async def _record(self) -> None:
         done, others = self._unkept, self._others.found
@@ -223,20 +243,20 @@ class Migration:
                 self._totals.setdefault(word, Total()).add(size)
         places = self._job.source, self._job.target
         self._waiting.extend(outcome_of(one, *places) for one, _ in done if one.outcome is not None)
-        self._waiting.extend(self._told_of_other(other) for other in others)
+        self._waiting.extend(outcome_of_other(other, *places) for other in others)
 
-    async def _look_for_gone(self) -> None:
-        """Whether what was listed, and whoever was to copy it has not found, is still there: it has looked elsewhere,
-        or the document has come back.
+    def _looked_for(self, missed: tuple[Done, Item], answer: bool | AccountStoreError, /) -> tuple[Done, Item]:
+        """What became of a document that was listed, and that whoever was to copy it has not found: it is gone; or it
+        is there, and was looked for elsewhere, or has come back.
         """
-        for place, (done, item) in enumerate(self._unkept):
-            if done.outcome != "gone" or item.source is None:
-                continue
-            if not await self._store.exists(self._job.source.at(item.name)):
-                self._some_gone = True
-            else:
-                reason = "source: it is there, and was not found where it was to be copied: is that the same storage?"
-                self._unkept[place] = replace(done, outcome="failed", error="NotFoundError", reason=reason), item
+        done, item = missed
+        if isinstance(answer, AccountStoreError):
+            raise answer
+        if not answer:
+            self._some_gone = self._some_gone or not done.surely
+            return missed
+        reason = "source: it is there, and was not found where it was to be copied: is that the same storage?"
+        return replace(done, outcome="failed", error="NotFoundError", reason=reason), item
 
     async def _look_for_copied(self) -> None:
         """Whether what others say that they have copied is at the target, as one document of a batch shows, as a rule:
@@ -254,12 +274,6 @@ class Migration:
             failed = replace(done, outcome="failed", source=None, target=None, error="NotFoundError", reason=reason)
             self._unkept[place] = failed, item
 
-    def _told_of_other(self, other: Other, /) -> Outcome:
-        name = printable(other.name)
-        source, target = self._job.source.path_of(name), self._job.target.path_of(name)
-        reason = f"{other.end}: {other.reason}"
-        return Outcome(outcome=other.outcome, name=name, source=source, target=target, reason=reason)
-
     # --- beginning and end --------------------------------------------------------------------------------------------
 
     async def _begin(self) -> None:
@@ -272,11 +286,13 @@ class Migration:
             await check_apart(self._store, job)
         if self._runner is None:
             self._runner = await self._make_runner(self._marks, self._key_path)
-        if job.options.mirror_deletes and job.options.names is None and await self._is_empty(job.source):
-            raise NotFoundError(f"{job.source} has no document: nothing is removed at {job.target} for that")
+        if job.options.mirror_deletes and not await self._source.is_there():
+            raise NotFoundError(
+                f"{job.source} has no document of those that are migrated: nothing is removed at {job.target} for that"
+            )
         if self._merged is None:
             self._merged = self._inputs()
-        if isinstance(self._merged, Merged) and not await self._merged.finds_copies():
+        if isinstance(self._merged, Named) or not await self._merged.finds_copies():
             await self._check_lost()
         if self._journal is not None and job.action == "migrate" and not self._journal.run:
             await run_shielded(to_thread.run_sync, self._journal.begin_run, job.options.meaning())
@@ -308,18 +324,12 @@ class Migration:
         job = self._job
         if self._journal is None or job.action == "verify" or job.options.on_conflict == "overwrite":
             return
-        copies = await to_thread.run_sync(self._journal.copies)
-        if copies and await self._is_empty(job.target):
+        copies = await copies_in(self._journal, job.options)
+        if copies and not await Presence(self._store, job.target, job.options).is_there():
             raise NotFoundError(
-                f"the target {job.target} is empty, though this journal has copied {copies:,} documents there: is it"
-                " mounted? on_conflict='overwrite' (--on-conflict overwrite) copies them again"
+                f"the target {job.target} has no document of those that are migrated, though this journal has copied"
+                f" {copies:,} there: is it mounted? on_conflict='overwrite' (--on-conflict overwrite) copies them again"
             )
-
-    async def _is_empty(self, place: Place, /) -> bool:
-        """Whether there is no document in a place, as where it is not mounted."""
-        async for _ in self._store.list(place.folder, storage=place.storage, recursive=True):
-            return False
-        return True
 
     def _open_journal(self, path: str, /) -> None:
         """Open the journal. Blocking."""
@@ -343,10 +353,10 @@ class Migration:
         self._files.append(journal)
 
     async def _end(self) -> None:
-        if self._others.found or self._unkept:
+        if self._others.found or self._unkept or self._missed:
             await self._keep()
             return
-        if self._some_gone and await self._is_empty(self._job.source):
+        if self._some_gone and not await self._source.is_there():
             raise NotFoundError(f"{self._job.source} has no document any more, and had some: is it still mounted?")
         if self._journal is not None and self._job.action == "migrate":
             await to_thread.run_sync(self._journal.end_run)
@@ -354,16 +364,14 @@ class Migration:
         await self.aclose()
 
 
-def _settled(item: Item, way: Settled, /) -> Done:
-    source, target = item.source, item.target
-    return Done(
-        item.name,
-        way.outcome,
-        size=0 if source is None else source.size,
-        source_time=None if source is None else source.modified,
-        target_time=None if target is None else target.modified,
-        reason=way.reason,
-    )
+def _is_missed(done: Done, item: Item, /) -> bool:
+    """Whether it was listed, and was not found where it was to be copied."""
+    return done.outcome == "gone" and item.source is not None
+
+
+def _check_answered(limit: CancelScope, /) -> None:
+    if limit.cancelled_caught:
+        raise errors.UnavailableError(f"no answer for {_KEEPING:g} s of whether documents are there: run it again")
 
 
 def _stop_if_all_fail(batch: Sequence[Done], /) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import anyio
 from msgspec import Struct
+from msgspec.structs import replace
 
 from accountstore.backends.base import Version, WriteMode
 from accountstore.batches import open_many
@@ -25,7 +26,7 @@ from accountstore.events import Event, Observer
 from accountstore.lease import FIELD
 from accountstore.leased import is_held
 from accountstore.location import Location
-from accountstore.migration.cases import Case, compare, end_of, nowhere
+from accountstore.migration.cases import UNREADABLE, Case, compare, end_of, nowhere
 from accountstore.migration.decide import (
     UNKNOWN,
     Action,
@@ -42,12 +43,14 @@ from accountstore.migration.marks import Marks
 from accountstore.migration.merge import Item
 from accountstore.migration.model import Options, Place
 from accountstore.migration.pace import Pace
+from accountstore.migration.presence import Presence, exist
 from accountstore.migration.records import Done
 from accountstore.model import Document
 from accountstore.storage import Opened, Storage
 from accountstore.store import AccountStore, parts_of
 
 _RACED = (NotFoundError, ExistsError, ConflictError)
+_EXTENSION = ".account"
 _REQUESTS = {"none": 2, "write": 2, "read": 3}
 
 
@@ -81,6 +84,7 @@ class Worker:
         _, self._log = parts_of(self._store)
         self._job = job
         self._marks = marks
+        self._source = Presence(self._store, job.source, job.options)
         self._items: Sequence[Item] = ()
         self._cases: Sequence[Case] = ()
         default = self._resolver.default
@@ -109,9 +113,9 @@ class Worker:
         match self._job.action:
             case "migrate":
                 await self._copy([(case, way) for case, way in decided if isinstance(way, Write)])
-                await self._each(self._remove, [(case, way) for case, way in decided if isinstance(way, Remove)])
+                await self._mirror([(case, way) for case, way in decided if isinstance(way, Remove)])
                 if self._job.options.delete_source:
-                    await self._each(self._remove_source, [(case, case.removable) for case in cases if case.removable])
+                    await self._move(cases)
             case "plan":
                 await self._plan([(case, way) for case, way in decided if not isinstance(way, Settled)])
             case "verify":
@@ -119,7 +123,7 @@ class Worker:
                     compare(case, way)
         self._pace.settle(*self._storages)
         self._items = self._cases = ()
-        return [case.done or nowhere(case) for case in cases]
+        return [replace(case.done or nowhere(case), surely=case.surely) for case in cases]
 
     def _case(self, item: Item, /) -> Case:
         source, target = item.source, item.target
@@ -153,6 +157,8 @@ class Worker:
         return decided
 
     def _way(self, case: Case, equal: bool | None, /) -> Decision:
+        if case.replaceable and isinstance(case.source, Version) and isinstance(case.target, Version):
+            return Write(case.target, "changed")
         return decide(case.source, case.target, case.item.row, self._marks, self._job.options, equal=equal)
 
     async def _settle(self, case: Case, way: Decision, /) -> None:
@@ -178,7 +184,17 @@ class Worker:
                 case.found(found)
             targets = [c for c in self._unsettled(cases) if isinstance(c.target, known) and c.opened_there is None]
             for case, found in zip(targets, await self._read([case.to for case in targets]), strict=True):
-                case.found_there(found)
+                case.found_there(await self._replaceable(case, found) or found)
+
+    async def _replaceable(self, case: Case, found: object, /) -> Version | AccountStoreError | None:
+        """The version of what stands at the target and is no document, where conflicts are to be overwritten."""
+        asked = self._job.options.on_conflict == "overwrite" and self._job.action != "verify"
+        if not asked or not isinstance(found, UNREADABLE) or isinstance(case.source, Missing):
+            return None
+        try:
+            return (await self._store.stat(case.to)).version
+        except AccountStoreError as error:
+            return error
 
     def _unsettled(self, cases: Sequence[Case], /) -> list[Case]:
         """Those of which it is not known yet what is to be done; all that a verification is to compare."""
@@ -276,12 +292,50 @@ class Worker:
                 await self._pace.wait(1)
                 tasks.start_soon(_in_turn, turns, call, case, way if isinstance(way, Version) else way.version)
 
-    async def _remove(self, case: Case, version: Version, /) -> None:
-        """Remove at the target what is gone at the source, which is asked once more."""
+    async def _mirror(self, ways: Sequence[tuple[Case, Remove]], /) -> None:
+        """Remove at the target what is gone at the source, which is asked once more; and then whether it has anything,
+        as a source that was unmounted meanwhile has not.
+        """
+        await self._each(self._ask_again, ways)
+        ways = [(case, way) for case, way in ways if case.done is None]
+        if not ways:
+            return
+        try:
+            if not await self._source.is_there():
+                raise NotFoundError(f"{self._job.source} has no document any more, and had some: is it still mounted?")
+            ignores_case = await self._ignores_case(ways[0][0].to) and not await self._ignores_case(self._source.seen)
+        except AccountStoreError as error:
+            for case, _ in ways:
+                case.fail(error, stop=True)
+            return
+        if ignores_case:
+            for case, _ in ways:
+                case.settle("gone", "the target ignores case, so that it may be there under another name: it is left")
+            return
+        await self._each(self._remove, ways)
+
+    async def _ask_again(self, case: Case, _: Version, /) -> None:
         try:
             if await self._store.exists(case.at):
                 case.settle("gone", "it is at the source again")
-                return
+        except AccountStoreError as error:
+            case.fail(error)
+
+    async def _ignores_case(self, at: Location | None, /) -> bool:
+        """Whether a document that is there is found by a name that differs from its own in case alone."""
+        if at is None:
+            return False
+        ref = self._resolver.ref(at)
+        client = ref.storage.client
+        try:
+            await client.stat(ref.key.removesuffix(_EXTENSION) + _EXTENSION.upper(), client.deadline())
+        except NotFoundError:
+            return False
+        return True
+
+    async def _remove(self, case: Case, version: Version, /) -> None:
+        """Remove a document at the target."""
+        try:
             await self._store.delete(case.to, version=version)
         except ConflictError:
             case.settle("conflict", "it was deleted at the source, and has changed at the target")
@@ -289,6 +343,20 @@ class Worker:
             case.fail(error)
         else:
             case.settle("deleted")
+
+    async def _move(self, cases: Sequence[Case], /) -> None:
+        """Remove at the source what the target has. What is gone there is asked for before, and then one that is to be
+        removed: that it is there tells that the source is, which nothing does afterwards.
+        """
+        removable = [(case, case.removable) for case in cases if case.removable]
+        gone = [case for case in cases if isinstance(case.source, Missing) and case.item.source is not None]
+        if gone and removable:
+            await self._pace.wait(len(gone) + 1)
+            back = any(await exist(self._store, [case.at for case in gone], self.concurrency))
+            [mounted] = await exist(self._store, [removable[0][0].at], 1)
+            for case in gone:
+                case.surely = mounted is True and not back
+        await self._each(self._remove_source, removable)
 
     async def _remove_source(self, case: Case, version: Version, /) -> None:
         """Remove at the source what the target has, verified, if it is still what was copied."""

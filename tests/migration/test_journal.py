@@ -26,6 +26,7 @@ from accountstore.migration.database import file_system
 from accountstore.migration.identity import marks_of_storages
 from accountstore.migration.journal import Journal
 from accountstore.migration.marks import Marks, default_key_file
+from accountstore.migration.records import Done
 from accountstore.migration.work import Job
 from accountstore.scope import Resolver
 from accountstore.storage import Storage
@@ -137,6 +138,19 @@ async def test_it_holds_no_secret_and_no_digest(tmp_path: Path) -> None:
             assert digest.digest() not in held
 
 
+@pytest.mark.parametrize("mark", [None, b"m"], ids=["told by another", "marked"])
+def test_what_was_moved_stays_known(tmp_path: Path, mark: bytes | None) -> None:
+    """However often it is then found to be gone at the source; what was moved may not have a mark of the target."""
+    about = {"source": SOURCE, "target": TARGET, "shard": "1/1"}
+    with closing(Journal.open(str(tmp_path / "journal"), about)) as journal:
+        journal.begin_run({})
+        journal.record([(Done("a.account", "moved", target=mark), None)])
+        for _ in range(2):
+            [row] = journal.rows("", 10)
+            assert (row.moved, row.known, row.source, row.target) == (True, False, None, mark)
+            journal.record([(Done("a.account", "gone"), row)])
+
+
 async def test_without_its_key_it_is_refused(store: AccountStore, tmp_path: Path) -> None:
     """Marks that nobody can tell make no conflicts of all documents: the journal is refused, and says where it was."""
     await once(store, tmp_path)
@@ -236,15 +250,42 @@ def test_secrets_do_not_tell_storages_apart(url: str, options: Any, others: Any,
     """A storage is the same with other credentials, which change while a migration goes on, and another one at another
     server. What is kept shows neither.
     """
-    marks, job = Marks(b"k" * 32), Job("migrate", Place(), Place("f"), Options())
-    found: list[dict[str, str]] = []
-    for each in (options, others):
-        client = StorageClient("S", MemoryBackend(), limit=1)
-        resolver = Resolver(Storages({"S": Storage(client, JSON, 1, url, each)}, "S"))
-        found.append(marks_of_storages(resolver, job, marks))
+    found = [_marks(url, each) for each in (options, others)]
     assert (found[0] == found[1]) is same
     assert found[0]["source_storage"] != found[0]["target_storage"]
     assert "example" not in repr(found)
+
+
+def _marks(url: str, options: Any, /) -> dict[str, str]:
+    client = StorageClient("S", MemoryBackend(), limit=1)
+    resolver = Resolver(Storages({"S": Storage(client, JSON, 1, url, options)}, "S"))
+    return marks_of_storages(resolver, Job("migrate", Place(), Place("f"), Options()), Marks(b"k" * 32))
+
+
+@pytest.mark.parametrize(
+    ("url", "options", "variable", "values", "same"),
+    [
+        ("s3://b/x", {}, "AWS_ENDPOINT_URL", ("https://a.example", "https://b.example"), False),
+        ("s3://b/x", {}, "AWS_ENDPOINT_URL", ("https://u:p@a.example", "https://u:q@a.example"), True),
+        ("s3://b/x", {}, "AWS_ACCESS_KEY_ID", ("a", "b"), True),
+        ("s3://b/x", _S3, "AWS_ENDPOINT_URL", ("https://a.example", "https://b.example"), True),
+        ("gs://b/x", {}, "STORAGE_EMULATOR_HOST", ("http://a.example", "http://b.example"), False),
+        ("abfs://c", {}, "AZURE_STORAGE_ACCOUNT_NAME", ("a", "b"), False),
+        ("abfs://c", _AZURE, "AZURE_STORAGE_ACCOUNT_NAME", ("a", "b"), True),
+        ("abfs://c", {}, "AZURE_STORAGE_CONNECTION_STRING", ("AccountName=a;x=b", "AccountName=c;x=b"), False),
+        ("abfs://c", {}, "AZURE_STORAGE_CONNECTION_STRING", ("AccountName=a;SasKey=b", "AccountName=a;SasKey=c"), True),
+        ("/srv/x", {}, "AWS_ENDPOINT_URL", ("https://a.example", "https://b.example"), True),
+    ],
+)
+def test_a_server_that_the_environment_names_tells_storages_apart(
+    monkeypatch: pytest.MonkeyPatch, url: str, options: Any, variable: str, values: tuple[str, str], same: bool
+) -> None:
+    """Where no option names the server, and the environment does, another one is another storage."""
+    found: list[dict[str, str]] = []
+    for value in values:
+        monkeypatch.setenv(variable, value)
+        found.append(_marks(url, options))
+    assert (found[0] == found[1]) is same
 
 
 DAMAGE: Mapping[str, str] = {

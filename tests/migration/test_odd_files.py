@@ -82,6 +82,23 @@ async def test_links_that_are_followed_are_documents(tmp_path: Path) -> None:
     assert words["outside.account"] == words["dangling.account"] == "refused"
 
 
+async def test_a_folder_that_became_a_link_loses_no_copy(tmp_path: Path) -> None:
+    """What is behind a link is not read, and is not gone, either: with `mirror_deletes` its copies stay, and the run is
+    not all right.
+    """
+    async with AccountStore.open(config(tmp_path)) as store:
+        for name in ("team/a.account", "z.account"):
+            await store.save(source(name), account("a"))
+        await once(store, tmp_path)
+        folder = tmp_path / "old" / "mail" / "team"
+        folder.rename(tmp_path / "elsewhere")
+        folder.symlink_to(tmp_path / "elsewhere")
+        run = migrate(store, SOURCE, TARGET, options=Options(mirror_deletes=True), **files(tmp_path))
+        assert await outcomes_of(run) == {"team": "foreign", "team/a.account": "refused", "z.account": "same"}
+        assert run.report.exit_code == 1
+        assert await found(store, target("team/a.account")) == "a"
+
+
 @pytest.mark.parametrize("how", ["chmod", "fault"])
 async def test_an_unreadable_file_is_told(tmp_path: Path, how: str) -> None:
     """A document that may not be read has failed, by name; the others are copied, and the next run tries it again."""
@@ -132,6 +149,32 @@ async def test_a_folder_that_may_not_be_read_is_told(tmp_path: Path, monkeypatch
             report = await to_thread.run_sync(read_report, tmp_path / "journal")
             assert {outcome.name for outcome in report.outcomes} == {"closed/", "closed/b.account"}
         assert {*(await once(store, tmp_path, mirror_deletes=True)).totals} == {"same"}
+
+
+@pytest.mark.parametrize("known", [False, True])
+@pytest.mark.parametrize("data", [b"", GOOD[:30], b"\xff", b" " * 300_000, b"{}"], ids=len)
+async def test_a_target_that_is_no_document(tmp_path: Path, known: bool, data: bytes) -> None:
+    """It is a conflict, and left; one that is to be overwritten is replaced by the source's document, as a plan says,
+    and is the same then. Where the source has none, it stays.
+    """
+    new = MemoryBackend()
+    async with store_over({"Old": MemoryBackend(), "New": new}) as store:
+        await put(store, source("a.account"), "a")
+        if known:
+            await once(store, tmp_path)
+        for name in ("a.account", "b.account"):
+            await new.write(target(name).path, data, mode="overwrite")
+        overwrite = Options(on_conflict="overwrite")
+        assert {*(await once(store, tmp_path)).totals} == {"conflict", "foreign"}
+        for call, words in (
+            (plan, {"changed", "foreign"}),
+            (migrate, {"changed", "foreign"}),
+            (migrate, {"same", "foreign"}),
+        ):
+            report = await call(store, SOURCE, TARGET, options=overwrite, **files(tmp_path))
+            assert ({*report.totals}, report.exit_code) == (words, 0)
+        assert await found(store, target("a.account")) == "a"
+        assert (await new.read(target("b.account").path, limit=10**6)).data == data
 
 
 ODD: Mapping[str, Mapping[str, str]] = {

@@ -1,0 +1,96 @@
+"""Whether a place has any document of those that are migrated: one that has none may not be mounted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import anyio
+
+from accountstore.errors import AccountStoreError, LocationError, NotRegularError
+from accountstore.location import Location
+from accountstore.migration.model import Options, Place
+from accountstore.store import AccountStore
+
+AT_ONCE = 16
+"""Questions that are asked together, at most."""
+
+
+async def exist(store: AccountStore, locations: Sequence[Location], at_once: int, /) -> list[bool | AccountStoreError]:
+    """Whether something is at each location, or why that cannot be told; so many are asked at once."""
+    found: list[bool | AccountStoreError] = [False] * len(locations)
+    turns = anyio.CapacityLimiter(at_once)
+    async with anyio.create_task_group() as tasks:
+        for place, at in enumerate(locations):
+            tasks.start_soon(_ask, store, at, turns, place, found)
+    return found
+
+
+async def _ask(
+    store: AccountStore,
+    at: Location,
+    turns: anyio.CapacityLimiter,
+    place: int,
+    found: list[bool | AccountStoreError],
+    /,
+) -> None:
+    try:
+        async with turns:
+            found[place] = await store.exists(at)
+    except NotRegularError:
+        found[place] = True
+    except AccountStoreError as error:
+        found[place] = error.with_traceback(None)
+
+
+class Presence:
+    """Looks for a document of those that are migrated, of whichever shard, and remembers the one that it has found."""
+
+    def __init__(self, store: AccountStore, place: Place, options: Options, /) -> None:
+        self._store = store
+        self._place = place
+        self._options = options
+        self._at_once = min(AT_ONCE, options.concurrency)
+        self.seen: Location | None = None
+
+    async def is_there(self) -> bool:
+        """Whether there is one now: a request, as long as the one that was found is there, and else a look for others.
+
+        Raises:
+            AccountStoreError: that cannot be told.
+        """
+        if self.seen is None or not await self._store.exists(self.seen):
+            names = self._options.names
+            self.seen = await (self._listed() if names is None else self._named(names))
+        return self.seen is not None
+
+    async def _listed(self) -> Location | None:
+        place = self._place
+        found = self._store.list(place.folder, storage=place.storage, recursive=True, skipped=_told_elsewhere)
+        async for entry in found:
+            if self._options.matches(place.name_of(entry.location.path)):
+                return entry.location
+        return None
+
+    async def _named(self, names: Sequence[str], /) -> Location | None:
+        unknown: AccountStoreError | None = None
+        for begin in range(0, len(names), AT_ONCE):
+            asked = [at for name in names[begin : begin + AT_ONCE] if (at := self._at(name)) is not None]
+            for at, answer in zip(asked, await exist(self._store, asked, self._at_once), strict=True):
+                if answer is True:
+                    return at
+                if isinstance(answer, AccountStoreError) and not isinstance(answer, LocationError):
+                    unknown = answer
+        if unknown is not None:
+            raise unknown
+        return None
+
+    def _at(self, name: str, /) -> Location | None:
+        """Where a name is; None: nowhere, or it is not migrated."""
+        try:
+            return self._place.at(name) if self._options.matches(name) else None
+        except LocationError:
+            return None
+
+
+def _told_elsewhere(_: object, /) -> None:
+    """What a listing leaves out is told by the listing of the run."""
