@@ -86,6 +86,7 @@ class AzureBackend(ObjectStore[tuple[Any, Any]]):
         super().__init__(options, container, prefix, AzureBlobFileSystem)
         self._each: dict[str, Any] = {
             "retry_total": 0,
+            "permit_redirects": False,
             **{name: options[name] for name in _TIMEOUTS if name in options},
         }
 

@@ -61,7 +61,7 @@ from accountstore.backends.options import (
     checked_apart,
     table,
 )
-from accountstore.backends.sessions import prepare, read_at_most, unpacked
+from accountstore.backends.sessions import MOST_TOLD, prepare, read_at_most, unpacked
 from accountstore.backends.versions import VersionsPage, all_versions
 from accountstore.errors import AccountStoreError
 
@@ -69,8 +69,6 @@ _PAGE = "1000"
 _FIELDS = "items(name,size,generation,updated),prefixes,nextPageToken"
 _VERSION_FIELDS = "items(name,size,generation,updated,timeDeleted),nextPageToken"
 _FRESH = timedelta(minutes=10)
-_MOST = 64 << 20
-"""More than any answer has that is no document."""
 _TOLD = 4096
 """What is read of a refusal."""
 _KINDS: Mapping[str, tuple[type, ...]] = {
@@ -141,7 +139,7 @@ class GCSBackend(ObjectStore[Any]):
         path: str,
         /,
         mode: WriteMode | None = None,
-        limit: int = _MOST,
+        limit: int = MOST_TOLD,
         data: bytes | None = None,
         headers: Mapping[str, str] | None = None,
         query: Mapping[str, str] | None = None,
@@ -160,7 +158,7 @@ class GCSBackend(ObjectStore[Any]):
             )
             async with call as answer:
                 encoding = answer.headers.get("Content-Encoding", "")
-                if answer.status >= 400:
+                if answer.status >= 300:
                     raise _refusal(answer.status, await read_at_most(answer.content, _TOLD), encoding)
                 check_size(answer.content_length or 0, limit)
                 return answer.headers, unpacked(await read_at_most(answer.content, limit), encoding, limit)

@@ -338,16 +338,14 @@ def split_url(url: str, /) -> tuple[str, str]:
 
 def error_for_status(status: int, code: str = "", mode: WriteMode | None = None, /) -> AccountStoreError:
     """The error for an answer with this status and the service's own error code, to a request with this condition or
-    to one without any.
-
-    A code is shown only where it is a plain word.
+    to one without any. A code is shown only where it is a plain word.
     """
     shown = f" ({status} {code})" if re.fullmatch(r"(?!\d+$)\w{1,64}", code, re.ASCII) else f" ({status})"
     # Where a write finds nothing, it is not the document that is missing.
     if code in _NO_BUCKET or (status == 404 and mode in {"overwrite", "create"}):
         return BackendError(f"the bucket or container does not exist{shown}")
-    if status in {301, 307, 308} or code in _ELSEWHERE:
-        return BackendError(f"the bucket is in another region{shown}")
+    if 300 <= status < 400 or code in _ELSEWHERE:
+        return BackendError(f"the bucket is in another region, or the server redirects, which is not followed{shown}")
     if code in _FULL or status == 507:  # before 403, with which Ceph reports a quota
         return FullError(f"the storage is full{shown}")
     if status in {501, 505} or code == "NotImplemented":  # never, not later
@@ -380,6 +378,8 @@ def unanswered(error: BaseException, /, *, answering: bool = False) -> BackendEr
     """The error for a request that got no answer; `answering`: it had begun to come."""
     what, names = type(error).__name__, _names(error)
     unconnected = bool(names & _UNCONNECTED) and not answering
+    if "EndlessError" in names:
+        return UnavailableError("the answer has no end", sent=has_left())
     if "FileNotFoundError" in names:
         return BackendError(f"a file that the options or the environment name is not there ({what})")
     if not names & _TLS:

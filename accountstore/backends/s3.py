@@ -139,6 +139,13 @@ class _Requests(_Session):  # type: ignore[misc]  # see the line before
             self._prepare(session)
         return session
 
+    async def send(self, request: Any) -> Any:
+        """Botocore follows a redirect to another region, by the region's name; without one it would ask without end."""
+        answer = await super().send(request)
+        if 300 <= answer.status_code < 400 and "x-amz-bucket-region" not in answer.headers:
+            raise error_for_status(answer.status_code)
+        return answer
+
     if hasattr(_Session, "_build_ssl_contexts"):  # newer releases, which do so in the application's executor
 
         async def _create_connector(self, proxy_url: str | None) -> Any:
