@@ -24,6 +24,7 @@ from msgspec.structs import replace
 from yarl import URL
 
 from accountstore.aio.loops import on_asyncio
+from accountstore.backends.answers import generation, version_of, written
 from accountstore.backends.base import (
     Blob,
     Capabilities,
@@ -43,11 +44,9 @@ from accountstore.backends.object_store import (
     ObjectStore,
     error_for_status,
     folder,
-    generation,
     is_stale,
     split_url,
     unanswered,
-    version_of,
 )
 from accountstore.backends.options import (
     FLAG,
@@ -196,7 +195,8 @@ class GCSBackend(ObjectStore[Any]):
         path = f"upload/storage/v1/{self._at}/o"
         _, answer = await self._request("POST", path, mode=mode, data=body, headers=headers, query=query)
         made = _parsed(answer)
-        return await self._written(_stat(key, made) if made.get("generation") else None, key, write_token)
+        written(made.get("generation"))
+        return _stat(key, made)
 
     async def _head(self, key: str, /) -> Stat:
         _, answer = await self._request("GET", f"storage/v1/{self._object(key)}")
@@ -211,10 +211,10 @@ class GCSBackend(ObjectStore[Any]):
         where |= {} if recursive else {"delimiter": "/"}
         where |= {"pageToken": cursor} if cursor else {}
         _, answer = await self._request("GET", f"storage/v1/{self._at}/o", query=where)
-        page = _parsed(answer)
+        page = _listing(answer)
         found = [_stat(item["name"][len(self._prefix) :], item) for item in page.get("items", ())]
         found += [folder(name[len(self._prefix) :]) for name in page.get("prefixes", ())]
-        return found, page.get("nextPageToken")
+        return found, page.get("nextPageToken") or None
 
     @on_asyncio
     async def versions(self, key: str, /) -> list[VersionInfo]:
@@ -226,7 +226,7 @@ class GCSBackend(ObjectStore[Any]):
         where = {"prefix": name, "versions": "true", "maxResults": _PAGE, "fields": _VERSION_FIELDS}
         where |= {"pageToken": cursor} if cursor else {}
         _, answer = await self._request("GET", f"storage/v1/{self._at}/o", query=where)
-        page = _parsed(answer)
+        page = _listing(answer)
         items = page.get("items", ())
         found = [
             VersionInfo(item["generation"], stat.version, stat.size, stat.modified, current="timeDeleted" not in item)
@@ -234,7 +234,7 @@ class GCSBackend(ObjectStore[Any]):
             if item["name"] == name
             for stat in (_stat(key, item),)
         ]
-        return found, page.get("nextPageToken") if len(found) == len(items) else None
+        return found, (page.get("nextPageToken") or None) if len(found) == len(items) else None
 
     async def versioned(self) -> bool | None:
         try:
@@ -269,6 +269,14 @@ def _parsed(answer: bytes, /) -> Mapping[str, Any]:
     if not isinstance(about, dict):
         raise UnavailableError("the answer is not the server's (no JSON object)")
     return about
+
+
+def _listing(answer: bytes, /) -> Mapping[str, Any]:
+    """A page of a listing. Raises `UnavailableError` for any other object, which would pass for an empty one."""
+    page = _parsed(answer)
+    if not page.keys() <= {"kind", "items", "prefixes", "nextPageToken"}:
+        raise UnavailableError("the answer is not the server's (no listing)")
+    return page
 
 
 def _stat(key: str, about: Mapping[str, Any], /) -> Stat:

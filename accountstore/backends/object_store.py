@@ -18,9 +18,9 @@ from anyio.lowlevel import checkpoint_if_cancelled
 from accountstore.aio.loops import AsyncioBridge, on_asyncio
 from accountstore.aio.sending import has_left, hold
 from accountstore.aio.threads import Lazy, ThreadPool
+from accountstore.backends.answers import cut_off
 from accountstore.backends.base import (
     BackendError,
-    Blob,
     Capabilities,
     ConfigError,
     ConflictError,
@@ -70,27 +70,6 @@ _TLS = frozenset({"ClientSSLError", "SSLError", "CertificateError"})
 _ARN = re.compile(
     "(arn:aws[^:/]*:s3[^:/]*:[^:/]*:[^:/]*:(?:outpost[:/][^:/]+[:/])?(?:accesspoint|bucket)[:/][^:/]+)(?:[:/](.*))?"
 )
-
-
-def whole_blob(data: bytes, stat: Stat, /) -> Blob:
-    """The blob of an answer. Raises `UnavailableError` where it has fewer or more bytes than it has told."""
-    if len(data) != stat.size:
-        raise UnavailableError("the answer was cut short")
-    return Blob(data, stat)
-
-
-def version_of(tag: object, /) -> Version:
-    """The version of an answer that names it so. Raises `BackendError` where there is none."""
-    if not tag:
-        raise BackendError("the server gives no version (ETag) of the document, without which it is no storage")
-    return Version(str(tag))
-
-
-def generation(version: Version, /) -> str:
-    """The generation of a version of Google Cloud Storage. Raises `ConflictError` for one that it cannot have given."""
-    if not re.fullmatch("[0-9]+", version.token):
-        raise ConflictError("the document has changed since it was read")
-    return version.token
 
 
 class Bucket(ABC, Generic[T]):
@@ -263,16 +242,6 @@ class ObjectStore(Bucket[T]):
     @abstractmethod
     async def _head(self, key: str, /) -> Stat: ...
 
-    async def _written(self, stat: Stat | None, key: str, token: str, /) -> Stat:
-        """The stat of a write that was done; None: its answer had no version. The document is then asked for it."""
-        if stat is not None:
-            return stat
-        with suppress(BackendError):
-            found = await self._head(key)
-            if token and found.write_token == token:  # else it could be another's
-                return found
-        raise BackendError("the write was done, but the server gives no version (ETag) of the document")
-
     def scan(self, prefix: str, /, *, recursive: bool) -> AsyncIterator[Sequence[Stat]]:
         start = self._prefix + (f"{prefix}/" if prefix else "")
         return pages_by_cursor(partial(self._found, start, recursive))
@@ -281,9 +250,12 @@ class ObjectStore(Bucket[T]):
     async def _found(self, start: str, recursive: bool, cursor: str | None, /) -> tuple[list[Stat], str | None]:
         """A page of keys, whatever they are: the store shows those that a location names."""
         try:
-            return await self._page(start, recursive, cursor)
+            page, following = await self._page(start, recursive, cursor)
         except NotFoundError:  # a listing is of the bucket
             raise error_for_status(404, "NoSuchBucket") from None
+        if following is not None and following in {"", cursor}:
+            raise cut_off()
+        return page, following
 
     @abstractmethod
     def _page(

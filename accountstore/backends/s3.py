@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 from collections.abc import Mapping
 from contextlib import suppress
 from functools import partial
@@ -42,6 +43,7 @@ from s3fs import S3FileSystem
 from accountstore.aio.loops import on_asyncio
 from accountstore.aio.sending import has_left
 from accountstore.aio.threads import ThreadPool
+from accountstore.backends.answers import cut_off, size_of, version_of, whole_blob, written
 from accountstore.backends.base import (
     BackendError,
     Blob,
@@ -65,8 +67,6 @@ from accountstore.backends.object_store import (
     is_stale,
     split_url,
     unanswered,
-    version_of,
-    whole_blob,
 )
 from accountstore.backends.options import (
     FLAG,
@@ -81,7 +81,7 @@ from accountstore.backends.options import (
     checked_apart,
     table,
 )
-from accountstore.backends.sessions import prepare
+from accountstore.backends.sessions import prepare, read_at_most
 from accountstore.backends.versions import VersionsPage, all_versions
 from accountstore.errors import AccountStoreError
 
@@ -116,6 +116,8 @@ _ARGUMENT_KINDS: Mapping[str, tuple[type, ...]] = {
     "string": TEXT,
 }
 _ASKED = frozenset({*_OPERATIONS, "GetBucketVersioning"})
+_LISTINGS = {"ListObjectsV2": b"ListBucketResult", "ListObjectVersions": b"ListVersionsResult"}
+_ROOT = re.compile(rb"(?:\xef\xbb\xbf)?\s*(?:<\?xml.*?\?>\s*)?(?:<!--.*?-->\s*)*<(?:\w+:)?(\w+)", re.DOTALL)
 _WITHOUT_CREDENTIALS = (
     *(NoCredentialsError, PartialCredentialsError, CredentialRetrievalError, MetadataRetrievalError),
     *(ProfileNotFound, SSOError, TokenRetrievalError),
@@ -182,6 +184,8 @@ class S3Backend(ObjectStore[tuple[Any, dict[str, dict[str, Any]]]]):
             # A date that no calendar has would take a whole page of a listing with it.
             parsers = fs.session.get_component("response_parser_factory")
             parsers.set_parser_defaults(timestamp_parser=partial(moment_of, parse=parse_timestamp))
+        for name in _LISTINGS:
+            client.meta.events.register(f"before-parse.s3.{name}", _check_listing)
         given = {**fs.s3_additional_kwargs, **fs.req_kw}
         taken = {name: client.meta.service_model.operation_model(name).input_shape.members for name in _OPERATIONS}
         extra = {name: {key: given[key] for key in given if key in taken[name]} for name in _OPERATIONS}
@@ -216,10 +220,11 @@ class S3Backend(ObjectStore[tuple[Any, dict[str, dict[str, Any]]]]):
         async with self._client() as (client, extra):
             answer = await client.get_object(**self._at(key), **extra["GetObject"])
             async with answer["Body"] as body:
-                size = int(answer["ContentLength"])
-                check_size(size, limit)
-                data = await body.read()
-        return whole_blob(data, _stat(key, answer, size))
+                told = answer.get("ContentLength")  # None: of a body in chunks
+                check_size(told or 0, limit)
+                data = await read_at_most(body.content, limit)
+        check_size(len(data), limit)
+        return whole_blob(data, _stat(key, answer, len(data) if told is None else int(told)))
 
     @on_asyncio
     async def write(self, key: str, data: bytes, /, *, mode: WriteMode, write_token: str = "") -> Stat:
@@ -229,8 +234,7 @@ class S3Backend(ObjectStore[tuple[Any, dict[str, dict[str, Any]]]]):
             if write_token:
                 options["Metadata"] = {**options.get("Metadata", {}), WRITE_TOKEN: write_token}
             answer = await client.put_object(**self._at(key), Body=data, **options)
-        tag = answer.get("ETag")
-        return await self._written(tag and Stat(key, len(data), Version(tag), None), key, write_token)
+        return Stat(key, len(data), written(answer.get("ETag")), None)
 
     async def _head(self, key: str, /) -> Stat:
         async with self._client() as (client, extra):
@@ -241,7 +245,7 @@ class S3Backend(ObjectStore[tuple[Any, dict[str, dict[str, Any]]]]):
                 if not code.isdecimal() or status not in {400, 401, 403, 404}:
                     raise
                 answer = await self._get_instead(key, client, extra, error)
-        return _stat(key, answer, int(answer["ContentLength"]))
+        return _stat(key, answer, size_of(answer.get("ContentLength")))
 
     async def _get_instead(self, key: str, client: Any, extra: Mapping[str, Any], error: ClientError, /) -> Any:
         """The answer to a read in place of a HEAD's, which has no body that says whether the document is missing, or
@@ -279,7 +283,8 @@ class S3Backend(ObjectStore[tuple[Any, dict[str, dict[str, Any]]]]):
             for entry in answer.get("Contents", ())
         ]
         found += [folder(entry["Prefix"][len(self._prefix) :]) for entry in answer.get("CommonPrefixes", ())]
-        return found, answer.get("NextContinuationToken") if answer.get("IsTruncated") else None
+        # A server that does not know this kind of listing may give the mark of the older one.
+        return found, answer.get("NextContinuationToken", "") if answer.get("IsTruncated") else None
 
     @on_asyncio
     async def versions(self, key: str, /) -> list[VersionInfo]:
@@ -303,8 +308,11 @@ class S3Backend(ObjectStore[tuple[Any, dict[str, dict[str, Any]]]]):
             for entry in answer.get("Versions", ())
             if entry["Key"] == self._prefix + key
         ]
-        more = answer.get("IsTruncated") and answer.get("NextKeyMarker") == self._prefix + key
-        return found, answer.get("NextVersionIdMarker") if more else None
+        if not answer.get("IsTruncated"):
+            return found, None
+        if not answer.get("NextKeyMarker"):
+            raise cut_off()
+        return found, answer.get("NextVersionIdMarker") if answer["NextKeyMarker"] == self._prefix + key else None
 
     @on_asyncio
     async def versioned(self) -> bool | None:
@@ -312,6 +320,13 @@ class S3Backend(ObjectStore[tuple[Any, dict[str, dict[str, Any]]]]):
             async with self._client() as (client, _):
                 return bool((await client.get_bucket_versioning(Bucket=self._bucket)).get("Status"))
         return None
+
+
+def _check_listing(operation_model: Any, response_dict: Mapping[str, Any], **_: object) -> None:
+    """Raise `UnavailableError` for what a proxy may have put in a listing's place, and would pass for an empty one."""
+    found = _ROOT.match(response_dict["body"])
+    if response_dict["status_code"] < 300 and (not found or found[1] != _LISTINGS[operation_model.name]):
+        raise UnavailableError("the answer is not the server's (no listing)")
 
 
 def _answer(error: ClientError, /) -> tuple[int, str]:
