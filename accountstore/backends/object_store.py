@@ -50,6 +50,8 @@ INSTANCE: Mapping[str, Any] = {"asynchronous": True, "skip_instance_cache": True
 
 _THREADS = 4
 """For what blocks: opening a client, renewing its credentials, looking up names."""
+_PATIENCE = 5.0
+"""Seconds that an opening may take until another call begins a new one."""
 _AGAIN = 1.0
 """Seconds before a client whose credentials were never taken is made anew for that."""
 
@@ -95,7 +97,8 @@ class Bucket(ABC, Generic[T]):
         self._bucket = bucket
         self._prefix = prefix
         self._opening: asyncio.Task[T] | None = None
-        self._opened_at = 0.0
+        self._begun_at = self._opened_at = 0.0
+        self._patience = _PATIENCE
         self._answered = False
         self._lent: list[T] = []
         self._turns = asyncio.Lock()
@@ -115,13 +118,30 @@ class Bucket(ABC, Generic[T]):
         return await self._threads.run(partial(quietly, call))
 
     async def _opened(self) -> T:
-        """The client. Raises what opening it raises; the next call then opens it anew."""
-        task = self._opening
-        if task is None or (task.done() and (task.cancelled() or task.exception() is not None)):
-            self._answered = False
-            # A context of its own: what it sends is not the request of the call that happens to be the first.
-            task = self._opening = asyncio.create_task(self._open_quietly(), context=Context())
-        return task.result() if task.done() else await asyncio.shield(task)
+        """The client. Raises what opening it raises; the next call then opens it anew, as it does where that hangs."""
+        while True:
+            task = self._opening
+            if task is None or (task.done() and (task.cancelled() or task.exception() is not None)) or self._hangs(task):
+                self._answered = False
+                # A context of its own: what it sends is not the request of the call that happens to be the first.
+                task = self._opening = asyncio.create_task(self._open_quietly(), context=Context())
+                self._begun_at = monotonic()
+            if not task.done():
+                await asyncio.wait((task,))
+            if not task.cancelled():
+                return task.result()
+            if self._opening in {None, task}:
+                raise UnavailableError("the storage was closed", sent=False)
+
+    def _hangs(self, task: asyncio.Task[T], /) -> bool:
+        """Whether an opening takes longer than there is patience for, which is more each time: it may have asked a
+        program, or a server, that never answers. It is given up.
+        """
+        if task.done() or monotonic() - self._begun_at < self._patience:
+            return False
+        self._patience *= 2
+        task.cancel()
+        return True
 
     async def _open_quietly(self) -> T:
         with quiet():

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import stat
 from base64 import b64decode
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
@@ -21,6 +23,8 @@ _OWN = frozenset({*INSTANCE, "loop"})
 _BYTES = frozenset({"SSECustomerKey", "CopySourceSSECustomerKey"})
 """Keys as they are, of which a client makes text."""
 
+AWS_FILES = ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE", "AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_CA_BUNDLE")
+"""Variables that name files for the clients of S3."""
 TEXT: tuple[type, ...] = (str,)
 FLAG: tuple[type, ...] = (bool,)
 WHOLE: tuple[type, ...] = (int,)
@@ -98,6 +102,17 @@ def check_no_key(token: str, /) -> None:
         key = json.loads(b64decode(token, validate=True))
     if isinstance(key, dict):
         raise ConfigError("options: 'token' is a key file in base64: give its text, or its path")
+
+
+def check_no_pipes(variables: Collection[str], /) -> None:
+    """Raise `ConfigError` for a variable of the environment that names a pipe: a client would wait for its other end."""
+    for name in variables:
+        try:
+            mode = os.stat(os.path.expanduser(os.environ.get(name, ""))).st_mode
+        except (OSError, ValueError):
+            continue
+        if stat.S_ISFIFO(mode):
+            raise ConfigError(f"{name} names a pipe, which cannot be read twice: name a file")
 
 
 async def checked_apart(check: Callable[[], object], /) -> None:

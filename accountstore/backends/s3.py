@@ -69,6 +69,7 @@ from accountstore.backends.object_store import (
     unanswered,
 )
 from accountstore.backends.options import (
+    AWS_FILES,
     FLAG,
     NUMBER,
     TABLE,
@@ -76,6 +77,7 @@ from accountstore.backends.options import (
     WHOLE,
     check_kinds,
     check_names,
+    check_no_pipes,
     check_options,
     check_url,
     checked_apart,
@@ -345,6 +347,7 @@ def _check(bucket: str, options: Mapping[str, object], /) -> None:
     if not VALID_BUCKET.search(bucket) and not VALID_S3_ARN.search(bucket):
         raise ConfigError("url: the url must name a bucket, or an access point by its ARN: s3://bucket/prefix")
     check_options(options, S3FileSystem.__init__, _KINDS, "profile")
+    check_no_pipes(AWS_FILES)
     client, config = table(options, "client_kwargs"), table(options, "config_kwargs")
     for one, other in (("key", "username"), ("secret", "password")):
         if options.get(one) and options.get(other):
