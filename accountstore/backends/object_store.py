@@ -121,7 +121,7 @@ class Bucket(ABC, Generic[T]):
         """The client. Raises what opening it raises; the next call then opens it anew, as it does where that hangs."""
         while True:
             task = self._opening
-            if task is None or (task.done() and (task.cancelled() or task.exception() is not None)) or self._hangs(task):
+            if task is None or self._is_lost(task):
                 self._answered = False
                 # A context of its own: what it sends is not the request of the call that happens to be the first.
                 task = self._opening = asyncio.create_task(self._open_quietly(), context=Context())
@@ -133,11 +133,13 @@ class Bucket(ABC, Generic[T]):
             if self._opening in {None, task}:
                 raise UnavailableError("the storage was closed", sent=False)
 
-    def _hangs(self, task: asyncio.Task[T], /) -> bool:
-        """Whether an opening takes longer than there is patience for, which is more each time: it may have asked a
-        program, or a server, that never answers. It is given up.
+    def _is_lost(self, task: asyncio.Task[T], /) -> bool:
+        """Whether an opening has failed, or takes longer than there is patience for, which is more each time: it may
+        have asked a program, or a server, that never answers. It is then given up.
         """
-        if task.done() or monotonic() - self._begun_at < self._patience:
+        if task.done():
+            return task.cancelled() or task.exception() is not None
+        if monotonic() - self._begun_at < self._patience:
             return False
         self._patience *= 2
         task.cancel()

@@ -105,7 +105,7 @@ def check_no_key(token: str, /) -> None:
 
 
 def check_no_pipes(variables: Collection[str], /) -> None:
-    """Raise `ConfigError` for a variable of the environment that names a pipe: a client would wait for its other end."""
+    """Raise `ConfigError` for a variable of the environment that names a pipe: a client may wait for its other end."""
     for name in variables:
         try:
             mode = os.stat(os.path.expanduser(os.environ.get(name, ""))).st_mode

@@ -21,7 +21,7 @@ from obstore.exceptions import BaseError
 from obstore.store import MemoryStore
 
 from accountstore.aio.loops import on_asyncio
-from accountstore.aio.sending import release
+from accountstore.aio.sending import hold, release
 from accountstore.backends.answers import cut_off, generation, whole_blob
 from accountstore.backends.base import (
     Backend,
@@ -261,12 +261,15 @@ class ObstoreBackend(Bucket[Any]):
             UnsupportedError: its package is not installed.
         """
         if self._sibling is None:
+            hold()
             try:
                 module = await to_thread.run_sync(import_module, f"accountstore.backends.{self._service}")
-            except ImportError:
+            except ModuleNotFoundError:
                 raise UnsupportedError(
                     f"obstore alone cannot do this; install: pip install 'accountstore[{self._service}]'"
                 ) from None
+            except (ImportError, OSError) as error:  # of a process that may open no more files
+                raise UnavailableError(f"a package cannot be imported ({type(error).__name__})", sent=False) from None
             sibling: Backend = await module.open_backend(self._url, self._options)
             self._sibling = self._sibling or sibling  # type: ignore[redundant-expr]  # set by another call meanwhile
         return self._sibling
