@@ -79,6 +79,9 @@ _KINDS: Mapping[str, tuple[type, ...]] = {
     "session_kwargs": TABLE,
 }
 
+_OURS = frozenset({"auto_decompress", "base_url", "loop", "raise_for_status"})
+"""What changes each request of a session."""
+
 
 class _Refused(Exception):  # noqa: N818 -- an answer, which becomes an error
     """The status of an answer that is an error, and its code."""
@@ -337,6 +340,8 @@ def _check(options: Mapping[str, object], /) -> None:
     check_names(
         table(options, "session_kwargs"), [*signature(aiohttp.ClientSession).parameters], "options.session_kwargs"
     )
+    for name in table(options, "session_kwargs").keys() & _OURS:
+        raise ConfigError(f"options.session_kwargs: {name!r} is set by the store")
     check_url(options, "endpoint_url")
     as_token(options.get("token"))
 

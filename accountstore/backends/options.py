@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from functools import partial
 from inspect import signature
+from urllib.parse import urlsplit
 
 from accountstore.aio.threads import ThreadPool
 from accountstore.backends.base import ConfigError
@@ -85,8 +86,16 @@ def trimmed(options: Mapping[str, object], name: str, /) -> Mapping[str, object]
 def check_url(options: Mapping[str, object], name: str, /, place: str = "options") -> None:
     """Raise `ConfigError` for a server's address that is no URL, or has a user, a query or a fragment."""
     value = options.get(name)
-    if isinstance(value, str) and not re.fullmatch("https?://[^/@?#][^@?#]*", value, re.IGNORECASE):
+    if isinstance(value, str) and not _is_server(value):
         raise ConfigError(f"{place}: {name!r} must be a URL: https://host or http://host:port")
+
+
+def _is_server(url: str, /) -> bool:
+    try:
+        port = urlsplit(url).port
+    except ValueError:  # of a port or of brackets
+        return False
+    return port != 0 and bool(re.fullmatch(r"https?://[^/@?#\s][^@?#\s]*", url, re.IGNORECASE))
 
 
 def check_signature(text: object, name: str, /) -> None:

@@ -7,18 +7,14 @@ read; and repeats requests on its own. Its client does none of that.
 from __future__ import annotations
 
 import asyncio
-import os
 import re
 from collections.abc import Mapping
 from contextlib import suppress
 from functools import partial
-from inspect import signature
 from typing import Any
 
 import aiohttp
 from aiobotocore import httpsession
-from aiobotocore.config import AioConfig
-from aiobotocore.session import AioSession
 from botocore.exceptions import (
     BotoCoreError,
     ClientError,
@@ -33,9 +29,7 @@ from botocore.exceptions import (
     SSOError,
     TokenRetrievalError,
 )
-from botocore.handlers import VALID_BUCKET, VALID_S3_ARN
 from botocore.parsers import ResponseParserError
-from botocore.session import get_session
 from botocore.utils import parse_timestamp
 from msgspec.structs import replace
 from s3fs import S3FileSystem
@@ -48,7 +42,6 @@ from accountstore.backends.base import (
     BackendError,
     Blob,
     Capabilities,
-    ConfigError,
     DeniedError,
     Stat,
     UnavailableError,
@@ -68,21 +61,8 @@ from accountstore.backends.object_store import (
     split_url,
     unanswered,
 )
-from accountstore.backends.options import (
-    AWS_FILES,
-    FLAG,
-    NUMBER,
-    TABLE,
-    TEXT,
-    WHOLE,
-    check_kinds,
-    check_names,
-    check_no_pipes,
-    check_options,
-    check_url,
-    checked_apart,
-    table,
-)
+from accountstore.backends.options import checked_apart, table
+from accountstore.backends.s3_options import check_s3
 from accountstore.backends.sessions import prepare, read_at_most
 from accountstore.backends.versions import VersionsPage, all_versions
 from accountstore.errors import AccountStoreError
@@ -90,33 +70,6 @@ from accountstore.errors import AccountStoreError
 _UNREACHED = (HTTPClientError, ConnectionError, IncompleteReadError, aiohttp.ClientError)
 _CONDITIONS: Mapping[str, Mapping[str, str]] = {"overwrite": {}, "create": {"IfNoneMatch": "*"}}
 _OPERATIONS = ("GetObject", "PutObject", "HeadObject", "DeleteObject", "ListObjectsV2", "ListObjectVersions")
-_KINDS: Mapping[str, tuple[type, ...]] = {
-    **dict.fromkeys(("endpoint_url", "key", "secret", "token", "username", "password", "profile"), TEXT),
-    **dict.fromkeys(("anon", "use_ssl", "requester_pays", "version_aware", "cache_regions"), FLAG),
-    **dict.fromkeys(("fixed_upload_size", "local_expiry_check", "default_fill_cache"), FLAG),
-    **dict.fromkeys(("max_concurrency", "default_block_size"), WHOLE),
-    **dict.fromkeys(("client_kwargs", "config_kwargs", "s3_additional_kwargs"), TABLE),
-}
-_CLIENT_KINDS: Mapping[str, tuple[type, ...]] = {
-    **dict.fromkeys(("region_name", "api_version", "endpoint_url", "aws_account_id"), TEXT),
-    **dict.fromkeys(("aws_access_key_id", "aws_secret_access_key", "aws_session_token"), TEXT),
-    "use_ssl": FLAG,
-    "verify": (*FLAG, *TEXT),
-}
-_CONFIG_KINDS: Mapping[str, tuple[type, ...]] = {
-    **dict.fromkeys(("region_name", "user_agent", "user_agent_extra", "user_agent_appid"), TEXT),
-    **dict.fromkeys(("request_checksum_calculation", "response_checksum_validation", "defaults_mode"), TEXT),
-    **dict.fromkeys(("connect_timeout", "read_timeout"), NUMBER),
-    "max_pool_connections": WHOLE,
-    **dict.fromkeys(("parameter_validation", "use_dualstack_endpoint", "use_fips_endpoint", "tcp_keepalive"), FLAG),
-    **dict.fromkeys(("s3", "retries", "proxies", "proxies_config", "connector_args"), TABLE),
-}
-_ARGUMENT_KINDS: Mapping[str, tuple[type, ...]] = {
-    **dict.fromkeys(("integer", "long"), WHOLE),
-    "boolean": FLAG,
-    **dict.fromkeys(("structure", "map"), TABLE),
-    "string": TEXT,
-}
 _ASKED = frozenset({*_OPERATIONS, "GetBucketVersioning"})
 _LISTINGS = {"ListObjectsV2": b"ListBucketResult", "ListObjectVersions": b"ListVersionsResult"}
 _ROOT = re.compile(rb"(?:\xef\xbb\xbf)?\s*(?:<\?xml.*?\?>\s*)?(?:<!--.*?-->\s*)*<(?:\w+:)?(\w+)", re.DOTALL)
@@ -342,49 +295,6 @@ def _stat(key: str, answer: Mapping[str, Any], size: int, /) -> Stat:
     return Stat(key, size, version_of(answer.get("ETag")), as_utc(answer.get("LastModified")), token)
 
 
-def _check(bucket: str, options: Mapping[str, object], /) -> None:
-    """Raise `ConfigError` for a bucket's name or an option that the client would refuse later, or drop."""
-    if not VALID_BUCKET.search(bucket) and not VALID_S3_ARN.search(bucket):
-        raise ConfigError("url: the url must name a bucket, or an access point by its ARN: s3://bucket/prefix")
-    check_options(options, S3FileSystem.__init__, _KINDS, "profile")
-    check_no_pipes(AWS_FILES)
-    client, config = table(options, "client_kwargs"), table(options, "config_kwargs")
-    for one, other in (("key", "username"), ("secret", "password")):
-        if options.get(one) and options.get(other):
-            raise ConfigError(f"options: {one!r} and {other!r} are two names of one; give one of them")
-    session: Any = AioSession
-    known = [name for name in signature(session._create_client).parameters if name in _CLIENT_KINDS]  # noqa: SLF001
-    check_names(client, known, "options.client_kwargs")
-    check_kinds(client, _CLIENT_KINDS, "options.client_kwargs")
-    for place, where in (("options", options), ("options.client_kwargs", client)):
-        check_url(where, "endpoint_url", place)
-    authority = client.get("verify")
-    if isinstance(authority, str) and not os.path.exists(authority):
-        raise ConfigError("options.client_kwargs: 'verify' names a file that is not there")
-    check_names(config, [*AioConfig.OPTION_DEFAULTS, "connector_args"], "options.config_kwargs")
-    check_kinds(config, _CONFIG_KINDS, "options.config_kwargs")
-    make: Any = AioConfig
-    for name, value in config.items():
-        try:
-            make(**{name: value})
-        except (BotoCoreError, TypeError, ValueError) as error:
-            reason = type(error).__name__
-            raise ConfigError(f"options.config_kwargs: {name!r} cannot be used ({reason})") from None
-    if additional := table(options, "s3_additional_kwargs"):
-        _check_arguments(additional)
-
-
-def _check_arguments(given: Mapping[str, object], /) -> None:
-    """Raise `ConfigError` for arguments that no operation of S3 has: they would be dropped, encryption too."""
-    model: Any = get_session().get_service_model("s3")
-    shapes = [model.operation_model(name).input_shape for name in model.operation_names]
-    members = {name: member for shape in shapes if shape is not None for name, member in shape.members.items()}
-    place = "options.s3_additional_kwargs"
-    check_names(given, members, place)
-    kinds = {name: _ARGUMENT_KINDS.get(members[name].type_name, (object,)) for name in given}
-    check_kinds(given, kinds, place)
-
-
 async def open_backend(url: str, options: Mapping[str, object], /) -> S3Backend:
     """A storage in a bucket. Options are those of `s3fs.S3FileSystem`; its client connects at the first call.
 
@@ -392,5 +302,5 @@ async def open_backend(url: str, options: Mapping[str, object], /) -> S3Backend:
         ConfigError: an option is not known or has a wrong value, or the URL names no bucket.
     """
     bucket, prefix = split_url(url)
-    await checked_apart(partial(_check, bucket, options))
+    await checked_apart(partial(check_s3, bucket, options))
     return S3Backend(options, bucket, prefix, S3FileSystem)
