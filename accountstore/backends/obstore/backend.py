@@ -220,8 +220,8 @@ class ObstoreBackend(Bucket[Any]):
         if self._proven or not listing.greatest or listing.count > _PAGE:
             return
         stream: Any = obstore.list(client, listing.where, offset=listing.greatest, chunk_size=_PAGE)
-        behind: Sequence[Mapping[str, Any]] = await anext(stream, ())
-        if any(meta["size"] and meta["path"] < listing.greatest for meta in behind):
+        behind: Sequence[Mapping[str, Any]] | None = await anext(stream, None)
+        if any(meta["size"] and meta["path"] < listing.greatest for meta in behind or ()):
             raise cut_off()
         self._proven = True
 
