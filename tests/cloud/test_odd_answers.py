@@ -22,6 +22,11 @@ async def listed(store: AccountStore) -> list[str]:
     return [entry.location.file_name async for entry in store.list(AT.folder, recursive=True)]
 
 
+async def deleted(store: AccountStore) -> None:
+    """The document of `AT` is no more."""
+    await store.delete(AT)
+
+
 async def refused(store: AccountStore, match: str) -> None:
     """The listing fails with these words, for good or for now."""
     with pytest.raises(BackendError, match=match):
@@ -37,7 +42,7 @@ async def test_no_redirect_is_followed(stub: Stub, target: Target, status: int) 
         headers = {"Location": f"http://127.0.0.1:{other.getsockname()[1]}/b/a.account"}
         stub.faults([{"nth": 1, "times": 99, "kind": "answer", "status": status, "headers": headers}])
         async with AccountStore.open(target.config(stub.url, attempts=1, timeout=5)) as store:
-            for call in (*CALLS.values(), lambda store: store.delete(AT), listed):
+            for call in (*CALLS.values(), deleted, listed):
                 with pytest.raises(BackendError, match="redirects, which is not followed") as caught:
                     await call(store)
                 assert type(caught.value) is BackendError
