@@ -45,7 +45,7 @@ class _Answer(BoundedAnswer):
     """Such an answer, which leads to no other address: a redirect is an answer as any other."""
 
     @property
-    def headers(self) -> CIMultiDictProxy[str]:  # pyright: ignore[reportIncompatibleVariableOverride]  # a property, too
+    def headers(self) -> CIMultiDictProxy[str]:  # pyright: ignore[reportIncompatibleVariableOverride]
         found = super().headers
         if self.status // 100 != 3:
             return found
