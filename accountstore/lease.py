@@ -111,7 +111,7 @@ class StorageClock:
 
     def has_read(self, modified: datetime | None, /) -> None:
         """A document was written at a time that may not have come yet by this machine's clock."""
-        if modified is not None and modified > self.now() + _TOLERANCE:
+        if modified is not None and modified - self.now() > _TOLERANCE:
             self._offset = modified.timestamp() - elapsed()
 
     def has_written(self, modified: datetime | None, /) -> None:

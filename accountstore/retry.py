@@ -366,7 +366,7 @@ class _Writing(Struct, eq=False):
         if time is None or now.modified is None:
             return False
         unit = timedelta(milliseconds=1) if now.modified.microsecond else timedelta(seconds=1)  # of the server's dates
-        return now.modified + unit < time - timedelta(seconds=monotonic() - self.started)
+        return time - now.modified > unit + timedelta(seconds=monotonic() - self.started)
 
 
 def _is_own(write: PendingWrite, now: Stat | None, /) -> bool:

@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Callable, Generator
 from contextlib import AsyncExitStack, suppress
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
 
 from anyio import CancelScope, to_thread
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
     from accountstore.sealing.sealer import Sealer
 
 S = TypeVar("S")
+
+_LATER = ("hashlib", "hmac", "unicodedata")
+"""Modules that calls need, which may run out of descriptors, and that importing this package does not wait for."""
 
 
 class Storages:
@@ -171,6 +175,9 @@ async def open_storages(config: StoreConfig | str | os.PathLike[str] | None, /, 
 
 def _load(config: StoreConfig | str | os.PathLike[str] | None, /) -> tuple[str | None, StoreConfig, str]:
     """The file of the configuration, the configuration, and its default storage's name."""
+    with suppress(ImportError, OSError):  # then a call imports them, if it can
+        for name in _LATER:
+            import_module(name)
     path = find_config(config)
     loaded = load_config(config if path is None else path)
     return path, loaded, loaded.default_name()

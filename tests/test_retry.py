@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import pytest
@@ -165,6 +166,29 @@ async def test_a_change_that_was_lost_on_its_way_to_a_quiet_document_is_made_aga
         await store.save(AT, FULL)
     await CALLS[call](store)
     assert await content(store) == ({AT: OAUTH} if call == "save" else {})
+
+
+class Dated(Recording):
+    """A storage that dates its documents at an end of the calendar."""
+
+    moment = datetime.max.replace(tzinfo=UTC)
+
+    async def stat(self, key: str, /) -> Stat:
+        return replace(await super().stat(key), modified=self.moment)
+
+    async def write(self, key: str, data: bytes, /, *, mode: WriteMode, write_token: str = "") -> Stat:
+        return replace(await super().write(key, data, mode=mode, write_token=write_token), modified=self.moment)
+
+
+@pytest.mark.parametrize("moment", [datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)])
+@pytest.mark.usefixtures("pauses")
+async def test_a_date_at_an_end_of_the_calendar_tells_nothing(moment: datetime) -> None:
+    """A save that was lost on its way to such a document ends as one whose outcome is not known."""
+    backend = Dated(None, [Fault("write", 1, "before", ConnectionResetError())])
+    backend.moment = moment
+    await backend.put(AT, JSON.encode(ACCOUNT))
+    with raises(UncertainError, match="another document is there now"):
+        await CALLS["save"](store_over({"main": backend}, attempts=4))
 
 
 @pytest.mark.usefixtures("pauses")

@@ -19,15 +19,24 @@ from urllib.request import getproxies, proxy_bypass
 
 from adlfs import AzureBlobFileSystem
 from azure.core import MatchConditions
-from azure.core.exceptions import AzureError, ClientAuthenticationError, HttpResponseError, ServiceRequestError
+from azure.core.exceptions import (
+    AzureError,
+    ClientAuthenticationError,
+    DeserializationError,
+    HttpResponseError,
+    ServiceRequestError,
+)
 from azure.storage.blob import BlobServiceClient
 
 from accountstore.aio.loops import on_asyncio
+from accountstore.aio.sending import has_left
+from accountstore.backends.answers import size_of, version_of, whole_blob, written
 from accountstore.backends.base import (
     Blob,
     ConfigError,
     DeniedError,
     Stat,
+    UnavailableError,
     Version,
     VersionInfo,
     WriteMode,
@@ -44,8 +53,6 @@ from accountstore.backends.object_store import (
     is_stale,
     split_url,
     unanswered,
-    version_of,
-    whole_blob,
 )
 from accountstore.backends.options import (
     FLAG,
@@ -80,12 +87,13 @@ class AzureBackend(ObjectStore[tuple[Any, Any]]):
     `If-None-Match` and `If-Match`.
     """
 
-    _failures = (AzureError,)
+    _failures = (AzureError, DeserializationError)
 
     def __init__(self, options: Mapping[str, Any], container: str, prefix: str, /) -> None:
         super().__init__(options, container, prefix, AzureBlobFileSystem)
         self._each: dict[str, Any] = {
             "retry_total": 0,
+            "permit_redirects": False,
             **{name: options[name] for name in _TIMEOUTS if name in options},
         }
 
@@ -117,6 +125,8 @@ class AzureBackend(ObjectStore[tuple[Any, Any]]):
 
     def _error(self, error: Any, mode: WriteMode | None, /) -> AccountStoreError:
         answer, what = _answer(error), type(error).__name__
+        if isinstance(error, DeserializationError) or (answer is not None and answer[0] < 300):
+            return UnavailableError("the answer is not the server's, or has a date that is none", sent=has_left())
         # It is the storage's with a code of its own or a 401, and else that of the service that gives credentials.
         if isinstance(error, ClientAuthenticationError) and (answer is None or not (answer[1] or answer[0] == 401)):
             return DeniedError(f"no valid credentials were found ({what})")
@@ -157,9 +167,7 @@ class AzureBackend(ObjectStore[tuple[Any, Any]]):
             answer = await blob.upload_blob(
                 data, length=len(data), overwrite=mode != "create", metadata=metadata, **condition, **self._each
             )
-        tag = answer.get("etag")
-        stat = tag and Stat(key, len(data), Version(tag), as_utc(answer.get("last_modified")))
-        return await self._written(stat, key, write_token)
+        return Stat(key, len(data), written(answer.get("etag")), as_utc(answer.get("last_modified")))
 
     async def _head(self, key: str, /) -> Stat:
         async with self._client() as (_, container):
@@ -169,7 +177,7 @@ class AzureBackend(ObjectStore[tuple[Any, Any]]):
                 if _answer(error) == (404, ""):  # it has no body, and may mean the container
                     await self._require_container(container)
                 raise
-        return _stat(key, found, int(found.size))
+        return _stat(key, found, size_of(found.size))
 
     async def _require_container(self, container: Any, /) -> None:
         """Raise an error about the container if it does not exist."""
@@ -193,8 +201,10 @@ class AzureBackend(ObjectStore[tuple[Any, Any]]):
                 key = entry.name[len(self._prefix) :]
                 if key.endswith("/"):
                     found.append(folder(key))
-                elif "etag" in entry and entry.etag:
+                elif entry.etag:
                     found.append(_stat(key, entry, int(entry.size)))
+                elif entry.size:  # no folder of an account with a hierarchy
+                    found.append(Stat(key, int(entry.size), None, as_utc(entry.last_modified)))
         return found, pages.continuation_token or None
 
     @on_asyncio

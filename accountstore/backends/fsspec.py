@@ -15,7 +15,7 @@ from difflib import get_close_matches
 from functools import partial
 from importlib import import_module
 from inspect import signature
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 from urllib.parse import unquote, urlsplit
 
 from anyio import to_thread
@@ -42,7 +42,7 @@ from accountstore.backends.base import (
 )
 from accountstore.backends.logs import quiet
 from accountstore.backends.moments import as_utc
-from accountstore.backends.object_store import error_for_status, finalizers, unanswered
+from accountstore.backends.object_store import finalizers
 from accountstore.backends.options import check_names
 from accountstore.errors import AccountStoreError
 from accountstore.validation import did_you_mean, join
@@ -55,7 +55,6 @@ _USUAL = ("abfs", "az", "file", "ftp", "gs", "memory", "s3", "sftp", "smb", "web
 """Schemes that are offered to whoever names none: fsspec's others are hardly meant."""
 _THREADS = 16
 _LOST = frozenset({BackendError, UnavailableError})  # after which the connection may be
-_MISSING = frozenset({404, 410})
 # The names under which fsspec's filesystems give a modification time.
 _TIMES = ("mtime", "last_modified", "LastModified", "modified", "updated", "modify")
 
@@ -273,15 +272,9 @@ def _info(fs: Any, path: str, /) -> Any:
 
 
 def _told(fs: Any, error: Exception, /) -> Exception:
-    """What an error means. Of HTTP `info` calls a file missing whatever failed; only 404 and 410 say so (RFC 9110)."""
-    if "http" not in fs.protocol:
-        return error
-    if isinstance(error, FileNotFoundError) and isinstance(error.__cause__, Exception):
-        error = error.__cause__
-    status = getattr(error, "status", None)
-    if isinstance(status, int):
-        return FileNotFoundError(str(status)) if status in _MISSING else error_for_status(status)
-    return unanswered(error) if type(error).__module__.startswith("aiohttp") else error
+    """What an error means."""
+    http: Any = import_module("accountstore.backends.http") if "http" in fs.protocol else None
+    return error if http is None else cast("Exception", http.http_error(error))
 
 
 def _check_file(fs: Any, path: str, /) -> None:
@@ -376,6 +369,8 @@ def _open(url: str, options: Mapping[str, object], /) -> FsspecBackend:
         raise ConfigError(
             "url: has no host or port that can be one; in user and password, such as @, /, [ and % are percent-encoded"
         ) from None
+    if protocol in {"http", "https"}:
+        options = import_module("accountstore.backends.http").confined(options)
     connect = partial(kind, **{**parts, **options}, skip_instance_cache=True)
     return FsspecBackend(connect, kind._strip_protocol(url), parallel=kind.async_impl)  # noqa: SLF001 -- as above
 

@@ -24,6 +24,7 @@ from msgspec.structs import replace
 from yarl import URL
 
 from accountstore.aio.loops import on_asyncio
+from accountstore.backends.answers import generation, version_of, written
 from accountstore.backends.base import (
     Blob,
     Capabilities,
@@ -43,11 +44,9 @@ from accountstore.backends.object_store import (
     ObjectStore,
     error_for_status,
     folder,
-    generation,
     is_stale,
     split_url,
     unanswered,
-    version_of,
 )
 from accountstore.backends.options import (
     FLAG,
@@ -61,7 +60,7 @@ from accountstore.backends.options import (
     checked_apart,
     table,
 )
-from accountstore.backends.sessions import prepare, read_at_most, unpacked
+from accountstore.backends.sessions import MOST_TOLD, prepare, read_at_most, unpacked
 from accountstore.backends.versions import VersionsPage, all_versions
 from accountstore.errors import AccountStoreError
 
@@ -69,8 +68,6 @@ _PAGE = "1000"
 _FIELDS = "items(name,size,generation,updated),prefixes,nextPageToken"
 _VERSION_FIELDS = "items(name,size,generation,updated,timeDeleted),nextPageToken"
 _FRESH = timedelta(minutes=10)
-_MOST = 64 << 20
-"""More than any answer has that is no document."""
 _TOLD = 4096
 """What is read of a refusal."""
 _KINDS: Mapping[str, tuple[type, ...]] = {
@@ -81,6 +78,9 @@ _KINDS: Mapping[str, tuple[type, ...]] = {
     "block_size": WHOLE,
     "session_kwargs": TABLE,
 }
+
+_OURS = frozenset({"auto_decompress", "base_url", "loop", "raise_for_status"})
+"""What changes each request of a session."""
 
 
 class _Refused(Exception):  # noqa: N818 -- an answer, which becomes an error
@@ -141,7 +141,7 @@ class GCSBackend(ObjectStore[Any]):
         path: str,
         /,
         mode: WriteMode | None = None,
-        limit: int = _MOST,
+        limit: int = MOST_TOLD,
         data: bytes | None = None,
         headers: Mapping[str, str] | None = None,
         query: Mapping[str, str] | None = None,
@@ -160,7 +160,7 @@ class GCSBackend(ObjectStore[Any]):
             )
             async with call as answer:
                 encoding = answer.headers.get("Content-Encoding", "")
-                if answer.status >= 400:
+                if answer.status >= 300:
                     raise _refusal(answer.status, await read_at_most(answer.content, _TOLD), encoding)
                 check_size(answer.content_length or 0, limit)
                 return answer.headers, unpacked(await read_at_most(answer.content, limit), encoding, limit)
@@ -198,7 +198,8 @@ class GCSBackend(ObjectStore[Any]):
         path = f"upload/storage/v1/{self._at}/o"
         _, answer = await self._request("POST", path, mode=mode, data=body, headers=headers, query=query)
         made = _parsed(answer)
-        return await self._written(_stat(key, made) if made.get("generation") else None, key, write_token)
+        written(made.get("generation"))
+        return _stat(key, made)
 
     async def _head(self, key: str, /) -> Stat:
         _, answer = await self._request("GET", f"storage/v1/{self._object(key)}")
@@ -213,10 +214,10 @@ class GCSBackend(ObjectStore[Any]):
         where |= {} if recursive else {"delimiter": "/"}
         where |= {"pageToken": cursor} if cursor else {}
         _, answer = await self._request("GET", f"storage/v1/{self._at}/o", query=where)
-        page = _parsed(answer)
+        page = _listing(answer)
         found = [_stat(item["name"][len(self._prefix) :], item) for item in page.get("items", ())]
         found += [folder(name[len(self._prefix) :]) for name in page.get("prefixes", ())]
-        return found, page.get("nextPageToken")
+        return found, page.get("nextPageToken") or None
 
     @on_asyncio
     async def versions(self, key: str, /) -> list[VersionInfo]:
@@ -228,7 +229,7 @@ class GCSBackend(ObjectStore[Any]):
         where = {"prefix": name, "versions": "true", "maxResults": _PAGE, "fields": _VERSION_FIELDS}
         where |= {"pageToken": cursor} if cursor else {}
         _, answer = await self._request("GET", f"storage/v1/{self._at}/o", query=where)
-        page = _parsed(answer)
+        page = _listing(answer)
         items = page.get("items", ())
         found = [
             VersionInfo(item["generation"], stat.version, stat.size, stat.modified, current="timeDeleted" not in item)
@@ -236,7 +237,7 @@ class GCSBackend(ObjectStore[Any]):
             if item["name"] == name
             for stat in (_stat(key, item),)
         ]
-        return found, page.get("nextPageToken") if len(found) == len(items) else None
+        return found, (page.get("nextPageToken") or None) if len(found) == len(items) else None
 
     async def versioned(self) -> bool | None:
         try:
@@ -271,6 +272,14 @@ def _parsed(answer: bytes, /) -> Mapping[str, Any]:
     if not isinstance(about, dict):
         raise UnavailableError("the answer is not the server's (no JSON object)")
     return about
+
+
+def _listing(answer: bytes, /) -> Mapping[str, Any]:
+    """A page of a listing. Raises `UnavailableError` for any other object, which would pass for an empty one."""
+    page = _parsed(answer)
+    if not page.keys() <= {"kind", "items", "prefixes", "nextPageToken"}:
+        raise UnavailableError("the answer is not the server's (no listing)")
+    return page
 
 
 def _stat(key: str, about: Mapping[str, Any], /) -> Stat:
@@ -331,6 +340,8 @@ def _check(options: Mapping[str, object], /) -> None:
     check_names(
         table(options, "session_kwargs"), [*signature(aiohttp.ClientSession).parameters], "options.session_kwargs"
     )
+    for name in table(options, "session_kwargs").keys() & _OURS:
+        raise ConfigError(f"options.session_kwargs: {name!r} is set by the store")
     check_url(options, "endpoint_url")
     as_token(options.get("token"))
 

@@ -18,9 +18,9 @@ from anyio.lowlevel import checkpoint_if_cancelled
 from accountstore.aio.loops import AsyncioBridge, on_asyncio
 from accountstore.aio.sending import has_left, hold
 from accountstore.aio.threads import Lazy, ThreadPool
+from accountstore.backends.answers import cut_off
 from accountstore.backends.base import (
     BackendError,
-    Blob,
     Capabilities,
     ConfigError,
     ConflictError,
@@ -50,6 +50,8 @@ INSTANCE: Mapping[str, Any] = {"asynchronous": True, "skip_instance_cache": True
 
 _THREADS = 4
 """For what blocks: opening a client, renewing its credentials, looking up names."""
+_PATIENCE = 5.0
+"""Seconds that an opening may take until another call begins a new one."""
 _AGAIN = 1.0
 """Seconds before a client whose credentials were never taken is made anew for that."""
 
@@ -70,27 +72,6 @@ _TLS = frozenset({"ClientSSLError", "SSLError", "CertificateError"})
 _ARN = re.compile(
     "(arn:aws[^:/]*:s3[^:/]*:[^:/]*:[^:/]*:(?:outpost[:/][^:/]+[:/])?(?:accesspoint|bucket)[:/][^:/]+)(?:[:/](.*))?"
 )
-
-
-def whole_blob(data: bytes, stat: Stat, /) -> Blob:
-    """The blob of an answer. Raises `UnavailableError` where it has fewer or more bytes than it has told."""
-    if len(data) != stat.size:
-        raise UnavailableError("the answer was cut short")
-    return Blob(data, stat)
-
-
-def version_of(tag: object, /) -> Version:
-    """The version of an answer that names it so. Raises `BackendError` where there is none."""
-    if not tag:
-        raise BackendError("the server gives no version (ETag) of the document, without which it is no storage")
-    return Version(str(tag))
-
-
-def generation(version: Version, /) -> str:
-    """The generation of a version of Google Cloud Storage. Raises `ConflictError` for one that it cannot have given."""
-    if not re.fullmatch("[0-9]+", version.token):
-        raise ConflictError("the document has changed since it was read")
-    return version.token
 
 
 class Bucket(ABC, Generic[T]):
@@ -116,7 +97,8 @@ class Bucket(ABC, Generic[T]):
         self._bucket = bucket
         self._prefix = prefix
         self._opening: asyncio.Task[T] | None = None
-        self._opened_at = 0.0
+        self._begun_at = self._opened_at = 0.0
+        self._patience = _PATIENCE
         self._answered = False
         self._lent: list[T] = []
         self._turns = asyncio.Lock()
@@ -136,13 +118,32 @@ class Bucket(ABC, Generic[T]):
         return await self._threads.run(partial(quietly, call))
 
     async def _opened(self) -> T:
-        """The client. Raises what opening it raises; the next call then opens it anew."""
-        task = self._opening
-        if task is None or (task.done() and (task.cancelled() or task.exception() is not None)):
-            self._answered = False
-            # A context of its own: what it sends is not the request of the call that happens to be the first.
-            task = self._opening = asyncio.create_task(self._open_quietly(), context=Context())
-        return task.result() if task.done() else await asyncio.shield(task)
+        """The client. Raises what opening it raises; the next call then opens it anew, as it does where that hangs."""
+        while True:
+            task = self._opening
+            if task is None or self._is_lost(task):
+                self._answered = False
+                # A context of its own: what it sends is not the request of the call that happens to be the first.
+                task = self._opening = asyncio.create_task(self._open_quietly(), context=Context())
+                self._begun_at = monotonic()
+            if not task.done():
+                await asyncio.wait((task,))
+            if not task.cancelled():
+                return task.result()
+            if self._opening in {None, task}:
+                raise UnavailableError("the storage was closed", sent=False)
+
+    def _is_lost(self, task: asyncio.Task[T], /) -> bool:
+        """Whether an opening has failed, or takes longer than there is patience for, which is more each time: it may
+        have asked a program, or a server, that never answers. It is then given up.
+        """
+        if task.done():
+            return task.cancelled() or task.exception() is not None
+        if monotonic() - self._begun_at < self._patience:
+            return False
+        self._patience *= 2
+        task.cancel()
+        return True
 
     async def _open_quietly(self) -> T:
         with quiet():
@@ -263,16 +264,6 @@ class ObjectStore(Bucket[T]):
     @abstractmethod
     async def _head(self, key: str, /) -> Stat: ...
 
-    async def _written(self, stat: Stat | None, key: str, token: str, /) -> Stat:
-        """The stat of a write that was done; None: its answer had no version. The document is then asked for it."""
-        if stat is not None:
-            return stat
-        with suppress(BackendError):
-            found = await self._head(key)
-            if token and found.write_token == token:  # else it could be another's
-                return found
-        raise BackendError("the write was done, but the server gives no version (ETag) of the document")
-
     def scan(self, prefix: str, /, *, recursive: bool) -> AsyncIterator[Sequence[Stat]]:
         start = self._prefix + (f"{prefix}/" if prefix else "")
         return pages_by_cursor(partial(self._found, start, recursive))
@@ -281,9 +272,12 @@ class ObjectStore(Bucket[T]):
     async def _found(self, start: str, recursive: bool, cursor: str | None, /) -> tuple[list[Stat], str | None]:
         """A page of keys, whatever they are: the store shows those that a location names."""
         try:
-            return await self._page(start, recursive, cursor)
+            page, following = await self._page(start, recursive, cursor)
         except NotFoundError:  # a listing is of the bucket
             raise error_for_status(404, "NoSuchBucket") from None
+        if following is not None and following in {"", cursor}:
+            raise cut_off()
+        return page, following
 
     @abstractmethod
     def _page(
@@ -338,16 +332,14 @@ def split_url(url: str, /) -> tuple[str, str]:
 
 def error_for_status(status: int, code: str = "", mode: WriteMode | None = None, /) -> AccountStoreError:
     """The error for an answer with this status and the service's own error code, to a request with this condition or
-    to one without any.
-
-    A code is shown only where it is a plain word.
+    to one without any. A code is shown only where it is a plain word.
     """
     shown = f" ({status} {code})" if re.fullmatch(r"(?!\d+$)\w{1,64}", code, re.ASCII) else f" ({status})"
     # Where a write finds nothing, it is not the document that is missing.
     if code in _NO_BUCKET or (status == 404 and mode in {"overwrite", "create"}):
         return BackendError(f"the bucket or container does not exist{shown}")
-    if status in {301, 307, 308} or code in _ELSEWHERE:
-        return BackendError(f"the bucket is in another region{shown}")
+    if 300 <= status < 400 or code in _ELSEWHERE:
+        return BackendError(f"the bucket is in another region, or the server redirects, which is not followed{shown}")
     if code in _FULL or status == 507:  # before 403, with which Ceph reports a quota
         return FullError(f"the storage is full{shown}")
     if status in {501, 505} or code == "NotImplemented":  # never, not later
@@ -380,6 +372,8 @@ def unanswered(error: BaseException, /, *, answering: bool = False) -> BackendEr
     """The error for a request that got no answer; `answering`: it had begun to come."""
     what, names = type(error).__name__, _names(error)
     unconnected = bool(names & _UNCONNECTED) and not answering
+    if "EndlessError" in names:
+        return UnavailableError("the answer has no end", sent=has_left())
     if "FileNotFoundError" in names:
         return BackendError(f"a file that the options or the environment name is not there ({what})")
     if not names & _TLS:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import stat
 from base64 import b64decode
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from functools import partial
 from inspect import signature
+from urllib.parse import urlsplit
 
 from accountstore.aio.threads import ThreadPool
 from accountstore.backends.base import ConfigError
@@ -21,6 +24,8 @@ _OWN = frozenset({*INSTANCE, "loop"})
 _BYTES = frozenset({"SSECustomerKey", "CopySourceSSECustomerKey"})
 """Keys as they are, of which a client makes text."""
 
+AWS_FILES = ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE", "AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_CA_BUNDLE")
+"""Variables that name files for the clients of S3."""
 TEXT: tuple[type, ...] = (str,)
 FLAG: tuple[type, ...] = (bool,)
 WHOLE: tuple[type, ...] = (int,)
@@ -81,8 +86,16 @@ def trimmed(options: Mapping[str, object], name: str, /) -> Mapping[str, object]
 def check_url(options: Mapping[str, object], name: str, /, place: str = "options") -> None:
     """Raise `ConfigError` for a server's address that is no URL, or has a user, a query or a fragment."""
     value = options.get(name)
-    if isinstance(value, str) and not re.fullmatch("https?://[^/@?#][^@?#]*", value, re.IGNORECASE):
+    if isinstance(value, str) and not _is_server(value):
         raise ConfigError(f"{place}: {name!r} must be a URL: https://host or http://host:port")
+
+
+def _is_server(url: str, /) -> bool:
+    try:
+        port = urlsplit(url).port
+    except ValueError:  # of a port or of brackets
+        return False
+    return port != 0 and bool(re.fullmatch(r"https?://[^/@?#\s][^@?#\s]*", url, re.IGNORECASE))
 
 
 def check_signature(text: object, name: str, /) -> None:
@@ -98,6 +111,17 @@ def check_no_key(token: str, /) -> None:
         key = json.loads(b64decode(token, validate=True))
     if isinstance(key, dict):
         raise ConfigError("options: 'token' is a key file in base64: give its text, or its path")
+
+
+def check_no_pipes(variables: Collection[str], /) -> None:
+    """Raise `ConfigError` for a variable of the environment that names a pipe: a client may wait for its other end."""
+    for name in variables:
+        try:
+            mode = os.stat(os.path.expanduser(os.environ.get(name, ""))).st_mode
+        except (OSError, ValueError):
+            continue
+        if stat.S_ISFIFO(mode):
+            raise ConfigError(f"{name} names a pipe, which cannot be read twice: name a file")
 
 
 async def checked_apart(check: Callable[[], object], /) -> None:

@@ -7,17 +7,14 @@ read; and repeats requests on its own. Its client does none of that.
 from __future__ import annotations
 
 import asyncio
-import os
+import re
 from collections.abc import Mapping
 from contextlib import suppress
 from functools import partial
-from inspect import signature
 from typing import Any
 
 import aiohttp
 from aiobotocore import httpsession
-from aiobotocore.config import AioConfig
-from aiobotocore.session import AioSession
 from botocore.exceptions import (
     BotoCoreError,
     ClientError,
@@ -32,9 +29,7 @@ from botocore.exceptions import (
     SSOError,
     TokenRetrievalError,
 )
-from botocore.handlers import VALID_BUCKET, VALID_S3_ARN
 from botocore.parsers import ResponseParserError
-from botocore.session import get_session
 from botocore.utils import parse_timestamp
 from msgspec.structs import replace
 from s3fs import S3FileSystem
@@ -42,11 +37,11 @@ from s3fs import S3FileSystem
 from accountstore.aio.loops import on_asyncio
 from accountstore.aio.sending import has_left
 from accountstore.aio.threads import ThreadPool
+from accountstore.backends.answers import cut_off, size_of, version_of, whole_blob, written
 from accountstore.backends.base import (
     BackendError,
     Blob,
     Capabilities,
-    ConfigError,
     DeniedError,
     Stat,
     UnavailableError,
@@ -65,57 +60,19 @@ from accountstore.backends.object_store import (
     is_stale,
     split_url,
     unanswered,
-    version_of,
-    whole_blob,
 )
-from accountstore.backends.options import (
-    FLAG,
-    NUMBER,
-    TABLE,
-    TEXT,
-    WHOLE,
-    check_kinds,
-    check_names,
-    check_options,
-    check_url,
-    checked_apart,
-    table,
-)
-from accountstore.backends.sessions import prepare
+from accountstore.backends.options import checked_apart, table
+from accountstore.backends.s3_options import check_s3
+from accountstore.backends.sessions import prepare, read_at_most
 from accountstore.backends.versions import VersionsPage, all_versions
 from accountstore.errors import AccountStoreError
 
 _UNREACHED = (HTTPClientError, ConnectionError, IncompleteReadError, aiohttp.ClientError)
 _CONDITIONS: Mapping[str, Mapping[str, str]] = {"overwrite": {}, "create": {"IfNoneMatch": "*"}}
 _OPERATIONS = ("GetObject", "PutObject", "HeadObject", "DeleteObject", "ListObjectsV2", "ListObjectVersions")
-_KINDS: Mapping[str, tuple[type, ...]] = {
-    **dict.fromkeys(("endpoint_url", "key", "secret", "token", "username", "password", "profile"), TEXT),
-    **dict.fromkeys(("anon", "use_ssl", "requester_pays", "version_aware", "cache_regions"), FLAG),
-    **dict.fromkeys(("fixed_upload_size", "local_expiry_check", "default_fill_cache"), FLAG),
-    **dict.fromkeys(("max_concurrency", "default_block_size"), WHOLE),
-    **dict.fromkeys(("client_kwargs", "config_kwargs", "s3_additional_kwargs"), TABLE),
-}
-_CLIENT_KINDS: Mapping[str, tuple[type, ...]] = {
-    **dict.fromkeys(("region_name", "api_version", "endpoint_url", "aws_account_id"), TEXT),
-    **dict.fromkeys(("aws_access_key_id", "aws_secret_access_key", "aws_session_token"), TEXT),
-    "use_ssl": FLAG,
-    "verify": (*FLAG, *TEXT),
-}
-_CONFIG_KINDS: Mapping[str, tuple[type, ...]] = {
-    **dict.fromkeys(("region_name", "user_agent", "user_agent_extra", "user_agent_appid"), TEXT),
-    **dict.fromkeys(("request_checksum_calculation", "response_checksum_validation", "defaults_mode"), TEXT),
-    **dict.fromkeys(("connect_timeout", "read_timeout"), NUMBER),
-    "max_pool_connections": WHOLE,
-    **dict.fromkeys(("parameter_validation", "use_dualstack_endpoint", "use_fips_endpoint", "tcp_keepalive"), FLAG),
-    **dict.fromkeys(("s3", "retries", "proxies", "proxies_config", "connector_args"), TABLE),
-}
-_ARGUMENT_KINDS: Mapping[str, tuple[type, ...]] = {
-    **dict.fromkeys(("integer", "long"), WHOLE),
-    "boolean": FLAG,
-    **dict.fromkeys(("structure", "map"), TABLE),
-    "string": TEXT,
-}
 _ASKED = frozenset({*_OPERATIONS, "GetBucketVersioning"})
+_LISTINGS = {"ListObjectsV2": b"ListBucketResult", "ListObjectVersions": b"ListVersionsResult"}
+_ROOT = re.compile(rb"(?:\xef\xbb\xbf)?\s*(?:<\?xml.*?\?>\s*)?(?:<!--.*?-->\s*)*<(?:\w+:)?(\w+)", re.DOTALL)
 _WITHOUT_CREDENTIALS = (
     *(NoCredentialsError, PartialCredentialsError, CredentialRetrievalError, MetadataRetrievalError),
     *(ProfileNotFound, SSOError, TokenRetrievalError),
@@ -138,6 +95,13 @@ class _Requests(_Session):  # type: ignore[misc]  # see the line before
         if not known:
             self._prepare(session)
         return session
+
+    async def send(self, request: Any) -> Any:
+        """Botocore follows a redirect to another region, by the region's name; without one it would ask without end."""
+        answer = await super().send(request)
+        if 300 <= answer.status_code < 400 and "x-amz-bucket-region" not in answer.headers:
+            raise error_for_status(answer.status_code)
+        return answer
 
     if hasattr(_Session, "_build_ssl_contexts"):  # newer releases, which do so in the application's executor
 
@@ -175,6 +139,8 @@ class S3Backend(ObjectStore[tuple[Any, dict[str, dict[str, Any]]]]):
             # A date that no calendar has would take a whole page of a listing with it.
             parsers = fs.session.get_component("response_parser_factory")
             parsers.set_parser_defaults(timestamp_parser=partial(moment_of, parse=parse_timestamp))
+        for name in _LISTINGS:
+            client.meta.events.register(f"before-parse.s3.{name}", _check_listing)
         given = {**fs.s3_additional_kwargs, **fs.req_kw}
         taken = {name: client.meta.service_model.operation_model(name).input_shape.members for name in _OPERATIONS}
         extra = {name: {key: given[key] for key in given if key in taken[name]} for name in _OPERATIONS}
@@ -209,10 +175,11 @@ class S3Backend(ObjectStore[tuple[Any, dict[str, dict[str, Any]]]]):
         async with self._client() as (client, extra):
             answer = await client.get_object(**self._at(key), **extra["GetObject"])
             async with answer["Body"] as body:
-                size = int(answer["ContentLength"])
-                check_size(size, limit)
-                data = await body.read()
-        return whole_blob(data, _stat(key, answer, size))
+                told = answer.get("ContentLength")  # None: of a body in chunks
+                check_size(told or 0, limit)
+                data = await read_at_most(body.content, limit)
+        check_size(len(data), limit)
+        return whole_blob(data, _stat(key, answer, len(data) if told is None else int(told)))
 
     @on_asyncio
     async def write(self, key: str, data: bytes, /, *, mode: WriteMode, write_token: str = "") -> Stat:
@@ -222,8 +189,7 @@ class S3Backend(ObjectStore[tuple[Any, dict[str, dict[str, Any]]]]):
             if write_token:
                 options["Metadata"] = {**options.get("Metadata", {}), WRITE_TOKEN: write_token}
             answer = await client.put_object(**self._at(key), Body=data, **options)
-        tag = answer.get("ETag")
-        return await self._written(tag and Stat(key, len(data), Version(tag), None), key, write_token)
+        return Stat(key, len(data), written(answer.get("ETag")), None)
 
     async def _head(self, key: str, /) -> Stat:
         async with self._client() as (client, extra):
@@ -234,7 +200,7 @@ class S3Backend(ObjectStore[tuple[Any, dict[str, dict[str, Any]]]]):
                 if not code.isdecimal() or status not in {400, 401, 403, 404}:
                     raise
                 answer = await self._get_instead(key, client, extra, error)
-        return _stat(key, answer, int(answer["ContentLength"]))
+        return _stat(key, answer, size_of(answer.get("ContentLength")))
 
     async def _get_instead(self, key: str, client: Any, extra: Mapping[str, Any], error: ClientError, /) -> Any:
         """The answer to a read in place of a HEAD's, which has no body that says whether the document is missing, or
@@ -272,7 +238,8 @@ class S3Backend(ObjectStore[tuple[Any, dict[str, dict[str, Any]]]]):
             for entry in answer.get("Contents", ())
         ]
         found += [folder(entry["Prefix"][len(self._prefix) :]) for entry in answer.get("CommonPrefixes", ())]
-        return found, answer.get("NextContinuationToken") if answer.get("IsTruncated") else None
+        # A server that does not know this kind of listing may give the mark of the older one.
+        return found, answer.get("NextContinuationToken", "") if answer.get("IsTruncated") else None
 
     @on_asyncio
     async def versions(self, key: str, /) -> list[VersionInfo]:
@@ -296,8 +263,11 @@ class S3Backend(ObjectStore[tuple[Any, dict[str, dict[str, Any]]]]):
             for entry in answer.get("Versions", ())
             if entry["Key"] == self._prefix + key
         ]
-        more = answer.get("IsTruncated") and answer.get("NextKeyMarker") == self._prefix + key
-        return found, answer.get("NextVersionIdMarker") if more else None
+        if not answer.get("IsTruncated"):
+            return found, None
+        if not answer.get("NextKeyMarker"):
+            raise cut_off()
+        return found, answer.get("NextVersionIdMarker") if answer["NextKeyMarker"] == self._prefix + key else None
 
     @on_asyncio
     async def versioned(self) -> bool | None:
@@ -305,6 +275,13 @@ class S3Backend(ObjectStore[tuple[Any, dict[str, dict[str, Any]]]]):
             async with self._client() as (client, _):
                 return bool((await client.get_bucket_versioning(Bucket=self._bucket)).get("Status"))
         return None
+
+
+def _check_listing(operation_model: Any, response_dict: Mapping[str, Any], **_: object) -> None:
+    """Raise `UnavailableError` for what a proxy may have put in a listing's place, and would pass for an empty one."""
+    found = _ROOT.match(response_dict["body"])
+    if response_dict["status_code"] < 300 and (not found or found[1] != _LISTINGS[operation_model.name]):
+        raise UnavailableError("the answer is not the server's (no listing)")
 
 
 def _answer(error: ClientError, /) -> tuple[int, str]:
@@ -318,48 +295,6 @@ def _stat(key: str, answer: Mapping[str, Any], size: int, /) -> Stat:
     return Stat(key, size, version_of(answer.get("ETag")), as_utc(answer.get("LastModified")), token)
 
 
-def _check(bucket: str, options: Mapping[str, object], /) -> None:
-    """Raise `ConfigError` for a bucket's name or an option that the client would refuse later, or drop."""
-    if not VALID_BUCKET.search(bucket) and not VALID_S3_ARN.search(bucket):
-        raise ConfigError("url: the url must name a bucket, or an access point by its ARN: s3://bucket/prefix")
-    check_options(options, S3FileSystem.__init__, _KINDS, "profile")
-    client, config = table(options, "client_kwargs"), table(options, "config_kwargs")
-    for one, other in (("key", "username"), ("secret", "password")):
-        if options.get(one) and options.get(other):
-            raise ConfigError(f"options: {one!r} and {other!r} are two names of one; give one of them")
-    session: Any = AioSession
-    known = [name for name in signature(session._create_client).parameters if name in _CLIENT_KINDS]  # noqa: SLF001
-    check_names(client, known, "options.client_kwargs")
-    check_kinds(client, _CLIENT_KINDS, "options.client_kwargs")
-    for place, where in (("options", options), ("options.client_kwargs", client)):
-        check_url(where, "endpoint_url", place)
-    authority = client.get("verify")
-    if isinstance(authority, str) and not os.path.exists(authority):
-        raise ConfigError("options.client_kwargs: 'verify' names a file that is not there")
-    check_names(config, [*AioConfig.OPTION_DEFAULTS, "connector_args"], "options.config_kwargs")
-    check_kinds(config, _CONFIG_KINDS, "options.config_kwargs")
-    make: Any = AioConfig
-    for name, value in config.items():
-        try:
-            make(**{name: value})
-        except (BotoCoreError, TypeError, ValueError) as error:
-            reason = type(error).__name__
-            raise ConfigError(f"options.config_kwargs: {name!r} cannot be used ({reason})") from None
-    if additional := table(options, "s3_additional_kwargs"):
-        _check_arguments(additional)
-
-
-def _check_arguments(given: Mapping[str, object], /) -> None:
-    """Raise `ConfigError` for arguments that no operation of S3 has: they would be dropped, encryption too."""
-    model: Any = get_session().get_service_model("s3")
-    shapes = [model.operation_model(name).input_shape for name in model.operation_names]
-    members = {name: member for shape in shapes if shape is not None for name, member in shape.members.items()}
-    place = "options.s3_additional_kwargs"
-    check_names(given, members, place)
-    kinds = {name: _ARGUMENT_KINDS.get(members[name].type_name, (object,)) for name in given}
-    check_kinds(given, kinds, place)
-
-
 async def open_backend(url: str, options: Mapping[str, object], /) -> S3Backend:
     """A storage in a bucket. Options are those of `s3fs.S3FileSystem`; its client connects at the first call.
 
@@ -367,5 +302,5 @@ async def open_backend(url: str, options: Mapping[str, object], /) -> S3Backend:
         ConfigError: an option is not known or has a wrong value, or the URL names no bucket.
     """
     bucket, prefix = split_url(url)
-    await checked_apart(partial(_check, bucket, options))
+    await checked_apart(partial(check_s3, bucket, options))
     return S3Backend(options, bucket, prefix, S3FileSystem)

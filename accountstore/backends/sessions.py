@@ -1,4 +1,4 @@
-"""What the clients on aiohttp have in common: their sessions, and answers of a bounded size."""
+"""What the clients on aiohttp have in common: their sessions, and answers of a bounded size that lead nowhere else."""
 
 from __future__ import annotations
 
@@ -9,14 +9,47 @@ from typing import Any
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
+from multidict import CIMultiDict, CIMultiDictProxy
 
 from accountstore.aio.sending import release
 from accountstore.aio.threads import ThreadPool
 from accountstore.backends.base import BackendError, UnavailableError, check_size
 
+MOST_TOLD = 64 << 20
+"""More bytes than any answer has that is no document."""
+
 _ZLIB_OR_GZIP = 47
 _PACKED = frozenset({"gzip", "x-gzip", "deflate"})
 _UNREADABLE = frozenset({"br", "zstd"})
+
+
+class EndlessError(aiohttp.ClientPayloadError):
+    """An answer has more than `MOST_TOLD` bytes."""
+
+
+class BoundedAnswer(aiohttp.ClientResponse):
+    """An answer of which no more than `MOST_TOLD` bytes are taken into memory at once."""
+
+    async def read(self) -> bytes:
+        """The whole body. Raises `EndlessError` where it is longer."""
+        if self._body is None:
+            body = await read_at_most(self.content, MOST_TOLD)
+            if len(body) > MOST_TOLD:
+                self.close()
+                raise EndlessError(f"more than {MOST_TOLD} bytes")
+            self._body = body
+        return await super().read()
+
+
+class _Answer(BoundedAnswer):
+    """Such an answer, which leads to no other address: a redirect is an answer as any other."""
+
+    @property
+    def headers(self) -> CIMultiDictProxy[str]:  # pyright: ignore[reportIncompatibleVariableOverride]
+        found = super().headers
+        if self.status // 100 != 3:
+            return found
+        return CIMultiDictProxy(CIMultiDict(one for one in found.items() if one[0].lower() not in {"location", "uri"}))
 
 
 def prepare(session: Any, /, threads: ThreadPool, *, bounded: bool = False) -> None:
@@ -24,10 +57,11 @@ def prepare(session: Any, /, threads: ThreadPool, *, bounded: bool = False) -> N
 
     It repeats no request whose connection was closed: a write that took effect would meet its own document, which could
     be a rival's as well. It tells when a request leaves. Names are looked up in these threads rather than in the event
-    loop's default executor, which is the application's. And no request waits for a connection, for the store bounds
-    their number, unless it is `bounded` by the configuration.
+    loop's default executor, which is the application's. No redirect is followed. And no request waits for a connection,
+    for the store bounds their number, unless it is `bounded` by the configuration.
     """
     session._retry_connection = False  # noqa: SLF001
+    session._response_class = _Answer  # noqa: SLF001
     leaving = aiohttp.TraceConfig()
     leaving.on_request_headers_sent.append(_leave)
     leaving.freeze()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import socket
 import threading
 import zlib
 from contextlib import suppress
@@ -188,6 +189,53 @@ async def test_control_the_client_takes_all_of_a_body() -> None:
         await to_thread.run_sync(partial(cat, f"{root}/a.account", start=0, end=1000))
 
     assert await _sent(type("_Kind", (_Endless,), {}), read) == 256 * 2**20
+
+
+class _Redirecting(BaseHTTPRequestHandler):
+    """A web server that sends everybody, but for the document, to the address in the path."""
+
+    def do_GET(self) -> None:
+        _, port, name = self.path.split("/")
+        self.send_response(302 if port != "0" else 200)
+        self.send_header("Location", f"http://127.0.0.1:{port}/0/{name}")
+        self.send_header("Content-Length", "0" if port != "0" or self.command == "HEAD" else "3")
+        self.end_headers()
+        if port == "0" and self.command == "GET":
+            self.wfile.write(b"abc")
+
+    do_HEAD = do_PUT = do_GET  # noqa: N815 -- as above
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 -- the base's name
+        pass
+
+
+async def test_a_web_server_leads_to_no_other_and_a_write_nowhere() -> None:
+    """A redirect is followed by a read alone, and only to the same server: a document would go elsewhere, or come."""
+    pytest.importorskip("aiohttp")
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Redirecting) as server, socket.create_server(("127.0.0.1", 0)) as other:
+        other.setblocking(False)
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        base = f"http://127.0.0.1:{server.server_port}"
+        same = await open_backend(f"{base}/{server.server_port}", {})
+        there = await open_backend(f"{base}/{other.getsockname()[1]}", {})
+        try:
+            assert (await same.read("a.account", limit=100)).data == b"abc"
+            for call in (
+                there.read("a.account", limit=100),
+                there.stat("a.account"),
+                there.write("a.account", b"secret", mode="overwrite"),
+                same.write("a.account", b"secret", mode="overwrite"),
+            ):
+                with pytest.raises(BackendError, match="redirects, which is not followed"):
+                    await call
+            with pytest.raises(BlockingIOError):
+                other.accept()
+        finally:
+            await same.aclose()
+            await there.aclose()
+            await to_thread.run_sync(server.shutdown)
+            thread.join()
 
 
 class _Refusing(BaseHTTPRequestHandler):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import stat
 import threading
+from functools import partial
 from typing import TYPE_CHECKING
 from unittest.mock import Mock
 
@@ -13,8 +14,9 @@ from anyio import to_thread
 from running import HUNG
 
 from accountstore import AccountStore, StorageConfig, StoreConfig
-from accountstore.backends.base import Capabilities, ConfigError, Usage
+from accountstore.backends.base import Capabilities, ConfigError, UnavailableError, Usage
 from accountstore.backends.local import backend as module
+from accountstore.backends.local import directories
 from accountstore.backends.local.backend import open_backend
 from accountstore.backends.local.syscalls import SystemCalls
 
@@ -54,7 +56,7 @@ async def test_root_that_is_no_folder_is_reported_at_opening(tmp_path: Path, bel
         ({"file_mod": 0o640}, "options: unknown 'file_mod'; did you mean 'file_mode'?"),
         *(
             ({"file_mode": mode}, "options: 'file_mode' must be a mode such as '0600'")
-            for mode in ("0400", 8, "x", 0o1777)
+            for mode in ("0400", 8, "x", 0o1777, -1)
         ),
         ({"folder_mode": "0600"}, "options: 'folder_mode' must be a mode such as '0700'"),
         ({"follow_links": "yes"}, "options: 'follow_links' must be true or false"),
@@ -92,6 +94,44 @@ async def test_network_file_system_declares_no_swap(
     assert backend.capabilities == Capabilities(
         create=True, update=swaps, atomic=True, durable=True, certain=True, concurrency=64, batch=128, folders=True
     )
+    await backend.aclose()
+
+
+@pytest.mark.parametrize("instead", ["another mount", "another folder", "the same folder, mounted again"])
+async def test_a_root_on_another_mount_is_refused(
+    tmp_path: Path, instead: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When what was mounted is gone, nothing is written to the folder below, nor missed there. A folder that takes the
+    root's place, as after a restore, and the same one mounted again are as good as the first.
+    """
+    root = tmp_path / "root"
+    backend = await open_backend(f"file://{root}", {})
+    await backend.write(KEY, b"1", mode="overwrite")
+    if instead != "the same folder, mounted again":
+        root.rename(tmp_path / "mounted")
+        root.mkdir()
+    if instead != "another folder":
+        monkeypatch.setattr(directories, "mount_of", Mock(return_value=-1))
+    if instead == "the same folder, mounted again":
+        monkeypatch.setattr(directories.Directories, "_inode", Mock(return_value=(-1, root.stat().st_ino)))
+    if instead == "another mount":
+        for call in (
+            partial(backend.read, KEY, limit=9),
+            partial(backend.stat, KEY),
+            partial(backend.write, KEY, b"2", mode="overwrite"),
+            partial(backend.delete, KEY),
+            partial(anext, backend.scan("", recursive=True)),
+        ):
+            with pytest.raises(UnavailableError, match="on another mount than when it was opened") as caught:
+                await call()
+            assert not caught.value.sent
+        assert not [*root.iterdir()]
+        root.rmdir()
+        (tmp_path / "mounted").rename(root)
+        assert (await backend.read(KEY, limit=9)).data == b"1"
+    for data in (b"2", b"3"):
+        await backend.write(KEY, data, mode="overwrite")
+        assert (root / KEY).read_bytes() == data
     await backend.aclose()
 
 

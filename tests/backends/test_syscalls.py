@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
-from accountstore.backends.local.syscalls import filesystem_type
+from accountstore.backends.local.syscalls import filesystem_type, mount_of
 
 MOUNTS = """\
 21 28 0:20 / /sys rw,nosuid - sysfs sysfs rw
@@ -39,3 +40,17 @@ def test_filesystem_type_is_none_where_it_is_not_known(tmp_path: Path) -> None:
 def test_filesystem_type_of_this_system_is_known() -> None:
     """Linux names the type of its file systems."""
     assert filesystem_type("/proc") == "proc"
+
+
+def test_mount_is_told_by_an_open_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two folders of one mount have its number, and one of another has another; without Linux's proc the device's."""
+    (tmp_path / "below").mkdir()
+    numbers: list[int] = []
+    for path in (tmp_path, tmp_path / "below", Path("/dev")):
+        fd = os.open(path, os.O_RDONLY)
+        numbers.append(mount_of(fd))
+        monkeypatch.setattr("builtins.open", Mock(side_effect=FileNotFoundError))
+        assert mount_of(fd) == path.stat().st_dev
+        monkeypatch.undo()
+        os.close(fd)
+    assert numbers[0] == numbers[1] != numbers[2]

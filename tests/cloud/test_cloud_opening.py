@@ -89,6 +89,29 @@ async def test_a_client_that_opens_slowly_is_opened_once(
 
 
 @on_each_target
+async def test_an_opening_that_hangs_is_begun_again(
+    stub: Stub, target: Target, gate: Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An opening that takes long, as where a program for credentials hangs, keeps no later call: another is begun, and
+    who waits for the first has the second's client.
+    """
+    monkeypatch.setattr("accountstore.backends.object_store._PATIENCE", 0.05)
+    target.put(stub, AT, OLD)
+    async with AccountStore.open(target.config(stub.url)) as store:
+        begun = before_opening(target, monkeypatch, lambda: len(begun) > 1 or gate.wait(HUNG))
+        async with anyio.create_task_group() as group:
+            group.start_soon(store.get, AT)
+            while not begun:
+                await anyio.sleep(0.005)
+            await anyio.sleep(0.1)
+            with anyio.fail_after(HUNG):
+                assert await store.get(AT) == OLD
+        assert len(begun) == 2
+        gate.set()
+    await assert_closed(stub)
+
+
+@on_each_target
 async def test_control_an_opening_that_belongs_to_its_caller_begins_again(
     stub: Stub, target: Target, monkeypatch: pytest.MonkeyPatch, gate: Event, hold: Callable[[], list[str]]
 ) -> None:

@@ -407,19 +407,6 @@ async def test_control_a_server_that_is_busy_is_asked_again(stub: Stub, target: 
 
 @by_fsspec
 @on_asyncio
-async def test_a_write_whose_answer_has_no_version_was_done(stub: Stub, target: Target) -> None:
-    """A server that gives no version of what it has stored: the error says that the write was done."""
-    body = '{"size": "5"}' if target.service == "gcs" else ""
-    status = 201 if target.service == "azure" else 200
-    stub.faults([{"nth": 1, "kind": "answer", "status": status, "op": "put", "headers": {}, "body": body}])
-    async with AccountStore.open(target.config(stub.url)) as store:
-        with pytest.raises(BackendError, match="the write was done, but the server gives no version") as caught:
-            await store.save(AT, OLD)
-        assert type(caught.value) is BackendError
-
-
-@by_fsspec
-@on_asyncio
 async def test_a_write_whose_answer_has_no_version_looks_for_it(
     stub: Stub, target: Target, monkeypatch: pytest.MonkeyPatch
 ) -> None:

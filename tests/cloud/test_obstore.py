@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 from base64 import b64encode
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Literal
+from unittest.mock import Mock
 
 import pytest
 from cloudtargets import (
@@ -76,6 +78,22 @@ async def test_obstore_alone(stub: Stub, target: Target, monkeypatch: pytest.Mon
         assert not await store.exists(AT)
     assert await backend.versioned() is None
     await backend.aclose()
+
+
+async def test_a_package_that_cannot_be_imported_now(stub: Stub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that may open no more files imports the package later: the delete was surely not sent."""
+    target = Target("s3", "obstore")
+    need_packages("s3")
+    full = OSError(errno.EMFILE, "Too many open files")
+    async with AccountStore.open(target.config(stub.url, attempts=1)) as store:
+        version = await store.save(AT, OLD)
+        with monkeypatch.context() as patch:
+            patch.setattr("accountstore.backends.obstore.backend.import_module", Mock(side_effect=full))
+            with pytest.raises(UnavailableError) as caught:
+                await store.delete(AT, version=version)
+            assert type(caught.value) is UnavailableError
+        await store.delete(AT, version=version)
+        assert target.found(stub, AT) is None
 
 
 @by_obstore

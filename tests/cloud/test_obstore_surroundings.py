@@ -6,11 +6,15 @@ import json
 import os
 import sys
 from importlib import import_module
+from threading import Event
 from typing import TYPE_CHECKING, Any
+from unittest.mock import Mock
 
+import anyio
 import pytest
 from cloudtargets import AT, BUCKET, CALLS, NEW, OLD, Target, forget_credentials, on_asyncio, refusal
 from cloudtls import make_authority, tls_before
+from running import HUNG
 
 from accountstore import AccountStore, BackendError, ConfigError, DeniedError
 
@@ -118,6 +122,45 @@ async def test_obstore_alone_reads_no_profile(stub: Stub, monkeypatch: pytest.Mo
     assert "pip install 'accountstore[s3]'" in said
     async with AccountStore.open(with_keys) as store:
         await store.save(AT, NEW)
+
+
+@served
+async def test_credentials_are_found_while_another_call_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program that is asked for credentials and hangs keeps nobody else from finding them."""
+    gate, asked = Event(), []
+
+    def session(_: object) -> Any:
+        asked.append(1)
+        if len(asked) == 1:
+            gate.wait(HUNG)
+        return Mock()
+
+    monkeypatch.setattr(surroundings, "_session", session)
+    credentials = surroundings.Credentials(None)
+    with anyio.fail_after(HUNG):
+        async with anyio.create_task_group() as group:
+            group.start_soon(credentials)
+            while not asked:
+                await anyio.sleep(0.005)
+            assert "token" in await credentials()
+            gate.set()
+
+
+@pytest.mark.parametrize("engine", ["fsspec", "obstore"])
+@pytest.mark.parametrize("name", ["AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE", "AWS_WEB_IDENTITY_TOKEN_FILE"])
+@served
+async def test_a_pipe_in_the_place_of_a_file_is_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, engine: Any, name: str
+) -> None:
+    """A client would wait for the pipe's other end, with no deadline; a missing file and a device are the client's."""
+    config = Target("s3", engine).config_of(f"s3://{BUCKET}/p", {"client_kwargs": {"region_name": "x"}})
+    for path in (tmp_path / "missing", os.devnull):
+        monkeypatch.setenv(name, str(path))
+        async with AccountStore.open(config):
+            pass
+    os.mkfifo(tmp_path / "pipe")
+    monkeypatch.setenv(name, str(tmp_path / "pipe"))
+    assert f"{name} names a pipe" in await refusal(config)
 
 
 @served

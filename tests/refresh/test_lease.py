@@ -298,6 +298,8 @@ def test_a_clock_that_is_behind_is_found_by_a_read(off: type[_Wrong]) -> None:
     assert abs(clock.now() - datetime.now(UTC) + timedelta(hours=1)) < timedelta(seconds=5)
     clock.has_read(datetime.now(UTC) - timedelta(minutes=10))
     assert abs(clock.now() - datetime.now(UTC) + timedelta(minutes=10)) < timedelta(seconds=5)
+    for _ in range(2):
+        clock.has_read(datetime(9999, 12, 31, 23, 59, 55, tzinfo=UTC))
 
 
 async def test_a_clock_that_is_ahead_costs_no_exchange(off: type[_Wrong]) -> None:

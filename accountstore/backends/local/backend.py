@@ -164,7 +164,7 @@ def _mode(name: str, options: Mapping[str, object], least: int, /) -> int:
         mode = int(value, 8) if isinstance(value, str) else value
     except ValueError:
         mode = None
-    if not isinstance(mode, int) or mode & least != least or mode > 0o777:
+    if not isinstance(mode, int) or mode & least != least or not 0 <= mode <= 0o777:
         raise ConfigError(f"options: {name!r} must be a mode such as '{least:04o}', which leaves the owner all")
     return mode
 
@@ -182,4 +182,6 @@ def _open(url: str, make: Callable[..., Files], read_only: bool, /) -> LocalBack
     # What is read only is not swept of temporary files either.
     locking = not read_only and kind not in _NETWORK and kind.partition(".")[0] != "fuse"
     rereads = kind in {"tmpfs", "ramfs"}
-    return LocalBackend(make(root, locking=locking, links=read_only or files.has_links(), rereads=rereads))
+    files = make(root, locking=locking, links=read_only or files.has_links(), rereads=rereads)
+    files.stay()
+    return LocalBackend(files)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from accountstore.backends.base import UnavailableError
-from accountstore.backends.local.syscalls import Descriptor, SystemCalls
+from accountstore.backends.local.syscalls import Descriptor, SystemCalls, mount_of
 
 _ROOT = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _FOLDER = _ROOT | os.O_NOFOLLOW
@@ -29,6 +29,7 @@ class Directories:
         self._sweep = sweep
         self._mode = mode
         self._ready: dict[str, tuple[int, int]] = {}
+        self._home: tuple[tuple[int, int], int] | None = None
 
     def make_root(self) -> None:
         """Create the root, and the folders above it that are missing, private and durably."""
@@ -48,9 +49,33 @@ class Directories:
 
     def _open_root(self) -> Descriptor:
         try:
-            return Descriptor(self._os, self._root, _ROOT)
+            at = Descriptor(self._os, self._root, _ROOT)
         except (FileNotFoundError, NotADirectoryError):
             raise UnavailableError("the root folder of the storage is gone", sent=False) from None
+        if self._home is not None:
+            self._require_mount(at, *self._home)
+        return at
+
+    def stay(self) -> None:
+        """From now on, refuse a root that is another folder on another mount: what was mounted is gone, and what is
+        below shows, or has been covered. A folder that takes the root's place, and the same one mounted again, are as
+        good.
+        """
+        with suppress(OSError):
+            at = self._open_root()
+            self._home = self._inode(at), mount_of(at.fd)
+            at.close()
+
+    def _require_mount(self, at: Descriptor, inode: tuple[int, int], mount: int, /) -> None:
+        """Raise `UnavailableError`, and close it, unless an open root is as good as that of the store's opening."""
+        now = self._inode(at)
+        if now == inode:
+            return
+        if now[1] != inode[1] and mount_of(at.fd) != mount:
+            at.close()
+            what = "the root folder of the storage is on another mount than when it was opened"
+            raise UnavailableError(f"{what}: mount it again, or open the store anew", sent=False)
+        self._home = now, mount_of(at.fd)
 
     def open(self, folder: str, /) -> Descriptor:
         """A folder, opened."""

@@ -71,6 +71,10 @@ class Files:
         """Create the root, and the folders above it that are missing, private and durably."""
         self._directories.make_root()
 
+    def stay(self) -> None:
+        """From now on, refuse a root on another mount: `Directories.stay`."""
+        self._directories.stay()
+
     def has_links(self) -> bool:
         """Whether a file under the root can have two names, as far as this process can find out."""
         with self._directories.open("") as at:

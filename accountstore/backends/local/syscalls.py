@@ -85,3 +85,12 @@ def filesystem_type(path: str, /, *, mounts: str = "/proc/self/mountinfo") -> st
             if len(fields) > 2 and fields[2] == wanted:
                 return fields[fields.index("-") + 1]
     return None
+
+
+def mount_of(fd: int, /) -> int:
+    """A number of the mount that an open file is on, as Linux has it in proc(5); elsewhere that of its device."""
+    with suppress(OSError), open(f"/proc/self/fdinfo/{fd}", encoding="ascii") as lines:
+        for line in lines:
+            if line.startswith("mnt_id:"):
+                return int(line[len("mnt_id:") :])
+    return os.fstat(fd).st_dev

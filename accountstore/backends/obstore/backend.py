@@ -21,7 +21,8 @@ from obstore.exceptions import BaseError
 from obstore.store import MemoryStore
 
 from accountstore.aio.loops import on_asyncio
-from accountstore.aio.sending import release
+from accountstore.aio.sending import hold, release
+from accountstore.backends.answers import cut_off, generation, whole_blob
 from accountstore.backends.base import (
     Backend,
     Blob,
@@ -39,11 +40,10 @@ from accountstore.backends.base import (
 from accountstore.backends.object_store import (
     WRITE_TOKEN,
     Bucket,
+    error_for_status,
     folder,
-    generation,
     is_stale,
     split_url,
-    whole_blob,
 )
 from accountstore.backends.obstore.errors import Answer, OddKeyError, answer_of, error_of
 from accountstore.backends.obstore.opening import open_store
@@ -80,6 +80,7 @@ class ObstoreBackend(Bucket[Any]):
         self._connect = connect
         self._sibling: Backend | None = None
         self._unconnected = False
+        self._proven = service != "s3"
 
     async def _open(self) -> Any:
         return await self._apart(partial(open_store, self._service, self._bucket, self._options, self._connect))
@@ -173,6 +174,8 @@ class ObstoreBackend(Bucket[Any]):
         if listing.rest is None:
             try:
                 return await (self._below if listing.recursive else self._in)(listing, last)
+            except NotFoundError:  # a listing is of the bucket
+                raise error_for_status(404, "NoSuchBucket") from None
             except OddKeyError:
                 listing.rest = (await self._fsspec()).scan(listing.prefix, recursive=listing.recursive)
         page = await anext(listing.rest, None)
@@ -185,6 +188,8 @@ class ObstoreBackend(Bucket[Any]):
         """The documents of a folder alone, which come at once."""
         async with self._client() as client:
             found = await obstore.list_with_delimiter_async(client, listing.where)
+            listing.goes_round(cast("Sequence[Mapping[str, Any]]", found["objects"]))
+            await self._prove(client, listing)
         folders = [folder(f"{name[len(self._prefix) :]}/") for name in found["common_prefixes"]]
         return folders + self._stats(cast("Sequence[Mapping[str, Any]]", found["objects"])), None
 
@@ -196,11 +201,29 @@ class ObstoreBackend(Bucket[Any]):
             kept, listing.stream = listing.stream, None
             stream: Any = kept or obstore.list(client, listing.where, offset=last or None, chunk_size=_PAGE)
             page: Sequence[Mapping[str, Any]] | None = await anext(stream, None)
-        if page is None:
-            return [], None
+            if page is None:
+                await self._prove(client, listing)
+                return [], None
+        if listing.goes_round(page):
+            raise cut_off()
         stats = await self._named(self._stats(page), listing)
         listing.stream = stream
         return stats, page[-1]["path"] if page else last or ""
+
+    async def _prove(self, client: Any, listing: _Listing, /) -> None:
+        """At the end of the first listing of S3, if it is of one page, ask for what is behind it. A server that does
+        not know this kind of listing ends each after a page, which obstore does not tell; and it then begins anew.
+
+        Raises:
+            BackendError: it does.
+        """
+        if self._proven or not listing.greatest or listing.count > _PAGE:
+            return
+        stream: Any = obstore.list(client, listing.where, offset=listing.greatest, chunk_size=_PAGE)
+        behind: Sequence[Mapping[str, Any]] | None = await anext(stream, None)
+        if any(meta["size"] and meta["path"] < listing.greatest for meta in behind or ()):
+            raise cut_off()
+        self._proven = True
 
     async def _named(self, stats: list[Stat], listing: _Listing, /) -> list[Stat]:
         """Those whose key is as it is shown. obstore drops a `/` at its end, where a folder's marker has one, which is
@@ -225,6 +248,10 @@ class ObstoreBackend(Bucket[Any]):
         return None
 
     def _stats(self, found: Sequence[Mapping[str, Any]], /) -> list[Stat]:
+        if any(not meta["path"].startswith(self._prefix) for meta in found):
+            raise OddKeyError(
+                "a key in the bucket is told in a way that obstore does not understand"
+            )  # encoded, by Azure
         return [self._stat(meta["path"][len(self._prefix) :], meta) for meta in found]
 
     async def _fsspec(self) -> Backend:
@@ -234,12 +261,15 @@ class ObstoreBackend(Bucket[Any]):
             UnsupportedError: its package is not installed.
         """
         if self._sibling is None:
+            hold()
             try:
                 module = await to_thread.run_sync(import_module, f"accountstore.backends.{self._service}")
-            except ImportError:
+            except ModuleNotFoundError:
                 raise UnsupportedError(
                     f"obstore alone cannot do this; install: pip install 'accountstore[{self._service}]'"
                 ) from None
+            except (ImportError, OSError) as error:  # of a process that may open no more files
+                raise UnavailableError(f"a package cannot be imported ({type(error).__name__})", sent=False) from None
             sibling: Backend = await module.open_backend(self._url, self._options)
             self._sibling = self._sibling or sibling  # type: ignore[redundant-expr]  # set by another call meanwhile
         return self._sibling
@@ -286,12 +316,24 @@ class _Listing:
         self.at_root: bool = recursive and where is None
         """Whether a key that begins with a `/` may come."""
         self.stream: Any = None
+        self.last: object = None
+        self.count: int = 0
+        self.greatest: str = ""
+        """The last key, in the order of the keys, that is no folder's marker."""
         self.rest: AsyncIterator[Sequence[Stat]] | None = None
+
+    def goes_round(self, page: Sequence[Mapping[str, Any]], /) -> bool:
+        """Whether a page has an object twice, or one of the page before: the server gives one mark again and again."""
+        rows = [(meta["path"], meta["size"], meta["e_tag"], meta["last_modified"]) for meta in page]
+        before, self.last = self.last, rows[-1] if rows else self.last
+        self.count += len(rows)
+        self.greatest = max(self.greatest, *(path for path, size, *_ in rows if size), "")
+        return len(set(rows)) < len(rows) or before in rows
 
 
 def _bound_of(seconds: float, /) -> timedelta:
     """How long connecting may take in an operation of so many seconds: it is then known that nothing was sent."""
-    return min(_CONNECT, timedelta(seconds=seconds / 2))
+    return timedelta(seconds=min(_CONNECT.total_seconds(), seconds / 2))
 
 
 async def open_backend(url: str, options: Mapping[str, object], /, *, seconds: float = 30.0) -> ObstoreBackend:

@@ -33,11 +33,13 @@ _TLS = re.compile(
     r"DecryptError|InvalidEncryptedClientHello|PeerSentOversizedRecord|NoApplicationProtocol)\b(?:\(\s*(\w+))?"
 )
 """Errors of rustls, and what is within."""
+_LACKING = re.compile("Header missing from response|Invalid last modified")
+_ODD_DATE = re.compile("list response: (?:missing field `Last|input )")
 _UNCONNECTED = re.compile(r"kind: Connect\b|legacy::Error\(\s*Connect\b")
 
 
 class OddKeyError(BackendError):
-    """A listing has a key that obstore takes for no path, such as `a//b`."""
+    """A listing has a key that obstore takes for no path, such as `a//b`, or a date that it takes for none."""
 
 
 class Answer(NamedTuple):
@@ -93,6 +95,11 @@ def error_of(error: Exception, bucket: str, mode: WriteMode | None, /) -> Accoun
 def _by_class(error: Exception, text: str, mode: WriteMode | None, /) -> AccountStoreError:
     if isinstance(error, InvalidPathError):
         return OddKeyError("a key in the bucket is none that obstore can list")
+    if _LACKING.search(text):
+        return UnavailableError("the answer lacks a version (ETag), a length or a date, and may not be the server's")
+    if "Got invalid list response" in text:
+        odd = _ODD_DATE.search(text)
+        return (OddKeyError if odd else UnavailableError)("the answer is not the server's (no listing)")
     if isinstance(error, FileNotFoundError):
         return error_for_status(404)
     if isinstance(error, (AlreadyExistsError, PreconditionError)):

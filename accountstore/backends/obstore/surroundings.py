@@ -13,6 +13,7 @@ from typing import Any
 
 from accountstore.aio.threads import ThreadPool
 from accountstore.backends.base import ConfigError
+from accountstore.backends.options import AWS_FILES, check_no_pipes
 from accountstore.files import read_file
 
 KEY_FILE = "GOOGLE_APPLICATION_CREDENTIALS"
@@ -24,6 +25,8 @@ _AZURE_VARIABLES = tuple(f"AZURE_STORAGE_{name}" for name in ("ACCOUNT_KEY", "SA
 _AWS_FILES = ("AWS_PROFILE", "AWS_DEFAULT_PROFILE", "AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE")
 _AWS_BUNDLES = ("AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE")
 _AWS_ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
+_THREADS = 4
+"""For finding AWS credentials: a program that is asked for them may hang."""
 _FRESH = timedelta(minutes=10)
 """After this AWS credentials are asked for again: a file or a role may have new ones."""
 
@@ -84,8 +87,9 @@ def aws(profile: str | None, given: Mapping[str, Any], /) -> dict[str, Any]:
     what finds the credentials. botocore, which comes with s3fs, reads it; without it, obstore reads what it can.
 
     Raises:
-        ConfigError: the profile is not there, a file cannot be read, or it takes botocore to read it.
+        ConfigError: the profile is not there, a file cannot be read or is a pipe, or it takes botocore to read it.
     """
+    check_no_pipes(AWS_FILES)
     unsigned = given.get("skip_signature") or "access_key_id" in given
     variables = {name for name, value in os.environ.items() if value and name.startswith(("AWS_", *_AWS_BUNDLES))}
     if unsigned and not variables and not profile:
@@ -125,7 +129,7 @@ class Credentials:
 
     def __init__(self, profile: str | None, /) -> None:
         self._profile = profile
-        self._threads = ThreadPool(1)
+        self._threads = ThreadPool(_THREADS)
 
     async def __call__(self) -> dict[str, Any]:
         """The credentials. Raises `LookupError` where there are none, and what botocore raises."""

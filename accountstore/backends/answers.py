@@ -1,0 +1,49 @@
+"""What the answer of an object store says of a document or a listing, and what it must say to be one."""
+
+from __future__ import annotations
+
+import re
+
+from accountstore.backends.base import BackendError, Blob, ConflictError, Stat, UnavailableError, Version
+
+
+def whole_blob(data: bytes, stat: Stat, /) -> Blob:
+    """The blob of an answer. Raises `UnavailableError` where it has fewer or more bytes than it has told."""
+    if len(data) != stat.size:
+        raise UnavailableError("the answer was cut short")
+    return Blob(data, stat)
+
+
+def version_of(tag: object, /) -> Version:
+    """The version of an answer that names it so. Raises `BackendError` where there is none."""
+    if not tag:
+        raise BackendError("the server gives no version (ETag) of the document, without which it is no storage")
+    return Version(str(tag))
+
+
+def written(tag: object, /) -> Version:
+    """The version of a write, as its answer names it. Raises `UnavailableError` where it names none: it may be a
+    proxy's, and the document itself must then tell whether the write was done.
+    """
+    if not tag:
+        raise UnavailableError("the answer to the write has no version (ETag), and may not be the server's")
+    return Version(str(tag))
+
+
+def generation(version: Version, /) -> str:
+    """The generation of a version of Google Cloud Storage. Raises `ConflictError` for one that it cannot have given."""
+    if not re.fullmatch("[0-9]+", version.token):
+        raise ConflictError("the document has changed since it was read")
+    return version.token
+
+
+def size_of(length: object, /) -> int:
+    """The size that an answer tells. Raises `BackendError` where it tells none."""
+    if length is None:
+        raise BackendError("the server gives no length (Content-Length) of the document")
+    return int(str(length))
+
+
+def cut_off() -> BackendError:
+    """The error for a listing that has more, but does not say how to go on."""
+    return BackendError("the listing is cut off: the server says that there is more, and not how it goes on")

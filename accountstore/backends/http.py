@@ -1,0 +1,52 @@
+"""What fsspec's filesystem for HTTP needs beside: bounds, and the meaning of its errors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from inspect import signature
+from typing import Any
+
+import aiohttp
+from yarl import URL
+
+from accountstore.backends.object_store import error_for_status, unanswered
+from accountstore.backends.options import TABLE, check_kinds, check_names
+from accountstore.backends.sessions import BoundedAnswer
+
+_MISSING = frozenset({404, 410})
+
+
+def confined(options: Mapping[str, Any], /) -> dict[str, Any]:
+    """Options of fsspec's filesystem for HTTP, with which an answer is bounded, and a redirect is followed only by a
+    read, and only within one server.
+
+    Raises:
+        ConfigError: `client_kwargs` is none that the session takes.
+    """
+    given = options.get("client_kwargs") or {}
+    check_kinds(options, {"client_kwargs": TABLE})
+    check_names(given, [*signature(aiohttp.ClientSession).parameters], "options.client_kwargs")
+    redirects = aiohttp.TraceConfig()
+    redirects.on_request_redirect.append(_stay)
+    traces = [*given.get("trace_configs", ()), redirects]
+    return {**options, "client_kwargs": {"response_class": BoundedAnswer, **given, "trace_configs": traces}}
+
+
+async def _stay(_session: object, _context: object, redirect: aiohttp.TraceRequestRedirectParams, /) -> None:
+    """Raise `BackendError` for a redirect that is not followed."""
+    answer = redirect.response
+    there = redirect.url.join(URL(answer.headers.get("Location", "")))
+    same = (there.scheme, there.host, there.port) == (redirect.url.scheme, redirect.url.host, redirect.url.port)
+    if redirect.method not in {"GET", "HEAD"} or not same:
+        answer.close()
+        raise error_for_status(answer.status)
+
+
+def http_error(error: Exception, /) -> Exception:
+    """What an error means. `info` calls a file missing whatever failed; only 404 and 410 say so (RFC 9110)."""
+    if isinstance(error, FileNotFoundError) and isinstance(error.__cause__, Exception):
+        error = error.__cause__
+    status = getattr(error, "status", None)
+    if isinstance(status, int):
+        return FileNotFoundError(str(status)) if status in _MISSING else error_for_status(status)
+    return unanswered(error) if isinstance(error, aiohttp.ClientError) else error

@@ -1,0 +1,175 @@
+"""Answers that are none of an object store's: redirects, pages of a proxy, listings that end too early or never."""
+
+from __future__ import annotations
+
+import json
+import socket
+from typing import TYPE_CHECKING
+
+import pytest
+from cloudtargets import AT, CALLS, NEW, OLD, Target, by_fsspec, on_asyncio, on_each_target
+
+from accountstore import AccountStore, BackendError, UnavailableError, UncertainError
+
+if TYPE_CHECKING:
+    from cloudstub import Stub
+
+pytestmark = [pytest.mark.anyio, pytest.mark.once, on_asyncio]
+
+
+async def listed(store: AccountStore) -> list[str]:
+    """The names of the documents in the folder of `AT`, and below."""
+    return [entry.location.file_name async for entry in store.list(AT.folder, recursive=True)]
+
+
+async def deleted(store: AccountStore) -> None:
+    """The document of `AT` is no more."""
+    await store.delete(AT)
+
+
+async def refused(store: AccountStore, match: str) -> None:
+    """The listing fails with these words, for good or for now."""
+    with pytest.raises(BackendError, match=match):
+        await listed(store)
+
+
+@by_fsspec
+@pytest.mark.parametrize("status", [302, 307])
+async def test_no_redirect_is_followed(stub: Stub, target: Target, status: int) -> None:
+    """Whatever is asked, another server that the storage's names is not: a document would go there, or come."""
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        other.setblocking(False)
+        headers = {"Location": f"http://127.0.0.1:{other.getsockname()[1]}/b/a.account"}
+        stub.faults([{"nth": 1, "times": 99, "kind": "answer", "status": status, "headers": headers}])
+        async with AccountStore.open(target.config(stub.url, attempts=1, timeout=5)) as store:
+            for call in (*CALLS.values(), deleted, listed):
+                with pytest.raises(BackendError, match="redirects, which is not followed") as caught:
+                    await call(store)
+                assert type(caught.value) is BackendError
+        with pytest.raises(BlockingIOError):
+            other.accept()
+
+
+@pytest.mark.parametrize("target", [Target("s3", "fsspec"), Target("azure", "fsspec")], ids=["s3", "azure"])
+@pytest.mark.parametrize("op", ["get", "list"])
+async def test_an_answer_without_end_is_not_taken_into_memory(
+    stub: Stub, target: Target, op: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A refusal, or a listing, that is longer than any is given up."""
+    monkeypatch.setattr("accountstore.backends.sessions.MOST_TOLD", 1000)
+    status = 500 if op == "get" else 200
+    stub.faults([{"nth": 1, "times": 9, "kind": "answer", "status": status, "op": op, "body": " " * 5000}])
+    async with AccountStore.open(target.config(stub.url, attempts=1)) as store:
+        with pytest.raises(UnavailableError, match="the answer has no end"):
+            await (store.get(AT) if op == "get" else listed(store))
+
+
+# --- listings ---------------------------------------------------------------------------------------------------------
+
+PAGE = "<html><body><p>Please log in</p></body></html>"
+NONE = {
+    "s3": (PAGE, "", "<ListVersionsResult/>"),
+    "gcs": ('{"error": {"code": 503}}', '{"detail": "log in"}', PAGE, ""),
+}
+
+
+@pytest.mark.parametrize(("service", "body"), [(one, body) for one, bodies in NONE.items() for body in bodies])
+async def test_an_answer_that_is_no_listing_is_no_empty_one(stub: Stub, service: str, body: str) -> None:
+    """What a proxy has put in a listing's place, with status 200, is an error that is tried again."""
+    target = Target(service, "fsspec")  # type: ignore[arg-type]  # one of the two
+    target.put(stub, AT, OLD)
+    stub.faults([{"nth": 1, "kind": "answer", "status": 200, "op": "list", "body": body}])
+    async with AccountStore.open(target.config(stub.url, attempts=1)) as store:
+        with pytest.raises(UnavailableError, match="the answer is not the server's"):
+            await listed(store)
+    stub.faults([{"nth": 1, "kind": "answer", "status": 200, "op": "list", "body": body}])
+    async with AccountStore.open(target.config(stub.url)) as store:
+        assert await listed(store) == [AT.file_name]
+
+
+def s3_page(*names: str, more: str = "") -> str:
+    """A page of a listing of S3."""
+    about = "<LastModified>2026-01-01T00:00:00.000Z</LastModified><ETag>e</ETag><Size>2</Size>"
+    rows = "".join(f"<Contents><Key>p/f/{name}.account</Key>{about}</Contents>" for name in names)
+    return f"<ListBucketResult><IsTruncated>{'true' if more else 'false'}</IsTruncated>{more}{rows}</ListBucketResult>"
+
+
+def gcs_page(*names: str, more: str) -> str:
+    """A page of a listing of Google Cloud Storage's JSON interface."""
+    items = [{"name": f"p/f/{name}.account", "size": "2", "generation": "1"} for name in names]
+    return json.dumps({"items": items, "nextPageToken": more})
+
+
+OLDER = "<NextMarker>p/f/b.account</NextMarker>"
+SAME = "<NextContinuationToken>x</NextContinuationToken>"
+CUT = {
+    "no mark": ("s3", "fsspec", s3_page("a", "b", more=OLDER)),
+    "no mark, by obstore": ("s3", "obstore", s3_page("a", "b", more=OLDER)),
+    "an empty mark": ("s3", "fsspec", s3_page("a", "b", more="<NextContinuationToken/>")),
+    "one mark": ("s3", "fsspec", s3_page("a", "b", more=SAME)),
+    "one mark, by obstore": ("s3", "obstore", s3_page("a", "b", more=SAME)),
+    "one mark and nothing else": ("s3", "fsspec", s3_page(more=SAME)),
+    "one mark of Google's": ("gcs", "fsspec", gcs_page("a", "b", more="x")),
+}
+
+
+@pytest.mark.parametrize("case", CUT)
+@pytest.mark.parametrize("recursive", [True, False])
+async def test_a_listing_that_stops_or_goes_round_is_an_error(stub: Stub, case: str, recursive: bool) -> None:
+    """A server that has more, and does not say how to go on, or the same for ever, is told; no part passes for all."""
+    service, engine, body = CUT[case]
+    if case == "one mark, by obstore" and not recursive:
+        return  # it takes all pages of a folder at once: the deadline ends it
+    stub.faults([{"nth": 1, "times": 9999, "kind": "answer", "status": 200, "op": "list", "body": body}])
+    async with AccountStore.open(Target(service, engine).config(stub.url)) as store:  # type: ignore[arg-type]
+        with pytest.raises(BackendError, match="the listing is cut off"):
+            _ = [entry async for entry in store.list(AT.folder, recursive=recursive)]
+
+
+@on_each_target
+async def test_a_listing_of_no_bucket_is_no_missing_document(stub: Stub, target: Target) -> None:
+    """A bare 404, of a proxy or an emulator, says that there is no bucket: a listing is of no document."""
+    stub.faults([{"nth": 1, "times": 9, "kind": "answer", "status": 404, "headers": {}, "body": ""}])
+    async with AccountStore.open(target.config(stub.url)) as store:
+        await refused(store, "the bucket or container does not exist")
+
+
+def azure_page(*blobs: str) -> str:
+    """A page of a listing of Azure."""
+    return f'<?xml version="1.0"?><EnumerationResults><Blobs>{"".join(blobs)}</Blobs><NextMarker/></EnumerationResults>'
+
+
+def blob(name: str, tag: str) -> str:
+    """A blob in such a page; `name` is its element."""
+    moment = "<Last-Modified>Thu, 01 Jan 2026 00:00:00 GMT</Last-Modified>"
+    about = f"{moment}{tag}<Content-Length>2</Content-Length><Content-Type>x/y</Content-Type>"
+    return f"<Blob>{name}<Properties>{about}<BlobType>BlockBlob</BlobType></Properties></Blob>"
+
+
+@pytest.mark.parametrize("engine", ["fsspec", "obstore"])
+async def test_blobs_without_a_tag_or_with_an_encoded_name_are_listed(stub: Stub, engine: str) -> None:
+    """Azure encodes a name that XML does not have; neither that nor a missing tag leaves a document out."""
+    name = '<Name Encoded="true">p%2Ff%2Fa%EF%BF%BEb.account</Name>'
+    body = azure_page(blob(name, "<Etag>0x1</Etag>"), blob("<Name>p/f/b.account</Name>", ""))
+    answer = {"kind": "answer", "status": 200, "op": "list", "body": body}
+    stub.faults([{"nth": 1, "times": 9, **answer, "headers": {"Content-Type": "application/xml"}}])
+    async with AccountStore.open(Target("azure", engine).config(stub.url)) as store:  # type: ignore[arg-type]
+        assert await listed(store) == ["a\ufffeb.account", "b.account"]
+
+
+# --- documents --------------------------------------------------------------------------------------------------------
+
+
+@on_each_target
+async def test_a_write_whose_answer_names_no_version_is_looked_for(stub: Stub, target: Target) -> None:
+    """Such an answer may be a proxy's: the write that it hides is found by its token, or made again."""
+    status = 201 if target.service == "azure" else 200
+    stub.faults([{"nth": 1, "kind": "answer", "status": status, "op": "put", "headers": {}, "body": PAGE}])
+    async with AccountStore.open(target.config(stub.url)) as store:
+        await store.save(AT, NEW)
+        assert await store.get(AT) == NEW
+    answer = {"kind": "answer", "status": status, "headers": {}, "body": PAGE}
+    stub.faults([{"nth": 1, "times": 99, **answer}])
+    async with AccountStore.open(target.config(stub.url, attempts=1)) as store:
+        with pytest.raises(UncertainError):
+            await store.save(AT, NEW)
