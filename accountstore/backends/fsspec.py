@@ -40,9 +40,10 @@ from accountstore.backends.base import (
     digest,
     only_version,
 )
+from accountstore.backends.file_servers import client_for, close, entries_of, is_lost, meaning
 from accountstore.backends.logs import quiet
 from accountstore.backends.moments import as_utc
-from accountstore.backends.object_store import error_for_status, finalizers, unanswered
+from accountstore.backends.object_store import error_for_status, unanswered
 from accountstore.backends.options import check_names
 from accountstore.errors import AccountStoreError
 from accountstore.validation import did_you_mean, join
@@ -64,9 +65,10 @@ class FsspecBackend:
     """One filesystem instance, never from fsspec's shared cache, called in threads through its blocking methods.
 
     fsspec does not promise that a blocking filesystem may be used by two threads, so it gets one; an asynchronous one
-    runs on fsspec's own event loop and takes many. Only methods that do not expand names are called. A blocking one is
-    connected anew by the next call after an error that may mean a lost connection, and after a call that hung: that one
-    keeps its thread, and its connection is closed. A write or delete that was given up sends nothing more.
+    runs on fsspec's own event loop and takes many. Only methods that do not expand names are called. The next call
+    connects anew after an error which says that the connection is lost, or, of a blocking one, which may mean that; and
+    after a call of a blocking one that hung: that one keeps its thread, and its connection is closed. A write or delete
+    that was given up sends nothing more.
     """
 
     capabilities: Capabilities = Capabilities(create=False, update=False, atomic=False, durable=False, folders=True)
@@ -81,7 +83,7 @@ class FsspecBackend:
     def _renew(self) -> None:
         """Leave the connection to the call that hangs on it, or while it is made, and close it."""
         left, self._connection = self._connection, Lazy(partial(_connect, self._connect))
-        _close(left.take())
+        close(left.take())
 
     @contextmanager
     def _use(self) -> Generator[Any]:
@@ -90,15 +92,16 @@ class FsspecBackend:
         with quiet():
             fs = connection.get()
             if connection is not self._connection:  # the call was given up while it connected
-                _close(fs)
+                close(fs)
                 raise UnavailableError("it was given up", sent=False)
             try:
                 yield fs
             except Exception as error:
-                if not self._parallel and not isinstance(error, AccountStoreError) and classify_error(error) in _LOST:
-                    connection.take()
-                    _close(fs)
-                told = _told(fs, error)
+                lost = is_lost(error) if self._parallel else classify_error(error) in _LOST
+                if lost and not isinstance(error, AccountStoreError):
+                    connection.drop(fs)
+                    close(fs)
+                told = _told(fs, meaning(error))
                 if told is error:
                     raise
                 raise told from None
@@ -181,25 +184,20 @@ class FsspecBackend:
             path = self._path(folder)
             try:
                 with self._use() as fs:
-                    entries = fs.ls(path, detail=True)
+                    entries = entries_of(fs, path)
             except (FileNotFoundError, NotADirectoryError):
                 continue
+            except PermissionError:
+                if folder == prefix:
+                    raise
+                yield [Stat(f"{folder}/", 0, None, None, instead="a folder that may not be read")]
+                continue
             page: list[Stat] = []
-            for info in entries:
-                # With one slash at the end at most: more than that is the name of something else.
-                name = info["name"].removesuffix("/").rpartition("/")[2]
-                if not name or info["name"].strip("/") == path.strip("/"):
-                    continue
-                key = join(folder, name)
-                if info["type"] == "file" and not info["name"].endswith("/"):
-                    page.append(_stat_of(key, info))
-                elif info["type"] != "directory":
-                    kind = "a symbolic link" if info["type"] == "link" else "no regular file"
-                    page.append(Stat(key, 0, None, None, instead=kind))
-                elif recursive:
-                    folders.append(key)
+            for stat in filter(None, (_found(folder, path, info) for info in entries)):
+                if recursive and stat.key.endswith("/") and not stat.instead:
+                    folders.append(stat.key[:-1])
                 else:
-                    page.append(Stat(f"{key}/", 0, None, None))
+                    page.append(stat)
             yield page
 
     async def versioned(self) -> bool | None:
@@ -215,7 +213,7 @@ class FsspecBackend:
         return await self._threads.run(self._connection.get), self._root or "/"
 
     async def aclose(self) -> None:
-        await self._threads.run(lambda: _close(self._connection.take()))
+        await self._threads.run(lambda: close(self._connection.take()))
         self._threads.close()
 
 
@@ -227,6 +225,8 @@ def _connect(connect: Callable[[], Any], /) -> Any:
         if named is None:
             raise
         raise BackendError(f"options: unknown {named[1]!r}") from None
+    except Exception as error:  # noqa: BLE001 -- it is raised
+        raise meaning(error) from None
     fs.dircache.use_listings_cache = False
     return fs
 
@@ -306,21 +306,19 @@ def _make(fs: Any, folder: str, /) -> None:
             return
 
 
-def _close(fs: Any, /) -> None:
-    """Close what a filesystem, if there is one, holds open: fsspec has no method for that.
-
-    An asynchronous one closes its session in a finalizer, which the garbage collector may run on an event loop that is
-    not the session's. Of the blocking ones, those for FTP and SFTP have clients.
-    """
-    if fs is not None and fs.async_impl:
-        for finalizer in finalizers(fs):
-            finalizer()
-        return
-    for name in ("ftp", "client"):
-        close = getattr(getattr(fs, name, None), "close", None)
-        if close is not None:
-            with suppress(Exception):  # it may be closed or broken already
-                close()
+def _found(folder: str, path: str, info: Mapping[str, Any], /) -> Stat | None:
+    """What a listing says of an entry; a folder's key ends in a slash. None: it is the folder itself."""
+    # With one slash at the end at most: more than that is the name of something else.
+    name = info["name"].removesuffix("/").rpartition("/")[2]
+    if not name or info["name"].strip("/") == path.strip("/"):
+        return None
+    key = join(folder, name)
+    if info["type"] == "file" and not info["name"].endswith("/"):
+        return _stat_of(key, info)
+    if info["type"] != "directory":
+        return Stat(key, 0, None, None, instead="a symbolic link" if info["type"] == "link" else "no regular file")
+    odd = re.search("[\ud800-\udfff]", name)  # which cannot be asked for
+    return Stat(f"{key}/", 0, None, None, instead="a folder whose name is not UTF-8" if odd else "")
 
 
 def _stat_of(key: str, info: Mapping[str, Any], /) -> Stat:
@@ -370,6 +368,7 @@ def _open(url: str, options: Mapping[str, object], /) -> FsspecBackend:
     except ValueError:
         raise ConfigError(f"unknown scheme {protocol!r}{did_you_mean(protocol, _USUAL)}") from None
     _check_options(kind, options)
+    kind, options = client_for(kind, options)
     try:
         parts = _decoded(url, kind._get_kwargs_from_urls(url))  # noqa: SLF001 -- the only way that fsspec offers
     except ValueError:
