@@ -8,21 +8,21 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from difflib import get_close_matches
 from functools import partial
 from importlib import import_module
 from inspect import signature
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from anyio import to_thread
 from fsspec.dircache import DirCache
 
 from accountstore.aio.sending import hold, releaser
-from accountstore.aio.threads import Fence, Lazy, ThreadPool, pages_in_threads
+from accountstore.aio.threads import Fence, Lazy, ThreadPool
 from accountstore.backends.base import (
     BackendError,
     Blob,
@@ -39,6 +39,7 @@ from accountstore.backends.base import (
     classify_error,
     digest,
     only_version,
+    pages_by_cursor,
 )
 from accountstore.backends.file_servers import client_for, close, entries_of, is_lost, meaning
 from accountstore.backends.logs import quiet
@@ -49,6 +50,7 @@ from accountstore.errors import AccountStoreError
 from accountstore.validation import did_you_mean, join
 
 T = TypeVar("T")
+_Folders: TypeAlias = list[str] | None
 
 _MISSPELT = 0.85
 """How alike two names are, of 1, where one is hardly the name of something else."""
@@ -66,9 +68,8 @@ class FsspecBackend:
 
     fsspec does not promise that a blocking filesystem may be used by two threads, so it gets one; an asynchronous one
     runs on fsspec's own event loop and takes many. Only methods that do not expand names are called. The next call
-    connects anew after an error which says that the connection is lost, or, of a blocking one, which may mean that; and
-    after a call of a blocking one that hung: that one keeps its thread, and its connection is closed. A write or delete
-    that was given up sends nothing more.
+    connects anew after an error that means a lost connection, of a blocking one that may mean it, and after a blocking
+    call that hung: that one keeps its thread, and its connection is closed. What was given up sends nothing more.
     """
 
     capabilities: Capabilities = Capabilities(create=False, update=False, atomic=False, durable=False, folders=True)
@@ -175,30 +176,30 @@ class FsspecBackend:
                     raise
 
     def scan(self, prefix: str, /, *, recursive: bool) -> AsyncIterator[Sequence[Stat]]:
-        return pages_in_threads(self._threads, self._scan(prefix, recursive=recursive))
+        return pages_by_cursor(partial(self._page, prefix, recursive))
 
-    def _scan(self, prefix: str, /, *, recursive: bool) -> Iterator[list[Stat]]:
-        folders = [prefix]
-        while folders:
-            folder = folders.pop()
-            path = self._path(folder)
-            try:
-                with self._use() as fs:
-                    entries = entries_of(fs, path)
-            except (FileNotFoundError, NotADirectoryError):
-                continue
-            except PermissionError:
-                if folder == prefix:
-                    raise
-                yield [Stat(f"{folder}/", 0, None, None, instead="a folder that may not be read")]
-                continue
-            page: list[Stat] = []
-            for stat in filter(None, (_found(folder, path, info) for info in entries)):
-                if recursive and stat.key.endswith("/") and not stat.instead:
-                    folders.append(stat.key[:-1])
-                else:
-                    page.append(stat)
-            yield page
+    async def _page(self, prefix: str, recursive: bool, folders: _Folders, /) -> tuple[list[Stat], _Folders]:
+        return await self._threads.run(partial(self._last, prefix, recursive, folders or [prefix]))
+
+    def _last(self, prefix: str, recursive: bool, folders: list[str], /) -> tuple[list[Stat], _Folders]:
+        """What is in the last of these folders, and the folders that are left, if there are any."""
+        *rest, folder = folders
+        path = self._path(folder)
+        entries: Any = ()
+        page: list[Stat] = []
+        try:
+            with suppress(FileNotFoundError, NotADirectoryError), self._use() as fs:
+                entries = entries_of(fs, path)
+        except PermissionError:
+            if folder == prefix:
+                raise
+            page.append(Stat(f"{folder}/", 0, None, None, instead="a folder that may not be read"))
+        for stat in filter(None, (_found(folder, path, info) for info in entries)):
+            if recursive and stat.key.endswith("/") and not stat.instead:
+                rest.append(stat.key[:-1])
+            else:
+                page.append(stat)
+        return page, rest or None
 
     async def versioned(self) -> bool | None:
         return None

@@ -224,6 +224,16 @@ class _Lister:
         pass
 
 
+def _ftp_over(answers: dict[str, bytes | str], monkeypatch: pytest.MonkeyPatch) -> FsspecBackend:
+    """A backend on the root of a server that answers so."""
+
+    def connect(fs: Any) -> None:
+        fs.ftp = _Lister(answers)
+
+    monkeypatch.setattr(FtpFileSystem, "_connect", connect)
+    return FsspecBackend(partial(FtpFileSystem, "127.0.0.1", skip_instance_cache=True), "/", parallel=False)
+
+
 _LS = (
     b"total 8\n-rw-r--r-- 1 u g 3 Jan 01 00:00 a.account\nlrwxrwxrwx 1 u g 9 Jan 01 00:00 l.account -> a.account\n"
     b"drwxr-xr-x 1 u g 0 Jan 01 00:00 .\ndrwxr-xr-x 1 u g 0 Jan 01 00:00 m\n226 done"
@@ -259,14 +269,28 @@ async def test_an_ftp_folder_is_empty_where_the_server_says_so(
     """A folder that the server refuses is missing where the folder above does not have it, and else an error; lines of
     LIST are taken where there is no MLSD, if they are lines of ls.
     """
-    monkeypatch.setattr(FtpFileSystem, "_connect", lambda fs: setattr(fs, "ftp", _Lister(answers)))
-    backend = FsspecBackend(partial(FtpFileSystem, "127.0.0.1", skip_instance_cache=True), "/", parallel=False)
+    backend = _ftp_over(answers, monkeypatch)
     seen: set[str] | type[Exception]
     try:
         seen = {stat.key.removeprefix("m/") async for page in backend.scan("m", recursive=False) for stat in page}
     except Exception as error:
         seen = classify_error(error)
     assert seen == found
+    await backend.aclose()
+
+
+async def test_a_listing_goes_on_after_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder that could not be listed for a moment is asked for again: nothing is left out, nothing comes twice."""
+    answers: dict[str, bytes | str] = {"MLSD /": b"type=dir; m\n226 done", "MLSD /m": _BUSY}
+    backend = _ftp_over(answers, monkeypatch)
+    pages = backend.scan("", recursive=True)
+    found = [*await anext(pages)]
+    for _ in range(2):
+        with pytest.raises(UnavailableError):
+            await anext(pages)
+    answers["MLSD /m"] = b"type=file;size=3; a.account\ntype=file;size=3; b.account\n226 done"
+    found += [stat async for page in pages for stat in page]
+    assert [stat.key for stat in found] == ["m/a.account", "m/b.account"]
     await backend.aclose()
 
 
