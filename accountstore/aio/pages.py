@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Generic, NoReturn, TypeVar
 from anyio import Lock
 
 T = TypeVar("T")
+C = TypeVar("C")
 
 
 class Paged(Generic[T]):
@@ -54,12 +55,12 @@ def pages_of(pages: Iterable[T], /) -> Paged[T]:
     return Paged(next_page)
 
 
-def pages_by_cursor(fetch: Callable[[str | None], Awaitable[tuple[T, str | None]]], /) -> Paged[T]:
+def pages_by_cursor(fetch: Callable[[C | None], Awaitable[tuple[T, C | None]]], /) -> Paged[T]:
     """Pages that a service gives one by one, each with the cursor that leads to the next.
 
     `fetch` takes a cursor, None for the first page, and returns a page and the next cursor, None after the last.
     """
-    cursor: str | None = None
+    cursor: C | None = None
     ended = False
 
     async def next_page() -> T | None:

@@ -302,3 +302,10 @@ class Lazy(Generic[T]):
         """Take the thing out, if it was made: the next one who asks makes another."""
         made, self._made = self._made, None
         return made
+
+    def drop(self, thing: T, /) -> None:
+        """Take the thing out if it is this one: another thread may have done so, and made another."""
+        if self._made is thing:
+            with self._making:
+                if self._made is thing:
+                    self._made = None

@@ -66,6 +66,7 @@ from accountstore.backends.options import (
 )
 from accountstore.backends.sessions import prepare, unpacked
 from accountstore.backends.versions import VersionsPage, all_versions
+from accountstore.backends.web_pages import PAGE, is_page_error, page_error
 from accountstore.errors import AccountStoreError
 
 _PAGE = 5000
@@ -131,7 +132,7 @@ class AzureBackend(ObjectStore[tuple[Any, Any]]):
         if isinstance(error, ClientAuthenticationError) and (answer is None or not (answer[1] or answer[0] == 401)):
             return DeniedError(f"no valid credentials were found ({what})")
         if answer is not None:
-            return error_for_status(*answer, mode)
+            return page_error(answer[0]) if is_page_error(*answer) else error_for_status(*answer, mode)
         return unanswered(error, answering=not isinstance(error, ServiceRequestError))
 
     def _is_stale(self, error: Any, /) -> bool:
@@ -248,7 +249,11 @@ def _answer(error: Any, /) -> tuple[int, str] | None:
     """The status of an answer that is an error, and its code; None: there was no answer."""
     if not isinstance(error, HttpResponseError) or error.status_code is None:
         return None
-    return error.status_code, str(getattr(error, "error_code", None) or "")
+    code = str(getattr(error, "error_code", None) or "")
+    kind = str(getattr(error.response, "headers", {}).get("Content-Type", ""))
+    if error.status_code == 404 and not code and kind.startswith("text/html"):
+        code = PAGE
+    return error.status_code, code
 
 
 def _proxies(url: str, /) -> dict[str, str]:

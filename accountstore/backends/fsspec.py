@@ -8,21 +8,21 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from difflib import get_close_matches
 from functools import partial
 from importlib import import_module
 from inspect import signature
-from typing import Any, TypeVar, cast
+from typing import Any, TypeAlias, TypeVar, cast
 from urllib.parse import unquote, urlsplit
 
 from anyio import to_thread
 from fsspec.dircache import DirCache
 
 from accountstore.aio.sending import hold, releaser
-from accountstore.aio.threads import Fence, Lazy, ThreadPool, pages_in_threads
+from accountstore.aio.threads import Fence, Lazy, ThreadPool
 from accountstore.backends.base import (
     BackendError,
     Blob,
@@ -39,15 +39,17 @@ from accountstore.backends.base import (
     classify_error,
     digest,
     only_version,
+    pages_by_cursor,
 )
+from accountstore.backends.file_servers import client_for, close, entries_of, is_lost, meaning
 from accountstore.backends.logs import quiet
 from accountstore.backends.moments import as_utc
-from accountstore.backends.object_store import finalizers
 from accountstore.backends.options import check_names
 from accountstore.errors import AccountStoreError
 from accountstore.validation import did_you_mean, join
 
 T = TypeVar("T")
+_Folders: TypeAlias = list[str] | None
 
 _MISSPELT = 0.85
 """How alike two names are, of 1, where one is hardly the name of something else."""
@@ -63,9 +65,9 @@ class FsspecBackend:
     """One filesystem instance, never from fsspec's shared cache, called in threads through its blocking methods.
 
     fsspec does not promise that a blocking filesystem may be used by two threads, so it gets one; an asynchronous one
-    runs on fsspec's own event loop and takes many. Only methods that do not expand names are called. A blocking one is
-    connected anew by the next call after an error that may mean a lost connection, and after a call that hung: that one
-    keeps its thread, and its connection is closed. A write or delete that was given up sends nothing more.
+    runs on fsspec's own event loop and takes many. Only methods that do not expand names are called. The next call
+    connects anew after an error that means a lost connection, of a blocking one that may mean it, and after a blocking
+    call that hung: that one keeps its thread, and its connection is closed. What was given up sends nothing more.
     """
 
     capabilities: Capabilities = Capabilities(create=False, update=False, atomic=False, durable=False, folders=True)
@@ -80,7 +82,7 @@ class FsspecBackend:
     def _renew(self) -> None:
         """Leave the connection to the call that hangs on it, or while it is made, and close it."""
         left, self._connection = self._connection, Lazy(partial(_connect, self._connect))
-        _close(left.take())
+        close(left.take())
 
     @contextmanager
     def _use(self) -> Generator[Any]:
@@ -89,15 +91,16 @@ class FsspecBackend:
         with quiet():
             fs = connection.get()
             if connection is not self._connection:  # the call was given up while it connected
-                _close(fs)
+                close(fs)
                 raise UnavailableError("it was given up", sent=False)
             try:
                 yield fs
             except Exception as error:
-                if not self._parallel and not isinstance(error, AccountStoreError) and classify_error(error) in _LOST:
-                    connection.take()
-                    _close(fs)
-                told = _told(fs, error)
+                lost = is_lost(error) if self._parallel else classify_error(error) in _LOST
+                if lost and not isinstance(error, AccountStoreError):
+                    connection.drop(fs)
+                    close(fs)
+                told = _told(fs, meaning(error))
                 if told is error:
                     raise
                 raise told from None
@@ -171,35 +174,30 @@ class FsspecBackend:
                     raise
 
     def scan(self, prefix: str, /, *, recursive: bool) -> AsyncIterator[Sequence[Stat]]:
-        return pages_in_threads(self._threads, self._scan(prefix, recursive=recursive))
+        return pages_by_cursor(partial(self._page, prefix, recursive))
 
-    def _scan(self, prefix: str, /, *, recursive: bool) -> Iterator[list[Stat]]:
-        folders = [prefix]
-        while folders:
-            folder = folders.pop()
-            path = self._path(folder)
-            try:
-                with self._use() as fs:
-                    entries = fs.ls(path, detail=True)
-            except (FileNotFoundError, NotADirectoryError):
-                continue
-            page: list[Stat] = []
-            for info in entries:
-                # With one slash at the end at most: more than that is the name of something else.
-                name = info["name"].removesuffix("/").rpartition("/")[2]
-                if not name or info["name"].strip("/") == path.strip("/"):
-                    continue
-                key = join(folder, name)
-                if info["type"] == "file" and not info["name"].endswith("/"):
-                    page.append(_stat_of(key, info))
-                elif info["type"] != "directory":
-                    kind = "a symbolic link" if info["type"] == "link" else "no regular file"
-                    page.append(Stat(key, 0, None, None, instead=kind))
-                elif recursive:
-                    folders.append(key)
-                else:
-                    page.append(Stat(f"{key}/", 0, None, None))
-            yield page
+    async def _page(self, prefix: str, recursive: bool, folders: _Folders, /) -> tuple[list[Stat], _Folders]:
+        return await self._threads.run(partial(self._last, prefix, recursive, folders or [prefix]))
+
+    def _last(self, prefix: str, recursive: bool, folders: list[str], /) -> tuple[list[Stat], _Folders]:
+        """What is in the last of these folders, and the folders that are left, if there are any."""
+        *rest, folder = folders
+        path = self._path(folder)
+        entries: Any = ()
+        page: list[Stat] = []
+        try:
+            with suppress(FileNotFoundError, NotADirectoryError), self._use() as fs:
+                entries = entries_of(fs, path)
+        except PermissionError:
+            if folder == prefix:
+                raise
+            page.append(Stat(f"{folder}/", 0, None, None, instead="a folder that may not be read"))
+        for stat in filter(None, (_found(folder, path, info) for info in entries)):
+            if recursive and stat.key.endswith("/") and not stat.instead:
+                rest.append(stat.key[:-1])
+            else:
+                page.append(stat)
+        return page, rest or None
 
     async def versioned(self) -> bool | None:
         return None
@@ -214,7 +212,7 @@ class FsspecBackend:
         return await self._threads.run(self._connection.get), self._root or "/"
 
     async def aclose(self) -> None:
-        await self._threads.run(lambda: _close(self._connection.take()))
+        await self._threads.run(lambda: close(self._connection.take()))
         self._threads.close()
 
 
@@ -226,6 +224,8 @@ def _connect(connect: Callable[[], Any], /) -> Any:
         if named is None:
             raise
         raise BackendError(f"options: unknown {named[1]!r}") from None
+    except Exception as error:  # noqa: BLE001 -- it is raised
+        raise meaning(error) from None
     fs.dircache.use_listings_cache = False
     return fs
 
@@ -299,21 +299,19 @@ def _make(fs: Any, folder: str, /) -> None:
             return
 
 
-def _close(fs: Any, /) -> None:
-    """Close what a filesystem, if there is one, holds open: fsspec has no method for that.
-
-    An asynchronous one closes its session in a finalizer, which the garbage collector may run on an event loop that is
-    not the session's. Of the blocking ones, those for FTP and SFTP have clients.
-    """
-    if fs is not None and fs.async_impl:
-        for finalizer in finalizers(fs):
-            finalizer()
-        return
-    for name in ("ftp", "client"):
-        close = getattr(getattr(fs, name, None), "close", None)
-        if close is not None:
-            with suppress(Exception):  # it may be closed or broken already
-                close()
+def _found(folder: str, path: str, info: Mapping[str, Any], /) -> Stat | None:
+    """What a listing says of an entry; a folder's key ends in a slash. None: it is the folder itself."""
+    # With one slash at the end at most: more than that is the name of something else.
+    name = info["name"].removesuffix("/").rpartition("/")[2]
+    if not name or info["name"].strip("/") == path.strip("/"):
+        return None
+    key = join(folder, name)
+    if info["type"] == "file" and not info["name"].endswith("/"):
+        return _stat_of(key, info)
+    if info["type"] != "directory":
+        return Stat(key, 0, None, None, instead="a symbolic link" if info["type"] == "link" else "no regular file")
+    odd = re.search("[\ud800-\udfff]", name)  # which cannot be asked for
+    return Stat(f"{key}/", 0, None, None, instead="a folder whose name is not UTF-8" if odd else "")
 
 
 def _stat_of(key: str, info: Mapping[str, Any], /) -> Stat:
@@ -363,6 +361,7 @@ def _open(url: str, options: Mapping[str, object], /) -> FsspecBackend:
     except ValueError:
         raise ConfigError(f"unknown scheme {protocol!r}{did_you_mean(protocol, _USUAL)}") from None
     _check_options(kind, options)
+    kind, options = client_for(kind, options)
     try:
         parts = _decoded(url, kind._get_kwargs_from_urls(url))  # noqa: SLF001 -- the only way that fsspec offers
     except ValueError:

@@ -62,6 +62,7 @@ from accountstore.backends.options import (
 )
 from accountstore.backends.sessions import MOST_TOLD, prepare, read_at_most, unpacked
 from accountstore.backends.versions import VersionsPage, all_versions
+from accountstore.backends.web_pages import PAGE, is_page, is_page_error, page_error
 from accountstore.errors import AccountStoreError
 
 _PAGE = "1000"
@@ -167,6 +168,8 @@ class GCSBackend(ObjectStore[Any]):
 
     def _error(self, error: Any, mode: WriteMode | None, /) -> AccountStoreError:
         if isinstance(error, _Refused):
+            if is_page_error(error.status, error.code):
+                return page_error(error.status)
             return error_for_status(error.status, error.code, mode)
         if isinstance(error, aiohttp.ClientError):
             # aiohttp repeats no POST, and a write here is one.
@@ -207,7 +210,9 @@ class GCSBackend(ObjectStore[Any]):
 
     async def _delete(self, key: str, version: Version | None, /) -> None:
         query = {} if version is None else _condition(version)
-        await self._request("DELETE", f"storage/v1/{self._object(key)}", mode=version, query=query)
+        _, body = await self._request("DELETE", f"storage/v1/{self._object(key)}", mode=version, query=query)
+        if is_page(body[:_TOLD].decode(errors="replace")):
+            raise page_error(200)
 
     async def _page(self, start: str, recursive: bool, cursor: str | None, /) -> tuple[list[Stat], str | None]:
         where = {"prefix": start, "maxResults": _PAGE, "fields": _FIELDS}
@@ -302,7 +307,8 @@ def _refusal(status: int, body: bytes, encoding: str, /) -> _Refused:
         error = json.loads(body)["error"]
         code, said = str(error["errors"][0]["reason"]), str(error["message"])
     except (ValueError, LookupError, TypeError):
-        code, said = "", body.decode(errors="replace")
+        said = body.decode(errors="replace")
+        code = PAGE if is_page(said) else ""
     if status == 404 and "bucket" in said and "not exist" in said and not said.startswith("No such object"):
         code = "NoSuchBucket"
     return _Refused(status, code)

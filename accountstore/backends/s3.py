@@ -65,6 +65,7 @@ from accountstore.backends.options import checked_apart, table
 from accountstore.backends.s3_options import check_s3
 from accountstore.backends.sessions import prepare, read_at_most
 from accountstore.backends.versions import VersionsPage, all_versions
+from accountstore.backends.web_pages import PAGE, is_page_error, page_error
 from accountstore.errors import AccountStoreError
 
 _UNREACHED = (HTTPClientError, ConnectionError, IncompleteReadError, aiohttp.ClientError)
@@ -156,7 +157,7 @@ class S3Backend(ObjectStore[tuple[Any, dict[str, dict[str, Any]]]]):
             status, code = _answer(error)
             if error.operation_name not in _ASKED and status < 500:  # of the service that gives credentials
                 return DeniedError(f"no credentials were found ({what})")
-            return error_for_status(status, code, mode)
+            return page_error(status) if is_page_error(status, code) else error_for_status(status, code, mode)
         if not isinstance(error, _UNREACHED):
             return BackendError(f"the request could not be made ({what})")
         return unanswered(error)
@@ -197,7 +198,7 @@ class S3Backend(ObjectStore[tuple[Any, dict[str, dict[str, Any]]]]):
                 answer = await client.head_object(**self._at(key), **extra["HeadObject"])
             except ClientError as error:
                 status, code = _answer(error)
-                if not code.isdecimal() or status not in {400, 401, 403, 404}:
+                if not (code.isdecimal() or code == PAGE) or status not in {400, 401, 403, 404}:
                     raise
                 answer = await self._get_instead(key, client, extra, error)
         return _stat(key, answer, size_of(answer.get("ContentLength")))
@@ -218,7 +219,9 @@ class S3Backend(ObjectStore[tuple[Any, dict[str, dict[str, Any]]]]):
     async def _delete(self, key: str, version: Version | None, /) -> None:
         condition = {} if version is None else {"IfMatch": version.token}
         async with self._client(version) as (client, extra):
-            await client.delete_object(**self._at(key), **condition, **extra["DeleteObject"])
+            answer = await client.delete_object(**self._at(key), **condition, **extra["DeleteObject"])
+            if answer["ResponseMetadata"]["HTTPStatusCode"] == 200 and _is_page(answer):  # a service says 204
+                raise page_error(200)
 
     async def _page(self, start: str, recursive: bool, cursor: str | None, /) -> tuple[list[Stat], str | None]:
         where: dict[str, Any] = {"Bucket": self._bucket, "Prefix": start}
@@ -287,7 +290,15 @@ def _check_listing(operation_model: Any, response_dict: Mapping[str, Any], **_: 
 def _answer(error: ClientError, /) -> tuple[int, str]:
     """The status of an answer that is an error, and its code."""
     answer: Any = error.response
-    return int(answer["ResponseMetadata"]["HTTPStatusCode"]), str(answer.get("Error", {}).get("Code", ""))
+    code = str(answer.get("Error", {}).get("Code", ""))
+    if (not code or code.isdecimal()) and _is_page(answer):
+        code = PAGE
+    return int(answer["ResponseMetadata"]["HTTPStatusCode"]), code
+
+
+def _is_page(answer: Mapping[str, Any], /) -> bool:
+    """Whether an answer is a web page, by its type: the client keeps no body that is not S3's."""
+    return str(answer["ResponseMetadata"].get("HTTPHeaders", {}).get("content-type", "")).startswith("text/html")
 
 
 def _stat(key: str, answer: Mapping[str, Any], size: int, /) -> Stat:

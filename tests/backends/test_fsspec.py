@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ftplib
 import logging
 import os
 import shutil
@@ -31,6 +32,7 @@ from accountstore.backends.base import (
     UnavailableError,
     classify_error,
 )
+from accountstore.backends.file_servers import FtpFileSystem
 from accountstore.backends.fsspec import FsspecBackend, open_backend
 from accountstore.testing import store_over
 
@@ -60,7 +62,6 @@ async def test_connections_begin_with_the_first_call_and_end_with_the_backend(re
 
 
 @pytest.mark.once
-@pytest.mark.parametrize("remote", ["sftp", "ftp"], indirect=True)
 async def test_lost_connection_is_an_error_and_then_made_anew(remote: Remote) -> None:
     """A server that hangs up is not taken for an empty one: the call fails, and the next one connects again."""
     calls: list[Callable[[FsspecBackend], Awaitable[object]]] = [
@@ -77,7 +78,8 @@ async def test_lost_connection_is_an_error_and_then_made_anew(remote: Remote) ->
         await remote.server.wait(0)
         fs: Any = (await backend.filesystem())[0]
         path = f"/{remote.folder.name}/a.account"
-        assert not await to_thread.run_sync(fs.exists, path), "control: fsspec says that it does not exist"
+        if not fs.async_impl:
+            assert not await to_thread.run_sync(fs.exists, path), "control: fsspec says that it does not exist"
         with pytest.raises(Exception) as caught:
             await call(backend)
         assert classify_error(caught.value) in {UnavailableError, BackendError}
@@ -118,6 +120,179 @@ async def test_modification_time_is_returned(remote: Remote, backend: FsspecBack
     moment = datetime.fromtimestamp(10**9, UTC)
     assert (await backend.stat("a.account")).modified == moment
     assert [stat.modified async for page in backend.scan("", recursive=False) for stat in page] == [moment]
+
+
+@pytest.mark.once
+@pytest.mark.parametrize(
+    ("entry", "key", "instead"),
+    [
+        (b"M\xfcller.account", "M\udcfcller.account", ""),
+        (b"M\xfcller/", "M\udcfcller/", "a folder whose name is not UTF-8"),
+        (b"closed/", "closed/", "a folder that may not be read"),
+    ],
+    ids=["document", "folder", "closed"],
+)
+async def test_an_entry_that_cannot_be_named_or_read_hides_no_other(
+    remote: Remote, backend: FsspecBackend, entry: bytes, key: str, instead: str
+) -> None:
+    """A name that is not UTF-8, of a document or a folder, and a closed folder are told, among the others."""
+    for name in (b"a.account", b"m/b.account", entry + b"c.account" if entry.endswith(b"/") else entry):
+        path = os.path.join(os.fsencode(remote.folder), name)
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        with open(path, "wb") as file:
+            file.write(b"x")
+    remote.server.replies["closed"] = "550 no"
+    found = {stat.key: stat.instead async for page in backend.scan("", recursive=True) for stat in page}
+    assert found == {"a.account": "", "m/b.account": "", key: instead}
+    if entry == b"closed/":
+        with pytest.raises(Exception) as caught:
+            await anext(backend.scan("closed", recursive=True))
+        assert classify_error(caught.value) is DeniedError
+
+
+@pytest.mark.once
+async def test_a_refused_document_is_not_missing(remote: Remote, backend: FsspecBackend) -> None:
+    """A server that refuses a document says so, by each client."""
+    await backend.write("a.account", b"x", mode="overwrite")
+    remote.server.replies["a.account"] = "550 no"
+    for call in (
+        backend.read("a.account", limit=100),
+        backend.delete("a.account"),
+        backend.write("a.account", b"y", mode="overwrite"),
+    ):
+        with pytest.raises(Exception) as caught:
+            await call
+        assert classify_error(caught.value) is DeniedError
+
+
+_BUSY = "425 no connection for data"
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("remote", ["ftp"], indirect=True)
+@pytest.mark.parametrize(
+    ("replies", "kind"),
+    [
+        ({"PASV": _BUSY, "EPSV": _BUSY, "DELE": "450 busy"}, UnavailableError),
+        (dict.fromkeys(["MLSD", "LIST", "RETR", "STOR", "DELE"], "450 busy"), UnavailableError),
+        (dict.fromkeys(["MLSD", "LIST", "RETR", "STOR", "DELE"], "421 idle for too long"), UnavailableError),
+        (dict.fromkeys(["MLSD", "LIST", "RETR", "STOR", "DELE"], "550 no"), DeniedError),
+        (dict.fromkeys(["USER"], "421 too many connections"), UnavailableError),
+        (dict.fromkeys(["USER"], "530 no"), DeniedError),
+    ],
+    ids=["no data", "busy", "idle", "forbidden", "too many", "no login"],
+)
+async def test_what_an_ftp_server_refuses_is_not_missing(
+    remote: Remote, replies: dict[str, str], kind: type[Exception]
+) -> None:
+    """A server that is busy, or does not allow it, has no fewer documents, and has removed none."""
+    (remote.folder / "m").mkdir()
+    (remote.folder / "m/a.account").write_bytes(b"x")
+    remote.server.replies.update(replies)
+    calls: list[Callable[[FsspecBackend], Awaitable[object]]] = [
+        lambda backend: backend.read("m/a.account", limit=100),
+        lambda backend: backend.stat("m/a.account"),
+        lambda backend: backend.delete("m/a.account"),
+        lambda backend: backend.write("m/a.account", b"y", mode="overwrite"),
+        lambda backend: anext(backend.scan("m", recursive=True)),
+        lambda backend: anext(backend.scan("", recursive=True)),
+    ]
+    backend = await remote.open()
+    for call in calls:
+        with pytest.raises(Exception) as caught:
+            await call(backend)
+        assert classify_error(caught.value) is kind
+    remote.server.replies.clear()
+    assert (await backend.read("m/a.account", limit=100)).data == b"x"
+    await backend.aclose()
+
+
+class _Lister:
+    """What an FTP client says of folders: per command the lines and how the answer ends, or the code of a refusal."""
+
+    def __init__(self, answers: dict[str, bytes | str]) -> None:
+        self._answers = answers
+
+    def retrbinary(self, command: str, take: Callable[[bytes], object]) -> str:
+        answer = self._answers.get(command, b"226 done")
+        if isinstance(answer, str):
+            raise (ftplib.error_temp if answer.startswith("4") else ftplib.error_perm)(answer)
+        *lines, ending = answer.split(b"\n")
+        take(b"\r\n".join(lines))
+        return ending.decode()
+
+    def close(self) -> None:
+        pass
+
+
+def _ftp_over(answers: dict[str, bytes | str], monkeypatch: pytest.MonkeyPatch) -> FsspecBackend:
+    """A backend on the root of a server that answers so."""
+
+    def connect(fs: Any) -> None:
+        fs.ftp = _Lister(answers)
+
+    monkeypatch.setattr(FtpFileSystem, "_connect", connect)
+    return FsspecBackend(partial(FtpFileSystem, "127.0.0.1", skip_instance_cache=True), "/", parallel=False)
+
+
+_LS = (
+    b"total 8\n-rw-r--r-- 1 u g 3 Jan 01 00:00 a.account\nlrwxrwxrwx 1 u g 9 Jan 01 00:00 l.account -> a.account\n"
+    b"drwxr-xr-x 1 u g 0 Jan 01 00:00 .\ndrwxr-xr-x 1 u g 0 Jan 01 00:00 m\n226 done"
+)
+_MLS = b"type=cdir; .\nType=file;Size=3; a.account\ntype=OS.unix=slink:a; l.account\ntype=dir; m\n226 done"
+_DOS = b"01-01-26  12:00AM  3 a.account\n226 done"
+_UNOPENED = b"226 Transfer done (but failed to open directory)."
+_BELOW = {"a.account", "l.account", "m/"}
+
+
+@pytest.mark.parametrize(
+    ("answers", "found"),
+    [
+        ({"MLSD /m": _MLS}, _BELOW),
+        ({"MLSD /m": "500 what", "LIST /m": _LS}, _BELOW),
+        ({"MLSD /m": "500 what", "LIST /m": b"total 0\n226 done"}, set[str]()),
+        ({"MLSD /m": "500 what", "LIST /m": _DOS}, BackendError),
+        ({"MLSD /m": "500 what", "LIST /m": _UNOPENED, "MLSD /": b"type=dir; m\n226 done"}, DeniedError),
+        ({"MLSD /m": "500 what", "LIST /m": _UNOPENED}, set[str]()),
+        ({"MLSD /m": "550 no", "LIST /m": b"226 done", "MLSD /": b"type=dir; m\n226 done"}, DeniedError),
+        ({"MLSD /m": "550 no", "MLSD /": b"type=dir; m.account\n226 done"}, set[str]()),
+        ({"MLSD /m": "550 no", "MLSD /": "550 no"}, DeniedError),
+        ({"MLSD /m": "550 no", "MLSD /": b"type=file;size=1; m\n226 done"}, set[str]()),
+        ({"MLSD /m": "450 no such folder"}, set[str]()),
+        ({"MLSD /m": "450 busy", "MLSD /": b"type=dir; m\n226 done"}, UnavailableError),
+        ({"MLSD /m": "425 no connection for data"}, UnavailableError),
+        ({"MLSD /m": "502 no", "LIST /m": "502 no"}, BackendError),
+    ],
+)
+async def test_an_ftp_folder_is_empty_where_the_server_says_so(
+    answers: dict[str, bytes | str], found: set[str] | type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder that the server refuses is missing where the folder above does not have it, and else an error; lines of
+    LIST are taken where there is no MLSD, if they are lines of ls.
+    """
+    backend = _ftp_over(answers, monkeypatch)
+    seen: set[str] | type[Exception]
+    try:
+        seen = {stat.key.removeprefix("m/") async for page in backend.scan("m", recursive=False) for stat in page}
+    except Exception as error:
+        seen = classify_error(error)
+    assert seen == found
+    await backend.aclose()
+
+
+async def test_a_listing_goes_on_after_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder that could not be listed for a moment is asked for again: nothing is left out, nothing comes twice."""
+    answers: dict[str, bytes | str] = {"MLSD /": b"type=dir; m\n226 done", "MLSD /m": _BUSY}
+    backend = _ftp_over(answers, monkeypatch)
+    pages = backend.scan("", recursive=True)
+    found = [*await anext(pages)]
+    for _ in range(2):
+        with pytest.raises(UnavailableError):
+            await anext(pages)
+    answers["MLSD /m"] = b"type=file;size=3; a.account\ntype=file;size=3; b.account\n226 done"
+    found += [stat async for page in pages for stat in page]
+    assert [stat.key for stat in found] == ["m/a.account", "m/b.account"]
+    await backend.aclose()
 
 
 class _Endless(BaseHTTPRequestHandler):

@@ -135,8 +135,11 @@ SHAPES = {
 @on_asyncio
 @pytest.mark.parametrize("shape", SHAPES)
 async def test_an_error_of_another_shape_is_named_by_its_status(stub: Stub, shape: str) -> None:
-    """An answer that is not the error that Google describes, as of a proxy, is known by its status alone."""
-    kinds = {403: DeniedError, 404: NotFoundError, 503: UnavailableError, 400: BackendError}
+    """An answer that is not the error that Google describes, as of a proxy, is known by its status alone; but a page
+    with 404 says nothing of a document.
+    """
+    missing = UnavailableError if shape == "a page" else NotFoundError
+    kinds = {403: DeniedError, 404: missing, 503: UnavailableError, 400: BackendError}
     answer = {"nth": 1, "times": 9, "kind": "answer", "body": SHAPES[shape], "headers": {"Content-Type": "text/x"}}
     async with AccountStore.open(GCS.config(stub.url, attempts=1)) as store:
         for status, kind in kinds.items():

@@ -40,6 +40,7 @@ from accountstore import (
     StoreConfig,
     TooLargeError,
     UnavailableError,
+    UncertainError,
     UnsupportedError,
     Version,
 )
@@ -317,6 +318,48 @@ async def test_a_bucket_that_goes_missing_is_told(stub: Stub, target: Target) ->
         with pytest.raises(BackendError, match="the bucket or container does not exist") as caught:
             await store.exists(ABSENT)
         assert type(caught.value) is BackendError
+
+
+PAGES = {
+    "nginx": "<html>\r\n<head><title>404 Not Found</title></head>\r\n<body><hr><center>nginx</center></body></html>",
+    "well-formed": "<!DOCTYPE html><html><body><p>No such page</p></body></html>",
+}
+
+
+@on_each_target
+@on_asyncio
+@pytest.mark.parametrize("page", PAGES)
+async def test_a_proxys_page_is_no_missing_document(stub: Stub, target: Target, page: str) -> None:
+    """A web page with 404 is not the storage's word: a document is not missing for it, and has not been deleted."""
+    target.put(stub, AT, OLD)
+    headers = {"Content-Type": "text/html; charset=utf-8"}
+    answer = {"nth": 1, "times": 99, "kind": "answer", "status": 404, "headers": headers, "body": PAGES[page]}
+    async with AccountStore.open(target.config(stub.url, attempts=1)) as store:
+        stub.faults([answer])
+        for call in (store.exists(AT), store.get(AT), store.delete(AT), store.save(AT, NEW)):
+            with pytest.raises(UnavailableError, match="a web page"):
+                await call
+        stub.faults([])
+        assert await store.get(AT) == OLD
+        stub.faults([{**answer, "headers": {}, "body": ""}])
+        with pytest.raises(NotFoundError):  # control: without a page, 404 says so
+            await store.get(AT)
+
+
+@pytest.mark.parametrize("target", [Target("s3", "fsspec"), Target("gcs", "fsspec")], ids=lambda one: one.name)
+@on_asyncio
+async def test_a_delete_that_a_page_answers_is_uncertain(stub: Stub, target: Target) -> None:
+    """A login's page with 200 does not say that a document was deleted."""
+    target.put(stub, AT, OLD)
+    headers = {"Content-Type": "text/html"}
+    answer = {"nth": 1, "kind": "answer", "status": 200, "headers": headers, "body": "<html>Log in</html>"}
+    async with AccountStore.open(target.config(stub.url, attempts=1)) as store:
+        stub.faults([{**answer, "op": "delete"}])
+        with pytest.raises(UncertainError):
+            await store.delete(AT)
+        assert await store.exists(AT)
+        await store.delete(AT)
+        assert not await store.exists(AT)
 
 
 @on_each_target

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -31,7 +32,13 @@ class FileServer:
         self.connections: set[Any] = set()
         self.seen = 0
         self.options: dict[str, Any] = {"username": _USER, "password": _PASSWORD}
+        self.replies: dict[str, str] = {}
+        """Of FTP: what is answered to a command, or to any about a path with this end. SFTP refuses such a path."""
         self.hang_up: Callable[[], object]
+
+    def reply(self, command: str, path: str) -> str | None:
+        """What is answered in the place of a command's own answer; None: nothing."""
+        return self.replies.get(command) or self.replies.get(path.rpartition("/")[2])
 
     def add(self, connection: object) -> None:
         """Count a new connection."""
@@ -64,7 +71,9 @@ class Remote:
 @pytest.fixture(params=_CLIENTS)
 def remote(request: pytest.FixtureRequest, sftp_server: FileServer, ftp_server: FileServer, tmp_path: Path) -> Remote:
     """The folder of this test, on its server by each client."""
-    return Remote(request.param, ftp_server if request.param == "ftp" else sftp_server, tmp_path.name)
+    server = ftp_server if request.param == "ftp" else sftp_server
+    server.replies.clear()
+    return Remote(request.param, server, tmp_path.name)
 
 
 @pytest.fixture(scope="module")
@@ -89,8 +98,25 @@ def sftp_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FileServer
         def validate_password(self, username: str, password: str) -> bool:
             return (username, password) == (_USER, _PASSWORD)
 
+    class Files(asyncssh.SFTPServer):  # type: ignore[misc]  # as above
+        def scandir(self, path: bytes) -> Any:
+            self._check(path)
+            return super().scandir(path)
+
+        def open(self, path: bytes, pflags: int, attrs: Any) -> Any:
+            self._check(path)
+            return super().open(path, pflags, attrs)
+
+        def remove(self, path: bytes) -> Any:
+            self._check(path)
+            return super().remove(path)
+
+        def _check(self, path: bytes) -> None:
+            if server.reply("", os.fsdecode(path)):
+                raise asyncssh.SFTPPermissionDenied("no")
+
     def in_folder(channel: Any) -> Any:
-        return asyncssh.SFTPServer(channel, chroot=str(folder).encode())
+        return Files(channel, chroot=str(folder).encode())
 
     def hang_up() -> None:
         for connection in list(server.connections):
@@ -128,6 +154,14 @@ def ftp_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FileServer]
 
     class Handler(handlers.FTPHandler):  # type: ignore[misc]  # pyftpdlib has no types
         authorizer = users
+        unicode_errors = "surrogateescape"
+
+        def process_command(self, cmd: str, *args: str, **kwargs: object) -> None:
+            reply = server.reply(cmd, "".join(args))
+            if reply is None:
+                super().process_command(cmd, *args, **kwargs)
+            else:
+                self.respond(reply)
 
         def on_connect(self) -> None:
             server.add(self)

@@ -16,6 +16,7 @@ from obstore.exceptions import (
 
 from accountstore.backends.base import BackendError, DeniedError, UnavailableError, WriteMode
 from accountstore.backends.object_store import error_for_status
+from accountstore.backends.web_pages import PAGE, is_page, is_page_error, page_error
 from accountstore.errors import AccountStoreError
 
 _REQUEST = re.compile(r"Error performing \w+ (\S+) in [^\n]*? - ")
@@ -66,6 +67,8 @@ def answer_of(text: str, bucket: str, /) -> Answer | None:
     number = int(status[status.lastindex or 0])
     if number == 404 and not word and _NO_BUCKET.search(body):
         code = "NoSuchBucket"
+    elif is_page(body[body.find("<") :]):
+        code = PAGE
     return Answer(number, code, not request or _is_in(bucket, request[1]))
 
 
@@ -79,6 +82,8 @@ def error_of(error: Exception, bucket: str, mode: WriteMode | None, /) -> Accoun
     request = _REQUEST.search(text)
     if request and not _is_in(bucket, request[1]):
         return _without_credentials(request[1], answer)
+    if answer and is_page_error(answer.status, answer.code):
+        return page_error(answer.status)
     if answer:
         return error_for_status(answer.status, answer.code, mode)
     if "redirect without LOCATION" in text:

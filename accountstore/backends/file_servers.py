@@ -1,0 +1,190 @@
+"""File servers by fsspec's clients, FTP and SFTP: folders as they are listed, and what the clients' errors mean."""
+
+from __future__ import annotations
+
+import ftplib
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from importlib import import_module
+from inspect import signature
+from typing import Any
+
+from fsspec.implementations.ftp import FTPFileSystem
+
+from accountstore.backends.base import BackendError, DeniedError, FullError, UnavailableError
+from accountstore.backends.object_store import finalizers
+
+_UNKNOWN_COMMAND = frozenset({"500", "501", "502", "504"})
+_PERHAPS_MISSING = frozenset({"450", "501", "550"})
+_REFUSED = frozenset({"530", "532", "534", "550", "553"})
+_FULL = frozenset({"452", "552"})
+_COLUMNS = 9
+# Those of asyncssh, on which sshfs stands, by name: the package is not imported for other storages.
+_SSH_REFUSED = frozenset({"SFTPPermissionDenied", "SFTPWriteProtect"})
+_SSH_FULL = frozenset({"SFTPNoSpaceOnFilesystem", "SFTPQuotaExceeded"})
+_SSH_LOST = frozenset({"ChannelOpenError", "ConnectionLost", "SFTPConnectionLost", "SFTPNoConnection"})
+
+
+class FtpFileSystem(FTPFileSystem):  # type: ignore[misc]  # fsspec has no types
+    """fsspec's own, which takes any refusal, busy servers' too, for an empty folder and a missing file.
+
+    In FTP one code (550) says that something is missing and that it may not be seen. The folder above tells which.
+    """
+
+    def ls(self, path: str, detail: bool = True, **options: Any) -> list[Any]:
+        """The entries of a folder. Raises `FileNotFoundError` where the folder above does not have it, else what the
+        server said. Names that are not of the encoding have surrogates.
+        """
+        path = self._strip_protocol(path)
+        try:
+            told = (_entry(path, name, facts) for name, facts in self._entries(path) if name not in {".", ".."})
+            found = [entry for entry in told if entry["type"] not in {"cdir", "pdir"}]
+        except ftplib.Error as refusal:
+            if path == "/" or _code(refusal) not in _PERHAPS_MISSING:
+                raise
+            above = self.info(path)
+            if above["type"] != "file":
+                raise
+            found = [above]
+        return found if detail else sorted(entry["name"] for entry in found)
+
+    def _entries(self, path: str, /) -> Iterator[tuple[str, Mapping[str, str]]]:
+        """Each name in a folder, and what the server says of it."""
+        try:
+            yield from map(_machine_line, self._lines(f"MLSD {path}"))
+        except ftplib.error_perm as refusal:
+            if _code(refusal) not in _UNKNOWN_COMMAND:
+                raise
+            yield from _human_lines(self._lines(f"LIST {path}"))
+
+    def _lines(self, command: str, /) -> list[str]:
+        pieces: list[bytes] = []
+        ending = self.ftp.retrbinary(command, pieces.append)
+        if "failed to open" in ending:  # vsftpd: "226 Transfer done (but failed to open directory)."
+            raise ftplib.error_perm("550")  # noqa: S321 -- the client's own
+        text = b"".join(pieces).decode(self.encoding, "surrogateescape")
+        return [line.rstrip("\r") for line in text.split("\n") if line.strip()]
+
+
+def _machine_line(line: str, /) -> tuple[str, Mapping[str, str]]:
+    """A line of MLSD (RFC 3659 section 7)."""
+    facts, _, name = line.partition(" ")
+    pairs = (fact.partition("=") for fact in facts.split(";") if fact)
+    return name, {key.lower(): value for key, _, value in pairs}
+
+
+def _human_lines(lines: list[str], /) -> Iterator[tuple[str, Mapping[str, str]]]:
+    """Lines of LIST, as `ls -l` has them. Raises `BackendError` where none is: the folder would pass for empty."""
+    rows = [line.split(maxsplit=_COLUMNS - 1) for line in lines if not re.fullmatch(r"\w+ \d+", line)]  # total 8
+    full = [row for row in rows if len(row) == _COLUMNS]
+    if rows and not full:
+        raise BackendError("the FTP server's listings are not understood: they must be those of MLSD or ls")
+    for mode, _, owner, group, size, *moment, name in full:
+        shown = name.partition(" -> ")[0] if mode.startswith("l") else name
+        facts = {"type": "dir" if mode.startswith("d") else "file", "size": size, "modify": " ".join(moment)}
+        yield shown, facts | {"unix.mode": mode, "unix.owner": owner, "unix.group": group}
+
+
+def _entry(path: str, name: str, facts: Mapping[str, str], /) -> dict[str, Any]:
+    """An entry as fsspec has it; its size is None where the server tells none."""
+    kind, size = facts.get("type", "").lower(), facts.get("size", "")
+    folder = kind == "dir"
+    return {
+        **facts,
+        "name": f"{path.rstrip('/')}/{name.lstrip('/')}",
+        "type": "directory" if folder else kind,
+        "size": 0 if folder else int(size) if size.isdecimal() else None,
+    }
+
+
+def client_for(kind: Any, options: Mapping[str, object], /) -> tuple[Any, Mapping[str, object]]:
+    """The class and the options to take for a class of fsspec's and its options: for FTP the class above; sshfs is to
+    tell names that are not UTF-8.
+    """
+    if kind is FTPFileSystem:
+        kind = FtpFileSystem
+    if "sftp_client_kwargs" in signature(kind.__init__).parameters:
+        options = {"sftp_client_kwargs": {"path_errors": "surrogateescape"}, **options}
+    return kind, options
+
+
+def entries_of(fs: Any, path: str, /) -> Any:
+    """The entries of a folder. Names that are not UTF-8 have surrogates."""
+    try:
+        return fs.ls(path, detail=True)
+    except UnicodeDecodeError:  # by paramiko, which has asked for more than it has read
+        if not hasattr(fs, "ssh_kwargs"):
+            raise
+    close(fs)
+    fs._connect()  # noqa: SLF001 -- it has no other way
+    return list(_sftp_entries(fs, path))
+
+
+def _sftp_entries(fs: Any, path: str, /) -> Iterator[Any]:
+    """The entries of a folder as paramiko's own listing has them, which decodes the names for itself."""
+    paramiko: Any = import_module("paramiko")
+    ask, codes = fs.ftp._request, paramiko.sftp  # noqa: SLF001 -- as above
+    handle = ask(codes.CMD_OPENDIR, path.encode())[1].get_string()
+    with suppress(EOFError):
+        while True:
+            answer = ask(codes.CMD_READDIR, handle)[1]
+            for _ in range(answer.get_int()):
+                name, _ = answer.get_string().decode("utf-8", "surrogateescape"), answer.get_string()
+                found = paramiko.SFTPAttributes._from_msg(answer, name, "")  # noqa: SLF001 -- as above
+                if name not in {".", ".."}:
+                    yield fs._decode_stat(found, path)  # noqa: SLF001 -- as above
+    ask(codes.CMD_CLOSE, handle)
+
+
+def meaning(error: Exception, /) -> Exception:
+    """What an error of a client's own means; itself, where it is none."""
+    if isinstance(error, ftplib.Error):
+        return _of_ftp(error)
+    if not type(error).__module__.startswith("asyncssh."):
+        return error
+    name = type(error).__name__
+    if name in _SSH_REFUSED:
+        return DeniedError(f"access is denied ({name})")
+    if name in _SSH_FULL:
+        return FullError(f"the storage is full ({name})")
+    return UnavailableError(f"the connection to the server is lost ({name})") if is_lost(error) else error
+
+
+def is_lost(error: Exception, /) -> bool:
+    """Whether an error of asyncssh's says that its connection is gone, which sshfs keeps all the same."""
+    return type(error).__module__.startswith("asyncssh.") and type(error).__name__ in _SSH_LOST
+
+
+def _of_ftp(error: ftplib.Error, /) -> Exception:
+    code = _code(error)
+    if code in _FULL:
+        return FullError(f"the storage is full ({code})")
+    if code in _REFUSED:
+        return DeniedError(f"access is denied ({code})")
+    if isinstance(error, ftplib.error_temp):
+        return UnavailableError(f"the FTP server is busy, or has no connection for data ({code})")
+    return BackendError(f"the FTP server refused the request ({code})")
+
+
+def _code(error: ftplib.Error, /) -> str:
+    """The code of an FTP server's answer; nothing of its text."""
+    found = re.match("[0-9]{3}", str(error))
+    return found[0] if found else "no code"
+
+
+def close(fs: Any, /) -> None:
+    """Close what a filesystem, if there is one, holds open: fsspec has no method for that.
+
+    An asynchronous one closes its session in a finalizer, which the garbage collector may run on an event loop that is
+    not the session's. Of the blocking ones, those for FTP and SFTP have clients.
+    """
+    if fs is not None and fs.async_impl:
+        for finalizer in finalizers(fs):
+            finalizer()
+        return
+    for name in ("ftp", "client"):
+        end = getattr(getattr(fs, name, None), "close", None)
+        if end is not None:
+            with suppress(Exception):  # it may be closed or broken already
+                end()
