@@ -17,10 +17,11 @@ from msgspec.structs import replace
 
 from accountstore import errors
 from accountstore.aio.shield import run_shielded
-from accountstore.errors import BackendError, NotFoundError
+from accountstore.errors import NotFoundError
 from accountstore.listing import list_documents
 from accountstore.migration.cases import end_of
 from accountstore.migration.decide import Settled, decide
+from accountstore.migration.failures import Failures
 from accountstore.migration.identity import marks_of_storages
 from accountstore.migration.inputs import Named, Others, Rows, entries_of
 from accountstore.migration.journal import Journal
@@ -33,8 +34,8 @@ from accountstore.migration.runners import Runner
 from accountstore.migration.work import Job
 from accountstore.store import AccountStore, parts_of
 
-_ALL_FAIL = 16
-"""So many documents of a batch, all of them failed, are a storage that has failed."""
+_LOOKED_FOR = 16
+"""So many of a batch's copies are looked for until one is found."""
 _COPIED = frozenset({"copied", "changed", "moved"})
 _KEEPING = 30.0
 """Seconds for which a cancellation waits until what was done is in the journal."""
@@ -77,6 +78,7 @@ class Migration:
         self._merged: Merged | Named | None = None
         self._others = Others(job.options.wants)
         self._files: list[Journal | Spool] = []
+        self._failures = Failures()
         self._unkept: list[tuple[Done, Item]] = []
         """What was done, and is not in the journal yet."""
         self._waiting: deque[Outcome] = deque()
@@ -185,7 +187,7 @@ class Migration:
             self._unkept += [(done, by_name[done.name]) for done in batch.done]
             done = self._unkept
             await self._keep()
-            _stop_if_all_fail([one for one, _ in done])
+            self._failures.check(done)
         else:
             await self._end()
 
@@ -245,7 +247,7 @@ class Migration:
         if self._runner is None or self._runner.own_store:
             return
         copied = [(place, item.name) for place, (done, item) in enumerate(self._unkept) if done.outcome in _COPIED]
-        for _, name in copied[:_ALL_FAIL]:
+        for _, name in copied[:_LOOKED_FOR]:
             if await self._store.exists(self._job.target.at(name)):
                 return
         for place, _ in copied:
@@ -364,13 +366,3 @@ def _settled(item: Item, way: Settled, /) -> Done:
         target_time=None if target is None else target.modified,
         reason=way.reason,
     )
-
-
-def _stop_if_all_fail(batch: Sequence[Done], /) -> None:
-    """Raise the error of a storage that has failed as a whole."""
-    failed = [done for done in batch if done.outcome == "failed"]
-    stopping = [done for done in batch if done.stop]
-    if stopping or (len(failed) >= _ALL_FAIL and len(failed) == len(batch)):
-        worst = (stopping or failed)[-1]
-        kind = getattr(errors, worst.error, BackendError)
-        raise kind(f"the migration has stopped; it goes on where it was when it is run again ({worst.reason})")

@@ -515,6 +515,7 @@ async def test_a_target_that_fails_stops_the_run_which_goes_on_later(
     copied that is not; and the next run copies the rest.
     """
     monkeypatch.setattr("accountstore.migration.runners.MOST", 20)
+    monkeypatch.setattr("accountstore.migration.failures._IN_A_ROW", 20)
     new = Failing(MemoryBackend(), [Fault("write", nth, error=error) for nth in range(5, 1000)])
     async with await filled(over(None, new)) as store:
         run = migrate(store, SOURCE, TARGET, **files(tmp_path))
@@ -529,6 +530,35 @@ async def test_a_target_that_fails_stops_the_run_which_goes_on_later(
         assert report.ok
         assert report.documents == 40
         assert await copies(store) == {*NAMES}
+
+
+class Archived(MemoryBackend):
+    """What is in the first folder may not be read."""
+
+    async def read(self, key: str, /, *, limit: int) -> Any:
+        if "/f0/" in key:
+            raise PermissionError
+        return await super().read(key, limit=limit)
+
+
+@pytest.mark.parametrize("stops", [False, True])
+async def test_documents_that_cannot_be_read_and_come_first_keep_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stops: bool
+) -> None:
+    """More of them than the first batch has fail by name, and the others are copied; and where they are so many that
+    the run stops, the next one passes by those, and comes further.
+    """
+    monkeypatch.setattr("accountstore.migration.failures._IN_A_ROW", 16 if stops else 1_000)
+    names = [f"f0/{number:03}.account" for number in range(40)]
+    async with over(Archived()) as store:
+        for name in [*names, "f1/a.account"]:
+            await store.save(source(name), account("a"))
+        if stops:
+            with raises(DeniedError, "it goes on where it was"):
+                await once(store, tmp_path)
+        run = migrate(store, SOURCE, TARGET, **files(tmp_path))
+        assert await outcomes_of(run) == dict.fromkeys(names, "failed") | {"f1/a.account": "copied"}
+        assert (run.report.complete, run.report.exit_code) == (True, 1)
 
 
 @pytest.mark.parametrize("end", ["Old", "New"])
