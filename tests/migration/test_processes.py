@@ -12,7 +12,7 @@ import anyio
 import pytest
 from cloudtargets import on_asyncio
 from doubles import raises
-from migrating import SOURCE, TARGET, config, files, found, put, source, target
+from migrating import SOURCE, TARGET, account, config, files, found, put, source, target
 from running import HUNG
 
 from accountstore import AccountStore, ConfigError, StorageConfig, StoreConfig, UnsupportedError
@@ -128,12 +128,55 @@ async def test_a_document_that_kills_its_process_is_named(
         "processes.Worker.work = poisoned\n"
         "processes.main()\n"
     )
-    monkeypatch.setattr("accountstore.migration.processes._COMMAND", (sys.executable, "-P", str(program)))
+    monkeypatch.setattr("accountstore.migration.processes._COMMAND", (str(program),))
     run = migrate(store, SOURCE, TARGET, processes=2, config=config(tmp_path), **files(tmp_path))
     told = {outcome.name: outcome.outcome async for outcome in run}
     assert told == dict.fromkeys(NAMES, "copied") | {NAMES[11]: "failed"}
     assert run.report.exit_code == 1
     assert await found(store, target(NAMES[11])) is None
+
+
+@on_asyncio
+async def test_what_others_print_and_read_in_a_process_is_no_reply(
+    store: AccountStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A word on standard output, of a package that is loaded or used in the process, is no length of a reply for which
+    the run waits; and who reads standard input there takes no batch.
+    """
+    program = tmp_path / "talkative.py"
+    await anyio.Path(program).write_text(
+        "print('this package is deprecated', flush=True)\n"
+        "import os, sys\n"
+        "from accountstore.migration import processes\n"
+        "work = processes.Worker.work\n"
+        "async def talkative(self, items):\n"
+        "    print('a word', os.read(0, 1), flush=True)\n"
+        "    os.write(1, b'another')\n"
+        "    return await work(self, items)\n"
+        "processes.Worker.work = talkative\n"
+        "processes.main()\n"
+    )
+    monkeypatch.setattr("accountstore.migration.processes._COMMAND", (str(program),))
+    with anyio.fail_after(HUNG):
+        report = await migrate(store, SOURCE, TARGET, processes=2, **files(tmp_path))
+    assert (report.ok, report.documents) == (True, len(NAMES))
+
+
+@on_asyncio
+async def test_a_module_of_the_current_folder_is_not_loaded(
+    store: AccountStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where this process does not look for modules in the current folder, as the command does not, its processes do not
+    either. Control: they do, where this one does.
+    """
+    await anyio.Path(tmp_path / "queue.py").write_text("raise SystemExit(3)")
+    monkeypatch.chdir(tmp_path)
+    elsewhere = [folder for folder in sys.path if folder]
+    for path, outcome in (elsewhere, "copied"), ([*elsewhere, str(tmp_path)], "failed"):
+        monkeypatch.setattr(sys, "path", path)
+        run = migrate(store, SOURCE, TARGET, processes=2, options=Options(names=(NAMES[0],)), **files(tmp_path))
+        assert [each.outcome async for each in run] == [outcome]
+        await store.save(source(NAMES[0]), account("b"))
 
 
 async def test_a_cancelled_run_goes_on(store: AccountStore, tmp_path: Path) -> None:
