@@ -31,6 +31,8 @@ _DEPTH = 4
 """Batches that a worker has at a time, so that none waits for the client."""
 
 
+_PATIENCE = 15.0
+"""So many seconds a cluster may be without any worker."""
 _FAREWELL = 10.0
 
 
@@ -100,6 +102,7 @@ class Cluster:
 
         Raises:
             UnsupportedError: not on asyncio; or a `StoreConfig` would travel in the clear.
+            UnavailableError: the cluster has no worker.
         """
         if asyncio_loop() is None or not client.asynchronous:
             raise UnsupportedError("a Dask client works on asyncio alone, and has to be `Client(asynchronous=True)`")
@@ -109,7 +112,7 @@ class Cluster:
                 "a StoreConfig, with its secrets, travels to Dask's workers by TLS alone: give the path of a file that"
                 " they have, or set ACCOUNTSTORE_CONFIG where they run"
             )
-        await client.wait_for_workers(1)
+        await _wait_for_worker(client)
         workers = len(await client.nthreads())
         options = job.options
         rate = options.requests_per_second
@@ -161,12 +164,12 @@ class Cluster:
         """A batch that is done, of whichever worker.
 
         Raises:
-            UnavailableError: the scheduler is gone. What was done is in the journal.
+            UnavailableError: the scheduler or the last worker is gone. What was done is in the journal.
         """
         while not self._ready:
             if not self._tasks:
                 self._send(self._suspects.popleft())  # alone, so that it is clear who is to blame
-            future, result = await anext(self._completed)
+            future, result = await self._result()
             task = self._tasks.pop(future.key)
             if isinstance(result, list):
                 self._ready.append(Batch(task.items, result))
@@ -178,6 +181,14 @@ class Cluster:
                 self._send(task)
             future.release()
         return self._ready.popleft()
+
+    async def _result(self) -> tuple[Any, Any]:
+        """What comes next of a batch; while nothing does, there has to be a worker."""
+        while True:
+            with move_on_after(_PATIENCE):
+                return await anext(self._completed)
+            if self._client.status == "running":
+                await _wait_for_worker(self._client)
 
     def _failed(self, task: Task, error: object, /) -> None:
         if not isinstance(error, KilledWorker):
@@ -199,6 +210,16 @@ class Cluster:
         if self._client.status == "running":
             with suppress(Exception), move_on_after(_FAREWELL):  # it may be gone, which `next` has said
                 await self._client.unregister_worker_plugin(self._plugin)
+
+
+async def _wait_for_worker(client: Any, /) -> None:
+    """Wait until a cluster has a worker, for so long. Raises `UnavailableError`."""
+    with move_on_after(_PATIENCE):
+        await client.wait_for_workers(1)
+        return
+    raise UnavailableError(
+        f"the Dask cluster has had no worker for {_PATIENCE:g} s: run it again when it has one", sent=False
+    )
 
 
 def _without_versions(item: Item, /) -> Item:
