@@ -23,7 +23,7 @@ from accountstore.migration.identity import check_storages
 from accountstore.migration.marks import Marks, read_key
 from accountstore.migration.merge import Item, Side
 from accountstore.migration.records import Done
-from accountstore.migration.runners import MOST, Batch, Task
+from accountstore.migration.runners import MOST, Batch, Task, told_by_worker
 from accountstore.migration.work import Job, Worker
 from accountstore.store import AccountStore
 
@@ -78,10 +78,11 @@ class Cluster:
 
     own_store = False
 
-    def __init__(self, client: Any, plugin: str, workers: int, /) -> None:
+    def __init__(self, client: Any, plugin: str, workers: int, job: Job, /) -> None:
         self._client = client
         self._plugin = plugin
         self._workers = workers
+        self._job = job
         self._tasks: dict[str, Task] = {}
         self._completed: Any = as_completed(with_results=True, raise_errors=False)  # type: ignore[no-untyped-call]  # it has no types
         self._ready: deque[Batch] = deque()
@@ -132,7 +133,7 @@ class Cluster:
         except Exception as error:  # noqa: BLE001 -- whatever a worker's answer is
             failure = BackendError(f"the Dask workers could not open a store ({type(error).__name__})")
         else:
-            return cls(client, name, workers)
+            return cls(client, name, workers, job)
         raise failure
 
     @property
@@ -172,7 +173,7 @@ class Cluster:
             future, result = await self._result()
             task = self._tasks.pop(future.key)
             if isinstance(result, list):
-                self._ready.append(Batch(task.items, result))
+                self._ready.append(told_by_worker(task.items, result, self._job))
             elif isinstance(result, tuple):
                 self._failed(task, result[1])
             elif self._client.status != "running":

@@ -25,7 +25,7 @@ from accountstore.migration.identity import check_storages
 from accountstore.migration.marks import Marks
 from accountstore.migration.merge import Item
 from accountstore.migration.records import Done
-from accountstore.migration.runners import MOST, Batch, Task
+from accountstore.migration.runners import MOST, Batch, Task, told_by_worker
 from accountstore.migration.work import Job, Worker
 from accountstore.store import AccountStore
 
@@ -136,6 +136,7 @@ class Processes:
                 "an option of the configuration cannot be given to another process: give the path of a file"
             ) from None
         self._count = count
+        self._job = job
         self._children: list[_Child] = []
         self._queue: deque[Task] = deque()
         self._replies: deque[tuple[_Child, Reply | None]] = deque()
@@ -211,7 +212,7 @@ class Processes:
         elif reply.error:
             raise getattr(errors, reply.error, BackendError)(reply.reason)
         else:
-            self._ready.append(Batch(child.given.popleft().items, reply.done))
+            self._ready.append(told_by_worker(child.given.popleft().items, reply.done, self._job))
 
     async def _bury(self, child: _Child, /) -> None:
         """A process has died with its first batch: that one is to blame, the other is not."""

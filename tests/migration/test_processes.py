@@ -137,6 +137,35 @@ async def test_a_document_that_kills_its_process_is_named(
 
 
 @on_asyncio
+async def test_what_a_process_moved_before_it_died_is_told_as_moved(
+    store: AccountStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a process that dies had removed at the source is told as moved, as the rest. Control: what is at the target
+    alone, and was not at the source, is foreign.
+    """
+    await put(store, target("other.account"), "a")
+    program = tmp_path / "dying.py"
+    await anyio.Path(program).write_text(
+        "import os\n"
+        "from accountstore.migration import processes\n"
+        "remove = processes.Worker._remove_source\n"
+        "async def dying(self, case, version):\n"
+        "    await remove(self, case, version)\n"
+        f"    if case.item.name == {NAMES[11]!r}:\n"
+        "        os._exit(9)\n"
+        "processes.Worker._remove_source = dying\n"
+        "processes.main()\n"
+    )
+    monkeypatch.setattr("accountstore.migration.processes._COMMAND", (str(program),))
+    options = Options(delete_source=True)
+    run = migrate(store, SOURCE, TARGET, processes=2, options=options, **files(tmp_path))
+    told = {outcome.name: outcome.outcome async for outcome in run}
+    assert told == dict.fromkeys(NAMES, "moved") | {"other.account": "foreign"}
+    assert run.report.ok
+    assert not names_at(tmp_path / "old")
+
+
+@on_asyncio
 async def test_what_others_print_and_read_in_a_process_is_no_reply(
     store: AccountStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
