@@ -311,7 +311,7 @@ class Migration:
         if self._journal is None or job.action == "verify" or job.options.on_conflict == "overwrite":
             return
         copies = await to_thread.run_sync(self._journal.copies)
-        if copies and await self._is_empty(job.target):
+        if copies and not self._others.composed and await self._is_empty(job.target):
             raise NotFoundError(
                 f"the target {job.target} is empty, though this journal has copied {copies:,} documents there: is it"
                 " mounted? on_conflict='overwrite' (--on-conflict overwrite) copies them again"

@@ -28,8 +28,8 @@ class Batch(Struct, frozen=True, eq=False):
 
 
 def told_by_worker(items: Sequence[Item], done: Sequence[Done], job: Job, /) -> Batch:
-    """A batch as a worker tells it, which may have been another's that died: what was listed at the source alone, and is
-    at the target alone, was moved by that one.
+    """A batch as a worker tells it, which may have been another's that died: what was listed at the source alone, and
+    is at the target alone, was moved by that one.
     """
     if not job.options.delete_source:
         return Batch(items, done)

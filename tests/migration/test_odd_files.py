@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from typing import TYPE_CHECKING, Any
+from unicodedata import normalize
 
 import pytest
 from anyio import to_thread
@@ -80,6 +81,37 @@ async def test_links_that_are_followed_are_documents(tmp_path: Path) -> None:
         words = await outcomes_of(migrate(store, SOURCE, TARGET, **files(tmp_path)))
     assert {name for name, word in words.items() if word == "copied"} == {"real.account", "inside.account"}
     assert words["outside.account"] == words["dangling.account"] == "refused"
+
+
+class Decomposing(MemoryBackend):
+    """Keeps names in Unicode's decomposed form, and finds them in either, as HFS+ does."""
+
+    async def read(self, key: str, /, *, limit: int) -> Any:
+        return await super().read(normalize("NFD", key), limit=limit)
+
+    async def write(self, key: str, data: bytes, /, *, mode: Any, write_token: str = "") -> Any:
+        return await super().write(normalize("NFD", key), data, mode=mode, write_token=write_token)
+
+    async def stat(self, key: str, /) -> Any:
+        return await super().stat(normalize("NFD", key))
+
+    async def delete(self, key: str, /, *, version: Any = None) -> None:
+        await super().delete(normalize("NFD", key), version=version)
+
+
+@pytest.mark.parametrize("others", [[], ["a.account"]], ids=["alone", "with others"])
+async def test_copies_whose_names_the_target_decomposes_are_found(tmp_path: Path, others: list[str]) -> None:
+    """They are looked at by their names: not told as removed, nor is their target taken for one that is not mounted."""
+    name = "caf\u00e9.account"
+    async with store_over({"Old": MemoryBackend(), "New": Decomposing()}) as store:
+        for each in (name, *others):
+            await store.save(source(each), account("a"))
+        assert {*(await once(store, tmp_path)).totals} == {"copied"}
+        told = await outcomes_of(migrate(store, SOURCE, TARGET, **files(tmp_path)))
+        assert told == dict.fromkeys([name, *others], "same") | {normalize("NFD", name): "foreign"}
+        await store.delete(target(name))
+        if others:
+            assert (await outcomes_of(migrate(store, SOURCE, TARGET, **files(tmp_path))))[name] == "removed"
 
 
 @pytest.mark.parametrize("how", ["chmod", "fault"])
