@@ -1,11 +1,11 @@
-"""Whether a storage has failed as a whole, or only documents of it have."""
+"""What ends a run: a storage that has failed as a whole, and a system that has no more resources."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from accountstore import errors
-from accountstore.errors import AccountStoreError, BackendError
+from accountstore.errors import AccountStoreError, BackendError, UnavailableError
 from accountstore.migration.merge import Item
 from accountstore.migration.records import Done
 
@@ -42,6 +42,19 @@ class Failures:
             raise _stopped(unanswered[-1])
         if refused and self._in_a_row >= _IN_A_ROW:
             raise _stopped(refused[-1])
+
+
+def told_of_shortage(error: Exception, /) -> UnavailableError | None:
+    """What is told of an error of the system: it has no thread, process or descriptor more. None: it is another."""
+    if isinstance(error, AccountStoreError):
+        return None
+    if isinstance(error, OSError):
+        reason = error.strerror or type(error).__name__
+    elif isinstance(error, RuntimeError) and "start new thread" in str(error):
+        reason = "no more threads"
+    else:
+        return None
+    return UnavailableError(f"the migration has stopped; it goes on when it is run again ({reason})", sent=False)
 
 
 def _kind(done: Done, /) -> type[AccountStoreError]:

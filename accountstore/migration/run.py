@@ -21,7 +21,7 @@ from accountstore.errors import NotFoundError
 from accountstore.listing import list_documents
 from accountstore.migration.cases import end_of
 from accountstore.migration.decide import Settled, decide
-from accountstore.migration.failures import Failures
+from accountstore.migration.failures import Failures, told_of_shortage
 from accountstore.migration.identity import marks_of_storages
 from accountstore.migration.inputs import Named, Others, Rows, entries_of
 from accountstore.migration.journal import Journal
@@ -48,11 +48,12 @@ class Migration:
     the loop is left early; without it, that happens when the run is dropped.
 
     Raises:
-        JournalError: the journal cannot be used.
+        JournalError: the journal cannot be used, or the temporary file in which a listing is sorted.
         LocationError: a storage is not configured; or both places are one, or one lies in the other.
         NotFoundError: the source has no document with `mirror_deletes`, or has lost all of them while the run went on;
             or the target has none, though the journal knows copies there (`on_conflict="overwrite"` copies them again).
         UnsupportedError: the target has no conditional writes (`writes="blind"` does without).
+        UnavailableError: the system has no more threads, processes or descriptors.
         AccountStoreError: a storage cannot be listed, or fails with every document: what was done is in the journal.
     """
 
@@ -119,10 +120,12 @@ class Migration:
                 raise StopAsyncIteration
             try:
                 await self._advance()
-            except Exception:
-                with CancelScope(shield=True):
+            except Exception as error:
+                with CancelScope(shield=True), suppress(RuntimeError):  # the system has no thread
                     await to_thread.run_sync(self._abandon)
                 await self.aclose()
+                if (told := told_of_shortage(error)) is not None:
+                    raise told from None
                 raise
         return self._waiting.popleft()
 
@@ -146,9 +149,13 @@ class Migration:
         """Close the journal and let the workers go. A second call does nothing."""
         self._closed = True
         with CancelScope(shield=True):
-            if self._runner is not None:
-                await self._runner.aclose()
-            await to_thread.run_sync(self._close_files)
+            try:
+                if self._runner is not None:
+                    await self._runner.aclose()
+            finally:
+                with suppress(RuntimeError):
+                    await to_thread.run_sync(self._close_files)
+                self._close_files()  # where the system has no thread
 
     def __del__(self) -> None:
         self._close_files()

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from unittest.mock import Mock
 
 import anyio
 import pytest
 from cloudtargets import on_asyncio
 from doubles import raises
-from migrating import SOURCE, TARGET, account, config, files, found, put, source, target
+from migrating import SOURCE, TARGET, account, config, files, found, once, put, source, target
 from running import HUNG
 
-from accountstore import AccountStore, ConfigError, StorageConfig, StoreConfig, UnsupportedError
+from accountstore import AccountStore, ConfigError, StorageConfig, StoreConfig, UnavailableError, UnsupportedError
 from accountstore.backends.memory import MemoryBackend
 from accountstore.migration import Options, migrate, processes
 from accountstore.migration.processes import Processes
@@ -280,6 +282,18 @@ async def test_a_configuration_that_they_cannot_open_is_told(store: AccountStore
     with pytest.raises(ValueError, match="processes"):
         migrate(store, SOURCE, TARGET, processes=0, **files(tmp_path))
     assert not children()
+
+
+@on_asyncio
+async def test_a_system_without_processes_ends_the_run(
+    store: AccountStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is an error of the library's, and lets go of the journal."""
+    with monkeypatch.context() as patched:
+        patched.setattr(anyio, "open_process", Mock(side_effect=BlockingIOError(errno.EAGAIN, "no more processes")))
+        with raises(UnavailableError, "no more processes"):
+            await migrate(store, SOURCE, TARGET, processes=2, **files(tmp_path))
+    assert (await once(store, tmp_path)).ok
 
 
 @on_asyncio

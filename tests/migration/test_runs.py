@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import sqlite3
 from typing import TYPE_CHECKING, Any
 from unittest.mock import Mock
 
@@ -17,6 +18,7 @@ from accountstore import (
     BackendError,
     DeniedError,
     FullError,
+    JournalError,
     Location,
     LocationError,
     StorageConfig,
@@ -27,7 +29,7 @@ from accountstore import (
 from accountstore.backends.base import ConflictError, NotFoundError, NotRegularError
 from accountstore.backends.memory import MemoryBackend
 from accountstore.codecs import JSON
-from accountstore.migration import Options, Place, migrate, plan, read_report, verify
+from accountstore.migration import Options, Place, merge, migrate, plan, read_report, verify
 from accountstore.migration.journal import Journal
 from accountstore.migration.merge import Listed
 from accountstore.migration.pace import Pace
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.anyio
 
+temporary = vars(merge)["_temporary"]
 NAMES = [f"f{number % 3}/{number:03}.account" for number in range(40)]
 
 
@@ -425,6 +428,41 @@ async def test_a_storage_that_does_not_answer_ends_the_run(tmp_path: Path, monke
 async def _silent(*_: object) -> bool:
     await anyio.sleep_forever()
     return False
+
+
+async def test_a_system_without_threads_ends_the_run(
+    store: AccountStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is an error of the library's, and lets go of the journal: the next run goes on."""
+    with monkeypatch.context() as patched:
+        run = migrate(store, SOURCE, TARGET, **files(tmp_path))
+        await anext(run)
+        patched.setattr("accountstore.migration.run.to_thread", Mock(run_sync=_no_thread))
+        with raises(UnavailableError, "no more threads"):
+            await run
+    assert (await once(store, tmp_path)).ok
+
+
+async def _no_thread(*_: object) -> None:
+    raise RuntimeError("can't start new thread")
+
+
+async def test_a_listing_that_cannot_be_sorted_ends_the_run(
+    store: AccountStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk without room for a temporary file is an error of the library's, which says what to do."""
+    monkeypatch.setattr("accountstore.migration.merge._temporary", _full)
+    with raises(JournalError, "cannot be sorted on the disk"):
+        await once(store, tmp_path)
+    monkeypatch.undo()
+    assert (await once(store, tmp_path)).ok
+
+
+def _full() -> sqlite3.Connection:
+    """A temporary database in which nothing can be written."""
+    database: sqlite3.Connection = temporary()
+    database.execute("pragma query_only = 1")
+    return database
 
 
 async def test_a_source_that_disappears_stops_the_run(
