@@ -43,7 +43,7 @@ PROBLEMS: frozenset[str] = frozenset({"conflict", "refused", "failed", "missing"
 
 _MOST = 10_000
 """What is asked for by number and is more was hardly meant."""
-_FASTEST = 1_000_000
+_FASTEST = 1_000_000_000
 _WORDS: Mapping[str, tuple[str, ...]] = {
     "verify": get_args(Proof),
     "on_conflict": ("report", "overwrite"),
