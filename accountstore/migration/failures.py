@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from accountstore import errors
 from accountstore.errors import AccountStoreError, BackendError, UnavailableError
@@ -23,20 +23,20 @@ class Failures:
     def __init__(self) -> None:
         self._in_a_row = 0
 
-    def check(self, batch: Sequence[tuple[Done, Item]], /) -> None:
+    def check(self, batch: Sequence[Done], items: Mapping[str, Item], /) -> None:
         """Raise the error of a storage that has failed as a whole, as this batch shows.
 
         What the last run could not do either is passed by, so that a run comes further than the one before.
         """
-        for done, _ in batch:
+        for done in batch:
             if done.stop:
                 raise _stopped(done)
-        failed = [(done, item) for done, item in batch if done.outcome == "failed"]
+        failed = [done for done in batch if done.outcome == "failed"]
         if len(failed) < len(batch):
             self._in_a_row = 0
             return
-        unanswered = [done for done, _ in failed if _kind(done).temporary]
-        refused = [done for done, item in failed if not _kind(done).temporary and not _failed_before(item)]
+        unanswered = [done for done in failed if _kind(done).temporary]
+        refused = [done for done in failed if not _kind(done).temporary and not _failed_before(items.get(done.name))]
         self._in_a_row += len(refused)
         if len(unanswered) >= _NO_ANSWER:
             raise _stopped(unanswered[-1])
@@ -61,8 +61,8 @@ def _kind(done: Done, /) -> type[AccountStoreError]:
     return getattr(errors, done.error, BackendError)
 
 
-def _failed_before(item: Item, /) -> bool:
-    return item.row is not None and item.row.outcome == "failed"
+def _failed_before(item: Item | None, /) -> bool:
+    return item is not None and item.row is not None and item.row.outcome == "failed"
 
 
 def _stopped(done: Done, /) -> AccountStoreError:

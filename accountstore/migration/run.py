@@ -75,6 +75,8 @@ class Migration:
         self._journal: Journal | None = None
         self._marks = new_marks()
         self._key_path = ""
+        self._word = ""
+        """What names files of the library's own for this migration alone."""
         self._runner: Runner | None = None
         self._merged: Merged | Named | None = None
         self._others = Others(job.options.wants)
@@ -192,9 +194,9 @@ class Migration:
             batch = await runner.next()
             by_name = {item.name: item for item in batch.items}
             self._unkept += [(done, by_name[done.name]) for done in batch.done]
-            done = self._unkept
+            kept = self._unkept
             await self._keep()
-            self._failures.check(done)
+            self._failures.check([one for one, _ in kept], by_name)
         else:
             await self._end()
 
@@ -278,7 +280,7 @@ class Migration:
         if self._path is not None and self._journal is None:
             await run_shielded(to_thread.run_sync, self._open_journal, self._path)
         if job.action == "migrate" and job.options.delete_source:
-            await check_apart(self._store, job)
+            await check_apart(self._store, job, self._word)
         if self._runner is None:
             self._runner = await self._make_runner(self._marks, self._key_path)
         if job.options.mirror_deletes and job.options.names is None and await self._is_empty(job.source):
@@ -341,6 +343,7 @@ class Migration:
         try:
             self._marks = journal.marks(self._key_file)
             self._key_path = journal.key_path(self._key_file)
+            self._word = self._marks.of_text("apart", journal.about.id)[:16]
             journal.check_storages(self._marks, marks_of_storages(parts_of(self._store)[0], job, self._marks))
         except BaseException:
             if job.action == "migrate":

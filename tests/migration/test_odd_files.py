@@ -220,3 +220,14 @@ async def test_what_may_not_be_deleted_is_copied_all_the_same(tmp_path: Path, en
         report = await once(store, tmp_path, **options)
         assert report.ok
         assert await found(store, (source if end == "source" else target)("a.account")) is None
+
+
+async def test_a_target_that_denies_deletes_keeps_one_file_of_a_migration(tmp_path: Path) -> None:
+    """By it two names of one place are found out before a source is removed: each run writes the same one again."""
+    new = Recording(MemoryBackend(), [Fault("delete", nth, "before", PermissionError()) for nth in range(1, 10)])
+    async with store_over({"Old": MemoryBackend(), "New": new}) as store:
+        for name in ("a.account", "b.account", "c.account"):
+            await put(store, source(name), "a")
+            assert (await once(store, tmp_path, delete_source=True)).ok
+        kept = [stat.key async for page in new.scan("", recursive=True) for stat in page]
+    assert len([key for key in kept if not key.endswith(".account")]) == 1
