@@ -242,6 +242,7 @@ def test_progress_on_a_terminal_and_in_a_pipe(migrate: Any, folder: Path) -> Non
     assert "21/" in screen
     for word in ("/s", "kB", "0 conflicts", "1 error", "refused: Old:mail/broken.account"):
         assert word in screen
+    assert "\r\x1b[2Kaccountstore: refused: " in screen  # on a line of its own
     assert "canary" not in screen
     piped = migrate("Old:mail", "New:post", "--resume")
     assert piped.returncode == 1
