@@ -316,11 +316,13 @@ class Migration:
         """Refuse a target that has lost all of its copies, as where it is not mounted: `verify` names each, and others
         would take them for deleted.
         """
+        if self._others.composed:
+            return  # it has some, under other forms of their names
         job = self._job
         if self._journal is None or job.action == "verify" or job.options.on_conflict == "overwrite":
             return
         copies = await to_thread.run_sync(self._journal.copies)
-        if copies and not self._others.composed and await self._is_empty(job.target):
+        if copies and await self._is_empty(job.target):
             raise NotFoundError(
                 f"the target {job.target} is empty, though this journal has copied {copies:,} documents there: is it"
                 " mounted? on_conflict='overwrite' (--on-conflict overwrite) copies them again"
