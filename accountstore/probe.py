@@ -38,10 +38,18 @@ async def probe(backend: Backend, folder: str, /) -> Conditions:
 
 
 async def server_time(backend: Backend, folder: str, /) -> datetime | None:
-    """The time by the clock that dates documents, at some moment of this call; None where documents have no date."""
-    key = _key(folder, os.urandom(8).hex())
+    """The time by the clock that dates documents, at some moment of this call; None where documents have no date.
+
+    It is that of a document with the name of a probe's, which another call may write meanwhile, or remove.
+    """
+    with suppress(FileNotFoundError):
+        return await _time_of(backend, _key(folder, "accountstore"))
+    return await _time_of(backend, _key(folder, os.urandom(8).hex()))
+
+
+async def _time_of(backend: Backend, key: str, /) -> datetime | None:
     try:
-        await backend.write(key, b"", mode="overwrite")
+        await backend.write(key, _content(), mode="overwrite")
         return (await backend.stat(key)).modified
     finally:
         await _remove(backend, key)

@@ -22,6 +22,7 @@ from accountstore.errors import (
     UnavailableError,
     UnsupportedError,
 )
+from accountstore.probe import server_time
 from accountstore.testing import Fault, store_over
 
 if TYPE_CHECKING:
@@ -232,16 +233,34 @@ async def test_the_probe_stays_in_the_documents_folder(call: str) -> None:
 
 
 async def test_the_probe_needs_no_right_to_delete() -> None:
-    """Whoever may delete nothing may create and swap. The probe's document stays, but one: the next store finds it."""
-    backend = server(*(Fault("delete", nth, "before", PermissionError()) for nth in range(1, 9)))
+    """Whoever may delete nothing may create and swap. The probe's document stays, but one: the next store finds it, and
+    whoever asks for the server's time.
+    """
+    backend = server(*(Fault("delete", nth, "before", PermissionError()) for nth in range(1, 11)))
     for store in (store_over({"main": backend}), store_over({"main": backend})):
         version = await store.save(AT, ACCOUNT, mode="create")
         await store.save(AT, OTHER, mode=version)
         with pytest.raises(DeniedError):
             await store.delete(AT, version=version)
         assert await store.get(AT) == OTHER
+        assert await server_time(backend, AT.folder) is not None
         assert len(await keys(backend)) == 2
         await backend.remove(AT.path)
+
+
+async def test_the_servers_time_is_told_whoever_removes_the_document() -> None:
+    """A probe that removes it before it was looked at leads to one of another name, and none stays."""
+    backend = server()
+
+    async def tidy(begun: str) -> None:
+        if begun == "stat" and backend.log.count("stat") == 1:
+            for key in await keys(backend):
+                await backend.remove(key)
+
+    backend.before = tidy
+    assert await server_time(backend, AT.folder) is not None
+    assert backend.log.count("stat") == 2
+    assert not await keys(backend)
 
 
 async def test_another_probe_meanwhile_does_not_deceive() -> None:

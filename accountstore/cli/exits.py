@@ -16,7 +16,7 @@ from accountstore.cli.show import printable
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
-__all__ = ("exit_codes", "print_error", "run")
+__all__ = ("error_line", "exit_codes", "print_error", "run")
 
 _INTERRUPTED = 128 + 2
 _BROKEN_PIPE = 128 + 13
@@ -24,10 +24,15 @@ _IO = "cannot read the input or write the output"
 _DID_NOT = dict.fromkeys((errno.EMFILE, errno.ENFILE), "cannot open a file, a socket or an event loop")
 
 
+def error_line(reason: object, /) -> str:
+    """What is wrong, in one line."""
+    return f"accountstore: {printable(' '.join(str(reason).split()))}"
+
+
 def print_error(reason: object, /) -> None:
     """Print on stderr, in one line, what is wrong."""
     with suppress(OSError, ValueError):
-        typer.echo(f"accountstore: {printable(' '.join(str(reason).split()))}", err=True)
+        typer.echo(error_line(reason), err=True)
 
 
 @contextmanager

@@ -350,7 +350,7 @@ def _follow(
                 await _check_source(store, ends[0])
             if dask is None:
                 return await _show(call(store, *ends, **given), as_json=as_json)
-            async with _client(dask) as client:
+            async with await _client(dask) as client:
                 return await _show(call(store, *ends, **given, client=client), as_json=as_json)
 
     try:
@@ -374,13 +374,13 @@ async def _check_source(store: AccountStore, source: Place, /) -> None:
         raise NotFoundError(no_documents(store, source.at("any.account"), str(Folder(source.folder, source.storage))))
 
 
-def _client(address: str, /) -> Any:
+async def _client(address: str, /) -> Any:
     try:
         from distributed import Client
     except ImportError:
         raise UnsupportedError("--dask needs the package distributed: pip install 'accountstore[dask]'") from None
     try:
-        return Client(address, asynchronous=True)  # type: ignore[no-untyped-call]  # it has no types
+        return await Client(address, asynchronous=True)  # type: ignore[no-untyped-call]  # it has no types
     except (OSError, TypeError, ValueError) as error:
         raise ConfigError(f"--dask {address}: {error}") from None
 

@@ -18,7 +18,7 @@ from rich.progress import (
 )
 from rich.progress import Progress as Bar
 
-from accountstore.cli.exits import print_error
+from accountstore.cli.exits import error_line, print_error
 from accountstore.cli.show import console
 from accountstore.migration import PROBLEMS, Migration, Outcome, Report
 
@@ -89,7 +89,11 @@ class Progress:
             if moment is not None
         ]
         about = "; ".join(filter(None, [outcome.reason, ", ".join(times)]))
-        print_error(f"{outcome.outcome}: {outcome.source} to {outcome.target}" + (f" ({about})" if about else ""))
+        line = f"{outcome.outcome}: {outcome.source} to {outcome.target}" + (f" ({about})" if about else "")
+        if self._bar is None:
+            print_error(line)
+        else:
+            self._bar.console.print(error_line(line), soft_wrap=True)  # above the bar
 
     def _update(self) -> None:
         if self._bar is not None:

@@ -23,7 +23,7 @@ from accountstore.migration.identity import check_storages
 from accountstore.migration.marks import Marks, read_key
 from accountstore.migration.merge import Item, Side
 from accountstore.migration.records import Done
-from accountstore.migration.runners import MOST, Batch, Task
+from accountstore.migration.runners import MOST, Batch, Task, told_by_worker
 from accountstore.migration.work import Job, Worker
 from accountstore.store import AccountStore
 
@@ -31,6 +31,8 @@ _DEPTH = 4
 """Batches that a worker has at a time, so that none waits for the client."""
 
 
+_PATIENCE = 15.0
+"""So many seconds a cluster may be without any worker."""
 _FAREWELL = 10.0
 
 
@@ -76,10 +78,11 @@ class Cluster:
 
     own_store = False
 
-    def __init__(self, client: Any, plugin: str, workers: int, /) -> None:
+    def __init__(self, client: Any, plugin: str, workers: int, job: Job, /) -> None:
         self._client = client
         self._plugin = plugin
         self._workers = workers
+        self._job = job
         self._tasks: dict[str, Task] = {}
         self._completed: Any = as_completed(with_results=True, raise_errors=False)  # type: ignore[no-untyped-call]  # it has no types
         self._ready: deque[Batch] = deque()
@@ -100,6 +103,7 @@ class Cluster:
 
         Raises:
             UnsupportedError: not on asyncio; or a `StoreConfig` would travel in the clear.
+            UnavailableError: the cluster has no worker.
         """
         if asyncio_loop() is None or not client.asynchronous:
             raise UnsupportedError("a Dask client works on asyncio alone, and has to be `Client(asynchronous=True)`")
@@ -109,7 +113,7 @@ class Cluster:
                 "a StoreConfig, with its secrets, travels to Dask's workers by TLS alone: give the path of a file that"
                 " they have, or set ACCOUNTSTORE_CONFIG where they run"
             )
-        await client.wait_for_workers(1)
+        await _wait_for_worker(client)
         workers = len(await client.nthreads())
         options = job.options
         rate = options.requests_per_second
@@ -129,7 +133,7 @@ class Cluster:
         except Exception as error:  # noqa: BLE001 -- whatever a worker's answer is
             failure = BackendError(f"the Dask workers could not open a store ({type(error).__name__})")
         else:
-            return cls(client, name, workers)
+            return cls(client, name, workers, job)
         raise failure
 
     @property
@@ -161,15 +165,15 @@ class Cluster:
         """A batch that is done, of whichever worker.
 
         Raises:
-            UnavailableError: the scheduler is gone. What was done is in the journal.
+            UnavailableError: the scheduler or the last worker is gone. What was done is in the journal.
         """
         while not self._ready:
             if not self._tasks:
                 self._send(self._suspects.popleft())  # alone, so that it is clear who is to blame
-            future, result = await anext(self._completed)
+            future, result = await self._result()
             task = self._tasks.pop(future.key)
             if isinstance(result, list):
-                self._ready.append(Batch(task.items, result))
+                self._ready.append(told_by_worker(task.items, result, self._job))
             elif isinstance(result, tuple):
                 self._failed(task, result[1])
             elif self._client.status != "running":
@@ -178,6 +182,14 @@ class Cluster:
                 self._send(task)
             future.release()
         return self._ready.popleft()
+
+    async def _result(self) -> tuple[Any, Any]:
+        """What comes next of a batch; while nothing does, there has to be a worker."""
+        while True:
+            with move_on_after(_PATIENCE):
+                return await anext(self._completed)
+            if self._client.status == "running":
+                await _wait_for_worker(self._client)
 
     def _failed(self, task: Task, error: object, /) -> None:
         if not isinstance(error, KilledWorker):
@@ -199,6 +211,16 @@ class Cluster:
         if self._client.status == "running":
             with suppress(Exception), move_on_after(_FAREWELL):  # it may be gone, which `next` has said
                 await self._client.unregister_worker_plugin(self._plugin)
+
+
+async def _wait_for_worker(client: Any, /) -> None:
+    """Wait until a cluster has a worker, for so long. Raises `UnavailableError`."""
+    with move_on_after(_PATIENCE):
+        await client.wait_for_workers(1)
+        return
+    raise UnavailableError(
+        f"the Dask cluster has had no worker for {_PATIENCE:g} s: run it again when it has one", sent=False
+    )
 
 
 def _without_versions(item: Item, /) -> Item:

@@ -11,12 +11,14 @@ from typing import TypeVar, cast
 
 import msgspec
 
-from accountstore.errors import JournalError, LocationError
+from accountstore.errors import JournalError
 
 T = TypeVar("T")
 
 _NETWORK = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "ncpfs", "9p", "afs", "ceph", "glusterfs", "lustre"})
 _BESIDE = ("", "-wal", "-shm", "-journal")
+_DAMAGED = (msgspec.MsgspecError, ValueError, OverflowError)
+"""What a value that nobody has written there leads to, such as a time that no calendar has."""
 ANOTHER = "begin another journal: what is at the target already is compared, not copied again"
 
 
@@ -68,7 +70,7 @@ class Translated:
     def __enter__(self) -> None: ...
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: object) -> None:
-        if isinstance(error, (msgspec.MsgspecError, LocationError)) or type(error) is sqlite3.DatabaseError:
+        if isinstance(error, _DAMAGED) or type(error) is sqlite3.DatabaseError:
             raise JournalError(f"{self._path}: the journal is damaged ({error}): {ANOTHER}") from None
         if isinstance(error, sqlite3.Error):
             raise JournalError(f"{self._path}: the journal cannot be read or written ({error})") from None
@@ -80,6 +82,7 @@ def _connect(path: str, /) -> sqlite3.Connection:
     kind = file_system(os.path.dirname(place))
     if kind in _NETWORK or kind.startswith("fuse."):
         raise JournalError(f"{path}: is on a network file system ({kind}), where SQLite may be corrupted")
+    is_new = not os.path.lexists(place)
     try:
         for suffix in _BESIDE:
             _make_private(place + suffix, make=not suffix)
@@ -94,6 +97,8 @@ def _connect(path: str, /) -> sqlite3.Connection:
     except sqlite3.OperationalError as error:
         is_locked = "locked" in str(error)
         reason = "another run is using the journal" if is_locked else f"the journal cannot be opened ({error})"
+        if is_new and not is_locked:
+            _remove_empty(place)
     except sqlite3.DatabaseError:
         reason = "is no journal"
     db.close()
@@ -127,6 +132,13 @@ def _make_private(path: str, /, *, make: bool) -> None:
         raise OSError(0, "a link, a folder or another user's file stands there")
     if found.st_mode & 0o077:
         os.chmod(path, 0o600)
+
+
+def _remove_empty(path: str, /) -> None:
+    """Remove a new file in which nothing could be written."""
+    with suppress(OSError):
+        if not os.path.getsize(path):
+            os.unlink(path)
 
 
 def file_system(folder: str, mounts: str = "/proc/self/mountinfo", /) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import Any
+from unicodedata import normalize
 
 from anyio import to_thread
 from msgspec.structs import replace
@@ -25,11 +26,16 @@ class Others:
     def __init__(self, wants: Callable[[str], bool], /) -> None:
         self._wants = wants
         self._unread: tuple[str, ...] = ()
+        self.composed: set[str] = set()
+        """The names of documents as the target keeps them in another Unicode form, in that which a location has."""
         self.found: list[Other] = []
 
     def listed(self, item: Item, /) -> Item:
-        """An item; one in a folder that could not be read at either end was not looked for."""
-        return replace(item, listed=False) if item.name.startswith(self._unread) else item
+        """An item; one in a folder that could not be read at either end was not looked for, and one that the target may
+        find by its name, though it lists another form of that, neither.
+        """
+        unseen = item.name.startswith(self._unread) or item.name in self.composed
+        return replace(item, listed=False) if unseen else item
 
     def add(self, end: str, place: Place, skipped: Skipped, /) -> None:
         """A listing has left this out."""
@@ -38,6 +44,8 @@ class Others:
             self._unread += (name,)
             self.found.append(Other(end, name, "failed", skipped.reason))
         elif self._wants(name):
+            if end == "target" and (composed := normalize("NFC", name)) != name:
+                self.composed.add(composed)
             document = end == "source" and _is_document(name.rpartition("/")[2])
             self.found.append(Other(end, name, "refused" if document else "foreign", skipped.reason))
 

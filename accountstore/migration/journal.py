@@ -91,6 +91,9 @@ class Journal:
                 )
             journal._check_same(asdict(journal.about), about)
         except BaseException:
+            if journal._is_new:  # nothing could be written into it
+                with suppress(JournalError, OSError):
+                    journal._db.remove()
             journal.close()
             raise
         return journal
@@ -257,6 +260,7 @@ class Journal:
         last = runs[-1] if runs else Run(0, 0.0, None, {}, {})
         with Translated(self.path):
             places = [Place.parse(end) for end in (about.source, about.target)]
+            outcomes = tuple(outcome_of(done, *places) for done in self._problems(last.number))
         return Report(
             action="migrate",
             source=about.source,
@@ -264,7 +268,7 @@ class Journal:
             complete=last.ended is not None,
             seconds=(last.ended or last.began) - last.began,
             totals=last.totals,
-            outcomes=tuple(outcome_of(done, *places) for done in self._problems(last.number)),
+            outcomes=outcomes,
         )
 
     def _problems(self, run: int, /) -> Iterator[Done]:

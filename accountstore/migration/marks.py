@@ -81,9 +81,13 @@ def make_key(path: str, /) -> bytes:
     try:
         os.makedirs(os.path.dirname(os.path.abspath(path)), mode=0o700, exist_ok=True)
         with open(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600), "wb") as file:
-            file.write(key)
-            file.flush()
-            os.fsync(file.fileno())
+            try:
+                file.write(key)
+                file.flush()
+                os.fsync(file.fileno())
+            except OSError:
+                os.unlink(path)  # a part of a key would be refused for good
+                raise
     except OSError as error:
         raise JournalError(f"{path}: the key of the marks cannot be written ({error.strerror})") from None
     return key

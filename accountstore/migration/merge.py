@@ -6,17 +6,18 @@ import sqlite3
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from datetime import datetime
-from typing import Generic, TypeVar
+from typing import Generic, TypeVar, TypeVarTuple
 
 from anyio import to_thread
 from msgspec import Struct, msgpack
 
 from accountstore.backends.base import Version
-from accountstore.errors import AccountStoreError, BackendError
+from accountstore.errors import AccountStoreError, BackendError, JournalError
 from accountstore.listing import Entry
 from accountstore.migration.records import Row
 
 T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 _PAGE = 1000
 
@@ -149,14 +150,14 @@ class Spool:
     async def next(self) -> list[tuple[str, Side]] | None:
         """The next documents in the order of their names, when all are listed; None at the end."""
         if self._db is None:
-            self._db = await to_thread.run_sync(_temporary)
+            self._db = await _on_disk(_temporary)
         while not self._full:
             self._page = self._page or await self._listing.next() or ()
-            await to_thread.run_sync(_spool, self._db, self._page)
+            await _on_disk(_spool, self._db, self._page)
             self._full = not self._page
             self._count += len(self._page)
             self._page = ()
-        found = await to_thread.run_sync(_spooled, self._db, self._last)
+        found = await _on_disk(_spooled, self._db, self._last)
         if found:
             self._last = found[-1][0]
         return found or None
@@ -170,6 +171,17 @@ class Spool:
         """Drop it."""
         if self._db is not None:
             self._db.close()
+
+
+async def _on_disk(call: Callable[[*Ts], T], /, *given: *Ts) -> T:
+    """Do something with the temporary database, in a thread. Raises `JournalError`."""
+    try:
+        return await to_thread.run_sync(call, *given)
+    except sqlite3.Error as error:
+        raise JournalError(
+            f"a listing cannot be sorted on the disk ({error}): is there room for temporary files? The environment"
+            " variable SQLITE_TMPDIR names their folder"
+        ) from None
 
 
 def _temporary() -> sqlite3.Connection:

@@ -6,7 +6,6 @@ from collections.abc import Collection, Mapping
 from datetime import datetime
 from fnmatch import fnmatchcase
 from hashlib import blake2b
-from math import inf
 from typing import Literal, TypeAlias, cast, get_args
 from zlib import crc32
 
@@ -44,6 +43,7 @@ PROBLEMS: frozenset[str] = frozenset({"conflict", "refused", "failed", "missing"
 
 _MOST = 10_000
 """What is asked for by number and is more was hardly meant."""
+_FASTEST = 1_000_000_000
 _WORDS: Mapping[str, tuple[str, ...]] = {
     "verify": get_args(Proof),
     "on_conflict": ("report", "overwrite"),
@@ -140,15 +140,8 @@ class Options(Struct, frozen=True, kw_only=True):
         for name, known in _WORDS.items():
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} must be one of {', '.join(known)}")
-        part, parts = self.shard
-        if not 1 <= part <= parts <= _MOST:
-            raise ValueError(f"shard must be (1, n) to (n, n), with n at most {_MOST:,}")
-        if not 1 <= self.concurrency <= _MOST:
-            raise ValueError(f"concurrency must be 1 to {_MOST:,}")
-        if self.requests_per_second is not None and not 0 < self.requests_per_second < inf:
-            raise ValueError("requests_per_second must be a number that is more than 0")
-        if self.lease is not None:
-            Terms(0, self.lease, 0)
+        _check_flags(self)
+        _check_numbers(self)
         if self.delete_source and self.verify == "none":
             raise ValueError("delete_source needs a verified target: verify='read' or 'write'")
 
@@ -173,11 +166,43 @@ class Options(Struct, frozen=True, kw_only=True):
         return kept
 
 
+def _is_number(value: object, kind: type | tuple[type, ...], most: int, /) -> bool:
+    """Whether it is a number of a kind, more than 0. A bool is none."""
+    return isinstance(value, kind) and not isinstance(value, bool) and 0 < cast("float", value) <= most
+
+
+def _is_shard(shard: object, /) -> bool:
+    if not isinstance(shard, tuple) or len(cast("tuple[object, ...]", shard)) != 2:
+        return False
+    part, parts = cast("tuple[int, int]", shard)
+    return _is_number(part, int, _MOST) and _is_number(parts, int, _MOST) and part <= parts
+
+
+def _check_flags(options: Options, /) -> None:
+    for name in ("delete_source", "mirror_deletes"):
+        if not isinstance(getattr(options, name), bool):
+            raise ValueError(f"{name} must be True or False")  # noqa: TRY004 -- as all of them
+
+
+def _check_numbers(options: Options, /) -> None:
+    if not _is_shard(options.shard):
+        raise ValueError(f"shard must be (1, n) to (n, n), with n at most {_MOST:,}")
+    if not _is_number(options.concurrency, int, _MOST):
+        raise ValueError(f"concurrency must be 1 to {_MOST:,}")
+    if options.requests_per_second is not None and not _is_number(options.requests_per_second, (int, float), _FASTEST):
+        raise ValueError(f"requests_per_second must be a number that is more than 0, and at most {_FASTEST:,}")
+    if options.lease is not None:
+        try:
+            Terms(0, options.lease, 0)
+        except TypeError as error:
+            raise ValueError(str(error)) from None
+
+
 def _check_texts(option: str, texts: object, /) -> None:
     """Refuse what is no tuple of texts, such as a text alone, which is one of letters; and what UTF-8 does not have."""
     if texts is None:
         return
-    if isinstance(texts, str) or not isinstance(texts, Collection):
+    if isinstance(texts, (str, Mapping)) or not isinstance(texts, Collection):
         raise ValueError(f"{option} must be a tuple of texts")  # noqa: TRY004 -- as all of them
     for place, text in enumerate(cast("Collection[object]", texts), 1):
         if not isinstance(text, str) or text != text.encode("utf-8", "replace").decode():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from os import urandom
 from pathlib import Path
 
 from anyio import move_on_after
@@ -18,14 +17,16 @@ from accountstore.validation import RESERVED_PREFIX, join
 _CLEANUP_SECONDS = 5.0
 
 
-async def check_apart(store: AccountStore, job: Job, /) -> None:
+async def check_apart(store: AccountStore, job: Job, word: str, /) -> None:
     """Refuse two names of one place that no URL tells, such as two endpoints of one bucket, and one in the other: a
     file of the library's own is written at the target and looked for at the source. Three requests.
+
+    It has a word in its name that no other migration has. Where it may not be deleted, the next run writes it again.
     """
     resolver, _ = parts_of(store)
     (source, at), (target, to) = (resolver.folder(place.folder, place.storage) for place in (job.source, job.target))
     outer, inner = _url(source, at), _url(target, to)
-    name = f"{RESERVED_PREFIX}{urandom(8).hex()}.probe"
+    name = f"{RESERVED_PREFIX}{word}.probe"
     looked_for, written = join(at, name), join(to, name)
     if inner.startswith(outer):
         looked_for = join(at, f"{inner[len(outer) :]}{name}")

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections import deque
 from collections.abc import Sequence
@@ -24,7 +25,7 @@ from accountstore.migration.identity import check_storages
 from accountstore.migration.marks import Marks
 from accountstore.migration.merge import Item
 from accountstore.migration.records import Done
-from accountstore.migration.runners import MOST, Batch, Task
+from accountstore.migration.runners import MOST, Batch, Task, told_by_worker
 from accountstore.migration.work import Job, Worker
 from accountstore.store import AccountStore
 
@@ -34,7 +35,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_COMMAND = (sys.executable, "-m", "accountstore.migration.processes")
+_COMMAND = ("-m", "accountstore.migration.processes")
+_BEGINNING = b"\0accountstore\0"
+"""What a process writes first: what comes before is a word of whatever Python loads by itself."""
 _DEPTH = 2
 """Batches that a process has at a time: one that it does, and the next."""
 _LENGTH = 4
@@ -68,6 +71,7 @@ class _Child:
         self.ended = False
         """Whether it was ended here: no document is to blame for that."""
         self._received = bytearray()
+        self._began = False
 
     async def send(self, frame: bytes, /) -> None:
         if self.process.stdin is None:
@@ -76,13 +80,21 @@ class _Child:
 
     async def receive(self) -> Reply:
         """The next reply. After a cancellation it goes on where it was. Raises `anyio.EndOfStream`."""
+        while not self._began:
+            await self._receive()
+            _, found, rest = self._received.partition(_BEGINNING)
+            if found:
+                self._began, self._received = True, rest
         while len(self._received) < (size := self._size()):
-            if self.process.stdout is None:
-                raise anyio.EndOfStream
-            self._received += await self.process.stdout.receive()
+            await self._receive()
         frame = bytes(self._received[_LENGTH:size])
         del self._received[:size]
         return msgpack.decode(frame, type=Reply)
+
+    async def _receive(self) -> None:
+        if self.process.stdout is None:
+            raise anyio.EndOfStream
+        self._received += await self.process.stdout.receive()
 
     def _size(self) -> int:
         """Of the next frame, with its length."""
@@ -124,6 +136,7 @@ class Processes:
                 "an option of the configuration cannot be given to another process: give the path of a file"
             ) from None
         self._count = count
+        self._job = job
         self._children: list[_Child] = []
         self._queue: deque[Task] = deque()
         self._replies: deque[tuple[_Child, Reply | None]] = deque()
@@ -165,7 +178,8 @@ class Processes:
         return self._ready.popleft()
 
     async def _start(self) -> None:
-        child = _Child(await anyio.open_process(_COMMAND, stderr=None))
+        command = await to_thread.run_sync(_command)
+        child = _Child(await anyio.open_process(command, stderr=None))
         self._children.append(child)
         await self._send(child, self._setup)
 
@@ -198,7 +212,7 @@ class Processes:
         elif reply.error:
             raise getattr(errors, reply.error, BackendError)(reply.reason)
         else:
-            self._ready.append(Batch(child.given.popleft().items, reply.done))
+            self._ready.append(told_by_worker(child.given.popleft().items, reply.done, self._job))
 
     async def _bury(self, child: _Child, /) -> None:
         """A process has died with its first batch: that one is to blame, the other is not."""
@@ -222,6 +236,15 @@ class Processes:
         self._children.clear()
 
 
+def _command() -> tuple[str, ...]:
+    """What starts a process, which looks for modules in the current folder only where this one does."""
+    with suppress(FileNotFoundError):  # the current folder has been removed
+        here = os.getcwd()
+        if any(os.path.abspath(folder) == here for folder in sys.path):
+            return sys.executable, *_COMMAND
+    return sys.executable, "-P", *_COMMAND
+
+
 async def _receive(child: _Child, replies: deque[tuple[_Child, Reply | None]], scope: anyio.CancelScope, /) -> None:
     try:
         replies.append((child, await child.receive()))
@@ -234,8 +257,19 @@ async def _receive(child: _Child, replies: deque[tuple[_Child, Reply | None]], s
 
 
 def main() -> None:
-    """Do batches from standard input until it ends."""
-    anyio.run(_serve, sys.stdin.buffer, sys.stdout.buffer)
+    """Do batches from standard input until it ends.
+
+    Both streams are taken away from whatever else reads or prints here, such as a package or a credential helper: it
+    finds an empty input, and prints on stderr.
+    """
+    given, taken = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    os.dup2(nowhere, 0)
+    os.dup2(nowhere if sys.stderr is None else 2, 1)
+    os.close(nowhere)
+    taken.write(_BEGINNING)
+    taken.flush()
+    anyio.run(_serve, given, taken)
 
 
 async def _serve(given: BinaryIO, taken: BinaryIO, /) -> None:

@@ -17,10 +17,11 @@ from msgspec.structs import replace
 
 from accountstore import errors
 from accountstore.aio.shield import run_shielded
-from accountstore.errors import AccountStoreError, BackendError, NotFoundError
+from accountstore.errors import AccountStoreError, NotFoundError
 from accountstore.listing import list_documents
 from accountstore.migration.cases import end_of, settled
 from accountstore.migration.decide import Settled, decide
+from accountstore.migration.failures import Failures, told_of_shortage
 from accountstore.migration.identity import marks_of_storages
 from accountstore.migration.inputs import Named, Others, Rows, copies_in, entries_of
 from accountstore.migration.journal import Journal
@@ -34,8 +35,8 @@ from accountstore.migration.runners import Runner
 from accountstore.migration.work import Job
 from accountstore.store import AccountStore, parts_of
 
-_ALL_FAIL = 16
-"""So many documents of a batch, all of them failed, are a storage that has failed."""
+_LOOKED_FOR = 16
+"""So many of a batch's copies are looked for until one is found."""
 _COPIED = frozenset({"copied", "changed", "moved"})
 _KEEPING = 30.0
 """Seconds for which a cancellation waits until what was done is in the journal."""
@@ -48,12 +49,13 @@ class Migration:
     the loop is left early; without it, that happens when the run is dropped.
 
     Raises:
-        JournalError: the journal cannot be used.
+        JournalError: the journal cannot be used, or the temporary file in which a listing is sorted.
         LocationError: a storage is not configured; or both places are one, or one lies in the other.
         NotFoundError: of the documents that are migrated, the source has none with `mirror_deletes`, or has lost all
             while the run went on; or the target has none, though the journal knows copies there
             (`on_conflict="overwrite"` copies them again).
         UnsupportedError: the target has no conditional writes (`writes="blind"` does without).
+        UnavailableError: the system has no more threads, processes or descriptors.
         AccountStoreError: a storage cannot be listed, or fails with every document: what was done is in the journal.
     """
 
@@ -75,11 +77,14 @@ class Migration:
         self._journal: Journal | None = None
         self._marks = new_marks()
         self._key_path = ""
+        self._word = ""
+        """What names files of the library's own for this migration alone."""
         self._runner: Runner | None = None
         self._merged: Merged | Named | None = None
         self._source = Presence(store, job.source, job.options)
         self._others = Others(job.options.wants)
         self._files: list[Journal | Spool] = []
+        self._failures = Failures()
         self._unkept: list[tuple[Done, Item]] = []
         """What was done, and is not in the journal yet."""
         self._missed: list[tuple[Done, Item]] = []
@@ -122,10 +127,12 @@ class Migration:
                 raise StopAsyncIteration
             try:
                 await self._advance()
-            except Exception:
-                with CancelScope(shield=True):
+            except Exception as error:
+                with CancelScope(shield=True), suppress(RuntimeError):  # the system has no thread
                     await to_thread.run_sync(self._abandon)
                 await self.aclose()
+                if (told := told_of_shortage(error)) is not None:
+                    raise told from None
                 raise
         return self._waiting.popleft()
 
@@ -149,9 +156,13 @@ class Migration:
         """Close the journal and let the workers go. A second call does nothing."""
         self._closed = True
         with CancelScope(shield=True):
-            if self._runner is not None:
-                await self._runner.aclose()
-            await to_thread.run_sync(self._close_files)
+            try:
+                if self._runner is not None:
+                    await self._runner.aclose()
+            finally:
+                with suppress(RuntimeError):
+                    await to_thread.run_sync(self._close_files)
+                self._close_files()  # where the system has no thread
 
     def __del__(self) -> None:
         self._close_files()
@@ -188,7 +199,7 @@ class Migration:
             batch = await runner.next()
             by_name = {item.name: item for item in batch.items}
             self._unkept += [(done, by_name[done.name]) for done in batch.done]
-            _stop_if_all_fail(await self._keep())
+            self._failures.check(await self._keep(), by_name)
         else:
             await self._end()
 
@@ -265,7 +276,7 @@ class Migration:
         if self._runner is None or self._runner.own_store:
             return
         copied = [(place, item.name) for place, (done, item) in enumerate(self._unkept) if done.outcome in _COPIED]
-        for _, name in copied[:_ALL_FAIL]:
+        for _, name in copied[:_LOOKED_FOR]:
             if await self._store.exists(self._job.target.at(name)):
                 return
         for place, _ in copied:
@@ -283,7 +294,7 @@ class Migration:
         if self._path is not None and self._journal is None:
             await run_shielded(to_thread.run_sync, self._open_journal, self._path)
         if job.action == "migrate" and job.options.delete_source:
-            await check_apart(self._store, job)
+            await check_apart(self._store, job, self._word)
         if self._runner is None:
             self._runner = await self._make_runner(self._marks, self._key_path)
         if job.options.mirror_deletes and not await self._source.is_there():
@@ -321,6 +332,8 @@ class Migration:
         """Refuse a target that has lost all of its copies, as where it is not mounted: `verify` names each, and others
         would take them for deleted.
         """
+        if self._others.composed:
+            return  # it has some, under other forms of their names
         job = self._job
         if self._journal is None or job.action == "verify" or job.options.on_conflict == "overwrite":
             return
@@ -342,6 +355,7 @@ class Migration:
         try:
             self._marks = journal.marks(self._key_file)
             self._key_path = journal.key_path(self._key_file)
+            self._word = self._marks.of_text("apart", journal.about.id)[:16]
             journal.check_storages(self._marks, marks_of_storages(parts_of(self._store)[0], job, self._marks))
         except BaseException:
             if job.action == "migrate":
@@ -372,13 +386,3 @@ def _is_missed(done: Done, item: Item, /) -> bool:
 def _check_answered(limit: CancelScope, /) -> None:
     if limit.cancelled_caught:
         raise errors.UnavailableError(f"no answer for {_KEEPING:g} s of whether documents are there: run it again")
-
-
-def _stop_if_all_fail(batch: Sequence[Done], /) -> None:
-    """Raise the error of a storage that has failed as a whole."""
-    failed = [done for done in batch if done.outcome == "failed"]
-    stopping = [done for done in batch if done.stop]
-    if stopping or (len(failed) >= _ALL_FAIL and len(failed) == len(batch)):
-        worst = (stopping or failed)[-1]
-        kind = getattr(errors, worst.error, BackendError)
-        raise kind(f"the migration has stopped; it goes on where it was when it is run again ({worst.reason})")

@@ -7,10 +7,11 @@ from time import monotonic
 from typing import Protocol
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from accountstore.migration.merge import Item
 from accountstore.migration.records import Done
-from accountstore.migration.work import Worker
+from accountstore.migration.work import Job, Worker
 
 MOST = 500
 """Names in a batch, at most."""
@@ -24,6 +25,20 @@ class Batch(Struct, frozen=True, eq=False):
 
     items: Sequence[Item]
     done: Sequence[Done]
+
+
+def told_by_worker(items: Sequence[Item], done: Sequence[Done], job: Job, /) -> Batch:
+    """A batch as a worker tells it, which may have been another's that died: what was listed at the source alone, and
+    is at the target alone, was moved by that one.
+    """
+    if not job.options.delete_source:
+        return Batch(items, done)
+    found = zip(items, done, strict=True)
+    return Batch(items, [replace(one, outcome="moved") if _was_moved(item, one) else one for item, one in found])
+
+
+def _was_moved(item: Item, done: Done, /) -> bool:
+    return done.outcome == "foreign" and item.listed and item.source is not None and item.target is None
 
 
 class Runner(Protocol):

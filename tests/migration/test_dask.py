@@ -16,6 +16,7 @@ from cloudtargets import on_asyncio
 from doubles import raises
 from migrating import SOURCE, TARGET, account, config, files, found, once, put, source, target
 from msgspec.structs import replace
+from running import HUNG
 
 from accountstore import (
     AccountStore,
@@ -138,6 +139,23 @@ async def test_a_document_that_kills_its_worker_is_named(
     assert told.keys() == {*NAMES} - {NAMES[7]}
     assert {*told.values()} <= {"copied", "same"}  # the same: done by a worker that died before it said so
     assert run.report.exit_code == 1
+
+
+@on_asyncio
+async def test_a_cluster_without_workers(store: AccountStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that has none yet, and one that loses all of them, end the run in words; the next run goes on."""
+    monkeypatch.setattr("accountstore.migration.dask._PATIENCE", 1.0)
+    async with cluster(monkeypatch, n_workers=0) as client:
+        with anyio.fail_after(HUNG), raises(UnavailableError, "has had no worker"):
+            await run_on(client, store, tmp_path)
+        client.cluster.scale(1)
+        await client.wait_for_workers(1)
+        run = run_on(client, store, tmp_path)
+        await anext(run)
+        client.cluster.scale(0)
+        with anyio.fail_after(HUNG), raises(UnavailableError, "has had no worker"):
+            await run
+    assert (await once(store, tmp_path)).ok
 
 
 @on_asyncio

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import sqlite3
@@ -299,6 +300,8 @@ DAMAGE: Mapping[str, str] = {
     "marks": "update documents set source = 'x', target = 1.5",
     "a name": "insert into documents (name, target, outcome) values (x'ff00', x'00', 'copied')",
     "an outcome": "update documents set outcome = x'ff'",
+    "its last run": "update runs set number = 9223372036854775807",
+    "a time": "update documents set source_time = 9e999, outcome = 'failed'",
     "its pages": "",
 }
 
@@ -316,13 +319,37 @@ async def test_a_damaged_journal_is_refused(store: AccountStore, tmp_path: Path,
         data = path.read_bytes()
         path.write_bytes(data[:4096] + b"\xff" * (len(data) - 4096))
     refused: list[str] = []
-    for call in (partial(once, store, tmp_path), partial(anyio.to_thread.run_sync, partial(read_report, path))):
+    for call in (partial(anyio.to_thread.run_sync, partial(read_report, path)), partial(once, store, tmp_path)):
         try:
             await call()
         except JournalError as error:
             refused.append(str(error))
     assert all(str(path) in message for message in refused)
     assert refused
+
+
+def _full(*_: object) -> None:
+    raise OSError(errno.ENOSPC, "full")
+
+
+def _too_full(*_: object) -> None:
+    raise sqlite3.OperationalError("database or disk is full")
+
+
+@pytest.mark.parametrize(
+    ("at", "fails"),
+    [("marks.os.fsync", _full), ("database._lock", _too_full), ("journal._SCHEMA", ("create",))],
+)
+async def test_a_disk_that_is_full_leaves_nothing(
+    store: AccountStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: str, fails: Any
+) -> None:
+    """Neither an empty key nor an empty journal stays, which later runs would refuse: with room again, they begin."""
+    with monkeypatch.context() as patched:
+        patched.setattr(f"accountstore.migration.{at}", fails)
+        with raises(JournalError):
+            await once(store, tmp_path)
+    assert not {"journal", "key"} & {path.name for path in tmp_path.iterdir()}
+    assert (await once(store, tmp_path)).ok
 
 
 async def test_a_file_of_another_program_is_left(store: AccountStore, tmp_path: Path) -> None:

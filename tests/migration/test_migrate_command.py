@@ -69,7 +69,8 @@ def migrate(folder: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
 
 
 def environment(folder: Path, /) -> dict[str, str]:
-    return {**os.environ, "XDG_DATA_HOME": str(folder / "data"), "HOME": str(folder)}
+    quick = {"DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT": "1s"}
+    return {**os.environ, **quick, "XDG_DATA_HOME": str(folder / "data"), "HOME": str(folder)}
 
 
 def lines(done: subprocess.CompletedProcess[str], /) -> list[dict[str, Any]]:
@@ -175,6 +176,7 @@ def test_shards_and_processes(migrate: Any, folder: Path) -> None:
         (["Old:mail", "New:post", "--processes", "9999999999"], 2, "Invalid value"),
         (["Old:mail", "New:post", "--names", "old"], 1, "Is a directory"),
         (["Old:mail", "New:post", "--journal", "no/where"], 1, "cannot be opened"),
+        (["Old:mail", "New:post", "--dask", "tcp://127.0.0.1:1"], 1, "accountstore: --dask "),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
@@ -240,6 +242,7 @@ def test_progress_on_a_terminal_and_in_a_pipe(migrate: Any, folder: Path) -> Non
     assert "21/" in screen
     for word in ("/s", "kB", "0 conflicts", "1 error", "refused: Old:mail/broken.account"):
         assert word in screen
+    assert "\r\x1b[2Kaccountstore: refused: " in screen  # on a line of its own
     assert "canary" not in screen
     piped = migrate("Old:mail", "New:post", "--resume")
     assert piped.returncode == 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from typing import TYPE_CHECKING, Any
+from unicodedata import normalize
 
 import pytest
 from anyio import to_thread
@@ -97,6 +98,37 @@ async def test_a_folder_that_became_a_link_loses_no_copy(tmp_path: Path) -> None
         assert await outcomes_of(run) == {"team": "foreign", "team/a.account": "refused", "z.account": "same"}
         assert run.report.exit_code == 1
         assert await found(store, target("team/a.account")) == "a"
+
+
+class Decomposing(MemoryBackend):
+    """Keeps names in Unicode's decomposed form, and finds them in either, as HFS+ does."""
+
+    async def read(self, key: str, /, *, limit: int) -> Any:
+        return await super().read(normalize("NFD", key), limit=limit)
+
+    async def write(self, key: str, data: bytes, /, *, mode: Any, write_token: str = "") -> Any:
+        return await super().write(normalize("NFD", key), data, mode=mode, write_token=write_token)
+
+    async def stat(self, key: str, /) -> Any:
+        return await super().stat(normalize("NFD", key))
+
+    async def delete(self, key: str, /, *, version: Any = None) -> None:
+        await super().delete(normalize("NFD", key), version=version)
+
+
+@pytest.mark.parametrize("others", [[], ["a.account"]], ids=["alone", "with others"])
+async def test_copies_whose_names_the_target_decomposes_are_found(tmp_path: Path, others: list[str]) -> None:
+    """They are looked at by their names: not told as removed, nor is their target taken for one that is not mounted."""
+    name = "caf\u00e9.account"
+    async with store_over({"Old": MemoryBackend(), "New": Decomposing()}) as store:
+        for each in (name, *others):
+            await store.save(source(each), account("a"))
+        assert {*(await once(store, tmp_path)).totals} == {"copied"}
+        told = await outcomes_of(migrate(store, SOURCE, TARGET, **files(tmp_path)))
+        assert told == dict.fromkeys([name, *others], "same") | {normalize("NFD", name): "foreign"}
+        await store.delete(target(name))
+        if others:
+            assert (await outcomes_of(migrate(store, SOURCE, TARGET, **files(tmp_path))))[name] == "removed"
 
 
 @pytest.mark.parametrize("how", ["chmod", "fault"])
@@ -231,3 +263,14 @@ async def test_what_may_not_be_deleted_is_copied_all_the_same(tmp_path: Path, en
         report = await once(store, tmp_path, **options)
         assert report.ok
         assert await found(store, (source if end == "source" else target)("a.account")) is None
+
+
+async def test_a_target_that_denies_deletes_keeps_one_file_of_a_migration(tmp_path: Path) -> None:
+    """By it two names of one place are found out before a source is removed: each run writes the same one again."""
+    new = Recording(MemoryBackend(), [Fault("delete", nth, "before", PermissionError()) for nth in range(1, 10)])
+    async with store_over({"Old": MemoryBackend(), "New": new}) as store:
+        for name in ("a.account", "b.account", "c.account"):
+            await put(store, source(name), "a")
+            assert (await once(store, tmp_path, delete_source=True)).ok
+        kept = [stat.key async for page in new.scan("", recursive=True) for stat in page]
+    assert len([key for key in kept if not key.endswith(".account")]) == 1

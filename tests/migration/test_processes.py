@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from unittest.mock import Mock
 
 import anyio
 import pytest
 from cloudtargets import on_asyncio
 from doubles import raises
-from migrating import SOURCE, TARGET, config, files, found, put, source, target
+from migrating import SOURCE, TARGET, account, config, files, found, once, put, source, target
 from running import HUNG
 
-from accountstore import AccountStore, ConfigError, StorageConfig, StoreConfig, UnsupportedError
+from accountstore import AccountStore, ConfigError, StorageConfig, StoreConfig, UnavailableError, UnsupportedError
 from accountstore.backends.memory import MemoryBackend
 from accountstore.migration import Options, migrate, processes
 from accountstore.migration.processes import Processes
@@ -128,12 +130,84 @@ async def test_a_document_that_kills_its_process_is_named(
         "processes.Worker.work = poisoned\n"
         "processes.main()\n"
     )
-    monkeypatch.setattr("accountstore.migration.processes._COMMAND", (sys.executable, "-P", str(program)))
+    monkeypatch.setattr("accountstore.migration.processes._COMMAND", (str(program),))
     run = migrate(store, SOURCE, TARGET, processes=2, config=config(tmp_path), **files(tmp_path))
     told = {outcome.name: outcome.outcome async for outcome in run}
     assert told == dict.fromkeys(NAMES, "copied") | {NAMES[11]: "failed"}
     assert run.report.exit_code == 1
     assert await found(store, target(NAMES[11])) is None
+
+
+@on_asyncio
+async def test_what_a_process_moved_before_it_died_is_told_as_moved(
+    store: AccountStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a process that dies had removed at the source is told as moved, as the rest. Control: what is at the target
+    alone, and was not at the source, is foreign.
+    """
+    await put(store, target("other.account"), "a")
+    program = tmp_path / "dying.py"
+    await anyio.Path(program).write_text(
+        "import os\n"
+        "from accountstore.migration import processes\n"
+        "remove = processes.Worker._remove_source\n"
+        "async def dying(self, case, version):\n"
+        "    await remove(self, case, version)\n"
+        f"    if case.item.name == {NAMES[11]!r}:\n"
+        "        os._exit(9)\n"
+        "processes.Worker._remove_source = dying\n"
+        "processes.main()\n"
+    )
+    monkeypatch.setattr("accountstore.migration.processes._COMMAND", (str(program),))
+    options = Options(delete_source=True)
+    run = migrate(store, SOURCE, TARGET, processes=2, options=options, **files(tmp_path))
+    told = {outcome.name: outcome.outcome async for outcome in run}
+    assert told == dict.fromkeys(NAMES, "moved") | {"other.account": "foreign"}
+    assert run.report.ok
+    assert not names_at(tmp_path / "old")
+
+
+@on_asyncio
+async def test_what_others_print_and_read_in_a_process_is_no_reply(
+    store: AccountStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A word on standard output, of a package that is loaded or used in the process, is no length of a reply for which
+    the run waits; and who reads standard input there takes no batch.
+    """
+    program = tmp_path / "talkative.py"
+    await anyio.Path(program).write_text(
+        "print('this package is deprecated', flush=True)\n"
+        "import os, sys\n"
+        "from accountstore.migration import processes\n"
+        "work = processes.Worker.work\n"
+        "async def talkative(self, items):\n"
+        "    print('a word', os.read(0, 1), flush=True)\n"
+        "    os.write(1, b'another')\n"
+        "    return await work(self, items)\n"
+        "processes.Worker.work = talkative\n"
+        "processes.main()\n"
+    )
+    monkeypatch.setattr("accountstore.migration.processes._COMMAND", (str(program),))
+    with anyio.fail_after(HUNG):
+        report = await migrate(store, SOURCE, TARGET, processes=2, **files(tmp_path))
+    assert (report.ok, report.documents) == (True, len(NAMES))
+
+
+@on_asyncio
+async def test_a_module_of_the_current_folder_is_not_loaded(
+    store: AccountStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where this process does not look for modules in the current folder, as the command does not, its processes do not
+    either. Control: they do, where this one does.
+    """
+    await anyio.Path(tmp_path / "queue.py").write_text("raise SystemExit(3)")
+    monkeypatch.chdir(tmp_path)
+    elsewhere = [folder for folder in sys.path if folder]
+    for path, outcome in (elsewhere, "copied"), ([*elsewhere, str(tmp_path)], "failed"):
+        monkeypatch.setattr(sys, "path", path)
+        run = migrate(store, SOURCE, TARGET, processes=2, options=Options(names=(NAMES[0],)), **files(tmp_path))
+        assert [each.outcome async for each in run] == [outcome]
+        await store.save(source(NAMES[0]), account("b"))
 
 
 async def test_a_cancelled_run_goes_on(store: AccountStore, tmp_path: Path) -> None:
@@ -208,6 +282,18 @@ async def test_a_configuration_that_they_cannot_open_is_told(store: AccountStore
     with pytest.raises(ValueError, match="processes"):
         migrate(store, SOURCE, TARGET, processes=0, **files(tmp_path))
     assert not children()
+
+
+@on_asyncio
+async def test_a_system_without_processes_ends_the_run(
+    store: AccountStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is an error of the library's, and lets go of the journal."""
+    with monkeypatch.context() as patched:
+        patched.setattr(anyio, "open_process", Mock(side_effect=BlockingIOError(errno.EAGAIN, "no more processes")))
+        with raises(UnavailableError, "no more processes"):
+            await migrate(store, SOURCE, TARGET, processes=2, **files(tmp_path))
+    assert (await once(store, tmp_path)).ok
 
 
 @on_asyncio

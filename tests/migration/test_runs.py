@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import sqlite3
 from typing import TYPE_CHECKING, Any
 from unittest.mock import Mock
 
@@ -17,6 +18,7 @@ from accountstore import (
     BackendError,
     DeniedError,
     FullError,
+    JournalError,
     Location,
     LocationError,
     StorageConfig,
@@ -27,7 +29,7 @@ from accountstore import (
 from accountstore.backends.base import ConflictError, NotFoundError, NotRegularError, digest
 from accountstore.backends.memory import MemoryBackend
 from accountstore.codecs import JSON
-from accountstore.migration import Options, Place, migrate, plan, read_report, verify
+from accountstore.migration import Options, Place, merge, migrate, plan, read_report, verify
 from accountstore.migration.journal import Journal
 from accountstore.migration.merge import Listed
 from accountstore.migration.pace import Pace
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.anyio
 
+temporary = vars(merge)["_temporary"]
 NAMES = [f"f{number % 3}/{number:03}.account" for number in range(40)]
 
 
@@ -136,12 +139,18 @@ async def test_a_list_names_what_is_not_there(store: AccountStore, tmp_path: Pat
         {"shard": (1, 10**9)}, {"concurrency": 10**19}, {"requests_per_second": float("inf")},
         {"requests_per_second": float("nan")}, {"requests_per_second": -1}, {"lease": float("nan")},
         {"names": "a.account"}, {"names": ("\ud800.account",)}, {"names": (1,)}, {"include": "*"}, {"exclude": "*"},
+        {"delete_source": "no"}, {"delete_source": None}, {"mirror_deletes": "false"}, {"mirror_deletes": 1},
+        {"concurrency": "8"}, {"concurrency": 1.5}, {"concurrency": True}, {"shard": 3}, {"shard": ("1", "2")},
+        {"shard": (1.0, 2.0)}, {"shard": (1, 2, 3)}, {"requests_per_second": "5"}, {"requests_per_second": True},
+        {"requests_per_second": 10**40}, {"lease": "5"}, {"names": {"a.account": 1}}, {"verify": ["read"]},
     ],
     ids=str,
 )  # fmt: skip
 def test_options_that_cannot_be_meant_are_refused(wrong: Any) -> None:
-    """A word that is not known, and a number that cannot be, are a ValueError that names the option."""
-    with pytest.raises(ValueError, match=next(iter(wrong))):
+    """A word that is not known, a number that cannot be, and a value of another type are a ValueError that begins with
+    the option's name: "no" removes no source.
+    """
+    with pytest.raises(ValueError, match=f"^{next(iter(wrong))}"):
         Options(**wrong)
 
 
@@ -425,6 +434,41 @@ async def _silent(*_: object) -> bool:
     return False
 
 
+async def test_a_system_without_threads_ends_the_run(
+    store: AccountStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is an error of the library's, and lets go of the journal: the next run goes on."""
+    with monkeypatch.context() as patched:
+        run = migrate(store, SOURCE, TARGET, **files(tmp_path))
+        await anext(run)
+        patched.setattr("accountstore.migration.run.to_thread", Mock(run_sync=_no_thread))
+        with raises(UnavailableError, "no more threads"):
+            await run
+    assert (await once(store, tmp_path)).ok
+
+
+async def _no_thread(*_: object) -> None:
+    raise RuntimeError("can't start new thread")
+
+
+async def test_a_listing_that_cannot_be_sorted_ends_the_run(
+    store: AccountStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk without room for a temporary file is an error of the library's, which says what to do."""
+    monkeypatch.setattr("accountstore.migration.merge._temporary", _full)
+    with raises(JournalError, "cannot be sorted on the disk"):
+        await once(store, tmp_path)
+    monkeypatch.undo()
+    assert (await once(store, tmp_path)).ok
+
+
+def _full() -> sqlite3.Connection:
+    """A temporary database in which nothing can be written."""
+    database: sqlite3.Connection = temporary()
+    database.execute("pragma query_only = 1")
+    return database
+
+
 @pytest.mark.parametrize(
     ("options", "known"),
     [({}, False), ({"delete_source": True}, False), ({"mirror_deletes": True}, True)],
@@ -528,6 +572,7 @@ async def test_a_target_that_fails_stops_the_run_which_goes_on_later(
     copied that is not; and the next run copies the rest.
     """
     monkeypatch.setattr("accountstore.migration.runners.MOST", 20)
+    monkeypatch.setattr("accountstore.migration.failures._IN_A_ROW", 20)
     new = Failing(MemoryBackend(), [Fault("write", nth, error=error) for nth in range(5, 1000)])
     async with await filled(over(None, new)) as store:
         run = migrate(store, SOURCE, TARGET, **files(tmp_path))
@@ -542,6 +587,35 @@ async def test_a_target_that_fails_stops_the_run_which_goes_on_later(
         assert report.ok
         assert report.documents == 40
         assert await copies(store) == {*NAMES}
+
+
+class Archived(MemoryBackend):
+    """What is in the first folder may not be read."""
+
+    async def read(self, key: str, /, *, limit: int) -> Any:
+        if "/f0/" in key:
+            raise PermissionError
+        return await super().read(key, limit=limit)
+
+
+@pytest.mark.parametrize("stops", [False, True])
+async def test_documents_that_cannot_be_read_and_come_first_keep_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stops: bool
+) -> None:
+    """More of them than the first batch has fail by name, and the others are copied; and where they are so many that
+    the run stops, the next one passes by those, and comes further.
+    """
+    monkeypatch.setattr("accountstore.migration.failures._IN_A_ROW", 16 if stops else 1_000)
+    names = [f"f0/{number:03}.account" for number in range(40)]
+    async with over(Archived()) as store:
+        for name in [*names, "f1/a.account"]:
+            await store.save(source(name), account("a"))
+        if stops:
+            with raises(DeniedError, "it goes on where it was"):
+                await once(store, tmp_path)
+        run = migrate(store, SOURCE, TARGET, **files(tmp_path))
+        assert await outcomes_of(run) == dict.fromkeys(names, "failed") | {"f1/a.account": "copied"}
+        assert (run.report.complete, run.report.exit_code) == (True, 1)
 
 
 @pytest.mark.parametrize("end", ["Old", "New"])

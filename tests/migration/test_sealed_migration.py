@@ -153,8 +153,9 @@ async def test_what_does_not_open_is_refused_by_name(tmp_path: Path) -> None:
     assert told == wanted
 
 
-async def test_a_missing_key_stops_the_run(tmp_path: Path) -> None:
-    """Without the key of the source nothing is copied, and the run stops with its error."""
+async def test_a_missing_key_stops_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the key of so many documents in a row nothing is copied, and the run stops with its error."""
+    monkeypatch.setattr("accountstore.migration.failures._IN_A_ROW", len(NAMES))
     async with AccountStore.open(config(tmp_path, "old", "old")) as store:
         await fill(store)
     async with AccountStore.open(config(tmp_path, "new", "old")) as store:
