@@ -5,10 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from copy import copy
+from functools import partial
+from itertools import islice
 from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
 
 import anyio
 
+from accountstore.aio.callers import in_caller
 from accountstore.aio.pages import items_of
 from accountstore.backends.base import WriteMode
 from accountstore.errors import AccountStoreError, LocationError
@@ -111,7 +114,7 @@ class Windows(Generic[T, A]):
 
     async def next(self) -> list[tuple[Item[T], A | AccountStoreError]] | None:
         """The next window, or again the one whose call was cancelled; None: there is no more."""
-        window = self._window or self._fill()
+        window = self._window or await self._fill()
         if not window:
             return None
         started = time.perf_counter()
@@ -142,15 +145,18 @@ class Windows(Generic[T, A]):
             operation.record(result)
         self._log.emit(operation, outcome, seconds)
 
-    def _fill(self) -> list[Item[T]]:
-        for item in self._items:
-            self._window.append(item)
+    async def _fill(self) -> list[Item[T]]:
+        missing = min(self._most, self._concurrency * _WINDOW)
+        while missing > 0:
+            before = len(self._window)
+            await in_caller(partial(self._window.extend, islice(self._items, missing)))
+            if len(self._window) < before + missing:
+                break  # there are no more
             try:
-                batch = self._resolver.storage(item.at.storage).client.capabilities.batch
+                batch = self._resolver.storage(self._window[-1].at.storage).client.capabilities.batch
             except LocationError:
                 batch = 1
-            if len(self._window) >= min(self._most, self._concurrency * max(_WINDOW, batch)):
-                break
+            missing = min(self._most, self._concurrency * max(_WINDOW, batch)) - len(self._window)
         return self._window
 
     async def _spread(
