@@ -120,13 +120,19 @@ class Windows(Generic[T, A]):
         started = time.perf_counter()
         results: Results[A] = {}
         retries: dict[int, tuple[str, ...]] = {}
-        await self._spread(window, results, retries)
+        outcome = "ok"
+        try:
+            await self._spread(window, results, retries)
+        except BaseException as error:
+            outcome = type(error).__name__  # of those without a result, which may be written all the same
+            raise
+        finally:
+            if self._log.is_heard():
+                seconds = time.perf_counter() - started
+                for place, item in enumerate(window):
+                    self._emit(item, results.get(place), retries.get(place, ()), seconds, outcome)
         self._window = []
         self._measure(results.values())
-        if self._log.is_heard():
-            seconds = time.perf_counter() - started
-            for place, item in enumerate(window):
-                self._emit(item, results[place], retries.get(place, ()), seconds)
         return [(item, results[place]) for place, item in enumerate(window)]
 
     def _measure(self, results: Iterable[Any], /) -> None:
@@ -135,13 +141,13 @@ class Windows(Generic[T, A]):
         if sizes:
             self._most = max(self._concurrency, _MOST_BYTES * len(sizes) // max(1, sum(sizes)))
 
-    def _emit(self, item: Item[T], result: Any, retries: tuple[str, ...], seconds: float, /) -> None:
+    def _emit(self, item: Item[T], result: Any, retries: tuple[str, ...], seconds: float, outcome: str, /) -> None:
         source, target = (item.at, None) if item.source is None else (item.source, item.at)
         operation = Operation(self._log, self._name, source, target, retries=retries)
-        outcome = "ok"
         if isinstance(result, AccountStoreError):
             outcome = type(result).__name__
-        else:
+        elif result is not None:
+            outcome = "ok"
             operation.record(result)
         self._log.emit(operation, outcome, seconds)
 
@@ -178,7 +184,7 @@ class Windows(Generic[T, A]):
                 with Retries() as batch:
                     await self._work(storage, members, results, at_once)
                 if batch.retries:
-                    retries.update((member.place, batch.retries) for member in members)
+                    retries[members[0].place] = batch.retries
 
         alone = {storage for storage, members in by_storage.items() if _is_one_batch(storage, members)}
         for storage in alone:
