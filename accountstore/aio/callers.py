@@ -15,7 +15,9 @@ class Caller(Protocol):
     """A thread that waits for a call on an event loop, and calls functions meanwhile."""
 
     @property
-    def loop(self) -> object: ...
+    def loop(self) -> object:
+        """The event loop of the call."""
+        ...
 
     def ask(self, function: Callable[[], T], /) -> Awaitable[T]:
         """The function's result, from that thread."""
