@@ -6,15 +6,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
-from contextvars import copy_context
+from contextvars import Context, copy_context
 from functools import partial, wraps
 from inspect import isawaitable
 from typing import TYPE_CHECKING, Any, Concatenate, Final, Literal, ParamSpec, Protocol, Self, TypeVar, cast, overload
 
-from anyio import CancelScope
-
 from accountstore.aio.callers import in_caller
 from accountstore.aio.portal import LoopThread
+from accountstore.aio.shield import run_to_its_end
 from accountstore.aio.threads import ThreadPool
 from accountstore.backends.base import Capabilities, Version, WriteMode
 from accountstore.config import StoreConfig
@@ -107,11 +106,14 @@ def _in_a_thread(function: Callable[[A], B | Awaitable[B]], /) -> Callable[[A], 
     """A caller's function, async or not, in a thread of its own, to its end: what it has spent is not given back."""
 
     async def call(given: A) -> B:
-        with CancelScope(shield=True):
-            result = await ThreadPool(1).run(partial(copy_context().run, function, given))
+        result = await run_to_its_end(ThreadPool(1).run, partial(_in_context, copy_context(), function, given))
         return cast("B", await result if isawaitable(result) else result)
 
     return call
+
+
+def _in_context(context: Context, function: Callable[[A], B], given: A, /) -> B:
+    return context.run(function, given)
 
 
 class BlockingAccountStore:

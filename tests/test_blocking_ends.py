@@ -280,7 +280,7 @@ def test_after_a_fork_it_says_so(store: BlockingAccountStore) -> None:
 
 
 PROGRAM = """
-import signal, threading, anyio, anyio.lowlevel
+import signal, threading, time, anyio, anyio.lowlevel
 from accountstore import *
 from accountstore import storages
 from accountstore.aio.callers import in_caller
@@ -304,6 +304,11 @@ async def change(account):
             await anyio.sleep(0.2)
         ended.set()
 
+def exchange(credentials):
+    interrupt()
+    time.sleep(0.2)
+    return TokenGrant(access_token="access", expires_in=3600, refresh_token="new")
+
 async def stuck(account):
     threading.Timer(0.05, interrupt).start()
     try:
@@ -325,6 +330,11 @@ with BlockingAccountStore.open(StoreConfig(storages={"main": StorageConfig("memo
     except KeyboardInterrupt:
         print("and again")
     released.set()
+    store.save(at, Account(host="host", port=1, credentials=OAuthCredentials(login="login", refresh_token="old")))
+    try:
+        store.refresh(at, exchange)
+    except KeyboardInterrupt:
+        print("exchanged", store.get(at).credentials.refresh_token.reveal())
 
 async def slow(*arguments, **options):
     threading.Timer(0.05, interrupt).start()
@@ -358,9 +368,11 @@ except ClosedError as error:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no signal to a thread")
 def test_an_interrupt_cancels_the_call() -> None:
-    """Ctrl-C comes out when the call that waits has ended, and a second one at once; the store goes on and closes. One
-    that is being opened is not, and leaves no thread.
+    """Ctrl-C comes out when the call that waits has ended, and a second one at once; the store goes on and closes. What an
+    exchange brings is saved. A store that is being opened is not, and leaves no thread. A signal's handler may close one
+    in the thread that waits.
     """
     done = subprocess.run([*PYTHON, "-c", PROGRAM], capture_output=True, text=True, timeout=HUNG, check=False)
-    lines = "interrupted True True\nand again\nand while opening ['MainThread']\nthe store is closed ['MainThread']\n"
-    assert (done.stdout, done.stderr) == (lines, "")
+    lines = ["interrupted True True", "and again", "exchanged new"]
+    lines += ["and while opening ['MainThread']", "the store is closed ['MainThread']"]
+    assert (done.stdout.splitlines(), done.stderr) == (lines, "")
