@@ -368,9 +368,9 @@ except ClosedError as error:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no signal to a thread")
 def test_an_interrupt_cancels_the_call() -> None:
-    """Ctrl-C comes out when the call that waits has ended, and a second one at once; the store goes on and closes. What an
-    exchange brings is saved. A store that is being opened is not, and leaves no thread. A signal's handler may close one
-    in the thread that waits.
+    """Ctrl-C comes out when the call that waits has ended, and a second one at once; the store goes on and closes. What
+    an exchange brings is saved. A store that is being opened is not, and leaves no thread. A signal's handler may close
+    one in the thread that waits.
     """
     done = subprocess.run([*PYTHON, "-c", PROGRAM], capture_output=True, text=True, timeout=HUNG, check=False)
     lines = ["interrupted True True", "and again", "exchanged new"]
