@@ -6,28 +6,22 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
-from contextlib import ExitStack
-from contextvars import ContextVar
+from contextvars import Context, copy_context
 from functools import partial, wraps
 from inspect import isawaitable
 from typing import TYPE_CHECKING, Any, Concatenate, Final, Literal, ParamSpec, Protocol, Self, TypeVar, cast, overload
 
-from anyio import CapacityLimiter, get_cancelled_exc_class, to_thread
-
+from accountstore.aio.callers import in_caller
 from accountstore.aio.portal import LoopThread
+from accountstore.aio.shield import run_to_its_end
+from accountstore.aio.threads import ThreadPool
 from accountstore.backends.base import Capabilities, Version, WriteMode
 from accountstore.config import StoreConfig
-from accountstore.errors import ClosedError
 from accountstore.events import Observer
 from accountstore.listing import Entry, Folder, Skipped
 from accountstore.location import Location
 from accountstore.secrets import SecretBytes
 from accountstore.store import AccountStore
-
-if TYPE_CHECKING:
-    from concurrent.futures import Future
-
-    from anyio.from_thread import BlockingPortal
 
 __all__ = ("BlockingAccountStore",)
 
@@ -37,8 +31,6 @@ P = ParamSpec("P")
 T = TypeVar("T")
 R_co = TypeVar("R_co", covariant=True)
 _END: Any = object()
-_within: ContextVar[tuple[BlockingPortal, ...]] = ContextVar("within", default=())
-"""The portals with a call under way that has called this function."""
 
 
 class _Method(Protocol[P, R_co]):
@@ -77,9 +69,13 @@ async def _next(items: AsyncIterator[T], /) -> T:
 
 
 def _calling(
-    method: Callable[Concatenate[AccountStore, Location, Callable[[A], Awaitable[B]], P], Coroutine[Any, Any, T]], /
+    method: Callable[Concatenate[AccountStore, Location, Callable[[A], Awaitable[B]], P], Coroutine[Any, Any, T]],
+    run: Callable[[Callable[[Any], Any]], Callable[[Any], Awaitable[Any]]],
+    /,
 ) -> _Method[Concatenate[Location, Callable[[A], B | Awaitable[B]], P], T]:
-    """A method that is awaited and calls a function of the caller, as one that blocks; so may the function."""
+    """A method that is awaited and calls a function of the caller, as one that blocks; so may the function. What is no
+    function is refused where it is used.
+    """
 
     @wraps(method)
     def call(
@@ -90,54 +86,54 @@ def _calling(
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> T:
-        return self._run(partial(method, self._store, location, _in_a_thread(function), *args, **kwargs))
+        called = run(function) if callable(cast("Any", function)) else cast("Any", function)
+        return self._run(partial(method, self._store, location, called, *args, **kwargs))
 
     return cast("_Method[Concatenate[Location, Callable[[A], B | Awaitable[B]], P], T]", call)
 
 
-def _in_a_thread(function: Callable[[A], B | Awaitable[B]], /) -> Callable[[A], Awaitable[B]]:
-    """A caller's function, async or not, that may block. What is none is refused where it is used."""
+def _asked(function: Callable[[A], B | Awaitable[B]], /) -> Callable[[A], Awaitable[B]]:
+    """A caller's function, async or not, in the caller's thread."""
 
     async def call(given: A) -> B:
-        try:
-            # As many threads as there are callers: one may call the store, and wait for another.
-            result = await to_thread.run_sync(function, given, limiter=CapacityLimiter(1))
-            return cast("B", await result if isawaitable(result) else result)
-        except (Exception, get_cancelled_exc_class()):
-            raise
-        except BaseException as error:  # noqa: BLE001 -- it is raised where it belongs
-            raise _Ended(error) from None
+        result = await in_caller(partial(function, given))
+        return cast("B", await result if isawaitable(result) else result)
 
-    return call if callable(cast("Any", function)) else cast("Any", function)
+    return call
 
 
-class _Ended(BaseException):
-    """On its way past the event loop, which it would end: what a caller's function raised to end its thread, such as
-    `SystemExit`.
-    """
+def _in_a_thread(function: Callable[[A], B | Awaitable[B]], /) -> Callable[[A], Awaitable[B]]:
+    """A caller's function, async or not, in a thread of its own, to its end: what it has spent is not given back."""
+
+    async def call(given: A) -> B:
+        result = await run_to_its_end(ThreadPool(1).run, partial(_in_context, copy_context(), function, given))
+        return cast("B", await result if isawaitable(result) else result)
+
+    return call
 
 
-async def _outcome(call: Callable[[], Awaitable[T]], portal: BlockingPortal, /) -> T | _Ended:
-    """The result of a call, of whose functions it is known that they are within it."""
-    _within.set((*_within.get(), portal))
-    try:
-        return await call()
-    except _Ended as ended:
-        return ended
+def _in_context(context: Context, function: Callable[[A], B], given: A, /) -> B:
+    return context.run(function, given)
 
 
 class BlockingAccountStore:
     """Every call of `AccountStore`, as one that blocks: the same arguments, results, errors and guarantees.
 
-    Threads may share it. The calls run on an event loop in one thread that the store owns. What it is given runs there
-    too (an observer, the iterable of `save_many`) and must not call the store; the functions of `update` and `refresh`
-    run in threads of their own. Async iterators are iterators here, for one thread each.
+    Threads may share it. The calls run on an event loop in one thread that the store owns. What is given to a call runs
+    in the thread that makes it: an iterable, the function of `update`, `skipped`. They may block and call the store. An
+    exchange of `refresh` runs in a thread of its own. On the event loop run the observer, and whatever is async (a
+    coroutine function given to `update` or `refresh`): they must neither block nor call the store. Async iterators are
+    iterators here, for one thread each.
 
-    A function that blocks cannot be cancelled: an exchange that takes longer than its lease is not given up, and others
-    may take the lease over meanwhile and spend the same token. Give one with a time-out of its own.
+    An exception in the thread that waits, such as `KeyboardInterrupt`, cancels the call and comes out when that has
+    ended: a write that was given up does not land later. A second one comes out at once.
 
-    An exception in the thread that waits, such as `KeyboardInterrupt`, cancels the call. Used after `close`, or in a
-    process that was forked from the one that opened it, every call is a `ClosedError`.
+    An exchange that blocks cannot be cancelled: it is waited for, and what it brings is saved. One that takes longer
+    than its lease is not given up, and others may take the lease over meanwhile and spend the same token. Give one with
+    a time-out of its own.
+
+    Used after `close`, in a process that was forked from the one that opened it, or when the interpreter is ending,
+    every call is a `ClosedError`.
     """
 
     if not TYPE_CHECKING:  # checkers shall see the parameters
@@ -147,11 +143,10 @@ class BlockingAccountStore:
                 raise TypeError("a store is opened, not made: `with BlockingAccountStore.open(config) as store`")
             return super().__new__(cls)
 
-    def __init__(self, store: AccountStore, portal: BlockingPortal, closing: ExitStack | None, /) -> None:
+    def __init__(self, store: AccountStore, thread: LoopThread, closing: Callable[[], None] | None, /) -> None:
         self._store = store
-        self._portal = portal
+        self._thread = thread
         self._closing = closing
-        self._process = os.getpid()
 
     @classmethod
     def open(
@@ -166,16 +161,15 @@ class BlockingAccountStore:
 
         Raises:
             TypeError, ConfigError: as `AccountStore.open`.
+            UnavailableError: the system has no thread or no descriptor for the event loop.
         """
         opening = AccountStore.open(config, observer=observer, read_only=read_only)
-        closing = ExitStack()
+        thread = LoopThread("accountstore blocking")
         try:
-            thread = LoopThread("accountstore blocking")
-            closing.callback(thread.close)
-            opened = closing.enter_context(thread.portal.wrap_async_context_manager(opening))
-            return cls(opened, thread.portal, closing)
+            opened = thread.run(opening.__aenter__)
+            return cls(opened, thread, partial(thread.close, opened.aclose))
         except BaseException:
-            closing.close()
+            thread.close(opening.__aexit__)
             raise
 
     def __enter__(self) -> Self:
@@ -186,37 +180,21 @@ class BlockingAccountStore:
 
     def close(self) -> None:
         """Close all storages and end the thread, when the functions of other threads' calls have ended. A second call
-        does nothing, nor does one after a fork; a store made by `scoped` leaves them open.
+        does nothing, nor does one after a fork, or when the interpreter is ending; a store made by `scoped` leaves them
+        open.
 
         Raises:
             RuntimeError: within a function that a call of the store has called: it would wait for itself.
         """
-        if self._closing is None or os.getpid() != self._process:
-            return
-        if self._portal in _within.get():
-            raise RuntimeError("close the store after the call that has called this function, for which it would wait")
-        self._closing.close()
+        if self._closing is not None:
+            self._closing()
 
     def _run(self, call: Callable[[], Awaitable[T]], /) -> T:
         """The result of a call, on the event loop."""
-        if os.getpid() != self._process:
-            raise ClosedError("the store was opened in another process: open one in each, after the fork")
         try:
-            future: Future[T | _Ended] = self._portal.start_task_soon(_outcome, call, self._portal)
-        except RuntimeError as error:
-            if "not running" not in str(error):  # called on the event loop itself
-                raise
-            raise ClosedError("the store is closed") from None
-        try:
-            result = future.result()
-        except BaseException:
-            future.cancel()
-            raise
+            return self._thread.run(call)
         finally:
-            del future, call  # else an error would hold itself, and they what they were given
-        if isinstance(result, _Ended):
-            raise result.args[0]
-        return result
+            del call  # else an error would hold what it was given
 
     get: Final = _awaited(AccountStore.get)
     get_multi: Final = _awaited(AccountStore.get_multi)
@@ -237,10 +215,10 @@ class BlockingAccountStore:
     get_many: Final = _iterated(AccountStore.get_many)
     save_many: Final = _iterated(AccountStore.save_many)
     copy_many: Final = _iterated(AccountStore.copy_many)
-    update: Final = _calling(AccountStore.update)
-    update_multi: Final = _calling(AccountStore.update_multi)
-    refresh: Final = _calling(AccountStore.refresh)
-    refresh_multi: Final = _calling(AccountStore.refresh_multi)
+    update: Final = _calling(AccountStore.update, _asked)
+    update_multi: Final = _calling(AccountStore.update_multi, _asked)
+    refresh: Final = _calling(AccountStore.refresh, _in_a_thread)
+    refresh_multi: Final = _calling(AccountStore.refresh_multi, _in_a_thread)
     _list: Final = _iterated(AccountStore.list)
 
     def save_json(self, location: Location, data: bytes, /, *, mode: WriteMode = "overwrite") -> Version:
@@ -286,7 +264,7 @@ class BlockingAccountStore:
     def scoped(self, folder: str, /, *, storage: str | None = None) -> Self:
         """As `AccountStore.scoped`; the narrowed store shares this one's thread."""
         narrowed = self._run(partial(_returned, partial(self._store.scoped, folder, storage=storage)))
-        return type(self)(narrowed, self._portal, None)
+        return type(self)(narrowed, self._thread, None)
 
     def __repr__(self) -> str:
         return f"<BlockingAccountStore {', '.join(self.storages)}>"

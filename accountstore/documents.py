@@ -25,7 +25,7 @@ class Documents:
 
     def __init__(self, resolver: Resolver, observer: Observer | None = None, /) -> None:
         self._resolver = resolver
-        self._log = EventLog(observer, resolver.default, resolver.prefix)
+        self._log = EventLog(observer, resolver.names(), resolver.prefix)
 
     async def get(self, location: Location, /) -> Account:
         """The account at a `*.account` location (the API's Get). One request.

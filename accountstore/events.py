@@ -40,10 +40,12 @@ class Event(Struct, frozen=True, kw_only=True):
 
     The locations are those in the whole store, also for a narrowed one.
 
-    `outcome` is `"ok"` or the name of the error's class. `version` and `bytes` are those of the document read or
+    `storage` is one that the store has, and empty where a call named another. `outcome` is `"ok"` or the name of the
+    error's class; of a document that `save_many` or `copy_many` had in hand when it was cancelled, that of the
+    cancellation: it may be written. `version` and `bytes` are those of the document read or
     written, `attempts` counts the tries of an `update` or `move`, `seconds` the whole operation. `skipped` counts what
     a page of a listing left out (`Skipped`). `retries` names the storage of each request that was
-    made again after a temporary failure, as a busy storage answers 503 or 429: of a batch, on each of its documents.
+    made again after a temporary failure, as a busy storage answers 503 or 429: of a batch, on one of its documents.
     Of a `refresh`, `polls` counts the reads while another had the lease, `exchanges` the calls of the exchange,
     `takeovers` the leases taken from holders whose time was up; all are 0 for a token that was valid, or that another
     task of the process has renewed.
@@ -72,11 +74,12 @@ Observer: TypeAlias = "Callable[[Event], object]"
 class EventLog(Struct, frozen=True, eq=False):
     """Where the events of a store go: to its observer, or to the standard logger `accountstore` at DEBUG.
 
-    `storage` is the one that locations without a storage name mean, `folder` the one that the store is narrowed to.
+    `storages` are those within reach, the first is the one that locations without a storage name mean; `folder` is the
+    one that the store is narrowed to.
     """
 
     observer: Observer | None
-    storage: str
+    storages: tuple[str, ...]
     folder: str = ""
 
     def is_heard(self) -> bool:
@@ -86,9 +89,10 @@ class EventLog(Struct, frozen=True, eq=False):
     def emit(self, operation: Operation, outcome: str, seconds: float, /) -> None:
         """Make an operation an event."""
         location = operation.location if isinstance(operation.location, Location) else None
+        storage = (operation.storage if location is None else location.storage) or self.storages[0]
         event = Event(
             operation=operation.name,
-            storage=(operation.storage if location is None else location.storage) or self.storage,
+            storage=storage if storage in self.storages else "",  # what a caller makes up is no label of a metric
             location=self._whole(location),
             target=self._whole(operation.target if isinstance(operation.target, Location) else None),
             outcome=outcome,

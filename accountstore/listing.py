@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from datetime import datetime
+from functools import partial
 
 from msgspec import Struct
 
+from accountstore.aio.callers import in_caller
 from accountstore.aio.pages import items_of
 from accountstore.backends.base import Stat, Version
 from accountstore.errors import AccountStoreError, LocationError
@@ -86,9 +88,8 @@ def list_documents(
             operation.skipped = len(left_out)
         if left_out and skipped is None:
             _warn(log, found.name, left_out)
-        elif skipped is not None:
-            for one in left_out:
-                skipped(one)
+        elif left_out and skipped is not None:
+            await in_caller(partial(_tell, skipped, left_out))
         return entries
 
     return items_of(next_page)
@@ -173,6 +174,11 @@ class Listing:
 def _is_own(path: str, /) -> bool:
     """Whether something is the library's own: a temporary file or a probe."""
     return f"/{RESERVED_PREFIX}" in f"/{path}"
+
+
+def _tell(skipped: Callable[[Skipped], object], left_out: Sequence[Skipped], /) -> None:
+    for one in left_out:
+        skipped(one)
 
 
 def _warn(log: EventLog, storage: str, skipped: Sequence[Skipped], /) -> None:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from copy import copy
+from functools import partial
+from itertools import islice
 from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
 
 import anyio
 
+from accountstore.aio.callers import in_caller
 from accountstore.aio.pages import items_of
 from accountstore.backends.base import WriteMode
 from accountstore.errors import AccountStoreError, LocationError
@@ -111,19 +114,25 @@ class Windows(Generic[T, A]):
 
     async def next(self) -> list[tuple[Item[T], A | AccountStoreError]] | None:
         """The next window, or again the one whose call was cancelled; None: there is no more."""
-        window = self._window or self._fill()
+        window = self._window or await self._fill()
         if not window:
             return None
         started = time.perf_counter()
         results: Results[A] = {}
         retries: dict[int, tuple[str, ...]] = {}
-        await self._spread(window, results, retries)
+        outcome = "ok"
+        try:
+            await self._spread(window, results, retries)
+        except BaseException as error:
+            outcome = type(error).__name__  # of those without a result, which may be written all the same
+            raise
+        finally:
+            if self._log.is_heard():
+                seconds = time.perf_counter() - started
+                for place, item in enumerate(window):
+                    self._emit(item, results.get(place), retries.get(place, ()), seconds, outcome)
         self._window = []
         self._measure(results.values())
-        if self._log.is_heard():
-            seconds = time.perf_counter() - started
-            for place, item in enumerate(window):
-                self._emit(item, results[place], retries.get(place, ()), seconds)
         return [(item, results[place]) for place, item in enumerate(window)]
 
     def _measure(self, results: Iterable[Any], /) -> None:
@@ -132,25 +141,28 @@ class Windows(Generic[T, A]):
         if sizes:
             self._most = max(self._concurrency, _MOST_BYTES * len(sizes) // max(1, sum(sizes)))
 
-    def _emit(self, item: Item[T], result: Any, retries: tuple[str, ...], seconds: float, /) -> None:
+    def _emit(self, item: Item[T], result: Any, retries: tuple[str, ...], seconds: float, outcome: str, /) -> None:
         source, target = (item.at, None) if item.source is None else (item.source, item.at)
         operation = Operation(self._log, self._name, source, target, retries=retries)
-        outcome = "ok"
         if isinstance(result, AccountStoreError):
             outcome = type(result).__name__
-        else:
+        elif result is not None:
+            outcome = "ok"
             operation.record(result)
         self._log.emit(operation, outcome, seconds)
 
-    def _fill(self) -> list[Item[T]]:
-        for item in self._items:
-            self._window.append(item)
+    async def _fill(self) -> list[Item[T]]:
+        missing = min(self._most, self._concurrency * _WINDOW)
+        while missing > 0:
+            before = len(self._window)
+            await in_caller(partial(self._window.extend, islice(self._items, missing)))
+            if len(self._window) < before + missing:
+                break  # there are no more
             try:
-                batch = self._resolver.storage(item.at.storage).client.capabilities.batch
+                batch = self._resolver.storage(self._window[-1].at.storage).client.capabilities.batch
             except LocationError:
                 batch = 1
-            if len(self._window) >= min(self._most, self._concurrency * max(_WINDOW, batch)):
-                break
+            missing = min(self._most, self._concurrency * max(_WINDOW, batch)) - len(self._window)
         return self._window
 
     async def _spread(
@@ -172,7 +184,7 @@ class Windows(Generic[T, A]):
                 with Retries() as batch:
                     await self._work(storage, members, results, at_once)
                 if batch.retries:
-                    retries.update((member.place, batch.retries) for member in members)
+                    retries[members[0].place] = batch.retries
 
         alone = {storage for storage, members in by_storage.items() if _is_one_batch(storage, members)}
         for storage in alone:

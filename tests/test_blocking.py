@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import multiprocessing
 import os
-import subprocess
-import sys
 import threading
 import traceback
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 from msgspec.structs import replace
-from running import HUNG, PYTHON
+from running import HUNG
 from samples import ACCOUNT, AT, MULTI, MULTI_AT, OAUTH
 
 from accountstore import AccountStore, Location, OAuthCredentials, StorageConfig, StoreConfig, TokenGrant
 from accountstore.blocking import BlockingAccountStore
-from accountstore.errors import ClosedError, ConfigError, EncodeError
+from accountstore.errors import EncodeError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -134,117 +133,33 @@ def test_changes_may_update_others_however_many_there_are(store: BlockingAccount
         assert {account.port for account in threads.map(change, many)} == {7}
 
 
-def test_closed_means_closed(store: BlockingAccountStore) -> None:
-    """After `close` each call is a `ClosedError`, also of a narrowed store and of an iterator begun before."""
+def test_what_is_given_runs_in_the_thread_that_calls(store: BlockingAccountStore) -> None:
+    """An iterable and a change may use what is bound to their thread, call the store, and wait for other threads."""
+    threads: list[str] = []
+    here = threading.current_thread().name
+    rows: SimpleQueue[tuple[Location, Account] | None] = SimpleQueue()
+    others = [replace(AT, file_name=f"{number}.account") for number in range(3)]
     store.save(AT, ACCOUNT)
-    narrowed, entries = store.scoped(AT.folder), store.list(AT.folder)
-    narrowed.close()
-    assert store.exists(AT)
-    store.close()
-    store.close()
-    for call in (lambda: store.get(AT), lambda: narrowed.exists(Location("a.account")), lambda: next(entries)):
-        with pytest.raises(ClosedError, match="the store is closed"):
-            call()
-    assert not [thread for thread in threading.enumerate() if thread.name == "accountstore blocking"]
 
+    def feed() -> None:
+        for at in others:
+            rows.put((at, store.get(AT)))
+        rows.put(None)
 
-def test_what_cannot_be_opened_leaves_no_thread() -> None:
-    """An error at opening is the facade's, and ends the thread."""
-    with pytest.raises(ConfigError, match="did you mean"):
-        BlockingAccountStore.open(StoreConfig(storages={"main": StorageConfig("s4://bucket")}))
-    assert not [thread for thread in threading.enumerate() if thread.name == "accountstore blocking"]
+    def documents() -> Iterator[tuple[Location, Account]]:
+        threading.Thread(target=feed, daemon=True).start()
+        for row in iter(partial(rows.get, timeout=HUNG), None):
+            threads.append(threading.current_thread().name)
+            assert store.exists(AT)
+            yield row
 
+    def change(account: Account) -> Account:
+        threads.append(threading.current_thread().name)
+        return account
 
-@pytest.mark.parametrize("call", ["update", "refresh"])
-def test_within_a_function_of_a_call_it_cannot_be_closed(store: BlockingAccountStore, call: str) -> None:
-    """It would wait for the function that closes it: an error says so, and the call goes on. A narrowed store may be
-    closed there.
-    """
-    store.save(AT, OAUTH)
-
-    def function(given: Any) -> Any:
-        with store.scoped(AT.folder) as narrowed:
-            assert narrowed.exists(Location(AT.file_name))
-        with pytest.raises(RuntimeError, match="close the store after the call"):
-            store.close()
-        return TokenGrant(access_token="new", expires_in=3600) if call == "refresh" else replace(given, port=7)
-
-    getattr(store, call)(AT, function)
-    assert store.get(AT) != OAUTH
-    store.close()
-    with pytest.raises(ClosedError):
-        store.get(AT)
-
-
-class Odd(BaseException):
-    """Neither an error nor an interrupt."""
-
-
-@pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt, Odd])
-@pytest.mark.parametrize("call", ["update", "refresh"])
-def test_a_function_that_ends_its_thread_does_not_end_the_store(
-    store: BlockingAccountStore, call: str, error: type[BaseException]
-) -> None:
-    """What is no `Exception` comes out of the call as it is, the store goes on, and nobody has a lease."""
-    store.save(AT, OAUTH)
-
-    def function(_: Any) -> Any:
-        raise error
-
-    with pytest.raises(error):
-        getattr(store, call)(AT, function)
-    assert store.get(AT) == OAUTH
-    assert b"holder" not in store.read_json(AT).document
-
-
-FORKS = """
-import os, signal
-from accountstore import *
-from accountstore.blocking import BlockingAccountStore
-
-store = BlockingAccountStore.open(StoreConfig(storages={"main": StorageConfig("memory://")}))
-store.save(Location("a.account"), Account(host="host", port=1))
-store.update(Location("a.account"), lambda account: account)
-child = os.fork()
-signal.alarm(60)  # that it does not hang is what is tested
-if child:
-    print(os.waitpid(child, 0)[1])
-"""
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="no fork")
-def test_who_does_not_close_it_ends_all_the_same() -> None:
-    """A program, and a process that it has forked, end though the store was not closed."""
-    done = subprocess.run(
-        [*PYTHON, "-W", "ignore::DeprecationWarning", "-c", FORKS],
-        capture_output=True,
-        text=True,
-        timeout=HUNG,
-        check=False,
-    )
-    assert (done.returncode, done.stdout, done.stderr) == (0, "0\n", "")
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="no fork")
-@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
-def test_after_a_fork_it_says_so(store: BlockingAccountStore) -> None:
-    """In a forked process a call is a `ClosedError` rather than a hang, and closing does nothing."""
-    store.save(AT, ACCOUNT)
-    answers = multiprocessing.get_context("fork").SimpleQueue()
-
-    def child() -> None:
-        try:
-            store.get(AT)
-        except ClosedError as error:
-            answers.put(str(error))
-        store.close()
-
-    process = multiprocessing.get_context("fork").Process(target=child)
-    process.start()
-    process.join(HUNG)
-    assert process.exitcode == 0
-    assert answers.get() == "the store was opened in another process: open one in each, after the fork"
-    assert store.get(AT) == ACCOUNT
+    assert [at for at, _ in store.save_many(documents())] == others
+    store.update(AT, change)
+    assert threads == [here] * 4
 
 
 def test_within_a_running_loop(store: BlockingAccountStore) -> None:
@@ -272,39 +187,6 @@ def test_called_by_its_own_observer_it_says_so() -> None:
     with BlockingAccountStore.open(StoreConfig(storages={"main": StorageConfig("memory://")}), observer=observe) as own:
         own.save(AT, ACCOUNT)
     assert "event loop thread" in str(*errors)
-
-
-PROGRAM = """
-import signal, threading, anyio
-from accountstore import *
-from accountstore.blocking import BlockingAccountStore
-
-at = Location("a.account")
-account = Account(host="host", port=1, credentials=PasswordCredentials(login="login", password="password"))
-ended = threading.Event()
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs begin with it ignored
-
-async def change(account):
-    threading.Timer(0.05, signal.pthread_kill, (threading.main_thread().ident, signal.SIGINT)).start()
-    try:
-        await anyio.sleep_forever()
-    finally:
-        ended.set()
-
-with BlockingAccountStore.open(StoreConfig(storages={"main": StorageConfig("memory://")})) as store:
-    store.save(at, account)
-    try:
-        store.update(at, change)
-    except KeyboardInterrupt:
-        print("interrupted", ended.wait(60), store.get(at) == account)
-"""
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="no signal to a thread")
-def test_an_interrupt_cancels_the_call() -> None:
-    """Ctrl-C ends the call that waits, and the store goes on and closes."""
-    done = subprocess.run([*PYTHON, "-c", PROGRAM], capture_output=True, text=True, timeout=HUNG, check=False)
-    assert (done.stdout, done.stderr) == ("interrupted True True\n", "")
 
 
 def test_no_traceback_shows_what_was_saved(store: BlockingAccountStore) -> None:

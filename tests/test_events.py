@@ -248,7 +248,9 @@ async def test_a_listing_makes_events_of_its_pages(store: AccountStore, events: 
 
 
 async def test_events_name_the_storage_that_is_meant(tmp_path: Path, events: list[Event]) -> None:
-    """The storage of an event is that of the location, and the default one where it names none."""
+    """The storage of an event is that of the location, and the default one where it names none; what the store does not
+    have is no storage, as metrics have a series for each.
+    """
     storages = {"main": StorageConfig("memory://"), "files": StorageConfig(str(tmp_path))}
     async with AccountStore.open(StoreConfig(default="main", storages=storages), observer=events.append) as store:
         await store.save(AT, ACCOUNT)
@@ -258,8 +260,13 @@ async def test_events_name_the_storage_that_is_meant(tmp_path: Path, events: lis
         await anext(store.list(storage="files"))
         with pytest.raises(AccountStoreError):
             await store.get(Location("x.account", storage="nowhere"))
+        with pytest.raises(AccountStoreError):
+            await store.check("nowhere")
+        with pytest.raises(AccountStoreError):
+            await store.scoped("tenant", storage="files").get(Location("x.account", storage="main"))
     meant = [("save", "main"), ("copy", "main"), *((name, "files") for name in ("get", "check", "list"))]
-    assert [(event.operation, event.storage) for event in events] == [*meant, ("get", "nowhere")]
+    assert [(event.operation, event.storage) for event in events] == [*meant, ("get", ""), ("check", ""), ("get", "")]
+    assert events[-3].location == Location("x.account", storage="nowhere")
 
 
 async def test_events_of_a_scope_tell_documents_apart(store: AccountStore, events: list[Event]) -> None:

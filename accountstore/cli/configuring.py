@@ -112,7 +112,7 @@ def add(
             check_storage_name(name)
         except LocationError as error:
             raise ConfigError(f"{name!r}: {error.message}") from None
-        if re.search(r"://[^/@]*:(?!\$\{)[^/]*@", url):
+        if re.search(r"://[^/@]*:(?!\$\{\w+\}@)[^/]*@", url):
             raise ConfigError("the URL has a password: leave it out, and give it by --option-env, or as ${NAME}")
         fields = {
             "codec": codec,

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ("Room", "private_room")
 
-_SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+_SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT") if hasattr(signal, name))
 _PATIENCE = 5.0
 """Seconds that an editor has to end when the program is told to."""
 
@@ -87,7 +87,7 @@ class Room:
 
 @contextmanager
 def private_room() -> Generator[Room, None, None]:
-    """A room to edit in, gone at the end, also by SIGINT, SIGTERM and SIGHUP."""
+    """A room to edit in, gone at the end, also by SIGINT, SIGTERM, SIGHUP and SIGQUIT."""
     room = Room()
     before = {number: signal.signal(number, room.signalled) for number in _SIGNALS}
     try:

@@ -176,6 +176,7 @@ def test_mode_and_links_of_the_file_stay(tmp_path: Path) -> None:
         (["b", "x", "-o", "connection_string=CANARY"], "looks like a secret"),
         (["b", "x", "-o", "sas_token:='CANARY'"], "looks like a secret"),
         (["b", "ftp://me:CANARY@h/x"], "the URL has a password: leave it out"),
+        (["b", "ftp://me:${HALF}CANARY@h/x"], "the URL has a password: leave it out"),
         (["b", "foo://bar"], "storages.b: unknown scheme 'foo'; known: abfs, az, file, ftp"),
         (["b", "fil:///x"], "storages.b: unknown scheme 'fil'; did you mean 'file'?"),
         (["b", "x", "-o", "file_mod=0640"], "storages.b.options: unknown 'file_mod'; did you mean 'file_mode'?"),

@@ -367,11 +367,11 @@ def until(path: str, process: subprocess.Popen[bytes]) -> None:
 
 
 @pytest.mark.once
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT])
 def test_a_killed_edit_leaves_no_file_and_no_editor(
     saved: None, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
 ) -> None:
-    """SIGTERM and SIGHUP end the editor, remove the file and end the program as such signals do."""
+    """SIGTERM, SIGHUP and SIGQUIT end the editor, remove the file and end the program as such signals do."""
     edit_by(f"open('pid', 'w').write(str(os.getpid()))\n{WAIT}", monkeypatch)
     process = start("edit", "a.account", stdin=subprocess.DEVNULL, stderr=subprocess.PIPE)
     until("ready", process)
