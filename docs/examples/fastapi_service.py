@@ -32,6 +32,7 @@ from accountstore import (
     to_json,
 )
 
+ETAG_KEY = os.environ["ETAG_KEY"].encode()
 STATUS = {
     AccountStoreError: 500,
     NotFoundError: 404,
@@ -75,7 +76,7 @@ Tenant = Annotated[AccountStore, Depends(tenant)]
 def etag(version: Version | None) -> str:
     """What a client may know of a version: the same in every process, and nothing about the document."""
     token = "" if version is None else version.token
-    return f'"{hmac.digest(os.environ["ETAG_KEY"].encode(), token.encode(), "sha256").hex()}"'
+    return f'"{hmac.digest(ETAG_KEY, token.encode(), "sha256").hex()}"'
 
 
 @app.get("/accounts/{path:path}")
@@ -100,7 +101,7 @@ async def write(
     if if_match is None:
         return JSONResponse({"detail": "say which version you replace: If-Match, or If-None-Match: *"}, 428)
     version = (await store.stat(location)).version
-    if version is None or not hmac.compare_digest(etag(version), if_match):
+    if version is None or if_match != etag(version):
         raise ConflictError("somebody else has changed it", location=location)
     return Response(status_code=204, headers={"ETag": etag(await store.save(location, account, mode=version))})
 
