@@ -69,10 +69,9 @@ async def tenant(state: State, x_tenant: Annotated[str, Parameter(header="X-Tena
     return store.scoped(f"tenants/{x_tenant}")
 
 
-def etag(version: Version | None) -> str:
+def etag(version: Version) -> str:
     """What a client may know of a version: the same in every process, and nothing about the document."""
-    token = "" if version is None else version.token
-    return f'"{hmac.digest(ETAG_KEY, token.encode(), "sha256").hex()}"'
+    return f'"{hmac.digest(ETAG_KEY, version.token.encode(), "sha256").hex()}"'
 
 
 @get("/accounts/{path:path}")
@@ -96,8 +95,8 @@ async def write(
     if if_none_match == "*":
         created = await store.save(location, account, mode="create")
         return Response(None, status_code=201, headers={"ETag": etag(created)})
-    version = (await store.stat(location)).version
-    if version is None or if_match != etag(version):
+    version = (await store.read(location)).version  # by one read here, a `refresh` under way keeps its lease
+    if if_match != etag(version):
         raise ConflictError("somebody else has changed it", location=location)
     return Response(None, headers={"ETag": etag(await store.save(location, account, mode=version))})
 
