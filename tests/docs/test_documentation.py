@@ -229,13 +229,18 @@ def test_migration_example_moves_what_it_includes(names: Any, tmp_path: Path) ->
 
 @pytest.mark.once
 def test_backend_example_passes_the_suite(tmp_path: Path) -> None:
-    """The page's backend passes the conformance suite as the page applies it, and needs no more of the library."""
+    """The page's backend passes the conformance suite as the page applies it, and needs no more of the library. The
+    control: without a method that is seldom called it does not.
+    """
     shelf, suite = (block.text for block in blocks("docs/backends.md", "python"))
     imported = re.findall(r"^(?:from|import) (accountstore\S*)", shelf + suite, re.MULTILINE)
     assert imported == ["accountstore.backends.base", "accountstore.testing"]
     (tmp_path / "test_shelf.py").write_text(f"{shelf}\n\n{suite}")
     command = [*PYTHON, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "error", "test_shelf.py"]
     assert re.search(r"[3-9]\d+ passed", run(command, tmp_path))
+    (tmp_path / "test_shelf.py").write_text(f"{shelf}\n\n{suite}".replace("def versioned", "def other"))
+    with pytest.raises(AssertionError, match="AttributeError: 'ShelfBackend' object has no attribute 'versioned'"):
+        run([*command, "-k", "usage"], tmp_path)
 
 
 def test_a_backend_has_as_many_methods_as_the_pages_say() -> None:
