@@ -368,6 +368,8 @@ class Silent:
 
     capabilities = ()
 
+    def __init__(self, _: Account) -> None: ...
+
     def __enter__(self) -> Self:
         return self
 
@@ -385,7 +387,7 @@ def test_a_search_that_is_not_answered_has_found_nothing(monkeypatch: pytest.Mon
     """Some servers do not say that no message is unseen."""
     pytest.importorskip("httpx2")
     poller = example("imap_poller")
-    monkeypatch.setattr(poller, "connect", lambda _: Silent())
+    monkeypatch.setattr(poller, "connect", Silent)
     assert poller.unseen(ACCOUNT) == 0
 
 
