@@ -1,8 +1,9 @@
 """Documents in the bodies of a service's requests and responses: from JSON and to it, its schema, and a masked view.
 
-Another serializer takes documents too. msgspec, and Litestar by it, decodes one as it stands, and encodes one with
-`enc_hook=str` (Litestar: `type_encoders={Secret: str}`), by which secrets are masked. For pydantic, and FastAPI by it,
-a document is no model: take the body's bytes and give them to `from_json`.
+Take a request's bytes, and give them to `from_json`, whatever the framework. msgspec, and Litestar by it, decodes a
+document as it stands, but takes a mask for a secret, drops a misspelt field, and takes the last of a key that is there
+twice. It encodes one with `enc_hook=str` (Litestar: `type_encoders={Secret: str}`), by which secrets are masked. For
+pydantic, and FastAPI by it, a document is no model.
 """
 
 from __future__ import annotations

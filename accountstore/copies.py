@@ -78,7 +78,7 @@ def _copied_item(given: Any, /) -> Item[None]:
     try:
         source, target, mode = Copy(*given)
     except TypeError:
-        raise TypeError("copy_many takes pairs of Locations, source and target, or a Copy each") from None
+        raise TypeError("copy_many takes tuples: (source, target) or (source, target, mode), Locations both") from None
     if mode != "overwrite":
         condition_of(mode)
     return Item(location_of(target), None, mode, location_of(source))

@@ -54,12 +54,19 @@ def anchors(path: Path, /) -> set[str]:
 
 
 def run(command: list[str], folder: Path, **environment: str) -> str:
-    """The output of a program that ends well, started in a folder."""
+    """The output of a program that ends well, started in a folder: both streams, as they are written."""
     done = subprocess.run(
-        command, cwd=folder, env=os.environ | environment, capture_output=True, text=True, check=False, timeout=HUNG
+        command,
+        cwd=folder,
+        env=os.environ | {"PYTHONUNBUFFERED": "1"} | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+        timeout=HUNG,
     )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout + done.stderr
+    assert done.returncode == 0, done.stdout
+    return done.stdout
 
 
 def on_path(folder: Path, /) -> dict[str, str]:

@@ -110,8 +110,8 @@ async def test_modes_and_errors_are_each_copys_own(store: AccountStore, tmp_path
 
 @pytest.mark.parametrize("copies", [[AT], [(AT,)], [(AT, "x")], ["xy"], [(AT, AT, "create", 1)], [None]], ids=str)
 async def test_what_is_no_copy_is_refused(store: AccountStore, copies: Any) -> None:
-    """Anything but pairs of locations is a TypeError."""
-    with pytest.raises(TypeError):
+    """Anything but pairs of locations is a TypeError, which says in public names what is taken."""
+    with pytest.raises(TypeError, match=r"\(source, target\) or \(source, target, mode\)|is a Location"):
         await copied(store, copies)
 
 

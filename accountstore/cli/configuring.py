@@ -141,15 +141,16 @@ def _options_of(options: Sequence[str], variables: Sequence[str], /) -> dict[str
     """
     found: dict[str, Any] = {}
     for text in options:
-        key, mark, value = text.partition("=")
-        if not mark or not key.removesuffix(":"):
+        given, mark, value = text.partition("=")
+        key = given.removesuffix(":")
+        if not mark or not key:
             raise typer.BadParameter("--option: must be KEY=TEXT or KEY:=VALUE")
         if _SECRET.search(key) and not re.fullmatch(r"\$\{\w+\}", value):
             raise ConfigError(f"--option {key}: looks like a secret: give it by --option-env {key}=NAME")
-        _put(found, key.removesuffix(":"), _toml(key, value) if key.endswith(":") else value)
+        _put(found, key, _toml(key, value) if given.endswith(":") else value)
     for text in variables:
         key, mark, name = text.partition("=")
-        if not (key and mark and name.isidentifier()):
+        if not (key and key[-1] != ":" and mark and name.isidentifier()):
             raise typer.BadParameter("--option-env: must be KEY=NAME, with the name of an environment variable")
         _put(found, key, f"${{{name}}}")
     return found

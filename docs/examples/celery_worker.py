@@ -13,7 +13,7 @@ from typing import Any
 from celery import Celery, signals
 from msgspec.structs import replace
 
-from accountstore import Account, Location, UnavailableError
+from accountstore import Account, Location, UnavailableError, UncertainError
 from accountstore.blocking import BlockingAccountStore
 
 app: Any = Celery("mail")
@@ -39,7 +39,7 @@ def next_port(account: Account) -> Account:
     return replace(account, port=account.port + 1)
 
 
-@app.task(autoretry_for=(UnavailableError,), retry_backoff=True, max_retries=5)
+@app.task(autoretry_for=(UnavailableError,), dont_autoretry_for=(UncertainError,), retry_backoff=True, max_retries=5)
 def change_port(path: str) -> int:
-    """Change an account; a temporary failure is tried again later."""
+    """Change an account; a temporary failure is tried again later, but not one that may have made the change."""
     return _stores[0].update(Location.parse(path), next_port).document.port

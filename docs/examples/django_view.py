@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import sys
 from functools import cache
+from threading import Lock
 
 import django
 from django.conf import settings
@@ -29,10 +30,18 @@ settings.configure(
 django.setup()
 
 
+_first = Lock()
+
+
 @cache
-def store() -> BlockingAccountStore:
-    """The process's store, opened by the first request: after the server has forked."""
+def _opened() -> BlockingAccountStore:
     return BlockingAccountStore.open()
+
+
+def store() -> BlockingAccountStore:
+    """The process's store, opened by the first request: after the server has forked, once for all threads."""
+    with _first:
+        return _opened()
 
 
 def account(_: HttpRequest, name: str) -> HttpResponse:

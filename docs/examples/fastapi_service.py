@@ -32,6 +32,7 @@ from accountstore import (
     to_json,
 )
 
+ETAG_KEY = os.environ["ETAG_KEY"].encode()
 STATUS = {
     AccountStoreError: 500,
     NotFoundError: 404,
@@ -72,10 +73,9 @@ def tenant(request: Request, x_tenant: Annotated[str, Header()]) -> AccountStore
 Tenant = Annotated[AccountStore, Depends(tenant)]
 
 
-def etag(version: Version | None) -> str:
+def etag(version: Version) -> str:
     """What a client may know of a version: the same in every process, and nothing about the document."""
-    token = "" if version is None else version.token
-    return f'"{hmac.digest(os.environ["ETAG_KEY"].encode(), token.encode(), "sha256").hex()}"'
+    return f'"{hmac.digest(ETAG_KEY, version.token.encode(), "sha256").hex()}"'
 
 
 @app.get("/accounts/{path:path}")
@@ -99,8 +99,8 @@ async def write(
         return Response(status_code=201, headers={"ETag": etag(await store.save(location, account, mode="create"))})
     if if_match is None:
         return JSONResponse({"detail": "say which version you replace: If-Match, or If-None-Match: *"}, 428)
-    version = (await store.stat(location)).version
-    if version is None or not hmac.compare_digest(etag(version), if_match):
+    version = (await store.read(location)).version  # by one read here, a `refresh` under way keeps its lease
+    if if_match != etag(version):
         raise ConflictError("somebody else has changed it", location=location)
     return Response(status_code=204, headers={"ETag": etag(await store.save(location, account, mode=version))})
 

@@ -47,8 +47,10 @@ def connect(account: Account) -> imaplib.IMAP4:
 def log_in(client: imaplib.IMAP4, account: Account) -> None:
     """Log in by password, or by token (XOAUTH2)."""
     match account.credentials:
+        case PasswordCredentials(login=login, password=password) if "AUTH=PLAIN" in client.capabilities:
+            client.authenticate("PLAIN", lambda _: f"\0{login}\0{password.reveal()}".encode())
         case PasswordCredentials(login=login, password=password):
-            client.login(login, password.reveal())
+            client.login(login, password.reveal())  # ASCII alone
         case OAuthCredentials(login=login, access_token=token) if token is not None:
             client.authenticate("XOAUTH2", lambda _: f"user={login}\1auth=Bearer {token.reveal()}\1\1".encode())
         case _:
@@ -61,7 +63,7 @@ def unseen(account: Account) -> int:
         log_in(client, account)
         client.select("INBOX", readonly=True)
         _, (found,) = client.search(None, "UNSEEN")
-        return len(found.split())
+        return len((found or b"").split())  # some servers say nothing where there is none
 
 
 async def current(store: AccountStore, location: Location, exchange: Exchange) -> Account:
@@ -81,6 +83,8 @@ async def poll(store: AccountStore, location: Location, exchange: Exchange) -> N
             print(f"{location}: {count} unseen")
     except (AccountStoreError, OSError, imaplib.IMAP4.error) as error:
         print(f"{location}: {type(error).__name__}: {error}")
+    except Exception as error:  # noqa: BLE001 -- a name, a port, a password or an answer that is odd, and may be quoted
+        print(f"{location}: {type(error).__name__}")
 
 
 async def main(endpoint: str) -> None:

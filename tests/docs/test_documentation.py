@@ -24,6 +24,7 @@ from running import HUNG, PYTHON
 from samples import ACCOUNT, RICH
 
 from accountstore import AccountStore, Location, OAuthCredentials, StorageConfig, StoreConfig, registry, to_json
+from accountstore.backends.base import Backend
 from accountstore.backends.memory import MemoryBackend
 from accountstore.config_file import load_config
 from accountstore.testing import store_over
@@ -173,8 +174,8 @@ def test_read_only_example_deletes_nothing(names: Any, tmp_path: Path) -> None:
 
 @pytest.mark.anyio
 async def test_cache_example_keeps_what_it_is_told_and_no_longer(names: Any) -> None:
-    """A second `get` asks nobody until `forget`; what changed while it was read, or is one too many, is not kept; and
-    when the time is up nothing is left, though nobody asks.
+    """A second `get` asks nobody until `forget`, by whichever name; what changed while it was read, or is one too many,
+    is not kept; and when the time is up, or the cache is left, nothing is left, though nobody asks.
     """
     cached = names("docs/reading.md")["cached"]
     backend = Recording()
@@ -186,10 +187,13 @@ async def test_cache_example_keeps_what_it_is_told_and_no_longer(names: Any) -> 
         assert [await cache.get(at) for _ in range(3)] == [ACCOUNT] * 3
         await store.save(at, changed)
         assert (await cache.get(at), backend.calls["read"]) == (ACCOUNT, 1)  # what a cache costs
-        cache.forget(at)
+        cache.forget(Location("a.account", storage="m"))
         assert (await cache.get(at), backend.calls["read"]) == (changed, 2)
         assert [await cache.get(other) for _ in range(2)] == [ACCOUNT] * 2
         assert backend.calls["read"] == 4
+    for _ in range(2):
+        assert cache._kept == {}
+        await cache.get(at)
     async with cached(store, seconds=1000) as cache:
 
         async def change(_: str) -> None:
@@ -225,13 +229,26 @@ def test_migration_example_moves_what_it_includes(names: Any, tmp_path: Path) ->
 
 @pytest.mark.once
 def test_backend_example_passes_the_suite(tmp_path: Path) -> None:
-    """The page's backend passes the conformance suite as the page applies it, and needs no more of the library."""
+    """The page's backend passes the conformance suite as the page applies it, and needs no more of the library. The
+    control: without a method that is seldom called it does not.
+    """
     shelf, suite = (block.text for block in blocks("docs/backends.md", "python"))
     imported = re.findall(r"^(?:from|import) (accountstore\S*)", shelf + suite, re.MULTILINE)
     assert imported == ["accountstore.backends.base", "accountstore.testing"]
     (tmp_path / "test_shelf.py").write_text(f"{shelf}\n\n{suite}")
     command = [*PYTHON, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "error", "test_shelf.py"]
     assert re.search(r"[3-9]\d+ passed", run(command, tmp_path))
+    (tmp_path / "test_shelf.py").write_text(f"{shelf}\n\n{suite}".replace("def versioned", "def other"))
+    with pytest.raises(AssertionError, match="AttributeError: 'ShelfBackend' object has no attribute 'versioned'"):
+        run([*command, "-k", "usage"], tmp_path)
+
+
+def test_a_backend_has_as_many_methods_as_the_pages_say() -> None:
+    """README and page count the methods of the protocol."""
+    methods = [name for name, value in vars(Backend).items() if callable(value) and not name.startswith("_")]
+    assert len(methods) == 10
+    for page in ("README.md", "docs/backends.md"):
+        assert "ten methods" in (ROOT / page).read_text()
 
 
 def test_entry_point_example_is_in_the_group_that_the_registry_reads() -> None:

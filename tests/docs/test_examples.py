@@ -15,7 +15,7 @@ from http.server import ThreadingHTTPServer
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from threading import Thread
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import pytest
 from anyio.from_thread import start_blocking_portal
@@ -88,14 +88,20 @@ def program(*arguments: str, ready: str = "", port: int = 0, **environment: str)
             process.wait()
 
 
-@contextmanager
-def example_provider() -> Generator[tuple[Any, str]]:
-    """The provider of the example of `refresh`, which grants `access-1` first, and its endpoint."""
-    spec = spec_from_file_location("example_refresh", EXAMPLES / "refresh.py")
+def example(name: str) -> Any:
+    """The module of an example."""
+    spec = spec_from_file_location(f"example_{name}", EXAMPLES / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = module_from_spec(spec)
     spec.loader.exec_module(module)
+    return module
+
+
+@contextmanager
+def example_provider() -> Generator[tuple[Any, str]]:
+    """The provider of the example of `refresh`, which grants `access-1` first, and its endpoint."""
+    module = example("refresh")
     with ThreadingHTTPServer(("127.0.0.1", 0), module.Provider) as server:
         thread = Thread(target=server.serve_forever)
         thread.start()
@@ -113,9 +119,14 @@ def _answers(port: int) -> bool:
 @pytest.mark.parametrize(("name", "needs"), [("fastapi_service", "fastapi"), ("litestar_service", "litestar")])
 def test_the_services_answer(name: str, needs: str, home: Path) -> None:
     """A service creates, reads with masked secrets, replaces by `If-Match`, refuses a second writer with the same ETag,
-    keeps tenants apart, answers errors by its table, and says that it is not ready once the storage refuses.
+    an ETag that nobody gave, and a body that would lose a secret or a field; keeps tenants apart, and answers errors by
+    its table. Without a key of its ETags it does not start.
     """
     pytest.importorskip(needs)
+    keyless = [*PYTHON, "-c", f"import {name}"]
+    found = os.environ | {"PYTHONPATH": str(EXAMPLES)}
+    done = subprocess.run(keyless, env=found, capture_output=True, text=True, timeout=HUNG, check=False)
+    assert done.stderr.endswith("KeyError: 'ETAG_KEY'\n")
     port = free_port()
     command = (*PYTHON, "-m", "uvicorn", f"{name}:app", "--port", str(port))
     with program(*command, port=port, ETAG_KEY="k"), httpx.Client(base_url=f"http://127.0.0.1:{port}") as http:
@@ -129,7 +140,10 @@ def test_the_services_answer(name: str, needs: str, home: Path) -> None:
         assert (read.status_code, read.headers["ETag"]) == (200, created.headers["ETag"])
         assert read.json()["credentials"]["password"] == "**********"
         assert put(headers=a).status_code in {412, 428}
-        assert put(headers=a | {"If-Match": '"x"'}).status_code == 412
+        never_given = httpx.Headers(a)
+        for text in ('"x"', '"ä"'):
+            never_given["If-Match"] = text
+            assert put(headers=never_given).status_code == 412
         seen = a | {"If-Match": read.headers["ETag"]}
         changed = put(content=BODY.replace(b"993", b"1"), headers=seen)
         assert changed.status_code in {200, 204}
@@ -138,8 +152,10 @@ def test_the_services_answer(name: str, needs: str, home: Path) -> None:
         assert http.get("/accounts/mail/me.account", headers=a).headers["ETag"] == changed.headers["ETag"]
         assert http.get("/accounts/mail/me.account", headers=a | {"X-Tenant": "b"}).status_code == 404
         assert http.get("/accounts/mail/me.multi.account", headers=a).status_code == 404
-        bad = http.put("/accounts/mail/me.account", content=b'{"host": 1}', headers=a | {"If-None-Match": "*"})
-        assert bad.status_code in {400, 422}
+        seen = a | {"If-Match": changed.headers["ETag"]}
+        twice, misspelt = BODY.replace(b'"port"', b'"port":1,"port"'), b'{"hots":"",' + BODY[1:]
+        for bad in (read.content, b'{"host": 1}', twice, misspelt):
+            assert put(content=bad, headers=seen).status_code == 422
         assert http.get("/ready").json() == {"status": "ready"}
         (home / "accounts" / "tenants" / "a" / "mail" / "me.account").write_bytes(b"{")
         assert http.get("/accounts/mail/me.account", headers=a).status_code == 500
@@ -173,6 +189,58 @@ def test_the_workers_lose_no_change(home: Path) -> None:
     assert ports.strip().splitlines()[-1] == str([*range(1001, 1021)])
     with BlockingAccountStore.open() as store:
         assert store.get(AT).port == 1020
+
+
+CHANGES = """
+import celery_worker as worker
+from accountstore import UnavailableError, UncertainError
+
+class Store:
+    def __init__(self, error):
+        self.error, self.calls = error, 0
+
+    def update(self, *_):
+        self.calls += 1
+        raise self.error("lost")
+
+for error in (UnavailableError, UncertainError):
+    worker._stores[:] = [Store(error)]
+    print(error.__name__, worker.change_port.apply(["me.account"]).state, worker._stores[0].calls)
+"""
+
+
+@pytest.mark.once
+def test_a_worker_repeats_no_change_that_it_may_have_made(home: Path) -> None:
+    """A task whose storage is out of reach is tried six times in all, and one whose outcome is unknown once."""
+    pytest.importorskip("celery")
+    output = run([*PYTHON, "-c", CHANGES], home, PYTHONPATH=str(EXAMPLES))
+    assert output == "UnavailableError FAILURE 6\nUncertainError FAILURE 1\n"
+
+
+FIRST_REQUESTS = """
+import threading, time, types
+import django_view as view
+
+opened = []
+
+def slow():
+    time.sleep(0.2)
+    opened.append("store")
+
+view.BlockingAccountStore = types.SimpleNamespace(open=slow)
+threads = [threading.Thread(target=view.store) for _ in range(8)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+print(opened)
+"""
+
+
+def test_first_requests_at_once_open_one_store(home: Path) -> None:
+    """Threads of Django's that all come first share what one of them has opened."""
+    pytest.importorskip("django")
+    assert run([*PYTHON, "-c", FIRST_REQUESTS], home, PYTHONPATH=str(EXAMPLES), DJANGO_SECRET_KEY="k") == "['store']\n"
 
 
 @pytest.mark.once
@@ -249,8 +317,8 @@ def test_the_notebook_runs(home: Path) -> None:
 @pytest.mark.once
 def test_the_poller_prints_what_the_page_says(home: Path) -> None:
     """Against a real IMAP server, behind TLS, the poller logs in by password and by a token that it has exchanged for
-    an expired one; tells of a wrong password without showing it, and of a server without the TLS that the document
-    wants; and passes over what is not IMAP.
+    an expired one; tells of a wrong password, with an umlaut, without showing it, and of a server without the TLS that
+    the document wants; passes over what is not IMAP; and a name that no server can have stops no other.
     """
     for package in ("pymap", "httpx2"):
         pytest.importorskip(package)
@@ -272,7 +340,7 @@ def test_the_poller_prints_what_the_page_says(home: Path) -> None:
             credentials=PasswordCredentials(login="me", password="access-1"),
         )
         token = OAuthCredentials(login="me", client_id="c", refresh_token="refresh-0", request_url=endpoint)
-        wrong = PasswordCredentials(login="me", password="canary")
+        wrong = PasswordCredentials(login="me", password="cänary")
         with BlockingAccountStore.open() as store:
             for name, account in {
                 "by-password": implicit,
@@ -285,8 +353,42 @@ def test_the_poller_prints_what_the_page_says(home: Path) -> None:
         for _ in range(2):
             output = run([*PYTHON, str(EXAMPLES / "imap_poller.py"), endpoint], home, SSL_CERT_FILE=authority)
             assert sorted(output.splitlines()) == SHOWN[1].splitlines()
-            assert "canary" not in output
+            assert "nary" not in output
+        with BlockingAccountStore.open() as store:
+            store.save(Location("odd.account", folder="mail"), replace(implicit, host="imap..example.com"))
+        output = run([*PYTHON, str(EXAMPLES / "imap_poller.py"), endpoint], home, SSL_CERT_FILE=authority)
+        odd = re.search(r"^mail/odd\.account: Unicode\w*Error\n", output, re.MULTILINE)
+        assert odd is not None
+        assert sorted(output.replace(odd[0], "").splitlines()) == SHOWN[1].splitlines()
         assert provider.exchanges == 1
+
+
+class Silent:
+    """A connection to a server that does not answer a search which finds nothing."""
+
+    capabilities = ()
+
+    def __init__(self, _: Account) -> None: ...
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def login(self, *_: object) -> None: ...
+
+    def select(self, *_: object, readonly: bool) -> None: ...
+
+    def search(self, *_: object) -> tuple[str, list[None]]:
+        return "OK", [None]
+
+
+def test_a_search_that_is_not_answered_has_found_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some servers do not say that no message is unseen."""
+    pytest.importorskip("httpx2")
+    poller = example("imap_poller")
+    monkeypatch.setattr(poller, "connect", Silent)
+    assert poller.unseen(ACCOUNT) == 0
 
 
 def test_each_example_is_run() -> None:
