@@ -404,7 +404,8 @@ def test_the_session_goes_as_recorded(tmp_path: Path, monkeypatch: pytest.Monkey
     for command in typed():
         if (config := Path("accountstore.toml")).exists():
             config.write_text(_replaced(config.read_text(), real))
-        output = run(["bash", "-ec", _replaced(command, real)], tmp_path, **environment)
+        in_order = f"exec 2>&1; export PYTHONUNBUFFERED=1\n{_replaced(command, real)}"  # as on a terminal
+        output = run(["bash", "-ec", in_order], tmp_path, **environment)
         session += f"$ {command}\n" + re.sub(rf"{tmp_path}(\S*)", _at_home, output)
     if "ACCOUNTSTORE_RECORD" in os.environ:
         SESSION.write_text(re.sub(" +$", "", session, flags=re.MULTILINE))
