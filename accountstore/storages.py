@@ -151,7 +151,7 @@ async def open_storages(config: StoreConfig | str | os.PathLike[str] | None, /, 
         ConfigError: with the storage's name, and the path of the key in the file where there is one.
     """
     try:
-        path, loaded, default = await to_thread.run_sync(_load, config)
+        where, loaded, default = await to_thread.run_sync(_load, config)
     except RuntimeError as error:
         if isinstance(error, AccountStoreError) or "thread" not in str(error):
             raise
@@ -161,7 +161,7 @@ async def open_storages(config: StoreConfig | str | os.PathLike[str] | None, /, 
     try:
         for name, storage in loaded.storages.items():
             wanted = replace(storage, read_only=True) if read_only else storage
-            storages[name] = await _open(name, wanted, loaded.max_bytes, path)
+            storages[name] = await _open(name, wanted, loaded.max_bytes, where)
     except BaseException:
         with suppress(AccountStoreError):
             await opened.aclose()
@@ -169,15 +169,19 @@ async def open_storages(config: StoreConfig | str | os.PathLike[str] | None, /, 
     return opened
 
 
-def _load(config: StoreConfig | str | os.PathLike[str] | None, /) -> tuple[str | None, StoreConfig, str]:
-    """The file of the configuration, the configuration, and its default storage's name."""
+def _load(config: StoreConfig | str | os.PathLike[str] | None, /) -> tuple[str, StoreConfig, str]:
+    """How errors begin, with the file of the configuration; the configuration; and its default storage's name."""
     path = find_config(config)
     loaded = load_config(config if path is None else path)
-    return path, loaded, loaded.default_name()
+    where, default = "" if path is None else f"{path}: ", loaded.default_name()
+    if path is None and not isinstance(config, StoreConfig):
+        url = loaded.storages[default].url
+        where = f"no configuration was found (ACCOUNTSTORE_CONFIG), and documents go to {url} (XDG_DATA_HOME): "
+    return where, loaded, default
 
 
-async def _open(name: str, config: StorageConfig, max_bytes: int, path: str | None, /) -> Storage:
-    where = ("" if path is None else f"{path}: ") + key_of("storages", name)
+async def _open(name: str, config: StorageConfig, max_bytes: int, where: str, /) -> Storage:
+    where += key_of("storages", name)
     key = ".codec"
     try:
         codec = find_codec(config.codec)
