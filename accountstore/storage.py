@@ -38,15 +38,15 @@ if TYPE_CHECKING:
 D = TypeVar("D", bound=Account | MultiAccount)
 T_co = TypeVar("T_co", covariant=True)
 T = TypeVar("T")
-_PAUSE = 0.02
-_MANY = 500
-"""Accounts that are about as large."""
 _TO_GIVE: Mapping[str, str] = {
     "NoneType": ": a function that is given to an update returns the new document",
     "Stored": ": give its `document`",
     "dict": ": `from_json` makes one of JSON",
 }
 """What to give instead, by the type of what was given."""
+_PAUSE = 0.02
+_MANY = 500
+"""Accounts that are about as large."""
 _NO_FIELDS: Mapping[str, object] = MappingProxyType({})
 
 

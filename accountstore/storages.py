@@ -151,11 +151,15 @@ async def open_storages(config: StoreConfig | str | os.PathLike[str] | None, /, 
         ConfigError: with the storage's name, and the path of the key in the file where there is one.
     """
     try:
-        where, loaded, default = await to_thread.run_sync(_load, config)
+        path, loaded, default = await to_thread.run_sync(_load, config)
     except RuntimeError as error:
         if isinstance(error, AccountStoreError) or "thread" not in str(error):
             raise
         raise UnavailableError("no thread can be started", sent=False) from None
+    where = "" if path is None else f"{path}: "
+    if path is None and config is None:
+        folder = loaded.storages[default].url
+        where = f"no configuration was found (ACCOUNTSTORE_CONFIG), and documents go to {folder} (XDG_DATA_HOME): "
     storages: dict[str, Storage] = {}
     opened = Storages(storages, default, loaded)
     try:
@@ -169,15 +173,11 @@ async def open_storages(config: StoreConfig | str | os.PathLike[str] | None, /, 
     return opened
 
 
-def _load(config: StoreConfig | str | os.PathLike[str] | None, /) -> tuple[str, StoreConfig, str]:
-    """How errors begin, with the file of the configuration; the configuration; and its default storage's name."""
+def _load(config: StoreConfig | str | os.PathLike[str] | None, /) -> tuple[str | None, StoreConfig, str]:
+    """The file of the configuration, the configuration, and its default storage's name."""
     path = find_config(config)
     loaded = load_config(config if path is None else path)
-    where, default = "" if path is None else f"{path}: ", loaded.default_name()
-    if path is None and not isinstance(config, StoreConfig):
-        url = loaded.storages[default].url
-        where = f"no configuration was found (ACCOUNTSTORE_CONFIG), and documents go to {url} (XDG_DATA_HOME): "
-    return where, loaded, default
+    return path, loaded, loaded.default_name()
 
 
 async def _open(name: str, config: StorageConfig, max_bytes: int, where: str, /) -> Storage:

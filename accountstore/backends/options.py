@@ -21,17 +21,6 @@ _OWN = frozenset({*INSTANCE, "loop"})
 _BYTES = frozenset({"SSECustomerKey", "CopySourceSSECustomerKey"})
 """Keys as they are, of which a client makes text."""
 
-_OTHERS: Mapping[str, tuple[str, str]] = {
-    **dict.fromkeys(
-        ("region", "region_name", "aws_region", "aws_default_region"), ("client_kwargs", "client_kwargs.region_name")
-    ),
-    "aws_access_key_id": ("key", "key"),
-    "aws_secret_access_key": ("secret", "secret"),
-    "aws_session_token": ("token", "token"),
-    **dict.fromkeys(("host", "hostname", "port"), ("endpoint_url", "endpoint_url, which has host and port")),
-}
-"""What is known by other clients' names: an option, and what to say."""
-
 TEXT: tuple[type, ...] = (str,)
 FLAG: tuple[type, ...] = (bool,)
 WHOLE: tuple[type, ...] = (int,)
@@ -44,6 +33,17 @@ _WORDS: Mapping[type, str] = {
     float: "a number",
     Mapping: "a table",
 }
+
+_OTHERS: Mapping[str, tuple[str, str]] = {
+    **dict.fromkeys(
+        ("region", "region_name", "aws_region", "aws_default_region"), ("client_kwargs", "client_kwargs.region_name")
+    ),
+    "aws_access_key_id": ("key", "key"),
+    "aws_secret_access_key": ("secret", "secret"),
+    "aws_session_token": ("token", "token"),
+    **dict.fromkeys(("host", "hostname", "port"), ("endpoint_url", "endpoint_url, which has host and port")),
+}
+"""What is known by other clients' names: an option, and what to say."""
 
 
 def check_options(

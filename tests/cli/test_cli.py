@@ -433,7 +433,7 @@ def test_ls_and_check_name_what_no_location_names(tree: None) -> None:
     for name in ("e\u0301.account", "mail/a#b.account", "DOMAIN\\me.account", "a:\n.account"):
         Path("first", name).touch()
     told = [
-        "'e\u0301.account' (file name: is not in Unicode normal form C)",
+        "'e\u0301.account' (file name: is not in Unicode normal form C",
         *(f"{name!r} (file name: has a " for name in ("mail/a#b.account", "DOMAIN\\me.account", "a:\n.account")),
     ]
     for arguments, count in (("ls -r", 4), ("ls", 3)):

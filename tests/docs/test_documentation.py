@@ -46,10 +46,10 @@ RUN = {
     "migration.md": {"sh": 1, "python": 1},
     "observing.md": {"python": 2},
     "reading.md": {"python": 2},
-    "refresh.md": {"text": 2, "python": 1},
+    "refresh.md": {"text": 2, "python": 2},
     "service.md": {"python": 3},
     "storages.md": {"toml": 1},
-    "store.md": {"python": 1},
+    "store.md": {"python": 2},
     "testing.md": {"python": 3},
     "tutorial.md": {"toml": 3, "sh": 9, "python": 2, "text": 2},
 }
@@ -111,9 +111,12 @@ def test_each_page_is_in_the_index() -> None:
     assert sorted(listed) == sorted({page.removesuffix(".md") for page in PAGES} - {"index"} | {"commands"})
 
 
-def test_update_and_error_examples_do_what_they_say(names: Any) -> None:
-    """The update example sets port 143; the error example gives None for a missing document, and one that is there."""
-    find, use_starttls = names("docs/errors.md")["find"], names("docs/store.md")["use_starttls"]
+def test_update_and_error_examples_do_what_they_say(names: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    """The update example sets port 143; the error example gives None for a missing document, and one that is there; and
+    that of many documents names those that it could not create, and prints the others.
+    """
+    find, page = names("docs/errors.md")["find"], names("docs/store.md")
+    use_starttls, save_all, hosts = page["use_starttls"], page["save_all"], page["hosts"]
 
     async def look() -> None:
         store = store_over({"m": MemoryBackend()})
@@ -123,8 +126,14 @@ def test_update_and_error_examples_do_what_they_say(names: Any) -> None:
         assert await find(store, "x.account") == ACCOUNT
         await use_starttls(store, location)
         assert (await store.get(location)).port == 143
+        other = Location("y.account")
+        assert await save_all(store, {location: ACCOUNT, other: ACCOUNT}) == [location]
+        await hosts(store, [Location("none.account"), other])
 
     anyio.run(look)
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.startswith("none.account: there is no such document")
+    assert second.startswith(f"y.account {ACCOUNT.host} ")
 
 
 def test_body_example_guards_against_a_lost_update(names: Any) -> None:
