@@ -228,7 +228,9 @@ def _check_url(where: str, storage: StorageConfig, /) -> None:
     if not mark and ":" in scheme.partition("/")[0]:
         raise ConfigError(f"{where}: the url must be scheme://... or a folder")
     if found := re.search(r"\$\{\w*}?", storage.redacted_url):
-        raise ConfigError(f"{where}: has {found[0]}, and only a configuration file takes ${{NAME}} for a variable")
+        raise ConfigError(
+            f"{where}: has {found[0]}, and no url has that: a configuration file takes ${{NAME}} for a variable"
+        )
     if mark and scheme in _LOCAL and place[:1] not in {"/", "~"}:
         raise ConfigError(f"{where}: the url of a folder begins with {scheme}:///")
     folder = place if scheme in _LOCAL else storage.url

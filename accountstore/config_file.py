@@ -10,7 +10,7 @@
     options = { username = "mail", password = "${SFTP_PASSWORD}" }
     codec = "msgpack"
 
-`${NAME}` in any text of the file is replaced from the environment; `$${` is a literal `${`.
+`${NAME}` in any text of the file is replaced from the environment; `$${` is a literal `${`, which no URL has.
 """
 
 from __future__ import annotations
@@ -170,7 +170,10 @@ def _convert(table: Mapping[str, Any], kind: type[S], where: str = "", /) -> S:
     known = kind.__struct_fields__
     for key in table:
         if key not in known:
-            raise ConfigError((where and f"{where}: ") + f"unknown key {key!r}{did_you_mean(key, known)}")
+            hint = did_you_mean(key, known)
+            if kind is StorageConfig and hint.startswith("; known"):
+                hint += f"; what the client below takes belongs in {where}.options"
+            raise ConfigError((where and f"{where}: ") + f"unknown key {key!r}{hint}")
     return check_types(where, table, kind)
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 from msgspec.structs import force_setattr
 
-from accountstore.errors import AccountStoreError
+from accountstore.errors import AccountStoreError, LocationError
 from accountstore.validation import check_file_name, check_folder, check_path, check_storage_name, join
 
 NO_LOCATION = "a document's place is a Location: Location('x.account', folder='mail'), or Location.parse(text)"
@@ -69,6 +69,8 @@ class Location(
             LocationError: a name is not allowed, or a colon stands after an empty storage name.
         """
         storage, colon, path = text.rpartition(":")
+        if path.startswith("//"):
+            raise LocationError("a URL is a storage's, in the configuration; a location is storage:folder/file")
         if colon:
             check_storage_name(storage)
         folder, slash, name = path.rpartition("/")

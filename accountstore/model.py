@@ -38,7 +38,7 @@ def _conceal(document: Struct, name: str, /) -> None:
     """Make the text of a field a `Secret`. Raises `TypeError` for what is no text, which no frame shows."""
     if isinstance(getattr(document, name), str):
         force_setattr(document, name, Secret(getattr(document, name)))
-    elif not isinstance(getattr(document, name), (Secret, NoneType)):
+    elif not isinstance(getattr(document, name), Secret):
         force_setattr(document, name, None)
         raise TypeError(f"{name} must be a str or a Secret")
 

@@ -38,6 +38,12 @@ if TYPE_CHECKING:
 D = TypeVar("D", bound=Account | MultiAccount)
 T_co = TypeVar("T_co", covariant=True)
 T = TypeVar("T")
+_TO_GIVE: Mapping[str, str] = {
+    "NoneType": ": a function that is given to an update returns the new document",
+    "Stored": ": give its `document`",
+    "dict": ": `from_json` makes one of JSON",
+}
+"""What to give instead, by the type of what was given."""
 _PAUSE = 0.02
 _MANY = 500
 """Accounts that are about as large."""
@@ -135,7 +141,8 @@ class Storage(Struct, frozen=True, eq=False):
         Raises `EncodeError`, `TooLargeError`.
         """
         if type(document) is not kind:
-            raise EncodeError(f"is not of type {kind.__name__}")
+            wrong = type(document).__name__
+            raise EncodeError(f"is not of type {kind.__name__}, but {wrong}{_TO_GIVE.get(wrong, '')}")
         codec = self.codec
         if original is None:
             data = SecretBytes(codec.encode(document))

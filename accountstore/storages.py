@@ -160,12 +160,16 @@ async def open_storages(config: StoreConfig | str | os.PathLike[str] | None, /, 
         if isinstance(error, AccountStoreError) or "thread" not in str(error):
             raise
         raise UnavailableError("no thread can be started", sent=False) from None
+    where = "" if path is None else f"{path}: "
+    if path is None and config is None:
+        folder = loaded.storages[default].url
+        where = f"no configuration was found (ACCOUNTSTORE_CONFIG), and documents go to {folder} (XDG_DATA_HOME): "
     storages: dict[str, Storage] = {}
     opened = Storages(storages, default, loaded)
     try:
         for name, storage in loaded.storages.items():
             wanted = replace(storage, read_only=True) if read_only else storage
-            storages[name] = await _open(name, wanted, loaded.max_bytes, path)
+            storages[name] = await _open(name, wanted, loaded.max_bytes, where)
     except BaseException:
         with suppress(AccountStoreError):
             await opened.aclose()
@@ -183,8 +187,8 @@ def _load(config: StoreConfig | str | os.PathLike[str] | None, /) -> tuple[str |
     return path, loaded, loaded.default_name()
 
 
-async def _open(name: str, config: StorageConfig, max_bytes: int, path: str | None, /) -> Storage:
-    where = ("" if path is None else f"{path}: ") + key_of("storages", name)
+async def _open(name: str, config: StorageConfig, max_bytes: int, where: str, /) -> Storage:
+    where += key_of("storages", name)
     key = ".codec"
     try:
         codec = find_codec(config.codec)

@@ -84,7 +84,9 @@ def _check_segment(text: str, what: str, /) -> None:
         from unicodedata import is_normalized
 
         if not is_normalized("NFC", text):
-            raise LocationError(f"{what}: is not in Unicode normal form C")
+            raise LocationError(
+                f'{what}: is not in Unicode normal form C, as unicodedata.normalize("NFC", name) makes it'
+            )
         length = len(text.encode())
     if length > MAX_SEGMENT:
         raise LocationError(f"{what}: a segment is longer than {MAX_SEGMENT} bytes")

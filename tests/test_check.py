@@ -237,7 +237,7 @@ async def test_check_names_what_listings_leave_out(prefix: str) -> None:
     result = await store_over({"main": backend}).scoped(prefix).check()
     left_out = {item.path: item.reason for item in result.skipped}
     assert left_out.keys() == {"x/a#b.account", "e\u0301.account", *(() if prefix else ("other/c#.account",))}
-    assert left_out["e\u0301.account"] == "file name: is not in Unicode normal form C"
+    assert left_out["e\u0301.account"].startswith("file name: is not in Unicode normal form C")
     assert {item.storage for item in result.skipped} == {"main"}
     assert (result.ok, result.complete) == (True, True)
 

@@ -124,6 +124,13 @@ async def test_the_default_storage_is_a_folder_in_the_users_data(tmp_path: Path)
     assert root.stat().st_mode & 0o777 == 0o700
 
 
+def test_a_default_folder_that_cannot_be_made_is_told_whole(tmp_path: Path) -> None:
+    """Where no configuration was found, the message says where documents go, and what names another place."""
+    (tmp_path / "home" / "data").write_bytes(b"")
+    said = str(failure(None))
+    assert [part for part in (str(tmp_path), "XDG_DATA_HOME", "ACCOUNTSTORE_CONFIG") if part not in said] == []
+
+
 def test_a_file_that_is_asked_for_must_be_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A named file that is missing, or no file, is a `ConfigError` with its path; nothing else is taken instead."""
     write(MEMORY % "here", tmp_path / "work" / "accountstore.toml")
@@ -244,6 +251,7 @@ FAULTS: Mapping[str, tuple[str, str, tuple[str, ...]]] = {
     "the table of storages": ('[storage.a]\nurl = "memory://"\n', "", ("unknown key 'storage'", "storages")),
     "a key of a storage": (A + 'cdec = "json"\n', "storages.a: ", ("'cdec'", "'codec'")),
     "a key of the second storage": (A + B + "optoins = {}\n", "storages.b: ", ("'options'",)),
+    "an option beside the url": (A + 'key = "x"\n', "storages.a: ", ("unknown key 'key'", "in storages.a.options")),
     "a key like none": (A + "xyzzy = 1\n", "storages.a: ", ("xyzzy", KEYS)),
     "a quoted name": (MEMORY % '"First Storage"' + "ulr = 1\n", 'storages."First Storage": ', ()),
     "a name with a dot": (MEMORY % '"a.b"' + "ulr = 1\n", 'storages."a.b": ', ("'ulr'", "'url'")),

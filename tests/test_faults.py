@@ -10,7 +10,8 @@ import pytest
 from doubles import BatchMemory, memory_harness
 
 from accountstore.backends.base import Blob, Write
-from accountstore.testing import BackendTests, Fault, FaultyBackend, Harness
+from accountstore.backends.memory import MemoryBackend
+from accountstore.testing import BackendTests, Fault, FaultyBackend, Harness, store_over
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -97,3 +98,19 @@ async def test_a_hanging_call_ends_when_it_is_cancelled(memory: BatchMemory, ope
     assert await content(memory) == b"old"
     await CALLS[operation](backend)
     assert backend.calls[operation] == 2
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: Fault("save"), "operation must be one of a backend's: read, "),  # type: ignore[arg-type]
+        (lambda: Fault("write", 1, "during"), "moment must be one of a backend's: before, "),  # type: ignore[arg-type]
+        (lambda: Fault("write", 0), "nth must be 1 or more"),
+        (lambda: store_over(MemoryBackend()), "by their storages' names"),  # type: ignore[arg-type]
+        (lambda: store_over({}), "by their storages' names"),
+    ],
+)
+def test_what_would_never_happen_is_refused(make: Callable[[], object], said: str) -> None:
+    """A fault that no call can meet, and a store on no backend, are errors where they are written."""
+    with pytest.raises((TypeError, ValueError), match=said):
+        make()

@@ -164,7 +164,7 @@ async def test_names_that_are_no_locations_are_told(store: AccountStore, tmp_pat
         deep,
     }
     reasons = {item.path: item.reason for item in left_out}
-    assert reasons["e\u0301.account"] == "file name: is not in Unicode normal form C"
+    assert reasons["e\u0301.account"].startswith("file name: is not in Unicode normal form C")
     assert reasons[deep] == f"folder and file name: longer than {MAX_PATH} bytes"
 
 

@@ -126,9 +126,11 @@ def test_json_is_the_seeds_storage_file_location(text: str, location: Location) 
         (lambda: Location("mail/a.account"), "file name: has a slash: its folder is an argument of its own, `folder`"),
         (lambda: Location("a.account", folder="mail/"), r"folder: .*no slash at its ends"),
         (lambda: Location("a.account", folder="/mail"), r"folder: .*no slash at its ends"),
+        (lambda: Location.parse("s3://bucket/a.account"), "a URL is a storage's, in the configuration"),
+        (lambda: Location("u\u0308.account"), r'unicodedata.normalize\("NFC", name\)'),
     ],
 )
-def test_a_slash_in_a_wrong_place_is_told(make: Callable[[], Location], hint: str) -> None:
+def test_what_is_wrong_with_a_name_is_told(make: Callable[[], Location], hint: str) -> None:
     """The message says what to write instead."""
     with pytest.raises(LocationError, match=hint):
         make()

@@ -131,10 +131,15 @@ class Octets(bytes):
     """Bytes of a subclass."""
 
 
-@pytest.mark.parametrize("value", [b"hunter2", bytearray(b"hunter2"), Octets(b"hunter2"), ["hunter2"], 5])
+@pytest.mark.parametrize("value", [b"hunter2", bytearray(b"hunter2"), Octets(b"hunter2"), ["hunter2"], 5, None])
 @pytest.mark.parametrize("name", ["password", "client_secret", "refresh_token", "access_token"])
 def test_a_secret_that_is_no_text_is_refused_at_once(name: str, value: Any) -> None:
-    """Anything but text is a `TypeError` when the credentials are made, which shows it in no frame of the library."""
+    """Anything but text is a `TypeError` when the credentials are made, which shows it in no frame of the library; but
+    for None, where there need not be any.
+    """
+    if value is None and name in {"client_secret", "access_token"}:
+        assert getattr(OAuthCredentials(login="l", refresh_token="r", **{name: None}), name) is None
+        return
     kind: Any = PasswordCredentials if name == "password" else OAuthCredentials
     words: dict[str, Any] = {"login": "l", "refresh_token": "r"} if kind is OAuthCredentials else {"login": "l"}
     with pytest.raises(TypeError, match=f"^{name} must be a str or a Secret$") as caught:

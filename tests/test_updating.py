@@ -113,8 +113,10 @@ async def test_an_error_of_the_change_comes_out_as_it_is(store: AccountStore, er
 async def test_a_change_that_returns_no_account_writes_nothing(store: AccountStore, result: Any) -> None:
     """A function that returns anything but an account is an `EncodeError`: such as one that forgot its return."""
     version = await store.save(AT, ACCOUNT)
-    with raises(EncodeError, location=AT):
+    with raises(EncodeError, location=AT) as caught:
         await store.update(AT, lambda _: result)
+    if type(result) is not Account:
+        assert f"is not of type Account, but {type(result).__name__}" in str(caught.value)
     assert (await store.stat(AT)).version == version
 
 

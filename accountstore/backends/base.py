@@ -5,7 +5,6 @@ Names, codecs, retries and error wrapping are the store's work. `accountstore.te
 
 from __future__ import annotations
 
-import errno
 import os
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from datetime import datetime
@@ -15,6 +14,7 @@ from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, final
 from msgspec import Struct
 
 from accountstore.aio.pages import pages_by_cursor, pages_of
+from accountstore.backends.classify import classify_error
 from accountstore.errors import (
     BackendError,
     ConfigError,
@@ -324,35 +324,3 @@ def digest(data: bytes | Iterable[bytes], /) -> Version:
 def only_version(stat: Stat, /) -> list[VersionInfo]:
     """The versions of a document of which the storage keeps the current state alone."""
     return [VersionInfo(None, stat.version, stat.size, stat.modified, current=True)]
-
-
-_BY_ERRNO: Mapping[int, type[BackendError]] = {
-    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), FullError),
-    errno.EROFS: DeniedError,
-    errno.ENXIO: NotRegularError,  # a socket
-    **dict.fromkeys((errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.ENOTEMPTY), NotRegularError),
-    **dict.fromkeys((errno.ESTALE, errno.EAGAIN, errno.EBUSY, errno.EMFILE, errno.ENFILE), UnavailableError),
-    **dict.fromkeys((errno.ENOTCONN, errno.EHOSTDOWN, errno.EHOSTUNREACH), UnavailableError),
-    **dict.fromkeys((errno.ENETDOWN, errno.ENETUNREACH), UnavailableError),
-}
-
-
-def classify_error(error: Exception, /) -> type[BackendError]:
-    """The class of ours for what a backend raised: its own, or that of an `OSError` by errno and then by type."""
-    if isinstance(error, BackendError):
-        return type(error)
-    if type(error).__name__ == "gaierror":  # of socket, which this module does not need; its numbers are no errnos
-        return UnavailableError
-    if isinstance(error, OSError) and isinstance(error.errno, int) and error.errno in _BY_ERRNO:
-        return _BY_ERRNO[error.errno]
-    match error:
-        case FileNotFoundError():
-            return NotFoundError
-        case FileExistsError():
-            return ExistsError
-        case PermissionError():
-            return DeniedError
-        case ConnectionError() | TimeoutError() | BlockingIOError() | EOFError():
-            return UnavailableError
-        case _:
-            return BackendError

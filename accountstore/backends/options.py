@@ -39,6 +39,17 @@ _WORDS: Mapping[type, str] = {
     Mapping: "a table",
 }
 
+_OTHERS: Mapping[str, tuple[str, str]] = {
+    **dict.fromkeys(
+        ("region", "region_name", "aws_region", "aws_default_region"), ("client_kwargs", "client_kwargs.region_name")
+    ),
+    "aws_access_key_id": ("key", "key"),
+    "aws_secret_access_key": ("secret", "secret"),
+    "aws_session_token": ("token", "token"),
+    **dict.fromkeys(("host", "hostname", "port"), ("endpoint_url", "endpoint_url, which has host and port")),
+}
+"""What is known by other clients' names: an option, and what to say."""
+
 
 def check_options(
     options: Mapping[str, object], client: Callable[..., object], kinds: Mapping[str, tuple[type, ...]], /, *more: str
@@ -57,7 +68,13 @@ def check_names(options: Collection[str], known: Collection[str], /, place: str 
     """Raise `ConfigError` for a name that is not known; `place` is where they stand."""
     for name in options:
         if name not in known:
-            raise ConfigError(f"{place}: unknown {name!r}{did_you_mean(name, known)}")
+            raise ConfigError(f"{place}: unknown {name!r}{hint(name, known)}")
+
+
+def hint(name: str, known: Collection[str], /) -> str:
+    """The end of a message about an unknown option: what other clients call so, or the nearest one."""
+    option, said = _OTHERS.get(name.lower(), ("", ""))
+    return f"; here it is {said}" if option in known else did_you_mean(name, known)
 
 
 def check_kinds(

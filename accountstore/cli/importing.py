@@ -180,6 +180,8 @@ def _chosen(file: str, accounts: Sequence[Found | Refused], names: Sequence[str]
     for account in chosen:
         if not isinstance(account, Found):
             print_error(f"{account.name!r} is not imported: {account.reason}")
+        elif account.left_out:
+            print_error(f"{account.name!r} is imported without {account.left_out}")
     found = [account for account in chosen if isinstance(account, Found)]
     return found, len(found) == len(chosen)
 

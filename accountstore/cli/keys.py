@@ -193,7 +193,8 @@ def _run(context: typer.Context, documents: _Documents, /) -> None:
                 counts["failed"] += 1
             else:
                 if result.outcome == "stale":
-                    print_error(f"{location}: {', '.join(result.key_ids) or 'plaintext'}")
+                    ids = ", ".join(result.key_ids)
+                    print_error(f"{location}: {f'is sealed with the key {ids}' if ids else 'is plaintext'}")
                 counts[result.outcome] += 1
             if on_terminal() and not counts.total() % _EVERY:
                 console(stderr=True).print(f"{counts.total():,} documents", end="\r")

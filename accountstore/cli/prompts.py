@@ -87,7 +87,7 @@ def _ask_multi() -> MultiAccount:
 
 def _ask_account() -> Account:
     host = _ask_text("Host")
-    port = _ask("Port", type=_PORT)
+    port = int(_ask_needed("Port", _PORT))
     protocol = _choose("Protocol", ProtocolType, protocol_of(port) or "IMAP")
     security = _choose("Security", SecurityOptions, "SSLAuto")
     kind = _choose("Credentials", ("password", "OAuth", "none"), "password")
@@ -121,12 +121,17 @@ def _ask(label: str, /, *, question: Callable[..., Any] = click.prompt, **option
 
 
 def _ask_text(label: str, /) -> str:
-    def filled(answer: str) -> str:
+    return str(_ask_needed(label, click.STRING))
+
+
+def _ask_needed(label: str, kind: click.ParamType[Any], /, *, hide_input: bool = False) -> Any:
+    def filled(answer: str) -> Any:
         if not answer.strip():
             raise click.BadParameter("It cannot be empty.")
-        return answer.strip()
+        return kind.convert(answer if hide_input else answer.strip(), None, None)
 
-    return str(_ask(label, value_proc=filled))
+    # With a default, as click asks again without a word after an empty line.
+    return _ask(label, value_proc=filled, hide_input=hide_input, default="", show_default=False)
 
 
 def _ask_optional(label: str, /) -> str | None:
@@ -135,7 +140,7 @@ def _ask_optional(label: str, /) -> str | None:
 
 def _ask_secret(label: str, /, *, required: bool = True) -> Secret:
     if required:
-        return Secret(_ask(f"{label} (hidden)", hide_input=True))
+        return Secret(_ask_needed(f"{label} (hidden)", click.STRING, hide_input=True))
     return Secret(_ask(f"{label} (hidden, may be left empty)", hide_input=True, default="", show_default=False))
 
 

@@ -20,6 +20,7 @@ from accountstore import (
     OAuthCredentials,
 )
 from accountstore.cli.app import folder_of, in_store, location_of
+from accountstore.cli.completion import complete_folder, complete_location
 from accountstore.cli.documents import kind_at
 from accountstore.cli.exits import exit_codes
 from accountstore.cli.listing import no_documents
@@ -43,12 +44,20 @@ def refresh(
     location: Annotated[
         str | None,
         typer.Argument(
-            metavar="[LOCATION]", help="Where the document is: [STORAGE:][FOLDER/]FILE.", show_default=False
+            metavar="[LOCATION]",
+            help="Where the document is: [STORAGE:][FOLDER/]FILE.",
+            show_default=False,
+            autocompletion=complete_location,
         ),
     ] = None,
     everything: Annotated[
         str | None,
-        typer.Option("--all", metavar="FOLDER", help="All documents in a folder and below it: [STORAGE:][FOLDER]."),
+        typer.Option(
+            "--all",
+            metavar="FOLDER",
+            help="All documents in a folder and below it: [STORAGE:][FOLDER].",
+            autocompletion=complete_folder,
+        ),
     ] = None,
     within: Annotated[
         str, typer.Option("--within", metavar="TIME", help="Renew tokens that end within this time: 90s, 10m, 1h.")

@@ -12,6 +12,7 @@ import typer
 
 from accountstore import AccountStore, ConfigError, Secret
 from accountstore.cli.app import storage_named
+from accountstore.cli.completion import complete_storage
 from accountstore.cli.exits import exit_codes
 from accountstore.cli.help import Command, Group
 from accountstore.config_file import load_config
@@ -180,6 +181,7 @@ def add_client(
             help="On which storage; without it, the default one.",
             show_default=False,
             callback=storage_named,
+            autocompletion=complete_storage,
         ),
     ] = None,
     everything: Annotated[bool, typer.Option("--everything", help="It reaches all of all storages.")] = False,

@@ -60,7 +60,7 @@ def _read(path: str, /) -> tuple[str, Mapping[str, Any]]:
 def _extended(before: str, tables: Mapping[str, Any], name: str, added: str, /) -> str:
     """The text with one more client. Raises `ConfigError` unless a gateway would start with it."""
     if name in config_of(tables).clients:
-        raise ConfigError(f"there is a client {name!r} already")
+        raise ConfigError(f"there is a client {name!r} already: for a new secret, take its table out of the file first")
     after = f"{before.rstrip()}\n\n{added}"
     try:
         config_of(loads(after))

@@ -188,7 +188,7 @@ class Journal:
             if kept.get(name) != value:
                 raise JournalError(
                     f"{self.path}: was begun with {name} {kept.get(name)}, and this run has {value}: give the same, or"
-                    " another journal"
+                    " another journal: --journal with a path where there is none"
                 )
 
     def rows(self, after: str, most: int, /) -> list[Row]:

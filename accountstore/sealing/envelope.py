@@ -264,7 +264,8 @@ def open_content(envelope: Envelope, content_key: bytes, found: str, place: str,
 
 def moved(key_id: str, /) -> MovedError:
     """What is wrong with a document that stands at another place than it was sealed for."""
-    return MovedError("it was sealed for another storage id, folder or file name, and moved here", key_id=key_id)
+    said = "it was sealed for another storage id, folder or file name, and moved here"
+    return MovedError(f"{said}; of a storage that was renamed, `encryption.id` is the name before", key_id=key_id)
 
 
 def aes_gcm(key: bytes, /) -> _Aead:

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Literal, ParamSpec, TypeAlias, TypeVar, cast
+from typing import Literal, ParamSpec, TypeAlias, TypeVar, cast, get_args
 
 from anyio import sleep_forever
 from msgspec.structs import replace
@@ -46,6 +46,8 @@ Operation: TypeAlias = Literal[
     "read", "read_many", "write", "write_many", "stat", "delete", "scan", "versions", "usage", "aclose"
 ]
 
+Moment: TypeAlias = Literal["before", "after", "hang"]
+
 
 def _io_error() -> Exception:
     return OSError(errno.EIO, "Input/output error")
@@ -57,12 +59,22 @@ class Fault:
 
     `"before"`: it raises `error` and does nothing. `"after"`: it does its work and then raises, as when the answer is
     lost. `"hang"`: it does nothing until it is cancelled.
+
+    Raises:
+        ValueError: it would never happen: a backend has no such call, no call is the 0th, or no such moment is known.
     """
 
     operation: Operation
     nth: int = 1
-    moment: Literal["before", "after", "hang"] = "before"
+    moment: Moment = "before"
     error: Exception = field(default_factory=_io_error)
+
+    def __post_init__(self) -> None:
+        for what, given, kind in (("operation", self.operation, Operation), ("moment", self.moment, Moment)):
+            if given not in (known := get_args(kind)):
+                raise ValueError(f"{what} must be one of a backend's: {', '.join(known)}")
+        if not isinstance(cast("object", self.nth), int) or self.nth < 1:
+            raise ValueError("nth must be 1 or more")
 
 
 class FaultyBackend:
@@ -149,6 +161,8 @@ def store_over(
 
     It is an asynchronous context manager, and closes the backends. It tries nothing twice unless `attempts` says so.
     """
+    if not isinstance(cast("object", backends), Mapping) or not backends:
+        raise TypeError("store_over takes opened backends by their storages' names, such as {'main': MemoryBackend()}")
     storages: dict[str, Storage] = {}
     for name, backend in backends.items():
         client = StorageClient(name, backend, RetryPolicy(timeout, attempts), limit=max_bytes)

@@ -319,6 +319,11 @@ class _KeepsOldTokens(_KeepsTokens):
         return await super().write(key, data, mode=mode, write_token=write_token)
 
 
+@_fails("sequential_versioned_is_known_or_not")
+class _HasNoVersioned(BatchMemory):
+    versioned: Any = None
+
+
 class _Suite(BackendTests):
     """Less of it, as it runs often here."""
 

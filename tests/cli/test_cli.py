@@ -433,7 +433,7 @@ def test_ls_and_check_name_what_no_location_names(tree: None) -> None:
     for name in ("e\u0301.account", "mail/a#b.account", "DOMAIN\\me.account", "a:\n.account"):
         Path("first", name).touch()
     told = [
-        "'e\u0301.account' (file name: is not in Unicode normal form C)",
+        "'e\u0301.account' (file name: is not in Unicode normal form C",
         *(f"{name!r} (file name: has a " for name in ("mail/a#b.account", "DOMAIN\\me.account", "a:\n.account")),
     ]
     for arguments, count in (("ls -r", 4), ("ls", 3)):
@@ -761,7 +761,8 @@ def test_save_asks_on_a_terminal_and_hides_secrets() -> None:
     terminal.answer("Host: ", " ")
     terminal.answer("It cannot be empty.\nHost: ", b"\xff")
     terminal.answer("That is not text.\nHost: ", " imap.example.com ")
-    terminal.answer("Port: ", "70000000000")
+    terminal.answer("Port: ", "")
+    terminal.answer("It cannot be empty.\nPort: ", "70000000000")
     terminal.answer("Port: ", "993")
     terminal.answer("[IMAP]: ", "imapp")
     terminal.answer("[IMAP]: ", "")

@@ -346,6 +346,14 @@ def test_msmtp_is_taken_over_with_its_secrets() -> None:
     assert len(run("ls").out.splitlines()) == 4
 
 
+def test_a_login_that_msmtp_does_not_use_is_told() -> None:
+    """Without `auth` msmtp logs in nowhere, whatever user and password say: what is left out is told."""
+    text = "account a\nhost h\nuser me\npassword CANARY\n"
+    answer = imported("msmtp", text)
+    assert (answer.code, document_at("a.account")) == (0, account("h", 25, "None", "SMTP"))
+    assert answer.err == "accountstore: 'a' is imported without user and password, as there is no `auth on`\n"
+
+
 @pytest.mark.parametrize(
     ("text", "host", "port", "security"),
     [

@@ -448,6 +448,10 @@ async def test_options_are_checked_when_the_store_opens(service: str, name: str,
 
 def test_a_misspelt_option_is_told_with_the_one_that_is_meant() -> None:
     """The message has the name that is near."""
+    with pytest.raises(
+        ConfigError, match=r"'region' has no counterpart in obstore; here it is client_kwargs.region_name"
+    ):
+        translation.settings_of("s3", "bucket", {"region": "eu"})
     with pytest.raises(ConfigError, match=r"'endpont_url' has no counterpart in obstore.* 'endpoint_url'"):
         translation.settings_of("s3", "box", {"endpont_url": SECRET})
 

@@ -24,6 +24,9 @@ WRONG: dict[str, list[tuple[dict[str, Any], str]]] = {
     "s3": [
         ({"key": 1}, "options: 'key' must be a string"),
         ({"anon": "no"}, "options: 'anon' must be true or false"),
+        ({"region": CANARY}, "options: unknown 'region'; here it is client_kwargs.region_name"),
+        ({"aws_access_key_id": CANARY}, "options: unknown 'aws_access_key_id'; here it is key"),
+        ({"port": 9000}, "options: unknown 'port'; here it is endpoint_url, which has host and port"),
         ({"max_concurrency": CANARY}, "options: 'max_concurrency' must be a whole number"),
         ({"username": "u"}, "'key' and 'username' are two names of one"),
         ({"client_kwargs": CANARY}, "options: 'client_kwargs' must be a table"),

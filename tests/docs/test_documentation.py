@@ -47,10 +47,10 @@ RUN = {
     "migration.md": {"sh": 1, "python": 1},
     "observing.md": {"python": 2},
     "reading.md": {"python": 2},
-    "refresh.md": {"text": 2, "python": 1},
+    "refresh.md": {"text": 2, "python": 2},
     "service.md": {"python": 3},
     "storages.md": {"toml": 1},
-    "store.md": {"python": 1},
+    "store.md": {"python": 2},
     "testing.md": {"python": 3},
     "tutorial.md": {"toml": 3, "sh": 9, "python": 2, "text": 2},
 }
@@ -112,9 +112,12 @@ def test_each_page_is_in_the_index() -> None:
     assert sorted(listed) == sorted({page.removesuffix(".md") for page in PAGES} - {"index"} | {"commands"})
 
 
-def test_update_and_error_examples_do_what_they_say(names: Any) -> None:
-    """The update example sets port 143; the error example gives None for a missing document, and one that is there."""
-    find, use_starttls = names("docs/errors.md")["find"], names("docs/store.md")["use_starttls"]
+def test_update_and_error_examples_do_what_they_say(names: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    """The update example sets port 143; the error example gives None for a missing document, and one that is there; and
+    that of many documents names those that it could not create, and prints the others.
+    """
+    find, page = names("docs/errors.md")["find"], names("docs/store.md")
+    use_starttls, save_all, hosts = page["use_starttls"], page["save_all"], page["hosts"]
 
     async def look() -> None:
         store = store_over({"m": MemoryBackend()})
@@ -124,8 +127,14 @@ def test_update_and_error_examples_do_what_they_say(names: Any) -> None:
         assert await find(store, "x.account") == ACCOUNT
         await use_starttls(store, location)
         assert (await store.get(location)).port == 143
+        other = Location("y.account")
+        assert await save_all(store, {location: ACCOUNT, other: ACCOUNT}) == [location]
+        await hosts(store, [Location("none.account"), other])
 
     anyio.run(look)
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.startswith("none.account: there is no such document")
+    assert second.startswith(f"y.account {ACCOUNT.host} ")
 
 
 def test_body_example_guards_against_a_lost_update(names: Any) -> None:
@@ -421,7 +430,8 @@ def test_the_session_goes_as_recorded(tmp_path: Path, monkeypatch: pytest.Monkey
     for command in typed():
         if (config := Path("accountstore.toml")).exists():
             config.write_text(_replaced(config.read_text(), real))
-        output = run(["bash", "-ec", _replaced(command, real)], tmp_path, **environment)
+        in_order = f"exec 2>&1; export PYTHONUNBUFFERED=1\n{_replaced(command, real)}"  # as on a terminal
+        output = run(["bash", "-ec", in_order], tmp_path, **environment)
         session += f"$ {command}\n" + re.sub(rf"{tmp_path}(\S*)", _at_home, output)
     if "ACCOUNTSTORE_RECORD" in os.environ:
         SESSION.write_text(re.sub(" +$", "", session, flags=re.MULTILINE))

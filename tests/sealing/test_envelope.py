@@ -449,8 +449,9 @@ async def test_two_kinds_are_told_apart_in_a_store() -> None:
     one, two = [await backend.read(at.path, limit=10**6) for at in (AT, MULTI_AT)]
     await backend.write(AT.path, two.data, mode="overwrite")
     await backend.write(MULTI_AT.path, one.data, mode="overwrite")
-    with raises(errors.MovedError, location=AT):
+    with raises(errors.MovedError, location=AT) as caught:
         await store.get(AT)
+    assert "of a storage that was renamed, `encryption.id` is the name before" in str(caught.value)
     with raises(errors.MovedError, location=MULTI_AT):
         await store.get_multi(MULTI_AT)
     await backend.write(AT.path, one.data, mode="overwrite")

@@ -206,7 +206,7 @@ def test_verify_fails_where_a_key_is_still_needed() -> None:
     run("new", "keys.jwks", "--id", "new", "--primary")
     found = run("verify")
     assert (found.exit_code, found.stdout) == (1, "2 stale\n")
-    assert f"{AT}: old" in found.stderr
+    assert f"{AT}: is sealed with the key old\n" in found.stderr
     run("rotate")
     Path("mail", AT.path).write_bytes(b"{}")
     Path("mail", "a#b.account").write_bytes(b"{}")

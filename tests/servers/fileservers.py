@@ -63,9 +63,9 @@ class Remote:
         self._url = f"{client}://127.0.0.1/{name}"
         self._options = server.options | _CLIENTS[client]
 
-    async def open(self, below: str = "") -> FsspecBackend:
-        """A backend on the folder, or on one below it."""
-        return await open_backend(self._url + below, self._options)
+    async def open(self, below: str = "", **options: object) -> FsspecBackend:
+        """A backend on the folder, or on one below it, with options of its own."""
+        return await open_backend(self._url + below, self._options | options)
 
 
 @pytest.fixture(params=_CLIENTS)

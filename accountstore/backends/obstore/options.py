@@ -12,8 +12,7 @@ from urllib.parse import SplitResult, urlsplit
 
 from accountstore.backends.base import ConfigError
 from accountstore.backends.obstore.surroundings import aws, azure, certificates, fsspec, google
-from accountstore.backends.options import check_no_key, check_signature, trimmed
-from accountstore.validation import did_you_mean
+from accountstore.backends.options import check_no_key, check_signature, hint, trimmed
 
 Service: TypeAlias = Literal["s3", "gcs", "azure"]
 
@@ -126,7 +125,7 @@ def _translate(words: Mapping[str, _Word], options: Mapping[str, Any], within: s
         if value is None:  # how fsspec's are not given
             continue
         if name not in words:
-            raise ConfigError(f"options: {within}{name!r} has no counterpart in obstore{did_you_mean(name, words)}")
+            raise ConfigError(f"options: {within}{name!r} has no counterpart in obstore{hint(name, words)}")
         try:
             settings |= _settings(words[name], value, f"{within}{name} ")
         except ConfigError:

@@ -69,11 +69,12 @@ class Server(Struct, frozen=True, kw_only=True):
 
 
 class Found(Struct, frozen=True):
-    """An account: a server to receive from, one to send by, or both."""
+    """An account: a server to receive from, one to send by, or both. `left_out`, if not empty, is to be told."""
 
     name: str
     receive: Server | None
     send: Server | None
+    left_out: str = ""
 
 
 class Refused(Struct, frozen=True):

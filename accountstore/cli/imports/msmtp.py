@@ -120,7 +120,13 @@ def _account(name: str, settings: Mapping[str, str], /) -> Found | Refused:
             security=security if secured else SecurityOptions.NONE,
             login=_login(settings),
         ),
+        "user and password, as there is no `auth on`" if _has_idle_login(settings) else "",
     )
+
+
+def _has_idle_login(settings: Mapping[str, str], /) -> bool:
+    """Whether there is a login that msmtp does not use, and nothing says that this is meant."""
+    return "auth" not in settings and any(settings.get(name) for name in ("user", "password", "passwordeval"))
 
 
 def _login(settings: Mapping[str, str], /) -> PasswordLogin | OAuthLogin | NoLogin:
