@@ -127,6 +127,7 @@ class Documents:
             ExchangeError: the exchange raised something else, or returned no `TokenGrant`. A cancellation that nobody
                 has asked for is such; an exception that is no `Exception` comes out as it is.
             LeaseError: others had the lease for longer than `timeout`.
+            TooLargeError: there is no room for new tokens, and nothing was exchanged; or for the access token alone.
             UnsupportedError: the storage cannot compare and swap.
             Others as `get` and `save`.
         """

@@ -524,7 +524,7 @@ async def test_another_login_meanwhile_survives(store: AccountStore) -> None:
     assert await store.get(AT) == new
 
 
-async def test_a_document_that_is_deleted_meanwhile(store: AccountStore) -> None:
+async def test_a_document_that_is_deleted_meanwhile(store: AccountStore, pauses: list[float]) -> None:
     """It is not brought back."""
     await store.save(AT, oauth("R0"))
 
