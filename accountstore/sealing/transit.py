@@ -161,7 +161,10 @@ class TransitKeys:
 
     async def unwrap(self, wrapped: Sequence[WrappedKey], contexts: Sequence[str], /) -> Sequence[bytes | Exception]:
         answers = await self._send_wrapped("decrypt", wrapped, contexts)
-        return [_plain(answer, each) for answer, each in zip(answers, wrapped, strict=True)]
+        return [
+            _plain(answer, each) if self._is_named(each) else _renamed(each)
+            for answer, each in zip(answers, wrapped, strict=True)
+        ]
 
     async def rewrap(
         self, wrapped: Sequence[WrappedKey], contexts: Sequence[str], /
@@ -169,9 +172,21 @@ class TransitKeys:
         """Each key under the latest version, by the server. Raises `KeyDeniedError`, `KeyProviderError`."""
         answers = await self._send_wrapped("rewrap", wrapped, contexts)
         return [
-            WrongKeyError("the key service refused it", key_id=each.key_id) if answer.error else self._wrapped(answer)
+            _renamed(each)
+            if not self._is_named(each)
+            else WrongKeyError("the key service refused it", key_id=each.key_id)
+            if answer.error
+            else self._wrapped(answer)
             for answer, each in zip(answers, wrapped, strict=True)
         ]
+
+    def _is_named(self, wrapped: WrappedKey, /) -> bool:
+        """Whether a document names the version of the key that its content key was wrapped by: the server looks at the
+        ciphertext alone, and what is written beside it would say which versions are needed.
+        """
+        scheme, _, rest = wrapped.data.partition(b":v")
+        version = wrapped.key_id.removeprefix(self._prefix).encode()
+        return bool(scheme) and rest.startswith(version + b":")
 
     async def _send_wrapped(
         self, path: Literal["decrypt", "rewrap"], wrapped: Sequence[WrappedKey], contexts: Sequence[str], /
@@ -257,6 +272,10 @@ def _plain(answer: _Item, wrapped: WrappedKey, /) -> bytes | Exception:
         return SecretBytes(b64decode(answer.plaintext, validate=True))
     except ValueError:
         return KeyProviderError(_NONSENSE)
+
+
+def _renamed(wrapped: WrappedKey, /) -> WrongKeyError:
+    return WrongKeyError("it names another version of the key than it was wrapped by", key_id=wrapped.key_id)
 
 
 def _text(data: bytes, /) -> str:
