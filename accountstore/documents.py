@@ -58,7 +58,8 @@ class Documents:
 
         `mode` is `"overwrite"`; `"create"`, which has exactly one winner; or a `Version`, which writes only where that
         is still the current one. The result is the new version. An overwrite drops fields that this release does not
-        know: `update` keeps them.
+        know: `update` keeps them. In the place of a version that this process has read, whoever exchanges a refresh
+        token of the document by `refresh` keeps the lease; an overwrite drops it.
 
         Raises:
             EncodeError: the account is not one that `get` would return; the message names the field.
@@ -69,7 +70,7 @@ class Documents:
             UnsupportedError: the storage cannot promise the mode.
         """
         with Operation(self._log, "save", location) as operation:
-            stored = await self._resolver.ref(location, "account").write(account, Account, mode)
+            stored = await updating.save(self._resolver.ref(location, "account"), account, Account, mode)
             return operation.record(stored).version
 
     async def save_multi(
@@ -77,7 +78,7 @@ class Documents:
     ) -> Version:
         """Write a multi account to a `*.multi.account` location (the API's SaveMulti). As `save`."""
         with Operation(self._log, "save_multi", location) as operation:
-            stored = await self._resolver.ref(location, "multi").write(account, MultiAccount, mode)
+            stored = await updating.save(self._resolver.ref(location, "multi"), account, MultiAccount, mode)
             return operation.record(stored).version
 
     async def update(self, location: Location, change: Change[Account], /) -> Stored[Account]:

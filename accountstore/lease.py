@@ -13,6 +13,7 @@ import anyio
 import msgspec
 from msgspec import Struct
 
+from accountstore.backends.base import Version
 from accountstore.secrets import Secret
 
 FIELD = "accountstoreRefresh"
@@ -72,10 +73,24 @@ def field_of(leases: Mapping[str, Lease], /) -> dict[str, Any] | None:
 
 
 class LeaseWatch:
-    """Since when this process has seen which holder: no clock of another machine is asked."""
+    """Since when this process has seen which holder: no clock of another machine is asked; and which documents it has
+    read while somebody had a lease on a token there.
+    """
 
     def __init__(self) -> None:
         self._since: dict[str, float] = {}
+        self._read: dict[tuple[str, Version], dict[str, Lease]] = {}
+
+    def has_read(self, key: str, version: Version, leases: dict[str, Lease], /) -> None:
+        """A document has these leases at a version."""
+        if any(lease.holder for lease in leases.values()):
+            self._read[key, version] = leases
+            while len(self._read) > _WATCHED:
+                del self._read[next(iter(self._read))]
+
+    def leases_at(self, key: str, version: Version, /) -> dict[str, Lease]:
+        """The leases of a document at a version; none, where that was not read here while somebody had one."""
+        return self._read.get((key, version), {})
 
     def is_over(self, lease: Lease, /) -> bool:
         """Whether the holder has been seen for the lease's whole length: it is dead, or its time is up."""
