@@ -128,8 +128,8 @@ class TokenEndpoint:
         Raises:
             RefusedError: the provider refused, with its code of RFC 6749 section 5.2.
             NoAnswerError: no answer in time, or one that does not say what was done.
-            ExchangeError: there is no endpoint, or the document is of another provider; or it refused in no way that the
-                RFC knows.
+            ExchangeError: there is no endpoint, or the document is of another provider; or it refused in no way that
+                the RFC knows.
         """
         outcome: TokenGrant | ExchangeError
         endpoint = credentials.request_url if self._endpoint is None else self._endpoint

@@ -21,7 +21,7 @@ from accountstore import (
 )
 from accountstore.cli.app import folder_of, in_store, location_of
 from accountstore.cli.documents import kind_at
-from accountstore.cli.exits import exit_codes
+from accountstore.cli.exits import ended_as_by_ctrl_c, exit_codes
 from accountstore.cli.listing import no_documents
 from accountstore.cli.many import documents_below, each
 from accountstore.cli.show import console, on_terminal, printable
@@ -74,9 +74,9 @@ def refresh(
     Of all programs that do it at the same time, one asks the provider, and the others wait for its token. Documents
     without OAuth credentials are passed over with --all, and refused without. Prints nothing but errors unless on a
     terminal. Exits with 1 if one fails; the others are renewed all the same. A folder
-    without any document is an error.
+    without any document is an error. Ctrl-C, SIGTERM and SIGHUP end it when a token that was asked for is saved.
     """
-    with exit_codes():
+    with exit_codes(), ended_as_by_ctrl_c():
         leeway = _seconds(within)
         exchange = _exchange(endpoint, "post" if post else "basic", insecure_http=insecure_http)
         if (location is None) == (everything is None):
