@@ -204,13 +204,15 @@ class Leased(Generic[D]):
         """The document's leases with these in their places, and without the spent tokens that are kept there."""
         return {key: replace(lease, previous=None) for key, lease in (self.leases(opened) | leases).items()}
 
-    async def look_at_the_clock(self, written: Opened[D], /) -> None:
-        """Note when a document was written, just now. A storage that does not say it is asked, the first time."""
+    async def look_at_the_clock(self, written: Opened[D], begun: float, /) -> None:
+        """Note when a document was written, since a moment of `elapsed()`. A storage that does not say it is asked, the
+        first time.
+        """
         modified = written.stored.modified
         if modified is None and not self.clock.is_known:
             with suppress(AccountStoreError):
                 modified = (await self.ref.renewed().stat()).modified
-        self.clock.has_written(modified)
+        self.clock.has_written(modified, begun)
 
     async def pause(self) -> None:
         """Wait for a moment, with jitter, for whoever has the lease. Raises `LeaseError` where time is up."""

@@ -211,6 +211,7 @@ class _Refresh(Generic[D]):
         self.operation.takeovers += bool(lease.holder)
         try:
             leased.check_room(taken, due)
+            await leased.look_at_the_clock(taken, begun)
             return await self.exchange_and_save(taken, due, mine, begun + self.terms.lease * _FOR_THE_EXCHANGE)
         except (ExchangeError, GeneratorExit):
             raise  # the lease is dropped; or nothing can be awaited any more
@@ -226,7 +227,6 @@ class _Refresh(Generic[D]):
         None: another has taken over.
         """
         leased = self.leased
-        await leased.look_at_the_clock(taken)
         if self.remaining(due) > self.terms.leeway:  # this machine's clock had it for dead
             return await leased.release_all(taken, mine.holder) or await leased.read()
         if elapsed() >= by:  # it stood still meanwhile: another may be about to take over
