@@ -120,18 +120,27 @@ class TransitKeys:
         self._is_derived = False
         if token_file:
             self._read_token()
-        headers = {"X-Vault-Request": "true"} | ({"X-Vault-Namespace": namespace} if namespace else {})
+        self._headers = {"X-Vault-Request": "true"} | ({"X-Vault-Namespace": namespace} if namespace else {})
+        self._url = url
         try:
-            trusted = _authorities(verify) if isinstance(verify, str) else verify
-            # No time limit of its own: the operation has one. No proxy and no netrc: the token goes to this host alone.
-            self._client = httpx2.AsyncClient(
-                base_url=url, headers=headers, verify=trusted, timeout=None, trust_env=False, follow_redirects=False
-            )
+            self._trusted = _authorities(verify) if isinstance(verify, str) else verify
+            self._client = self._new_client()
         except (OSError, ValueError, httpx2.InvalidURL) as error:
             raise ConfigError(f"transit: url or verify: cannot be used ({type(error).__name__})") from None
 
     def __repr__(self) -> str:
         return f"TransitKeys({self._prefix[:-2]!r})"
+
+    def _new_client(self) -> httpx2.AsyncClient:
+        # No time limit of its own: the operation has one. No proxy and no netrc: the token goes to this host alone.
+        return httpx2.AsyncClient(
+            base_url=self._url,
+            headers=self._headers,
+            verify=self._trusted,
+            timeout=None,
+            trust_env=False,
+            follow_redirects=False,
+        )
 
     def _read_token(self) -> None:
         try:
@@ -245,7 +254,9 @@ class TransitKeys:
         raise failure
 
     async def aclose(self) -> None:
-        await self._client.aclose()
+        # Another storage, or the next store of the same configuration, may have been given it too.
+        client, self._client = self._client, await to_thread.run_sync(self._new_client)
+        await client.aclose()
 
 
 def _authorities(path: str, /) -> ssl.SSLContext:

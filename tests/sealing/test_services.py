@@ -276,6 +276,17 @@ async def test_a_service_in_the_configuration(kit: Kit, tmp_path: Path) -> None:
         await AccountStore.open(StoreConfig(storages={"main": StorageConfig("memory://", encryption=wrong)}))
 
 
+async def test_a_provider_serves_several_stores(kit: Kit) -> None:
+    """A provider that two storages were given, and a store that is opened after them, serves on when one closes."""
+    backend, provider = Kept(), await kit.provider()
+    async with store_on(backend, provider) as one:
+        async with store_on(backend, provider) as other:
+            await other.save(AT, ACCOUNT)
+        assert await one.get(AT) == ACCOUNT
+    async with store_on(backend, provider) as again:
+        assert await again.get(AT) == ACCOUNT
+
+
 async def test_a_service_that_is_down_is_told(kit: Kit) -> None:
     """A service that cannot be reached is a `KeyProviderError`, which may work later; nothing is written."""
     with socket.create_server(("127.0.0.1", 0)) as unused:
