@@ -21,7 +21,7 @@ import anyio
 from anyio import get_cancelled_exc_class
 from msgspec.structs import replace
 
-from accountstore.aio.shield import is_cancelled, run_shielded
+from accountstore.aio.shield import is_cancelled, run_uninterrupted
 from accountstore.errors import (
     AccountStoreError,
     BackendError,
@@ -188,7 +188,7 @@ class _Refresh(Generic[D]):
             if self.leased.is_free(lease):
                 await self.leased.ref.renewed().require("update")
                 try:
-                    renewed = await run_shielded(self.exchange_under_lease, opened, found, lease)
+                    renewed = await run_uninterrupted(self.exchange_under_lease, opened, found, lease)
                 finally:
                     self.leased.flight.until = 0.0
                 if renewed is not None:
