@@ -168,7 +168,6 @@ async def test_a_task_that_somebody_cancels_in_its_exchange_ends_so() -> None:
     assert b'"holder"' not in (await store.read_json(AT)).document
 
 
-@pytest.mark.once
 @pytest.mark.parametrize("loop", ["asyncio", "trio"])
 @pytest.mark.parametrize("waits", [False, True], ids=["running", "waiting"])
 def test_ctrl_c_in_an_exchange_loses_no_token(loop: str, waits: bool) -> None:
