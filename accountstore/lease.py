@@ -134,7 +134,7 @@ class StorageClock:
 
     def has_read(self, modified: datetime | None, /) -> None:
         """A document was written at a time that may not have come yet by this machine's clock."""
-        if modified is not None and modified > self.now() + _TOLERANCE:
+        if modified is not None and modified - self.now() > _TOLERANCE:
             self._note(modified)
 
     def has_written(self, modified: datetime | None, begun: float, /) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import signal
 import sys
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
@@ -17,7 +16,7 @@ from accountstore.cli.show import printable
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
-__all__ = ("ended_as_by_ctrl_c", "exit_codes", "print_error", "run")
+__all__ = ("exit_codes", "print_error", "run")
 
 _INTERRUPTED = 128 + 2
 _BROKEN_PIPE = 128 + 13
@@ -68,26 +67,6 @@ def exit_codes(*, descriptors: int = 4) -> Generator[None, None, None]:
     else:
         return
     raise typer.Exit(code)
-
-
-@contextmanager
-def ended_as_by_ctrl_c() -> Generator[None, None, None]:
-    """Let the signals that end a job, such as from timeout(1) or systemd, do what Ctrl-C does: what has begun ends
-    first, and a token that a provider has granted is saved.
-    """
-    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
-    numbers = [number for number in numbers if signal.getsignal(number) is signal.SIG_DFL]  # not what nohup ignores
-    for number in numbers:
-        signal.signal(number, _interrupt)
-    try:
-        yield
-    finally:
-        for number in numbers:
-            signal.signal(number, signal.SIG_DFL)
-
-
-def _interrupt(*_: object) -> None:
-    signal.raise_signal(signal.SIGINT)
 
 
 def _require(descriptors: int, /) -> None:

@@ -169,7 +169,7 @@ class KeyRing:
             with suppress(TimeoutError), Deadline(self._calls.deadlines, by):
                 await backoff(attempt, _FIRST_PAUSE, _LONGEST_PAUSE)
             rest = partial(_all, call, [wrapped[i] for i in again], [places[i] for i in again])
-            with suppress(KeyProviderError):  # the others' answers are there
+            with suppress(SealError):  # the others' answers are there
                 for i, each in zip(again, await self._ask(provider, rest, by), strict=True):
                     answers[i] = each
         return answers
