@@ -24,7 +24,7 @@ from samples import ACCOUNT, FULL
 from accountstore import Account, AccountStore, Location, MultiAccount, OAuthCredentials, StorageConfig, StoreConfig
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
 
 pytest.importorskip("httpx2")
@@ -37,15 +37,15 @@ CANARY = "zQ7kzQ7k"
 class Provider(BaseHTTPRequestHandler):
     """Grants another token for each, unless it is `bad...`."""
 
-    told: ClassVar[Callable[[], object] | None] = None
-    """What is done in the midst of an exchange, which then takes a while."""
+    signalled: ClassVar[tuple[int, int] | None] = None
+    """The process that is sent a signal in the midst of an exchange, which then takes a while."""
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"])).decode()
         form = {name: values[0] for name, values in parse_qs(body).items()}
         self.server.asked.append(form)  # type: ignore[attr-defined]  # which the fixture gives it
-        if Provider.told is not None:
-            Provider.told()
+        if Provider.signalled is not None:
+            os.kill(*Provider.signalled)
             time.sleep(0.3)
         is_bad = form["refresh_token"].startswith("bad")
         answer = {"error": "invalid_grant"} if is_bad else {"access_token": CANARY, "expires_in": 3600}
@@ -186,11 +186,11 @@ def test_a_signal_loses_no_token(number: int, folder: Path, asked: tuple[str, li
     """Told to end while the provider is at it, which has spent the refresh token, the command saves the new one."""
     options = ("--config", str(folder / "accountstore.toml"), "refresh", "--insecure-http", "a/old.account")
     with subprocess.Popen([sys.executable, "-m", "accountstore", *options], stderr=subprocess.PIPE) as process:
-        Provider.told = lambda: process.send_signal(number)
+        Provider.signalled = process.pid, number
         try:
             _, shown = process.communicate(timeout=HUNG)
         finally:
-            Provider.told = None
+            Provider.signalled = None
     assert (process.returncode, shown) == (130, b"")
     stored = msgspec.json.decode((folder / "mail/a/old.account").read_bytes())
     assert stored["credentials"]["accessToken"] == CANARY
