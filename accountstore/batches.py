@@ -83,7 +83,7 @@ async def read(
 
 
 def _open(ref: DocumentRef, blob: Blob, /) -> Opened[Document]:
-    return ref.storage.open(blob, ref.kind)
+    return ref.storage.open(ref.key, blob, ref.kind)
 
 
 async def _save(

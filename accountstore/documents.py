@@ -58,7 +58,8 @@ class Documents:
 
         `mode` is `"overwrite"`; `"create"`, which has exactly one winner; or a `Version`, which writes only where that
         is still the current one. The result is the new version. An overwrite drops fields that this release does not
-        know: `update` keeps them.
+        know: `update` keeps them. In the place of a version that this process has read, whoever exchanges a refresh
+        token of the document by `refresh` keeps the lease; an overwrite drops it.
 
         Raises:
             EncodeError: the account is not one that `get` would return; the message names the field.
@@ -69,7 +70,7 @@ class Documents:
             UnsupportedError: the storage cannot promise the mode.
         """
         with Operation(self._log, "save", location) as operation:
-            stored = await self._resolver.ref(location, "account").write(account, Account, mode)
+            stored = await updating.save(self._resolver.ref(location, "account"), account, Account, mode)
             return operation.record(stored).version
 
     async def save_multi(
@@ -77,7 +78,7 @@ class Documents:
     ) -> Version:
         """Write a multi account to a `*.multi.account` location (the API's SaveMulti). As `save`."""
         with Operation(self._log, "save_multi", location) as operation:
-            stored = await self._resolver.ref(location, "multi").write(account, MultiAccount, mode)
+            stored = await updating.save(self._resolver.ref(location, "multi"), account, MultiAccount, mode)
             return operation.record(stored).version
 
     async def update(self, location: Location, change: Change[Account], /) -> Stored[Account]:
@@ -127,6 +128,7 @@ class Documents:
             ExchangeError: the exchange raised something else, or returned no `TokenGrant`. A cancellation that nobody
                 has asked for is such; an exception that is no `Exception` comes out as it is.
             LeaseError: others had the lease for longer than `timeout`.
+            TooLargeError: there is no room for new tokens, and nothing was exchanged; or for the access token alone.
             UnsupportedError: the storage cannot compare and swap.
             Others as `get` and `save`.
         """

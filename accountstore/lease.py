@@ -13,6 +13,7 @@ import anyio
 import msgspec
 from msgspec import Struct
 
+from accountstore.backends.base import Version
 from accountstore.secrets import Secret
 
 FIELD = "accountstoreRefresh"
@@ -72,10 +73,24 @@ def field_of(leases: Mapping[str, Lease], /) -> dict[str, Any] | None:
 
 
 class LeaseWatch:
-    """Since when this process has seen which holder: no clock of another machine is asked."""
+    """Since when this process has seen which holder: no clock of another machine is asked; and which documents it has
+    read while somebody had a lease on a token there.
+    """
 
     def __init__(self) -> None:
         self._since: dict[str, float] = {}
+        self._read: dict[tuple[str, Version], dict[str, Lease]] = {}
+
+    def has_read(self, key: str, version: Version, leases: dict[str, Lease], /) -> None:
+        """A document has these leases at a version."""
+        if any(lease.holder for lease in leases.values()):
+            self._read[key, version] = leases
+            while len(self._read) > _WATCHED:
+                del self._read[next(iter(self._read))]
+
+    def leases_at(self, key: str, version: Version, /) -> dict[str, Lease]:
+        """The leases of a document at a version; none, where that was not read here while somebody had one."""
+        return self._read.get((key, version), {})
 
     def is_over(self, lease: Lease, /) -> bool:
         """Whether the holder has been seen for the lease's whole length: it is dead, or its time is up."""
@@ -95,30 +110,44 @@ class StorageClock:
     def __init__(self) -> None:
         self._offset: float | None = None
         """The storage's time less `elapsed()`: as good when this machine's clock is set."""
+        self._apart: float = 0.0
+        """This machine's time less `elapsed()`, when that was found."""
         self.is_known: bool = False
         """Whether it was told by a write, and not only bounded by what was read."""
 
     def now(self) -> datetime:
-        """The time."""
-        own = datetime.now(UTC)
+        """The time. Where it is not sure the later one: a token that is good is looked at again, and none is taken that
+        has ended.
+        """
+        own, steady = datetime.now(UTC), elapsed()
         if self._offset is None:
             return own
         try:
-            storages = datetime.fromtimestamp(self._offset + elapsed(), UTC)
+            storages = datetime.fromtimestamp(self._offset + steady, UTC)
         except (ValueError, OverflowError):  # of a file that claims to be of the year 9999
             return own
-        return storages if abs(storages - own) > _TOLERANCE else own
+        if abs(storages - own) <= _TOLERANCE:
+            return own
+        if abs(own.timestamp() - steady - self._apart) <= _TOLERANCE.total_seconds():
+            return storages
+        return max(storages, own)  # since then a clock of this machine was set, or has stood still
 
     def has_read(self, modified: datetime | None, /) -> None:
         """A document was written at a time that may not have come yet by this machine's clock."""
         if modified is not None and modified - self.now() > _TOLERANCE:
-            self._offset = modified.timestamp() - elapsed()
+            self._note(modified)
 
-    def has_written(self, modified: datetime | None, /) -> None:
-        """A document was written just now."""
-        if modified is not None:
-            self._offset = modified.timestamp() - elapsed()
+    def has_written(self, modified: datetime | None, begun: float, /) -> None:
+        """A document was written just now, since a moment of `elapsed()`. A write that took long, such as of a process
+        that stood still, tells nothing.
+        """
+        if modified is not None and elapsed() - begun <= _TOLERANCE.total_seconds():
+            self._note(modified)
             self.is_known = True
+
+    def _note(self, modified: datetime, /) -> None:
+        steady = elapsed()
+        self._offset, self._apart = modified.timestamp() - steady, datetime.now(UTC).timestamp() - steady
 
 
 class Flight:

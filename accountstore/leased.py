@@ -15,7 +15,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from accountstore.backends.base import Version
-from accountstore.errors import AccountStoreError, ConflictError, LeaseError, UncertainError
+from accountstore.errors import AccountStoreError, ConflictError, LeaseError, TooLargeError, UncertainError
 from accountstore.events import Operation
 from accountstore.lease import FIELD, LONGEST, NO_LEASE, Flight, Lease, StorageClock, field_of, key_of
 from accountstore.model import Account, Document, MultiAccount, OAuthCredentials
@@ -184,13 +184,35 @@ class Leased(Generic[D]):
         self.operation.record(swapped.stored)
         return swapped
 
-    async def look_at_the_clock(self, written: Opened[D], /) -> None:
-        """Note when a document was written, just now. A storage that does not say it is asked, the first time."""
+    def has_room(self, opened: Opened[D], credentials: OAuthCredentials, /) -> bool:
+        """Whether the document could take a refresh token twice as long as it has, with nothing else new."""
+        size = len(opened.plain) + len(credentials.refresh_token.reveal().encode("utf-8", "surrogatepass"))
+        return size <= self.ref.storage.max_bytes
+
+    def check_room(self, opened: Opened[D], credentials: OAuthCredentials, /) -> None:
+        """Raise `TooLargeError` where a longer refresh token might have no room: before the one that is there is spent,
+        and while its successor is not lost.
+        """
+        if not self.has_room(opened, credentials):
+            raise TooLargeError(
+                f"the document has {len(opened.plain)} bytes, and no room for new tokens within the"
+                f" {self.ref.storage.max_bytes} allowed: nothing was exchanged",
+                location=self.ref.location,
+            )
+
+    def without_previous(self, opened: Opened[D], leases: dict[str, Lease], /) -> dict[str, Lease]:
+        """The document's leases with these in their places, and without the spent tokens that are kept there."""
+        return {key: replace(lease, previous=None) for key, lease in (self.leases(opened) | leases).items()}
+
+    async def look_at_the_clock(self, written: Opened[D], begun: float, /) -> None:
+        """Note when a document was written, since a moment of `elapsed()`. A storage that does not say it is asked, the
+        first time.
+        """
         modified = written.stored.modified
         if modified is None and not self.clock.is_known:
             with suppress(AccountStoreError):
                 modified = (await self.ref.renewed().stat()).modified
-        self.clock.has_written(modified)
+        self.clock.has_written(modified, begun)
 
     async def pause(self) -> None:
         """Wait for a moment, with jitter, for whoever has the lease. Raises `LeaseError` where time is up."""

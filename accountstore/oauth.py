@@ -48,6 +48,11 @@ GOOGLE = "https://oauth2.googleapis.com/token"
 MICROSOFT = "https://login.microsoftonline.com/common/oauth2/v2.0/token"
 """Microsoft's, for accounts of any kind: `microsoft(tenant)` is that of one organization."""
 
+_HOSTS = (
+    {"oauth2.googleapis.com", "www.googleapis.com", "accounts.google.com"},
+    {"login.microsoftonline.com", "login.windows.net", "login.microsoft.com", "login.live.com"},
+)
+"""Those of one provider each, which take the same tokens."""
 _LARGEST = 64 * 1024
 _DEFAULT_LIFETIME = 3600.0
 _IS_TOKEN = re.compile(r"[\x20-\x7e]+")  # RFC 6749 appendix A.12, A.17
@@ -79,7 +84,8 @@ class TokenEndpoint:
     """An exchange that asks a provider's token endpoint for a new access token.
 
     `endpoint` is its URL; without one, each document's own `requestUrl` is asked, and gets the client's secret: give
-    one where others than you write documents. `authentication` says how a client with a secret shows it: in the
+    one where others than you write documents. It is then sent nothing of a document whose `requestUrl` is a URL of
+    another host: the tokens are another provider's. `authentication` says how a client with a secret shows it: in the
     `Authorization` header (`"basic"`, which RFC 6749 section 2.3.1 has every provider take) or in the body (`"post"`).
     A public client, whose credentials have no secret, sends its id alone. A call takes at most `timeout` seconds and
     reads at most 64 KiB of an answer. No redirect is followed, and no URL but `https` is asked without
@@ -122,7 +128,8 @@ class TokenEndpoint:
         Raises:
             RefusedError: the provider refused, with its code of RFC 6749 section 5.2.
             NoAnswerError: no answer in time, or one that does not say what was done.
-            ExchangeError: there is no endpoint; or it refused in no way that the RFC knows.
+            ExchangeError: there is no endpoint, or the document is of another provider; or it refused in no way that
+                the RFC knows.
         """
         outcome: TokenGrant | ExchangeError
         endpoint = credentials.request_url if self._endpoint is None else self._endpoint
@@ -130,6 +137,10 @@ class TokenEndpoint:
             outcome = ExchangeError("there is no requestUrl in the credentials, and no endpoint was given")
         elif wrong := self._what_is_wrong_with(endpoint):
             outcome = ExchangeError(f"$.credentials.requestUrl: {wrong}")
+        elif not _is_same_provider(endpoint, credentials.request_url):
+            outcome = ExchangeError(
+                "$.credentials.requestUrl: names another host than the endpoint that was given, which was sent nothing"
+            )
         else:
             try:
                 outcome = await self._ask(endpoint, credentials)
@@ -256,6 +267,15 @@ class TokenEndpoint:
         except ValueError:
             seconds = 0
         return seconds if isfinite(seconds) and seconds > 0 else self._lifetime
+
+
+def _is_same_provider(endpoint: str, request_url: str | None, /) -> bool:
+    """Whether an endpoint is of the provider that credentials name, if they name one by a URL."""
+    try:
+        hosts = {urlsplit(endpoint).hostname, urlsplit(request_url or "").hostname or urlsplit(endpoint).hostname}
+    except ValueError:  # some programs put a token there
+        return True
+    return len(hosts) == 1 or any(hosts <= known for known in _HOSTS)
 
 
 def _value(given: Raw, kind: type[T], /) -> T | None:

@@ -10,6 +10,7 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
 from copy import copy as copy_error
 from datetime import UTC, datetime, timedelta
+from inspect import isawaitable
 from math import inf
 from os import urandom
 from random import uniform
@@ -20,17 +21,18 @@ import anyio
 from anyio import get_cancelled_exc_class
 from msgspec.structs import replace
 
-from accountstore.aio.shield import is_cancelled, run_shielded
+from accountstore.aio.shield import is_cancelled, run_uninterrupted
 from accountstore.errors import (
     AccountStoreError,
     BackendError,
+    DecodeError,
     ExchangeError,
-    KeyProviderError,
     LeaseError,
     NoAnswerError,
     NoOAuthError,
     NotFoundError,
     RefusedError,
+    SealError,
     TooLargeError,
 )
 from accountstore.events import Operation
@@ -47,6 +49,8 @@ _FOR_THE_EXCHANGE = 0.75
 """The part of a lease that an exchange may take: the rest is for the save."""
 _RETRY = 1.0
 _SAVES = 5
+"""How often a save of new tokens is tried at least, and how often where the document is gone."""
+_MOST_SAVES = 100
 _LONGEST_LIFETIME = 10 * 365 * 86_400
 _LAST = datetime.max.replace(tzinfo=UTC)
 
@@ -184,7 +188,7 @@ class _Refresh(Generic[D]):
             if self.leased.is_free(lease):
                 await self.leased.ref.renewed().require("update")
                 try:
-                    renewed = await run_shielded(self.exchange_under_lease, opened, found, lease)
+                    renewed = await run_uninterrupted(self.exchange_under_lease, opened, found, lease)
                 finally:
                     self.leased.flight.until = 0.0
                 if renewed is not None:
@@ -197,13 +201,17 @@ class _Refresh(Generic[D]):
         """Take the lease, exchange, save; None: another has the lease. It ends whatever cancels the caller."""
         begun, leased = elapsed(), self.leased
         leased.flight.until = begun + self.terms.lease
-        key = key_of(due.refresh_token)
         mine = replace(lease, holder=urandom(8).hex(), seconds=self.terms.lease)
-        taken = await leased.swap(opened, opened.stored.document, {key: mine})
+        leases = {key_of(due.refresh_token): mine}
+        if not leased.has_room(opened, due):
+            leases = leased.without_previous(opened, leases)
+        taken = await leased.swap(opened, opened.stored.document, leases)
         if taken is None:
             return None
         self.operation.takeovers += bool(lease.holder)
         try:
+            leased.check_room(taken, due)
+            await leased.look_at_the_clock(taken, begun)
             return await self.exchange_and_save(taken, due, mine, begun + self.terms.lease * _FOR_THE_EXCHANGE)
         except (ExchangeError, GeneratorExit):
             raise  # the lease is dropped; or nothing can be awaited any more
@@ -219,7 +227,6 @@ class _Refresh(Generic[D]):
         None: another has taken over.
         """
         leased = self.leased
-        await leased.look_at_the_clock(taken)
         if self.remaining(due) > self.terms.leeway:  # this machine's clock had it for dead
             return await leased.release_all(taken, mine.holder) or await leased.read()
         if elapsed() >= by:  # it stood still meanwhile: another may be about to take over
@@ -245,7 +252,9 @@ class _Refresh(Generic[D]):
             self.operation.exchanges += 1
             with anyio.move_on_after(by - elapsed()) as limit:
                 try:
-                    grant: object = await self.exchange(credentials)
+                    grant: object = self.exchange(credentials)
+                    if isawaitable(grant):  # what a plain function grants is not lost
+                        grant = await grant
                 except Exception as error:  # noqa: BLE001 -- whatever a caller's function raises
                     failure = _failure_of(error)
                 except get_cancelled_exc_class() as ended:
@@ -291,8 +300,9 @@ class _Refresh(Generic[D]):
         """Put new tokens in the place of these, unless others stand there already, whatever else has changed.
 
         The spent refresh token is kept until the next success. A holder that was so late that another has taken over
-        waits for it, and writes only where that has failed. A storage or key service that fails is asked again, as the
-        tokens are nowhere else; of tokens that make the document too large, the access token is left out.
+        waits for it, and writes only where that has failed. What fails is tried again until the lease ends, as the
+        tokens are nowhere else; where they make the document too large, spent tokens are left out, then the access
+        token.
         """
         previous = due.refresh_token if new.refresh_token != due.refresh_token else mine.previous
         leases = {key_of(due.refresh_token): NO_LEASE, key_of(new.refresh_token): Lease(previous=previous)}
@@ -302,21 +312,25 @@ class _Refresh(Generic[D]):
             try:
                 if self.leased.is_free(self.leased.lease(opened, due), holder=mine.holder):
                     document = _with_tokens(opened.stored.document, due, new)
+                    if too_large is not None:
+                        leases = self.leased.without_previous(opened, leases)
                     if (saved := await self.leased.swap(opened, document, leases)) is not None:
                         self.granted.add(_tokens(new))
-                        if too_large is not None:
+                        if new.access_token is None and too_large is not None:
                             raise too_large
                         return saved
                 else:
                     await anyio.sleep(FIRST_POLL)
                 opened = await self.leased.read()
             except TooLargeError as error:
-                if too_large is not None:
+                if new.access_token is None:
                     raise
-                too_large, new = error.with_traceback(None), replace(new, access_token=None, expires_at=None)
-            except (BackendError, KeyProviderError) as error:
+                new = new if too_large is None else replace(new, access_token=None, expires_at=None)
+                too_large = error.with_traceback(None)
+            except (BackendError, SealError, DecodeError) as error:
                 attempt += 1
-                if attempt == _SAVES or isinstance(error, NotFoundError):
+                is_late = elapsed() >= self.leased.flight.until or isinstance(error, NotFoundError)
+                if attempt == _MOST_SAVES or (attempt >= _SAVES and is_late):
                     raise
                 await backoff(attempt)
         return opened

@@ -312,7 +312,12 @@ class _Rotation(NamedTuple):
                 results[i] = plain
             elif self.mode != "verify":
                 writes[i] = Write(keys[i], plain.data, plain.version)
-        return await self._seal(results, writes)
+        results = await self._seal(results, writes)
+        due = [i for i, write in enumerate(results) if isinstance(write, Write)]
+        proven = await self.sealer.proven([write for write in results if isinstance(write, Write)])
+        for i, write in zip(due, proven, strict=True):
+            results[i] = write
+        return results
 
     async def _seal(
         self, results: list[Write | Rotated | AccountStoreError], plain: dict[int, Write], /

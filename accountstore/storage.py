@@ -47,6 +47,8 @@ _TO_GIVE: Mapping[str, str] = {
 _PAUSE = 0.02
 _MANY = 500
 """Accounts that are about as large."""
+_HOLDER = b"holder"
+"""What the bytes of a document have, in any codec, where somebody has a lease there."""
 _NO_FIELDS: Mapping[str, object] = MappingProxyType({})
 
 
@@ -174,8 +176,8 @@ class Storage(Struct, frozen=True, eq=False):
         free = {key: lease.free() for key, lease in leases.items()}
         return self.encode(opened.stored.document, kind, data, {FIELD: field_of(free)})
 
-    def open(self, blob: Blob, kind: type[D], /) -> Opened[D]:
-        """The document in the plain bytes. Raises `DecodeError`, `TooLargeError`."""
+    def open(self, key: str, blob: Blob, kind: type[D], /) -> Opened[D]:
+        """The document in the plain bytes of a key. Raises `DecodeError`, `TooLargeError`."""
         stat, data = blob.stat, blob.data
         if data.startswith(BYTE_ORDER_MARK) and self.codec is JSON:
             data = without_mark(data)
@@ -187,6 +189,8 @@ class Storage(Struct, frozen=True, eq=False):
             if self.sealer is None and is_sealed(data):
                 raise MissingKeyError(_sealed()) from None
             raise
+        if _HOLDER in data:
+            self.watch.has_read(key, blob.version, self.leases(data))
         return Opened(Stored(document, blob.version, stat.size, stat.modified), data)
 
 
@@ -230,7 +234,7 @@ class DocumentRef(Struct, frozen=True, eq=False):
                 blob = await storage.sealer.open(self.key, blob, self.by)
             if len(blob.data) > LARGE:
                 await storage.turn(self.by)
-            return storage.open(blob, kind)
+            return storage.open(self.key, blob, kind)
         except AccountStoreError as error:
             raise locate(error, self.location)  # noqa: B904 -- it is the same one
 

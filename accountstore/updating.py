@@ -23,7 +23,9 @@ from accountstore.errors import (
     SealError,
 )
 from accountstore.events import Operation
+from accountstore.lease import FIELD, field_of, key_of
 from accountstore.leased import Hold, held, oauth_in
+from accountstore.location import Located
 from accountstore.model import Account, Document, MultiAccount
 from accountstore.retry import backoff
 from accountstore.storage import DocumentRef, Opened, Stored
@@ -57,6 +59,22 @@ async def update(operation: Operation, ref: DocumentRef, change: Change[D], kind
                 raise
         await backoff(operation.attempts, _FIRST_PAUSE, _LONGEST_PAUSE)
         operation.attempts += 1
+
+
+async def save(ref: DocumentRef, document: D, kind: type[D], mode: WriteMode, /) -> Stored[D]:
+    """Write a document (`AccountStore.save`). In the place of a version that was read here, those who exchange one of
+    its refresh tokens keep their leases: others would spend the same token meanwhile.
+    """
+    if not isinstance(mode, Version) or not (leases := ref.storage.watch.leases_at(ref.key, mode)):
+        return await ref.write(document, kind, mode)
+    with Located(ref.location):
+        plain = ref.storage.encode(document, kind)
+    keys = {key_of(credentials.refresh_token) for credentials in oauth_in(document)}
+    leases = {key: lease for key, lease in leases.items() if key in keys}
+    before = Opened(Stored(document, mode, len(plain), None), plain)
+    stored = (await ref.rewrite(before, document, kind, {FIELD: field_of(leases)})).stored
+    ref.storage.watch.has_read(ref.key, stored.version, leases)  # for who goes on with what this returns
+    return stored
 
 
 async def copy(

@@ -79,6 +79,40 @@ async def run_shielded(call: Callable[[*Ts], Coroutine[Any, Any, T]], /, *argume
     return task.result()
 
 
+async def run_uninterrupted(call: Callable[[*Ts], Coroutine[Any, Any, T]], /, *arguments: *Ts) -> T:
+    """As `run_shielded`, for what goes on at Ctrl-C, too, which ends the caller afterwards.
+
+    asyncio cancels the main task then. Trio raises `KeyboardInterrupt` there, wherever it waits: there the call has a
+    task of its own, too.
+    """
+    if asyncio_loop() is not None:
+        return await run_shielded(call, *arguments)
+    from trio.lowlevel import enable_ki_protection
+
+    outcome: list[T | BaseException] = []
+    try:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(enable_ki_protection(_keep), outcome, partial(_in_a_scope, call, *arguments))
+    except BaseExceptionGroup as group:
+        if group.split(KeyboardInterrupt)[1] is not None:
+            raise
+        raise KeyboardInterrupt from None
+    [result] = outcome
+    if isinstance(result, BaseException):
+        raise result
+    return result
+
+
+async def _keep(outcome: list[T | BaseException], call: Callable[[], Coroutine[Any, Any, T]], /) -> None:
+    """Keep what a call returns or raises, but for a cancellation."""
+    try:
+        outcome.append(await call())
+    except anyio.get_cancelled_exc_class():
+        raise
+    except BaseException as error:  # noqa: BLE001 -- raised in the caller
+        outcome.append(error)
+
+
 async def run_to_its_end(call: Callable[[*Ts], Coroutine[Any, Any, T]], /, *arguments: *Ts) -> T:
     """As `run_shielded`, for what is done also where the caller was cancelled before it begins."""
     loop = asyncio_loop()

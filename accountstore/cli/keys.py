@@ -21,7 +21,7 @@ from accountstore.sealing.sources import promote
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-    from accountstore import Location, Skipped
+    from accountstore import Location, Skipped, StoreConfig
     from accountstore.rotation import Rotated
 
     _Results: TypeAlias = AsyncIterator[tuple[Location, Rotated | AccountStoreError]]
@@ -40,6 +40,10 @@ keys: typer.Typer = typer.Typer(
 _File = Annotated[str, typer.Argument(metavar="FILE", help="A key file, a JWK Set.", show_default=False)]
 _Folder = Annotated[str, typer.Option("--folder", metavar="FOLDER", help="Only this folder, and those below it.")]
 _EVERY = 1000
+_STARTED = (
+    "a program that was started before `keys rotate --to` seals by the key that came first then: start it again, rotate"
+    " and verify after that, and take the old key out last"
+)
 _WAY_OUT = ": to seal it, set required = false, rotate, then require it"
 
 
@@ -116,6 +120,8 @@ def rotate(
             found = sealing(store, storage)
             if to is not None and found is not None and found.key_ids[0] != to:
                 raise ConfigError(f"somebody has let another key seal meanwhile ({found.key_ids[0]!r})")
+            if to is not None:
+                print_error(_STARTED)
             return rewrap(store, folder, storage=storage, skipped=skipped)
 
         _run(context, documents)
@@ -126,12 +132,32 @@ def verify(context: typer.Context, storage: StorageArgument = None, folder: _Fol
     """Prove that no document needs another key than the current one. Opens each, writes nothing.
 
     Exits with 1 if one needs another key, is plain, or does not open; or if one has a name that no LOCATION can have.
-    Then take the old key out of the key file.
+    Then take the old key out of the key file, if all storages with the file are verified, and all programs that write
+    there were started again after "rotate --to".
     """
-    from accountstore.rotation import verify as documents
+    from accountstore.rotation import sealing
+    from accountstore.rotation import verify as verified
 
     with exit_codes():
-        _run(context, lambda store, skipped: documents(store, folder, storage=storage, skipped=skipped))
+        config = load_config(context.obj)
+
+        def documents(store: AccountStore, skipped: Callable[[Skipped], object]) -> _Results:
+            found = sealing(store, storage)
+            if found is not None and len(found.key_ids) > 1:
+                for other in _with_the_same_keys(config, storage):
+                    print_error(f"the storage {other!r} has the same keys: verify it, too, before one is taken out")
+                print_error(_STARTED)
+            return verified(store, folder, storage=storage, skipped=skipped)
+
+        _run(context, documents)
+
+
+def _with_the_same_keys(config: StoreConfig, storage: str | None, /) -> list[str]:
+    """The other storages that have a source of keys of this one's."""
+    name = storage or config.default_name()
+    sealed = {name: each.encryption.sources() for name, each in config.storages.items() if each.encryption is not None}
+    mine = sealed.pop(name, [])
+    return [other for other, sources in sealed.items() if any(source in mine for source in sources)]
 
 
 @keys.command(cls=Command, epilog="accountstore keys reseal\naccountstore keys reseal --before 2026-11-27T05:30:00Z")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from contextlib import suppress
+import signal
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
 import typer
@@ -28,6 +29,8 @@ from accountstore.cli.many import documents_below, each
 from accountstore.cli.show import console, on_terminal, printable
 
 if TYPE_CHECKING:
+    from collections.abc import Generator
+
     from accountstore import Exchange
 
 __all__ = ("EXAMPLES", "refresh")
@@ -83,9 +86,9 @@ def refresh(
     Of all programs that do it at the same time, one asks the provider, and the others wait for its token. Documents
     without OAuth credentials are passed over with --all, and refused without. Prints nothing but errors unless on a
     terminal. Exits with 1 if one fails; the others are renewed all the same. A folder
-    without any document is an error.
+    without any document is an error. Ctrl-C, SIGTERM and SIGHUP end it when a token that was asked for is saved.
     """
-    with exit_codes():
+    with exit_codes(), _ended_as_by_ctrl_c():
         leeway = _seconds(within)
         exchange = _exchange(endpoint, "post" if post else "basic", insecure_http=insecure_http)
         if (location is None) == (everything is None):
@@ -104,6 +107,26 @@ def refresh(
 
         if not in_store(context, run):
             raise typer.Exit(1)
+
+
+@contextmanager
+def _ended_as_by_ctrl_c() -> Generator[None, None, None]:
+    """Let the signals that end a job, such as from timeout(1) or systemd, do what Ctrl-C does: what has begun ends
+    first, and a token that a provider has granted is saved.
+    """
+    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    numbers = [number for number in numbers if signal.getsignal(number) is signal.SIG_DFL]  # not what nohup ignores
+    for number in numbers:
+        signal.signal(number, _interrupt)
+    try:
+        yield
+    finally:
+        for number in numbers:
+            signal.signal(number, signal.SIG_DFL)
+
+
+def _interrupt(*_: object) -> None:
+    signal.raise_signal(signal.SIGINT)
 
 
 class _Work(NamedTuple):

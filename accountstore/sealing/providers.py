@@ -59,7 +59,9 @@ class KeyProvider(Protocol):
         ...
 
     async def aclose(self) -> None:
-        """Let go of everything; called once."""
+        """Let go of connections, for a storage is closed: once for each that was given this provider, the last of which
+        may still be open. A call after it opens what it needs.
+        """
         ...
 
 

@@ -6,6 +6,7 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from copy import copy
+from functools import partial
 from itertools import combinations
 from time import monotonic
 from typing import Any, ParamSpec, TypeVar
@@ -38,18 +39,18 @@ class KeyCache:
         self._keys: OrderedDict[tuple[WrappedKey, str], tuple[float, SecretBytes]] = OrderedDict()
 
     def get(self, wrapped: WrappedKey, context: str, /) -> SecretBytes | None:
-        """What was unwrapped not long ago."""
-        until, key = self._keys.get((wrapped, context), (0.0, None))
-        if key is not None and until < monotonic():
-            del self._keys[wrapped, context]
-            return None
-        return key
+        """What was unwrapped not long ago. Whatever was longer ago is dropped."""
+        now = monotonic()
+        while self._keys and next(iter(self._keys.values()))[0] < now:
+            self._keys.popitem(last=False)
+        return self._keys.get((wrapped, context), (0.0, None))[1]
 
     def add(self, wrapped: WrappedKey, context: str, key: SecretBytes, /) -> None:
         """Keep a key, and drop the oldest one where there are too many."""
         if not self._size:
             return
         self._keys[wrapped, context] = monotonic() + self._seconds, key
+        self._keys.move_to_end((wrapped, context))
         while len(self._keys) > self._size:
             self._keys.popitem(last=False)
 
@@ -105,7 +106,7 @@ class KeyRing:
         provider = self._primary
         if isinstance(provider, StaticKeys):  # which waits for nothing, and does not fail
             return await provider.wrap(keys, places)
-        answer = await self._ask(provider, lambda: _all(provider.wrap(keys, places), len(keys)), by)
+        answer = await self._ask(provider, partial(_all, provider.wrap, keys, places), by)
         wrapped = [_checked(each, provider) for each in answer]
         for place, key, each in zip(places, keys, wrapped, strict=True):
             self._keep(provider, each, place, key)
@@ -121,13 +122,18 @@ class KeyRing:
         missing = [i for i, key in enumerate(found) if key is None]
         results: list[SecretBytes | SealError] = [key or SecretBytes() for key in found]
         if missing:
-            ask = [wrapped[i] for i in missing], [places[i] for i in missing]
-            answer = await self._ask(provider, lambda: _all(provider.unwrap(*ask), len(missing)), by)
-            for i, each in zip(missing, answer, strict=True):
-                key = results[i] = _content_key(each, wrapped[i])
+            answer = await self.unwrap_anew(provider, [wrapped[i] for i in missing], [places[i] for i in missing], by)
+            for i, key in zip(missing, answer, strict=True):
+                results[i] = key
                 if isinstance(key, SecretBytes):
                     self._keep(provider, wrapped[i], places[i], key)
         return results
+
+    async def unwrap_anew(
+        self, provider: KeyProvider, wrapped: Sequence[WrappedKey], places: Sequence[str], by: float, /
+    ) -> list[SecretBytes | SealError]:
+        """As `unwrap`, whatever is kept in memory."""
+        return list(map(_content_key, await self._ask_each(provider, provider.unwrap, wrapped, places, by), wrapped))
 
     def _keep(self, provider: KeyProvider, wrapped: WrappedKey, place: str, key: SecretBytes, /) -> None:
         if provider.remote:
@@ -138,12 +144,35 @@ class KeyRing:
     ) -> list[WrappedKey | SealError]:
         """Each key of one provider's, wrapped by the key that seals now; on the server, where it can do that."""
         if provider is self._primary and isinstance(provider, Rewrapper):
-            answer = await self._ask(provider, lambda: _all(provider.rewrap(wrapped, places), len(wrapped)), by)
+            answer = await self._ask_each(provider, provider.rewrap, wrapped, places, by)
             return [_failure(each) if isinstance(each, Exception) else _checked(each, provider) for each in answer]
         keys = await self.unwrap(provider, wrapped, places, by)
         good = [(key, place) for key, place in zip(keys, places, strict=True) if isinstance(key, SecretBytes)]
         again = iter(await self.wrap([key for key, _ in good], [place for _, place in good], by) if good else ())
         return [next(again) if isinstance(key, SecretBytes) else key for key in keys]
+
+    async def _ask_each(
+        self,
+        provider: KeyProvider,
+        call: Callable[[Sequence[WrappedKey], Sequence[str]], Awaitable[Sequence[Any]]],
+        wrapped: Sequence[WrappedKey],
+        places: Sequence[str],
+        by: float,
+        /,
+    ) -> list[Any]:
+        """What a provider answers for each key; those alone that fail for a while are asked for again."""
+        answers = await self._ask(provider, partial(_all, call, wrapped, places), by)
+        for attempt in range(1, self._policy.attempts if provider.remote else 1):
+            again = [i for i, each in enumerate(answers) if isinstance(each, Exception) and _failure(each).temporary]
+            if not again:
+                break
+            with suppress(TimeoutError), Deadline(self._calls.deadlines, by):
+                await backoff(attempt, _FIRST_PAUSE, _LONGEST_PAUSE)
+            rest = partial(_all, call, [wrapped[i] for i in again], [places[i] for i in again])
+            with suppress(SealError):  # the others' answers are there
+                for i, each in zip(again, await self._ask(provider, rest, by), strict=True):
+                    answers[i] = each
+        return answers
 
     async def _ask(self, provider: KeyProvider, call: Callable[[], Awaitable[T]], by: float, /) -> T:
         """What a provider answers, tried again while it fails for a while. No frame of it gets out."""
@@ -200,10 +229,12 @@ def _ids(provider: KeyProvider, /) -> set[tuple[str, str]]:
     raise failure
 
 
-async def _all(results: Awaitable[Sequence[Any]], count: int, /) -> list[Any]:
-    """What a provider returns, if it is as many."""
-    found = [*await results]
-    if len(found) != count:
+async def _all(
+    call: Callable[[Sequence[T], Sequence[str]], Awaitable[Sequence[Any]]], keys: Sequence[T], places: Sequence[str], /
+) -> list[Any]:
+    """What a provider returns, if it is as many as it was given."""
+    found = [*await call(keys, places)]
+    if len(found) != len(keys):
         raise KeyProviderError("the key provider returned another number of keys than it was given")
     return found
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from copy import copy
 from typing import Literal, TypeAlias, TypeVar
 
@@ -10,7 +10,7 @@ from msgspec import Struct
 
 from accountstore.backends.base import Blob, Write
 from accountstore.codecs import is_sealed
-from accountstore.errors import AccountStoreError, NotSealedError, SealError
+from accountstore.errors import AccountStoreError, KeyDeniedError, KeyProviderError, NotSealedError, SealError
 from accountstore.sealing.envelope import (
     Envelope,
     WrappedKey,
@@ -32,6 +32,11 @@ T = TypeVar("T")
 Mode: TypeAlias = Literal["required", "optional", "unsealing"]
 """`"required"`: plaintext is refused. `"optional"`: it is read, and the next write seals. `"unsealing"`: it is read,
 and the next write does not seal."""
+
+
+_Ask: TypeAlias = (
+    "Callable[[KeyProvider, Sequence[WrappedKey], Sequence[str], float], Awaitable[Sequence[T | SealError]]]"
+)
 
 
 class Sealed(Struct, frozen=True, eq=False, gc=False):
@@ -96,7 +101,7 @@ class Sealer:
     ) -> list[Blob | AccountStoreError]:
         """Each plain document, or what is wrong with it; errors of reading stay as they are."""
         results, sealed = await self.take_apart(keys, blobs)
-        unwrapped = await self._unwrap(sealed)
+        unwrapped = await self._ask_for(sealed, self.ring.unwrap)
         for i, one in sealed.items():
             blob, content_key = results[i], unwrapped[i]
             if isinstance(content_key, SealError):
@@ -140,13 +145,14 @@ class Sealer:
         found = place_in(envelope, place)
         return Sealed(envelope, found, place, *self.ring.find(envelope.keys))
 
-    async def _unwrap(self, sealed: dict[int, Sealed], /) -> dict[int, SecretBytes | SealError]:
-        """The content keys, by one call of each provider."""
-        keys: dict[int, SecretBytes | SealError] = {}
+    async def _ask_for(self, sealed: dict[int, Sealed], ask: _Ask[T], /) -> dict[int, T | SealError]:
+        """What the key providers answer for each one's key, by one call of each provider."""
+        keys: dict[int, T | SealError] = {}
         for provider, places in _by_provider(sealed):
             mine = [sealed[i] for i in places]
+            found: Sequence[T | SealError]
             try:
-                found = await self.ring.unwrap(provider, *_keys(mine), self.ring.deadline())
+                found = await ask(provider, *_keys(mine), self.ring.deadline())
             except SealError as error:
                 found = [copy(error.with_traceback(None)) for _ in mine]
             for i, one, key in zip(places, mine, found, strict=True):
@@ -157,16 +163,34 @@ class Sealer:
 
     async def rewrap_many(self, sealed: dict[int, Sealed], /) -> dict[int, WrappedKey | SealError]:
         """The content keys, wrapped by the key that seals now."""
-        keys: dict[int, WrappedKey | SealError] = {}
-        for provider, places in _by_provider(sealed):
-            mine = [sealed[i] for i in places]
+        return await self._ask_for(sealed, self.ring.rewrap)
+
+    async def proven(self, writes: Sequence[Write], /) -> list[Write | SealError]:
+        """The same writes, of sealed documents; of one that does not open by what the providers unwrap now, the error:
+        it must not replace what opens.
+        """
+        results: list[Write | SealError] = [*writes]
+        if self.mode == "unsealing":
+            return results
+        sealed: dict[int, Sealed] = {}
+        for i, write in enumerate(writes):
+            await self.turns.take(len(write.data))
             try:
-                found = await self.ring.rewrap(provider, *_keys(mine), self.ring.deadline())
-            except SealError as error:
-                found = [copy(error.with_traceback(None)) for _ in mine]
-            for i, one, key in zip(places, mine, found, strict=True):
-                keys[i] = _explained(one, key)
-        return keys
+                one = self._take_apart(write.key, write.data)
+            except SealError:
+                one = None
+            if one is None:
+                results[i] = _unproven()
+            else:
+                sealed[i] = one
+        for i, key in (await self._ask_for(sealed, self.ring.unwrap_anew)).items():
+            one, write = sealed[i], writes[i]
+            await self.turns.take(len(write.data))
+            if isinstance(key, (KeyDeniedError, KeyProviderError)):
+                results[i] = key
+            elif isinstance(key, SealError) or isinstance(_content(one, key), SealError):
+                results[i] = _unproven()
+        return results
 
     async def aclose(self) -> None:
         """Forget the keys and close the providers."""
@@ -194,7 +218,16 @@ def _explained(one: Sealed, key: T | SealError, /) -> T | SealError:
 
 
 def _open(one: Sealed, key: SecretBytes, blob: Blob, /) -> Blob | SealError:
+    data = _content(one, key)
+    return data if isinstance(data, SealError) else Blob(data, blob.stat)
+
+
+def _content(one: Sealed, key: SecretBytes, /) -> SecretBytes | SealError:
     try:
-        return Blob(open_content(one.envelope, key, one.found, one.place, one.key.key_id), blob.stat)
+        return open_content(one.envelope, key, one.found, one.place, one.key.key_id)
     except SealError as error:
         return error.with_traceback(None)
+
+
+def _unproven() -> KeyProviderError:
+    return KeyProviderError("what the key provider has wrapped anew does not open: the document was left as it is")

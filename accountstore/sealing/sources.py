@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from importlib import import_module
 from logging import getLogger
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 _SERVICES: Mapping[str, str] = {"transit": "transit", "aws-kms": "aws_kms"}
 """The modules of key services by their names in the configuration, which are those of their extras, too."""
 _PREFIX = "env:"
+_LIKE_KEYS = re.compile(r'[{}"\n]|[\w+=-]{40,}')
+"""Text that may be a key or a set of keys, as `${NAME}` brings it where `env:NAME` is meant."""
 
 
 class _Service(Protocol):
@@ -65,8 +68,10 @@ def _open_source(source: Any, /) -> KeyProvider:
     try:
         return _provider(source)
     except ConfigError as error:
-        where = f"keys: {source}: " if isinstance(source, str) else "keys: "
-        raise ConfigError(f"{where}{error.message}") from None
+        what = error.message
+    if isinstance(source, str) and _LIKE_KEYS.search(source):
+        raise ConfigError("keys: looks like keys, which are not shown: name the file that has them, or env:NAME")
+    raise ConfigError(f"keys: {source}: {what}" if isinstance(source, str) else f"keys: {what}")
 
 
 def promote(encryption: Encryption | None, key_id: str, /) -> None:

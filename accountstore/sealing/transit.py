@@ -120,18 +120,27 @@ class TransitKeys:
         self._is_derived = False
         if token_file:
             self._read_token()
-        headers = {"X-Vault-Request": "true"} | ({"X-Vault-Namespace": namespace} if namespace else {})
+        self._headers = {"X-Vault-Request": "true"} | ({"X-Vault-Namespace": namespace} if namespace else {})
+        self._url = url
         try:
-            trusted = _authorities(verify) if isinstance(verify, str) else verify
-            # No time limit of its own: the operation has one. No proxy and no netrc: the token goes to this host alone.
-            self._client = httpx2.AsyncClient(
-                base_url=url, headers=headers, verify=trusted, timeout=None, trust_env=False, follow_redirects=False
-            )
+            self._trusted = _authorities(verify) if isinstance(verify, str) else verify
+            self._client = self._new_client()
         except (OSError, ValueError, httpx2.InvalidURL) as error:
             raise ConfigError(f"transit: url or verify: cannot be used ({type(error).__name__})") from None
 
     def __repr__(self) -> str:
         return f"TransitKeys({self._prefix[:-2]!r})"
+
+    def _new_client(self) -> httpx2.AsyncClient:
+        # No time limit of its own: the operation has one. No proxy and no netrc: the token goes to this host alone.
+        return httpx2.AsyncClient(
+            base_url=self._url,
+            headers=self._headers,
+            verify=self._trusted,
+            timeout=None,
+            trust_env=False,
+            follow_redirects=False,
+        )
 
     def _read_token(self) -> None:
         try:
@@ -161,7 +170,10 @@ class TransitKeys:
 
     async def unwrap(self, wrapped: Sequence[WrappedKey], contexts: Sequence[str], /) -> Sequence[bytes | Exception]:
         answers = await self._send_wrapped("decrypt", wrapped, contexts)
-        return [_plain(answer, each) for answer, each in zip(answers, wrapped, strict=True)]
+        return [
+            _plain(answer, each) if self._is_named(each) else _renamed(each)
+            for answer, each in zip(answers, wrapped, strict=True)
+        ]
 
     async def rewrap(
         self, wrapped: Sequence[WrappedKey], contexts: Sequence[str], /
@@ -169,9 +181,21 @@ class TransitKeys:
         """Each key under the latest version, by the server. Raises `KeyDeniedError`, `KeyProviderError`."""
         answers = await self._send_wrapped("rewrap", wrapped, contexts)
         return [
-            WrongKeyError("the key service refused it", key_id=each.key_id) if answer.error else self._wrapped(answer)
+            _renamed(each)
+            if not self._is_named(each)
+            else WrongKeyError("the key service refused it", key_id=each.key_id)
+            if answer.error
+            else self._wrapped(answer)
             for answer, each in zip(answers, wrapped, strict=True)
         ]
+
+    def _is_named(self, wrapped: WrappedKey, /) -> bool:
+        """Whether a document names the version of the key that its content key was wrapped by: the server looks at the
+        ciphertext alone, and what is written beside it would say which versions are needed.
+        """
+        scheme, _, rest = wrapped.data.partition(b":v")
+        version = wrapped.key_id.removeprefix(self._prefix).encode()
+        return bool(scheme) and rest.startswith(version + b":")
 
     async def _send_wrapped(
         self, path: Literal["decrypt", "rewrap"], wrapped: Sequence[WrappedKey], contexts: Sequence[str], /
@@ -230,7 +254,9 @@ class TransitKeys:
         raise failure
 
     async def aclose(self) -> None:
-        await self._client.aclose()
+        # Another storage, or the next store of the same configuration, may have been given it too.
+        client, self._client = self._client, await to_thread.run_sync(self._new_client)
+        await client.aclose()
 
 
 def _authorities(path: str, /) -> ssl.SSLContext:
@@ -257,6 +283,10 @@ def _plain(answer: _Item, wrapped: WrappedKey, /) -> bytes | Exception:
         return SecretBytes(b64decode(answer.plaintext, validate=True))
     except ValueError:
         return KeyProviderError(_NONSENSE)
+
+
+def _renamed(wrapped: WrappedKey, /) -> WrongKeyError:
+    return WrongKeyError("it names another version of the key than it was wrapped by", key_id=wrapped.key_id)
 
 
 def _text(data: bytes, /) -> str:

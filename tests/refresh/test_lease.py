@@ -283,7 +283,7 @@ def test_a_wrong_clock_is_found_by_a_write(off: type[_Wrong], hours: int) -> Non
     clock = StorageClock()
     off.by = timedelta(hours=hours)
     assert abs(clock.now() - datetime.now(UTC) - off.by) < timedelta(seconds=5)
-    clock.has_written(datetime.now(UTC))
+    clock.has_written(datetime.now(UTC), leases.elapsed())
     assert abs(clock.now() - datetime.now(UTC)) < timedelta(seconds=5)
     off.by = timedelta(seconds=20)
     assert abs(clock.now() - datetime.now(UTC) - off.by) < timedelta(seconds=5)
@@ -300,6 +300,31 @@ def test_a_clock_that_is_behind_is_found_by_a_read(off: type[_Wrong]) -> None:
     assert abs(clock.now() - datetime.now(UTC) + timedelta(minutes=10)) < timedelta(seconds=5)
     for _ in range(2):
         clock.has_read(datetime(9999, 12, 31, 23, 59, 55, tzinfo=UTC))
+
+
+@pytest.mark.parametrize("hours", [-1, 0, 1])
+def test_a_steady_clock_that_has_stood_still_brings_back_no_token(
+    off: type[_Wrong], hours: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a machine that was paused, or whose clock was set: what was found before counts no more where it would make
+    the time earlier, until the next write.
+    """
+    clock, steady = StorageClock(), leases.elapsed
+    off.by = timedelta(hours=hours)
+    clock.has_written(datetime.now(UTC), steady())
+    off.by = timedelta(0)
+    monkeypatch.setattr(leases, "elapsed", lambda: steady() - 7200)
+    assert abs(clock.now() - datetime.now(UTC)) < timedelta(seconds=5)
+    clock.has_written(datetime.now(UTC), steady() - 7200)
+    assert abs(clock.now() - datetime.now(UTC)) < timedelta(seconds=5)
+
+
+def test_a_write_that_took_long_tells_no_time(off: type[_Wrong]) -> None:
+    """Its date may be of long ago: of a process that was suspended while the answer came."""
+    clock = StorageClock()
+    clock.has_written(datetime.now(UTC) - timedelta(minutes=10), leases.elapsed() - 600)
+    assert abs(clock.now() - datetime.now(UTC)) < timedelta(seconds=5)
+    assert not clock.is_known
 
 
 async def test_a_clock_that_is_ahead_costs_no_exchange(off: type[_Wrong]) -> None:
@@ -322,7 +347,7 @@ async def test_a_clock_that_is_ahead_costs_no_exchange(off: type[_Wrong]) -> Non
 
     blind = store_over({"m": memory})
     storage = blind._resolver.storage(None)  # pyright: ignore[reportPrivateUsage]
-    storage.clock.has_written = lambda _: None  # type: ignore[method-assign]
+    storage.clock.has_written = lambda *_: None  # type: ignore[method-assign]
     await blind.refresh(AT, provider.exchange)
     assert provider.exchanges == 2
 

@@ -182,6 +182,39 @@ async def test_what_is_no_https_url_is_not_asked(url: str) -> None:
     assert CANARY not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("endpoint", "request_url", "is_refused"),
+    [
+        (GOOGLE, MICROSOFT, True),
+        (MICROSOFT, GOOGLE, True),
+        (GOOGLE, "https://mail.example.com/token", True),
+        (GOOGLE, "https://accounts.google.com/o/oauth2/token", False),
+        (microsoft("contoso.com"), MICROSOFT, False),
+        (MICROSOFT, "https://login.live.com/oauth20_token.srf", False),
+        (GOOGLE, "https://OAUTH2.googleapis.com:443/token", False),
+        *((GOOGLE, text, False) for text in (None, "", "refresh_token", "https://[", "//")),
+    ],
+)
+async def test_no_provider_is_sent_the_tokens_of_another(
+    endpoint: str, request_url: str | None, is_refused: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a document's `requestUrl` names another provider than the endpoint that was given, nothing is sent."""
+    asked: list[str] = []
+
+    async def post(_: object, url: str, __: object) -> tuple[int, bytes]:
+        asked.append(url)
+        return 200, b'{"access_token": "A"}'
+
+    monkeypatch.setattr(TokenEndpoint, "_post", post)
+    credentials = OAuthCredentials(login="me", refresh_token="rt", request_url=request_url)
+    if is_refused:
+        with raises(ExchangeError, match=r"^\$\.credentials\.requestUrl: names another host"):
+            await TokenEndpoint(endpoint)(credentials)
+    else:
+        await TokenEndpoint(endpoint)(credentials)
+    assert asked == ([] if is_refused else [endpoint])
+
+
 async def test_without_any_endpoint() -> None:
     """A document without `requestUrl` needs one that is given."""
     with raises(ExchangeError, match="no endpoint was given"):

@@ -510,6 +510,45 @@ async def test_an_edit_meanwhile_survives(store: AccountStore) -> None:
     assert await store.get(AT) == document
 
 
+@pytest.mark.parametrize("multi", [False, True], ids=["single", "multi"])
+async def test_a_save_by_version_meanwhile_keeps_the_lease(store: AccountStore, multi: bool) -> None:
+    """Somebody who has read the document while a token is exchanged, and writes it by its version, once and again, does
+    not let another exchange the same token at the same time.
+    """
+    provider = SmallProvider()
+    account = provider.account()
+    await (store.save_multi(MULTI_AT, MultiAccount(receive_accounts=[account])) if multi else store.save(AT, account))
+    begun, saved = anyio.Event(), anyio.Event()
+
+    async def slow(credentials: OAuthCredentials) -> TokenGrant:
+        grant = provider.spend(credentials)
+        begun.set()
+        await saved.wait()
+        await anyio.sleep(0.05)
+        return grant
+
+    async def refresh() -> None:
+        await (store.refresh_multi(MULTI_AT, slow) if multi else store.refresh(AT, slow))
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(refresh)
+        await begun.wait()
+        if multi:
+            read = await store.read_multi(MULTI_AT)
+            saving = replace(read.document, send_account=ACCOUNT)
+            version = await store.save_multi(MULTI_AT, saving, mode=read.version)
+            await store.save_multi(MULTI_AT, saving, mode=version)
+        else:
+            one = await store.read(AT)
+            version = await store.save(AT, replace(one.document, port=2), mode=one.version)
+            await store.save(AT, replace(one.document, port=1), mode=version)
+        assert len(await leases(store, MULTI_AT if multi else AT)) == 1
+        saved.set()
+    found = (await store.get_multi(MULTI_AT)).receive_accounts[0] if multi else await store.get(AT)
+    assert (tokens(found), provider.refusals) == (("R1", "A1"), 0)
+    assert found.port == (account.port if multi else 1)
+
+
 async def test_another_login_meanwhile_survives(store: AccountStore) -> None:
     """Somebody signs in anew during the exchange: those tokens stay, and are returned."""
     provider = SmallProvider()
@@ -524,7 +563,7 @@ async def test_another_login_meanwhile_survives(store: AccountStore) -> None:
     assert await store.get(AT) == new
 
 
-async def test_a_document_that_is_deleted_meanwhile(store: AccountStore) -> None:
+async def test_a_document_that_is_deleted_meanwhile(store: AccountStore, pauses: list[float]) -> None:
     """It is not brought back."""
     await store.save(AT, oauth("R0"))
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 from datetime import UTC, datetime, timedelta
+from threading import Timer
 from typing import TYPE_CHECKING
 
 import anyio
@@ -163,3 +166,33 @@ async def test_a_task_that_somebody_cancels_in_its_exchange_ends_so() -> None:
     with pytest.raises(asyncio.CancelledError):
         await store.refresh(AT, exchange)
     assert b'"holder"' not in (await store.read_json(AT)).document
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "trio"])
+@pytest.mark.parametrize("waits", [False, True], ids=["running", "waiting"])
+def test_ctrl_c_in_an_exchange_loses_no_token(loop: str, waits: bool) -> None:
+    """It ends the program when the tokens are saved, be it that the exchange computes or waits at the moment."""
+    provider, memory = SmallProvider(), MemoryBackend()
+    before = signal.getsignal(signal.SIGINT)
+
+    async def main() -> None:
+        store = store_over({"m": memory})
+        await store.save(AT, provider.account())
+
+        async def exchange(credentials: OAuthCredentials) -> TokenGrant:
+            grant = provider.spend(credentials)
+            if waits:
+                timer.start()
+            else:
+                signal.raise_signal(signal.SIGINT)
+            await anyio.sleep(0.5)
+            return grant
+
+        await store.refresh(AT, exchange)
+        await anyio.sleep_forever()
+
+    timer = Timer(0.1, os.kill, (os.getpid(), signal.SIGINT))
+    with pytest.raises(KeyboardInterrupt):
+        anyio.run(main, backend=loop)
+    assert signal.getsignal(signal.SIGINT) is before
+    assert b'"refreshToken":"R1"' in anyio.run(lambda: memory.read(AT.path, limit=10**6)).data

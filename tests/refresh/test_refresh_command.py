@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
+import sys
+import time
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 from urllib.parse import parse_qs
 
 import anyio
@@ -33,12 +37,16 @@ CANARY = "zQ7kzQ7k"
 class Provider(BaseHTTPRequestHandler):
     """Grants another token for each, unless it is `bad...`."""
 
-    asked: list[dict[str, str]]
+    signalled: ClassVar[tuple[int, int] | None] = None
+    """The process that is sent a signal in the midst of an exchange, which then takes a while."""
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"])).decode()
         form = {name: values[0] for name, values in parse_qs(body).items()}
         self.server.asked.append(form)  # type: ignore[attr-defined]  # which the fixture gives it
+        if Provider.signalled is not None:
+            os.kill(*Provider.signalled)
+            time.sleep(0.3)
         is_bad = form["refresh_token"].startswith("bad")
         answer = {"error": "invalid_grant"} if is_bad else {"access_token": CANARY, "expires_in": 3600}
         self.send_response(400 if is_bad else 200)
@@ -170,6 +178,22 @@ def test_the_client_shows_its_secret_as_told(folder: Path, asked: tuple[str, lis
     """With `--post` the client's id is in the body, as for a public client; an endpoint that is given is asked."""
     assert run(folder, "--insecure-http", "--post", "--endpoint", asked[0], "a/old.account") == (0, "", "")
     assert asked[1][0]["client_id"] == "c"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_loses_no_token(number: int, folder: Path, asked: tuple[str, list[dict[str, str]]]) -> None:
+    """Told to end while the provider is at it, which has spent the refresh token, the command saves the new one."""
+    options = ("--config", str(folder / "accountstore.toml"), "refresh", "--insecure-http", "a/old.account")
+    with subprocess.Popen([sys.executable, "-m", "accountstore", *options], stderr=subprocess.PIPE) as process:
+        Provider.signalled = process.pid, number
+        try:
+            _, shown = process.communicate(timeout=HUNG)
+        finally:
+            Provider.signalled = None
+    assert (process.returncode, shown) == (130, b"")
+    stored = msgspec.json.decode((folder / "mail/a/old.account").read_bytes())
+    assert stored["credentials"]["accessToken"] == CANARY
 
 
 def test_without_the_extra(folder: Path) -> None:

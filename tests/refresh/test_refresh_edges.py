@@ -15,11 +15,12 @@ from doubles import Recording, result
 from msgspec.structs import replace
 from providers import SmallProvider
 from running import HUNG
-from test_refresh import AT, MULTI_AT, leases, never, put, tokens
+from test_refresh import AT, MULTI_AT, lease_of, leases, never, put, tokens
 
 from accountstore import (
     AccountStore,
     ClosedError,
+    KeyDeniedError,
     LeaseError,
     MultiAccount,
     NoAnswerError,
@@ -41,14 +42,92 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.anyio
 
 
-@pytest.mark.parametrize("error", [FullError("full"), DeniedError("no")], ids=["full", "denied"])
-async def test_a_save_that_is_refused_once_loses_no_token(error: Exception) -> None:
-    """The first write takes the lease, the second has the only copy of the new token: it is tried again."""
+@pytest.mark.parametrize("error", [FullError("full"), DeniedError("no"), KeyDeniedError("no")], ids=type)
+async def test_a_save_that_is_refused_for_a_while_loses_no_token(error: Exception, pauses: list[float]) -> None:
+    """The first write takes the lease, the next has the only copy of the new token: it is tried again, and again."""
     provider = SmallProvider()
-    backend = Recording(MemoryBackend(), [Fault("write", 3, "before", error)])
+    backend = Recording(MemoryBackend(), [Fault("write", nth, "before", error) for nth in range(3, 23)])
     store = store_over({"main": backend})
     await put(store, provider.account())
     assert tokens((await store.refresh(AT, provider.exchange)).document) == ("R1", "A1")
+
+
+@pytest.mark.parametrize("odd", [b"", b'{"host": "h", "po', None], ids=["empty", "half", "gone"])
+async def test_a_document_that_is_none_for_a_moment_loses_no_token(odd: bytes | None, pauses: list[float]) -> None:
+    """Such as while somebody's editor writes it: what was granted is saved as soon as it is one again."""
+    provider, backend = SmallProvider(), Recording()
+    store = store_over({"main": backend})
+    await put(store, provider.account())
+
+    async def exchange(credentials: OAuthCredentials) -> TokenGrant:
+        whole, calls = await backend.raw(AT), 0
+
+        async def restore(_: str) -> None:
+            nonlocal calls
+            calls += 1
+            if calls == 4:
+                await backend.put(AT, whole)
+
+        backend.before = restore
+        await (backend.remove(AT.path) if odd is None else backend.put(AT, odd))
+        return await provider.exchange(credentials)
+
+    assert tokens((await store.refresh(AT, exchange)).document) == ("R1", "A1")
+    assert tokens(await store.get(AT)) == ("R1", "A1")
+
+
+async def test_what_a_plain_function_grants_is_not_lost(store: AccountStore) -> None:
+    """A forgotten `async` spends no token for nothing."""
+    provider: Any = SmallProvider()
+    await put(store, provider.account())
+    assert tokens((await store.refresh(AT, provider.spend)).document) == ("R1", "A1")
+
+
+async def test_spent_tokens_make_room_for_new_ones() -> None:
+    """Where a document has no room for the spent token beside the new ones, it is not kept."""
+    provider = SmallProvider()
+    store = store_over({"main": MemoryBackend()}, max_bytes=2500)
+    await put(store, provider.account("R0".ljust(1000)))
+    provider.good = {"R0".ljust(1000)}
+    assert tokens((await store.refresh(AT, padded(provider))).document) == ("R1".ljust(1000), "A1".ljust(900))
+    assert (provider.exchanges, await leases(store)) == (1, {})
+
+
+async def test_without_room_for_new_tokens_none_is_spent() -> None:
+    """A document that is full is refused before the exchange, and keeps no lease; once it may be larger it goes on."""
+    provider, memory = SmallProvider(), MemoryBackend()
+    await put(store_over({"main": memory}), provider.account("R0".ljust(1000)))
+    provider.good = {"R0".ljust(1000)}
+    store = store_over({"main": memory}, max_bytes=1800)
+    with pytest.raises(TooLargeError, match="nothing was exchanged"):
+        await store.refresh(AT, padded(provider))
+    assert (provider.exchanges, await leases(store)) == (0, {})
+    await store_over({"main": memory}).refresh(AT, padded(provider))
+
+
+async def test_room_that_spent_tokens_take_is_used() -> None:
+    """The token before the last gives its room to an exchange which would be refused for want of it."""
+    provider, memory = SmallProvider(), MemoryBackend()
+    before = lease_of("R0".ljust(1000), previous="R".ljust(1000))
+    await put(store_over({"main": memory}), provider.account("R0".ljust(1000)), before)
+    provider.good = {"R0".ljust(1000)}
+    store = store_over({"main": memory}, max_bytes=2400)
+    assert len((await store.read_json(AT)).document) > 2100
+    await store.refresh(AT, padded(provider, access=20))
+    assert (provider.exchanges, provider.refusals) == (1, 0)
+
+
+def padded(provider: SmallProvider, /, *, access: int = 900) -> Any:
+    """An exchange whose tokens are long."""
+
+    async def exchange(credentials: OAuthCredentials) -> TokenGrant:
+        grant = await provider.exchange(credentials)
+        assert grant.refresh_token is not None
+        longer = grant.refresh_token.reveal().ljust(1000)
+        provider.good.add(longer)
+        return TokenGrant(access_token=grant.access_token.reveal().ljust(access), expires_in=60, refresh_token=longer)
+
+    return exchange
 
 
 async def test_an_access_token_that_is_too_large_costs_no_refresh_token() -> None:

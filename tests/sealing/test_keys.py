@@ -7,9 +7,10 @@ import os
 import stat
 import time
 from importlib import import_module
+from itertools import zip_longest
 from threading import Thread
 from traceback import TracebackException
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import anyio
 import pytest
@@ -20,7 +21,7 @@ from sealed import BY, KEYS, b64, jwk, jwks, sealed_over, sealer, static, write_
 from accountstore import AccountStore, ConfigError, Encryption, Location, StorageConfig, StoreConfig, errors
 from accountstore.backends.memory import MemoryBackend
 from accountstore.retry import RetryPolicy
-from accountstore.rotation import rewrap
+from accountstore.rotation import Rotated, reseal, rewrap
 from accountstore.sealing import StaticKeys, WrappedKey, add_key, new_key, promote_key, read_keys
 from accountstore.sealing.ring import KeyCache
 
@@ -267,13 +268,14 @@ class Service:
         self.key_id = key_id
         self.calls: list[tuple[str, int]] = []
         self.instead: Callable[[str], Awaitable[Any]] | None = None
+        self.swaps = False
         self.closed = False
 
     def key_ids(self) -> Sequence[str]:
         return (self.key_id,)
 
     def holds(self, key_id: str, /) -> bool:
-        return key_id == self.key_id
+        return key_id in {"k", self.key_id}
 
     async def current(self) -> str:
         return self.key_id
@@ -284,9 +286,12 @@ class Service:
         found = None if self.instead is None else await self.instead(name)
         return answer if found is None else found
 
+    def _in_order(self, answer: list[Any]) -> list[Any]:
+        return answer[::-1] if self.swaps else answer
+
     async def wrap(self, keys: Sequence[bytes], contexts: Sequence[str], /) -> Any:
         made = [WrappedKey("test", self.key_id, self._xor(k) + c.encode()) for k, c in zip(keys, contexts, strict=True)]
-        return await self._do("wrap", len(keys), made)
+        return await self._do("wrap", len(keys), self._in_order(made))
 
     async def unwrap(self, wrapped: Sequence[WrappedKey], contexts: Sequence[str], /) -> Any:
         found = [
@@ -302,6 +307,23 @@ class Service:
 
     async def aclose(self) -> None:
         self.closed = True
+
+
+class Rewrapping(Service):
+    """One that wraps anew on its side; `answers` are what it returns instead the next time, each for a key."""
+
+    def __init__(self, *, binds: bool = True) -> None:
+        super().__init__(binds=binds)
+        self.answers: list[Exception | None] = []
+
+    async def _do(self, name: str, count: int, answer: Any) -> Any:
+        answers = [new or old for new, old in zip_longest(self.answers, answer)]
+        self.answers = []
+        return await super()._do(name, count, answers)
+
+    async def rewrap(self, wrapped: Sequence[WrappedKey], contexts: Sequence[str], /) -> Any:
+        made = [WrappedKey("test", self.key_id, each.data) for each in wrapped]
+        return await self._do("rewrap", len(made), self._in_order(made))
 
 
 def with_service(service: Any, cache: KeyCache | None = None, attempts: int = 1) -> Sealer:
@@ -352,6 +374,20 @@ async def test_unwrapped_keys_are_kept_for_a_while(monkeypatch: pytest.MonkeyPat
         await store.get(AT)
         await store.get(AT)
         assert service.calls == [("wrap", 1), ("unwrap", 1), ("unwrap", 1)]
+
+
+async def test_keys_that_were_kept_for_long_enough_are_in_memory_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is older than it may be is dropped by the next call for any document, and not by one for its own alone."""
+    now = 1000.0
+    monkeypatch.setattr("accountstore.sealing.ring.monotonic", lambda: now)
+    cache = KeyCache(9, 60)
+    store = sealed_over({"main": MemoryBackend()}, {"main": with_service(Service(), cache)})
+    await store.save(AT, ACCOUNT)
+    now += 40
+    await store.save(ELSEWHERE, ACCOUNT)
+    now += 40
+    await store.get(ELSEWHERE)
+    assert len(cast("Any", cache)._keys) == 1
 
 
 @pytest.mark.parametrize("binds", [True, False])
@@ -479,6 +515,45 @@ async def test_a_denial_is_not_repeated_and_a_failure_is(pauses: list[float]) ->
     service.instead = once
     await store.save(AT, ACCOUNT)
     assert len(pauses) == 3
+
+
+async def test_of_many_keys_those_alone_are_asked_for_again_that_failed_for_a_while(pauses: list[float]) -> None:
+    """Such as a request that a service throttles: of a `get` and of a rotation; what is refused is not asked again."""
+    service = Rewrapping()
+    own = with_service(service, KeyCache(0, 0), attempts=3)
+    store = sealed_over({"main": MemoryBackend()}, {"main": own})
+    places = [Location(f"{i}.account") for i in range(4)]
+    await drained(store.save_many([(at, ACCOUNT) for at in places]))
+    busy = errors.KeyProviderError("busy")
+    service.answers = [busy, errors.WrongKeyError("no"), None, busy]
+    found = [result for _, result in await drained(store.get_many(places))]
+    assert [isinstance(result, errors.WrongKeyError) for result in found] == [False, True, False, False]
+    assert service.calls[1:] == [("unwrap", 4), ("unwrap", 2)]
+    service.key_id, service.calls = "k2", []
+    service.answers = [busy]
+    assert [cast("Rotated", result).outcome for _, result in await drained(rewrap(store))] == ["written"] * 4
+    assert service.calls == [("rewrap", 4), ("rewrap", 1), ("unwrap", 4)]
+
+
+@pytest.mark.parametrize("call", [rewrap, reseal])
+@pytest.mark.parametrize("service_wraps", [True, False], ids=["wrap", "rewrap"])
+async def test_what_does_not_open_replaces_nothing(call: Any, service_wraps: bool) -> None:
+    """A service that answers well-formed nonsense, such as each key in another's place, is told by a rotation, and
+    every document stays as it was and opens.
+    """
+    service = Service(binds=False) if service_wraps else Rewrapping(binds=False)
+    backend = MemoryBackend()
+    store = sealed_over({"main": backend}, {"main": with_service(service, KeyCache(9, 60))})
+    places = [Location(f"{i}.account") for i in range(4)]
+    await drained(store.save_many([(at, ACCOUNT) for at in places]))
+    before = [(await backend.read(at.path, limit=10**6)).data for at in places]
+    service.key_id = "k2"
+    service.swaps = True
+    found = [result for _, result in await drained(call(store))]
+    assert [str(result).partition(": ")[2][:19] for result in found] == ["what the key provid"] * 4
+    service.swaps = False
+    assert [(await backend.read(at.path, limit=10**6)).data for at in places] == before
+    assert [cast("Rotated", result).outcome for _, result in await drained(call(store))] == ["written"] * 4
 
 
 async def test_a_slow_service_ends_with_the_deadline() -> None:

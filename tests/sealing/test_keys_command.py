@@ -128,8 +128,10 @@ def test_a_rotation_from_the_first_command_to_the_last() -> None:
     run("new", "keys.jwks", "--id", "new")
     verified = run("verify")
     assert (verified.exit_code, verified.stdout) == (0, "2 current\n")
+    assert "start it again" in verified.stderr
     rotated = run("rotate", "--to", "new")
     assert (rotated.exit_code, rotated.stdout) == (0, "2 written\n")
+    assert "started before `keys rotate --to` seals by the key that came first then" in rotated.stderr
     assert kid(AT.path) == "new"
     assert list(read_keys("keys.jwks")) == ["new", "old"]
     assert run("rotate").stdout == "2 current\n"
@@ -198,6 +200,23 @@ def test_a_key_that_somebody_else_lets_seal_meanwhile_is_told(monkeypatch: pytes
     done = run("rotate", "--to", "new")
     assert (done.exit_code, "another key seal meanwhile ('old')" in done.stderr) == (1, True)
     assert kid(AT.path) == "old"
+
+
+def test_verify_names_the_other_storages_with_the_keys() -> None:
+    """Before a key is taken out of a file, all storages with the file must be verified; of one key nothing is said."""
+    fill()
+    assert run("verify").stderr == ""
+    encryption = 'encryption = { keys = ["other.jwks", "keys.jwks"] }'
+    with Path("accountstore.toml").open("a") as file:
+        file.write(f'[storages.Archive]\nurl = "archive"\n{encryption}\n[storages.Other]\nurl = "other"\n')
+        file.write('encryption = { keys = "other.jwks" }\n')
+    run("new", "other.jwks")
+    run("new", "keys.jwks")
+    found = run("verify")
+    assert (found.exit_code, found.stdout) == (0, "2 current\n")
+    assert [name for name in ("Archive", "Other", "Plain") if f"the storage {name!r} has the same" in found.stderr] == [
+        "Archive"
+    ]
 
 
 def test_verify_fails_where_a_key_is_still_needed() -> None:

@@ -14,7 +14,7 @@ from hypothesis import settings
 from hypothesis.stateful import run_state_machine_as_test
 from msgspec.structs import replace
 from samples import ACCOUNT, AT, CALLS, ELSEWHERE, FULL, MULTI, MULTI_AT, RICH, next_port
-from sealed import KEYS, sealed_over, sealer, static, write_keys
+from sealed import KEYS, jwk, jwks, sealed_over, sealer, static, write_keys
 
 from accountstore import (
     AccountStore,
@@ -406,6 +406,16 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
     "cache": ({"keys": "keys.jwks", "cache_seconds": -1}, r"encryption\.cache_seconds: "),
     "a type": ({"keys": "keys.jwks", "required": "yes"}, r"encryption\.required: "),
 }
+
+
+@pytest.mark.parametrize("prefix", ["", "env:", "/etc/"])
+@pytest.mark.parametrize("text", [jwks("old"), jwk("old")["k"]], ids=["set", "key"])
+async def test_keys_in_the_place_of_their_name_are_not_shown(prefix: str, text: str, tmp_path: Path) -> None:
+    """Such as of `${MAIL_KEYS}` where `env:MAIL_KEYS` is meant: neither a set of keys nor a key is in the error."""
+    secret = jwk("old")["k"]
+    with raises(ConfigError, r"encryption\.keys: looks like keys, .* env:NAME") as caught:
+        await AccountStore.open(config(tmp_path, keys=prefix + text))
+    assert secret not in f"{caught.value!r} {vars(caught.value)} {caught.value.__context__!r}"
 
 
 @pytest.mark.parametrize("name", FAULTS)

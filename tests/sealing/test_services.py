@@ -192,9 +192,27 @@ async def test_the_service_binds_the_place(kit: Kit) -> None:
         assert await store.get(AT) == ACCOUNT
 
 
+async def test_the_service_binds_the_key_id(kit: Kit) -> None:
+    """A document that names another key than the one that wrapped its content key does not open, so that `verify` tells
+    of each one that still needs an old key.
+    """
+    backend = Kept()
+    async with store_on(backend, await kit.provider()) as store:
+        await store.save(AT, ACCOUNT)
+    kit.rotate()
+    provider = await kit.provider()
+    async with store_on(backend, provider) as store:
+        tree = json.loads((await backend.read(AT.path, limit=10**6)).data)
+        tree["recipients"][0]["header"]["kid"] = await provider.current()
+        await backend.write(AT.path, json.dumps(tree).encode(), mode="overwrite")
+        with raises(SealError, location=AT):
+            await store.get(AT)
+        assert "current" not in await outcomes(verify(store))
+
+
 async def test_a_rotation_is_done_by_the_service(kit: Kit) -> None:
-    """After a rotation of the key, `rewrap` moves each document on the server, contents untouched; the old version is
-    then refused by the server, and every document still opens.
+    """After a rotation of the key, `rewrap` moves each document on the server, which is given no content key, contents
+    untouched; the old version is then refused by the server, and every document still opens.
     """
     backend = Kept()
     async with store_on(backend, await kit.provider()) as store:
@@ -204,14 +222,13 @@ async def test_a_rotation_is_done_by_the_service(kit: Kit) -> None:
     provider = await kit.provider()
 
     async def never(*_: object) -> Any:
-        raise AssertionError("the content keys left the service")
+        raise AssertionError("it was asked to wrap")
 
-    unwrap, provider.unwrap = provider.unwrap, never  # type: ignore[method-assign]
+    provider.wrap = never  # type: ignore[method-assign]
     async with store_on(backend, provider) as store:
         assert await outcomes(rewrap(store)) == {"written": len(PLACES)}
         assert await outcomes(rewrap(store)) == {"current": len(PLACES)}
         kit.retire()
-        provider.unwrap = unwrap  # type: ignore[method-assign]
         assert await outcomes(verify(store)) == {"current": len(PLACES)}
         assert await store.get(PLACES[5]) == ACCOUNT
     assert before == [json.loads((await backend.read(at.path, limit=10**6)).data)["ciphertext"] for at in PLACES]
@@ -257,6 +274,17 @@ async def test_a_service_in_the_configuration(kit: Kit, tmp_path: Path) -> None:
     wrong = Encryption(keys={**keys, "regoin": "x"})
     with raises(ConfigError, f"encryption.keys: {kit.service}: unknown key 'regoin'"):
         await AccountStore.open(StoreConfig(storages={"main": StorageConfig("memory://", encryption=wrong)}))
+
+
+async def test_a_provider_serves_several_stores(kit: Kit) -> None:
+    """A provider that two storages were given, and a store that is opened after them, serves on when one closes."""
+    backend, provider = Kept(), await kit.provider()
+    async with store_on(backend, provider) as one:
+        async with store_on(backend, provider) as other:
+            await other.save(AT, ACCOUNT)
+        assert await one.get(AT) == ACCOUNT
+    async with store_on(backend, provider) as again:
+        assert await again.get(AT) == ACCOUNT
 
 
 async def test_a_service_that_is_down_is_told(kit: Kit) -> None:
