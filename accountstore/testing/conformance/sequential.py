@@ -277,10 +277,6 @@ class SequentialTests(Suite):
             with refused(NotFoundError):
                 await backend.versions(key)
 
-    async def test_sequential_versioned_is_known_or_not(self, backend: Backend) -> None:
-        """A storage says whether it keeps what was overwritten, or that this is not known."""
-        assert await backend.versioned() in {True, False, None}
-
     async def test_sequential_usage_is_possible(self, backend: Backend) -> None:
         """A storage that tells how full it is has some bytes in all, and no more than these are used. Whether it keeps
         old documents is known, or not, or may not be asked.
