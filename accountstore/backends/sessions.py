@@ -33,12 +33,20 @@ class BoundedAnswer(aiohttp.ClientResponse):
     async def read(self) -> bytes:
         """The whole body. Raises `EndlessError` where it is longer."""
         if self._body is None:
-            body = await read_at_most(self.content, MOST_TOLD)
+            body = await self.first(MOST_TOLD)
             if len(body) > MOST_TOLD:
                 self.close()
                 raise EndlessError(f"more than {MOST_TOLD} bytes")
             self._body = body
         return await super().read()
+
+    async def first(self, limit: int, /) -> bytes:
+        """As `read_at_most`; after an error or a cancellation the connection is closed."""
+        try:
+            return await read_at_most(self.content, limit)
+        except BaseException:
+            self.close()
+            raise
 
 
 class _Answer(BoundedAnswer):
