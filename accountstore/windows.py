@@ -154,14 +154,16 @@ class Windows(Generic[T, A]):
     async def _fill(self) -> list[Item[T]]:
         missing = min(self._most, self._concurrency * _WINDOW)
         while missing > 0:
-            before = len(self._window)
+            wanted = len(self._window) + missing
             await in_caller(partial(self._window.extend, islice(self._items, missing)))
-            if len(self._window) < before + missing:
-                break  # there are no more
-            try:
+            if not self._window:
+                break
+            try:  # also of a last window: the store may be closed
                 batch = self._resolver.storage(self._window[-1].at.storage).client.capabilities.batch
             except LocationError:
                 batch = 1
+            if len(self._window) < wanted:
+                break  # there are no more
             missing = min(self._most, self._concurrency * max(_WINDOW, batch)) - len(self._window)
         return self._window
 

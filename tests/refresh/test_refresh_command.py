@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 import time
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -185,7 +184,7 @@ def test_the_client_shows_its_secret_as_told(folder: Path, asked: tuple[str, lis
 def test_a_signal_loses_no_token(number: int, folder: Path, asked: tuple[str, list[dict[str, str]]]) -> None:
     """Told to end while the provider is at it, which has spent the refresh token, the command saves the new one."""
     options = ("--config", str(folder / "accountstore.toml"), "refresh", "--insecure-http", "a/old.account")
-    with subprocess.Popen([sys.executable, "-m", "accountstore", *options], stderr=subprocess.PIPE) as process:
+    with subprocess.Popen([*PYTHON, "-m", "accountstore", *options], stderr=subprocess.PIPE) as process:
         Provider.signalled = process.pid, number
         try:
             _, shown = process.communicate(timeout=HUNG)
