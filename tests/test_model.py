@@ -138,9 +138,10 @@ def test_a_secret_that_is_no_text_is_refused_at_once(name: str, value: Any) -> N
     for None, where there need not be any.
     """
     if value is None and name in {"client_secret", "access_token"}:
-        assert getattr(OAuthCredentials(login="l", refresh_token="r", **{name: None}), name) is None
+        oauth: Any = OAuthCredentials
+        assert getattr(oauth(login="l", refresh_token="r", **{name: None}), name) is None
         return
-    kind: Any = PasswordCredentials if name == "password" else OAuthCredentials
+    kind = cast("Any", PasswordCredentials if name == "password" else OAuthCredentials)
     words: dict[str, Any] = {"login": "l", "refresh_token": "r"} if kind is OAuthCredentials else {"login": "l"}
     with pytest.raises(TypeError, match=f"^{name} must be a str or a Secret$") as caught:
         kind(**(words | {name: value}))

@@ -63,7 +63,7 @@ from accountstore.backends.object_store import (
 )
 from accountstore.backends.options import checked_apart, table
 from accountstore.backends.s3_options import check_s3
-from accountstore.backends.sessions import prepare
+from accountstore.backends.sessions import BoundedAnswer, prepare
 from accountstore.backends.versions import VersionsPage, all_versions
 from accountstore.backends.web_pages import PAGE, is_page_error, page_error
 from accountstore.errors import AccountStoreError
@@ -178,7 +178,8 @@ class S3Backend(ObjectStore[tuple[Any, dict[str, dict[str, Any]]]]):
             async with answer["Body"] as body:
                 told = answer.get("ContentLength")  # None: of a body in chunks
                 check_size(told or 0, limit)
-                data = await body.first(limit)
+                answered: BoundedAnswer = getattr(body, "raw_stream", body)  # newer releases have it within
+                data = await answered.first(limit)
         check_size(len(data), limit)
         return whole_blob(data, _stat(key, answer, len(data) if told is None else int(told)))
 

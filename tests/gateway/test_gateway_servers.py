@@ -8,6 +8,7 @@ import ssl
 import subprocess
 import threading
 import time
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from secrets import token_urlsafe
@@ -315,11 +316,15 @@ def test_a_certificate_that_is_none_is_told_in_a_line(tmp_path: Path, key: str) 
     assert f"{certificate} and {key}: no certificate with its key" in ended.stderr.splitlines()[-1]
 
 
+def _limits(soft: int, resource: int) -> tuple[int, int]:
+    return soft, soft
+
+
 def test_connections_leave_descriptors_to_the_storages(monkeypatch: pytest.MonkeyPatch) -> None:
     """They take half of what the process may have, and no more than thousands."""
     resource = pytest.importorskip("resource")
     for soft, most in ((1024, 512), (1_000_000, 4096), (resource.RLIM_INFINITY, 4096)):
-        monkeypatch.setattr("resource.getrlimit", lambda _, soft=soft: (soft, soft))
+        monkeypatch.setattr("resource.getrlimit", partial(_limits, soft))
         http = server(Starlette(), "127.0.0.1", 0).config.http
         assert isinstance(http, type)
         assert issubclass(http, Protocol)
