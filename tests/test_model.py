@@ -142,7 +142,7 @@ def test_a_secret_that_is_no_text_is_refused_at_once(name: str, value: Any) -> N
         assert getattr(oauth(login="l", refresh_token="r", **{name: None}), name) is None
         return
     kind = cast("Any", PasswordCredentials if name == "password" else OAuthCredentials)
-    words: dict[str, Any] = {"login": "l", "refresh_token": "r"} if kind is OAuthCredentials else {"login": "l"}
+    words: dict[str, Any] = {"login": "l"} if name == "password" else {"login": "l", "refresh_token": "r"}
     with pytest.raises(TypeError, match=f"^{name} must be a str or a Secret$") as caught:
         kind(**(words | {name: value}))
     entries = traceback.TracebackException.from_exception(caught.value, capture_locals=True).stack[1:]
