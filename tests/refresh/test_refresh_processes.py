@@ -166,6 +166,7 @@ def test_control_without_the_lease_the_family_is_revoked(how: str, tmp_path: Pat
     """The control: read-exchange-save, and compare-and-swap alone, lose the mailbox at the first expiry."""
     shared = Shared(str(tmp_path))
     shared.put(provider.account())
+    provider.set(delay=500)  # so that all have read before the first one saves, on a busy machine too
     before = provider.counts()
     with shared.lab as lab:
         refresh_together(lab.workers(WORKERS), how=how)
