@@ -223,7 +223,8 @@ class BlockingAccountStore:
 
     def save_json(self, location: Location, data: bytes, /, *, mode: WriteMode = "overwrite") -> Version:
         """As `AccountStore.save_json`."""
-        data = SecretBytes(data) if isinstance(data, bytes) else data  # type: ignore[redundant-expr]  # so that no traceback with locals shows it
+        if isinstance(cast("Any", data), (bytes, bytearray, memoryview)):
+            data = SecretBytes(data)  # so that no traceback with locals shows it
         return self._run(partial(self._store.save_json, location, data, mode=mode))
 
     @overload

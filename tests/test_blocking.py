@@ -189,10 +189,11 @@ def test_called_by_its_own_observer_it_says_so() -> None:
     assert "event loop thread" in str(*errors)
 
 
-def test_no_traceback_shows_what_was_saved(store: BlockingAccountStore) -> None:
+@pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
+def test_no_traceback_shows_what_was_saved(store: BlockingAccountStore, kind: Any) -> None:
     """A traceback with the local variables of the frames shows no byte of a document."""
     with pytest.raises(EncodeError) as caught:
-        store.save_json(AT, b'{"host": "h", "password": "canary-secret"}')
+        store.save_json(AT, kind(b'{"host": "h", "password": "canary-secret"}'))
     shown = "".join(traceback.TracebackException.from_exception(caught.value, capture_locals=True).format())
     ours = shown[shown.index(os.path.join("accountstore", "blocking.py")) :]
     assert "canary-secret" not in ours

@@ -114,6 +114,8 @@ def rotate(
         if to is not None:
             name = storage or config.default_name()
             if name in config.storages:  # else the store refuses it
+                if config.storages[name].read_only:
+                    raise ConfigError(f"storages.{name}: is read_only, and what would be sealed anew is not written")
                 promote(config.storages[name].encryption, to)
 
         def documents(store: AccountStore, skipped: Callable[[Skipped], object]) -> _Results:

@@ -58,6 +58,18 @@ def run(*arguments: str) -> Result:
     return CliRunner().invoke(app, ["keys", *arguments])
 
 
+def test_no_key_seals_for_a_storage_that_is_not_written() -> None:
+    """A rotation that a read-only storage refuses leaves the key file as it is, for all others that share it."""
+    write_keys(Path("keys.jwks"), "old", "new")
+    Path("accountstore.toml").write_text(
+        CONFIG.format(more="required = true").replace('url = "mail"', 'url = "mail"\nread_only = true')
+    )
+    refused = run("rotate", "--to", "new")
+    assert refused.exit_code == 1
+    assert "storages.Mail: is read_only" in refused.stderr
+    assert list(read_keys("keys.jwks")) == ["old", "new"]
+
+
 def fill() -> None:
     async def save() -> None:
         async with AccountStore.open("accountstore.toml") as store:
@@ -239,7 +251,9 @@ def test_verify_fails_where_a_key_is_still_needed() -> None:
 
 def test_a_plain_storage_is_sealed_and_made_plain_again() -> None:
     """First encryption and the way back are `rotate` with another configuration."""
-    Path("accountstore.toml").write_text(CONFIG.format(more="").replace('"mail"\nencryption', '"mail"\n# encryption'))
+    Path("accountstore.toml").write_text(
+        CONFIG.format(more="required = true").replace('"mail"\nencryption', '"mail"\n# encryption')
+    )
     fill()
     plain = Path("mail", AT.path).read_bytes()
     configured("required = false")
