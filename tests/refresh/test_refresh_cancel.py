@@ -173,7 +173,8 @@ async def test_a_task_that_somebody_cancels_in_its_exchange_ends_so() -> None:
 def test_ctrl_c_in_an_exchange_loses_no_token(loop: str, waits: bool) -> None:
     """It ends the program when the tokens are saved, be it that the exchange computes or waits at the moment."""
     provider, memory = SmallProvider(), MemoryBackend()
-    before = signal.getsignal(signal.SIGINT)
+    # A shell's background jobs begin with it ignored.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
 
     async def main() -> None:
         store = store_over({"m": memory})
@@ -192,7 +193,10 @@ def test_ctrl_c_in_an_exchange_loses_no_token(loop: str, waits: bool) -> None:
         await anyio.sleep_forever()
 
     timer = Timer(0.1, os.kill, (os.getpid(), signal.SIGINT))
-    with pytest.raises(KeyboardInterrupt):
-        anyio.run(main, backend=loop)
-    assert signal.getsignal(signal.SIGINT) is before
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            anyio.run(main, backend=loop)
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert b'"refreshToken":"R1"' in anyio.run(lambda: memory.read(AT.path, limit=10**6)).data
