@@ -70,7 +70,11 @@ class Documents:
             UnsupportedError: the storage cannot promise the mode.
         """
         with Operation(self._log, "save", location) as operation:
-            stored = await updating.save(self._resolver.ref(location, "account"), account, Account, mode)
+            ref = self._resolver.ref(location, "account")
+            if isinstance(mode, Version):
+                stored = await updating.swap(ref, account, Account, mode)
+            else:
+                stored = await ref.write(account, Account, mode)
             return operation.record(stored).version
 
     async def save_multi(
@@ -78,7 +82,11 @@ class Documents:
     ) -> Version:
         """Write a multi account to a `*.multi.account` location (the API's SaveMulti). As `save`."""
         with Operation(self._log, "save_multi", location) as operation:
-            stored = await updating.save(self._resolver.ref(location, "multi"), account, MultiAccount, mode)
+            ref = self._resolver.ref(location, "multi")
+            if isinstance(mode, Version):
+                stored = await updating.swap(ref, account, MultiAccount, mode)
+            else:
+                stored = await ref.write(account, MultiAccount, mode)
             return operation.record(stored).version
 
     async def update(self, location: Location, change: Change[Account], /) -> Stored[Account]:

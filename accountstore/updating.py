@@ -61,11 +61,12 @@ async def update(operation: Operation, ref: DocumentRef, change: Change[D], kind
         operation.attempts += 1
 
 
-async def save(ref: DocumentRef, document: D, kind: type[D], mode: WriteMode, /) -> Stored[D]:
-    """Write a document (`AccountStore.save`). In the place of a version that was read here, those who exchange one of
-    its refresh tokens keep their leases: others would spend the same token meanwhile.
+async def swap(ref: DocumentRef, document: D, kind: type[D], mode: Version, /) -> Stored[D]:
+    """Write a document in the place of a version (`AccountStore.save`). Where that was read here, those who exchange
+    one of its refresh tokens keep their leases: others would spend the same token meanwhile.
     """
-    if not isinstance(mode, Version) or not (leases := ref.storage.watch.leases_at(ref.key, mode)):
+    leases = ref.storage.watch.leases_at(ref.key, mode)
+    if not leases:
         return await ref.write(document, kind, mode)
     with Located(ref.location):
         plain = ref.storage.encode(document, kind)

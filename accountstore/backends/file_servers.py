@@ -26,7 +26,7 @@ _SSH_FULL = frozenset({"SFTPNoSpaceOnFilesystem", "SFTPQuotaExceeded"})
 _SSH_LOST = frozenset({"ChannelOpenError", "ConnectionLost", "SFTPConnectionLost", "SFTPNoConnection"})
 
 
-class FtpFileSystem(FTPFileSystem):  # type: ignore[misc]  # fsspec has no types
+class _FtpFileSystem(FTPFileSystem):  # type: ignore[misc]  # fsspec has no types
     """fsspec's own, which takes any refusal, busy servers' too, for an empty folder and a missing file.
 
     In FTP one code (550) says that something is missing and that it may not be seen. The folder above tells which.
@@ -103,7 +103,7 @@ def client_for(kind: Any, options: Mapping[str, object], /) -> tuple[Any, Mappin
     tell names that are not UTF-8.
     """
     if kind is FTPFileSystem:
-        kind = FtpFileSystem
+        kind = _FtpFileSystem
     if "sftp_client_kwargs" in signature(kind.__init__).parameters:
         options = {"sftp_client_kwargs": {"path_errors": "surrogateescape"}, **options}
     return kind, options

@@ -23,6 +23,7 @@ from running import HUNG
 from samples import ACCOUNT, AT
 
 from accountstore import ClosedError
+from accountstore.backends import file_servers
 from accountstore.backends.base import (
     BackendError,
     DeniedError,
@@ -32,7 +33,6 @@ from accountstore.backends.base import (
     UnavailableError,
     classify_error,
 )
-from accountstore.backends.file_servers import FtpFileSystem
 from accountstore.backends.fsspec import FsspecBackend, open_backend
 from accountstore.testing import store_over
 
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 LOG = logging.getLogger("fsspec.odd")
 """A client's."""
 
+_FTP = file_servers._FtpFileSystem  # pyright: ignore[reportPrivateUsage]
 pytestmark = pytest.mark.anyio
 pytest_plugins = ["fileservers"]
 
@@ -231,8 +232,8 @@ def _ftp_over(answers: dict[str, bytes | str], monkeypatch: pytest.MonkeyPatch) 
     def connect(fs: Any) -> None:
         fs.ftp = _Lister(answers)
 
-    monkeypatch.setattr(FtpFileSystem, "_connect", connect)
-    return FsspecBackend(partial(FtpFileSystem, "127.0.0.1", skip_instance_cache=True), "/", parallel=False)
+    monkeypatch.setattr(_FTP, "_connect", connect)
+    return FsspecBackend(partial(_FTP, "127.0.0.1", skip_instance_cache=True), "/", parallel=False)
 
 
 _LS = (
@@ -359,8 +360,10 @@ async def test_control_the_client_takes_all_of_a_body() -> None:
     pytest.importorskip("aiohttp")
 
     async def read(backend: FsspecBackend) -> None:
-        filesystem, root = await backend.filesystem()
-        cat: Any = filesystem.cat_file  # type: ignore[attr-defined]
+        from fsspec.implementations.http import HTTPFileSystem
+
+        _, root = await backend.filesystem()
+        cat: Any = HTTPFileSystem(skip_instance_cache=True).cat_file
         await to_thread.run_sync(partial(cat, f"{root}/a.account", start=0, end=1000))
 
     assert await _sent(type("_Kind", (_Endless,), {}), read) == 256 * 2**20

@@ -319,7 +319,7 @@ class _KeepsOldTokens(_KeepsTokens):
         return await super().write(key, data, mode=mode, write_token=write_token)
 
 
-@_fails("sequential_versioned_is_known_or_not")
+@_fails("sequential_usage_is_possible")
 class _HasNoVersioned(BatchMemory):
     versioned: Any = None
 

@@ -381,7 +381,7 @@ def test_the_pages_of_tests_are_tests(tmp_path: Path) -> None:
         assert block.file is not None
         (tmp_path / block.file).write_text(block.text)
     command = [*PYTHON, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "error"]
-    assert "6 passed" in run(command, tmp_path)
+    assert "8 passed" in run(command, tmp_path)
 
 
 SESSION = ROOT / "docs" / "session.txt"
