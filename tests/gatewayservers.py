@@ -24,8 +24,17 @@ if TYPE_CHECKING:
 HOST = "127.0.0.1"
 SERVERS: Mapping[str, list[str]] = {
     "uvicorn": ["uvicorn", "--http", "h11", "--lifespan", "on", "--host", HOST, "--port", "{port}", "{app}:app"],
-    "hypercorn": ["hypercorn", "--bind", f"{HOST}:{{port}}", "{app}:app"],
-    "hypercorn-trio": ["hypercorn", "--worker-class", "trio", "--bind", f"{HOST}:{{port}}", "{app}:app"],
+    "hypercorn": ["hypercorn", "--keep-alive", "60", "--bind", f"{HOST}:{{port}}", "{app}:app"],
+    "hypercorn-trio": [
+        "hypercorn",
+        "--keep-alive",
+        "60",
+        "--worker-class",
+        "trio",
+        "--bind",
+        f"{HOST}:{{port}}",
+        "{app}:app",
+    ],
     "granian": ["granian", "--interface", "asgi", "--host", HOST, "--port", "{port}", "{app}:app"],
 }
 """How each is started; `serve` is the project's own command."""

@@ -70,7 +70,9 @@ STORE = """
 """The public members of `AccountStore`."""
 
 EXTRAS = {
+    "http": "aiohttp",
     "s3": "s3fs",
+    "s3_options": "s3fs",
     "gcs": "gcsfs",
     "gcs_credentials": "gcsfs",
     "sessions": "aiohttp",

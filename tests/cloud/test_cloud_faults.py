@@ -371,7 +371,7 @@ async def test_control_without_the_look_conflicts_are_false(
     assert await run_control(target, stubs) == []
 
 
-def as_it_comes(session: Any, /, **_: object) -> None:
+def as_it_comes(session: Any, /, *_: object, **__: object) -> None:
     """Leave a session of aiohttp as it is, but for the answers, whose bodies the backend reads."""
     from accountstore.backends.sessions import BoundedAnswer
 
