@@ -146,11 +146,12 @@ class ThreadPool:
 
     def _give_up(self, call: _Call[Any], /) -> bool:
         """Whether a call that nobody waits for has no effect any more."""
-        call.wake = None
         if call.withdraw():
+            call.wake = None
             return True
         if call.fence is not None and not call.fence.close():
-            return False
+            return False  # its end is near, and wakes whoever waits
+        call.wake = None
         self._left[call] = monotonic()
         return True
 

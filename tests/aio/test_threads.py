@@ -16,7 +16,7 @@ import pytest
 from running import HUNG, PYTHON
 
 from accountstore import ClosedError, UnavailableError
-from accountstore.aio.threads import Lazy, ThreadPool
+from accountstore.aio.threads import Fence, Lazy, ThreadPool
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -188,3 +188,28 @@ def test_a_lazy_thing_is_made_once_until_it_is_taken() -> None:
     assert len(got) == TOTAL
     assert set(got) == {lazy.take()}
     assert lazy.get() not in got
+
+
+async def test_a_cancelled_caller_waits_for_what_is_just_being_published() -> None:
+    """It has the result: the caller knows that the write was done. On trio, too, it is woken then."""
+    pool = ThreadPool(1)
+    publishing, go_on = threading.Event(), threading.Event()
+    results: list[str] = []
+
+    def publish(fence: Fence) -> str:
+        with fence:
+            publishing.set()
+            assert go_on.wait(HUNG)
+        return "published"
+
+    async def call() -> None:
+        results.append(await pool.run_fenced(publish))
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(call)
+        while not publishing.is_set():
+            await anyio.sleep(0.001)
+        tasks.cancel_scope.cancel()
+        threading.Timer(0.1, go_on.set).start()
+    pool.close()
+    assert results == ["published"]
