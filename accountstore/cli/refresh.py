@@ -112,8 +112,12 @@ def refresh(
 @contextmanager
 def _ended_as_by_ctrl_c() -> Generator[None, None, None]:
     """Let the signals that end a job, such as from timeout(1) or systemd, do what Ctrl-C does: what has begun ends
-    first, and a token that a provider has granted is saved.
+    first, and a token that a provider has granted is saved. That one is not ignored then, as a shell has it for jobs in
+    the background: the others come by it.
     """
+    ctrl_c = signal.getsignal(signal.SIGINT)
+    if ctrl_c is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
     numbers = [number for number in numbers if signal.getsignal(number) is signal.SIG_DFL]  # not what nohup ignores
     for number in numbers:
@@ -123,6 +127,8 @@ def _ended_as_by_ctrl_c() -> Generator[None, None, None]:
     finally:
         for number in numbers:
             signal.signal(number, signal.SIG_DFL)
+        if ctrl_c is signal.SIG_IGN:
+            signal.signal(signal.SIGINT, ctrl_c)
 
 
 def _interrupt(*_: object) -> None:

@@ -182,9 +182,17 @@ def test_the_client_shows_its_secret_as_told(folder: Path, asked: tuple[str, lis
 @pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_loses_no_token(number: int, folder: Path, asked: tuple[str, list[dict[str, str]]]) -> None:
-    """Told to end while the provider is at it, which has spent the refresh token, the command saves the new one."""
+    """Told to end while the provider is at it, which has spent the refresh token, the command saves the new one. So it
+    does as a shell's job in the background, which begins with Ctrl-C ignored.
+    """
     options = ("--config", str(folder / "accountstore.toml"), "refresh", "--insecure-http", "a/old.account")
-    with subprocess.Popen([*PYTHON, "-m", "accountstore", *options], stderr=subprocess.PIPE) as process:
+    # Those of the test run itself may be others: nohup has one ignored.
+    inherited = {number: signal.SIG_DFL, signal.SIGINT: signal.SIG_IGN}
+    before = {each: signal.signal(each, handler) for each, handler in inherited.items()}
+    process = subprocess.Popen([*PYTHON, "-m", "accountstore", *options], stderr=subprocess.PIPE)
+    for each, handler in before.items():
+        signal.signal(each, handler)
+    with process:
         Provider.signalled = process.pid, number
         try:
             _, shown = process.communicate(timeout=HUNG)
