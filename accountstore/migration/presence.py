@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-
-import anyio
+from functools import partial
 
 from accountstore.errors import AccountStoreError, LocationError, NotRegularError
 from accountstore.location import Location
 from accountstore.migration.model import Options, Place
+from accountstore.outcomes import each
 from accountstore.store import AccountStore
 
 AT_ONCE = 16
@@ -17,29 +17,14 @@ AT_ONCE = 16
 
 async def exist(store: AccountStore, locations: Sequence[Location], at_once: int, /) -> list[bool | AccountStoreError]:
     """Whether something is at each location, or why that cannot be told; so many are asked at once."""
-    found: list[bool | AccountStoreError] = [False] * len(locations)
-    turns = anyio.CapacityLimiter(at_once)
-    async with anyio.create_task_group() as tasks:
-        for place, at in enumerate(locations):
-            tasks.start_soon(_ask, store, at, turns, place, found)
-    return found
+    return await each(partial(_exists, store), locations, at_once)
 
 
-async def _ask(
-    store: AccountStore,
-    at: Location,
-    turns: anyio.CapacityLimiter,
-    place: int,
-    found: list[bool | AccountStoreError],
-    /,
-) -> None:
+async def _exists(store: AccountStore, at: Location, /) -> bool:
     try:
-        async with turns:
-            found[place] = await store.exists(at)
+        return await store.exists(at)
     except NotRegularError:
-        found[place] = True
-    except AccountStoreError as error:
-        found[place] = error.with_traceback(None)
+        return True
 
 
 class Presence:
