@@ -27,9 +27,11 @@ _BY_ERRNO: Mapping[int, type[BackendError]] = {
     **dict.fromkeys((errno.ENETDOWN, errno.ENETUNREACH), UnavailableError),
 }
 _BY_NAME: Mapping[str, type[BackendError]] = {
-    **dict.fromkeys(("asyncssh.ConnectionLost", "asyncssh.SFTPConnectionLost"), UnavailableError),
+    **dict.fromkeys(("asyncssh.ChannelOpenError", "asyncssh.ConnectionLost"), UnavailableError),
+    **dict.fromkeys(("asyncssh.SFTPConnectionLost", "asyncssh.SFTPNoConnection"), UnavailableError),
     **dict.fromkeys(("asyncssh.PermissionDenied", "asyncssh.SFTPPermissionDenied"), DeniedError),
-    "asyncssh.SFTPNoConnection": UnavailableError,
+    "asyncssh.SFTPWriteProtect": DeniedError,
+    **dict.fromkeys(("asyncssh.SFTPNoSpaceOnFilesystem", "asyncssh.SFTPQuotaExceeded"), FullError),
     "ftplib.error_temp": UnavailableError,
     **dict.fromkeys(("httpx.InvalidURL", "httpx.UnsupportedProtocol"), BackendError),
     "httpx.TransportError": UnavailableError,

@@ -12,18 +12,28 @@ from typing import Any
 
 from fsspec.implementations.ftp import FTPFileSystem
 
-from accountstore.backends.base import BackendError, DeniedError, FullError, UnavailableError
+from accountstore.backends.base import BackendError, DeniedError, FullError, UnavailableError, classify_error
 from accountstore.backends.object_store import finalizers
 
 _UNKNOWN_COMMAND = frozenset({"500", "501", "502", "504"})
 _PERHAPS_MISSING = frozenset({"450", "501", "550"})
-_REFUSED = frozenset({"530", "532", "534", "550", "553"})
-_FULL = frozenset({"452", "552"})
+_REFUSED = frozenset({"534", "550", "553"})
+"""Codes by which a server refuses what is there: that something is missing is found out before."""
 _COLUMNS = 9
-# Those of asyncssh, on which sshfs stands, by name: the package is not imported for other storages.
-_SSH_REFUSED = frozenset({"SFTPPermissionDenied", "SFTPWriteProtect"})
-_SSH_FULL = frozenset({"SFTPNoSpaceOnFilesystem", "SFTPQuotaExceeded"})
-_SSH_LOST = frozenset({"ChannelOpenError", "ConnectionLost", "SFTPConnectionLost", "SFTPNoConnection"})
+_DENIED_OR_FULL: Mapping[type[BackendError], str] = {
+    DeniedError: "access is denied",
+    FullError: "the storage is full",
+}
+_OF_FTP: Mapping[type[BackendError], str] = {
+    **_DENIED_OR_FULL,
+    UnavailableError: "the FTP server is busy, or has no connection for data",
+    BackendError: "the FTP server refused the request",
+}
+_OF_SSH: Mapping[type[BackendError], str] = {
+    **_DENIED_OR_FULL,
+    UnavailableError: "the connection to the server is lost",
+}
+"""What is said of the errors of ftplib, and of those of asyncssh, on which sshfs stands, by the classes of ours."""
 
 
 class _FtpFileSystem(FTPFileSystem):  # type: ignore[misc]  # fsspec has no types
@@ -139,32 +149,23 @@ def _sftp_entries(fs: Any, path: str, /) -> Iterator[Any]:
 
 def meaning(error: Exception, /) -> Exception:
     """What an error of a client's own means; itself, where it is none."""
+    kind = classify_error(error)
     if isinstance(error, ftplib.Error):
-        return _of_ftp(error)
-    if not type(error).__module__.startswith("asyncssh."):
-        return error
-    name = type(error).__name__
-    if name in _SSH_REFUSED:
-        return DeniedError(f"access is denied ({name})")
-    if name in _SSH_FULL:
-        return FullError(f"the storage is full ({name})")
-    return UnavailableError(f"the connection to the server is lost ({name})") if is_lost(error) else error
+        code = _code(error)
+        kind = DeniedError if code in _REFUSED else kind
+        return kind(f"{_OF_FTP[kind]} ({code})")
+    if _is_of_asyncssh(error) and kind in _OF_SSH:
+        return kind(f"{_OF_SSH[kind]} ({type(error).__name__})")
+    return error
 
 
 def is_lost(error: Exception, /) -> bool:
     """Whether an error of asyncssh's says that its connection is gone, which sshfs keeps all the same."""
-    return type(error).__module__.startswith("asyncssh.") and type(error).__name__ in _SSH_LOST
+    return _is_of_asyncssh(error) and classify_error(error) is UnavailableError
 
 
-def _of_ftp(error: ftplib.Error, /) -> Exception:
-    code = _code(error)
-    if code in _FULL:
-        return FullError(f"the storage is full ({code})")
-    if code in _REFUSED:
-        return DeniedError(f"access is denied ({code})")
-    if isinstance(error, ftplib.error_temp):
-        return UnavailableError(f"the FTP server is busy, or has no connection for data ({code})")
-    return BackendError(f"the FTP server refused the request ({code})")
+def _is_of_asyncssh(error: Exception, /) -> bool:
+    return type(error).__module__.startswith("asyncssh.")
 
 
 def _code(error: ftplib.Error, /) -> str:
