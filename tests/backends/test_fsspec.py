@@ -62,17 +62,21 @@ async def test_connections_begin_with_the_first_call_and_end_with_the_backend(re
     await remote.server.wait(connections)
 
 
+def calls_on(key: str) -> list[Callable[[FsspecBackend], Awaitable[object]]]:
+    """Each way to ask for a document, or to change it."""
+    return [
+        lambda backend: backend.read(key, limit=100),
+        lambda backend: backend.stat(key),
+        lambda backend: backend.delete(key),
+        lambda backend: backend.write(key, b"y", mode="overwrite"),
+        lambda backend: anext(backend.scan("", recursive=True)),
+    ]
+
+
 @pytest.mark.once
 async def test_lost_connection_is_an_error_and_then_made_anew(remote: Remote) -> None:
     """A server that hangs up is not taken for an empty one: the call fails, and the next one connects again."""
-    calls: list[Callable[[FsspecBackend], Awaitable[object]]] = [
-        lambda backend: backend.read("a.account", limit=100),
-        lambda backend: backend.stat("a.account"),
-        lambda backend: backend.delete("a.account"),
-        lambda backend: backend.write("a.account", b"y", mode="overwrite"),
-        lambda backend: anext(backend.scan("", recursive=True)),
-    ]
-    for call in calls:
+    for call in calls_on("a.account"):
         backend = await remote.open()
         await backend.write("a.account", b"x", mode="overwrite")
         await to_thread.run_sync(remote.server.hang_up)
@@ -190,14 +194,8 @@ async def test_what_an_ftp_server_refuses_is_not_missing(
     (remote.folder / "m").mkdir()
     (remote.folder / "m/a.account").write_bytes(b"x")
     remote.server.replies.update(replies)
-    calls: list[Callable[[FsspecBackend], Awaitable[object]]] = [
-        lambda backend: backend.read("m/a.account", limit=100),
-        lambda backend: backend.stat("m/a.account"),
-        lambda backend: backend.delete("m/a.account"),
-        lambda backend: backend.write("m/a.account", b"y", mode="overwrite"),
-        lambda backend: anext(backend.scan("m", recursive=True)),
-        lambda backend: anext(backend.scan("", recursive=True)),
-    ]
+    calls = calls_on("m/a.account")
+    calls.append(lambda backend: anext(backend.scan("m", recursive=True)))
     backend = await remote.open()
     for call in calls:
         with pytest.raises(Exception) as caught:
