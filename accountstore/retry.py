@@ -38,6 +38,8 @@ CONDITIONS: dict[Condition, str] = {"create": "a create", "update": "a swap", "d
 _FIRST_PAUSE = 0.1
 _LONGEST_PAUSE = 5.0
 _REMEMBERED = 1000
+_TOO_LATE = 0.02
+"""The part of its time that a write must have left when its turn comes."""
 GONE = "gone"
 """Instead of a write token: that of a document which was deleted."""
 
@@ -171,18 +173,26 @@ def uncertain(client: Client, reason: str = "", /) -> UncertainError:
 class Turn(Struct, frozen=True, eq=False):
     """A turn among the operations in flight: an `async with` block.
 
-    Raises `UnavailableError` when the time is up before, and `ClosedError`.
+    Raises `UnavailableError` when the time is up before, or nearly: a write that began now would be cut short, and its
+    outcome be unknown. Raises `ClosedError`, too.
     """
 
     client: Client
     by: float
 
     async def __aenter__(self) -> None:
-        calls = self.client.calls
-        with suppress(anyio.WouldBlock):
-            return calls.turns.acquire_nowait()
-        with suppress(TimeoutError), Deadline(calls.deadlines, self.by):
-            return await calls.turns.acquire()
+        turns, timeout = self.client.calls.turns, self.client.policy.timeout
+        if turns.value:
+            turns.acquire_nowait()
+        else:
+            await self._wait()
+        if monotonic() > self.by - timeout * _TOO_LATE:
+            turns.release()
+            raise out_of_time(self.client)
+
+    async def _wait(self) -> None:
+        with suppress(TimeoutError), Deadline(self.client.calls.deadlines, self.by):
+            return await self.client.calls.turns.acquire()
         raise out_of_time(self.client)
 
     async def __aexit__(
@@ -216,7 +226,7 @@ async def retry(
             except anyio.WouldBlock:
                 await turns.acquire()
         try:
-            while True:
+            while monotonic() < by:  # whoever was cut short for it may have said something else
                 attempts += 1
                 try:
                     return await client.attempt(call, *args, **kwargs)
@@ -225,8 +235,6 @@ async def retry(
                         raise
                 note_retry(client.name)
                 await backoff(attempts)
-                if monotonic() >= by:  # and whoever was cut short for it has said something else
-                    break
         finally:
             if turns is not None:
                 turns.release()

@@ -258,6 +258,47 @@ async def test_no_more_operations_are_in_flight_than_may_be() -> None:
     assert (await client.read(AT.path, client.deadline())).data == JSON.encode(ACCOUNT)
 
 
+WRITES: dict[str, Callable[[StorageClient, float], Awaitable[object]]] = {
+    "save": lambda client, by: client.write(AT.path, b"1", "overwrite", by),
+    "create": lambda client, by: client.write("new.account", b"1", "create", by),
+    "delete": lambda client, by: client.delete(AT.path, None, by),
+}
+
+
+@pytest.mark.parametrize("write", WRITES)
+async def test_a_write_whose_time_is_nearly_up_is_not_sent(write: str) -> None:
+    """A write that has its turn when a fiftieth of its time is left, or less, was surely not made: it would be cut
+    short, and its outcome be unknown. Others then have the turn.
+    """
+    backend = await holding()
+    client = StorageClient("main", backend, RetryPolicy(timeout=HUNG, attempts=1), limit=1000, concurrency=1)
+    for late in (time.monotonic() + HUNG * 0.019, time.monotonic() - 1):
+        with raises(UnavailableError, match="no answer within", sent=False, __class__=UnavailableError):
+            await WRITES[write](client, late)
+    assert not backend.calls
+    await WRITES[write](client, client.deadline())
+
+
+@pytest.mark.parametrize("write", WRITES)
+async def test_control_a_write_that_is_sent_too_late_is_uncertain(write: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The control: without the bound it is sent when its time is up, and nobody knows whether it was made."""
+    monkeypatch.setattr("accountstore.retry._TOO_LATE", float("-inf"))
+    backend = await holding(Fault("write", 1, "hang"), Fault("delete", 1, "hang"))
+    client = StorageClient("main", backend, RetryPolicy(timeout=HUNG, attempts=1), limit=1000, concurrency=1)
+    with pytest.raises(UncertainError):
+        await WRITES[write](client, time.monotonic() - 1)
+    assert backend.calls["write"] + backend.calls["delete"] == 1
+
+
+async def test_a_read_whose_time_is_up_is_not_sent() -> None:
+    """A read that has its turn when its time is up asks nothing of the storage."""
+    backend = await holding()
+    client = StorageClient("main", backend, limit=1000)
+    with raises(UnavailableError, match="no answer within", sent=False):
+        await client.read(AT.path, time.monotonic())
+    assert backend.calls["read"] == 0
+
+
 async def test_a_closed_client_sends_nothing() -> None:
     """Closing ends the operations under way: a read with `ClosedError`, a write that may have been done uncertain. What
     is asked for later is refused before it is sent.
