@@ -13,6 +13,7 @@ from samples import ACCOUNT
 from sealed import sealed_over, sealer, static
 
 from accountstore import AccountStore, Location, MultiAccount, StorageConfig, StoreConfig, copies, rotation, to_json
+from accountstore.backends import memory
 from accountstore.codecs import Codec
 from accountstore.migration import migrate, verify
 from accountstore.sealing import sealer as sealing
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.anyio
 
-WORK = {
+WORK: dict[object, tuple[str, ...]] = {
     Codec: ("encode", "decode", "merge", "encode_tree", "decode_tree", "unknown"),
     sealing: ("parse", "seal", "open_content"),
     rotation: ("assemble",),
@@ -74,6 +75,25 @@ async def test_control_large_documents_without_turns(
     """The count shows several in a step where nobody takes turns."""
     monkeypatch.setattr(Turns, "take", _take_none)
     assert await _most_in_one_step(storage, call, LARGE, tmp_path, monkeypatch) > 2
+
+
+@pytest.mark.parametrize("call", ["get", "read_json"])
+async def test_reads_from_memory_leave_other_tasks_their_turns(
+    call: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Memory, which digests what it reads for the version, digests one large document in a turn."""
+    monkeypatch.setitem(WORK, memory, ("digest",))
+    assert await _most_in_one_step("json", call, LARGE, tmp_path, monkeypatch) in {1, 2}
+
+
+@pytest.mark.parametrize("call", ["get", "read_json"])
+async def test_control_reads_from_memory_without_turns(
+    call: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The count shows several in a step where nobody takes turns."""
+    monkeypatch.setitem(WORK, memory, ("digest",))
+    monkeypatch.setattr(Turns, "take", _take_none)
+    assert await _most_in_one_step("json", call, LARGE, tmp_path, monkeypatch) > 2
 
 
 @named([("json", "save"), ("sealed", "get_many"), ("sealed", "rewrap")])

@@ -27,22 +27,26 @@ from accountstore.backends.base import (
     only_version,
     pages_of,
 )
+from accountstore.turns import Turns
 
 _PAGE = 1000
 _CONCURRENCY = 64
+_SMALL = 4096
+"""So many bytes take no time to digest."""
 
 
 class MemoryBackend:
     """An fsspec memory filesystem of its own: by default, fsspec shares one among all of a process.
 
     Every operation is one step after a checkpoint, so all of them are atomic among tasks. A version is the digest of
-    the content.
+    the content, which whoever has the filesystem may change at any time: it is told anew for each read.
     """
 
     def __init__(self) -> None:
         self._fs: Any = MemoryFileSystem(skip_instance_cache=True)
         self._fs.store = {}
         self._fs.pseudo_dirs = [""]
+        self._turns = Turns()
 
     @property
     def capabilities(self) -> Capabilities:
@@ -71,6 +75,9 @@ class MemoryBackend:
 
     async def read(self, key: str, /, *, limit: int) -> Blob:
         await checkpoint()
+        file = self._fs.store.get(f"/{key}")
+        if file is not None and (size := file.getbuffer().nbytes) > _SMALL:
+            await self._turns.take(size)
         blob = self._find(key)
         check_size(blob.stat.size, limit)
         return blob
