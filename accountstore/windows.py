@@ -23,7 +23,7 @@ from accountstore.storage import DocumentRef, Storage
 _WINDOW = 8
 _FIRST = 128
 """Documents in a first window, whose size is not known."""
-_MOST_BYTES = 16 * 1024 * 1024
+_MOST_BYTES = 8 * 1024 * 1024
 """Of the documents in a window, about: a thousand large ones would take much memory, and the garbage collector a tenth
 of a second to look through."""
 
@@ -87,7 +87,7 @@ def location_of(location: object, /) -> Location:
 
 
 class Windows(Generic[T, A]):
-    """Items a window at a time: as many as `concurrency` batches of the last one's storage hold, but no more than 16
+    """Items a window at a time: as many as `concurrency` batches of the last one's storage hold, but no more than 8
     MiB where the documents are as large as those of the window before.
     """
 

@@ -429,9 +429,9 @@ async def test_an_endless_input_is_taken_window_by_window(call: str) -> None:
 
 
 @either_call
-@pytest.mark.parametrize(("accounts", "most"), [(1, 8 * 128), (1000, 200)], ids=["small", "large"])
+@pytest.mark.parametrize(("accounts", "most"), [(1, 8 * 128), (1000, 100)], ids=["small", "large"])
 async def test_a_window_of_large_documents_has_fewer(call: str, accounts: int, most: int) -> None:
-    """The first window has 128 documents; the others as many as there may be, unless 16 MiB hold fewer of such a size.
+    """The first window has 128 documents; the others as many as there may be, unless 8 MiB hold fewer of such a size.
     The control: small documents come a thousand at a time.
     """
     document = MultiAccount(receive_accounts=(ACCOUNT,) * accounts)
