@@ -39,7 +39,7 @@ _FIRST_PAUSE = 0.1
 _LONGEST_PAUSE = 5.0
 _REMEMBERED = 1000
 _TOO_LATE = 0.02
-"""The part of its time that a write must have left when its turn comes."""
+"""The part of its time that a write must have left when it is sent: what is cut short has an unknown outcome."""
 GONE = "gone"
 """Instead of a write token: that of a document which was deleted."""
 
@@ -173,8 +173,7 @@ def uncertain(client: Client, reason: str = "", /) -> UncertainError:
 class Turn(Struct, frozen=True, eq=False):
     """A turn among the operations in flight: an `async with` block.
 
-    Raises `UnavailableError` when the time is up before, or nearly: a write that began now would be cut short, and its
-    outcome be unknown. Raises `ClosedError`, too.
+    Raises `UnavailableError` when the time is up before, or nearly, and `ClosedError`.
     """
 
     client: Client
@@ -258,7 +257,7 @@ async def retry_write(client: Client, by: float, write: PendingWrite, /) -> Stat
         while not await writing.attempt():
             note_retry(client.name)
             await backoff(writing.attempts)
-            if monotonic() >= by:  # as above
+            if monotonic() > by - client.policy.timeout * _TOO_LATE:
                 raise TimeoutError
         return writing.stat
     raise uncertain(client) if writing.unknown else out_of_time(client)

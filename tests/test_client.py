@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 import anyio
@@ -288,6 +289,25 @@ async def test_control_a_write_that_is_sent_too_late_is_uncertain(write: str, mo
     with pytest.raises(UncertainError):
         await WRITES[write](client, time.monotonic() - 1)
     assert backend.calls["write"] + backend.calls["delete"] == 1
+
+
+@pytest.mark.parametrize(("passed", "attempts"), [(0.985, 1), (0.9, 2)], ids=["late", "control"])
+async def test_an_attempt_is_not_made_when_the_time_is_nearly_up(
+    passed: float, attempts: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A write that was not sent, and whose pause ends when its time is nearly up, is surely not made. The control: with
+    time left it is attempted again.
+    """
+
+    async def pause(_: float) -> None:
+        monkeypatch.setattr("accountstore.retry.monotonic", lambda: time.monotonic() + HUNG * passed)
+
+    monkeypatch.setattr("accountstore.retry.backoff", pause)
+    backend = await holding(Fault("write", 1, "before", UnavailableError("refused", sent=False)))
+    client = StorageClient("main", backend, RetryPolicy(timeout=HUNG), limit=1000)
+    with raises(UnavailableError, sent=False, __class__=UnavailableError) if attempts == 1 else nullcontext():
+        await client.write(AT.path, b"1", "overwrite", client.deadline())
+    assert backend.calls["write"] == attempts
 
 
 async def test_a_read_whose_time_is_up_is_not_sent() -> None:
