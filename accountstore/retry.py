@@ -39,7 +39,7 @@ _FIRST_PAUSE = 0.1
 _LONGEST_PAUSE = 5.0
 _REMEMBERED = 1000
 _TOO_LATE = 0.02
-"""The part of its time that a write must have left when it is sent: what is cut short has an unknown outcome."""
+"""The part of its time that a write must have left when it is sent."""
 GONE = "gone"
 """Instead of a write token: that of a document which was deleted."""
 
@@ -170,6 +170,11 @@ def uncertain(client: Client, reason: str = "", /) -> UncertainError:
     return UncertainError(client.policy.about_storage(f"the outcome is unknown ({reason})"))
 
 
+def _is_late(client: Client, by: float, /) -> bool:
+    """Whether a write that was sent now would be cut short at its deadline, and its outcome be unknown."""
+    return monotonic() > by - client.policy.timeout * _TOO_LATE
+
+
 class Turn(Struct, frozen=True, eq=False):
     """A turn among the operations in flight: an `async with` block.
 
@@ -180,12 +185,12 @@ class Turn(Struct, frozen=True, eq=False):
     by: float
 
     async def __aenter__(self) -> None:
-        turns, timeout = self.client.calls.turns, self.client.policy.timeout
+        turns = self.client.calls.turns
         if turns.value:
             turns.acquire_nowait()
         else:
             await self._wait()
-        if monotonic() > self.by - timeout * _TOO_LATE:
+        if _is_late(self.client, self.by):
             turns.release()
             raise out_of_time(self.client)
 
@@ -257,7 +262,7 @@ async def retry_write(client: Client, by: float, write: PendingWrite, /) -> Stat
         while not await writing.attempt():
             note_retry(client.name)
             await backoff(writing.attempts)
-            if monotonic() > by - client.policy.timeout * _TOO_LATE:
+            if _is_late(client, by):
                 raise TimeoutError
         return writing.stat
     raise uncertain(client) if writing.unknown else out_of_time(client)

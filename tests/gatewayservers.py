@@ -22,19 +22,11 @@ if TYPE_CHECKING:
     from cloudservers import Server
 
 HOST = "127.0.0.1"
+_HYPERCORN = ["hypercorn", "--keep-alive", "60", "--bind", f"{HOST}:{{port}}", "{app}:app"]
 SERVERS: Mapping[str, list[str]] = {
     "uvicorn": ["uvicorn", "--http", "h11", "--lifespan", "on", "--host", HOST, "--port", "{port}", "{app}:app"],
-    "hypercorn": ["hypercorn", "--keep-alive", "60", "--bind", f"{HOST}:{{port}}", "{app}:app"],
-    "hypercorn-trio": [
-        "hypercorn",
-        "--keep-alive",
-        "60",
-        "--worker-class",
-        "trio",
-        "--bind",
-        f"{HOST}:{{port}}",
-        "{app}:app",
-    ],
+    "hypercorn": _HYPERCORN,
+    "hypercorn-trio": [*_HYPERCORN, "--worker-class", "trio"],
     "granian": ["granian", "--interface", "asgi", "--host", HOST, "--port", "{port}", "{app}:app"],
 }
 """How each is started; `serve` is the project's own command."""

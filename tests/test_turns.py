@@ -77,7 +77,7 @@ async def test_control_large_documents_without_turns(
     assert await _most_in_one_step(storage, call, LARGE, tmp_path, monkeypatch) > 2
 
 
-@pytest.mark.parametrize("call", ["get", "read_json"])
+@pytest.mark.parametrize("call", ["get", "read_json", "stat"])
 async def test_reads_from_memory_leave_other_tasks_their_turns(
     call: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -86,7 +86,7 @@ async def test_reads_from_memory_leave_other_tasks_their_turns(
     assert await _most_in_one_step("json", call, LARGE, tmp_path, monkeypatch) in {1, 2}
 
 
-@pytest.mark.parametrize("call", ["get", "read_json"])
+@pytest.mark.parametrize("call", ["get", "read_json", "stat"])
 async def test_control_reads_from_memory_without_turns(
     call: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -190,6 +190,8 @@ async def _each(
             await store.save_multi(at, document)
         case "get":
             await store.get_multi(at)
+        case "stat":
+            await store.stat(at)
         case "update":
             await store.update_multi(at, lambda found: MultiAccount(receive_accounts=found.receive_accounts[1:]))
         case "copy":

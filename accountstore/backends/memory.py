@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from itertools import islice
+from sys import maxsize
 from typing import Any
 
 from anyio.lowlevel import checkpoint
@@ -76,7 +77,7 @@ class MemoryBackend:
     async def read(self, key: str, /, *, limit: int) -> Blob:
         await checkpoint()
         file = self._fs.store.get(f"/{key}")
-        if file is not None and (size := file.getbuffer().nbytes) > _SMALL:
+        if file is not None and (size := file.size) > _SMALL:
             await self._turns.take(size)
         blob = self._find(key)
         check_size(blob.stat.size, limit)
@@ -93,8 +94,7 @@ class MemoryBackend:
         return Stat(key, len(data), digest(data), self._fs.store[f"/{key}"].modified)
 
     async def stat(self, key: str, /) -> Stat:
-        await checkpoint()
-        stat = self._find(key).stat
+        stat = (await self.read(key, limit=maxsize)).stat
         return replace(stat, write_token=getattr(self._fs.store[f"/{key}"], "write_token", None))
 
     async def delete(self, key: str, /, *, version: Version | None = None) -> None:
@@ -130,7 +130,7 @@ def _scan(files: Sequence[tuple[str, Any]], start: str, /, *, recursive: bool) -
         if path.startswith(start):
             folder, slash, _ = path[len(start) :].partition("/")
             if recursive or not slash:
-                yield Stat(path[1:], len(file.getbuffer()), None, file.modified)
+                yield Stat(path[1:], file.size, None, file.modified)
             elif folder not in folders:
                 folders.add(folder)
                 yield Stat(f"{start[1:]}{folder}/", 0, None, None)
