@@ -10,7 +10,7 @@ from typer.core import TyperCommand, TyperGroup
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ("Command", "Group")
+__all__ = ("Command", "Group", "RunGroup")
 
 _LEAST = 40
 
@@ -48,6 +48,26 @@ class Group(TyperGroup):
         commands = [(name, str(command.help).partition("\n\n")[0]) for name, command in self.commands.items()]
         text = _usage(self, ctx) + _help(self, ctx, formatter.width)
         formatter.write(text + _table("Commands", commands, formatter.width))
+
+
+class RunGroup(Group):
+    """The commands of `migrate`, of which `run` may be left out."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Read the arguments: places without a command are a run."""
+        if args and args[0] not in self.commands and args[0] not in {"--help", "-h"}:
+            args = ["run", *args]
+        return list(super().parse_args(ctx, args))
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        """What the usage line says behind the command's name."""
+        return ["[COMMAND]", "SOURCE TARGET", "[OPTIONS]"]
+
+    def shell_complete(self, ctx: Any, incomplete: str) -> list[Any]:
+        """The commands, and what the first place of a run may be."""
+        run = self.commands["run"]
+        within = run.make_context("run", [], parent=ctx, resilient_parsing=True)
+        return [*super().shell_complete(ctx, incomplete), *run.params[0].shell_complete(within, incomplete)]
 
 
 def _params(command: Any, context: Any, kind: str, /) -> list[Any]:

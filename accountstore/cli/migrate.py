@@ -21,8 +21,9 @@ from accountstore import (
     UnsupportedError,
 )
 from accountstore.cli.app import check_lasting
+from accountstore.cli.completion import complete_folder
 from accountstore.cli.exits import exit_codes, print_error
-from accountstore.cli.help import Command, Group
+from accountstore.cli.help import Command, RunGroup
 from accountstore.cli.listing import check_target, no_documents
 from accountstore.cli.names import read_names
 from accountstore.cli.progress import Progress, print_report
@@ -36,26 +37,12 @@ __all__ = ("app",)
 _JOURNAL = "accountstore.journal"
 
 
-class _Migrate(Group):
-    """The commands, of which `run` may be left out."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Read the arguments: places without a command are a run."""
-        if args and args[0] not in self.commands and args[0] not in {"--help", "-h"}:
-            args = ["run", *args]
-        return list(super().parse_args(ctx, args))
-
-    def collect_usage_pieces(self, ctx: Any) -> list[str]:
-        """What the usage line says behind the command's name."""
-        return ["[COMMAND]", "SOURCE TARGET", "[OPTIONS]"]
-
-
 def _examples(*lines: str) -> str:
     return "\n".join(lines)
 
 
 app: typer.Typer = typer.Typer(
-    cls=_Migrate,
+    cls=RunGroup,
     epilog=_examples(
         "accountstore migrate plan Old:mail New:mail",
         "accountstore migrate Old:mail New:mail",
@@ -75,9 +62,23 @@ app: typer.Typer = typer.Typer(
 )
 
 
-_Source = Annotated[str, typer.Argument(metavar="SOURCE", help="The folder: [STORAGE:][FOLDER].", show_default=False)]
+_Source = Annotated[
+    str,
+    typer.Argument(
+        metavar="SOURCE",
+        help="The folder: [STORAGE:][FOLDER].",
+        show_default=False,
+        autocompletion=complete_folder,
+    ),
+]
 _Target = Annotated[
-    str, typer.Argument(metavar="TARGET", help="Its new place: [STORAGE:][FOLDER].", show_default=False)
+    str,
+    typer.Argument(
+        metavar="TARGET",
+        help="Its new place: [STORAGE:][FOLDER].",
+        show_default=False,
+        autocompletion=complete_folder,
+    ),
 ]
 _Journal = Annotated[
     str, typer.Option("--journal", metavar="PATH", help=f"The journal; {_JOURNAL} without it. It stays after the run.")

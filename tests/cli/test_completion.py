@@ -134,6 +134,9 @@ def test_bash_completes_storages_folders_and_documents(bash: Bash) -> None:
         ("ls mail/", r"ls mail/team\ a/"),
         ("--config accountstore.toml get a", "--config accountstore.toml get a.account "),
         ("get nope", "get nope"),
+        ("migrate Archive:o", "migrate Archive:old/"),
+        ("migrate mail/ Ar", "migrate mail/ Archive:"),
+        ("migrate mail/ Archive: --res", "migrate mail/ Archive: --resume "),
         ("import himalaya accountst", "import himalaya accountstore.toml "),
     ):
         assert bash.completed(f"accountstore {line}") == f"accountstore {completed}"
@@ -190,6 +193,12 @@ def asked(line: str, shell: str = "bash", program: Sequence[str] = PATIENT) -> s
         ("cp a.account Ar", ["Archive:"]),
         ("rm a.account b", ["b.multi.account "]),
         ("check A", ["Archive "]),
+        ("migrate Ar", ["Archive:"]),
+        ("migrate pl", ["plan "]),
+        ("migrate Archive:o", ["old/"]),
+        ("migrate mail/ Ar", ["Archive:"]),
+        ("migrate plan mail/ Ar", ["Archive:"]),
+        ("migrate verify m", ["mail/"]),
         ("refresh a.", ["a.account "]),
         ("refresh --all Ar", ["Archive:"]),
         ("gateway add-client me --storage A", ["Archive "]),
