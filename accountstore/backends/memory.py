@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from itertools import islice
-from sys import maxsize
 from typing import Any
 
 from anyio.lowlevel import checkpoint
@@ -74,10 +73,14 @@ class MemoryBackend:
         if self._find(key).stat.version != version:
             raise ConflictError("the document has changed since it was read")
 
+    def _large(self, key: str, /) -> int:
+        """The size of a document that takes a while to digest; 0 for any other."""
+        file = self._fs.store.get(f"/{key}")
+        return 0 if file is None or file.size <= _SMALL else file.size
+
     async def read(self, key: str, /, *, limit: int) -> Blob:
         await checkpoint()
-        file = self._fs.store.get(f"/{key}")
-        if file is not None and (size := file.size) > _SMALL:
+        if size := self._large(key):
             await self._turns.take(size)
         blob = self._find(key)
         check_size(blob.stat.size, limit)
@@ -94,8 +97,10 @@ class MemoryBackend:
         return Stat(key, len(data), digest(data), self._fs.store[f"/{key}"].modified)
 
     async def stat(self, key: str, /) -> Stat:
-        stat = (await self.read(key, limit=maxsize)).stat
-        return replace(stat, write_token=getattr(self._fs.store[f"/{key}"], "write_token", None))
+        await checkpoint()
+        if size := self._large(key):
+            await self._turns.take(size)
+        return replace(self._find(key).stat, write_token=getattr(self._fs.store[f"/{key}"], "write_token", None))
 
     async def delete(self, key: str, /, *, version: Version | None = None) -> None:
         await checkpoint()
