@@ -48,16 +48,17 @@ class _FtpFileSystem(FTPFileSystem):  # type: ignore[misc]  # fsspec has no type
         """
         path = self._strip_protocol(path)
         try:
-            told = (_entry(path, name, facts) for name, facts in self._entries(path) if name not in {".", ".."})
-            found = [entry for entry in told if entry["type"] not in {"cdir", "pdir"}]
+            found = self._listed(path)
         except ftplib.Error as refusal:
             if path == "/" or _code(refusal) not in _PERHAPS_MISSING:
                 raise
             above = self.info(path)
-            if above["type"] != "file":
-                raise
-            found = [above]
+            found = [above] if above["type"] == "file" else self._listed(path)  # it may have come only now
         return found if detail else sorted(entry["name"] for entry in found)
+
+    def _listed(self, path: str, /) -> list[dict[str, Any]]:
+        told = (_entry(path, name, facts) for name, facts in self._entries(path) if name not in {".", ".."})
+        return [entry for entry in told if entry["type"] not in {"cdir", "pdir"}]
 
     def _entries(self, path: str, /) -> Iterator[tuple[str, Mapping[str, str]]]:
         """Each name in a folder, and what the server says of it."""

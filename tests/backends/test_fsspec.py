@@ -279,6 +279,24 @@ async def test_an_ftp_folder_is_empty_where_the_server_says_so(
     await backend.aclose()
 
 
+async def test_an_ftp_folder_that_others_make_meanwhile_is_no_refusal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder that is missing when it is listed, and there when the folder above is, is listed again: a server has one
+    code for what is missing and what may not be seen.
+    """
+    answers: dict[str, bytes | str] = {"MLSD /m": "550 no", "MLSD /": b"type=dir; m\n226 done"}
+    backend = _ftp_over(answers, monkeypatch)
+    info = _FTP.info
+
+    def made(fs: Any, path: str) -> Any:
+        answers["MLSD /m"] = b"type=file;size=3; a.account\n226 done"
+        return info(fs, path)
+
+    monkeypatch.setattr(_FTP, "info", made)
+    [page] = [page async for page in backend.scan("m", recursive=False)]
+    assert [stat.key for stat in page] == ["m/a.account"]
+    await backend.aclose()
+
+
 async def test_a_listing_goes_on_after_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     """A folder that could not be listed for a moment is asked for again: nothing is left out, nothing comes twice."""
     answers: dict[str, bytes | str] = {"MLSD /": b"type=dir; m\n226 done", "MLSD /m": _BUSY}
