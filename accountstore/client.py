@@ -16,7 +16,7 @@ import anyio
 
 from accountstore.aio.deadlines import Deadline
 from accountstore.aio.pages import Paged
-from accountstore.aio.sending import has_left
+from accountstore.aio.sending import SENDING, Sending, has_left
 from accountstore.aio.shield import InFlight, run_shielded
 from accountstore.backends.base import (
     Backend,
@@ -209,12 +209,12 @@ class StorageClient:
         """What `write` returns or raises for each write; in one call of the backend where that pays, else `at_once`."""
         if self.capabilities.batch == 1:
             return await each(self._write_in_time, writes, at_once)
-        by = self.deadline()
+        started, by = monotonic(), self.deadline()
         stats = await outcome_of(self._write_batch(writes, by))
         if isinstance(stats, AccountStoreError):
             return [stats] * len(writes)
         return [
-            await outcome_of(self._write_again(write, stat, by)) if isinstance(stat, Exception) else stat
+            await outcome_of(self._write_again(write, stat, started, by)) if isinstance(stat, Exception) else stat
             for write, stat in zip(writes, stats, strict=True)
         ]
 
@@ -225,6 +225,9 @@ class StorageClient:
     async def _attempt_batch(self, writes: Sequence[Write], by: float, /) -> Sequence[Stat | Exception]:
         if not writes:
             return ()
+        sending = Sending()
+        sending.sent = not self.capabilities.certain
+        context = SENDING.set(sending)
         try:
             with Deadline(self.calls.deadlines, by):
                 return await self.attempt(one_for_each, cast("BatchBackend", self.backend).write_many, writes)
@@ -232,16 +235,32 @@ class StorageClient:
             return [error] * len(writes)
         except TimeoutError:
             pass
-        raise out_of_time(self) if self.capabilities.certain else uncertain(self)
+        finally:
+            SENDING.reset(context)
+        raise uncertain(self) if sending.sent else out_of_time(self)
 
-    async def _write_again(self, write: Write, error: Exception, by: float, /) -> Stat:
+    async def _write_again(self, write: Write, error: Exception, started: float, by: float, /) -> Stat:
         """A document of a batch by itself, where its error was temporary and the write may be repeated."""
         failure = await outcome_of(self.attempt(fail, error))
         if not isinstance(failure, UnavailableError) or isinstance(failure, UncertainError):
             raise failure
-        if (write.mode == "overwrite" or not failure.sent) and self.policy.attempts > 1:
+        if self.policy.attempts == 1:
+            raise uncertain(self, failure.message) if failure.sent else failure
+        if not failure.sent:
             return await self.write(*write, by)
-        raise uncertain(self, failure.message) if failure.sent else failure
+        token = urandom(8).hex() if self.capabilities.write_tokens else ""
+        again = PendingWrite(write.key, write.data, write.mode, token)
+        try:
+            async with Turn(self, by):
+                stat = await run_shielded(retry_write, self, by, again, started)
+        except UncertainError:
+            raise
+        except AccountStoreError as error_again:
+            failure = error_again
+        else:
+            self.own_writes.add(write.key, token)
+            return cast("Stat", stat)
+        raise uncertain(self, failure.message)
 
     async def require(self, condition: Condition, folder: str, by: float, /) -> None:
         """Raise `UnsupportedError` unless the storage honours the condition of a create, a swap or a delete."""

@@ -171,8 +171,8 @@ def uncertain(client: Client, reason: str = "", /) -> UncertainError:
 
 
 def _is_late(client: Client, by: float, /) -> bool:
-    """Whether a write that was sent now would be cut short at its deadline, and its outcome be unknown."""
-    return monotonic() > by - client.policy.timeout * _TOO_LATE
+    """Whether the time is up, or a write that was sent now would be cut short by then and its outcome be unknown."""
+    return monotonic() > by - (0 if client.capabilities.certain else client.policy.timeout * _TOO_LATE)
 
 
 class Turn(Struct, frozen=True, eq=False):
@@ -245,24 +245,30 @@ async def retry(
     raise out_of_time(client, sent=attempts > 0)
 
 
-async def retry_write(client: Client, by: float, write: PendingWrite, /) -> Stat | None:
+async def retry_write(
+    client: Client, by: float, write: PendingWrite, unanswered_since: float | None = None, /
+) -> Stat | None:
     """What a write returns; attempted again while its error is temporary and that undoes nobody's change.
 
     After a temporary error it is unknown whether the write was done; after a refusal, whether an earlier request of the
     same write stood in its way. The document itself then decides: a write that finds its own document has succeeded;
     one whose condition still holds is tried again, and one without a condition on the condition that the document stays
     as it was before the first request; any other has lost - or its outcome is unknown, if it may have been done.
+    Where a request that began at a moment of `time.monotonic()` has had no answer already, it begins with that.
 
     Raises:
         UncertainError: the outcome is unknown.
         AccountStoreError: what the last attempt raised, if it surely did nothing.
     """
     writing = _Writing(client, write, by)
+    if unanswered_since is not None:
+        writing.started, writing.unanswered, writing.looking = unanswered_since, True, True
+        writing.failure = unavailable(client, "no answer", sent=True)
     with suppress(TimeoutError), Deadline(client.calls.deadlines, by):
         while not await writing.attempt():
             note_retry(client.name)
             await backoff(writing.attempts)
-            if _is_late(client, by):
+            if monotonic() > by if writing.looking else _is_late(client, by):
                 raise TimeoutError
         return writing.stat
     raise uncertain(client) if writing.unknown else out_of_time(client)
@@ -295,8 +301,9 @@ class _Writing(Struct, eq=False):
         """Whether it has succeeded. Raises what it has failed for, if there is to be no further attempt."""
         self.attempts += 1
         if not self.looking:
-            if not self.client.capabilities.certain:
-                self.sending = Sending()  # should it be cut short
+            self.sending = Sending()  # should it be cut short
+            if self.client.capabilities.certain:
+                self.sending.sent = False  # unless the backend tells that it was done
             context = SENDING.set(self.sending)
             try:
                 self.stat = await self.client.send(self.write)

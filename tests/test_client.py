@@ -203,11 +203,24 @@ class Partial(BatchMemory):
         return [self.error for _ in writes]
 
 
+class Lost(BatchMemory):
+    """A batch is written, its answer is lost, and another writer comes."""
+
+    async def write_many(self, writes: Sequence[Write], /) -> Sequence[Stat | Exception]:
+        for write in writes:
+            await self.write(write.key, b"another", mode="overwrite")
+        self.answer()
+        return [ConnectionResetError() for _ in writes]
+
+    def answer(self) -> None:
+        """When the answer is due."""
+
+
 @pytest.mark.parametrize(
     ("error", "attempts", "ends"),
     [
         (ConnectionResetError(), 1, [UncertainError, UncertainError, UnavailableError]),
-        (ConnectionResetError(), 2, [Stat, UncertainError, Blob]),
+        (ConnectionResetError(), 2, [Stat, Stat, Blob]),
         (ConnectionRefusedError(), 1, [UnavailableError, UnavailableError, UnavailableError]),
         (ConnectionRefusedError(), 2, [Stat, Stat, Blob]),
         (ConflictError("changed"), 2, [ConflictError, ConflictError, ConflictError]),
@@ -217,15 +230,37 @@ class Partial(BatchMemory):
 async def test_what_failed_for_a_while_in_a_batch_is_asked_for_by_itself(
     error: Exception, attempts: int, ends: list[type]
 ) -> None:
-    """Where there are attempts left, a document whose error in a batch was temporary is asked for by itself; but a
-    create that may have been made is not, for it would meet its own document.
-    """
+    """Where there are attempts left, a document whose error in a batch was temporary is asked for by itself."""
     backend = Recording(Partial(error))
     client = StorageClient("main", backend, RetryPolicy(attempts=attempts), limit=10)
     written = await client.write_many([Write("a", b"1", "overwrite"), Write("b", b"2", "create")])
     read = await client.read_many(["a"])
     assert [type(end) for end in (*written, *read)] == ends
-    assert backend.log == ["write_many", *["write"] * ends.count(Stat), "read_many", *["read"] * ends.count(Blob)]
+    looks = ["stat"] * (isinstance(error, ConnectionResetError) and Stat in ends)
+    writes = [*looks, "write"] * ends.count(Stat)
+    assert backend.log == ["write_many", *writes, "read_many", *["read"] * ends.count(Blob)]
+
+
+async def test_a_write_that_was_lost_in_a_batch_undoes_nobodys_change() -> None:
+    """It is looked for before it is made again: over what others wrote meanwhile it is not."""
+    backend = Lost()
+    client = StorageClient("main", backend, limit=10)
+    [written] = await client.write_many([Write("a", b"1", "overwrite")])
+    assert isinstance(written, UncertainError)
+    assert (await client.read("a", client.deadline())).data == b"another"
+
+
+@pytest.mark.parametrize("passed", [0.985, 1.5], ids=["late", "too late"])
+async def test_a_write_that_was_lost_in_a_batch_is_uncertain_where_no_time_is_left(
+    passed: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That it was not made again does not tell that it was not made."""
+    backend = Lost()
+    client = StorageClient("main", backend, limit=10)
+    later = time.monotonic() + client.policy.timeout * passed
+    monkeypatch.setattr(backend, "answer", lambda: monkeypatch.setattr("accountstore.retry.monotonic", lambda: later))
+    [written] = await client.write_many([Write("a", b"1", "overwrite")])
+    assert isinstance(written, UncertainError)
 
 
 async def test_no_more_operations_are_in_flight_than_may_be() -> None:

@@ -9,11 +9,8 @@ from contextvars import ContextVar
 class Sending:
     """A request of a write. It counts as sent unless the backend tells that it is not, or not yet."""
 
-    __slots__ = ("_told", "sent")
-
-    def __init__(self) -> None:
-        self._told = False
-        self.sent: bool = True
+    _told: bool = False
+    sent: bool = True
 
     def hold(self) -> None:
         """Nothing has left yet, unless it was told before that something has."""
@@ -22,7 +19,7 @@ class Sending:
             self.sent = False
 
     def release(self) -> None:
-        """It is about to leave. In any thread."""
+        """It is about to leave, or was just done. In any thread."""
         self.sent = True
 
 

@@ -19,6 +19,7 @@ from anyio.lowlevel import checkpoint_if_cancelled
 
 from accountstore.aio.loops import asyncio_loop
 from accountstore.aio.pages import Paged
+from accountstore.aio.sending import hold, releaser
 from accountstore.errors import ClosedError, UnavailableError
 
 T = TypeVar("T")
@@ -33,7 +34,9 @@ class Fence:
     Raises `UnavailableError` at the block's beginning.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, passed: Callable[[], object] = bool, /) -> None:
+        """`passed` is called when something has been published, before anybody learns that nothing is any more."""
+        self._passed = passed
         self._publishing = Lock()
         self._closed = False
         self.abandoned: Callable[[], bool] = bool
@@ -54,6 +57,8 @@ class Fence:
             raise UnavailableError("it was given up", sent=False)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if error is None:
+            self._passed()
         self._publishing.release()
 
 
@@ -90,10 +95,11 @@ class ThreadPool:
         return await self._run(_Call(function, None))
 
     async def run_fenced(self, function: Callable[[Fence], T], /) -> T:
-        """As `run`, for a function that publishes something behind a fence. Where that has begun when the caller is
-        cancelled, the result comes all the same.
+        """As `run`, for a function that publishes something behind a fence. Where it is doing so when the caller is
+        cancelled, the result comes all the same. Where it has, the write that the caller makes counts as sent.
         """
-        fence = Fence()
+        hold()
+        fence = Fence(releaser())
         return await self._run(_Call(partial(function, fence), fence))
 
     async def _run(self, call: _Call[T], /) -> T:

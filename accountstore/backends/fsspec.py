@@ -21,7 +21,6 @@ from urllib.parse import unquote, urlsplit
 from anyio import to_thread
 from fsspec.dircache import DirCache
 
-from accountstore.aio.sending import hold, releaser
 from accountstore.aio.threads import Fence, Lazy, ThreadPool
 from accountstore.backends.base import (
     BackendError,
@@ -105,11 +104,6 @@ class FsspecBackend:
                     raise
                 raise told from None
 
-    async def _change(self, change: Callable[[Callable[[], None]], T], /) -> T:
-        """The result of a write or delete, which calls what it is given before each request that changes something."""
-        hold()
-        return await self._threads.run_fenced(partial(_fenced, change, releaser()))
-
     def _path(self, key: str, /) -> str:
         return f"{self._root}/{key}" if key else self._root or "/"
 
@@ -130,21 +124,21 @@ class FsspecBackend:
         return Blob(data, Stat(key, len(data), digest(data), None))
 
     async def write(self, key: str, data: bytes, /, *, mode: WriteMode, write_token: str = "") -> Stat:
-        return await self._change(partial(self._write, key, data))
+        return await self._threads.run_fenced(partial(self._write, key, data))
 
-    def _write(self, key: str, data: bytes, leave: Callable[[], None], /) -> Stat:
+    def _write(self, key: str, data: bytes, fence: Fence, /) -> Stat:
         path = self._path(key)
         folder = path.rpartition("/")[0]
         with self._use() as fs:
             try:
-                leave()
+                _leave(fence)
                 fs.pipe_file(path, data)
             except AccountStoreError:
                 raise
             except Exception:  # noqa: BLE001 -- a missing folder has no error in common; any other comes again
                 if _kind(fs, folder) is None:
                     _make(fs, folder)
-                leave()
+                _leave(fence)
                 fs.pipe_file(path, data)
         return Stat(key, len(data), digest(data), None)
 
@@ -159,13 +153,13 @@ class FsspecBackend:
         return _stat_of(key, info)
 
     async def delete(self, key: str, /, *, version: Version | None = None) -> None:
-        await self._change(partial(self._delete, key))
+        await self._threads.run_fenced(partial(self._delete, key))
 
-    def _delete(self, key: str, leave: Callable[[], None], /) -> None:
+    def _delete(self, key: str, fence: Fence, /) -> None:
         path = self._path(key)
         with self._use() as fs:
             try:
-                leave()
+                _leave(fence)
                 fs.rm_file(path)
             except AccountStoreError:
                 raise
@@ -230,14 +224,10 @@ def _connect(connect: Callable[[], Any], /) -> Any:
     return fs
 
 
-def _fenced(change: Callable[[Callable[[], None]], T], release: Callable[[], None], fence: Fence, /) -> T:
-    return change(partial(_leave, release, fence))
-
-
-def _leave(release: Callable[[], None], fence: Fence, /) -> None:
-    """A request is about to leave, unless it was given up."""
+def _leave(fence: Fence, /) -> None:
+    """A request that changes something is about to leave, unless it was given up."""
     with fence:
-        release()
+        pass
 
 
 def _first(fs: Any, path: str, size: int, /) -> bytes:
