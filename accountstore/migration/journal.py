@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from typing import Annotated
 
 from msgspec import Meta, Struct, convert, json
-from msgspec.structs import asdict
+from msgspec.structs import asdict, replace
 
 from accountstore.errors import JournalError
 from accountstore.migration.database import ANOTHER, Database, Translated
@@ -73,6 +73,8 @@ class Journal:
         self._runs: Sequence[Run] = ()
         self._is_new = False
         self._new_key = ""
+        self._is_moving = False
+        """Whether a run that removes at the source did not come to its end: what it removed last is not known."""
 
     @classmethod
     def open(cls, path: str, about: Mapping[str, str], /) -> Journal:
@@ -90,6 +92,9 @@ class Journal:
                     *((table, None) for table in _SCHEMA), ("insert into about values (?, ?)", told.items())
                 )
             journal._check_same(asdict(journal.about), about)
+            journal._is_moving = any(
+                run.ended is None and run.options.get("delete_source") == repr(True) for run in journal.runs()
+            )
         except BaseException:
             if journal._is_new:  # nothing could be written into it
                 with suppress(JournalError, OSError):
@@ -193,18 +198,17 @@ class Journal:
 
     def rows(self, after: str, most: int, /) -> list[Row]:
         """The next rows by name."""
-        return self._db.select(
-            Row,
-            "select name, source, target, outcome from documents where name > ? order by name limit ?",
-            after,
-            most,
-        )
+        return self._rows("name > ? order by name limit ?", after, most)
 
     def rows_of(self, names: Sequence[str], /) -> dict[str, Row]:
         """The rows of these names."""
         marks = ", ".join("?" * len(names))
-        query = f"select name, source, target, outcome from documents where name in ({marks})"  # noqa: S608 -- question marks
-        return {row.name: row for row in self._db.select(Row, query, *names)}
+        return {row.name: row for row in self._rows(f"name in ({marks})", *names)}
+
+    def _rows(self, which: str, /, *given: object) -> list[Row]:
+        query = f"select name, source, target, outcome from documents where {which}"  # noqa: S608 -- question marks
+        rows = self._db.select(Row, query, *given)
+        return [replace(row, perhaps_moved=True) for row in rows] if self._is_moving else rows
 
     def record(self, done: Sequence[tuple[Done, Row | None]], others: Sequence[Other] = (), /) -> None:
         """Keep what was done, in one transaction that is on the disk when this returns; each with the row before."""

@@ -11,13 +11,16 @@ from accountstore.migration.model import Outcome, Place, Word
 
 class Row(Struct, frozen=True, array_like=True):
     """What the journal knows of a document: the marks of both versions when it was last known to be the same at both
-    ends, if it ever was; that of the target alone, where it was then removed at the source; and its last outcome.
+    ends, if it ever was; that of the target alone, where it was then removed at the source, or may have been; and its
+    last outcome.
     """
 
     name: str
     source: bytes | None
     target: bytes | None
     outcome: str
+    perhaps_moved: bool = False
+    """Whether a run that did not come to its end may have removed it at the source, and did not say so."""
 
     @property
     def known(self) -> bool:
@@ -26,7 +29,7 @@ class Row(Struct, frozen=True, array_like=True):
 
     @property
     def moved(self) -> bool:
-        """Whether this journal's runs have copied it, and have removed it at the source."""
+        """Whether this journal's runs have copied it, and have removed it at the source, or may have."""
         return self.source is None and (self.target is not None or self.outcome == "moved")
 
 
