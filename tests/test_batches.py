@@ -316,8 +316,8 @@ class Flaky(BatchMemory):
 @pytest.mark.parametrize("batch", [1, 4])
 @pytest.mark.parametrize(("failures", "attempts"), [(3, 4), (1000, 4), (1000, 1)])
 async def test_what_fails_for_a_while_is_tried_again(batch: int, failures: int, attempts: int) -> None:
-    """A document that keeps failing is tried as often as the policy says, a read in a batch once more than that, and with
-    one attempt never again. A write whose answer was lost in a batch is looked for before it is made again.
+    """A document that keeps failing is tried as often as the policy says, a read in a batch once more than that, and
+    with one attempt never again. A write whose answer was lost in a batch is looked for before it is made again.
     """
     wanted = [at(number) for number in range(10)]
     backend = Flaky(batch, failures)

@@ -345,6 +345,36 @@ async def test_an_attempt_is_not_made_when_the_time_is_nearly_up(
     assert backend.calls["write"] == attempts
 
 
+@pytest.mark.parametrize("write", WRITES)
+async def test_a_storage_that_is_never_uncertain_is_written_to_up_to_the_deadline(write: str) -> None:
+    """Memory and folders do not leave a write that was cut short unknown: it is sent while there is any time."""
+    backend = Recording(certain=True)
+    await backend.write(AT.path, b"0", mode="overwrite")
+    client = StorageClient("main", backend, RetryPolicy(timeout=HUNG, attempts=1), limit=1000)
+    await WRITES[write](client, time.monotonic() + HUNG * 0.019)
+    with raises(UnavailableError, sent=False, __class__=UnavailableError):
+        await WRITES[write](client, time.monotonic() - 1)
+
+
+@pytest.mark.parametrize("passed", [0.985, 1.5], ids=["late", "too late"])
+async def test_a_write_without_an_answer_is_looked_for_up_to_the_deadline(
+    passed: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That it is too late to send it again keeps nobody from learning that it was made."""
+
+    async def pause(_: float) -> None:
+        later = time.monotonic() + HUNG * passed
+        monkeypatch.setattr("accountstore.retry.monotonic", lambda: later)
+
+    monkeypatch.setattr("accountstore.retry.backoff", pause)
+    lost = Fault("write", 1, "after", ConnectionResetError()), Fault("stat", 1, "before", ConnectionResetError())
+    backend = Recording(MemoryBackend(), lost)
+    client = StorageClient("main", backend, RetryPolicy(timeout=HUNG), limit=1000)
+    with nullcontext() if passed < 1 else pytest.raises(UncertainError):
+        await client.write(AT.path, b"1", "overwrite", client.deadline())
+    assert (backend.calls["write"], backend.calls["stat"]) == (1, 2 if passed < 1 else 1)
+
+
 async def test_a_read_whose_time_is_up_is_not_sent() -> None:
     """A read that has its turn when its time is up asks nothing of the storage."""
     backend = await holding()

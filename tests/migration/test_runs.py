@@ -24,6 +24,7 @@ from accountstore import (
     StorageConfig,
     StoreConfig,
     UnavailableError,
+    UncertainError,
     UnsupportedError,
 )
 from accountstore.backends.base import ConflictError, NotFoundError, NotRegularError, digest
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
     from pathlib import Path
 
-    from accountstore.testing.faults import Operation
+    from accountstore.testing.faults import Moment, Operation
 
 pytestmark = pytest.mark.anyio
 
@@ -529,6 +530,50 @@ async def test_a_removal_that_failed_forgets_nothing(tmp_path: Path) -> None:
         assert (await found(store, source("x.account")), await found(store, target("x.account"))) == (None, "b")
 
 
+async def test_what_may_have_been_removed_by_a_run_itself_stays_at_the_target(tmp_path: Path) -> None:
+    """With `delete_source`, what is gone at the source after a removal whose answer was lost is not taken for deleted
+    by others: `mirror_deletes` would remove the only copy.
+    """
+    old = Failing(MemoryBackend())
+    async with over(old) as store:
+        for name in ("x.account", "y.account"):
+            await put(store, source(name), "a")
+        old.fail("delete", UncertainError("no answer"), "after")
+        assert (await once(store, tmp_path, delete_source=True)).totals.keys() == {"failed"}
+        old.heal()
+        assert await found(store, source("x.account")) is None
+        await put(store, source("z.account"), "a")
+        options = {"delete_source": True, "mirror_deletes": True}
+        assert (await once(store, tmp_path, **options)).totals.keys() == {"gone", "moved"}
+        assert await copies(store) == {"x.account", "y.account", "z.account"}
+
+
+@pytest.mark.parametrize("case", ["listed", "named", "control"])
+async def test_what_a_run_that_was_killed_may_have_removed_stays_at_the_target(case: str, tmp_path: Path) -> None:
+    """A run with `delete_source` that does not come to its end has removed what its journal does not know of. The
+    control: after one that does, what is gone was deleted by others.
+    """
+    old = Failing(MemoryBackend())
+    names = ("x.account", "y.account")
+    options: dict[str, Any] = {"delete_source": True, "mirror_deletes": True}
+    if case == "named":
+        options["names"] = names
+    async with over(old) as store:
+        for name in names:
+            await put(store, source(name), "a")
+        old.fail("delete", PermissionError())
+        assert (await once(store, tmp_path, **options)).totals.keys() == {"failed"}
+        old.heal()
+        await store.delete(source("x.account"))
+        if case != "control":
+            with sqlite3.connect(files(tmp_path)["journal"]) as journal:
+                journal.execute("update runs set ended = null")
+            journal.close()
+        report = await once(store, tmp_path, **options)
+        assert report.totals.keys() == {"deleted" if case == "control" else "gone", "moved"}
+        assert await copies(store) == {*names[case == "control" :]}
+
+
 async def test_what_is_at_the_source_again_is_not_removed_at_the_target(tmp_path: Path) -> None:
     """With `mirror_deletes`, the source is asked once more before a document is removed at the target."""
     old = Rival("stat", source("x.account"), "b")
@@ -544,9 +589,9 @@ async def test_what_is_at_the_source_again_is_not_removed_at_the_target(tmp_path
 class Failing(FaultyBackend):
     """Fails until it is well again."""
 
-    def fail(self, operation: Operation, error: Exception, /) -> None:
+    def fail(self, operation: Operation, error: Exception, moment: Moment = "before", /) -> None:
         """Every call of an operation fails from now on."""
-        self._faults = {(operation, nth): Fault(operation, nth, error=error) for nth in range(1, 1000)}
+        self._faults = {(operation, nth): Fault(operation, nth, moment, error) for nth in range(1, 1000)}
 
     def heal(self) -> None:
         """No call fails any more."""

@@ -21,7 +21,7 @@ from running import HUNG
 from samples import ACCOUNT as OLD
 from samples import next_port
 
-from accountstore import Account, AccountStore, AccountStoreError, Location, StorageConfig, StoreConfig
+from accountstore import Account, AccountStore, AccountStoreError, Location, StorageConfig, StoreConfig, UncertainError
 from accountstore.backends.local.backend import LocalBackend
 from accountstore.backends.local.files import Files
 from accountstore.backends.local.syscalls import SystemCalls
@@ -30,11 +30,12 @@ from accountstore.codecs import JSON
 from accountstore.testing import FaultyBackend, store_over
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
     from pathlib import Path
 
     from cancelling import Way
 
+    from accountstore import Version
     from accountstore.backends.base import Backend, Stat, WriteMode
     from accountstore.testing.faults import Operation
 
@@ -452,6 +453,78 @@ async def test_a_call_that_waits_for_its_turn_is_withdrawn(root: Path) -> None:
         slow.release.set()
     assert content(root) == OLD
     await backend.aclose()
+
+
+class SlowFolder(SystemCalls):
+    """A disk that does not confirm what was published until it is let go."""
+
+    def __init__(self) -> None:
+        self.published, self.entered, self.release = (threading.Event() for _ in range(3))
+
+    def fsync(self, fd: int, /) -> None:
+        if self.published.is_set():
+            self.entered.set()
+            assert self.release.wait(HUNG)
+        super().fsync(fd)
+
+    def rename(self, *arguments: Any, **options: Any) -> None:
+        super().rename(*arguments, **options)
+        self.published.set()
+
+    def link(self, *arguments: Any, **options: Any) -> None:
+        super().link(*arguments, **options)
+        self.published.set()
+
+    def unlink(self, *arguments: Any, **options: Any) -> None:
+        super().unlink(*arguments, **options)
+        self.published.set()
+
+
+PUBLISHED: Mapping[str, Callable[[AccountStore], Awaitable[object]]] = {
+    **{name: OPERATIONS[name][0] for name in ("save", "update", "delete")},
+    "create": lambda store: store.save(replace(AT, file_name="new.account"), NEW, mode="create"),
+    "save_many": lambda store: _first_of(store.save_many([(AT, NEW)])),
+}
+
+
+async def _first_of(results: AsyncIterator[tuple[Location, Version | AccountStoreError]], /) -> None:
+    async for _, result in results:
+        if isinstance(result, AccountStoreError):
+            raise result
+
+
+@pytest.mark.parametrize("control", [False, True], ids=["", "control"])
+@pytest.mark.parametrize("ended", ["deadline", "closed"])
+@pytest.mark.parametrize("name", PUBLISHED)
+async def test_a_write_that_is_given_up_when_it_was_published_is_uncertain(
+    root: Path, name: str, ended: str, control: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was made, and the disk has not confirmed it: who repeats it must look first. The control: where the fence
+    tells nobody that something has passed, the write that was made is said not to have been.
+    """
+    if control:
+        monkeypatch.setattr("accountstore.aio.threads.releaser", lambda: bool)
+    slow = SlowFolder()
+    store = store_over(
+        {"main": LocalBackend(Files(str(root), calls=slow))}, timeout=0.1 if ended == "deadline" else HUNG
+    )
+    failures: list[AccountStoreError] = []
+
+    async def call() -> None:
+        try:
+            await PUBLISHED[name](store)
+        except AccountStoreError as error:
+            failures.append(error)
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(call)
+        await until(slow.entered)
+        if ended == "closed":
+            await store.aclose()
+    assert content(root) == {"delete": None, "create": OLD}.get(name, NEW)
+    assert [isinstance(failure, UncertainError) for failure in failures] == [not control]
+    slow.release.set()
+    await store.aclose()
 
 
 async def test_a_cancelled_read_does_not_wait_for_a_slow_disk(root: Path) -> None:
