@@ -86,7 +86,9 @@ async def copy(
     """
     await target.require_mode(mode)
     if lease is None:
+        started = monotonic()
         opened = await source.read(source.kind)
+        target = _later(target, source, started)
         return operation.record(await target.write_copy(opened, source.storage, mode))
     async with held(operation, source, lease) as hold:
         written = await target.renewed().write_copy(hold.opened, source.storage, mode)
@@ -100,11 +102,13 @@ async def move(operation: Operation, source: DocumentRef, target: DocumentRef, m
 
     Meanwhile nobody exchanges a refresh token, whose successor would be lost with the source.
     """
+    started = monotonic()
     conditional, can_hold = await source.honours("delete"), await source.honours("update")
     if source.storage.client.capabilities.read_only:
         await source.require("delete")  # which says so, before any I/O
     await target.require_mode(mode)
     opened = await source.read(source.kind)
+    target = _later(target, source, started)
     is_leased = can_hold and any(oauth_in(opened.stored.document))
     there = await target.present() if is_leased or mode != "create" else None
     if is_leased:
@@ -116,7 +120,9 @@ async def move(operation: Operation, source: DocumentRef, target: DocumentRef, m
             source, target = (
                 replace(ref, by=ref.by + waited) for ref in (source, target)
             )  # others' time is not theirs
+            started = monotonic()
             stored = operation.record(await target.write_copy(opened, source.storage, mode))
+            source = _later(source, target, started)
             if there is not None and operation.attempts == 1:
                 stored = await _tell_apart(source, target, opened, stored)
             try:
@@ -130,7 +136,14 @@ async def move(operation: Operation, source: DocumentRef, target: DocumentRef, m
         mode = stored.version
         await backoff(operation.attempts, _FIRST_PAUSE, _LONGEST_PAUSE)
         operation.attempts += 1
+        started = monotonic()
         opened = await source.read(source.kind)
+        target = _later(target, source, started)
+
+
+def _later(ref: DocumentRef, other: DocumentRef, since: float, /) -> DocumentRef:
+    """A document whose storage's time did not run since a moment, when another one was asked."""
+    return ref if ref.storage is other.storage else replace(ref, by=ref.by + monotonic() - since)
 
 
 def _check_mode(target: DocumentRef, mode: WriteMode, there: Stat | None, /) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -12,7 +13,17 @@ from doubles import BatchMemory, drained
 from samples import ACCOUNT
 from sealed import sealed_over, sealer, static
 
-from accountstore import AccountStore, Location, MultiAccount, StorageConfig, StoreConfig, copies, rotation, to_json
+from accountstore import (
+    AccountStore,
+    Location,
+    MultiAccount,
+    StorageConfig,
+    StoreConfig,
+    TooLargeError,
+    copies,
+    rotation,
+    to_json,
+)
 from accountstore.backends import memory
 from accountstore.codecs import Codec
 from accountstore.migration import migrate, verify
@@ -94,6 +105,25 @@ async def test_control_reads_from_memory_without_turns(
     monkeypatch.setitem(WORK, memory, ("digest",))
     monkeypatch.setattr(Turns, "take", _take_none)
     assert await _most_in_one_step("json", call, LARGE, tmp_path, monkeypatch) > 2
+
+
+@pytest.mark.parametrize("second", ["asyncio", "trio"])
+@pytest.mark.parametrize("first", ["asyncio", "trio"])
+def test_memory_belongs_to_no_event_loop(first: Any, second: Any) -> None:
+    """A backend that one event loop has used works on the next, with large documents at once, too."""
+    backend = memory.MemoryBackend()
+
+    async def use() -> None:
+        key = f"{AT[0]}"
+        await backend.write(key, b"x" * 200_000, mode="overwrite")
+        async with anyio.create_task_group() as tasks:
+            for _ in range(8):
+                tasks.start_soon(backend.stat, key)
+
+    for loop in (first, second):
+        anyio.run(use, backend=loop)
+    with pytest.raises(TooLargeError):
+        anyio.run(partial(backend.read, f"{AT[0]}", limit=100_000))
 
 
 @named([("json", "save"), ("sealed", "get_many"), ("sealed", "rewrap")])

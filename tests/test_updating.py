@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from msgspec.structs import replace
 from samples import ACCOUNT, AT, ELSEWHERE, FULL, MULTI, MULTI_AT, OAUTH, next_port
 
 from accountstore import Account, AccountStore, Location, StorageConfig, StoreConfig
+from accountstore.client import StorageClient
 from accountstore.codecs import JSON
 from accountstore.errors import ConflictError, DeniedError, EncodeError, ExistsError, LocationError, NotFoundError
 from accountstore.testing import Fault, store_over
@@ -174,6 +176,39 @@ async def test_modes_of_copy_and_move_are_about_the_target(store: AccountStore, 
     with raises(NotFoundError, location=missing):
         await run(missing, ELSEWHERE)
     assert (await store.stat(ELSEWHERE)).version == version
+
+
+@pytest.mark.parametrize("call", ["copy", "move"])
+@pytest.mark.parametrize("control", [False, True], ids=["", "one storage"])
+async def test_the_time_of_one_end_does_not_run_while_the_other_is_asked(
+    call: str, control: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between two storages each has its own time; within one, both documents share it."""
+    passed, given = [0.0], dict[str, float]()
+
+    async def slow(operation: str) -> None:
+        passed[0] += 1000 * (operation in {"read", "write"})
+
+    monkeypatch.setattr("accountstore.updating.monotonic", lambda: time.monotonic() + passed[0])
+    for method in ("write", "delete"):
+        monkeypatch.setattr(StorageClient, method, _noting(getattr(StorageClient, method), given))
+    old, new = Recording(), Recording()
+    async with store_over({"old": old, "new": new}) as store:
+        await store.save(AT, ACCOUNT)
+        old.before = new.before = slow
+        await getattr(store, call)(AT, replace(AT, file_name="b.account", storage="old" if control else "new"))
+    late = [by - time.monotonic() > 500 for by in given.values()]
+    assert late == [not control] * (1 if call == "copy" else 2)
+
+
+def _noting(method: Callable[..., Awaitable[Any]], given: dict[str, float], /) -> Any:
+    """A method of the client that notes its deadline."""
+
+    async def noting(client: StorageClient, *arguments: Any) -> Any:
+        given[method.__name__] = arguments[-1]
+        return await method(client, *arguments)
+
+    return noting
 
 
 async def test_move_takes_a_change_made_meanwhile_along(pauses: list[float]) -> None:

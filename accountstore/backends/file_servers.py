@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import ftplib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
+from functools import partial
 from importlib import import_module
 from inspect import signature
-from typing import Any
+from typing import Any, TypeVar
 
 from fsspec.implementations.ftp import FTPFileSystem
 
 from accountstore.backends.base import BackendError, DeniedError, FullError, UnavailableError, classify_error
 from accountstore.backends.object_store import finalizers
 
+T = TypeVar("T")
+
 _UNKNOWN_COMMAND = frozenset({"500", "501", "502", "504"})
 _PERHAPS_MISSING = frozenset({"450", "501", "550"})
+_MISSING_OR_FORBIDDEN = "550"
 _REFUSED = frozenset({"534", "550", "553"})
 """Codes by which a server refuses what is there: that something is missing is found out before."""
 _COLUMNS = 9
+_TRIES = 5
+"""How often what a server refuses is asked for: others may make and remove it between a request and a look."""
 _DENIED_OR_FULL: Mapping[type[BackendError], str] = {
     DeniedError: "access is denied",
     FullError: "the storage is full",
@@ -46,18 +52,19 @@ class _FtpFileSystem(FTPFileSystem):  # type: ignore[misc]  # fsspec has no type
         """The entries of a folder. Raises `FileNotFoundError` where the folder above does not have it, else what the
         server said. Names that are not of the encoding have surrogates.
         """
-        path = self._strip_protocol(path)
+        found = asked_again(partial(self._listed, self._strip_protocol(path)))
+        return found if detail else sorted(entry["name"] for entry in found)
+
+    def _listed(self, path: str, /) -> list[dict[str, Any]]:
         try:
-            found = self._listed(path)
+            told = [_entry(path, name, facts) for name, facts in self._entries(path) if name not in {".", ".."}]
         except ftplib.Error as refusal:
             if path == "/" or _code(refusal) not in _PERHAPS_MISSING:
                 raise
             above = self.info(path)
-            found = [above] if above["type"] == "file" else self._listed(path)  # it may have come only now
-        return found if detail else sorted(entry["name"] for entry in found)
-
-    def _listed(self, path: str, /) -> list[dict[str, Any]]:
-        told = (_entry(path, name, facts) for name, facts in self._entries(path) if name not in {".", ".."})
+            if above["type"] != "file":
+                raise
+            return [above]
         return [entry for entry in told if entry["type"] not in {"cdir", "pdir"}]
 
     def _entries(self, path: str, /) -> Iterator[tuple[str, Mapping[str, str]]]:
@@ -107,6 +114,19 @@ def _entry(path: str, name: str, facts: Mapping[str, str], /) -> dict[str, Any]:
         "type": "directory" if folder else kind,
         "size": 0 if folder else int(size) if size.isdecimal() else None,
     }
+
+
+def asked_again(ask: Callable[[], T], /) -> T:
+    """The result of a request, which looks for itself whether what a server refuses is there. Where an FTP server has
+    refused it, it is made again: what is there now may have been missing, which has the same code.
+    """
+    for _ in range(_TRIES - 1):
+        try:
+            return ask()
+        except ftplib.error_perm as refusal:
+            if _code(refusal) != _MISSING_OR_FORBIDDEN:
+                raise
+    return ask()
 
 
 def client_for(kind: Any, options: Mapping[str, object], /) -> tuple[Any, Mapping[str, object]]:

@@ -40,7 +40,7 @@ from accountstore.backends.base import (
     only_version,
     pages_by_cursor,
 )
-from accountstore.backends.file_servers import client_for, close, entries_of, is_lost, meaning
+from accountstore.backends.file_servers import asked_again, client_for, close, entries_of, is_lost, meaning
 from accountstore.backends.logs import quiet
 from accountstore.backends.moments import as_utc
 from accountstore.backends.options import check_names
@@ -113,13 +113,7 @@ class FsspecBackend:
     def _read(self, key: str, limit: int, /) -> Blob:
         path = self._path(key)
         with self._use() as fs:
-            try:
-                data = _first(fs, path, limit + 1)
-            except Exception:
-                _check_file(fs, path)
-                raise
-            if not data:
-                _check_file(fs, path)  # FTP's folders read as empty
+            data = asked_again(partial(_content, fs, path, limit + 1))
         check_size(len(data), limit)
         return Blob(data, Stat(key, len(data), digest(data), None))
 
@@ -127,19 +121,8 @@ class FsspecBackend:
         return await self._threads.run_fenced(partial(self._write, key, data))
 
     def _write(self, key: str, data: bytes, fence: Fence, /) -> Stat:
-        path = self._path(key)
-        folder = path.rpartition("/")[0]
         with self._use() as fs:
-            try:
-                _leave(fence)
-                fs.pipe_file(path, data)
-            except AccountStoreError:
-                raise
-            except Exception:  # noqa: BLE001 -- a missing folder has no error in common; any other comes again
-                if _kind(fs, folder) is None:
-                    _make(fs, folder)
-                _leave(fence)
-                fs.pipe_file(path, data)
+            asked_again(partial(_put, fs, self._path(key), data, fence))
         return Stat(key, len(data), digest(data), None)
 
     async def stat(self, key: str, /) -> Stat:
@@ -156,16 +139,8 @@ class FsspecBackend:
         await self._threads.run_fenced(partial(self._delete, key))
 
     def _delete(self, key: str, fence: Fence, /) -> None:
-        path = self._path(key)
         with self._use() as fs:
-            try:
-                _leave(fence)
-                fs.rm_file(path)
-            except AccountStoreError:
-                raise
-            except Exception:
-                if _kind(fs, path) is not None:
-                    raise
+            asked_again(partial(_remove, fs, self._path(key), fence))
 
     def scan(self, prefix: str, /, *, recursive: bool) -> AsyncIterator[Sequence[Stat]]:
         return pages_by_cursor(partial(self._page, prefix, recursive))
@@ -228,6 +203,45 @@ def _leave(fence: Fence, /) -> None:
     """A request that changes something is about to leave, unless it was given up."""
     with fence:
         pass
+
+
+def _content(fs: Any, path: str, size: int, /) -> bytes:
+    """The first bytes of a file. Raises `FileNotFoundError` where there is none."""
+    try:
+        data = _first(fs, path, size)
+    except Exception:
+        _check_file(fs, path)
+        raise
+    if not data:
+        _check_file(fs, path)  # FTP's folders read as empty
+    return data
+
+
+def _put(fs: Any, path: str, data: bytes, fence: Fence, /) -> None:
+    """Write a file, and the folder that it is in where that is missing."""
+    folder = path.rpartition("/")[0]
+    try:
+        _leave(fence)
+        fs.pipe_file(path, data)
+    except AccountStoreError:
+        raise
+    except Exception:  # noqa: BLE001 -- a missing folder has no error in common; any other comes again
+        if _kind(fs, folder) is None:
+            _make(fs, folder)
+        _leave(fence)
+        fs.pipe_file(path, data)
+
+
+def _remove(fs: Any, path: str, fence: Fence, /) -> None:
+    """Remove a file, unless there is none."""
+    try:
+        _leave(fence)
+        fs.rm_file(path)
+    except AccountStoreError:
+        raise
+    except Exception:
+        if _kind(fs, path) is not None:
+            raise
 
 
 def _first(fs: Any, path: str, size: int, /) -> bytes:

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
-from anyio.lowlevel import checkpoint
+from anyio.lowlevel import RunVar, checkpoint
 from fsspec.implementations.memory import MemoryFileSystem
 from msgspec.structs import replace
 
@@ -33,6 +33,8 @@ _PAGE = 1000
 _CONCURRENCY = 64
 _SMALL = 4096
 """So many bytes take no time to digest."""
+_TURNS: RunVar[Turns] = RunVar("accountstore_memory_turns")
+"""Of an event loop: one backend may be used on several, one after another."""
 
 
 class MemoryBackend:
@@ -46,7 +48,6 @@ class MemoryBackend:
         self._fs: Any = MemoryFileSystem(skip_instance_cache=True)
         self._fs.store = {}
         self._fs.pseudo_dirs = [""]
-        self._turns = Turns()
 
     @property
     def capabilities(self) -> Capabilities:
@@ -81,13 +82,16 @@ class MemoryBackend:
     async def read(self, key: str, /, *, limit: int) -> Blob:
         await checkpoint()
         if size := self._large(key):
-            await self._turns.take(size)
+            check_size(size, limit)
+            await _turn(size)
         blob = self._find(key)
         check_size(blob.stat.size, limit)
         return blob
 
     async def write(self, key: str, data: bytes, /, *, mode: WriteMode, write_token: str = "") -> Stat:
         await checkpoint()
+        if isinstance(mode, Version) and (size := self._large(key)):
+            await _turn(size)
         if mode == "create" and f"/{key}" in self._fs.store:
             raise ExistsError("there is a document already")
         if isinstance(mode, Version):
@@ -99,11 +103,13 @@ class MemoryBackend:
     async def stat(self, key: str, /) -> Stat:
         await checkpoint()
         if size := self._large(key):
-            await self._turns.take(size)
+            await _turn(size)
         return replace(self._find(key).stat, write_token=getattr(self._fs.store[f"/{key}"], "write_token", None))
 
     async def delete(self, key: str, /, *, version: Version | None = None) -> None:
         await checkpoint()
+        if version is not None and (size := self._large(key)):
+            await _turn(size)
         if f"/{key}" in self._fs.store:
             if version is not None:
                 self._compare(key, version)
@@ -127,6 +133,15 @@ class MemoryBackend:
 
     async def aclose(self) -> None:
         self._fs.store.clear()
+
+
+async def _turn(size: int, /) -> None:
+    """Wait for a turn of the event loop that has room to digest so many bytes."""
+    try:
+        turns = _TURNS.get()
+    except LookupError:
+        _TURNS.set(turns := Turns())
+    await turns.take(size)
 
 
 def _scan(files: Sequence[tuple[str, Any]], start: str, /, *, recursive: bool) -> Iterator[Stat]:

@@ -297,6 +297,36 @@ async def test_an_ftp_folder_that_others_make_meanwhile_is_no_refusal(monkeypatc
     await backend.aclose()
 
 
+@pytest.mark.parametrize(
+    ("answers", "asked"),
+    [
+        (["550 missing", "550 missing", "done"], 3),
+        (["550 forbidden"] * 9, 5),
+        (["552 full"] * 9, 1),
+        (["450 busy"] * 9, 1),
+    ],
+    ids=["made meanwhile", "forbidden", "full", "busy"],
+)
+def test_what_an_ftp_server_refuses_is_asked_for_again(answers: list[str], asked: int) -> None:
+    """What others make and remove between a request and the look at what is there is not forbidden; what is, and what
+    is refused for another reason, is an error after all.
+    """
+    left = iter(answers)
+
+    def ask() -> str:
+        answer = next(left)
+        if answer != "done":
+            raise (ftplib.error_temp if answer.startswith("4") else ftplib.error_perm)(answer)
+        return answer
+
+    if answers[asked - 1] == "done":
+        assert file_servers.asked_again(ask) == "done"
+    else:
+        with pytest.raises(ftplib.Error, match=answers[0]):
+            file_servers.asked_again(ask)
+    assert len([*left]) == len(answers) - asked
+
+
 async def test_a_listing_goes_on_after_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     """A folder that could not be listed for a moment is asked for again: nothing is left out, nothing comes twice."""
     answers: dict[str, bytes | str] = {"MLSD /": b"type=dir; m\n226 done", "MLSD /m": _BUSY}
