@@ -20,7 +20,7 @@ from accountstore import (
     Skipped,
     UnsupportedError,
 )
-from accountstore.cli.app import check_lasting
+from accountstore.cli.app import check_lasting, not_a_folder
 from accountstore.cli.completion import complete_folder
 from accountstore.cli.exits import exit_codes, print_error
 from accountstore.cli.help import Command, RunGroup
@@ -318,7 +318,7 @@ def _place(text: str, /) -> Place:
     try:
         return Place.parse(text)
     except LocationError as error:
-        raise LocationError(f"{text!r}: {error.message}") from None
+        raise LocationError(f"{text!r}: {error.message}{not_a_folder(text)}") from None
 
 
 def _check_journal(journal: str, resume: bool, /) -> None:
