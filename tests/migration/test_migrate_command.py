@@ -169,8 +169,8 @@ def test_shards_and_processes(migrate: Any, folder: Path) -> None:
         (["Old:mail", "New"], 1, "'New' is a storage: its root is 'New:', a folder of that name 'Old:New'"),
         (["Old:mail", "New:post", "--resume"], 1, "no journal"),
         (["Old:mail", "New:post", "--names", "nowhere"], 1, "No such file"),
-        (["Old:mail", "New:post", "--names", "none"], 1, "none: has no name in it"),
-        (["plan", "Old:mail", "New:post", "--names", "-"], 1, "-: has no name in it"),
+        (["Old:mail", "New:post", "--names", "none"], 1, "none: is empty: is it the list"),
+        (["plan", "Old:mail", "New:post", "--names", "-"], 1, "-: is empty: is it the list"),
         (
             ["Old:mail", "New:post", "--include", "mail/*"],
             1,
@@ -215,12 +215,18 @@ def test_what_is_wrong_is_said(migrate: Any, folder: Path, arguments: list[str],
 
 def test_a_list_of_names(tmp_path: Path) -> None:
     """A line is a name, whatever separators are in it but a line feed, or JSON as a run prints it; what is neither is
-    told by the number of its line.
+    told by the number of its line. A file of nothing is refused, but not the report of a run without problems.
     """
     path = tmp_path / "names"
     plain = "\ufeffa.account\r\n\nu\u2028\x85\x0cb.account\n"
     path.write_bytes(plain.encode() + b'{"outcome":"copied","name":"{x}\\n.account"}\n{"totals":{}}')
     assert read_names(str(path)) == ("a.account", "u\u2028\x85\x0cb.account", "{x}\n.account")
+    path.write_bytes(b'{"totals":{}}\n')
+    assert read_names(str(path)) == ()
+    for nothing in (b"", b" \r\n\n", b"\xef\xbb\xbf\n"):
+        path.write_bytes(nothing)
+        with raises(ConfigError, "names: is empty"):
+            read_names(str(path))
     for line in (b"\xff", b'{"name": ["a"]}', b'{"name":"\\ud800.account"}', b"{x}", b'{"name": 1}'):
         path.write_bytes(b"a.account\n" + line)
         with raises(ConfigError, "names, line 2: is neither a name nor a line of JSON"):
