@@ -43,6 +43,7 @@ __all__ = (
     "in_store",
     "location_of",
     "mode_of",
+    "not_a_folder",
     "storage_named",
 )
 
@@ -171,7 +172,17 @@ def location_of(text: str, given: str | None = None, /) -> Location:
 def folder_of(text: str, /) -> Location:
     """A location in the folder that a text names, whose file name means nothing."""
     path = text.removesuffix("/")
-    return location_of(f"{path}{'' if path[-1:] in {'', ':'} else '/'}any.account", text)
+    try:
+        return location_of(f"{path}{'' if path[-1:] in {'', ':'} else '/'}any.account", text)
+    except LocationError as error:
+        raise LocationError(f"{error.message}{not_a_folder(text)}") from None
+
+
+def not_a_folder(text: str, /) -> str:
+    """What is said besides where a document's location stands in a folder's place."""
+    if not text.removesuffix("/").endswith(".account"):
+        return ""
+    return "; a folder is wanted here (accountstore get shows a document, accountstore cp copies one)"
 
 
 def in_store(context: typer.Context, work: Callable[[AccountStore], Awaitable[T]], /) -> T:

@@ -79,13 +79,13 @@ def _offered(ctx: typer.Context, incomplete: str, kind: Literal["documents", "fo
 
 
 async def _list(config: StoreConfig, storage: str | None, folder: str, kind: str, /) -> list[str]:
-    """What is in a folder. Nothing but its storage is opened, and it is asked once."""
+    """What is in a folder. Nothing but its storage is opened, to read, and it is asked once."""
     name = config.default_name() if storage is None else storage
     if name not in config.storages:
         return []
     only = replace(config.storages[name], attempts=1, timeout=_PATIENCE)
     found: list[str] = []
-    async with AccountStore.open(StoreConfig(storages={name: only})) as store:
+    async with AccountStore.open(StoreConfig(storages={name: only}), read_only=True) as store:
         async for item in store.list(folder, storage=storage, folders=True, skipped=_say_nothing):
             if isinstance(item, Entry) and kind == "documents":
                 found.append(str(item.location))

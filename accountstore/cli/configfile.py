@@ -12,10 +12,11 @@ import anyio
 from msgspec.structs import replace
 
 from accountstore import AccountStore, ConfigError, StorageConfig, StoreConfig
+from accountstore.config import key_of
 from accountstore.config_file import check_text, config_at, find_config, load_config, tables_of
 from accountstore.files import locked, read_file, written_beside
 
-__all__ = ("add_storage", "file_to_write", "masked", "unset_variables")
+__all__ = ("add_storage", "check_opens", "file_to_write", "masked", "unset_variables")
 
 _MASK = "**********"
 _HARMLESS = frozenset(
@@ -81,7 +82,8 @@ def add_storage(path: str, name: str, table: Mapping[str, object], /, *, given: 
         raise ConfigError(f"{path}: cannot be extended as it is written: add the storage by hand")
     try:
         check_text(text)
-        _check_opens(path, name, table)
+        if not unset_variables(table):  # without them, nobody can tell
+            check_opens(config_at(path, {"storages": {name: table}}), name)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error.message}") from None
     _replace(path, old, text.encode())
@@ -93,17 +95,26 @@ def unset_variables(table: Mapping[str, object], /) -> list[str]:
     return [name for name in named if name and name not in os.environ]
 
 
-def _check_opens(path: str, name: str, table: Mapping[str, object], /) -> None:
-    """Refuse a storage that does not open: nothing is reached or made. Without its variables, nobody can tell."""
-    if unset_variables(table):
-        return
-    storage = config_at(path, {"storages": {name: table}}).storages[name]
-    if storage.scheme in {"file", "local"}:
-        folder = os.path.abspath(os.path.expanduser(re.sub("(?i)^(file|local)://", "", storage.url)))
-        while not os.path.lexists(folder):  # it need not be there yet
-            folder = os.path.dirname(folder)
-        storage = replace(storage, url=folder)
-    anyio.run(_open, StoreConfig(storages={name: storage}))
+def check_opens(config: StoreConfig, name: str, /) -> None:
+    """Refuse a storage that no command can open. Nothing is reached or made.
+
+    Raises:
+        ConfigError: the message begins with the key.
+    """
+    storage = config.storages[name]
+    if storage.scheme in {"file", "local"} and not storage.read_only:
+        storage = replace(storage, url=_above(key_of("storages", name), storage.url))
+    anyio.run(_open, StoreConfig(storages={name: storage}, max_bytes=config.max_bytes))
+
+
+def _above(where: str, url: str, /) -> str:
+    """The folder of a local storage, or the first above it that is there, in which it can be made."""
+    folder = above = os.path.realpath(os.path.expanduser(re.sub("(?i)^(file|local)://", "", url)))
+    while not os.path.lexists(above):
+        above = os.path.dirname(above)
+    if above != folder and os.path.isdir(above) and not os.access(above, os.W_OK | os.X_OK):
+        raise ConfigError(f"{where}.url: there is no such folder, and none can be made in {above}")
+    return above
 
 
 async def _open(config: StoreConfig, /) -> None:

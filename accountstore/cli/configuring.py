@@ -22,6 +22,8 @@ from accountstore.validation import check_storage_name
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from accountstore import StoreConfig
+
 __all__ = ("add", "show", "storages")
 
 storages: typer.Typer = group(without_command=True)
@@ -184,7 +186,8 @@ def show(context: typer.Context, as_json: Json = False) -> None:
     """Show the configuration file, masked.
 
     URLs show without user and query. Options show where they are known to be harmless or name an environment variable,
-    as ${NAME}; others are asterisks. Ends with 1 if the configuration cannot be used, and says why.
+    as ${NAME}; others are asterisks. Ends with 1 if the configuration cannot be used, or a storage not be opened, and
+    says why. Nothing is reached or made.
     """
     with exit_codes():
         from accountstore.cli.configfile import masked
@@ -199,7 +202,22 @@ def show(context: typer.Context, as_json: Json = False) -> None:
             sys.stdout.write(f"# {printable(path) if path else 'no file: what serves without one'}\n")
             sys.stdout.write("".join(c if c == "\n" else printable(c) for c in dumps(masked(tree))))
         sys.stdout.flush()
-        load_config(context.obj)
+        if not _opens(load_config(context.obj), path):
+            raise typer.Exit(1)
+
+
+def _opens(config: StoreConfig, path: str | None, /) -> bool:
+    """Whether each storage can be opened; of those that cannot the reason is printed."""
+    from accountstore.cli.configfile import check_opens
+
+    held = True
+    for name in config.storages:
+        try:
+            check_opens(config, name)
+        except ConfigError as error:
+            held = False
+            print_error(f"{path}: {error.message}" if path else error)
+    return held
 
 
 def _tree(path: str | None, /) -> dict[str, Any]:

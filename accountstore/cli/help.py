@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from textwrap import fill, wrap
 from typing import TYPE_CHECKING, Any
 
@@ -64,10 +65,15 @@ class RunGroup(Group):
         return ["[COMMAND]", "SOURCE TARGET", "[OPTIONS]"]
 
     def shell_complete(self, ctx: Any, incomplete: str) -> list[Any]:
-        """The commands, and what the first place of a run may be."""
+        """The commands, and what the first place of a run may be; where a command was begun, no storage is asked."""
+        commands = list(super().shell_complete(ctx, incomplete))
+        if incomplete and commands:
+            return commands
         run = self.commands["run"]
         within = run.make_context("run", [], parent=ctx, resilient_parsing=True)
-        return [*super().shell_complete(ctx, incomplete), *run.params[0].shell_complete(within, incomplete)]
+        with suppress(Exception):  # the commands are there, whatever is wrong with the storages
+            return commands + run.params[0].shell_complete(within, incomplete)
+        return commands
 
 
 def _params(command: Any, context: Any, kind: str, /) -> list[Any]:

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
 
-from accountstore import AccountStore, AccountStoreError, ConfigError, NotSealedError
+from accountstore import AccountStore, AccountStoreError, ConfigError, Location, NotSealedError
 from accountstore.cli.app import StorageArgument, in_store
 from accountstore.cli.exits import exit_codes, print_error
 from accountstore.cli.help import Command, Group
+from accountstore.cli.listing import check_documents
 from accountstore.cli.show import console, on_terminal, printable
 from accountstore.config_file import load_config
 from accountstore.sealing.keys import add_key
@@ -21,7 +22,7 @@ from accountstore.sealing.sources import promote
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-    from accountstore import Location, Skipped, StoreConfig
+    from accountstore import Skipped, StoreConfig
     from accountstore.rotation import Rotated
 
     _Results: TypeAlias = AsyncIterator[tuple[Location, Rotated | AccountStoreError]]
@@ -116,6 +117,8 @@ def rotate(
             if name in config.storages:  # else the store refuses it
                 if config.storages[name].read_only:
                     raise ConfigError(f"storages.{name}: is read_only, and what would be sealed anew is not written")
+                if folder:
+                    in_store(context, lambda store: _check_folder(store, folder, storage))
                 promote(config.storages[name].encryption, to)
 
         def documents(store: AccountStore, skipped: Callable[[Skipped], object]) -> _Results:
@@ -126,7 +129,7 @@ def rotate(
                 print_error(_STARTED)
             return rewrap(store, folder, storage=storage, skipped=skipped)
 
-        _run(context, documents)
+        _run(context, documents, folder, storage)
 
 
 @keys.command(cls=Command, epilog="accountstore keys verify")
@@ -151,7 +154,7 @@ def verify(context: typer.Context, storage: StorageArgument = None, folder: _Fol
                 print_error(_STARTED)
             return verified(store, folder, storage=storage, skipped=skipped)
 
-        _run(context, documents)
+        _run(context, documents, folder, storage)
 
 
 def _with_the_same_keys(config: StoreConfig, storage: str | None, /) -> list[str]:
@@ -193,7 +196,7 @@ def reseal(
             yield result
 
     with exit_codes():
-        _run(context, documents)
+        _run(context, documents, folder, storage)
 
 
 def _time(text: str, /) -> datetime:
@@ -205,7 +208,13 @@ def _time(text: str, /) -> datetime:
     return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
 
 
-def _run(context: typer.Context, documents: _Documents, /) -> None:
+async def _check_folder(store: AccountStore, folder: str, storage: str | None, /) -> None:
+    """Refuse a folder without any document, whose name may be misspelt, before anything is written in it."""
+    if folder:
+        await check_documents(store, Location("any.account", folder=folder, storage=storage))
+
+
+def _run(context: typer.Context, documents: _Documents, folder: str, storage: str | None, /) -> None:
     """Go through documents, with progress on a terminal; tell what is wrong as it comes, and at the end the numbers."""
     counts = Counter[str]()
 
@@ -214,7 +223,9 @@ def _run(context: typer.Context, documents: _Documents, /) -> None:
         print_error(f"{one.path!r} was not looked at: {one.reason}")
 
     async def work(store: AccountStore) -> None:
-        async for location, result in documents(store, skipped):
+        results = documents(store, skipped)
+        await _check_folder(store, folder, storage)
+        async for location, result in results:
             if isinstance(result, AccountStoreError):
                 way = _WAY_OUT if isinstance(result, NotSealedError) else ""
                 print_error(f"{result}{way}")

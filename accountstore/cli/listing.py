@@ -9,9 +9,18 @@ from accountstore.cli.exits import print_error
 from accountstore.cli.show import Style, console, entry_fields, on_terminal, printable, show_entries, show_line
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
-__all__ = ("check_target", "counted", "leading_on", "no_documents", "print_listing", "print_skipped", "print_tree")
+__all__ = (
+    "check_documents",
+    "check_target",
+    "counted",
+    "leading_on",
+    "no_documents",
+    "print_listing",
+    "print_skipped",
+    "print_tree",
+)
 
 _PAGE = 500
 _NAMED = 10
@@ -109,6 +118,29 @@ def no_documents(store: AccountStore, within: Location, folder: str, /) -> str:
     name = _storage_meant(within, store.storages)
     lead = f"; the storage {name!r} is listed by: accountstore ls '{name}:'" if name else ""
     return f"no documents in {folder!r}{lead}"
+
+
+async def check_documents(
+    store: AccountStore, within: Location, wanted: Callable[[str], bool] = bool, chosen_by: str = "", /
+) -> None:
+    """Raise `NotFoundError` for a folder without any document, also one that is left out: its name may be misspelt; and
+    where none of their paths below the folder is `wanted`, with what was to choose them.
+    """
+    folder = str(Folder(within.folder, within.storage))
+    start = len(within.folder) + 1 if within.folder else 0
+    left_out: list[Skipped] = []
+    is_empty = True
+    async for item in store.list(within.folder, storage=within.storage, recursive=True, skipped=left_out.append):
+        if wanted(item.location.path[start:]):
+            return
+        is_empty = False
+    if any(wanted(one.path[start:]) for one in left_out):
+        return
+    if is_empty and not left_out:
+        raise NotFoundError(no_documents(store, within, folder))
+    raise NotFoundError(
+        f"no document in {folder!r} is chosen by {chosen_by}: patterns are for the path below it, and case counts"
+    )
 
 
 def check_target(store: AccountStore, onto: Location, /) -> None:

@@ -12,19 +12,17 @@ import typer
 
 from accountstore import (
     AccountStore,
+    AccountStoreError,
     ConfigError,
-    Folder,
     JournalError,
     LocationError,
-    NotFoundError,
-    Skipped,
     UnsupportedError,
 )
-from accountstore.cli.app import check_lasting
+from accountstore.cli.app import check_lasting, not_a_folder
 from accountstore.cli.completion import complete_folder
 from accountstore.cli.exits import exit_codes, print_error
 from accountstore.cli.help import Command, RunGroup
-from accountstore.cli.listing import check_target, no_documents
+from accountstore.cli.listing import check_documents, check_target
 from accountstore.cli.names import read_names
 from accountstore.cli.progress import Progress, print_report
 from accountstore.migration import Migration, Options, Place, migrate, plan, read_report, verify
@@ -318,7 +316,7 @@ def _place(text: str, /) -> Place:
     try:
         return Place.parse(text)
     except LocationError as error:
-        raise LocationError(f"{text!r}: {error.message}") from None
+        raise LocationError(f"{text!r}: {error.message}{not_a_folder(text)}") from None
 
 
 def _check_journal(journal: str, resume: bool, /) -> None:
@@ -342,13 +340,14 @@ def _follow(
     """Do a run to its end, and exit with its code."""
     if call is migrate:
         check_lasting(context, ends[1].storage, moves=given["options"].delete_source)
-    is_first = given["options"].names is None and not os.path.exists(given["journal"])
+    is_new = not os.path.exists(given["journal"])
+    is_first = is_new and given["options"].names is None
 
     async def work() -> int:
         async with AccountStore.open(context.obj) as store:
             check_target(store, ends[1].at("any.account"))
             if is_first:
-                await _check_source(store, ends[0])
+                await _check_source(store, ends[0], given["options"])
             if dask is None:
                 return await _show(call(store, *ends, **given), as_json=as_json)
             async with await _client(dask) as client:
@@ -360,19 +359,21 @@ def _follow(
         if call is migrate:
             print_error("interrupted: the same command with --resume goes on")
         raise
+    except AccountStoreError as error:
+        if call is not migrate or not is_new or not os.path.exists(given["journal"]):
+            raise
+        print_error(error)
+        print_error("the same command with --resume goes on")
+        code = 1
     if code:
         raise typer.Exit(code)
 
 
-async def _check_source(store: AccountStore, source: Place, /) -> None:
-    """Refuse a source without any document, also one that is left out: its name may be misspelt. A later pass may find
-    none, as the runs before have moved them.
-    """
-    left_out: list[Skipped] = []
-    async for _ in store.list(source.folder, storage=source.storage, recursive=True, skipped=left_out.append):
-        return
-    if not left_out:
-        raise NotFoundError(no_documents(store, source.at("any.account"), str(Folder(source.folder, source.storage))))
+async def _check_source(store: AccountStore, source: Place, options: Options, /) -> None:
+    """Refuse what leaves nothing to do. A later pass may find nothing, as the runs before have moved it."""
+    patterns = (("--include", options.include), ("--exclude", options.exclude))
+    chosen_by = ", ".join(f"{option} {pattern!r}" for option, given in patterns for pattern in given)
+    await check_documents(store, source.at("any.account"), options.matches, chosen_by)
 
 
 async def _client(address: str, /) -> Any:

@@ -93,7 +93,8 @@ def mv(
     """Move a document, also to another storage; with -r a folder.
 
     It is copied, then removed at the source. A change of the source meanwhile is moved too, where its storage can tell.
-    It replaces a document that is there, unless --create is given. A folder is moved document by document, as with cp.
+    It replaces a document that is there, unless --create is given. A folder is moved document by document, as with cp;
+    of a local storage it stays where it was, empty.
     """
     with exit_codes():
         transfer = _transfer_folder if recursive and _is_folder(source) else _transfer
@@ -178,7 +179,7 @@ def rm(
     All names are checked before anything is removed. What can be removed is removed, whatever fails with another.
 
     Folders are looked through, and you are asked, before anything is removed. The root of a storage is removed by the
-    storage's name and a colon only.
+    storage's name and a colon only. The emptied folders of a local storage stay.
     """
     with exit_codes():
         folders = [_removable(text) for text in locations if recursive and _is_folder(text)]
@@ -233,7 +234,7 @@ def _ask(found: list[Location], folders: list[str], /, *, yes: bool) -> None:
         raise UnsupportedError(f"would remove {what}: nobody can be asked here, so say --yes")
     from accountstore.cli.prompts import ask_whether
 
-    if not ask_whether(f"Remove {what}?"):
+    if not ask_whether(f"Remove {what}?", "nothing was removed"):
         raise typer.Exit(1)
 
 

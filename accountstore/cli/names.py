@@ -21,18 +21,21 @@ class _Line(msgspec.Struct):
 
 
 def read_names(path: str, /) -> tuple[str, ...]:
-    """The names of a file; `-` is the standard input.
+    """The names of a file; `-` is the standard input. A report of a run without problems has none.
 
     A line ends with a line feed alone, as a name may have other separators in it (U+0085, U+2028).
 
     Raises:
-        ConfigError: a line is none, and the message has its number; or the file cannot be read.
+        ConfigError: a line is none, and the message has its number; or the file is empty, or cannot be read.
     """
     try:
         data = sys.stdin.buffer.read() if path == "-" else read_file(path, limit=_MAX_NAMES)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
-    lines = enumerate(data.removeprefix(b"\xef\xbb\xbf").split(b"\n"), 1)
+    data = data.removeprefix(b"\xef\xbb\xbf")
+    if not data.strip():
+        raise ConfigError(f"{path}: is empty: is it the list that was meant?")
+    lines = enumerate(data.split(b"\n"), 1)
     return tuple(filter(None, (_name_in(line.removesuffix(b"\r"), f"{path}, line {number}") for number, line in lines)))
 
 

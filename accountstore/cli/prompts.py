@@ -11,6 +11,7 @@ import click
 
 from accountstore import (
     Account,
+    AccountStoreError,
     MultiAccount,
     NoCredentials,
     OAuthCredentials,
@@ -45,10 +46,18 @@ def ask_document(kind: type[Account | MultiAccount], /) -> Account | MultiAccoun
         return _ask_account() if kind is Account else _ask_multi()
 
 
-def ask_whether(question: str, /) -> bool:
-    """Ask a question that is answered by yes or no; Enter means no. Errors as `ask_document`."""
-    with _questions():
-        return bool(_ask(printable(question), question=click.confirm, default=False))
+def ask_whether(question: str, without: str, /) -> bool:
+    """Ask a question that is answered by yes or no; Enter means no. `without` says what an end of the input leaves.
+
+    Raises:
+        AccountStoreError: the terminal was closed.
+        KeyboardInterrupt: Ctrl-C.
+    """
+    try:
+        with _questions():
+            return bool(_ask(printable(question), question=click.confirm, default=False))
+    except EOFError:
+        raise AccountStoreError(f"the question was not answered: {without}") from None
 
 
 def ask_secret(label: str, /, *, required: bool = True) -> Secret:

@@ -267,5 +267,5 @@ def _ask_to_go_on(error: DocumentError | ConflictError, question: str, /) -> Non
     from accountstore.cli.prompts import ask_whether
 
     print_error(error)
-    if not ask_whether(question):
+    if not ask_whether(question, "nothing was written"):
         raise typer.Exit(1)

@@ -50,6 +50,8 @@ _WORDS: Mapping[str, tuple[str, ...]] = {
     "writes": ("conditional", "blind"),
     "listing": ("stream", "spool"),
 }
+_COMMAND_LINE: Mapping[str, str] = {"writes": "blind", "listing": "spool"}
+"""What options are called on the command line that have another name there."""
 
 
 class Place(Struct, frozen=True):
@@ -140,11 +142,12 @@ class Options(Struct, frozen=True, kw_only=True):
             _check_texts(name, getattr(self, name))
         for name, known in _WORDS.items():
             if getattr(self, name) not in known:
-                raise ValueError(f"{name} must be one of {', '.join(known)}")
+                raise ValueError(f"{named(name)} must be one of {', '.join(known)}")
         _check_flags(self)
         _check_numbers(self)
         if self.delete_source and self.verify == "none":
-            raise ValueError("delete_source needs a verified target: verify='read' or 'write'")
+            needs = "verify='read' or 'write' (--verify read or write)"
+            raise ValueError(f"{named('delete_source')} needs a verified target: {needs}")
 
     def wants(self, name: str, /) -> bool:
         """Whether a document is to be migrated by these options."""
@@ -167,6 +170,11 @@ class Options(Struct, frozen=True, kw_only=True):
         return kept
 
 
+def named(option: str, /) -> str:
+    """An option with what it is called on the command line, for errors that are read in both worlds."""
+    return f"{option} (--{_COMMAND_LINE.get(option, option).replace('_', '-')})"
+
+
 def _is_number(value: object, kind: type | tuple[type, ...], most: int, /) -> bool:
     """Whether it is a number of a kind, more than 0. A bool is none."""
     return isinstance(value, kind) and not isinstance(value, bool) and 0 < cast("float", value) <= most
@@ -182,21 +190,22 @@ def _is_shard(shard: object, /) -> bool:
 def _check_flags(options: Options, /) -> None:
     for name in ("delete_source", "mirror_deletes"):
         if not isinstance(getattr(options, name), bool):
-            raise ValueError(f"{name} must be True or False")  # noqa: TRY004 -- as all of them
+            raise ValueError(f"{named(name)} must be True or False")  # noqa: TRY004 -- as all of them
 
 
 def _check_numbers(options: Options, /) -> None:
     if not _is_shard(options.shard):
-        raise ValueError(f"shard must be (1, n) to (n, n), with n at most {_MOST:,}")
+        raise ValueError(f"shard must be (1, n) to (n, n) (--shard 1/n to n/n), with n at most {_MOST:,}")
     if not _is_number(options.concurrency, int, _MOST):
-        raise ValueError(f"concurrency must be 1 to {_MOST:,}")
+        raise ValueError(f"{named('concurrency')} must be 1 to {_MOST:,}")
     if options.requests_per_second is not None and not _is_number(options.requests_per_second, (int, float), _FASTEST):
-        raise ValueError(f"requests_per_second must be a number that is more than 0, and at most {_FASTEST:,}")
+        name = named("requests_per_second")
+        raise ValueError(f"{name} must be a number that is more than 0, and at most {_FASTEST:,}")
     if options.lease is not None:
         try:
             Terms(0, options.lease, 0)
-        except TypeError as error:
-            raise ValueError(str(error)) from None
+        except (TypeError, ValueError) as error:
+            raise ValueError(str(error).replace("lease", named("lease"), 1)) from None
 
 
 def _check_texts(option: str, texts: object, /) -> None:
@@ -204,10 +213,10 @@ def _check_texts(option: str, texts: object, /) -> None:
     if texts is None:
         return
     if isinstance(texts, (str, Mapping)) or not isinstance(texts, Collection):
-        raise ValueError(f"{option} must be a tuple of texts")  # noqa: TRY004 -- as all of them
+        raise ValueError(f"{named(option)} must be a tuple of texts")  # noqa: TRY004 -- as all of them
     for place, text in enumerate(cast("Collection[object]", texts), 1):
         if not isinstance(text, str) or text != text.encode("utf-8", "replace").decode():
-            raise ValueError(f"{option} must be a tuple of texts: entry {place} is none")
+            raise ValueError(f"{named(option)} must be a tuple of texts: entry {place} is none")
 
 
 class Outcome(Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -9,6 +9,7 @@ from anyio import move_on_after
 
 from accountstore.errors import AccountStoreError, LocationError, NotFoundError, UnsupportedError
 from accountstore.migration.identity import is_folder, server_of, url_of
+from accountstore.migration.model import named
 from accountstore.migration.work import Job
 from accountstore.storage import Storage
 from accountstore.store import AccountStore, parts_of
@@ -75,16 +76,18 @@ def check_places(store: AccountStore, job: Job, /) -> None:
         raise UnsupportedError(f"storage {target.name!r} is opened read-only")
     from_able = store.capabilities(job.source.storage)
     if from_able.read_only and (options.delete_source or options.lease is not None):
-        needs = "delete_source would delete there" if options.delete_source else "a lease is written there"
+        needs = f"{named('delete_source')} would delete there" if options.delete_source else "a lease is written there"
         raise UnsupportedError(f"storage {source.name!r} is opened read-only, and {needs}")
     if options.writes == "conditional" and not (able.create and able.update):
         raise UnsupportedError(
             f"storage {target.name!r} has no conditional writes, so a document that changes there meanwhile could be"
-            " overwritten: writes='blind' does so"
+            " overwritten: writes='blind' (--blind) does so"
         )
     if options.lease is not None and not from_able.update:
         raise UnsupportedError(f"storage {source.name!r} cannot compare and swap, which a lease needs")
     if options.delete_source and not from_able.update:
-        raise UnsupportedError(f"storage {source.name!r} cannot delete on a condition, which delete_source needs")
+        needs = named("delete_source")
+        raise UnsupportedError(f"storage {source.name!r} cannot delete on a condition, which {needs} needs")
     if options.mirror_deletes and not able.update:
-        raise UnsupportedError(f"storage {target.name!r} cannot delete on a condition, which mirror_deletes needs")
+        needs = named("mirror_deletes")
+        raise UnsupportedError(f"storage {target.name!r} cannot delete on a condition, which {needs} needs")

@@ -118,6 +118,25 @@ def test_a_name_that_leads_nowhere_is_reported(commands: tuple[str, ...], name: 
     assert files() == []
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        "ls {}",
+        "tree {}",
+        "refresh --all {}",
+        "cp -r mail {}",
+        "mv -r {0}/ post",
+        "migrate {} Archive:",
+        "migrate mail {}",
+    ],
+)
+def test_a_document_where_a_folder_is_wanted_leads_to_its_commands(command: str) -> None:
+    """It is said that a folder is wanted, and which commands take a document."""
+    refusal = run(*command.format("Archive:mail/x.account").split()).refusal
+    assert refusal.startswith("'Archive:mail/x.account")
+    assert refusal.endswith("; a folder is wanted here (accountstore get shows a document, accountstore cp copies one)")
+
+
 @pytest.mark.parametrize(("name", "document"), [("a.account", SINGLE), ("a.multi.account", MULTI)])
 def test_a_pipe_of_two_programs_copies_the_whole_document(name: str, document: dict[str, Any]) -> None:
     """`get --json --reveal A | save B` keeps every byte, fields that this release does not know included."""

@@ -9,6 +9,7 @@ import subprocess
 from pathlib import Path
 from shutil import which
 from typing import TYPE_CHECKING
+from unittest.mock import Mock
 
 import pytest
 from running import HUNG, PYTHON
@@ -24,6 +25,7 @@ import time
 from commandline import CONFIG, PROGRAM, SINGLE, configure, run
 
 from accountstore.cli import shells
+from accountstore.config_file import load_config
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -217,11 +219,59 @@ def asked(line: str, shell: str = "bash", program: Sequence[str] = PATIENT) -> s
 )
 def test_the_answers_to_bash(tree: None, monkeypatch: pytest.MonkeyPatch, line: str, replies: list[str]) -> None:
     """Each reply replaces what stands behind the last break character."""
+    assert answered(monkeypatch, line) == (replies, 0)
+
+
+def answered(monkeypatch: pytest.MonkeyPatch, line: str) -> tuple[list[str], int]:
+    """The replies to bash in this process, and the exit code."""
     line = f"accountstore {line}"
     for name, value in {"LINE": line, "POINT": len(line), "WORDBREAKS": BREAKS, "WORDS": "", "CWORD": ""}.items():
         monkeypatch.setenv(f"COMP_{name}", str(value))
     text, code = shells.answer_bash()
-    assert (text.splitlines(), code) == (replies, 0)
+    return text.splitlines(), code
+
+
+@pytest.mark.parametrize("line", ["get x", "ls ", "ls x", "cp a.account x", "refresh --all x", "migrate ", "migrate x"])
+def test_completion_makes_nothing(monkeypatch: pytest.MonkeyPatch, line: str) -> None:
+    """A storage whose folder is missing, such as below a mount point that is not mounted, is only looked at."""
+    configure('[storages.main]\nurl = "mnt/usb/accounts"\n')
+    before = sorted(os.listdir())
+    answered(monkeypatch, line)
+    assert sorted(os.listdir()) == before
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[storages.a\n",
+        '[storages.a]\nurl = "a"\nnonsense = 1\n',
+        '[storages.a]\nurl = "a"\noptions = { x = "${NO_SUCH}" }\n',
+        '[storages.a]\nurl = "absent://a"\n',
+        '[storages.a]\nurl = "/dev/null/a"\n',
+        '[storages.a]\nurl = "ftp://127.0.0.1:1/a"\n',
+    ],
+)
+def test_the_commands_of_migrate_are_offered_whatever_is_wrong_with_the_storages(
+    monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    """Neither a configuration that cannot be used nor a storage that does not open keeps them back."""
+    configure(text)
+    assert answered(monkeypatch, "migrate pl") == (["plan "], 0)
+    replies, code = answered(monkeypatch, "migrate ")
+    assert (replies[:4], code) == (["run ", "plan ", "verify ", "report "], 0)
+
+
+def test_a_command_of_migrate_that_was_begun_is_completed_without_the_storages(
+    tree: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not even the configuration is read, so nothing has to be waited for; and is read where none begins so."""
+    load = Mock(side_effect=load_config)
+    monkeypatch.setattr("accountstore.cli.completion.load_config", load)
+    for typed, offered in (("pl", ["plan "]), ("r", ["run ", "report "]), ("run", ["run "]), ("--h", ["--help "])):
+        assert answered(monkeypatch, f"migrate {typed}") == (offered, 0)
+    assert not load.called
+    assert answered(monkeypatch, "migrate ma") == (["mail/"], 0)
+    assert load.called
 
 
 @pytest.mark.once
@@ -269,7 +319,11 @@ def test_a_storage_that_hangs_is_given_up(tree: None) -> None:
         started = time.monotonic()
         answer = asked("accountstore get Far:a", program=[*PYTHON, *PROGRAM])
         took = time.monotonic() - started
+        configure(f'[storages.Far]\nurl = "ftp://127.0.0.1:{silent.getsockname()[1]}/mail"\n')
+        unhurried = _LENIENT.replace("completion._PATIENCE = ", "")  # the storage alone is given up
+        commands = asked("accountstore migrate ", program=[*PYTHON, "-c", unhurried])
     assert (answer.stdout, answer.stderr) == (b"", b"")
+    assert commands.stdout.startswith(b"run \nplan \n"), "what is there is offered all the same"
     assert took < HUNG / 3, "the storage alone would be waited for and tried again"
 
 

@@ -315,7 +315,7 @@ def test_config_show_masks_what_could_be_secret(monkeypatch: pytest.MonkeyPatch)
         },
     }
     answer = run("config", "show")
-    assert (answer.code, answer.err) == (0, "")
+    assert (answer.code, answer.err.count("\n"), "storages.a.options: unknown " in answer.err) == (1, 1, True)
     assert "CANARY" not in answer.everything
     assert answer.out.startswith("# accountstore.toml\n")
     assert tomllib.loads(answer.out) == {"default": "a", "storages": {"a": expected}}
@@ -349,6 +349,46 @@ def test_config_show_says_what_is_wrong(text: str, reason: str) -> None:
     assert "[storages.a]" in answer.out
     assert reason in answer.err
     assert "CANARY" not in answer.everything
+
+
+UNOPENABLE = {
+    "a lost key file": 'url = "m"\nencryption = { keys = "lost.jwks", required = true }',
+    "no variable of keys": 'url = "m"\nencryption = { keys = "env:NO_SUCH", required = true }',
+    "no such provider": 'url = "m"\nencryption = { keys = { provider = "transot" }, required = true }',
+    "no such option": 'url = "m"\noptions = { file_mod = 1 }',
+    "no such scheme": 'url = "s4://CANARY@b"',
+    "no such option elsewhere": 'url = "ftp://127.0.0.1:1/x"\noptions = { user = "CANARY" }',
+    "no folder to be read": 'url = "m"\nread_only = true',
+}
+
+
+@pytest.mark.parametrize("text", UNOPENABLE.values(), ids=UNOPENABLE)
+def test_config_show_says_what_every_command_would_say(text: str) -> None:
+    """A storage that no command can open ends it with 1 and the reason, as any other does; nothing is made."""
+    configure(f"[storages.Mail]\n{text}\n")
+    shown = run("config", "show")
+    assert os.listdir() == [FILE.name]
+    assert (shown.code, shown.err) == (1, run("ls").err)
+    assert "storages.Mail" in shown.err
+    assert "[storages.Mail]" in shown.out
+    assert "CANARY" not in shown.everything
+
+
+def test_config_show_says_it_of_each_storage(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What opens is passed over, though its folder is not there yet, and is not made."""
+    configure(
+        '[storages.One]\nurl = "/dev/null/x"\n[storages.Two]\nurl = "two/below"\n[storages.Three]\nurl = "s4://b"\n'
+    )
+    FILE.write_text(f'default = "One"\n{FILE.read_text()}')
+    answer = run("config", "show", "--json")
+    assert (answer.code, json.loads(answer.out)["default"]) == (1, "One")
+    assert [line.split(":")[2].split(".")[1] for line in answer.err.splitlines()] == ["One", "Three"]
+    configure('[storages.Two]\nurl = "two/below"\n')
+    assert (run("config", "show").code, os.listdir()) == (0, [FILE.name])
+    monkeypatch.setattr("os.access", Mock(return_value=False))
+    answer = run("config", "show")
+    assert answer.code == 1
+    assert f"storages.Two.url: there is no such folder, and none can be made in {Path.cwd()}\n" in answer.err
 
 
 @pytest.mark.parametrize(

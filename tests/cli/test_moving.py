@@ -235,7 +235,7 @@ def test_rm_of_a_folder_asks_on_a_terminal(folder: None) -> None:
 @pytest.mark.once
 @pytest.mark.parametrize("end", ["interrupt", "end of input"])
 def test_rm_is_given_up_at_the_question(folder: None, end: str) -> None:
-    """Ctrl-C and Ctrl-D at the question remove nothing."""
+    """Ctrl-C and Ctrl-D at the question remove nothing; of the end of the input it is said so."""
     terminal = Terminal("rm", "-r", "mail", PYTHONUNBUFFERED="1")
     terminal.expect("[y/N]: ")
     if end == "interrupt":
@@ -244,6 +244,8 @@ def test_rm_is_given_up_at_the_question(folder: None, end: str) -> None:
         terminal.type(b"\x04")
     assert terminal.end() == (130 if end == "interrupt" else 1)
     assert "Traceback" not in terminal.shown
+    unanswered = "accountstore: the question was not answered: nothing was removed" in terminal.shown
+    assert unanswered is (end == "end of input")
     assert below("first/mail") == ["c.account", "team a/d.account"]
 
 
@@ -292,7 +294,7 @@ def test_rm_with_force_takes_an_empty_folder_for_removed(tree: None) -> None:
 def test_what_is_saved_while_the_question_is_asked_stays(folder: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Only what the question counted is removed."""
 
-    def meanwhile(_: str) -> bool:
+    def meanwhile(*_: str) -> bool:
         Path("first", "mail", "new.account").write_bytes(json.dumps(SINGLE).encode())
         return True
 

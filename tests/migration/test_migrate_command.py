@@ -150,10 +150,10 @@ def test_shards_and_processes(migrate: Any, folder: Path) -> None:
     ("arguments", "code", "said"),
     [
         (["Old:mail"], 2, "TARGET"),
-        (["Old:mail", "New:post", "--verify", "perhaps"], 2, "verify must be one of"),
+        (["Old:mail", "New:post", "--verify", "perhaps"], 2, "verify (--verify) must be one of"),
         (["Old:mail", "New:post", "--shard", "3"], 2, "2/8"),
-        (["Old:mail", "New:post", "--shard", "3/2"], 2, "shard must be"),
-        (["Old:mail", "New:post", "--delete-source", "--verify", "none"], 2, "delete_source needs"),
+        (["Old:mail", "New:post", "--shard", "3/2"], 2, "(--shard 1/n to n/n)"),
+        (["Old:mail", "New:post", "--delete-source", "--verify", "none"], 2, "(--verify read or write)"),
         (["Old:mail", "New:../post"], 1, "a segment is '.' or '..'"),
         (["Old:mail", "Nowhere:post"], 1, "not configured"),
         (["Old:mail", "Old:mail"], 1, "one place"),
@@ -169,9 +169,28 @@ def test_shards_and_processes(migrate: Any, folder: Path) -> None:
         (["Old:mail", "New"], 1, "'New' is a storage: its root is 'New:', a folder of that name 'Old:New'"),
         (["Old:mail", "New:post", "--resume"], 1, "no journal"),
         (["Old:mail", "New:post", "--names", "nowhere"], 1, "No such file"),
+        (["Old:mail", "New:post", "--names", "none"], 1, "none: is empty: is it the list"),
+        (["plan", "Old:mail", "New:post", "--names", "-"], 1, "-: is empty: is it the list"),
+        (
+            ["Old:mail", "New:post", "--include", "mail/*"],
+            1,
+            "no document in 'Old:mail/' is chosen by --include 'mail/*': ",
+        ),
+        (["verify", "Old:mail", "New:post", "--exclude", "*"], 1, "is chosen by --exclude '*': "),
         (["report", "nowhere"], 1, "no journal"),
         (["report", "accountstore.toml"], 1, "accountstore.toml: is no journal"),
-        (["Old:mail", "New:post", "--requests-per-second", "inf"], 2, "requests_per_second must be"),
+        (
+            ["Old:mail", "New:post", "--requests-per-second", "inf"],
+            2,
+            "requests_per_second (--requests-per-second) must be",
+        ),
+        (["Old:mail", "New:post", "--on-conflict", "ignore"], 2, "on_conflict (--on-conflict) must be one of"),
+        (["Old:mail", "New:post", "--concurrency", "20000"], 2, "concurrency (--concurrency) must be"),
+        (["Old:mail", "New:post", "--lease", "-1"], 2, "lease (--lease) must be"),
+        (["Old:mail", "Far:post"], 1, "writes='blind' (--blind) does so"),
+        (["Far:mail", "New:post", "--names", "names", "--delete-source"], 1, "delete_source (--delete-source) needs"),
+        (["Old:mail", "Far:post", "--blind", "--mirror-deletes"], 1, "mirror_deletes (--mirror-deletes) needs"),
+        (["Read:mail", "New:post", "--delete-source"], 1, "delete_source (--delete-source) would delete there"),
         (["Old:mail", "New:post", "--shard", f"1/{'9' * 5000}"], 2, "Invalid value"),
         (["Old:mail", "New:post", "--processes", "9999999999"], 2, "Invalid value"),
         (["Old:mail", "New:post", "--names", "old"], 1, "Is a directory"),
@@ -181,7 +200,13 @@ def test_shards_and_processes(migrate: Any, folder: Path) -> None:
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
 def test_what_is_wrong_is_said(migrate: Any, folder: Path, arguments: list[str], code: int, said: str) -> None:
-    """Wrong usage exits with 2, what is refused with 1, with the reason on stderr; nothing is copied."""
+    """Wrong usage exits with 2, what is refused with 1, with the reason on stderr, and what the option of the command
+    line is called; nothing is copied.
+    """
+    with (folder / "accountstore.toml").open("a") as file:
+        file.write('[storages.Far]\nurl = "ftp://127.0.0.1:1/x"\n[storages.Read]\nurl = "old"\nread_only = true\n')
+    (folder / "names").write_text("00.account\n")
+    (folder / "none").touch()
     done = migrate(*arguments)
     assert (done.returncode, said in done.stderr) == (code, True), done.stderr
     assert not [*folder.glob("*.journal*"), *folder.glob("data/**/*.key")]
@@ -190,12 +215,18 @@ def test_what_is_wrong_is_said(migrate: Any, folder: Path, arguments: list[str],
 
 def test_a_list_of_names(tmp_path: Path) -> None:
     """A line is a name, whatever separators are in it but a line feed, or JSON as a run prints it; what is neither is
-    told by the number of its line.
+    told by the number of its line. A file of nothing is refused, but not the report of a run without problems.
     """
     path = tmp_path / "names"
     plain = "\ufeffa.account\r\n\nu\u2028\x85\x0cb.account\n"
     path.write_bytes(plain.encode() + b'{"outcome":"copied","name":"{x}\\n.account"}\n{"totals":{}}')
     assert read_names(str(path)) == ("a.account", "u\u2028\x85\x0cb.account", "{x}\n.account")
+    path.write_bytes(b'{"totals":{}}\n')
+    assert read_names(str(path)) == ()
+    for nothing in (b"", b" \r\n\n", b"\xef\xbb\xbf\n"):
+        path.write_bytes(nothing)
+        with raises(ConfigError, "names: is empty"):
+            read_names(str(path))
     for line in (b"\xff", b'{"name": ["a"]}', b'{"name":"\\ud800.account"}', b"{x}", b'{"name": 1}'):
         path.write_bytes(b"a.account\n" + line)
         with raises(ConfigError, "names, line 2: is neither a name nor a line of JSON"):
@@ -288,3 +319,24 @@ def test_interrupted_it_goes_on(migrate: Any, folder: Path) -> None:
     done = migrate("Old:mail", "New:post", "--resume")
     assert done.returncode == 0
     assert len([*(folder / "new" / "post").iterdir()]) == 2000
+
+
+def test_a_run_that_stops_says_how_to_go_on(folder: Path) -> None:
+    """Where the target is full, --resume is told of as after Ctrl-C; not of what never began, or goes on already."""
+    full = """if True:
+        import errno, sys
+        from accountstore.backends.local.syscalls import SystemCalls
+        def no_space(*_): raise OSError(errno.ENOSPC, "No space left on device")
+        SystemCalls.write = staticmethod(no_space)
+        from accountstore.cli import main
+        main()"""
+    hint = "accountstore: the same command with --resume goes on"
+    for arguments, hinted in ((["Old:mail", "Old:mail"], False), ([], True), (["--resume"], False)):
+        places = [] if "Old:mail" in arguments else ["Old:mail", "New:post"]
+        done = subprocess.run(
+            [*PYTHON, "-c", full, "migrate", *places, *arguments],
+            cwd=folder, env=environment(folder), capture_output=True, text=True, timeout=HUNG, check=False,
+        )  # fmt: skip
+        assert done.returncode == 1
+        stopped = "the migration has stopped" in done.stderr
+        assert (stopped, hint in done.stderr.splitlines()) == (bool(places), hinted), done.stderr

@@ -283,6 +283,26 @@ def test_what_is_wrong_is_one_line(arguments: tuple[str, ...], message: str) -> 
     assert message in done.stderr.strip().splitlines()[-1]
 
 
+@pytest.mark.parametrize("command", ["verify", "rotate", "reseal", "rotate --to new"])
+def test_a_folder_without_a_document_is_an_error(command: str) -> None:
+    """One that is misspelt would be taken for verified; it is not made, and no other key seals. A storage that has no
+    document yet, and a folder with one that has no LOCATION, are what they are.
+    """
+    if "new" not in command:
+        assert run(*command.split()).stdout == "no documents\n"
+    fill()
+    write_keys(Path("keys.jwks"), "old", "new")
+    for folder in ("nowhere", "Mail"):
+        done = run(*command.split(), "--folder", folder)
+        assert (done.exit_code, done.stdout) == (1, "")
+        assert done.stderr.splitlines()[-1].startswith(f"accountstore: no documents in '{folder}/'")
+        assert not Path("mail", folder).exists()
+    assert list(read_keys("keys.jwks")) == ["old", "new"]
+    Path("mail", "odd").mkdir()
+    Path("mail", "odd", "a#b.account").write_bytes(b"{}")
+    assert "1 skipped" in run(*command.split(), "--folder", "odd").stdout
+
+
 @pytest.mark.parametrize("time", ["yesterday", "2026-13-01", ""])
 def test_a_time_that_is_none_is_wrong_usage(time: str) -> None:
     """`--before` shows a time as it takes it."""

@@ -113,7 +113,7 @@ def _may_run(what: str, command: str, /) -> bool:
         return False
     from accountstore.cli.prompts import ask_whether
 
-    return ask_whether(f"{what}: run {command!r}?")
+    return ask_whether(f"{what}: run {command!r}?", "nothing was imported")
 
 
 def evaluate(command: str, line: int, commands: Commands, /) -> str:
