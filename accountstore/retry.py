@@ -302,8 +302,7 @@ class _Writing(Struct, eq=False):
         self.attempts += 1
         if not self.looking:
             self.sending = Sending()  # should it be cut short
-            if self.client.capabilities.certain:
-                self.sending.sent = False  # unless the backend tells that it was done
+            self.sending.sent = not self.client.capabilities.certain  # unless the backend tells otherwise
             context = SENDING.set(self.sending)
             try:
                 self.stat = await self.client.send(self.write)
