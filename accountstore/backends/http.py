@@ -9,8 +9,9 @@ from typing import Any
 import aiohttp
 from yarl import URL
 
+from accountstore.backends.kinds import TABLE
 from accountstore.backends.object_store import error_for_status, unanswered
-from accountstore.backends.options import TABLE, check_kinds, check_names
+from accountstore.backends.options import check_kinds, check_names
 from accountstore.backends.sessions import BoundedAnswer
 
 _MISSING = frozenset({404, 410})

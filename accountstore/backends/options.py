@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 from accountstore.aio.threads import ThreadPool
 from accountstore.backends.base import ConfigError
+from accountstore.backends.kinds import Kinds
 from accountstore.backends.logs import quietly
 from accountstore.backends.object_store import INSTANCE
 from accountstore.validation import did_you_mean
@@ -26,11 +27,6 @@ _BYTES = frozenset({"SSECustomerKey", "CopySourceSSECustomerKey"})
 
 AWS_FILES = ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE", "AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_CA_BUNDLE")
 """Variables that name files for the clients of S3."""
-TEXT: tuple[type, ...] = (str,)
-FLAG: tuple[type, ...] = (bool,)
-WHOLE: tuple[type, ...] = (int,)
-NUMBER: tuple[type, ...] = (int, float)
-TABLE: tuple[type, ...] = (Mapping,)
 _WORDS: Mapping[type, str] = {
     str: "a string",
     bool: "true or false",
@@ -51,9 +47,7 @@ _OTHERS: Mapping[str, tuple[str, str]] = {
 """What is known by other clients' names: an option, and what to say."""
 
 
-def check_options(
-    options: Mapping[str, object], client: Callable[..., object], kinds: Mapping[str, tuple[type, ...]], /, *more: str
-) -> None:
+def check_options(options: Mapping[str, object], client: Callable[..., object], kinds: Kinds, /, *more: str) -> None:
     """Raise `ConfigError` for an option that a client has no parameter for and would drop, that the store sets, or that
     is not of its kind.
     """
@@ -77,9 +71,7 @@ def hint(name: str, known: Collection[str], /) -> str:
     return f"; here it is {said}" if option in known else did_you_mean(name, known)
 
 
-def check_kinds(
-    options: Mapping[str, object], kinds: Mapping[str, tuple[type, ...]], /, place: str = "options"
-) -> None:
+def check_kinds(options: Mapping[str, object], kinds: Kinds, /, place: str = "options") -> None:
     """Raise `ConfigError` for a value that is not of its kind, or of which no header can be made. None stands for the
     default.
     """

@@ -20,13 +20,9 @@ from botocore.session import get_session
 from s3fs import S3FileSystem
 
 from accountstore.backends.base import ConfigError
+from accountstore.backends.kinds import FLAG, S3, S3_CLIENT, S3_CONFIG, TABLE, TEXT, WHOLE, Kinds
 from accountstore.backends.options import (
     AWS_FILES,
-    FLAG,
-    NUMBER,
-    TABLE,
-    TEXT,
-    WHOLE,
     check_kinds,
     check_names,
     check_no_pipes,
@@ -35,30 +31,7 @@ from accountstore.backends.options import (
     table,
 )
 
-_KINDS: Mapping[str, tuple[type, ...]] = {
-    **dict.fromkeys(("endpoint_url", "key", "secret", "token", "username", "password", "profile"), TEXT),
-    **dict.fromkeys(("anon", "use_ssl", "requester_pays", "version_aware", "cache_regions"), FLAG),
-    **dict.fromkeys(("fixed_upload_size", "local_expiry_check", "default_fill_cache"), FLAG),
-    **dict.fromkeys(("max_concurrency", "default_block_size"), WHOLE),
-    **dict.fromkeys(("client_kwargs", "config_kwargs", "s3_additional_kwargs"), TABLE),
-}
-_CLIENT_KINDS: Mapping[str, tuple[type, ...]] = {
-    **dict.fromkeys(("region_name", "api_version", "endpoint_url", "aws_account_id"), TEXT),
-    **dict.fromkeys(("aws_access_key_id", "aws_secret_access_key", "aws_session_token"), TEXT),
-    "use_ssl": FLAG,
-    "verify": (*FLAG, *TEXT),
-}
-_CONFIG_KINDS: Mapping[str, tuple[type, ...]] = {
-    **dict.fromkeys(("region_name", "user_agent", "user_agent_extra", "user_agent_appid"), TEXT),
-    **dict.fromkeys(("request_checksum_calculation", "response_checksum_validation", "defaults_mode"), TEXT),
-    **dict.fromkeys(("account_id_endpoint_mode",), TEXT),
-    **dict.fromkeys(("connect_timeout", "read_timeout"), NUMBER),
-    "max_pool_connections": WHOLE,
-    **dict.fromkeys(("parameter_validation", "use_dualstack_endpoint", "use_fips_endpoint", "tcp_keepalive"), FLAG),
-    **dict.fromkeys(("s3", "retries", "proxies", "proxies_config", "connector_args"), TABLE),
-    "client_context_params": TABLE,
-}
-_ARGUMENT_KINDS: Mapping[str, tuple[type, ...]] = {
+_ARGUMENT_KINDS: Kinds = {
     **dict.fromkeys(("integer", "long"), WHOLE),
     "boolean": FLAG,
     **dict.fromkeys(("structure", "map"), TABLE),
@@ -87,7 +60,7 @@ def check_s3(bucket: str, options: Mapping[str, object], /) -> None:
     """Raise `ConfigError` for a bucket's name or an option that the client would refuse later, or drop."""
     if not VALID_BUCKET.search(bucket) and not VALID_S3_ARN.search(bucket):
         raise ConfigError("url: the url must name a bucket, or an access point by its ARN: s3://bucket/prefix")
-    check_options(options, S3FileSystem.__init__, _KINDS, "profile")
+    check_options(options, S3FileSystem.__init__, S3, "profile")
     check_no_pipes(AWS_FILES)
     for one, other in (("key", "username"), ("secret", "password")):
         if options.get(one) and options.get(other):
@@ -106,9 +79,9 @@ def check_s3(bucket: str, options: Mapping[str, object], /) -> None:
 def _check_client(client: Mapping[str, object], options: Mapping[str, object], /) -> None:
     place = "options.client_kwargs"
     session: Any = AioSession
-    known = [name for name in signature(session._create_client).parameters if name in _CLIENT_KINDS]  # noqa: SLF001
+    known = [name for name in signature(session._create_client).parameters if name in S3_CLIENT]  # noqa: SLF001
     check_names(client, known, place)
-    check_kinds(client, _CLIENT_KINDS, place)
+    check_kinds(client, S3_CLIENT, place)
     check_url(client, "endpoint_url", place)
     for one, other in _TWICE.items():
         if options.get(one) and client.get(other):
@@ -125,7 +98,7 @@ def _check_client(client: Mapping[str, object], options: Mapping[str, object], /
 def _check_config(config: Mapping[str, object], /) -> None:
     place = "options.config_kwargs"
     check_names(config, [*AioConfig.OPTION_DEFAULTS, "connector_args"], place)
-    check_kinds(config, _CONFIG_KINDS, place)
+    check_kinds(config, S3_CONFIG, place)
     _check_least(config, "max_pool_connections", 0)
     for name, known in _CHOICES.items():
         value = config.get(name)
