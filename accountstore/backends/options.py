@@ -10,7 +10,9 @@ from base64 import b64decode
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from functools import partial
+from importlib import import_module
 from inspect import signature
+from typing import Any
 from urllib.parse import urlsplit
 
 from accountstore.aio.threads import ThreadPool
@@ -131,6 +133,15 @@ def check_no_pipes(variables: Collection[str], /) -> None:
             continue
         if stat.S_ISFIFO(mode):
             raise ConfigError(f"{name} names a pipe, which cannot be read twice: name a file")
+
+
+def configured(*schemes: str) -> dict[str, Any]:
+    """The options that fsspec's own configuration has: `FSSPEC_S3_KEY` and the like, and the files in its folder."""
+    folder = os.environ.get("FSSPEC_CONFIG_DIR") or os.path.expanduser("~/.config/fsspec")
+    if not os.path.isdir(folder) and not any(name.startswith("FSSPEC_") for name in os.environ):
+        return {}
+    known: Mapping[str, Mapping[str, Any]] = import_module("fsspec.config").conf
+    return {name: value for scheme in schemes for name, value in known.get(scheme, {}).items()}
 
 
 async def checked_apart(check: Callable[[], object], /) -> None:

@@ -16,9 +16,10 @@ from aiobotocore.session import AioSession
 from botocore.auth import AUTH_TYPE_MAPS
 from botocore.exceptions import BotoCoreError
 from botocore.handlers import VALID_BUCKET, VALID_S3_ARN
-from botocore.session import get_session
+from botocore.session import Session, get_session
 from s3fs import S3FileSystem
 
+from accountstore.backends.aws_keys import check_keys
 from accountstore.backends.base import ConfigError
 from accountstore.backends.kinds import FLAG, S3, S3_CLIENT, S3_CONFIG, TABLE, TEXT, WHOLE, Kinds
 from accountstore.backends.options import (
@@ -28,6 +29,7 @@ from accountstore.backends.options import (
     check_no_pipes,
     check_options,
     check_url,
+    configured,
     table,
 )
 
@@ -45,7 +47,6 @@ _CHOICES: Mapping[str, frozenset[str]] = {
     "signature_version": frozenset({*AUTH_TYPE_MAPS, "s3v4a"}),
 }
 _API = "2006-03-01"
-_TWICE = {"key": "aws_access_key_id", "secret": "aws_secret_access_key", "token": "aws_session_token"}
 _OURS = frozenset(
     {
         *("Bucket", "Key", "Body", "Prefix", "Delimiter", "ContinuationToken", "StartAfter", "EncodingType"),
@@ -62,30 +63,38 @@ def check_s3(bucket: str, options: Mapping[str, object], /) -> None:
         raise ConfigError("url: the url must name a bucket, or an access point by its ARN: s3://bucket/prefix")
     check_options(options, S3FileSystem.__init__, S3, "profile")
     check_no_pipes(AWS_FILES)
-    for one, other in (("key", "username"), ("secret", "password")):
-        if options.get(one) and options.get(other):
-            raise ConfigError(f"options: {one!r} and {other!r} are two names of one; give one of them")
     session = options.get("session")
     if session is not None and not hasattr(session, "create_client"):
         raise ConfigError("options: 'session' must be a session of aiobotocore")
+    if session is None:
+        _check_profile(options.get("profile"))
     check_url(options, "endpoint_url")
     _check_least(options, "max_concurrency", 1)
-    _check_client(table(options, "client_kwargs"), options)
+    _check_client(table(options, "client_kwargs"))
     _check_config(table(options, "config_kwargs"))
     if additional := table(options, "s3_additional_kwargs"):
         _check_arguments(additional)
+    check_keys({**configured("s3", "s3a"), **options})
 
 
-def _check_client(client: Mapping[str, object], options: Mapping[str, object], /) -> None:
+def _check_profile(profile: Any, /) -> None:
+    """Raise `ConfigError` for a profile that the files of AWS's tools do not have."""
+    if profile is None:
+        return
+    try:
+        Session(profile=profile).get_scoped_config()
+    except BotoCoreError as error:
+        reason = type(error).__name__
+        raise ConfigError(f"options: 'profile' cannot be used ({reason})") from None
+
+
+def _check_client(client: Mapping[str, object], /) -> None:
     place = "options.client_kwargs"
     session: Any = AioSession
     known = [name for name in signature(session._create_client).parameters if name in S3_CLIENT]  # noqa: SLF001
     check_names(client, known, place)
     check_kinds(client, S3_CLIENT, place)
     check_url(client, "endpoint_url", place)
-    for one, other in _TWICE.items():
-        if options.get(one) and client.get(other):
-            raise ConfigError(f"options: {one!r} and client_kwargs {other!r} are two names of one; give one of them")
     if not re.fullmatch("[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?|", str(client.get("region_name") or "")):
         raise ConfigError(f"{place}: 'region_name' cannot be one")
     if client.get("api_version") not in {None, _API}:

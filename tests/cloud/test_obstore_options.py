@@ -124,7 +124,10 @@ TAKEN = [
     *(row(service, options) for service, rows in USUAL for options in rows),
     s3({"key": "k", "secret": "s"}, {"access_key_id": "k", "secret_access_key": "s"}),
     s3({"username": "k", "password": "s"}, {"access_key_id": "k", "secret_access_key": "s"}),
-    s3({"token": "t"}, {"session_token": "t"}),
+    s3(
+        {"key": "k", "secret": "s", "token": "t"},
+        {"access_key_id": "k", "secret_access_key": "s", "session_token": "t"},
+    ),
     s3({"endpoint_url": "https://s3.example.org"}, {"aws_endpoint_url_s3": "https://s3.example.org"}),
     s3({"endpoint_url": "http://[::1]:9"}, {"aws_endpoint_url_s3": "http://[::1]:9"}, allow_http=True),
     s3({"anon": True}, {"skip_signature": True}),
