@@ -8,6 +8,12 @@ from typing import Literal, TypeAlias
 Service: TypeAlias = Literal["s3", "gcs", "azure"]
 Kinds: TypeAlias = Mapping[str, tuple[type, ...]]
 
+SCHEMES: Mapping[Service, tuple[str, ...]] = {
+    "s3": ("s3", "s3a"),
+    "gcs": ("gs", "gcs"),
+    "azure": ("abfs", "az", "abfss"),
+}
+
 TEXT: tuple[type, ...] = (str,)
 FLAG: tuple[type, ...] = (bool,)
 WHOLE: tuple[type, ...] = (int,)

@@ -12,16 +12,11 @@ from urllib.parse import SplitResult, urlsplit
 
 from accountstore.backends.aws_keys import check_keys
 from accountstore.backends.base import ConfigError
-from accountstore.backends.kinds import PLACES, Service
+from accountstore.backends.kinds import PLACES, SCHEMES, Service
 from accountstore.backends.obstore.surroundings import aws, azure, certificates, google
 from accountstore.backends.options import check_kinds, check_no_key, check_signature, configured, hint, trimmed
 
-_SCHEMES: Mapping[Service, tuple[str, ...]] = {
-    "s3": ("s3", "s3a"),
-    "gcs": ("gs", "gcs"),
-    "azure": ("abfs", "az", "abfss"),
-}
-_SERVICES: Mapping[str, Service] = {scheme: service for service, schemes in _SCHEMES.items() for scheme in schemes}
+_SERVICES: Mapping[str, Service] = {scheme: service for service, schemes in SCHEMES.items() for scheme in schemes}
 # Settings of obstore's HTTP client; the others are of its store.
 _CLIENT = frozenset({"allow_http", "allow_invalid_certificates", "user_agent", "pool_max_idle_per_host"}) | frozenset(
     {"timeout", "connect_timeout", "read_timeout", "root_certificate"}
@@ -59,7 +54,7 @@ def settings_of(service: Service, bucket: str, options: Mapping[str, Any], /) ->
             option's name, never its value.
     """
     settings: dict[str, Any] = {}
-    options = {**configured(*_SCHEMES[service]), **options}
+    options = {**configured(*SCHEMES[service]), **options}
     if service == "s3":
         settings["disable_bulk_delete"] = True  # for servers that know no bulk
         settings |= _translate(service, _WORDS[service], options)
