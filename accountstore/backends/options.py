@@ -44,6 +44,7 @@ _OTHERS: Mapping[str, tuple[str, str]] = {
     "aws_access_key_id": ("key", "key"),
     "aws_secret_access_key": ("secret", "secret"),
     "aws_session_token": ("token", "token"),
+    **dict.fromkeys(("username", "password"), ("client_kwargs", "a part of the url: //user:password@host")),
     **dict.fromkeys(("host", "hostname", "port"), ("endpoint_url", "endpoint_url, which has host and port")),
 }
 """What is known by other clients' names: an option, and what to say."""
@@ -84,8 +85,9 @@ def check_kinds(options: Mapping[str, object], kinds: Kinds, /, place: str = "op
         if isinstance(value, str) and name not in _BYTES and re.search(r"[\x00-\x1f\x7f]", value):
             raise ConfigError(f"{place}: {name!r} has a line break, or another character that is none of text")
         if not isinstance(value, kind) or (isinstance(value, bool) and bool not in kind):
-            words = " or ".join(_WORDS[one] for one in kind if not (one is int and float in kind))
-            raise ConfigError(f"{place}: {name!r} must be {words}")
+            words = [_WORDS[one] for one in kind if one in _WORDS and not (one is int and float in kind)]
+            shown = " or ".join(words or [one.__qualname__ for one in kind])
+            raise ConfigError(f"{place}: {name!r} must be {shown}")
 
 
 def trimmed(options: Mapping[str, object], name: str, /) -> Mapping[str, object]:
