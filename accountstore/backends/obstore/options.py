@@ -6,6 +6,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any, TypeAlias
 from urllib.parse import SplitResult, urlsplit
@@ -54,7 +55,9 @@ def settings_of(service: Service, bucket: str, options: Mapping[str, Any], /) ->
             option's name, never its value.
     """
     settings: dict[str, Any] = {}
-    options = {**configured(*SCHEMES[service]), **options}
+    kinds = PLACES[service]["options"]
+    around = {name: _parsed(value, kinds.get(name, ())) for name, value in configured(*SCHEMES[service]).items()}
+    options = {**around, **options}
     if service == "s3":
         settings["disable_bulk_delete"] = True  # for servers that know no bulk
         settings |= _translate(service, _WORDS[service], options)
@@ -83,6 +86,14 @@ def settings_of(service: Service, bucket: str, options: Mapping[str, Any], /) ->
         settings["service_account_key"] = json.dumps(key)
     client = {name: settings.pop(name) for name in settings.keys() & _CLIENT}
     return settings, client
+
+
+def _parsed(value: Any, kind: tuple[type, ...], /) -> Any:
+    """A value of fsspec's own configuration, where files of the INI format have all values as text."""
+    if isinstance(value, str) and kind and str not in kind:
+        with suppress(ValueError):
+            return json.loads(value.lower())
+    return value
 
 
 def _settle_endpoint(service: Service, bucket: str, settings: dict[str, Any], /) -> None:
