@@ -331,7 +331,7 @@ def split_url(url: str, /) -> tuple[str, str]:
     if not bucket:
         raise ConfigError("url: the url must name a bucket or container: scheme://bucket/prefix")
     if not re.fullmatch(_CONTAINER if scheme.lower() in SCHEMES["azure"] else _BUCKET, bucket):
-        raise ConfigError("url: the url of a bucket has no user and no password; options have the keys")
+        raise ConfigError("url: the url of a bucket has no user, no password and no port; keys and server are options")
     prefix = prefix.strip("/")
     return bucket, f"{prefix}/" if prefix else ""
 

@@ -65,8 +65,14 @@ BROKEN_URLS = {
         "no query and no fragment",
     ),
     **dict.fromkeys(
-        (f"me:{CANARY}@{BUCKET}/p", f":{CANARY}@{BUCKET}", f"me:pa/{CANARY}@{BUCKET}/p", f"me:p@{CANARY}@{BUCKET}"),
-        "no user and no password; options have the keys",
+        (
+            f"me:{CANARY}@{BUCKET}/p",
+            f":{CANARY}@{BUCKET}",
+            f"me:pa/{CANARY}@{BUCKET}/p",
+            f"me:p@{CANARY}@{BUCKET}",
+            "h:9000/b",
+        ),
+        "no user, no password and no port",
     ),
 }
 
@@ -90,7 +96,7 @@ async def test_only_a_container_stands_before_an_at(stub: Stub, target: Target) 
     """`container@account` is Azure's way to name both; a bucket's URL has no user."""
     config = target.config_of(f"{target.scheme}://{BUCKET}@account.example.org/p", target.options(stub.url))
     if target.service != "azure":
-        assert "no user and no password" in await refusal(config)
+        assert "no user, no password and no port" in await refusal(config)
         return
     async with AccountStore.open(config) as store:
         target.put(stub, AT, OLD)
