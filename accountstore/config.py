@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Struct, field
 from msgspec.structs import asdict, force_setattr
 
+from accountstore.backends.kinds import SCHEMES
 from accountstore.errors import ConfigError, LocationError
 from accountstore.validation import MAX_BYTES, check_storage_name, did_you_mean
 
@@ -26,6 +27,8 @@ _WORDS: Mapping[str, Collection[str]] = {
     "conditions": get_args(_Conditions),
 }
 _LOCAL = ("file", "local")
+_CONTAINER = re.compile(r"([a-z0-9$-]{1,63}@[\w.-]+(?::\d+)?(?:/[^@?#]*)?)(?:[?#][^@]*)?", re.ASCII)
+"""Of Azure's URLs, what stands before the @ where no user can be meant: with a password there is a colon."""
 
 
 class Encryption(Struct, frozen=True, kw_only=True):
@@ -125,10 +128,12 @@ class StorageConfig(Struct, frozen=True):
 
 
 def redacted(url: str, /) -> str:
-    """A URL without its user part and its query, whatever characters are in them."""
+    """A URL without its user part and its query, whatever characters are in them. Azure's has a container there."""
     scheme, mark, rest = url.partition("://")
     if not mark and ":" not in url.partition("/")[0] and not url.startswith("//"):
         return url  # a folder, which may have an @ in its name
+    if scheme.lower() in SCHEMES["azure"] and (found := _CONTAINER.fullmatch(rest)):
+        return f"{scheme}://{found[1]}"
     before, at, place = (rest if mark else url).rpartition("@")
     if at and re.search("[?#]", before):
         place = "..."  # the @ may be in a password or in a query

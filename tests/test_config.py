@@ -478,6 +478,11 @@ def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
         StorageConfig(f"//me:{CANARY}@example.org/accounts"),
         StorageConfig(f"me:{CANARY}@example.org/accounts"),
         StorageConfig(f"simplecache::sftp://me:{CANARY}@example.org/accounts"),
+        StorageConfig(f"abfs://me:{CANARY}@container/p"),
+        StorageConfig(f"abfs://{CANARY.upper()}@me:{CANARY}@account.example.org/p"),
+        StorageConfig(f"abfs://me@{CANARY}/x:y@account.example.org/p"),
+        StorageConfig(f"az://container@account.example.org/p?sig={CANARY}"),
+        StorageConfig(f"az://container@account.example.org/p?sig=@{CANARY}"),
     ],
 )
 def test_a_configuration_does_not_show_its_secrets(storage: StorageConfig) -> None:
@@ -498,6 +503,15 @@ def test_a_configuration_shows_the_rest() -> None:
 def test_a_folder_shows_whole() -> None:
     """The control: a folder with an @ in its name is no user part."""
     assert StorageConfig("/srv/me@example.org/accounts").redacted_url == "/srv/me@example.org/accounts"
+
+
+@pytest.mark.parametrize("place", ["new@account.dfs.core.windows.net/x", "$web@127.0.0.1:10000/x/y", "c@a"])
+def test_a_container_of_azure_shows(place: str) -> None:
+    """What stands before the @ of Azure's URLs names the container: two of them in one account are told apart."""
+    for scheme in ("az", "abfs", "abfss"):
+        assert StorageConfig(f"{scheme}://{place}").redacted_url == f"{scheme}://{place}"
+        assert StorageConfig(f"{scheme}://{place}?sig=x").redacted_url == f"{scheme}://{place}"
+    assert StorageConfig(f"s3://{place}").redacted_url == f"s3://{place.partition('@')[2]}"
 
 
 @pytest.mark.anyio

@@ -42,6 +42,7 @@ from accountstore.backends.base import (
     WriteMode,
     check_size,
 )
+from accountstore.backends.kinds import AZURE, AZURE_TIMEOUTS
 from accountstore.backends.moments import as_utc
 from accountstore.backends.object_store import (
     INSTANCE,
@@ -55,10 +56,6 @@ from accountstore.backends.object_store import (
     unanswered,
 )
 from accountstore.backends.options import (
-    FLAG,
-    NUMBER,
-    TEXT,
-    WHOLE,
     check_options,
     check_signature,
     checked_apart,
@@ -70,15 +67,7 @@ from accountstore.backends.web_pages import PAGE, is_page_error, page_error
 from accountstore.errors import AccountStoreError
 
 _PAGE = 5000
-_TIMEOUTS = ("timeout", "connection_timeout", "read_timeout")
 _ENVIRONMENT = "AZURE_STORAGE_"
-_KINDS: Mapping[str, tuple[type, ...]] = {
-    **dict.fromkeys(("account_name", "account_key", "connection_string", "sas_token", "account_host"), TEXT),
-    **dict.fromkeys(("client_id", "client_secret", "tenant_id", "location_mode", "default_cache_type"), TEXT),
-    **dict.fromkeys(("anon", "default_fill_cache", "version_aware", "assume_container_exists"), FLAG),
-    **dict.fromkeys(("blocksize", "max_concurrency"), WHOLE),
-    **dict.fromkeys(_TIMEOUTS, NUMBER),
-}
 
 
 class AzureBackend(ObjectStore[tuple[Any, Any]]):
@@ -95,7 +84,7 @@ class AzureBackend(ObjectStore[tuple[Any, Any]]):
         self._each: dict[str, Any] = {
             "retry_total": 0,
             "permit_redirects": False,
-            **{name: options[name] for name in _TIMEOUTS if name in options},
+            **{name: options[name] for name in AZURE_TIMEOUTS if name in options},
         }
 
     async def _open(self) -> tuple[Any, Any]:
@@ -276,7 +265,7 @@ def _stat(key: str, properties: Any, size: int, /) -> Stat:
 
 def _check(options: Mapping[str, object], /) -> None:
     """Raise `ConfigError` for an option that the client would refuse later, or drop."""
-    check_options(options, AzureBlobFileSystem.__init__, _KINDS)
+    check_options(options, AzureBlobFileSystem.__init__, AZURE)
     name = options.get("account_name") or os.environ.get(f"{_ENVIRONMENT}ACCOUNT_NAME")
     connection = options.get("connection_string")
     if connection is not None:

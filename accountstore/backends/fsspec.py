@@ -6,27 +6,21 @@ with such abilities deserves a backend of its own.
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import AsyncIterator, Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
-from difflib import get_close_matches
 from functools import partial
 from importlib import import_module
-from inspect import signature
 from typing import Any, TypeAlias, TypeVar, cast
-from urllib.parse import unquote, urlsplit
 
 from anyio import to_thread
-from fsspec.dircache import DirCache
 
 from accountstore.aio.threads import Fence, Lazy, ThreadPool
 from accountstore.backends.base import (
     BackendError,
     Blob,
     Capabilities,
-    ConfigError,
     NotRegularError,
     Stat,
     UnavailableError,
@@ -40,20 +34,16 @@ from accountstore.backends.base import (
     only_version,
     pages_by_cursor,
 )
-from accountstore.backends.file_servers import asked_again, client_for, close, entries_of, is_lost, meaning
+from accountstore.backends.file_servers import asked_again, close, entries_of, is_lost, meaning
+from accountstore.backends.filesystems import filesystem_of
 from accountstore.backends.logs import quiet
 from accountstore.backends.moments import as_utc
-from accountstore.backends.options import check_names
 from accountstore.errors import AccountStoreError
-from accountstore.validation import did_you_mean, join
+from accountstore.validation import join
 
 T = TypeVar("T")
 _Folders: TypeAlias = list[str] | None
 
-_MISSPELT = 0.85
-"""How alike two names are, of 1, where one is hardly the name of something else."""
-_USUAL = ("abfs", "az", "file", "ftp", "gs", "memory", "s3", "sftp", "smb", "webdav")
-"""Schemes that are offered to whoever names none: fsspec's others are hardly meant."""
 _THREADS = 16
 _LOST = frozenset({BackendError, UnavailableError})  # after which the connection may be
 # The names under which fsspec's filesystems give a modification time.
@@ -343,56 +333,7 @@ async def open_backend(url: str, options: Mapping[str, object], /) -> FsspecBack
     The class is imported here, so a missing package is reported at once; the connection is made at the first call.
 
     Raises:
-        ConfigError: fsspec does not know the protocol, a package is missing, or URLs are chained.
+        ConfigError: as `filesystem_of`.
     """
-    return await to_thread.run_sync(_open, url, options)
-
-
-def _open(url: str, options: Mapping[str, object], /) -> FsspecBackend:
-    from fsspec import get_filesystem_class
-    from fsspec.registry import known_implementations
-
-    if "::" in re.sub(r"\[[^]/]*]", "", url):  # those of an address of IPv6 chain nothing
-        raise ConfigError("chained URLs are not supported: what a cache shows may be older than what was written")
-    if "://" not in url:
-        url = f"file://{os.path.abspath(os.path.expanduser(url))}"
-    protocol = url.partition("://")[0].lower()
-    try:
-        kind: Any = get_filesystem_class(protocol)
-    except ImportError:
-        hint = str(known_implementations.get(protocol, {}).get("err", "install the package that provides it"))
-        raise ConfigError(f"the protocol {protocol!r} needs a package that is not installed: {hint}") from None
-    except ValueError:
-        raise ConfigError(f"unknown scheme {protocol!r}{did_you_mean(protocol, _USUAL)}") from None
-    _check_options(kind, options)
-    kind, options = client_for(kind, options)
-    try:
-        parts = _decoded(url, kind._get_kwargs_from_urls(url))  # noqa: SLF001 -- the only way that fsspec offers
-    except ValueError:
-        raise ConfigError(
-            "url: has no host or port that can be one; in user and password, such as @, /, [ and % are percent-encoded"
-        ) from None
-    if protocol in {"http", "https"}:
-        options = import_module("accountstore.backends.http").confined(options)
-    connect = partial(kind, **{**parts, **options}, skip_instance_cache=True)
-    return FsspecBackend(connect, kind._strip_protocol(url), parallel=kind.async_impl)  # noqa: SLF001 -- as above
-
-
-def _check_options(kind: Any, options: Mapping[str, object], /) -> None:
-    """Raise `ConfigError` for an option that a filesystem drops or fails for later: of FTP and SFTP each that they do
-    not know, of others, which may pass on what they like, a misspelt one.
-    """
-    known = {*signature(kind.__init__).parameters, *signature(DirCache.__init__).parameters} - {"self", "kwargs"}
-    strict = kind.__module__ in {"fsspec.implementations.ftp", "fsspec.implementations.sftp"}
-    if kind.__module__ == "fsspec.implementations.sftp":
-        known |= {*signature(import_module("paramiko").SSHClient.connect).parameters} - {"self", "hostname"}
-        known |= {"temppath", "host_key_policy"}  # which fsspec takes for itself
-    check_names([name for name in options if strict or get_close_matches(name, known, 1, _MISSPELT)], known)
-
-
-def _decoded(url: str, parts: Mapping[str, Any], /) -> dict[str, Any]:
-    """What fsspec takes from a URL, with user and password decoded where it took them as they stand (RFC 3986)."""
-    user = urlsplit(url)
-    return {
-        name: unquote(part) if part in (user.username, user.password) and part else part for name, part in parts.items()
-    }
+    connect, root, parallel = await to_thread.run_sync(filesystem_of, url, options)
+    return FsspecBackend(connect, root, parallel=parallel)

@@ -37,6 +37,7 @@ from accountstore.backends.base import (
     check_size,
 )
 from accountstore.backends.gcs_credentials import as_token, authorization, credentials_of, denied, refresh
+from accountstore.backends.kinds import GCS
 from accountstore.backends.moments import moment_of
 from accountstore.backends.object_store import (
     INSTANCE,
@@ -49,11 +50,6 @@ from accountstore.backends.object_store import (
     unanswered,
 )
 from accountstore.backends.options import (
-    FLAG,
-    NUMBER,
-    TABLE,
-    TEXT,
-    WHOLE,
     check_names,
     check_options,
     check_url,
@@ -71,15 +67,6 @@ _VERSION_FIELDS = "items(name,size,generation,updated,timeDeleted),nextPageToken
 _FRESH = timedelta(minutes=10)
 _TOLD = 4096
 """What is read of a refusal."""
-_KINDS: Mapping[str, tuple[type, ...]] = {
-    **dict.fromkeys(("project", "access", "consistency", "endpoint_url", "default_location"), TEXT),
-    **dict.fromkeys(("secure_serialize", "check_connection", "version_aware"), FLAG),
-    **dict.fromkeys(("requests_timeout", "timeout", "cache_timeout"), NUMBER),
-    "requester_pays": (*FLAG, *TEXT),
-    "block_size": WHOLE,
-    "session_kwargs": TABLE,
-}
-
 _OURS = frozenset({"auto_decompress", "base_url", "loop", "raise_for_status"})
 """What changes each request of a session."""
 
@@ -339,7 +326,7 @@ def _filesystem(**options: Any) -> Any:
 
 def _check(options: Mapping[str, object], /) -> None:
     """Raise `ConfigError` for an option that the client would refuse later, drop, or send where it must not go."""
-    check_options(options, GCSFileSystem.__init__, _KINDS)
+    check_options(options, GCSFileSystem.__init__, GCS)
     access = options.get("access")
     if access is not None and access not in GCSFileSystem.scopes:
         raise ConfigError(f"options: 'access' must be one of {', '.join(sorted(GCSFileSystem.scopes))}")

@@ -4,16 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from inspect import signature
+from ssl import SSLContext
 from typing import Any
 
 import aiohttp
 from yarl import URL
 
+from accountstore.backends.kinds import FLAG, NUMBER, TABLE, WHOLE, Kinds
 from accountstore.backends.object_store import error_for_status, unanswered
-from accountstore.backends.options import TABLE, check_kinds, check_names
+from accountstore.backends.options import check_kinds, check_names
 from accountstore.backends.sessions import BoundedAnswer
 
 _MISSING = frozenset({404, 410})
+_BOTH: Kinds = {
+    **dict.fromkeys(("headers", "cookies"), (Mapping, list, tuple)),
+    "auth": (getattr(aiohttp, "BasicAuth", object),),  # which newer releases say that they will not have
+    "timeout": (aiohttp.ClientTimeout,),
+}
+_KINDS: Kinds = {
+    **_BOTH,
+    **dict.fromkeys(("simple_links", "same_scheme", "encoded", "allow_redirects"), FLAG),
+    "client_kwargs": TABLE,
+    "max_redirects": WHOLE,
+    "ssl": (*FLAG, SSLContext, aiohttp.Fingerprint),
+    "timeout": (*NUMBER, aiohttp.ClientTimeout),
+}
 
 
 def confined(options: Mapping[str, Any], /) -> dict[str, Any]:
@@ -21,11 +36,12 @@ def confined(options: Mapping[str, Any], /) -> dict[str, Any]:
     read, and only within one server.
 
     Raises:
-        ConfigError: `client_kwargs` is none that the session takes.
+        ConfigError: `client_kwargs` is none that the session takes, or an option is none that a request takes.
     """
     given = options.get("client_kwargs") or {}
-    check_kinds(options, {"client_kwargs": TABLE})
+    check_kinds(options, _KINDS)
     check_names(given, [*signature(aiohttp.ClientSession).parameters], "options.client_kwargs")
+    check_kinds(given, _BOTH, "options.client_kwargs")
     redirects = aiohttp.TraceConfig()
     redirects.on_request_redirect.append(_stay)
     traces = [*given.get("trace_configs", ()), redirects]

@@ -36,6 +36,7 @@ from accountstore.backends.base import (
     WriteMode,
     pages_by_cursor,
 )
+from accountstore.backends.kinds import SCHEMES
 from accountstore.backends.logs import quiet, quietly
 from accountstore.errors import AccountStoreError
 
@@ -69,6 +70,9 @@ _FULL = frozenset({"QuotaExceeded", "AccountLimitExceeded", "XMinioStorageFull"}
 _ELSEWHERE = frozenset({"PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException"})
 _UNCONNECTED = frozenset({"ConnectionRefusedError", "gaierror", "ClientConnectorError", "ConnectTimeoutError"})
 _TLS = frozenset({"ClientSSLError", "SSLError", "CertificateError"})
+_BUCKET = "[^:@]+|arn:[^@]*"
+_CONTAINER = "[^:@]*(@[^@]*)?"
+"""What may stand before the first slash of a URL, and is no user with a password. Azure's may name the account."""
 _ARN = re.compile(
     "(arn:aws[^:/]*:s3[^:/]*:[^:/]*:[^:/]*:(?:outpost[:/][^:/]+[:/])?(?:accesspoint|bucket)[:/][^:/]+)(?:[:/](.*))?"
 )
@@ -315,9 +319,9 @@ def split_url(url: str, /) -> tuple[str, str]:
     a `/`.
 
     Raises:
-        ConfigError: there is no bucket, or the URL has a query or a fragment.
+        ConfigError: there is no bucket, or the URL has a user, a query or a fragment.
     """
-    place = url.partition("://")[2]
+    scheme, _, place = url.partition("://")
     if arn := _ARN.fullmatch(place):
         prefix = (arn[2] or "").strip("/")
         return arn[1], f"{prefix}/" if prefix else ""
@@ -326,6 +330,8 @@ def split_url(url: str, /) -> tuple[str, str]:
     bucket, _, prefix = place.partition("/")
     if not bucket:
         raise ConfigError("url: the url must name a bucket or container: scheme://bucket/prefix")
+    if not re.fullmatch(_CONTAINER if scheme.lower() in SCHEMES["azure"] else _BUCKET, bucket):
+        raise ConfigError("url: the url of a bucket has no user, no password and no port; keys and server are options")
     prefix = prefix.strip("/")
     return bucket, f"{prefix}/" if prefix else ""
 

@@ -10,11 +10,14 @@ from base64 import b64decode
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from functools import partial
+from importlib import import_module
 from inspect import signature
+from typing import Any
 from urllib.parse import urlsplit
 
 from accountstore.aio.threads import ThreadPool
 from accountstore.backends.base import ConfigError
+from accountstore.backends.kinds import Kinds
 from accountstore.backends.logs import quietly
 from accountstore.backends.object_store import INSTANCE
 from accountstore.validation import did_you_mean
@@ -26,11 +29,6 @@ _BYTES = frozenset({"SSECustomerKey", "CopySourceSSECustomerKey"})
 
 AWS_FILES = ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE", "AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_CA_BUNDLE")
 """Variables that name files for the clients of S3."""
-TEXT: tuple[type, ...] = (str,)
-FLAG: tuple[type, ...] = (bool,)
-WHOLE: tuple[type, ...] = (int,)
-NUMBER: tuple[type, ...] = (int, float)
-TABLE: tuple[type, ...] = (Mapping,)
 _WORDS: Mapping[type, str] = {
     str: "a string",
     bool: "true or false",
@@ -46,14 +44,13 @@ _OTHERS: Mapping[str, tuple[str, str]] = {
     "aws_access_key_id": ("key", "key"),
     "aws_secret_access_key": ("secret", "secret"),
     "aws_session_token": ("token", "token"),
+    **dict.fromkeys(("username", "password"), ("client_kwargs", "a part of the url: //user:password@host")),
     **dict.fromkeys(("host", "hostname", "port"), ("endpoint_url", "endpoint_url, which has host and port")),
 }
 """What is known by other clients' names: an option, and what to say."""
 
 
-def check_options(
-    options: Mapping[str, object], client: Callable[..., object], kinds: Mapping[str, tuple[type, ...]], /, *more: str
-) -> None:
+def check_options(options: Mapping[str, object], client: Callable[..., object], kinds: Kinds, /, *more: str) -> None:
     """Raise `ConfigError` for an option that a client has no parameter for and would drop, that the store sets, or that
     is not of its kind.
     """
@@ -77,9 +74,7 @@ def hint(name: str, known: Collection[str], /) -> str:
     return f"; here it is {said}" if option in known else did_you_mean(name, known)
 
 
-def check_kinds(
-    options: Mapping[str, object], kinds: Mapping[str, tuple[type, ...]], /, place: str = "options"
-) -> None:
+def check_kinds(options: Mapping[str, object], kinds: Kinds, /, place: str = "options") -> None:
     """Raise `ConfigError` for a value that is not of its kind, or of which no header can be made. None stands for the
     default.
     """
@@ -90,8 +85,9 @@ def check_kinds(
         if isinstance(value, str) and name not in _BYTES and re.search(r"[\x00-\x1f\x7f]", value):
             raise ConfigError(f"{place}: {name!r} has a line break, or another character that is none of text")
         if not isinstance(value, kind) or (isinstance(value, bool) and bool not in kind):
-            words = " or ".join(_WORDS[one] for one in kind if not (one is int and float in kind))
-            raise ConfigError(f"{place}: {name!r} must be {words}")
+            words = [_WORDS[one] for one in kind if one in _WORDS and not (one is int and float in kind)]
+            shown = " or ".join(words or [one.__qualname__ for one in kind])
+            raise ConfigError(f"{place}: {name!r} must be {shown}")
 
 
 def trimmed(options: Mapping[str, object], name: str, /) -> Mapping[str, object]:
@@ -139,6 +135,15 @@ def check_no_pipes(variables: Collection[str], /) -> None:
             continue
         if stat.S_ISFIFO(mode):
             raise ConfigError(f"{name} names a pipe, which cannot be read twice: name a file")
+
+
+def configured(*schemes: str) -> dict[str, Any]:
+    """The options that fsspec's own configuration has: `FSSPEC_S3_KEY` and the like, and the files in its folder."""
+    folder = os.environ.get("FSSPEC_CONFIG_DIR") or os.path.expanduser("~/.config/fsspec")
+    if not os.path.isdir(folder) and not any(name.startswith("FSSPEC_") for name in os.environ):
+        return {}
+    known: Mapping[str, Mapping[str, Any]] = import_module("fsspec.config").conf
+    return {name: value for scheme in schemes for name, value in known.get(scheme, {}).items()}
 
 
 async def checked_apart(check: Callable[[], object], /) -> None:

@@ -16,49 +16,24 @@ from aiobotocore.session import AioSession
 from botocore.auth import AUTH_TYPE_MAPS
 from botocore.exceptions import BotoCoreError
 from botocore.handlers import VALID_BUCKET, VALID_S3_ARN
-from botocore.session import get_session
+from botocore.session import Session, get_session
 from s3fs import S3FileSystem
 
+from accountstore.backends.aws_keys import check_keys
 from accountstore.backends.base import ConfigError
+from accountstore.backends.kinds import FLAG, S3, S3_CLIENT, S3_CONFIG, TABLE, TEXT, WHOLE, Kinds
 from accountstore.backends.options import (
     AWS_FILES,
-    FLAG,
-    NUMBER,
-    TABLE,
-    TEXT,
-    WHOLE,
     check_kinds,
     check_names,
     check_no_pipes,
     check_options,
     check_url,
+    configured,
     table,
 )
 
-_KINDS: Mapping[str, tuple[type, ...]] = {
-    **dict.fromkeys(("endpoint_url", "key", "secret", "token", "username", "password", "profile"), TEXT),
-    **dict.fromkeys(("anon", "use_ssl", "requester_pays", "version_aware", "cache_regions"), FLAG),
-    **dict.fromkeys(("fixed_upload_size", "local_expiry_check", "default_fill_cache"), FLAG),
-    **dict.fromkeys(("max_concurrency", "default_block_size"), WHOLE),
-    **dict.fromkeys(("client_kwargs", "config_kwargs", "s3_additional_kwargs"), TABLE),
-}
-_CLIENT_KINDS: Mapping[str, tuple[type, ...]] = {
-    **dict.fromkeys(("region_name", "api_version", "endpoint_url", "aws_account_id"), TEXT),
-    **dict.fromkeys(("aws_access_key_id", "aws_secret_access_key", "aws_session_token"), TEXT),
-    "use_ssl": FLAG,
-    "verify": (*FLAG, *TEXT),
-}
-_CONFIG_KINDS: Mapping[str, tuple[type, ...]] = {
-    **dict.fromkeys(("region_name", "user_agent", "user_agent_extra", "user_agent_appid"), TEXT),
-    **dict.fromkeys(("request_checksum_calculation", "response_checksum_validation", "defaults_mode"), TEXT),
-    **dict.fromkeys(("account_id_endpoint_mode",), TEXT),
-    **dict.fromkeys(("connect_timeout", "read_timeout"), NUMBER),
-    "max_pool_connections": WHOLE,
-    **dict.fromkeys(("parameter_validation", "use_dualstack_endpoint", "use_fips_endpoint", "tcp_keepalive"), FLAG),
-    **dict.fromkeys(("s3", "retries", "proxies", "proxies_config", "connector_args"), TABLE),
-    "client_context_params": TABLE,
-}
-_ARGUMENT_KINDS: Mapping[str, tuple[type, ...]] = {
+_ARGUMENT_KINDS: Kinds = {
     **dict.fromkeys(("integer", "long"), WHOLE),
     "boolean": FLAG,
     **dict.fromkeys(("structure", "map"), TABLE),
@@ -72,7 +47,6 @@ _CHOICES: Mapping[str, frozenset[str]] = {
     "signature_version": frozenset({*AUTH_TYPE_MAPS, "s3v4a"}),
 }
 _API = "2006-03-01"
-_TWICE = {"key": "aws_access_key_id", "secret": "aws_secret_access_key", "token": "aws_session_token"}
 _OURS = frozenset(
     {
         *("Bucket", "Key", "Body", "Prefix", "Delimiter", "ContinuationToken", "StartAfter", "EncodingType"),
@@ -87,32 +61,40 @@ def check_s3(bucket: str, options: Mapping[str, object], /) -> None:
     """Raise `ConfigError` for a bucket's name or an option that the client would refuse later, or drop."""
     if not VALID_BUCKET.search(bucket) and not VALID_S3_ARN.search(bucket):
         raise ConfigError("url: the url must name a bucket, or an access point by its ARN: s3://bucket/prefix")
-    check_options(options, S3FileSystem.__init__, _KINDS, "profile")
+    check_options(options, S3FileSystem.__init__, S3, "profile")
     check_no_pipes(AWS_FILES)
-    for one, other in (("key", "username"), ("secret", "password")):
-        if options.get(one) and options.get(other):
-            raise ConfigError(f"options: {one!r} and {other!r} are two names of one; give one of them")
     session = options.get("session")
     if session is not None and not hasattr(session, "create_client"):
         raise ConfigError("options: 'session' must be a session of aiobotocore")
+    if session is None:
+        _check_profile(options.get("profile"))
     check_url(options, "endpoint_url")
     _check_least(options, "max_concurrency", 1)
-    _check_client(table(options, "client_kwargs"), options)
+    _check_client(table(options, "client_kwargs"))
     _check_config(table(options, "config_kwargs"))
     if additional := table(options, "s3_additional_kwargs"):
         _check_arguments(additional)
+    check_keys({**configured("s3", "s3a"), **options})
 
 
-def _check_client(client: Mapping[str, object], options: Mapping[str, object], /) -> None:
+def _check_profile(profile: Any, /) -> None:
+    """Raise `ConfigError` for a profile that the files of AWS's tools do not have."""
+    if profile is None:
+        return
+    try:
+        Session(profile=profile).get_scoped_config()
+    except BotoCoreError as error:
+        reason = type(error).__name__
+        raise ConfigError(f"options: 'profile' cannot be used ({reason})") from None
+
+
+def _check_client(client: Mapping[str, object], /) -> None:
     place = "options.client_kwargs"
     session: Any = AioSession
-    known = [name for name in signature(session._create_client).parameters if name in _CLIENT_KINDS]  # noqa: SLF001
+    known = [name for name in signature(session._create_client).parameters if name in S3_CLIENT]  # noqa: SLF001
     check_names(client, known, place)
-    check_kinds(client, _CLIENT_KINDS, place)
+    check_kinds(client, S3_CLIENT, place)
     check_url(client, "endpoint_url", place)
-    for one, other in _TWICE.items():
-        if options.get(one) and client.get(other):
-            raise ConfigError(f"options: {one!r} and client_kwargs {other!r} are two names of one; give one of them")
     if not re.fullmatch("[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?|", str(client.get("region_name") or "")):
         raise ConfigError(f"{place}: 'region_name' cannot be one")
     if client.get("api_version") not in {None, _API}:
@@ -125,7 +107,7 @@ def _check_client(client: Mapping[str, object], options: Mapping[str, object], /
 def _check_config(config: Mapping[str, object], /) -> None:
     place = "options.config_kwargs"
     check_names(config, [*AioConfig.OPTION_DEFAULTS, "connector_args"], place)
-    check_kinds(config, _CONFIG_KINDS, place)
+    check_kinds(config, S3_CONFIG, place)
     _check_least(config, "max_pool_connections", 0)
     for name, known in _CHOICES.items():
         value = config.get(name)

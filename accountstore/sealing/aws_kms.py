@@ -19,7 +19,7 @@ from typing import Any, TypeVar, final
 import msgspec
 from anyio import CapacityLimiter, create_task_group, to_thread
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import BotoCoreError, ClientError, NoRegionError
 from botocore.session import get_session
 from msgspec import Struct
 from msgspec.structs import asdict
@@ -98,6 +98,8 @@ class AwsKmsKeys:
         config = Config(max_pool_connections=_AT_ONCE, **once)
         try:
             self._client: Any = quietly(lambda: session.create_client("kms", config=config, **options))
+        except NoRegionError:
+            raise ConfigError("aws-kms: region_name is missing, and AWS's own tools name no region") from None
         except (BotoCoreError, ValueError) as error:
             raise ConfigError(f"aws-kms: no client can be made ({type(error).__name__})") from None
         self._threads = CapacityLimiter(_AT_ONCE)

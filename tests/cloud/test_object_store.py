@@ -64,17 +64,43 @@ BROKEN_URLS = {
         (f"{BUCKET}?password={CANARY}", f"{BUCKET}#{CANARY}", f"{BUCKET}/p?versionId={CANARY}", f"{BUCKET}/p#{CANARY}"),
         "no query and no fragment",
     ),
+    **dict.fromkeys(
+        (
+            f"me:{CANARY}@{BUCKET}/p",
+            f":{CANARY}@{BUCKET}",
+            f"me:pa/{CANARY}@{BUCKET}/p",
+            f"me:p@{CANARY}@{BUCKET}",
+            "h:9000/b",
+        ),
+        "no user, no password and no port",
+    ),
 }
 
 
 @on_each_target
 @on_asyncio
 async def test_a_url_without_a_bucket_or_with_more_than_a_prefix_is_refused(stub: Stub, target: Target) -> None:
-    """A URL without a bucket, or with a query or a fragment, does not open, and the message shows nothing of it."""
+    """A URL without a bucket, or with a user and password, a query or a fragment, does not open, and the message shows
+    nothing of it; nothing is sent.
+    """
     for place, words in BROKEN_URLS.items():
         assert words in await refusal(target.config_of(f"{target.scheme}://{place}", target.options(stub.url)))
-    async with AccountStore.open(target.config_of(f"{target.scheme}://{BUCKET}/p", target.options(stub.url))):
+    async with AccountStore.open(target.config_of(f"{target.scheme}://{BUCKET}/p@q:r", target.options(stub.url))):
         pass
+    assert stub.count() == 0
+
+
+@on_each_target
+@on_asyncio
+async def test_only_a_container_stands_before_an_at(stub: Stub, target: Target) -> None:
+    """`container@account` is Azure's way to name both; a bucket's URL has no user."""
+    config = target.config_of(f"{target.scheme}://{BUCKET}@account.example.org/p", target.options(stub.url))
+    if target.service != "azure":
+        assert "no user, no password and no port" in await refusal(config)
+        return
+    async with AccountStore.open(config) as store:
+        target.put(stub, AT, OLD)
+        assert await store.get(AT) == OLD
 
 
 OPTIONS = {

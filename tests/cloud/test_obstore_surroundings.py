@@ -348,6 +348,19 @@ def test_the_configuration_of_fsspec(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     assert (store["access_key_id"], store["secret_access_key"]) == ("mine", "s")
 
 
+@pytest.mark.parametrize(("text", "unsigned"), [("true", True), ("False", False)])
+def test_a_file_of_fsspec_has_flags_as_text(monkeypatch: pytest.MonkeyPatch, text: str, unsigned: bool) -> None:
+    """In the INI format all values are text: there "false" is what it says."""
+    config: Any = import_module("fsspec.config")
+    monkeypatch.setenv("FSSPEC_S3_ANON", text)
+    monkeypatch.setitem(config.conf, "s3", {"anon": text, "max_concurrency": "5"})
+    store, _ = translation.settings_of("s3", BUCKET, {})
+    assert store.get("skip_signature", False) == unsigned
+    monkeypatch.setitem(config.conf, "s3", {"anon": "maybe"})
+    with pytest.raises(ConfigError, match="'anon' must be true or false"):
+        translation.settings_of("s3", BUCKET, {})
+
+
 # --- Google Cloud Storage ---------------------------------------------------------------------------------------------
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import socket
 import sys
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, get_args
 from unittest.mock import Mock
 
 import anyio
@@ -23,9 +24,11 @@ from cloudtargets import (
     denied,
     forget_credentials,
     on_asyncio,
+    refusal,
 )
 
 from accountstore import AccountStore, DeniedError, NotFoundError, UnavailableError
+from accountstore.config import Engine
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -75,11 +78,9 @@ async def test_a_profile_is_an_option(stub: Stub, monkeypatch: pytest.MonkeyPatc
     ("given", "error"),
     [
         ({}, "NoCredentialsError"),
-        ({"key": CANARY}, "PartialCredentialsError"),
-        ({"secret": CANARY}, "PartialCredentialsError"),
         ({"profile": "failing"}, "CredentialRetrievalError"),
     ],
-    ids=["none", "a key without its secret", "a secret without its key", "a program that fails"],
+    ids=["none", "a program that fails"],
 )
 async def test_credentials_that_are_not_there(
     stub: Stub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, given: dict[str, str], error: str
@@ -92,6 +93,70 @@ async def test_credentials_that_are_not_there(
     async with AccountStore.open(S3.config_of(URL, options)) as store:
         await denied(store, rf"no credentials were found \({error}\)")
     assert stub.count() == 0
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"key": CANARY}, "options: 'secret' is missing, which goes with 'key'"),
+        ({"username": CANARY}, "options: 'secret' is missing, which goes with 'username'"),
+        ({"key": CANARY, "secret": ""}, "options: 'secret' is missing, which goes with 'key'"),
+        ({"key": CANARY, "token": CANARY}, "options: 'secret' is missing, which goes with 'key'"),
+        ({"secret": CANARY}, "options: 'key' is missing, which goes with 'secret'"),
+        ({"password": CANARY}, "options: 'key' is missing, which goes with 'password'"),
+        ({"token": CANARY}, "options: 'key' and 'secret' are missing, which go with 'token'"),
+        (
+            {"client_kwargs": {"aws_secret_access_key": CANARY}},
+            "options: 'key' is missing, which goes with client_kwargs 'aws_secret_access_key'",
+        ),
+        ({"key": CANARY, "username": CANARY, "secret": CANARY}, "options: 'key' and 'username' are two names of one"),
+        ({"profile": CANARY}, "options: 'profile' cannot be used (ProfileNotFound)"),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
+)
+@pytest.mark.parametrize("engine", get_args(Engine))
+async def test_credentials_by_half(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, engine: Engine, given: dict[str, Any], said: str
+) -> None:
+    """Half of a credential is refused at opening by the option that is missing, also where the environment has the
+    other half; so is a profile that is not there.
+    """
+    forget_credentials(monkeypatch, str(tmp_path))
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "theirs")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "theirs")
+    assert said in await refusal(Target("s3", engine).config_of(URL, given))
+
+
+WHOLE: list[dict[str, Any]] = [
+    {"key": "a", "password": "b", "token": "c"},
+    {"key": "a", "client_kwargs": {"aws_secret_access_key": "b", "region_name": "x"}},
+    {"profile": "mail"},
+]
+
+
+@pytest.mark.parametrize(
+    ("engine", "given"),
+    [("fsspec", {"key": "a", "anon": True}), *((engine, given) for engine in get_args(Engine) for given in WHOLE)],
+    ids=lambda value: value if isinstance(value, str) else "-".join(value),
+)
+async def test_control_credentials_that_are_whole(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, engine: Engine, given: dict[str, Any]
+) -> None:
+    """The control: a key and its secret, under whichever names, a key that is not used, and a profile that is there."""
+    forget_credentials(monkeypatch, str(tmp_path))
+    (tmp_path / "AWS_CONFIG_FILE").write_text("[profile mail]\naws_access_key_id = a\naws_secret_access_key = b\n")
+    async with AccountStore.open(Target("s3", engine).config_of(URL, given)) as store:
+        assert store.storages == ("cloud",)
+
+
+async def test_half_of_the_credentials_may_be_in_the_configuration_of_fsspec(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the client takes from there counts at opening too."""
+    config = S3.config_of(URL, {"key": "a"})
+    configuration: Any = import_module("fsspec.config")
+    monkeypatch.setenv("FSSPEC_S3_SECRET", "b")
+    monkeypatch.setitem(configuration.conf, "s3", {"secret": "b"})
+    async with AccountStore.open(config) as store:
+        assert store.storages == ("cloud",)
 
 
 async def test_a_document_that_may_only_be_asked_for_is_missing(stub: Stub) -> None:

@@ -386,13 +386,27 @@ async def test_a_key_that_binds_nothing_is_refused(bao: keyservers.Bao) -> None:
 
 
 async def test_an_alias_is_refused() -> None:
-    """A KMS key that is named by an alias, or no region, is a `ConfigError`."""
+    """A KMS key that is named by an alias, or by nothing, is a `ConfigError`."""
     pytest.importorskip("botocore")
     from accountstore.sealing.aws_kms import open_keys
 
     for key in ("alias/mail", "arn:aws:kms:eu-central-1:1:alias/mail", ""):
         with raises(ConfigError, "give its ARN or id"):
             open_keys({"key": key, "region_name": "eu-central-1"})
+
+
+def test_a_region_that_is_named_nowhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """KMS without a region is a `ConfigError` with the key that names one, which AWS's variables may do too."""
+    pytest.importorskip("botocore")
+    from accountstore.sealing.aws_kms import open_keys
+
+    for name in ("AWS_DEFAULT_REGION", "AWS_REGION", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
+    with raises(ConfigError, "aws-kms: region_name is missing"):
+        open_keys({"key": "x"})
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-central-1")
+    open_keys({"key": "x"})
 
 
 async def test_a_document_is_opened_without_this_library(kit: Kit) -> None:

@@ -37,6 +37,7 @@ from accountstore.backends.base import (
     check_size,
     pages_by_cursor,
 )
+from accountstore.backends.kinds import Service
 from accountstore.backends.object_store import (
     WRITE_TOKEN,
     Bucket,
@@ -47,7 +48,7 @@ from accountstore.backends.object_store import (
 )
 from accountstore.backends.obstore.errors import Answer, OddKeyError, answer_of, error_of
 from accountstore.backends.obstore.opening import open_store
-from accountstore.backends.obstore.options import Service, service_of
+from accountstore.backends.obstore.options import service_of
 from accountstore.errors import AccountStoreError
 
 _PAGE = 1000

@@ -10,7 +10,8 @@ from obstore.exceptions import BaseError
 from obstore.store import AzureStore, GCSStore, S3Store
 
 from accountstore.backends.base import ConfigError
-from accountstore.backends.obstore.options import Service, settings_of
+from accountstore.backends.kinds import Service
+from accountstore.backends.obstore.options import settings_of
 from accountstore.backends.obstore.surroundings import KEY_FILE
 
 _KINDS: Mapping[Service, Any] = {"s3": S3Store, "gcs": GCSStore, "azure": AzureStore}

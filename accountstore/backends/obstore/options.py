@@ -6,21 +6,18 @@ import json
 import os
 import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from datetime import timedelta
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 from urllib.parse import SplitResult, urlsplit
 
+from accountstore.backends.aws_keys import check_keys
 from accountstore.backends.base import ConfigError
-from accountstore.backends.obstore.surroundings import aws, azure, certificates, fsspec, google
-from accountstore.backends.options import check_no_key, check_signature, hint, trimmed
+from accountstore.backends.kinds import PLACES, SCHEMES, Service
+from accountstore.backends.obstore.surroundings import aws, azure, certificates, google
+from accountstore.backends.options import check_kinds, check_no_key, check_signature, configured, hint, trimmed
 
-Service: TypeAlias = Literal["s3", "gcs", "azure"]
-
-_SERVICES: Mapping[str, Service] = {
-    **dict.fromkeys(("s3", "s3a"), "s3"),
-    **dict.fromkeys(("gs", "gcs"), "gcs"),
-    **dict.fromkeys(("az", "abfs", "abfss"), "azure"),
-}
+_SERVICES: Mapping[str, Service] = {scheme: service for service, schemes in SCHEMES.items() for scheme in schemes}
 # Settings of obstore's HTTP client; the others are of its store.
 _CLIENT = frozenset({"allow_http", "allow_invalid_certificates", "user_agent", "pool_max_idle_per_host"}) | frozenset(
     {"timeout", "connect_timeout", "read_timeout", "root_certificate"}
@@ -34,13 +31,14 @@ _ENDPOINTS: Mapping[Service, tuple[str, str]] = {
 _TOKEN = re.compile(r"(?!.*\.(?:json|key|p12|pem|txt)$)[\w~+-][\w.~+-]*=*", re.ASCII)
 """What an access token looks like (RFC 6750), and the path of a key file does not."""
 
+_IF_TRUE = {True: True, False: None}
 _SECRETS = {"AccountKey": "account_key", "SharedAccessSignature": "sas_key"}
 
 
 _Word: TypeAlias = "str | tuple[str, Callable[[Any], Any] | Mapping[Any, Any]] | Mapping[str, _Word] | _Function"
 """What an option is in obstore: the name of a setting, which takes the same text or bool; a name and what makes its
-value (None: no setting); the options in this one; or a function that returns settings. For a value without a
-counterpart, what makes one raises an ArithmeticError, LookupError, TypeError or ValueError."""
+value (None: no setting); the options in this one; or a function that returns settings. Values are of their kind; for
+one without a counterpart, what makes one raises an ArithmeticError, LookupError, TypeError or ValueError."""
 _Function: TypeAlias = Callable[[Any], dict[str, Any]]
 
 
@@ -57,13 +55,16 @@ def settings_of(service: Service, bucket: str, options: Mapping[str, Any], /) ->
             option's name, never its value.
     """
     settings: dict[str, Any] = {}
-    options = {**fsspec(service), **options}
+    kinds = PLACES[service]["options"]
+    around = {name: _parsed(value, kinds.get(name, ())) for name, value in configured(*SCHEMES[service]).items()}
+    options = {**around, **options}
     if service == "s3":
         settings["disable_bulk_delete"] = True  # for servers that know no bulk
-        settings |= _translate(_WORDS[service], options)
+        settings |= _translate(service, _WORDS[service], options)
+        check_keys(options)
         settings = {**aws(settings.pop("profile", None), settings), **settings}
     if service == "gcs":
-        settings = _translate(_WORDS[service], options)
+        settings = _translate(service, _WORDS[service], options)
         settings |= google(settings)
     if service == "azure":
         container, at, host = bucket.partition("@")
@@ -73,7 +74,7 @@ def settings_of(service: Service, bucket: str, options: Mapping[str, Any], /) ->
             settings["account_name"] = host.partition(".")[0]
         if not options and (text := os.environ.get("AZURE_STORAGE_CONNECTION_STRING")):
             options = {"connection_string": text}
-        settings |= _translate(_WORDS[service], trimmed(options, "account_key"))
+        settings |= _translate(service, _WORDS[service], trimmed(options, "account_key"))
         settings |= azure(settings)
         if not re.fullmatch(r"[\w.-]*", settings.get("account_name") or ""):  # it could be more, and is asked for
             raise ConfigError("options: 'account_name', or the host of the account, names no server")
@@ -85,6 +86,14 @@ def settings_of(service: Service, bucket: str, options: Mapping[str, Any], /) ->
         settings["service_account_key"] = json.dumps(key)
     client = {name: settings.pop(name) for name in settings.keys() & _CLIENT}
     return settings, client
+
+
+def _parsed(value: Any, kind: tuple[type, ...], /) -> Any:
+    """A value of fsspec's own configuration, where files of the INI format have all values as text."""
+    if isinstance(value, str) and kind and str not in kind:
+        with suppress(ValueError):
+            return json.loads(value.lower())
+    return value
 
 
 def _settle_endpoint(service: Service, bucket: str, settings: dict[str, Any], /) -> None:
@@ -119,15 +128,20 @@ def _server(text: str, /) -> SplitResult | None:
     return url if valid and re.fullmatch("[!-~]+", text) else None
 
 
-def _translate(words: Mapping[str, _Word], options: Mapping[str, Any], within: str = "", /) -> dict[str, Any]:
+def _translate(
+    service: Service, words: Mapping[str, _Word], options: Mapping[str, Any], within: str = "", /
+) -> dict[str, Any]:
     settings: dict[str, Any] = {}
+    place = ".".join(["options", *within.split()])
+    kinds = PLACES[service].get(place, {})
     for name, value in options.items():
         if value is None:  # how fsspec's are not given
             continue
         if name not in words:
             raise ConfigError(f"options: {within}{name!r} has no counterpart in obstore{hint(name, words)}")
+        check_kinds({name: value}, kinds, place)
         try:
-            settings |= _settings(words[name], value, f"{within}{name} ")
+            settings |= _settings(service, words[name], value, f"{within}{name} ")
         except ConfigError:
             raise  # of an option in this one
         except (ArithmeticError, LookupError, TypeError, ValueError):
@@ -138,27 +152,21 @@ def _translate(words: Mapping[str, _Word], options: Mapping[str, Any], within: s
     return settings
 
 
-def _settings(word: _Word, value: Any, within: str, /) -> dict[str, Any]:
+def _settings(service: Service, word: _Word, value: Any, within: str, /) -> dict[str, Any]:
     match word:
         case str():
-            if not isinstance(value, (str, bool)):
-                raise TypeError
             if isinstance(value, str) and not value.isprintable():
                 raise ValueError  # a line break, say: the client would panic
             return {word: value}
         case Mapping():
             if not isinstance(value, Mapping):
                 raise TypeError
-            return _translate(word, value, within)
+            return _translate(service, word, value, within)
         case (name, make):
             made = make[value] if isinstance(make, Mapping) else make(value)
             return {} if made is None else {name: made}
         case _:
             return word(value)
-
-
-def _if_true(value: Any, /) -> bool | None:
-    return True if value else None
 
 
 def _seconds(value: Any, /) -> timedelta:
@@ -235,9 +243,9 @@ _WORDS: Mapping[Service, Mapping[str, _Word]] = {
         "token": "session_token",
         "profile": "profile",
         "endpoint_url": "aws_endpoint_url_s3",
-        "anon": ("skip_signature", _if_true),
-        "requester_pays": ("request_payer", _if_true),
-        "use_ssl": ("allow_http", lambda wanted: None if wanted else True),
+        "anon": ("skip_signature", _IF_TRUE),
+        "requester_pays": ("request_payer", _IF_TRUE),
+        "use_ssl": ("allow_http", {True: None, False: True}),
         "version_aware": ("", {False: None}),
         "cache_regions": ("", {False: None}),
         "client_kwargs": {
@@ -287,14 +295,14 @@ _WORDS: Mapping[Service, Mapping[str, _Word]] = {
         "client_id": "client_id",
         "client_secret": "client_secret",
         "tenant_id": "tenant_id",
-        "anon": ("skip_signature", _if_true),
+        "anon": ("skip_signature", _IF_TRUE),
         "connection_string": _connection_string,
         "account_host": ("endpoint", "https://{}".format),
         "location_mode": ("", {"primary": None}),
         "version_aware": ("", {False: None}),
-        "assume_container_exists": ("", {True: None, False: None}),
         "connection_timeout": ("connect_timeout", _seconds),
         "read_timeout": ("read_timeout", _seconds),
         **_without_effect("blocksize", "default_fill_cache", "default_cache_type", "max_concurrency"),
+        **_without_effect("assume_container_exists"),
     },
 }

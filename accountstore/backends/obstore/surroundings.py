@@ -18,7 +18,6 @@ from accountstore.files import read_file
 
 KEY_FILE = "GOOGLE_APPLICATION_CREDENTIALS"
 
-_SCHEMES = {"s3": ("s3", "s3a"), "gcs": ("gs", "gcs"), "azure": ("abfs", "az", "abfss")}
 _GOOGLE_KEYS = frozenset({"skip_signature", "bearer_token", "service_account_key", "application_credentials"})
 _AZURE_KEYS = frozenset({"account_key", "sas_key", "client_secret"})
 _AZURE_VARIABLES = tuple(f"AZURE_STORAGE_{name}" for name in ("ACCOUNT_KEY", "SAS_TOKEN", "CLIENT_SECRET"))
@@ -40,15 +39,6 @@ def certificates(path: str, source: str, /) -> str:
     if "BEGIN CERTIFICATE" not in text:
         raise ConfigError(f"{source} names no file of certificates")
     return text
-
-
-def fsspec(service: str, /) -> dict[str, Any]:
-    """The options that fsspec's own configuration has: `FSSPEC_S3_KEY` and the like, and the files in its folder."""
-    folder = os.environ.get("FSSPEC_CONFIG_DIR") or os.path.expanduser("~/.config/fsspec")
-    if not os.path.isdir(folder) and not any(name.startswith("FSSPEC_") for name in os.environ):
-        return {}
-    known: Mapping[str, Mapping[str, Any]] = import_module("fsspec.config").conf
-    return {name: value for scheme in _SCHEMES[service] for name, value in known.get(scheme, {}).items()}
 
 
 def google(given: Mapping[str, Any], /) -> dict[str, Any]:
