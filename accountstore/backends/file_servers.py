@@ -48,6 +48,9 @@ class _FtpFileSystem(FTPFileSystem):  # type: ignore[misc]  # fsspec has no type
     In FTP one code (550) says that something is missing and that it may not be seen. The folder above tells which.
     """
 
+    def __del__(self) -> None:
+        close(self)  # also where it could not be made
+
     def ls(self, path: str, detail: bool = True, **options: Any) -> list[Any]:
         """The entries of a folder. Raises `FileNotFoundError` where the folder above does not have it, else what the
         server said. Names that are not of the encoding have surrogates.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ftplib
+import gc
 import logging
 import os
 import shutil
@@ -18,6 +19,7 @@ from unittest.mock import Mock
 
 import pytest
 from anyio import create_task_group, sleep, to_thread
+from fsspec.implementations.ftp import FTPFileSystem
 from fsspec.implementations.memory import MemoryFileSystem
 from running import HUNG
 from samples import ACCOUNT, AT
@@ -295,6 +297,17 @@ async def test_an_ftp_folder_that_others_make_meanwhile_is_no_refusal(monkeypatc
     [page] = [page async for page in backend.scan("m", recursive=False)]
     assert [stat.key for stat in page] == ["m/a.account"]
     await backend.aclose()
+
+
+@pytest.mark.parametrize("kind", [_FTP, FTPFileSystem], ids=["", "control"])
+def test_an_ftp_client_that_could_not_be_made_goes_quietly(kind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is printed when it is dropped. The control: fsspec's own."""
+    hook = Mock()
+    monkeypatch.setattr("sys.unraisablehook", hook)
+    with pytest.raises(TypeError, match="host"):
+        kind()
+    gc.collect()
+    assert hook.called == (kind is FTPFileSystem)
 
 
 @pytest.mark.parametrize(
