@@ -76,11 +76,9 @@ class Case(Struct, eq=False):
         )
 
     def moved_perhaps(self) -> None:
-        """It may have been removed at the source by this migration: that it is gone there is nobody else's deletion."""
+        """This migration may have removed it at the source: that it is gone there is nobody else's deletion."""
         if self.done is not None:
-            row = self.item.row
-            target = row.target if self.done.target is None and row is not None else self.done.target
-            self.done = replace(self.done, source=None, target=target)
+            self.done = replace(self.done, perhaps_moved=True)
 
     def mark(self, marks: Marks, source: Version, target: Version, /) -> None:
         """Both ends are known to be the same, in these versions."""

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from typing import Annotated
 
 from msgspec import Meta, Struct, convert, json
-from msgspec.structs import asdict, replace
+from msgspec.structs import asdict
 
 from accountstore.errors import JournalError
 from accountstore.migration.database import ANOTHER, Database, Translated
@@ -23,7 +23,7 @@ from accountstore.migration.marks import Marks, default_key_file, make_key, read
 from accountstore.migration.model import PROBLEMS, Place, Report, Total, Word
 from accountstore.migration.records import Done, Other, Row, outcome_of, printable
 
-_FORMAT = "2"
+_FORMAT = "3"
 _UNKEPT = frozenset({None, "foreign", "deleted"})
 """Outcomes of documents that a journal has nothing to say about the next time."""
 _SCHEMA = (
@@ -31,7 +31,7 @@ _SCHEMA = (
     "create table runs (number integer primary key, began real, ended real, totals text, options text)",
     """create table documents (
         name text primary key, source blob, target blob, outcome text, run integer, time real, error text,
-        bytes integer, source_time real, target_time real
+        bytes integer, source_time real, target_time real, perhaps_moved integer
     ) without rowid""",
     "create table others (run integer, end text, name text, outcome text, reason text)",
 )
@@ -73,8 +73,8 @@ class Journal:
         self._runs: Sequence[Run] = ()
         self._is_new = False
         self._new_key = ""
-        self._is_moving = False
-        """Whether a run that removes at the source did not come to its end: what it removed last is not known."""
+        self._broken_off = 0
+        """The last run that removes at the source and did not come to its end: what it removed last is not known."""
 
     @classmethod
     def open(cls, path: str, about: Mapping[str, str], /) -> Journal:
@@ -92,9 +92,7 @@ class Journal:
                     *((table, None) for table in _SCHEMA), ("insert into about values (?, ?)", told.items())
                 )
             journal._check_same(asdict(journal.about), about)
-            journal._is_moving = any(
-                run.ended is None and run.options.get("delete_source") == repr(True) for run in journal.runs()
-            )
+            journal._broken_off = max((run.number for run in journal.runs() if _is_broken_off(run)), default=0)
         except BaseException:
             if journal._is_new:  # nothing could be written into it
                 with suppress(JournalError, OSError):
@@ -206,15 +204,18 @@ class Journal:
         return {row.name: row for row in self._rows(f"name in ({marks})", *names)}
 
     def _rows(self, which: str, /, *given: object) -> list[Row]:
-        query = f"select name, source, target, outcome from documents where {which}"  # noqa: S608 -- question marks
-        rows = self._db.select(Row, query, *given)
-        return [replace(row, perhaps_moved=True) for row in rows] if self._is_moving else rows
+        columns = "name, source, target, outcome, perhaps_moved or run <= ?"
+        query = f"select {columns} from documents where {which}"  # noqa: S608 -- question marks
+        return self._db.select(Row, query, self._broken_off, *given)
 
     def record(self, done: Sequence[tuple[Done, Row | None]], others: Sequence[Other] = (), /) -> None:
         """Keep what was done, in one transaction that is on the disk when this returns; each with the row before."""
         now = time.time()
         changed = [
-            (one.name, *_kept(one, row), one.outcome, self.run, now, one.error, one.size, *map(_seconds, _times(one)))
+            (
+                *(one.name, *_kept(one, row), one.outcome, self.run, now, one.error, one.size),
+                *(*map(_seconds, _times(one)), _is_perhaps_moved(one, row)),
+            )
             for one, row in done
             if one.outcome not in _UNKEPT and (row is None or not _is_old(one, row))
         ]
@@ -226,7 +227,7 @@ class Journal:
         if not (changed or forgotten or odd):
             return  # the totals wait for the next
         self._db.write(
-            ("insert or replace into documents values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", changed),
+            ("insert or replace into documents values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", changed),
             ("delete from documents where name = ?", forgotten),
             ("insert into others values (?, ?, ?, ?, ?)", odd),
             self._totals(None),
@@ -310,6 +311,11 @@ class Journal:
         self._db.close()
 
 
+def _is_broken_off(run: Run, /) -> bool:
+    """Whether a run that removes at the source did not come to its end."""
+    return run.ended is None and run.options.get("delete_source") == repr(True)
+
+
 def _kept(done: Done, row: Row | None, /) -> tuple[bytes | None, bytes | None]:
     """The marks that a row has afterwards: new ones where both ends are known to be the same; of what was moved, that
     of the target alone.
@@ -321,10 +327,17 @@ def _kept(done: Done, row: Row | None, /) -> tuple[bytes | None, bytes | None]:
     return row.source, row.target
 
 
+def _is_perhaps_moved(done: Done, row: Row | None, /) -> bool:
+    """Whether it may have been moved: so it stays until both ends are known to be the same again."""
+    return done.perhaps_moved or (row is not None and row.perhaps_moved == 1 and done.target is None)
+
+
 def _is_old(done: Done, row: Row, /) -> bool:
     """Whether a document is as the journal has it: that it was copied before is the more telling outcome."""
-    if done.outcome == "gone" and row.moved:
+    if done.outcome == "gone" and (row.moved or row.perhaps_moved):
         return True  # as the source has it no more, so was it before
+    if row.perhaps_moved:
+        return False
     if done.outcome in PROBLEMS or (done.source, done.target) not in {(row.source, row.target), (None, None)}:
         return False
     return done.outcome == row.outcome or (done.outcome == "same" and row.outcome in {"copied", "changed"})

@@ -11,16 +11,15 @@ from accountstore.migration.model import Outcome, Place, Word
 
 class Row(Struct, frozen=True, array_like=True):
     """What the journal knows of a document: the marks of both versions when it was last known to be the same at both
-    ends, if it ever was; that of the target alone, where it was then removed at the source, or may have been; and its
-    last outcome.
+    ends, if it ever was; that of the target alone, where it was then removed at the source; and its last outcome.
     """
 
     name: str
     source: bytes | None
     target: bytes | None
     outcome: str
-    perhaps_moved: bool = False
-    """Whether a run that did not come to its end may have removed it at the source, and did not say so."""
+    perhaps_moved: int = 0
+    """1: a run may have removed it at the source, and does not know; its marks are those from before."""
 
     @property
     def known(self) -> bool:
@@ -29,7 +28,7 @@ class Row(Struct, frozen=True, array_like=True):
 
     @property
     def moved(self) -> bool:
-        """Whether this journal's runs have copied it, and have removed it at the source, or may have."""
+        """Whether this journal's runs have copied it, and have removed it at the source."""
         return self.source is None and (self.target is not None or self.outcome == "moved")
 
 
@@ -50,6 +49,8 @@ class Done(Struct, frozen=True, array_like=True):
     """Whether the storage's error is about all documents."""
     surely: bool = False
     """Whether the source had others when this one was gone: it was not unmounted."""
+    perhaps_moved: bool = False
+    """Whether this migration may have removed it at the source, and does not know."""
 
 
 def outcome_of(done: Done, source: Place, target: Place, /) -> Outcome:

@@ -50,6 +50,7 @@ from accountstore.model import Document
 from accountstore.storage import Opened, Storage
 from accountstore.store import AccountStore, parts_of
 
+_OURS = "this run may have removed it at the source itself"
 _RACED = (NotFoundError, ExistsError, ConflictError)
 _EXTENSION = ".account"
 _REQUESTS = {"none": 2, "write": 2, "read": 3}
@@ -152,7 +153,8 @@ class Worker:
             if case.done is None:
                 way = self._way(case, equal)
                 if isinstance(way, Remove) and self._may_be_ours(case):
-                    way = Settled("gone", "it was deleted while the migration ran")
+                    listed = case.item.source is not None
+                    way = Settled("gone", "it was deleted while the migration ran" if listed else _OURS)
                 decided.append((case, way))
                 await self._settle(*decided[-1])
         return decided
