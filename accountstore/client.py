@@ -248,8 +248,7 @@ class StorageClient:
             raise uncertain(self, failure.message) if failure.sent else failure
         if not failure.sent:
             return await self.write(*write, by)
-        token = urandom(8).hex() if self.capabilities.write_tokens else ""
-        again = PendingWrite(write.key, write.data, write.mode, token)
+        again = PendingWrite(write.key, write.data, write.mode, "")  # as the batch wrote it
         try:
             async with Turn(self, by):
                 stat = await run_shielded(retry_write, self, by, again, started)
@@ -258,7 +257,6 @@ class StorageClient:
         except AccountStoreError as error_again:
             failure = error_again
         else:
-            self.own_writes.add(write.key, token)
             return cast("Stat", stat)
         raise uncertain(self, failure.message)
 

@@ -344,7 +344,7 @@ class _Writing(Struct, eq=False):
             self.unanswered = True
             return False
         if again is None:
-            raise uncertain(self.client, "another document is there now") if self.unknown else self.failure
+            raise uncertain(self.client, "what is there now may be another's") if self.unknown else self.failure
         if not self.unknown:  # whoever stood in the way is gone
             self.failure = unavailable(self.client, "the storage refused it, but nothing is in its way")
         self.write = again

@@ -84,9 +84,10 @@ async def copy(
     """Write the source's document to the target; with a lease, while nobody exchanges its refresh tokens
     (`AccountStore.copy`).
     """
+    started = monotonic()
     await target.require_mode(mode)
+    source = _later(source, target, started)
     if lease is None:
-        started = monotonic()
         opened = await source.read(source.kind)
         target = _later(target, source, started)
         return operation.record(await target.write_copy(opened, source.storage, mode))
@@ -106,11 +107,14 @@ async def move(operation: Operation, source: DocumentRef, target: DocumentRef, m
     conditional, can_hold = await source.honours("delete"), await source.honours("update")
     if source.storage.client.capabilities.read_only:
         await source.require("delete")  # which says so, before any I/O
+    probing = monotonic()
     await target.require_mode(mode)
+    source = _later(source, target, probing)
     opened = await source.read(source.kind)
     target = _later(target, source, started)
-    is_leased = can_hold and any(oauth_in(opened.stored.document))
+    is_leased, started = can_hold and any(oauth_in(opened.stored.document)), monotonic()
     there = await target.present() if is_leased or mode != "create" else None
+    source = _later(source, target, started)
     if is_leased:
         _check_mode(target, mode, there)  # as a lease that is taken for nothing leaves the source with another version
     while True:
@@ -122,9 +126,9 @@ async def move(operation: Operation, source: DocumentRef, target: DocumentRef, m
             )  # others' time is not theirs
             started = monotonic()
             stored = operation.record(await target.write_copy(opened, source.storage, mode))
-            source = _later(source, target, started)
             if there is not None and operation.attempts == 1:
-                stored = await _tell_apart(source, target, opened, stored)
+                stored = await _tell_apart(_later(source, target, started), target, opened, stored)
+            source = _later(source, target, started)
             try:
                 await source.delete(opened.version if conditional else None)
             except ConflictError:
@@ -164,6 +168,7 @@ async def _tell_apart(
     What the storages say of who wrote each decides; where one does not say it, the target is written once more with a
     field of its own, and the source looked at.
     """
+    started = monotonic()
     ours, theirs = await source.present(), await target.present()
     if ours is None or theirs is None:
         return copied
@@ -172,6 +177,7 @@ async def _tell_apart(
         field = {"accountstoreMove": urandom(8).hex()}
         conditional = await target.honours("update")
         marked = await target.write_copy(opened, source.storage, copied.version if conditional else "overwrite", field)
+        source = _later(source, target, started)
         are_one = await _has(source, field["accountstoreMove"])
         copied = await target.write_copy(opened, source.storage, marked.version if conditional else "overwrite")
     if are_one:

@@ -145,7 +145,7 @@ async def test_a_repetition_undoes_nobodys_change(
     if blind:
         monkeypatch.setattr("accountstore.retry._Writing._repeatable", repeat)
     store = store_over({"main": backend}, attempts=4)
-    with nullcontext() if blind else raises(UncertainError, match="another document is there now"):
+    with nullcontext() if blind else raises(UncertainError, match="what is there now may be another's"):
         await CALLS[call](store)
     assert (await content(store) == {AT: FULL}) is not blind
 
@@ -187,7 +187,7 @@ async def test_a_date_at_an_end_of_the_calendar_tells_nothing(moment: datetime) 
     backend = Dated(None, [Fault("write", 1, "before", ConnectionResetError())])
     backend.moment = moment
     await backend.put(AT, JSON.encode(ACCOUNT))
-    with raises(UncertainError, match="another document is there now"):
+    with raises(UncertainError, match="what is there now may be another's"):
         await CALLS["save"](store_over({"main": backend}, attempts=4))
 
 
@@ -235,7 +235,7 @@ async def test_a_lost_answer_and_another_writer_are_uncertain(call: str, locatio
             await backend.put(location, JSON.encode(FULL))
 
     backend.before = overtake
-    with raises(UncertainError, match="another document is there now", temporary=True):
+    with raises(UncertainError, match="what is there now may be another's", temporary=True):
         await CALLS[call](store_over({"main": backend}, attempts=4))
     assert await backend.raw(location) == JSON.encode(FULL)
 
@@ -244,7 +244,7 @@ async def test_equal_bytes_do_not_prove_who_wrote_them() -> None:
     """Where a storage keeps no write tokens, a document with the bytes of a lost swap may be another's."""
     backend = await failing("write", ConnectionResetError(), moment="after")
     backend.declared = replace(backend.declared, write_tokens=False)
-    with raises(UncertainError, match="another document is there now"):
+    with raises(UncertainError, match="what is there now may be another's"):
         await CALLS["swap"](store_over({"main": backend}, attempts=4))
 
 
@@ -280,7 +280,7 @@ async def test_a_lost_answer_and_a_later_write_of_the_same_store_are_uncertain()
     backend = Rivalled()
     faulty = FaultyBackend(backend, [Fault("write", 1, "after", ConnectionResetError())])
     backend.store = store_over({"main": faulty}, attempts=4)
-    with pytest.raises(UncertainError, match="another document is there now"):
+    with pytest.raises(UncertainError, match="what is there now may be another's"):
         await backend.store.save(AT, ACCOUNT)
     assert await backend.store.get(AT) == FULL
 

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import ftplib
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from functools import partial
 from importlib import import_module
 from inspect import signature
-from typing import Any, TypeVar
+from typing import Any
 
 from fsspec.implementations.ftp import FTPFileSystem
 
 from accountstore.backends.base import BackendError, DeniedError, FullError, UnavailableError, classify_error
 from accountstore.backends.object_store import finalizers
-
-T = TypeVar("T")
 
 _UNKNOWN_COMMAND = frozenset({"500", "501", "502", "504"})
 _PERHAPS_MISSING = frozenset({"450", "501", "550"})
@@ -24,7 +21,7 @@ _MISSING_OR_FORBIDDEN = "550"
 _REFUSED = frozenset({"534", "550", "553"})
 """Codes by which a server refuses what is there: that something is missing is found out before."""
 _COLUMNS = 9
-_TRIES = 5
+TRIES = 5
 """How often what a server refuses is asked for: others may make and remove it between a request and a look."""
 _DENIED_OR_FULL: Mapping[type[BackendError], str] = {
     DeniedError: "access is denied",
@@ -55,19 +52,25 @@ class _FtpFileSystem(FTPFileSystem):  # type: ignore[misc]  # fsspec has no type
         """The entries of a folder. Raises `FileNotFoundError` where the folder above does not have it, else what the
         server said. Names that are not of the encoding have surrogates.
         """
-        found = asked_again(partial(self._listed, self._strip_protocol(path)))
+        path, tries = self._strip_protocol(path), 0
+        while True:
+            tries += 1
+            try:
+                found = self._listed(path)
+            except ftplib.Error as refusal:
+                if path == "/" or _code(refusal) not in _PERHAPS_MISSING:
+                    raise
+                above = self.info(path)  # raises where that cannot be known
+                if above["type"] != "file":
+                    if tries == TRIES:
+                        raise
+                    continue  # it may have come only now
+                found = [above]
+            break
         return found if detail else sorted(entry["name"] for entry in found)
 
     def _listed(self, path: str, /) -> list[dict[str, Any]]:
-        try:
-            told = [_entry(path, name, facts) for name, facts in self._entries(path) if name not in {".", ".."}]
-        except ftplib.Error as refusal:
-            if path == "/" or _code(refusal) not in _PERHAPS_MISSING:
-                raise
-            above = self.info(path)
-            if above["type"] != "file":
-                raise
-            return [above]
+        told = (_entry(path, name, facts) for name, facts in self._entries(path) if name not in {".", ".."})
         return [entry for entry in told if entry["type"] not in {"cdir", "pdir"}]
 
     def _entries(self, path: str, /) -> Iterator[tuple[str, Mapping[str, str]]]:
@@ -119,17 +122,9 @@ def _entry(path: str, name: str, facts: Mapping[str, str], /) -> dict[str, Any]:
     }
 
 
-def asked_again(ask: Callable[[], T], /) -> T:
-    """The result of a request, which looks for itself whether what a server refuses is there. Where an FTP server has
-    refused it, it is made again: what is there now may have been missing, which has the same code.
-    """
-    for _ in range(_TRIES - 1):
-        try:
-            return ask()
-        except ftplib.error_perm as refusal:
-            if _code(refusal) != _MISSING_OR_FORBIDDEN:
-                raise
-    return ask()
+def is_ambiguous(error: Exception, /) -> bool:
+    """Whether an FTP server has refused what is there, or was missing: others may have made it only now."""
+    return isinstance(error, ftplib.error_perm) and _code(error) == _MISSING_OR_FORBIDDEN
 
 
 def client_for(kind: Any, options: Mapping[str, object], /) -> tuple[Any, Mapping[str, object]]:

@@ -34,7 +34,7 @@ from accountstore.backends.base import (
     only_version,
     pages_by_cursor,
 )
-from accountstore.backends.file_servers import asked_again, close, entries_of, is_lost, meaning
+from accountstore.backends.file_servers import TRIES, close, entries_of, is_ambiguous, is_lost, meaning
 from accountstore.backends.filesystems import filesystem_of
 from accountstore.backends.logs import quiet
 from accountstore.backends.moments import as_utc
@@ -103,7 +103,7 @@ class FsspecBackend:
     def _read(self, key: str, limit: int, /) -> Blob:
         path = self._path(key)
         with self._use() as fs:
-            data = asked_again(partial(_content, fs, path, limit + 1))
+            data = _content(fs, path, limit + 1)
         check_size(len(data), limit)
         return Blob(data, Stat(key, len(data), digest(data), None))
 
@@ -112,7 +112,7 @@ class FsspecBackend:
 
     def _write(self, key: str, data: bytes, fence: Fence, /) -> Stat:
         with self._use() as fs:
-            asked_again(partial(_put, fs, self._path(key), data, fence))
+            _put(fs, self._path(key), data, fence)
         return Stat(key, len(data), digest(data), None)
 
     async def stat(self, key: str, /) -> Stat:
@@ -130,7 +130,7 @@ class FsspecBackend:
 
     def _delete(self, key: str, fence: Fence, /) -> None:
         with self._use() as fs:
-            asked_again(partial(_remove, fs, self._path(key), fence))
+            _remove(fs, self._path(key), fence)
 
     def scan(self, prefix: str, /, *, recursive: bool) -> AsyncIterator[Sequence[Stat]]:
         return pages_by_cursor(partial(self._page, prefix, recursive))
@@ -197,41 +197,57 @@ def _leave(fence: Fence, /) -> None:
 
 def _content(fs: Any, path: str, size: int, /) -> bytes:
     """The first bytes of a file. Raises `FileNotFoundError` where there is none."""
-    try:
-        data = _first(fs, path, size)
-    except Exception:
-        _check_file(fs, path)
-        raise
-    if not data:
-        _check_file(fs, path)  # FTP's folders read as empty
-    return data
+    tries = 0
+    while True:
+        tries += 1
+        try:
+            data = _first(fs, path, size)
+        except Exception as error:
+            _check_file(fs, path)
+            if tries == TRIES or not is_ambiguous(error):
+                raise
+        else:
+            if not data:
+                _check_file(fs, path)  # FTP's folders read as empty
+            return data
 
 
 def _put(fs: Any, path: str, data: bytes, fence: Fence, /) -> None:
     """Write a file, and the folder that it is in where that is missing."""
-    folder = path.rpartition("/")[0]
-    try:
-        _leave(fence)
-        fs.pipe_file(path, data)
-    except AccountStoreError:
-        raise
-    except Exception:  # noqa: BLE001 -- a missing folder has no error in common; any other comes again
-        if _kind(fs, folder) is None:
-            _make(fs, folder)
-        _leave(fence)
-        fs.pipe_file(path, data)
+    folder, tries = path.rpartition("/")[0], 0
+    while True:
+        tries += 1
+        try:
+            _leave(fence)
+            fs.pipe_file(path, data)
+        except AccountStoreError:
+            raise
+        except Exception as error:  # a missing folder has no error in common; any other comes again
+            if tries == (TRIES if is_ambiguous(error) else 2):
+                raise
+            if _kind(fs, folder) is None:
+                _make(fs, folder)
+        else:
+            return
 
 
 def _remove(fs: Any, path: str, fence: Fence, /) -> None:
     """Remove a file, unless there is none."""
-    try:
-        _leave(fence)
-        fs.rm_file(path)
-    except AccountStoreError:
-        raise
-    except Exception:
-        if _kind(fs, path) is not None:
+    tries = 0
+    while True:
+        tries += 1
+        try:
+            _leave(fence)
+            fs.rm_file(path)
+        except AccountStoreError:
             raise
+        except Exception as error:
+            if _kind(fs, path) is None:
+                return
+            if tries == TRIES or not is_ambiguous(error):
+                raise
+        else:
+            return
 
 
 def _first(fs: Any, path: str, size: int, /) -> bytes:

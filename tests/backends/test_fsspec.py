@@ -10,7 +10,7 @@ import shutil
 import socket
 import threading
 import zlib
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from datetime import UTC, datetime
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -29,6 +29,7 @@ from accountstore.backends import file_servers
 from accountstore.backends.base import (
     BackendError,
     DeniedError,
+    FullError,
     NotFoundError,
     NotRegularError,
     TooLargeError,
@@ -310,34 +311,62 @@ def test_an_ftp_client_that_could_not_be_made_goes_quietly(kind: Any, monkeypatc
     assert hook.called == (kind is FTPFileSystem)
 
 
+@pytest.mark.parametrize("call", ["read", "write", "delete"])
 @pytest.mark.parametrize(
-    ("answers", "asked"),
+    ("refusals", "asked", "kind"),
     [
-        (["550 missing", "550 missing", "done"], 3),
-        (["550 forbidden"] * 9, 5),
-        (["552 full"] * 9, 1),
-        (["450 busy"] * 9, 1),
+        (["550 missing"] * 2, 3, None),
+        (["550 forbidden"] * 9, 5, DeniedError),
+        (["552 full"] * 9, 1, FullError),
+        (["450 busy"] * 9, 1, UnavailableError),
     ],
     ids=["made meanwhile", "forbidden", "full", "busy"],
 )
-def test_what_an_ftp_server_refuses_is_asked_for_again(answers: list[str], asked: int) -> None:
+async def test_what_an_ftp_server_refuses_is_asked_for_again(
+    call: str, refusals: list[str], asked: int, kind: type[Exception] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What others make and remove between a request and the look at what is there is not forbidden; what is, and what
-    is refused for another reason, is an error after all.
+    is refused for another reason, is an error after all. A write is made twice whatever it is refused for.
     """
-    left = iter(answers)
+    left = iter(refusals)
 
-    def ask() -> str:
-        answer = next(left)
-        if answer != "done":
+    def ask(*_: object, **__: object) -> bytes:
+        for answer in left:
             raise (ftplib.error_temp if answer.startswith("4") else ftplib.error_perm)(answer)
-        return answer
+        return b"x"
 
-    if answers[asked - 1] == "done":
-        assert file_servers.asked_again(ask) == "done"
-    else:
-        with pytest.raises(ftplib.Error, match=answers[0]):
-            file_servers.asked_again(ask)
-    assert len([*left]) == len(answers) - asked
+    backend = _ftp_over({}, monkeypatch)
+    monkeypatch.setattr(_FTP, "info", lambda _, path: {"name": path, "type": "file", "size": 1})
+    monkeypatch.setattr(_FTP, {"read": "cat_file", "write": "pipe_file", "delete": "rm_file"}[call], ask)
+    with nullcontext() if kind is None else pytest.raises(kind):
+        match call:
+            case "read":
+                await backend.read("m/a.account", limit=9)
+            case "write":
+                await backend.write("m/a.account", b"x", mode="overwrite")
+            case _:
+                await backend.delete("m/a.account")
+    requests = max(asked, 2) if call == "write" else asked
+    assert len([*left]) == max(len(refusals) - requests, 0)
+    await backend.aclose()
+
+
+async def test_who_may_list_nothing_on_an_ftp_server_learns_it_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where nobody can know what is there, nothing is asked for again: however deep the folder, each of those above it
+    is listed once.
+    """
+    asked: list[str] = []
+
+    def refuse(_: object, command: str) -> list[str]:
+        asked.append(command)
+        raise ftplib.error_perm("550 no")
+
+    backend = _ftp_over({}, monkeypatch)
+    monkeypatch.setattr(_FTP, "_lines", refuse)
+    with pytest.raises(DeniedError):
+        await anext(backend.scan("a/b/c", recursive=False))
+    assert asked == ["MLSD /a/b/c", "MLSD /a/b", "MLSD /a", "MLSD /"]
+    await backend.aclose()
 
 
 async def test_a_listing_goes_on_after_an_error(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -548,6 +548,44 @@ async def test_what_may_have_been_removed_by_a_run_itself_stays_at_the_target(tm
         assert await copies(store) == {"x.account", "y.account", "z.account"}
 
 
+async def test_a_removal_of_which_nothing_is_known_forgets_nothing(tmp_path: Path) -> None:
+    """With `delete_source`, a removal whose answer was lost, and that was not done, leaves both ends known to be the
+    same: what has changed at the target alone since is newer, and stays.
+    """
+    old = Failing(MemoryBackend())
+    async with over(old) as store:
+        await put(store, source("x.account"), "a")
+        old.fail("delete", UncertainError("no answer"))
+        assert (await once(store, tmp_path, delete_source=True)).totals.keys() == {"failed"}
+        old.heal()
+        await put(store, target("x.account"), "newer")
+        await once(store, tmp_path, delete_source=True, on_conflict="overwrite")
+        assert (await found(store, source("x.account")), await found(store, target("x.account"))) == (None, "newer")
+
+
+async def test_what_is_seen_after_a_run_that_was_killed_is_mirrored_again(tmp_path: Path) -> None:
+    """What a later run has copied, or seen at both ends, the killed one has not removed: it was others who did."""
+    async with over() as store:
+        for name in ("x.account", "y.account", "z.account"):
+            await put(store, source(name), "a")
+        await once(store, tmp_path)
+        with sqlite3.connect(files(tmp_path)["journal"]) as journal:
+            journal.execute(
+                'update runs set ended = null, options = replace(options, \'"delete_source":"False"\', ?)',
+                ['"delete_source":"True"'],
+            )
+        journal.close()
+        await store.delete(source("x.account"))
+        await once(store, tmp_path, delete_source=True)
+        for name in ("v.account", "w.account"):
+            await put(store, source(name), "a")
+        await once(store, tmp_path)
+        await store.delete(source("v.account"))
+        report = await once(store, tmp_path, mirror_deletes=True)
+        assert {word: total.documents for word, total in report.totals.items()} == {"deleted": 1, "same": 1, "gone": 3}
+        assert await copies(store) == {"w.account", "x.account", "y.account", "z.account"}
+
+
 @pytest.mark.parametrize("case", ["listed", "named", "control"])
 async def test_what_a_run_that_was_killed_may_have_removed_stays_at_the_target(case: str, tmp_path: Path) -> None:
     """A run with `delete_source` that does not come to its end has removed what its journal does not know of. The
