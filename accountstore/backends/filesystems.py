@@ -48,7 +48,7 @@ _CHOICES = ((_FTP, "tls", "SECURITY_PROTOCOL_MAP"), (_PARAMIKO, "host_key_policy
 _LAYERS: Mapping[str, tuple[str, ...]] = {
     **{f"fsspec.implementations.{name}": ("fs", "target_protocol") for name in ("asyn_wrapper", "cached", "dask")},
     **{f"fsspec.implementations.{name}": ("fo",) for name in ("libarchive", "tar", "zip")},
-    "fsspec.implementations.dirfs": ("fs", "target_protocol"),
+    "fsspec.implementations.dirfs": ("path", "fo", "fs", "target_protocol"),  # that of a path alone is the local one
 }
 """What stands on another storage, and the options of which one names it."""
 _IMPORTED_LATER = {"fsspec.implementations.arrow": "pyarrow.fs"}
@@ -82,7 +82,8 @@ def filesystem_of(url: str, options: Mapping[str, object], /) -> tuple[Callable[
             raise ConfigError("url: has no host")
         more = import_module("accountstore.backends.http").confined(more)
     _check_complete(kind, protocol, {**parts, **options})
-    connect = partial(made, **{**parts, **more}, skip_instance_cache=True)
+    port = _port(kind, {**parts, **options})
+    connect = partial(made, **{**parts, **more, **port}, skip_instance_cache=True)
     return connect, made._strip_protocol(url), made.async_impl  # noqa: SLF001 -- as above
 
 
@@ -108,7 +109,7 @@ def _check_options(kind: Any, options: Mapping[str, object], /) -> None:
     """
     module, parameters = kind.__module__, signature(kind.__init__).parameters
     known = {*parameters, *signature(DirCache.__init__).parameters} - {"self", "kwargs", "storage_options"}
-    below = _names_below(kind)
+    below = None if "get_client" in options else _names_below(kind)
     strict = below is not None or not any(one.kind is Parameter.VAR_KEYWORD for one in parameters.values())
     known |= below or set()
     check_names([name for name in options if strict or get_close_matches(name, known, 1, _MISSPELT)], known)
@@ -151,6 +152,16 @@ def _check_complete(kind: Any, protocol: str, given: Mapping[str, object], /) ->
     if layer and not any(given.get(name) for name in layer):
         needed = " or ".join(map(repr, layer))
         raise ConfigError(f"options: {needed} is missing: {protocol!r} stands on another storage")
+
+
+def _port(kind: Any, given: Mapping[str, object], /) -> dict[str, int]:
+    """The port as a number where options, or fsspec's configuration, have it as text, as a variable is."""
+    port = apply_config(kind, given).get("port")
+    if not isinstance(port, str) or "port" not in _KINDS.get(kind.__module__, {}):
+        return {}
+    if not re.fullmatch("[0-9]{1,5}", port):
+        raise ConfigError("options: 'port' must be a whole number")
+    return {"port": int(port)}
 
 
 def _decoded(url: str, parts: Mapping[str, Any], /) -> dict[str, Any]:

@@ -35,13 +35,16 @@ def confined(options: Mapping[str, Any], /) -> dict[str, Any]:
     """Options of fsspec's filesystem for HTTP, with which an answer is bounded, and a redirect is followed only by a
     read, and only within one server.
 
+    What a session of one's own (`get_client`) takes is not known.
+
     Raises:
         ConfigError: `client_kwargs` is none that the session takes, or an option is none that a request takes.
     """
     given = options.get("client_kwargs") or {}
     check_kinds(options, _KINDS)
-    check_names(given, [*signature(aiohttp.ClientSession).parameters], "options.client_kwargs")
-    check_kinds(given, _BOTH, "options.client_kwargs")
+    if "get_client" not in options:
+        check_names(given, [*signature(aiohttp.ClientSession).parameters], "options.client_kwargs")
+        check_kinds(given, _BOTH, "options.client_kwargs")
     redirects = aiohttp.TraceConfig()
     redirects.on_request_redirect.append(_stay)
     traces = [*given.get("trace_configs", ()), redirects]

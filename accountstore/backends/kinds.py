@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from os import PathLike
 from typing import Literal, TypeAlias
 
 Service: TypeAlias = Literal["s3", "gcs", "azure"]
@@ -31,7 +32,7 @@ S3_CLIENT: Kinds = {
     **dict.fromkeys(("region_name", "api_version", "endpoint_url", "aws_account_id"), TEXT),
     **dict.fromkeys(("aws_access_key_id", "aws_secret_access_key", "aws_session_token"), TEXT),
     "use_ssl": FLAG,
-    "verify": (*FLAG, *TEXT),
+    "verify": (*FLAG, *TEXT, PathLike),
 }
 S3_CONFIG: Kinds = {
     **dict.fromkeys(("region_name", "user_agent", "user_agent_extra", "user_agent_appid"), TEXT),

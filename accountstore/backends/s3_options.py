@@ -100,7 +100,7 @@ def _check_client(client: Mapping[str, object], /) -> None:
     if client.get("api_version") not in {None, _API}:
         raise ConfigError(f"{place}: 'api_version' must be {_API}")
     authority = client.get("verify")
-    if isinstance(authority, str) and not os.path.isfile(authority):
+    if isinstance(authority, str | os.PathLike) and not os.path.isfile(authority):
         raise ConfigError(f"{place}: 'verify' names a file that is not there")
 
 

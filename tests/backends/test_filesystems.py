@@ -11,10 +11,20 @@ import fsspec
 import pytest
 from fsspec import AbstractFileSystem
 
-from accountstore import AccountStore, ConfigError, StorageConfig, StoreConfig
+from accountstore import (
+    Account,
+    AccountStore,
+    ConfigError,
+    Location,
+    PasswordCredentials,
+    StorageConfig,
+    StoreConfig,
+)
+from accountstore.backends.filesystems import filesystem_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
 pytestmark = [pytest.mark.anyio, pytest.mark.once]
 
@@ -65,6 +75,11 @@ WRONG = [
     (FTP, {"tls": "false"}, "options: 'tls' has a text that is none of "),
     (SSH, {"username": 5}, "options: 'username' must be a string"),
     (SSH, {"timeout": "5"}, "options: 'timeout' must be a number"),
+    *(
+        (url, {"port": text}, "options: 'port' must be a whole number")
+        for url in (FTP, SSH)
+        for text in ("", CANARY, "-1", "2.5", " 21", "0x15", "\u0662\u0661", "210000")
+    ),
 ]
 MISSING = [
     ("http:///x", {}, "url: has no host"),
@@ -79,8 +94,9 @@ MISSING = [
     ("reference://x", {}, "options: 'fo' is missing"),
     *(
         (f"{scheme}://x/y", {}, f"options: 'fs' or 'target_protocol' is missing: '{scheme}' stands on another storage")
-        for scheme in ("dir", "blockcache", "filecache", "simplecache", "asyncwrapper", "dask")
+        for scheme in ("blockcache", "filecache", "simplecache", "asyncwrapper", "dask")
     ),
+    ("dir://x/y", {}, "options: 'path' or 'fo' or 'fs' or 'target_protocol' is missing: 'dir' stands on another"),
     *((f"{scheme}://x/y", {}, "options: 'fo' is missing") for scheme in ("zip", "tar")),
     ("data://x/y", {}, "the protocol 'data' stores nothing"),
 ]
@@ -102,6 +118,7 @@ async def test_what_would_fail_at_the_first_call_is_refused_at_opening(
     ("options", "said"),
     [
         ({"bogus": CANARY}, "options: unknown 'bogus'"),
+        ({"port": CANARY}, "options: 'port' must be a whole number"),
         ({"allow_agent": "false"}, "options: 'allow_agent' must be true or false"),
         (
             {"host_key_policy": CANARY},
@@ -144,6 +161,7 @@ USABLE: list[tuple[str, Callable[[], dict[str, Any]]]] = [
     (FTP, lambda: {"username": None, "tls": "tls", "use_listings_cache": False}),
     ("ftp:///x", lambda: {"host": "127.0.0.1"}),
     (SSH, lambda: {"username": "me", "port": 22, "timeout": 5}),
+    (SSH, lambda: {"port": "2222"}),
     ("github://o:r@main/x", dict),
     ("github://x", lambda: {"org": "o", "repo": "r"}),
     ("dir://x", lambda: {"target_protocol": "memory", "path": "/"}),
@@ -157,6 +175,61 @@ async def test_control_what_may_work_opens(url: str, options: Callable[[], dict[
     need(url)
     async with AccountStore.open(StoreConfig(storages={"s": StorageConfig(url, options())})) as store:
         assert store.storages == ("s",)
+
+
+PORTS = [
+    (FTP, "fsspec.implementations.ftp", "FTPFileSystem"),
+    (SSH, "fsspec.implementations.sftp", "SFTPFileSystem"),
+    (SSH, "sshfs", "SSHFileSystem"),
+]
+
+
+@pytest.mark.parametrize(("url", "module", "name"), PORTS)
+@pytest.mark.parametrize("by", ["options", "configuration"])
+def test_a_port_as_text_is_the_number(
+    monkeypatch: pytest.MonkeyPatch, url: str, module: str, name: str, by: str
+) -> None:
+    """The clients of file servers are told a number where the options, or fsspec's own configuration, have the text of
+    one, as a variable of the environment is; any other is told as it is given.
+    """
+    kind: Any = getattr(pytest.importorskip(module, exc_type=ImportError), name)
+    scheme = url.partition("://")[0]
+    monkeypatch.setattr("fsspec.get_filesystem_class", {scheme: kind}.__getitem__)
+    options: dict[str, object] = {"port": "2121"}
+    if by == "configuration":
+        url = url.replace(":1/", "/")
+        monkeypatch.setitem(import_module("fsspec.config").conf, scheme, options)
+        options = {}
+    connect: Any = filesystem_of(url, options)[0]
+    assert connect.keywords["port"] == 2121
+    connect = filesystem_of(FTP if scheme == "ftp" else SSH, {"port": 22})[0]
+    assert connect.keywords["port"] == 22
+
+
+async def test_a_folder_by_its_path_alone_is_a_local_one(tmp_path: Path) -> None:
+    """What `dir://` stands on is the local file system where nothing else is named, as fsspec has it."""
+    config = StorageConfig("dir://", {"path": str(tmp_path)})
+    account = Account(host="h", port=1, credentials=PasswordCredentials(login="l", password="p"))
+    async with AccountStore.open(StoreConfig(storages={"s": config})) as store:
+        await store.save(Location("a.account"), account)
+        assert await store.get(Location("a.account")) == account
+    assert [path.name for path in tmp_path.iterdir()] == ["a.account"]
+
+
+async def test_what_a_session_of_ones_own_takes_is_not_known() -> None:
+    """With `get_client` the names of the session's options are not checked; those of the filesystem are as before."""
+    need(WEB)
+
+    async def session(**_: object) -> None:
+        """Is not called."""
+
+    options: dict[str, Any] = {"get_client": session, "tries": 3, "client_kwargs": {"tries": 3, "timeout": 5}}
+    async with AccountStore.open(StoreConfig(storages={"s": StorageConfig(WEB, options)})) as store:
+        assert store.storages == ("s",)
+    assert await refusal(WEB, {**options, "simple_links": CANARY}) == "options: 'simple_links' must be true or false"
+    assert (await refusal(WEB, {**options, "client_kwarg": {}})).startswith("options: unknown 'client_kwarg'; did you")
+    for name in ("tries", "client_kwargs"):  # the control: without one of its own
+        assert "unknown 'tries'" in await refusal(WEB, {name: options[name]})
 
 
 async def test_what_is_missing_may_be_in_the_configuration_of_fsspec(monkeypatch: pytest.MonkeyPatch) -> None:

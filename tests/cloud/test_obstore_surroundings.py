@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from importlib import import_module
+from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, Any
 from unittest.mock import Mock
@@ -20,7 +21,6 @@ from accountstore import AccountStore, BackendError, ConfigError, DeniedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from cloudstub import Stub
 
@@ -279,6 +279,25 @@ def storage(options: dict[str, Any]) -> Any:
     return StoreConfig(storages={"cloud": place})
 
 
+@pytest.mark.parametrize("engine", ["fsspec", "obstore"])
+@served
+async def test_an_authority_by_a_path_of_pathlib(stub: Stub, tmp_path: Path, engine: Any) -> None:
+    """`verify` may be a path as Python has it, on either engine; one that is not there is refused by the name."""
+    authority, certificate = make_authority(tmp_path)
+    target = Target("s3", engine)
+    async with tls_before(stub.port, certificate) as url:
+        for path in (tmp_path / "missing.pem", tmp_path / Path(authority).name):
+            options = target.options(url)
+            options["client_kwargs"] = {**options["client_kwargs"], "verify": path}
+            config = target.config_of(f"s3://{BUCKET}/p", options, attempts=1, conditions="trust")
+            if path.exists():
+                async with AccountStore.open(config) as store:
+                    await store.save(AT, NEW)
+                    assert await store.get(AT) == NEW
+            else:
+                assert "'verify'" in await refusal(config)
+
+
 @served
 async def test_control_an_authority_that_is_not_named(stub: Stub, tmp_path: Path) -> None:
     """The control: without a word of the authority the same server is not trusted."""
@@ -332,33 +351,6 @@ def test_endpoints_that_are_not_to_count(monkeypatch: pytest.MonkeyPatch) -> Non
     translation.settings_of("s3", BUCKET, {**keys, "endpoint_url": "http://127.0.0.1:2"})
     with pytest.raises(ConfigError, match="AWS_IGNORE_CONFIGURED_ENDPOINT_URLS"):
         translation.settings_of("s3", BUCKET, keys)
-
-
-# --- fsspec -----------------------------------------------------------------------------------------------------------
-
-
-def test_the_configuration_of_fsspec(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Options that fsspec's own environment or files give count as on fsspec; those of the storage go before."""
-    config: Any = import_module("fsspec.config")
-    monkeypatch.setitem(config.conf, "s3", {"key": "k", "secret": "s", "nonsense": None})
-    store, _ = translation.settings_of("s3", BUCKET, {})
-    assert "access_key_id" not in store
-    monkeypatch.setenv("FSSPEC_S3_KEY", "k")
-    store, _ = translation.settings_of("s3", BUCKET, {"key": "mine"})
-    assert (store["access_key_id"], store["secret_access_key"]) == ("mine", "s")
-
-
-@pytest.mark.parametrize(("text", "unsigned"), [("true", True), ("False", False)])
-def test_a_file_of_fsspec_has_flags_as_text(monkeypatch: pytest.MonkeyPatch, text: str, unsigned: bool) -> None:
-    """In the INI format all values are text: there "false" is what it says."""
-    config: Any = import_module("fsspec.config")
-    monkeypatch.setenv("FSSPEC_S3_ANON", text)
-    monkeypatch.setitem(config.conf, "s3", {"anon": text, "max_concurrency": "5"})
-    store, _ = translation.settings_of("s3", BUCKET, {})
-    assert store.get("skip_signature", False) == unsigned
-    monkeypatch.setitem(config.conf, "s3", {"anon": "maybe"})
-    with pytest.raises(ConfigError, match="'anon' must be true or false"):
-        translation.settings_of("s3", BUCKET, {})
 
 
 # --- Google Cloud Storage ---------------------------------------------------------------------------------------------

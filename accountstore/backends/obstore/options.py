@@ -6,7 +6,6 @@ import json
 import os
 import re
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from datetime import timedelta
 from typing import Any, TypeAlias
 from urllib.parse import SplitResult, urlsplit
@@ -14,8 +13,9 @@ from urllib.parse import SplitResult, urlsplit
 from accountstore.backends.aws_keys import check_keys
 from accountstore.backends.base import ConfigError
 from accountstore.backends.kinds import PLACES, SCHEMES, Service
+from accountstore.backends.obstore.around import options_around
 from accountstore.backends.obstore.surroundings import aws, azure, certificates, google
-from accountstore.backends.options import check_kinds, check_no_key, check_signature, configured, hint, trimmed
+from accountstore.backends.options import check_kinds, check_no_key, check_signature, hint, trimmed
 
 _SERVICES: Mapping[str, Service] = {scheme: service for service, schemes in SCHEMES.items() for scheme in schemes}
 # Settings of obstore's HTTP client; the others are of its store.
@@ -55,9 +55,7 @@ def settings_of(service: Service, bucket: str, options: Mapping[str, Any], /) ->
             option's name, never its value.
     """
     settings: dict[str, Any] = {}
-    kinds = PLACES[service]["options"]
-    around = {name: _parsed(value, kinds.get(name, ())) for name, value in configured(*SCHEMES[service]).items()}
-    options = {**around, **options}
+    options = {**options_around(service), **options}
     if service == "s3":
         settings["disable_bulk_delete"] = True  # for servers that know no bulk
         settings |= _translate(service, _WORDS[service], options)
@@ -86,14 +84,6 @@ def settings_of(service: Service, bucket: str, options: Mapping[str, Any], /) ->
         settings["service_account_key"] = json.dumps(key)
     client = {name: settings.pop(name) for name in settings.keys() & _CLIENT}
     return settings, client
-
-
-def _parsed(value: Any, kind: tuple[type, ...], /) -> Any:
-    """A value of fsspec's own configuration, where files of the INI format have all values as text."""
-    if isinstance(value, str) and kind and str not in kind:
-        with suppress(ValueError):
-            return json.loads(value.lower())
-    return value
 
 
 def _settle_endpoint(service: Service, bucket: str, settings: dict[str, Any], /) -> None:
