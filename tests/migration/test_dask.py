@@ -48,6 +48,8 @@ CANARY = "canary-77e0"
 @pytest.fixture(autouse=True)
 def _small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("accountstore.migration.dask.MOST", 5)
+    # A busy machine takes its time to start a worker in the place of one that has died.
+    monkeypatch.setattr("accountstore.migration.dask._PATIENCE", HUNG)
 
 
 @pytest.fixture
