@@ -27,6 +27,7 @@ from accountstore.backends.local.files import Files
 from accountstore.backends.local.syscalls import SystemCalls
 from accountstore.backends.memory import MemoryBackend
 from accountstore.codecs import JSON
+from accountstore.store import parts_of
 from accountstore.testing import FaultyBackend, store_over
 
 if TYPE_CHECKING:
@@ -501,10 +502,8 @@ async def test_a_write_that_is_given_up_when_it_was_published_is_uncertain(
     if control:
         monkeypatch.setattr("accountstore.aio.threads.releaser", lambda: bool)
     slow = SlowFolder()
-    store = store_over(
-        {"main": LocalBackend(Files(str(root), calls=cast("SystemCalls", slow)))},
-        timeout=0.1 if ended == "deadline" else HUNG,
-    )
+    store = store_over({"main": LocalBackend(Files(str(root), calls=cast("SystemCalls", slow)))}, timeout=HUNG)
+    deadlines = parts_of(store)[0].storage(None).client.calls.deadlines
     failures: list[AccountStoreError] = []
 
     async def call() -> None:
@@ -516,8 +515,7 @@ async def test_a_write_that_is_given_up_when_it_was_published_is_uncertain(
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(call)
         await until(slow.entered)
-        if ended == "closed":
-            await store.aclose()
+        await (store.aclose() if ended == "closed" else deadlines.end_all())
     assert content(root) == {"delete": None, "create": OLD}.get(name, NEW)
     assert [isinstance(failure, UncertainError) for failure in failures] == [not control]
     slow.release.set()
