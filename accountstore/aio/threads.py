@@ -34,7 +34,7 @@ class Fence:
     Raises `UnavailableError` at the block's beginning.
     """
 
-    def __init__(self, passed: Callable[[], object] = bool, /) -> None:
+    def __init__(self, passed: Callable[[], object], /) -> None:
         """`passed` is called when something has been published, before anybody learns that nothing is any more."""
         self._passed = passed
         self._publishing = Lock()

@@ -52,26 +52,24 @@ class _FtpFileSystem(FTPFileSystem):  # type: ignore[misc]  # fsspec has no type
         """The entries of a folder. Raises `FileNotFoundError` where the folder above does not have it, else what the
         server said. Names that are not of the encoding have surrogates.
         """
-        path, tries = self._strip_protocol(path), 0
+        found = self._listed(self._strip_protocol(path))
+        return found if detail else sorted(entry["name"] for entry in found)
+
+    def _listed(self, path: str, /) -> list[dict[str, Any]]:
+        tries = 0
         while True:
             tries += 1
             try:
-                found = self._listed(path)
+                told = (_entry(path, name, facts) for name, facts in self._entries(path) if name not in {".", ".."})
+                return [entry for entry in told if entry["type"] not in {"cdir", "pdir"}]
             except ftplib.Error as refusal:
                 if path == "/" or _code(refusal) not in _PERHAPS_MISSING:
                     raise
                 above = self.info(path)  # raises where that cannot be known
-                if above["type"] != "file":
-                    if tries == TRIES:
-                        raise
-                    continue  # it may have come only now
-                found = [above]
-            break
-        return found if detail else sorted(entry["name"] for entry in found)
-
-    def _listed(self, path: str, /) -> list[dict[str, Any]]:
-        told = (_entry(path, name, facts) for name, facts in self._entries(path) if name not in {".", ".."})
-        return [entry for entry in told if entry["type"] not in {"cdir", "pdir"}]
+                if above["type"] == "file":
+                    return [above]
+                if tries == TRIES:  # else it may have come only now
+                    raise
 
     def _entries(self, path: str, /) -> Iterator[tuple[str, Mapping[str, str]]]:
         """Each name in a folder, and what the server says of it."""

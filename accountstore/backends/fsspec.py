@@ -214,16 +214,15 @@ def _content(fs: Any, path: str, size: int, /) -> bytes:
 
 def _put(fs: Any, path: str, data: bytes, fence: Fence, /) -> None:
     """Write a file, and the folder that it is in where that is missing."""
-    folder, tries = path.rpartition("/")[0], 0
-    while True:
-        tries += 1
+    folder = path.rpartition("/")[0]
+    for tries in range(1, TRIES + 1):
         try:
             _leave(fence)
             fs.pipe_file(path, data)
         except AccountStoreError:
             raise
         except Exception as error:  # a missing folder has no error in common; any other comes again
-            if tries == (TRIES if is_ambiguous(error) else 2):
+            if tries >= (TRIES if is_ambiguous(error) else 2):
                 raise
             if _kind(fs, folder) is None:
                 _make(fs, folder)
@@ -233,9 +232,7 @@ def _put(fs: Any, path: str, data: bytes, fence: Fence, /) -> None:
 
 def _remove(fs: Any, path: str, fence: Fence, /) -> None:
     """Remove a file, unless there is none."""
-    tries = 0
-    while True:
-        tries += 1
+    for tries in range(1, TRIES + 1):
         try:
             _leave(fence)
             fs.rm_file(path)

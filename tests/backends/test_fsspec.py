@@ -319,8 +319,9 @@ def test_an_ftp_client_that_could_not_be_made_goes_quietly(kind: Any, monkeypatc
         (["550 forbidden"] * 9, 5, DeniedError),
         (["552 full"] * 9, 1, FullError),
         (["450 busy"] * 9, 1, UnavailableError),
+        (["550 missing"] * 2 + ["552 full"] * 9, 3, FullError),
     ],
-    ids=["made meanwhile", "forbidden", "full", "busy"],
+    ids=["made meanwhile", "forbidden", "full", "busy", "made meanwhile, and full"],
 )
 async def test_what_an_ftp_server_refuses_is_asked_for_again(
     call: str, refusals: list[str], asked: int, kind: type[Exception] | None, monkeypatch: pytest.MonkeyPatch
