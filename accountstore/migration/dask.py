@@ -6,6 +6,7 @@ outcomes, and by TLS the key of the marks; without TLS the workers read it from 
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
@@ -13,7 +14,7 @@ from os import urandom
 from typing import Any
 
 from anyio import move_on_after
-from distributed import KilledWorker, WorkerPlugin, as_completed, get_worker
+from distributed import KilledWorker, WorkerPlugin, get_worker
 from msgspec.structs import replace
 
 from accountstore.aio.loops import asyncio_loop
@@ -30,10 +31,13 @@ from accountstore.store import AccountStore
 _DEPTH = 4
 """Batches that a worker has at a time, so that none waits for the client."""
 
-
+_POLL = 1.0
+"""After so many seconds without a result it looks for a scheduler and a worker."""
 _PATIENCE = 15.0
 """So many seconds a cluster may be without any worker."""
 _FAREWELL = 10.0
+_BROKEN = (OSError, RuntimeError)
+"""What distributed raises where the connection to the scheduler is broken, and where it has closed its client since."""
 
 
 class StorePlugin(WorkerPlugin):
@@ -83,8 +87,7 @@ class Cluster:
         self._plugin = plugin
         self._workers = workers
         self._job = job
-        self._tasks: dict[str, Task] = {}
-        self._completed: Any = as_completed(with_results=True, raise_errors=False)  # type: ignore[no-untyped-call]  # it has no types
+        self._sent: dict[asyncio.Task[list[Any]], tuple[Any, Task]] = {}
         self._ready: deque[Batch] = deque()
         self._suspects: deque[Task] = deque()
 
@@ -139,7 +142,7 @@ class Cluster:
     @property
     def room(self) -> int:
         """A few batches a worker, less those that are out."""
-        return 0 if self._suspects else self._workers * _DEPTH - len(self._tasks) - len(self._ready)
+        return 0 if self._suspects else self._workers * _DEPTH - len(self._sent) - len(self._ready)
 
     @property
     def size(self) -> int:
@@ -149,7 +152,7 @@ class Cluster:
     @property
     def busy(self) -> bool:
         """Whether a batch is not done."""
-        return bool(self._tasks or self._ready or self._suspects)
+        return bool(self._sent or self._ready or self._suspects)
 
     def submit(self, items: Sequence[Item], /) -> None:
         """Take a batch."""
@@ -158,8 +161,8 @@ class Cluster:
     def _send(self, task: Task, /) -> None:
         # Not pure: the same names may have to be done again.
         future = self._client.submit(work, self._plugin, task.items, pure=False)
-        self._tasks[future.key] = task
-        self._completed.add(future)
+        # Each by itself, for `as_completed` never tells a future whose result is lost and whose repetition fails.
+        self._sent[asyncio.create_task(_result(self._client, future))] = future, task
 
     async def next(self) -> Batch:
         """A batch that is done, of whichever worker.
@@ -168,28 +171,32 @@ class Cluster:
             UnavailableError: the scheduler or the last worker is gone. What was done is in the journal.
         """
         while not self._ready:
-            if not self._tasks:
+            if not self._sent:
                 self._send(self._suspects.popleft())  # alone, so that it is clear who is to blame
-            future, result = await self._result()
-            task = self._tasks.pop(future.key)
-            if isinstance(result, list):
-                self._ready.append(told_by_worker(task.items, result, self._job))
-            elif isinstance(result, tuple):
-                self._failed(task, result[1])
-            elif self._client.status != "running":
-                raise UnavailableError("the Dask scheduler is gone: run it again with another one", sent=False)
+            ended = await self._ended()
+            future, task = self._sent.pop(ended)
+            if ended.cancelled() or isinstance(error := ended.exception(), _BROKEN) or self._client.status != "running":
+                raise _gone()
+            if error is not None:
+                self._failed(task, error)
+            elif ended.result():
+                self._ready.append(told_by_worker(task.items, ended.result()[0], self._job))
+            elif future.status == "error":
+                self._failed(task, await future.exception())
             else:  # the result went with its worker
                 self._send(task)
             future.release()
         return self._ready.popleft()
 
-    async def _result(self) -> tuple[Any, Any]:
-        """What comes next of a batch; while nothing does, there has to be a worker."""
+    async def _ended(self) -> asyncio.Task[list[Any]]:
+        """What came to its end first; while nothing does, there have to be a scheduler and a worker."""
         while True:
-            with move_on_after(_PATIENCE):
-                return await anext(self._completed)
-            if self._client.status == "running":
-                await _wait_for_worker(self._client)
+            ended, _ = await asyncio.wait(self._sent, timeout=_POLL, return_when=asyncio.FIRST_COMPLETED)
+            if ended:
+                return ended.pop()
+            if self._client.status != "running":
+                raise _gone()
+            await _wait_for_worker(self._client)
 
     def _failed(self, task: Task, error: object, /) -> None:
         if not isinstance(error, KilledWorker):
@@ -208,19 +215,35 @@ class Cluster:
 
     async def aclose(self) -> None:
         """Let the workers close their stores, where the scheduler is still there."""
+        for waiting in self._sent:
+            waiting.cancel()
+        await asyncio.gather(*self._sent, return_exceptions=True)
         if self._client.status == "running":
             with suppress(Exception), move_on_after(_FAREWELL):  # it may be gone, which `next` has said
                 await self._client.unregister_worker_plugin(self._plugin)
 
 
+def _gone() -> UnavailableError:
+    return UnavailableError("the Dask scheduler is gone: run it again with another one", sent=False)
+
+
+async def _result(client: Any, future: Any, /) -> list[Any]:
+    """Wait for a future's end, and for its result; none if it failed or was cancelled."""
+    return list(await client.gather([future], errors="skip"))
+
+
 async def _wait_for_worker(client: Any, /) -> None:
-    """Wait until a cluster has a worker, for so long. Raises `UnavailableError`."""
-    with move_on_after(_PATIENCE):
-        await client.wait_for_workers(1)
-        return
-    raise UnavailableError(
+    """Wait until a cluster has a worker, for so long. Raises `UnavailableError`: it has none, or no scheduler."""
+    failure = UnavailableError(
         f"the Dask cluster has had no worker for {_PATIENCE:g} s: run it again when it has one", sent=False
     )
+    try:
+        with move_on_after(_PATIENCE):
+            await client.wait_for_workers(1)
+            return
+    except _BROKEN:
+        failure = _gone()
+    raise failure
 
 
 def _without_versions(item: Item, /) -> Item:

@@ -114,21 +114,38 @@ async def test_a_worker_that_is_killed(store: AccountStore, tmp_path: Path, monk
 
 
 @on_asyncio
+@pytest.mark.parametrize("after", ["while it works", "when it hands the result over"])
 async def test_a_document_that_kills_its_worker_is_named(
-    store: AccountStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    store: AccountStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: str
 ) -> None:
-    """A batch whose worker dies each time is done in halves: the one document is told as failed, the rest is copied."""
+    """A batch whose worker dies each time is done in halves: the one document is told as failed, the rest is copied.
+    So it is if the first worker dies with a result that it has not handed over.
+    """
     import dask.config
 
+    if after == "while it works":
+        await anyio.Path(tmp_path, "done").touch()
     await anyio.Path(tmp_path, "poison.py").write_text(
-        "import os\n"
+        "import functools, os, pathlib\n"
         "from accountstore.migration.work import Worker\n"
+        f"done, mine = pathlib.Path({str(tmp_path / 'done')!r}), []\n"
         "async def poisoned(self, items, work=Worker.work):\n"
         f"    if any(item.name == {NAMES[7]!r} for item in items):\n"
-        "        os._exit(9)\n"
+        "        if done.exists():\n"
+        "            os._exit(9)\n"
+        "        done.touch()\n"
+        "        mine.append(1)\n"
         "    return await work(self, items)\n"
         "if Worker.work.__name__ != 'poisoned':\n"
         "    Worker.work = poisoned\n"
+        "def dask_setup(worker):\n"
+        "    hand_over = worker.handlers['get_data']\n"
+        "    @functools.wraps(hand_over)\n"
+        "    def dying(*args, **kwargs):\n"
+        "        if mine:\n"
+        "            os._exit(9)\n"
+        "        return hand_over(*args, **kwargs)\n"
+        "    worker.handlers['get_data'] = dying\n"
     )
     with dask.config.set({
         "distributed.scheduler.allowed-failures": 0,
