@@ -308,7 +308,7 @@ class _Refresh(Generic[D]):
         leases = {key_of(due.refresh_token): NO_LEASE, key_of(new.refresh_token): Lease(previous=previous)}
         attempt = 0
         too_large: TooLargeError | None = None
-        while _is_spent(opened, due, new):
+        while self.is_spent(opened, due, new):
             try:
                 if self.leased.is_free(self.leased.lease(opened, due), holder=mine.holder):
                     document = _with_tokens(opened.stored.document, due, new)
@@ -333,7 +333,17 @@ class _Refresh(Generic[D]):
                 if attempt == _MOST_SAVES or (attempt >= _SAVES and is_late):
                     raise
                 await backoff(attempt)
-        return opened
+        return await self.leased.release_all(opened, mine.holder) or opened
+
+    def is_spent(self, opened: Opened[D], due: OAuthCredentials, new: OAuthCredentials, /) -> bool:
+        """Whether the document still has the refresh token that brought new ones; where that stays good, with the
+        access token before, or with none that lasts. An edit of anything else does not make it newer.
+        """
+        for found in oauth_in(opened.stored.document):
+            if found.refresh_token == due.refresh_token:
+                is_old = found.access_token == due.access_token or self.remaining(found) <= self.terms.leeway
+                return is_old or new.refresh_token != due.refresh_token
+        return False
 
 
 def _failure_of(error: BaseException, /) -> ExchangeError:
@@ -364,16 +374,6 @@ def _placed(message: str, document: Document, credentials: OAuthCredentials, /) 
     place = f"$.{[*received, 'sendAccount'][0]}.credentials"
     field = message.removeprefix("$.credentials.")
     return f"{place}: {message}" if field == message else f"{place}.{field}"
-
-
-def _is_spent(opened: Opened[D], due: OAuthCredentials, new: OAuthCredentials, /) -> bool:
-    """Whether the document still has the refresh token that brought new ones; where that stays good, with the access
-    token before. An edit of anything else, such as of the expiry, does not make it newer.
-    """
-    for found in oauth_in(opened.stored.document):
-        if found.refresh_token == due.refresh_token:
-            return new.refresh_token != due.refresh_token or found.access_token == due.access_token
-    return False
 
 
 def _renewed(spent: OAuthCredentials, grant: TokenGrant, at: datetime, /) -> OAuthCredentials:

@@ -128,7 +128,7 @@ async def move(operation: Operation, source: DocumentRef, target: DocumentRef, m
             stored = operation.record(await target.write_copy(opened, source.storage, mode))
             if there is not None and operation.attempts == 1:
                 stored = await _tell_apart(_later(source, target, started), target, opened, stored)
-            source = _later(source, target, started)
+            source, started = _later(source, target, started), monotonic()
             try:
                 await source.delete(opened.version if conditional else None)
             except ConflictError:
@@ -140,7 +140,6 @@ async def move(operation: Operation, source: DocumentRef, target: DocumentRef, m
         mode = stored.version
         await backoff(operation.attempts, _FIRST_PAUSE, _LONGEST_PAUSE)
         operation.attempts += 1
-        started = monotonic()
         opened = await source.read(source.kind)
         target = _later(target, source, started)
 

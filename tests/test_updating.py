@@ -201,6 +201,28 @@ async def test_the_time_of_one_end_does_not_run_while_the_other_is_asked(
     assert late == [not control] * (1 if call == "copy" else 2)
 
 
+async def test_the_targets_time_does_not_run_while_a_removal_at_the_source_conflicts(
+    monkeypatch: pytest.MonkeyPatch, pauses: list[float]
+) -> None:
+    """A slow source that has changed when it is removed: the target has its own time left for the second copy."""
+    passed, given = [0.0], dict[str, float]()
+    monkeypatch.setattr("accountstore.updating.monotonic", lambda: time.monotonic() + passed[0])
+    monkeypatch.setattr(StorageClient, "write", _noting(StorageClient.write, given))
+    old, new = Recording(), Recording()
+
+    async def change(operation: str) -> None:
+        if operation == "delete" and not passed[0]:
+            passed[0] = 1000
+            await old.put(AT, numbered(7))
+
+    async with store_over({"old": old, "new": new}) as store:
+        await store.save(AT, ACCOUNT)
+        old.before = change
+        await store.move(AT, replace(AT, storage="new"))
+    assert len(pauses) == 1
+    assert given["write"] - time.monotonic() > 500
+
+
 def _noting(method: Callable[..., Awaitable[Any]], given: dict[str, float], /) -> Any:
     """A method of the client that notes its deadline."""
 

@@ -496,6 +496,37 @@ async def test_an_edit_of_the_expiry_meanwhile_does_not_lose_the_tokens(store: A
     assert tokens(await store.get(AT)) == ("R1", "A1")
 
 
+async def test_an_access_token_that_is_dropped_meanwhile_is_replaced(store: AccountStore) -> None:
+    """Somebody drops the access token during the exchange, at a provider that does not rotate: what was granted is
+    stored, in one exchange, and nothing is left of the lease.
+    """
+    provider = SmallProvider(rotates=False)
+    await store.save(AT, provider.account())
+    await edit(store, lambda now: replace(now, access_token="A0"))
+
+    async def exchange(credentials: OAuthCredentials) -> TokenGrant:
+        await edit(store, lambda now: replace(now, access_token=None))
+        return provider.spend(credentials)
+
+    assert tokens((await store.refresh(AT, exchange)).document) == ("R0", "A1")
+    assert (tokens(await store.get(AT)), provider.exchanges) == (("R0", "A1"), 1)
+    assert await leases(store) == {}
+
+
+async def test_a_better_access_token_meanwhile_survives(store: AccountStore) -> None:
+    """Somebody stores another that lasts, with the same refresh token: it stays, and nothing is left of the lease."""
+    provider = SmallProvider(rotates=False)
+    await store.save(AT, provider.account())
+    later = datetime.now(UTC) + timedelta(hours=1)
+
+    async def exchange(credentials: OAuthCredentials) -> TokenGrant:
+        await edit(store, lambda now: replace(now, access_token="theirs", expires_at=later))
+        return provider.spend(credentials)
+
+    assert tokens((await store.refresh(AT, exchange)).document) == ("R0", "theirs")
+    assert await leases(store) == {}
+
+
 async def test_an_edit_meanwhile_survives(store: AccountStore) -> None:
     """Somebody changes the host during the exchange: both are there afterwards."""
     provider = SmallProvider()
