@@ -15,6 +15,7 @@ from typing import Any
 
 from anyio import move_on_after
 from distributed import KilledWorker, WorkerPlugin, get_worker
+from distributed.client import ClosedClientError
 from msgspec.structs import replace
 
 from accountstore.aio.loops import asyncio_loop
@@ -36,8 +37,8 @@ _POLL = 1.0
 _PATIENCE = 15.0
 """So many seconds a cluster may be without any worker."""
 _FAREWELL = 10.0
-_BROKEN = (OSError, RuntimeError)
-"""What distributed raises where the connection to the scheduler is broken, and where it has closed its client since."""
+_BROKEN = (OSError, RuntimeError, ClosedClientError)
+"""What distributed raises where the connection to the scheduler is broken, and where its client was closed since."""
 
 
 class StorePlugin(WorkerPlugin):
@@ -54,15 +55,20 @@ class StorePlugin(WorkerPlugin):
         self._storages = storages
         self._store: AccountStore | None = None
         self.migration: Worker | None = None
+        self.failure: AccountStoreError | None = None
 
     def __repr__(self) -> str:
         return f"StorePlugin({self.name!r})"
 
     async def setup(self, worker: Any) -> None:
         """Open the store, on the worker's event loop."""
-        marks = Marks(self._key if isinstance(self._key, bytes) else read_key(self._key))
-        self._store = await AccountStore.open(self._config)
-        check_storages(self._store, self._job, marks, self._storages)
+        try:
+            marks = Marks(self._key if isinstance(self._key, bytes) else read_key(self._key))
+            self._store = await AccountStore.open(self._config)
+            check_storages(self._store, self._job, marks, self._storages)
+        except AccountStoreError as error:
+            self.failure = error.with_traceback(None)  # Dask only logs it for a worker that joins later
+            raise
         self.migration = Worker(self._store, self._job, marks)
 
     async def teardown(self, worker: Any) -> None:
@@ -74,6 +80,8 @@ class StorePlugin(WorkerPlugin):
 async def work(plugin: str, items: Sequence[Item], /) -> list[Done]:
     """Do a batch: the task. It runs on the event loop of the worker."""
     found: Any = get_worker().plugins[plugin]
+    if found.failure is not None:
+        raise found.failure
     return list(await found.migration.work(items))
 
 
@@ -85,6 +93,7 @@ class Cluster:
     def __init__(self, client: Any, plugin: str, workers: int, job: Job, /) -> None:
         self._client = client
         self._plugin = plugin
+        self._registered = True
         self._workers = workers
         self._job = job
         self._sent: dict[asyncio.Task[list[Any]], tuple[Any, Task]] = {}
@@ -129,14 +138,17 @@ class Cluster:
         name = f"accountstore-migration-{urandom(8).hex()}"
         key = marks.key if private else key_file
         plugin = StorePlugin(name, config, replace(job, options=share), key, storages)
+        cluster = cls(client, name, workers, job)
         try:
             await client.register_plugin(plugin)
         except AccountStoreError:
+            await cluster.aclose()
             raise
         except Exception as error:  # noqa: BLE001 -- whatever a worker's answer is
             failure = BackendError(f"the Dask workers could not open a store ({type(error).__name__})")
         else:
-            return cls(client, name, workers, job)
+            return cluster
+        await cluster.aclose()
         raise failure
 
     @property
@@ -159,10 +171,16 @@ class Cluster:
         self._send(Task([_without_versions(item) for item in items]))
 
     def _send(self, task: Task, /) -> None:
-        # Not pure: the same names may have to be done again.
-        future = self._client.submit(work, self._plugin, task.items, pure=False)
-        # Each by itself, for `as_completed` never tells a future whose result is lost and whose repetition fails.
-        self._sent[asyncio.create_task(_result(self._client, future))] = future, task
+        try:
+            # Not pure: the same names may have to be done again.
+            future = self._client.submit(work, self._plugin, task.items, pure=False)
+        except _BROKEN:
+            gone = _gone()
+        else:
+            # Each by itself, for `as_completed` never tells a future whose result is lost and whose repetition fails.
+            self._sent[asyncio.create_task(_result(self._client, future))] = future, task
+            return
+        raise gone
 
     async def next(self) -> Batch:
         """A batch that is done, of whichever worker.
@@ -218,13 +236,16 @@ class Cluster:
         for waiting in self._sent:
             waiting.cancel()
         await asyncio.gather(*self._sent, return_exceptions=True)
-        if self._client.status == "running":
+        if self._registered and self._client.status == "running":
+            self._registered = False
             with suppress(Exception), move_on_after(_FAREWELL):  # it may be gone, which `next` has said
                 await self._client.unregister_worker_plugin(self._plugin)
 
 
 def _gone() -> UnavailableError:
-    return UnavailableError("the Dask scheduler is gone: run it again with another one", sent=False)
+    return UnavailableError(
+        "the Dask scheduler is gone, or the client is closed: run it again with another one", sent=False
+    )
 
 
 async def _result(client: Any, future: Any, /) -> list[Any]:

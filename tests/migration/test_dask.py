@@ -84,6 +84,19 @@ async def cluster(monkeypatch: pytest.MonkeyPatch, **settings: Any) -> AsyncGene
         yield client
 
 
+async def plugins(client: Any, /) -> list[str]:
+    """Those of migrations, of all workers and of the scheduler, which gives them to workers that join."""
+
+    def on_worker(dask_worker: Any) -> list[str]:
+        return [*dask_worker.plugins]
+
+    def to_come(dask_scheduler: Any) -> list[str]:
+        return [*dask_scheduler.worker_plugins]
+
+    there: list[list[str]] = [*(await client.run(on_worker)).values(), await client.run_on_scheduler(to_come)]
+    return [name for names in there for name in names if name.startswith("accountstore")]
+
+
 def run_on(client: Any, store: AccountStore, folder: Path, /, **options: Any) -> Any:
     given: dict[str, Any] = {"config": folder / "accountstore.toml", **files(folder), **options}
     return migrate(store, SOURCE, TARGET, client=client, **given)
@@ -103,6 +116,7 @@ async def test_a_worker_that_is_killed(store: AccountStore, tmp_path: Path, monk
         await other.write_text((await other.read_text()).replace(f"{tmp_path}/old", f"{tmp_path}/other"))
         with raises(ConfigError, "is another one where the work is done"):
             await run_on(client, store, tmp_path, config=other)
+        assert not await plugins(client)
         told: list[str] = []
         async for outcome in run_on(client, store, tmp_path):
             told.append(outcome.name)
@@ -175,6 +189,38 @@ async def test_a_cluster_without_workers(store: AccountStore, tmp_path: Path, mo
         with anyio.fail_after(HUNG), raises(UnavailableError, "has had no worker"):
             await run
     assert (await once(store, tmp_path)).ok
+
+
+@on_asyncio
+async def test_a_worker_that_joins_without_a_configuration(
+    store: AccountStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The error that it had when it joined ends the run, in its own words; closed twice, the run logs nothing."""
+    copy = anyio.Path(tmp_path, "there.toml")
+    await copy.write_text(await anyio.Path(tmp_path, "accountstore.toml").read_text())
+    async with cluster(monkeypatch, n_workers=1) as client:
+        run = run_on(client, store, tmp_path, config=copy)
+        await anext(run)
+        await copy.unlink()
+        client.cluster.scale(2)
+        await client.wait_for_workers(2)
+        await client.retire_workers([next(iter(client.workers.values())).worker_address])
+        with anyio.fail_after(HUNG), raises(ConfigError, r"there\.toml: cannot be read"):
+            await run
+        await run.aclose()
+        assert not await plugins(client)
+    assert not [record for record in caplog.records if "unregister_worker_plugin" in record.getMessage()]
+
+
+@on_asyncio
+async def test_a_client_that_is_closed(store: AccountStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Closed in the midst, it ends the run in an error of the library's."""
+    async with cluster(monkeypatch, n_workers=1) as client:
+        run = run_on(client, store, tmp_path)
+        await anext(run)
+        await client.close()
+        with anyio.fail_after(HUNG), raises(UnavailableError, "the client is closed"):
+            await run
 
 
 @on_asyncio
