@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from re import search
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from msgspec import Struct
@@ -49,8 +50,11 @@ class TokenGrant(Struct, frozen=True, kw_only=True):
                 del given
                 raise TypeError(f"{name} must be a str or a Secret")
             force_setattr(self, name, Secret(given))
+            del given
             if not getattr(self, name):
                 raise ValueError(f"{name} is empty")
+            if search("[\ud800-\udfff]", getattr(self, name).reveal()):  # which no document can hold
+                raise ValueError(f"{name} is no Unicode text")
         check_seconds("expires_in", self.expires_in)
         if not isinstance(cast("Any", self.scope), str | None):
             raise TypeError("scope must be a str or None")

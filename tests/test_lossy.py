@@ -11,12 +11,17 @@ import anyio
 import pytest
 from anyio.from_thread import start_blocking_portal
 from running import HUNG
+from samples import ACCOUNT
 
+from accountstore import Location, Stored
 from accountstore.backends.base import UnavailableError, Version
+from accountstore.backends.local import backend as local
 from accountstore.backends.memory import MemoryBackend
-from accountstore.testing import FaultyBackend, LossyBackend, LossyProxy, Schedule
+from accountstore.testing import FaultyBackend, LossyBackend, LossyProxy, Schedule, store_over
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from cloudstub import Stub
 
     from accountstore.testing.histories.network import Fault
@@ -111,6 +116,17 @@ async def test_backend_does_what_the_fault_says(fault: Fault, swap: bool, answer
     assert returned is answered
     assert below.calls["write"] == 1 + landed
     assert (await below.read("key", limit=10)).data == (NEW if landed else OLD)
+
+
+@pytest.mark.anyio
+async def test_many_documents_go_through_a_lossy_backend_one_by_one(tmp_path: Path) -> None:
+    """Over a backend with batches, too."""
+    inner = await local.open_backend(f"file://{tmp_path}", {})
+    locations = [Location(f"{number}.account") for number in range(3)]
+    async with store_over({"default": LossyBackend(inner, Schedule(1, rate=0.0))}) as store:
+        saved = {at: version async for at, version in store.save_many((at, ACCOUNT) for at in locations)}
+        assert {at: got.version async for at, got in store.get_many(locations) if isinstance(got, Stored)} == saved
+    assert saved.keys() == {*locations}
 
 
 def test_a_schedule_is_what_its_seed_says() -> None:

@@ -396,6 +396,7 @@ async def stray() -> NoReturn:
 FAULTS: list[tuple[Callable[[str], Any], str]] = [
     (lambda _: 1 / 0, "raised ZeroDivisionError"),
     (lambda _: TokenGrant(access_token="", expires_in=1), "raised ValueError"),
+    (lambda _: TokenGrant(access_token="A\ud800", expires_in=1), "raised ValueError"),
     (lambda _: TokenGrant(access_token="A", expires_in=10**400), "raised ValueError"),
     (lambda _: "A1", "returned no TokenGrant"),
     (lambda _: stray(), "raised Cancelled"),

@@ -77,7 +77,8 @@ class Schedule:
 class LossyBackend:
     """A backend whose requests and answers get lost on the way to and from another one.
 
-    Several stores may be on it at once. Only a write of a certain version is repeated. It is not `certain`.
+    Several stores may be on it at once. Only a write of a certain version is repeated. It is not `certain`,
+    and has no batches: each document's request is lost by itself.
     """
 
     def __init__(self, backend: Backend, schedule: Schedule, /) -> None:
@@ -106,7 +107,7 @@ class LossyBackend:
 
     @property
     def capabilities(self) -> Capabilities:
-        return replace(self._backend.capabilities, certain=False)
+        return replace(self._backend.capabilities, certain=False, batch=1)
 
     async def read(self, key: str, /, *, limit: int) -> Blob:
         return await self._call(self._backend.read, False, key, limit=limit)
