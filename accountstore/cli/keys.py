@@ -203,9 +203,9 @@ def _time(text: str, /) -> datetime:
     """The time that a text says, in UTC where it names no zone."""
     try:
         time = datetime.fromisoformat(text)
-    except ValueError:
+        return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
+    except (ValueError, OverflowError):
         raise typer.BadParameter("--before takes a time such as 2026-11-27T05:30:00Z") from None
-    return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
 
 
 async def _check_folder(store: AccountStore, folder: str, storage: str | None, /) -> None:
