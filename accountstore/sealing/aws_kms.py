@@ -28,7 +28,7 @@ from accountstore.backends.logs import quietly
 from accountstore.errors import ConfigError, KeyDeniedError, KeyProviderError, SealError, WrongKeyError
 from accountstore.sealing.envelope import KEY_ID_RULE, WrappedKey, is_key_id, require_cryptography
 from accountstore.secrets import SecretBytes, without_frames
-from accountstore.validation import did_you_mean
+from accountstore.validation import check_header, did_you_mean
 
 T = TypeVar("T")
 
@@ -39,6 +39,7 @@ _DENIED = {
     *("InvalidKeyUsageException", "UnrecognizedClientException", "ExpiredTokenException", "InvalidGrantTokenException"),
     *("ValidationException", "InvalidClientTokenId", "SignatureDoesNotMatch", "InvalidSignatureException"),
 }
+_CREDENTIALS = ("aws_access_key_id", "aws_secret_access_key", "aws_session_token")
 
 
 class _Options(Struct, frozen=True, forbid_unknown_fields=True):
@@ -73,7 +74,8 @@ class AwsKmsKeys:
     """Symmetric keys of AWS KMS: `key` wraps, it and `old` unwrap.
 
     Raises:
-        ConfigError: a key is named by an alias or by what is no key id, or there is no region.
+        ConfigError: a key is named by an alias or by what is no key id, there is no region, or what is given of an
+            access key, its secret and a session token cannot be used.
     """
 
     algorithm = "acs-aws-kms"
@@ -91,6 +93,7 @@ class AwsKmsKeys:
                 raise ConfigError("aws-kms: key: give its ARN or id, for an alias may point at another one tomorrow")
         if not 0 < timeout < inf:
             raise ConfigError("aws-kms: timeout: must be more than 0 seconds")
+        _check_credentials(options)
         # The store repeats what may be repeated.
         retries = {"total_max_attempts": 1}
         once: Any = {"retries": retries, "connect_timeout": timeout, "read_timeout": timeout}
@@ -168,6 +171,16 @@ class AwsKmsKeys:
 
     async def aclose(self) -> None:
         await to_thread.run_sync(self._client.close)
+
+
+def _check_credentials(options: Mapping[str, str | None], /) -> None:
+    """Raise `ConfigError` for a half, which AWS's client would take others for, and for what it cannot send."""
+    given = [name for name in _CREDENTIALS if options.get(name)]
+    missing = [name for name in _CREDENTIALS[:2] if name not in given]
+    if given and missing:
+        raise ConfigError(f"aws-kms: {' and '.join(missing)}: missing, but {given[-1]} is given")
+    for name in given:
+        check_header(f"aws-kms: {name}", options[name] or "")
 
 
 def _outcome(call: Callable[[], T], /) -> T | SealError:
