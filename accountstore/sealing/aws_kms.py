@@ -19,11 +19,13 @@ from typing import Any, TypeVar, final
 import msgspec
 from anyio import CapacityLimiter, create_task_group, to_thread
 from botocore.config import Config
+from botocore.credentials import Credentials
 from botocore.exceptions import BotoCoreError, ClientError, NoRegionError
 from botocore.session import get_session
 from msgspec import Struct
 from msgspec.structs import asdict
 
+from accountstore.aio.threads import Lazy
 from accountstore.backends.logs import quietly
 from accountstore.errors import ConfigError, KeyDeniedError, KeyProviderError, SealError, WrongKeyError
 from accountstore.sealing.envelope import KEY_ID_RULE, WrappedKey, is_key_id, require_cryptography
@@ -100,6 +102,7 @@ class AwsKmsKeys:
         session: Any = get_session()
         config = Config(max_pool_connections=_AT_ONCE, **once)
         try:
+            session.register_component("credential_provider", _Later(session.get_component("credential_provider")))
             self._client: Any = quietly(lambda: session.create_client("kms", config=config, **options))
         except NoRegionError:
             raise ConfigError("aws-kms: region_name is missing, and AWS's own tools name no region") from None
@@ -183,11 +186,35 @@ def _check_credentials(options: Mapping[str, str | None], /) -> None:
         check_header(f"aws-kms: {name}", options[name] or "")
 
 
+class _Later(Credentials):
+    """The credentials that AWS's tools find, looked for by the first request: a process may be run for them."""
+
+    def __init__(self, resolver: Any, /) -> None:
+        super().__init__("", "", method="later")
+        self._found: Lazy[Any] = Lazy(resolver.load_credentials)
+
+    def load_credentials(self) -> Credentials:
+        """These, as the resolver of a session, which looks at opening."""
+        return self
+
+    def get_frozen_credentials(self) -> Any:
+        try:
+            found = self._found.get()
+            if found is not None:
+                return found.get_frozen_credentials()
+            reason = "none"
+        except Exception as error:  # noqa: BLE001 -- whatever a process answers
+            reason = type(error).__name__
+        raise KeyProviderError(f"AWS's tools find no credentials for the key service ({reason})")
+
+
 def _outcome(call: Callable[[], T], /) -> T | SealError:
     try:
         return quietly(call)  # botocore logs requests and answers, keys included
     except ClientError as error:
         code = re.sub(r"\W.*", "", str(error.response.get("Error", {}).get("Code", "")))
+    except KeyProviderError as error:
+        return error.with_traceback(None)
     except (BotoCoreError, OSError) as error:
         return KeyProviderError(f"the key service cannot be reached ({type(error).__name__})")
     except (KeyError, TypeError):

@@ -239,11 +239,37 @@ def test_credentials_that_no_request_can_have_are_refused_at_opening(
     module: Any = pytest.importorskip(f"accountstore.sealing.{service}")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "token").write_text("CANARY\nCANARY\n")
+    where = {"url": "https://a"} if service == "transit" else {"region_name": "x"}
     with raises(ConfigError, reason) as caught:
-        module.open_keys(
-            {"key": "x", **({"url": "https://a"} if service == "transit" else {"region_name": "x"}), **extra}
-        )
+        module.open_keys({"key": "x", **where, **extra})
     assert "CANARY" not in str(caught.value) + held_in_frames(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("printed", "reason"),
+    [
+        ('{"Version": 1, "AccessKeyId": "a", "SecretAccessKey": "b"}', "cannot be reached"),
+        ("CANARY", "AWS's tools find no credentials for the key service .JSONDecodeError"),
+    ],
+)
+def test_the_credentials_of_aws_are_looked_for_by_the_first_request(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, printed: str, reason: str
+) -> None:
+    """Opening runs no `credential_process`, for `config show` opens, too; the first request does, once for all."""
+    module: Any = pytest.importorskip("accountstore.sealing.aws_kms")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    (tmp_path / "answer").write_text(printed)
+    process = f"sh -c 'echo >> {tmp_path}/runs; cat {tmp_path}/answer'"
+    (tmp_path / "config").write_text(f"[default]\nregion = x\ncredential_process = {process}\n")
+    provider = module.open_keys({"key": "x", "endpoint_url": "http://127.0.0.1:1"})
+    assert not (tmp_path / "runs").exists()
+    with raises(errors.KeyProviderError, reason) as caught:
+        anyio.run(provider.wrap, [KEYS["new"]] * 4, ["x"] * 4)
+    assert (tmp_path / "runs").read_text() == "\n" * (1 if "reached" in reason else 4)
+    assert "CANARY" not in held_in_frames(caught.value)
 
 
 async def test_one_id_of_two_keys_is_refused(tmp_path: Path) -> None:
