@@ -189,7 +189,7 @@ def reseal(
     async def documents(store: AccountStore, skipped: Callable[[Skipped], object]) -> _Results:
         results = resealed(store, folder, storage=storage, before=since, skipped=skipped)
         if start := since or await resume_time(store, folder, storage=storage):
-            print_error(f"--before {start:%Y-%m-%dT%H:%M:%SZ} goes on with this run")
+            print_error(f"--before {start.replace(tzinfo=None).isoformat(timespec='seconds')}Z goes on with this run")
         else:
             print_error("the storage dates no documents: a run that is killed is begun anew")
         async for result in results:

@@ -170,6 +170,8 @@ def test_a_killed_resealing_goes_on_with_the_time_that_it_told() -> None:
     same = start.astimezone(timezone(timedelta(hours=5, minutes=30))).isoformat()
     resumed = run("reseal", "--before", same)
     assert (resumed.stdout, resumed.stderr) == ("1 current, 1 written\n", told[0])
+    for end in ("0001-01-01T00:00:00Z", "9999-12-31T23:59:59Z"):
+        assert run("reseal", "--before", end).stderr == f"accountstore: --before {end} goes on with this run\n"
 
 
 def test_a_key_that_does_not_come_first_is_not_made_to_seal(monkeypatch: pytest.MonkeyPatch) -> None:
