@@ -223,7 +223,7 @@ class _Rotation(NamedTuple):
         if before is None or self.done is not None:
             return self
         now = await _now(self.storage, prefix)
-        return self if now is None else self._replace(done=(before + _SECOND, now))
+        return self if now is None else self._replace(done=(min(before, now) + _SECOND, now))
 
     async def page(self, members: Sequence[_Member], /) -> list[tuple[Location, _Result]]:
         """Each document of a page with its result; one that is gone meanwhile is left out."""

@@ -11,7 +11,7 @@ from collections.abc import Collection
 from math import inf
 from typing import Literal, TypeAlias
 
-from accountstore.errors import ExtensionError, LocationError, TooLargeError
+from accountstore.errors import ConfigError, ExtensionError, LocationError, TooLargeError
 
 MAX_BYTES = 256 * 1024
 """Bytes of one document, unless the configuration says otherwise."""
@@ -135,6 +135,12 @@ def check_seconds(name: str, value: object, /, *, most: float = inf, or_zero: bo
         raise ValueError(f"{name} must be a positive number of seconds")
     if number > most:
         raise ValueError(f"{name} must be at most {most:g} seconds")
+
+
+def check_header(name: str, text: str, /) -> None:
+    """Raise `ConfigError` for text that no header of HTTP can have, as with the line break that a file ends with."""
+    if text != text.strip() or not (text.isascii() and text.isprintable()):
+        raise ConfigError(f"{name}: has a line break, white space around it, or a character that no header can have")
 
 
 def sealed_limit(max_bytes: int, /) -> int:

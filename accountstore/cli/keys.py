@@ -189,7 +189,7 @@ def reseal(
     async def documents(store: AccountStore, skipped: Callable[[Skipped], object]) -> _Results:
         results = resealed(store, folder, storage=storage, before=since, skipped=skipped)
         if start := since or await resume_time(store, folder, storage=storage):
-            print_error(f"--before {start:%Y-%m-%dT%H:%M:%SZ} goes on with this run")
+            print_error(f"--before {start.replace(tzinfo=None).isoformat(timespec='seconds')}Z goes on with this run")
         else:
             print_error("the storage dates no documents: a run that is killed is begun anew")
         async for result in results:
@@ -203,9 +203,9 @@ def _time(text: str, /) -> datetime:
     """The time that a text says, in UTC where it names no zone."""
     try:
         time = datetime.fromisoformat(text)
-    except ValueError:
+        return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
+    except (ValueError, OverflowError):
         raise typer.BadParameter("--before takes a time such as 2026-11-27T05:30:00Z") from None
-    return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
 
 
 async def _check_folder(store: AccountStore, folder: str, storage: str | None, /) -> None:

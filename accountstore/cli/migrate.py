@@ -357,7 +357,8 @@ def _follow(
         code = anyio.run(work)
     except KeyboardInterrupt:
         if call is migrate:
-            print_error("interrupted: the same command with --resume goes on")
+            is_begun = os.path.exists(given["journal"])
+            print_error(f"interrupted: {'the same command with --resume goes on' if is_begun else 'run it again'}")
         raise
     except AccountStoreError as error:
         if call is not migrate or not is_new or not os.path.exists(given["journal"]):

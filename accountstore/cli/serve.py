@@ -81,7 +81,7 @@ def serve(
             "--refresh",
             metavar="URL",
             help="Keep OAuth tokens fresh by this token endpoint of a provider (extra oauth): no get returns an "
-            "expired access token.",
+            "expired access token, but from a storage that takes no conditional writes, which is told at the start.",
             show_default=False,
         ),
     ] = None,

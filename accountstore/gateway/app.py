@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from logging import getLogger
 from secrets import token_urlsafe
 from typing import TYPE_CHECKING
 
@@ -49,7 +50,8 @@ def gateway(
     gateway opens. With `metrics`, or where the configuration has them, `/metrics` is served; of an open store, pass
     `metrics.observe` where it is opened. With `refresh`, no get returns an expired access token: the gateway keeps
     OAuth tokens fresh by this exchange, of which one runs for an expiry (`AccountStore.refresh`). Give one that asks a
-    fixed endpoint: a `requestUrl` is whatever a client wrote.
+    fixed endpoint: a `requestUrl` is whatever a client wrote. A storage without conditional writes would not take the
+    new tokens: a get returns what it has, and a warning in the log names it at the start.
 
     Raises:
         ConfigError: neither clients nor `authorize` are given, or the configuration cannot be used.
@@ -109,6 +111,7 @@ class Gateway:
                 self._service = None
 
     def _made(self, store: AccountStore, /) -> Service:
+        self._tell(store)
         clients = None if self._authorize else Clients(store, self._config)
         authorize = self._authorize or (clients.authorize if clients else None)
         assert authorize is not None  # noqa: S101 -- one of the two is there
@@ -123,6 +126,16 @@ class Gateway:
             metrics=self._metrics,
             refresh=self._refresh,
         )
+
+    def _tell(self, store: AccountStore, /) -> None:
+        """Warn of the storages that would not take new tokens."""
+        for name in store.storages:
+            if self._refresh is not None and not store.capabilities(name).update:
+                getLogger("accountstore").warning(
+                    "the storage %r takes no conditional writes: its OAuth tokens are not refreshed, and a get returns"
+                    " them as they are stored, expired or not",
+                    name,
+                )
 
     @asynccontextmanager
     async def _watched(self, service: Service, /) -> AsyncGenerator[None]:

@@ -19,16 +19,18 @@ from typing import Any, TypeVar, final
 import msgspec
 from anyio import CapacityLimiter, create_task_group, to_thread
 from botocore.config import Config
+from botocore.credentials import Credentials
 from botocore.exceptions import BotoCoreError, ClientError, NoRegionError
 from botocore.session import get_session
 from msgspec import Struct
 from msgspec.structs import asdict
 
+from accountstore.aio.threads import Lazy
 from accountstore.backends.logs import quietly
 from accountstore.errors import ConfigError, KeyDeniedError, KeyProviderError, SealError, WrongKeyError
 from accountstore.sealing.envelope import KEY_ID_RULE, WrappedKey, is_key_id, require_cryptography
 from accountstore.secrets import SecretBytes, without_frames
-from accountstore.validation import did_you_mean
+from accountstore.validation import check_header, did_you_mean
 
 T = TypeVar("T")
 
@@ -39,6 +41,7 @@ _DENIED = {
     *("InvalidKeyUsageException", "UnrecognizedClientException", "ExpiredTokenException", "InvalidGrantTokenException"),
     *("ValidationException", "InvalidClientTokenId", "SignatureDoesNotMatch", "InvalidSignatureException"),
 }
+_CREDENTIALS = ("aws_access_key_id", "aws_secret_access_key", "aws_session_token")
 
 
 class _Options(Struct, frozen=True, forbid_unknown_fields=True):
@@ -73,7 +76,8 @@ class AwsKmsKeys:
     """Symmetric keys of AWS KMS: `key` wraps, it and `old` unwrap.
 
     Raises:
-        ConfigError: a key is named by an alias or by what is no key id, or there is no region.
+        ConfigError: a key is named by an alias or by what is no key id, there is no region, or what is given of an
+            access key, its secret and a session token cannot be used.
     """
 
     algorithm = "acs-aws-kms"
@@ -91,12 +95,14 @@ class AwsKmsKeys:
                 raise ConfigError("aws-kms: key: give its ARN or id, for an alias may point at another one tomorrow")
         if not 0 < timeout < inf:
             raise ConfigError("aws-kms: timeout: must be more than 0 seconds")
+        _check_credentials(options)
         # The store repeats what may be repeated.
         retries = {"total_max_attempts": 1}
         once: Any = {"retries": retries, "connect_timeout": timeout, "read_timeout": timeout}
         session: Any = get_session()
         config = Config(max_pool_connections=_AT_ONCE, **once)
         try:
+            session.register_component("credential_provider", _Later(session.get_component("credential_provider")))
             self._client: Any = quietly(lambda: session.create_client("kms", config=config, **options))
         except NoRegionError:
             raise ConfigError("aws-kms: region_name is missing, and AWS's own tools name no region") from None
@@ -170,11 +176,45 @@ class AwsKmsKeys:
         await to_thread.run_sync(self._client.close)
 
 
+def _check_credentials(options: Mapping[str, str | None], /) -> None:
+    """Raise `ConfigError` for a half, which AWS's client would take others for, and for what it cannot send."""
+    given = [name for name in _CREDENTIALS if options.get(name)]
+    missing = [name for name in _CREDENTIALS[:2] if name not in given]
+    if given and missing:
+        raise ConfigError(f"aws-kms: {' and '.join(missing)}: missing, but {given[-1]} is given")
+    for name in given:
+        check_header(f"aws-kms: {name}", options[name] or "")
+
+
+class _Later(Credentials):
+    """The credentials that AWS's tools find, looked for by the first request: a process may be run for them."""
+
+    def __init__(self, resolver: Any, /) -> None:
+        super().__init__("", "", method="later")
+        self._found: Lazy[Any] = Lazy(resolver.load_credentials)
+
+    def load_credentials(self) -> Credentials:
+        """These, as the resolver of a session, which looks at opening."""
+        return self
+
+    def get_frozen_credentials(self) -> Any:
+        try:
+            found = self._found.get()
+            if found is not None:
+                return found.get_frozen_credentials()
+            reason = "none"
+        except Exception as error:  # noqa: BLE001 -- whatever a process answers
+            reason = type(error).__name__
+        raise KeyProviderError(f"AWS's tools find no credentials for the key service ({reason})")
+
+
 def _outcome(call: Callable[[], T], /) -> T | SealError:
     try:
         return quietly(call)  # botocore logs requests and answers, keys included
     except ClientError as error:
         code = re.sub(r"\W.*", "", str(error.response.get("Error", {}).get("Code", "")))
+    except KeyProviderError as error:
+        return error.with_traceback(None)
     except (BotoCoreError, OSError) as error:
         return KeyProviderError(f"the key service cannot be reached ({type(error).__name__})")
     except (KeyError, TypeError):

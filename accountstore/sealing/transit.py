@@ -26,7 +26,7 @@ from accountstore.errors import ConfigError, KeyDeniedError, KeyProviderError, S
 from accountstore.files import read_file
 from accountstore.sealing.envelope import KEY_ID_RULE, WrappedKey, is_key_id, require_cryptography
 from accountstore.secrets import Secret, SecretBytes, without_frames
-from accountstore.validation import did_you_mean
+from accountstore.validation import check_header, did_you_mean
 
 _MAX_ANSWER = 16 * 1024 * 1024
 _MAX_TOKEN = 10_000
@@ -86,8 +86,8 @@ class TransitKeys:
     """One derived key of a transit engine. The ids of its versions are `MOUNT/KEY/v1` and so on.
 
     Raises:
-        ConfigError: the URL is none, the key's name is no key id, there is no token, or its file or that of the
-            authorities cannot be read.
+        ConfigError: the URL is none, the key's name is no key id, there is no token, its file or that of the
+            authorities cannot be read, or no header can have the token or the namespace.
     """
 
     algorithm = "acs-transit"
@@ -112,6 +112,8 @@ class TransitKeys:
         if not (token or token_file):
             raise ConfigError("transit: token: must be given, or token_file")
         self._token = Secret(token)
+        check_header("transit: token", self._token.reveal())
+        check_header("transit: namespace", namespace)
         self._token_file = os.path.expanduser(token_file)
         self._prefix = f"{mount}/{key}/v"
         if not is_key_id(f"{self._prefix}{2**63}"):
@@ -142,11 +144,14 @@ class TransitKeys:
             follow_redirects=False,
         )
 
+    @without_frames
     def _read_token(self) -> None:
         try:
-            self._token = Secret(read_file(self._token_file, limit=_MAX_TOKEN).decode("ascii").strip())
+            token = Secret(read_file(self._token_file, limit=_MAX_TOKEN).decode("ascii").strip())
         except (OSError, ValueError) as error:
             raise ConfigError(f"transit: token_file: cannot be read ({type(error).__name__})") from None
+        check_header("transit: token_file", token.reveal())
+        self._token = token
 
     def key_ids(self) -> Sequence[str]:
         return (f"{self._prefix}*",)

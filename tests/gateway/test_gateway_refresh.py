@@ -135,13 +135,20 @@ async def test_without_it_nobody_is_asked(store: AccountStore) -> None:
         assert (await http.get(BASE, params=AT)).json() == OAUTH
 
 
-async def test_what_cannot_be_saved_is_not_refreshed(tmp_path: Path) -> None:
-    """From a read-only storage a get returns what is stored, of one account or several, and asks nobody."""
+async def test_what_cannot_be_saved_is_not_refreshed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """From a read-only storage a get returns what is stored, of one account or several, and asks nobody; which is told
+    at the start of that storage alone, and only where tokens are refreshed at all.
+    """
     (tmp_path / "a.account").write_text(json.dumps(OAUTH))
     (tmp_path / "a.multi.account").write_text(json.dumps({"receiveAccounts": [OAUTH]}))
     provider = Provider()
-    config = StoreConfig(storages={"main": StorageConfig(str(tmp_path), read_only=True)})
+    storages = {"main": StorageConfig(str(tmp_path), read_only=True), "other": StorageConfig("memory://")}
+    config = StoreConfig(storages=storages, default="main")
+    async with AccountStore.open(config) as store, serving(store):
+        assert not caplog.messages
     async with AccountStore.open(config) as store, serving(store, refresh=provider) as http:
+        (warning,) = caplog.messages
+        assert warning.startswith("the storage 'main' takes no conditional writes: its OAuth tokens are not refreshed")
         assert (await http.get(BASE, params=AT)).json() == OAUTH
         multi = await http.get(MULTI, params={"fileName": "a.multi.account"})
         assert multi.json()["receiveAccounts"] == [OAUTH]

@@ -321,6 +321,21 @@ def test_interrupted_it_goes_on(migrate: Any, folder: Path) -> None:
     assert len([*(folder / "new" / "post").iterdir()]) == 2000
 
 
+def test_interrupted_before_its_journal_is_there_it_is_run_again(folder: Path) -> None:
+    """Ctrl-C while the source is looked at names no --resume, which would find no journal to go on with."""
+    interrupted = """if True:
+        from accountstore.cli import main, migrate
+        async def interrupt(*_): raise KeyboardInterrupt
+        migrate._check_source = interrupt
+        main()"""
+    done = subprocess.run(
+        [*PYTHON, "-c", interrupted, "migrate", "Old:mail", "New:post"],
+        cwd=folder, env=environment(folder), capture_output=True, text=True, timeout=HUNG, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr.strip()) == (130, "accountstore: interrupted: run it again")
+    assert not (folder / "accountstore.journal").exists()
+
+
 def test_a_run_that_stops_says_how_to_go_on(folder: Path) -> None:
     """Where the target is full, --resume is told of as after Ctrl-C; not of what never began, or goes on already."""
     full = """if True:

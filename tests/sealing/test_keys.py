@@ -214,6 +214,64 @@ def test_a_service_refuses_what_no_document_can_name(service: str, extra: dict[s
             module.open_keys({"key": key, "token": "t", **extra} if service == "transit" else {"key": key, **extra})
 
 
+_KEY = {"aws_access_key_id": "a", "aws_secret_access_key": "b", "aws_session_token": "c"}
+
+
+@pytest.mark.parametrize(
+    ("service", "extra", "reason"),
+    [
+        ("transit", {"token": "CANARY\n"}, "transit: token: has a line break"),
+        ("transit", {"token": "CANARY\u00e9"}, "transit: token: has"),
+        ("transit", {"token": "t", "namespace": "CANARY\r"}, "transit: namespace: has"),
+        ("transit", {"token_file": "token"}, "transit: token_file: has"),
+        ("aws_kms", {"aws_session_token": "CANARY"}, "aws_access_key_id and aws_secret_access_key: missing"),
+        ("aws_kms", {"aws_access_key_id": "CANARY"}, "aws_secret_access_key: missing, but aws_access_key_id is given"),
+        ("aws_kms", {"aws_secret_access_key": "CANARY", "aws_access_key_id": ""}, "aws_access_key_id: missing"),
+        *(("aws_kms", {**_KEY, name: "CANARY\n"}, f"aws-kms: {name}: has a line break") for name in _KEY),
+    ],
+)
+def test_credentials_that_no_request_can_have_are_refused_at_opening(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, service: str, extra: dict[str, Any], reason: str
+) -> None:
+    """A service's credentials with a line break, or by half, are a `ConfigError` that names the field: no request could
+    be made with them, and the service would be told as one that cannot be reached.
+    """
+    module: Any = pytest.importorskip(f"accountstore.sealing.{service}")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "token").write_text("CANARY\nCANARY\n")
+    where = {"url": "https://a"} if service == "transit" else {"region_name": "x"}
+    with raises(ConfigError, reason) as caught:
+        module.open_keys({"key": "x", **where, **extra})
+    assert "CANARY" not in str(caught.value) + held_in_frames(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("printed", "reason"),
+    [
+        ('{"Version": 1, "AccessKeyId": "a", "SecretAccessKey": "b"}', "cannot be reached"),
+        ("CANARY", "AWS's tools find no credentials for the key service .JSONDecodeError"),
+    ],
+)
+def test_the_credentials_of_aws_are_looked_for_by_the_first_request(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, printed: str, reason: str
+) -> None:
+    """Opening runs no `credential_process`, for `config show` opens, too; the first request does, once for all."""
+    module: Any = pytest.importorskip("accountstore.sealing.aws_kms")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    (tmp_path / "answer").write_text(printed)
+    process = f"sh -c 'echo >> {tmp_path}/runs; cat {tmp_path}/answer'"
+    (tmp_path / "config").write_text(f"[default]\nregion = x\ncredential_process = {process}\n")
+    provider = module.open_keys({"key": "x", "endpoint_url": "http://127.0.0.1:1"})
+    assert not (tmp_path / "runs").exists()
+    with raises(errors.KeyProviderError, reason) as caught:
+        anyio.run(provider.wrap, [KEYS["new"]] * 4, ["x"] * 4)
+    assert (tmp_path / "runs").read_text() == "\n" * (1 if "reached" in reason else 4)
+    assert "CANARY" not in held_in_frames(caught.value)
+
+
 async def test_one_id_of_two_keys_is_refused(tmp_path: Path) -> None:
     """A ring is not opened in which one id names two keys, for a document names its key by the id alone; the same key
     in two files is one.

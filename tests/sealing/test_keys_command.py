@@ -170,6 +170,8 @@ def test_a_killed_resealing_goes_on_with_the_time_that_it_told() -> None:
     same = start.astimezone(timezone(timedelta(hours=5, minutes=30))).isoformat()
     resumed = run("reseal", "--before", same)
     assert (resumed.stdout, resumed.stderr) == ("1 current, 1 written\n", told[0])
+    for end in ("0001-01-01T00:00:00Z", "9999-12-31T23:59:59Z"):
+        assert run("reseal", "--before", end).stderr == f"accountstore: --before {end} goes on with this run\n"
 
 
 def test_a_key_that_does_not_come_first_is_not_made_to_seal(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -303,9 +305,9 @@ def test_a_folder_without_a_document_is_an_error(command: str) -> None:
     assert "1 skipped" in run(*command.split(), "--folder", "odd").stdout
 
 
-@pytest.mark.parametrize("time", ["yesterday", "2026-13-01", ""])
+@pytest.mark.parametrize("time", ["yesterday", "2026-13-01", "", "0001-01-01T00:00:00+14:00"])
 def test_a_time_that_is_none_is_wrong_usage(time: str) -> None:
-    """`--before` shows a time as it takes it."""
+    """`--before` shows a time as it takes it, also where UTC has no such year."""
     done = run("reseal", "--before", time)
     assert (done.exit_code, done.stdout) == (2, "")
     assert "--before takes a time such as 2026-11-27T05:30:00Z" in " ".join(done.stderr.split())

@@ -9,7 +9,7 @@ import subprocess
 import time
 from collections import Counter
 from contextlib import suppress
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any
@@ -243,7 +243,9 @@ async def test_a_resealing_is_resumed_by_the_storages_clock() -> None:
 
 
 async def test_a_date_that_is_still_to_come_proves_nothing() -> None:
-    """A document that is dated later than the storage's time, as a copied file may be, is encrypted anew."""
+    """A document that is dated later than the storage's time, as a copied file may be, is encrypted anew; and so are
+    all, where `before` is later than it.
+    """
     backend = Dated()
     assert backend.now is not None
     store = await filled(backend, "new")
@@ -252,6 +254,8 @@ async def test_a_date_that_is_still_to_come_proves_nothing() -> None:
     backend.now += timedelta(seconds=60)
     backend.times[PLACES[1].path] = backend.now.replace(microsecond=0)
     assert await outcomes(reseal(store, before=start)) == {"written": 12, "current": 1}
+    last = datetime.max.replace(tzinfo=timezone(timedelta(hours=-14)))
+    assert await outcomes(reseal(store, before=last)) == {"written": 13}
 
 
 async def test_a_storage_without_dates_is_resealed_whole() -> None:
