@@ -436,17 +436,6 @@ async def test_a_missing_file_of_an_ssh_client_is_no_empty_storage(remote: Remot
     assert (remote.folder / "a.account").read_bytes() == b"x"
 
 
-@pytest.mark.parametrize("name", ["verify", "cert"])
-async def test_a_missing_certificate_of_webdav_is_no_empty_storage(name: str) -> None:
-    """The same of the client of WebDAV."""
-    pytest.importorskip("webdav4")
-    backend = await open_backend("webdav://x", {"base_url": "http://127.0.0.1:1", name: "/no/such"})
-    for call in calls_on("a.account"):
-        with pytest.raises(DeniedError):
-            await call(backend)
-    await backend.aclose()
-
-
 @pytest.mark.once
 @pytest.mark.parametrize("remote", ["sftp"], indirect=True)
 async def test_a_client_that_is_not_made_anew_has_lost_its_connection(
