@@ -33,8 +33,8 @@ _SHOWN: Mapping[str, re.Pattern[str]] = {
     **dict.fromkeys((*SCHEMES["s3"], *SCHEMES["gcs"]), re.compile(rf"({_BUCKET})(?:[?#][^@]*)?", re.ASCII)),
     **dict.fromkeys(SCHEMES["azure"], re.compile(rf"({_BUCKET}|{_CONTAINER})(?:[?#][^@]*)?", re.ASCII)),
 }
-"""What has no user before its prefix, which may have an @, by the scheme."""
-"""Of Azure's URLs, what stands before the @ where no user can be meant: with a password there is a colon."""
+"""What a URL shows by its scheme where no user can be meant: a bucket, or Azure's container and account, and a prefix,
+which may have an @. With a password there is a colon."""
 
 
 class Encryption(Struct, frozen=True, kw_only=True):
