@@ -31,6 +31,7 @@ _ENDPOINTS: Mapping[Service, tuple[str, str]] = {
 _TOKEN = re.compile(r"(?!.*\.(?:json|key|p12|pem|txt)$)[\w~+-][\w.~+-]*=*", re.ASCII)
 """What an access token looks like (RFC 6750), and the path of a key file does not."""
 
+_WHEN = {"when_required": None, "when_supported": "SHA256"}
 _IF_TRUE = {True: True, False: None}
 _SECRETS = {"AccountKey": "account_key", "SharedAccessSignature": "sas_key"}
 
@@ -256,8 +257,8 @@ _WORDS: Mapping[Service, Mapping[str, _Word]] = {
             "read_timeout": ("read_timeout", _seconds),
             "max_pool_connections": ("pool_max_idle_per_host", lambda count: str(int(count))),
             "user_agent": "user_agent",
-            "request_checksum_calculation": ("checksum_algorithm", {"when_required": None, "when_supported": "SHA256"}),
-            "response_checksum_validation": ("", {"when_required": None, "when_supported": None}),
+            "request_checksum_calculation": ("checksum_algorithm", lambda when: _WHEN[when.lower()]),
+            "response_checksum_validation": ("", lambda when: _WHEN[when.lower()] and None),
             **_without_effect("retries"),  # the store's own on either engine
         },
         "s3_additional_kwargs": {
