@@ -10,7 +10,7 @@ from datetime import timedelta
 from typing import Any, TypeAlias
 from urllib.parse import SplitResult, urlsplit
 
-from accountstore.backends.aws_keys import check_keys
+from accountstore.backends.aws_keys import check_keys, without_own
 from accountstore.backends.base import ConfigError
 from accountstore.backends.kinds import PLACES, SCHEMES, Service
 from accountstore.backends.obstore.around import options_around
@@ -56,7 +56,8 @@ def settings_of(service: Service, bucket: str, options: Mapping[str, Any], /) ->
             option's name, never its value.
     """
     settings: dict[str, Any] = {}
-    options = {**options_around(service), **options}
+    around = options_around(service)
+    options = {**(without_own(around, options) if service == "s3" else around), **options}
     if service == "s3":
         settings["disable_bulk_delete"] = True  # for servers that know no bulk
         settings |= _translate(service, _WORDS[service], options)
