@@ -27,8 +27,14 @@ _WORDS: Mapping[str, Collection[str]] = {
     "conditions": get_args(_Conditions),
 }
 _LOCAL = ("file", "local")
-_CONTAINER = re.compile(r"([a-z0-9$-]{1,63}@[\w.-]+(?::\d+)?(?:/[^@?#]*)?)(?:[?#][^@]*)?", re.ASCII)
-"""Of Azure's URLs, what stands before the @ where no user can be meant: with a password there is a colon."""
+_BUCKET = r"(?:[^/@:?#]+|arn:aws[\w-]*:s3[^/@?#]*)(?:/[^?#]*)?"
+_CONTAINER = r"[a-z0-9$-]{1,63}@[\w.-]+(?:(?::\d+)?(?:/[^@?#]*)?|/[^?#:]*@[^@?#]*)"
+_SHOWN: Mapping[str, re.Pattern[str]] = {
+    **dict.fromkeys((*SCHEMES["s3"], *SCHEMES["gcs"]), re.compile(rf"({_BUCKET})(?:[?#][^@]*)?", re.ASCII)),
+    **dict.fromkeys(SCHEMES["azure"], re.compile(rf"({_BUCKET}|{_CONTAINER})(?:[?#][^@]*)?", re.ASCII)),
+}
+"""What a URL shows by its scheme where no user can be meant: a bucket, or Azure's container and account, and a prefix,
+which may have an @. With a password there is a colon."""
 
 
 class Encryption(Struct, frozen=True, kw_only=True):
@@ -128,16 +134,16 @@ class StorageConfig(Struct, frozen=True):
 
 
 def redacted(url: str, /) -> str:
-    """A URL without its user part and its query, whatever characters are in them. Azure's has a container there."""
+    """A URL without its user part and its query, whatever characters are in them. A bucket's has none."""
     scheme, mark, rest = url.partition("://")
     if not mark and ":" not in url.partition("/")[0] and not url.startswith("//"):
         return url  # a folder, which may have an @ in its name
-    if scheme.lower() in SCHEMES["azure"] and (found := _CONTAINER.fullmatch(rest)):
+    if (place := _SHOWN.get(scheme.lower())) and (found := place.fullmatch(rest)):
         return f"{scheme}://{found[1]}"
-    before, at, place = (rest if mark else url).rpartition("@")
+    before, at, shown = (rest if mark else url).rpartition("@")
     if at and re.search("[?#]", before):
-        place = "..."  # the @ may be in a password or in a query
-    return (scheme + mark if mark else "") + re.split("[?#]", place, maxsplit=1)[0]
+        shown = "..."  # the @ may be in a password or in a query
+    return (scheme + mark if mark else "") + re.split("[?#]", shown, maxsplit=1)[0]
 
 
 class StoreConfig(Struct, frozen=True, kw_only=True):

@@ -481,6 +481,11 @@ def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
         StorageConfig(f"abfs://me:{CANARY}@container/p"),
         StorageConfig(f"abfs://{CANARY.upper()}@me:{CANARY}@account.example.org/p"),
         StorageConfig(f"abfs://me@{CANARY}/x:y@account.example.org/p"),
+        StorageConfig(f"abfs://me@u:1{CANARY}/2@account.example.org/p"),
+        StorageConfig(f"abfs://me@u:123/{CANARY}@account.example.org/p"),
+        StorageConfig(f"s3://me:{CANARY}/x@bucket/p"),
+        StorageConfig(f"gs://me:p/{CANARY}@bucket/p"),
+        StorageConfig(f"s3://bucket/p?token=a@{CANARY}"),
         StorageConfig(f"az://container@account.example.org/p?sig={CANARY}"),
         StorageConfig(f"az://container@account.example.org/p?sig=@{CANARY}"),
     ],
@@ -512,6 +517,21 @@ def test_a_container_of_azure_shows(place: str) -> None:
         assert StorageConfig(f"{scheme}://{place}").redacted_url == f"{scheme}://{place}"
         assert StorageConfig(f"{scheme}://{place}?sig=x").redacted_url == f"{scheme}://{place}"
     assert StorageConfig(f"s3://{place}").redacted_url == f"s3://{place.partition('@')[2]}"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        *(f"{scheme}://bucket/team@example.org/x" for scheme in ("s3", "s3a", "gs", "gcs", "az", "abfs")),
+        "s3://bucket/a:b@c:9/d",
+        "s3://arn:aws:s3:us-east-1:123456789012:accesspoint/mail/team@example.org",
+        "abfs://c@account.dfs.core.windows.net/team@example.org/x",
+    ],
+)
+def test_a_prefix_of_a_bucket_shows_whole(url: str) -> None:
+    """A bucket has no user: an @ further on belongs to a folder, and the storage is not shown as another one."""
+    assert StorageConfig(url).redacted_url == url
+    assert StorageConfig(f"{url}?x=1").redacted_url == url
 
 
 @pytest.mark.anyio

@@ -144,7 +144,10 @@ def entries_of(fs: Any, path: str, /) -> Any:
         if not hasattr(fs, "ssh_kwargs"):
             raise
     close(fs)
-    fs._connect()  # noqa: SLF001 -- it has no other way
+    try:
+        fs._connect()  # noqa: SLF001 -- it has no other way
+    except Exception:  # noqa: BLE001 -- the next call connects as well, and says why
+        raise ConnectionError("the connection could not be made anew") from None
     return list(_sftp_entries(fs, path))
 
 

@@ -72,14 +72,15 @@ def filesystem_of(url: str, options: Mapping[str, object], /) -> tuple[Callable[
     made, more = client_for(kind, options)
     try:
         parts = _decoded(url, made._get_kwargs_from_urls(url))  # noqa: SLF001 -- the only way that fsspec offers
-        host = urlsplit(url).hostname
+        place = urlsplit(url)
+        reachable = protocol not in _WEB or (place.hostname and place.port != 0)
     except ValueError:
         raise ConfigError(
             "url: has no host or port that can be one; in user and password, such as @, /, [ and % are percent-encoded"
         ) from None
+    if not reachable:
+        raise ConfigError("url: has no host, or the port 0")
     if protocol in _WEB:
-        if not host:
-            raise ConfigError("url: has no host")
         more = import_module("accountstore.backends.http").confined(more)
     _check_complete(kind, protocol, {**parts, **options})
     port = _port(kind, {**parts, **options})
@@ -146,7 +147,8 @@ def _check_complete(kind: Any, protocol: str, given: Mapping[str, object], /) ->
         raise ConfigError(f"the protocol {protocol!r} stores nothing")
     for name, parameter in list(signature(kind.__init__).parameters.items())[1:]:
         named = parameter.kind in {Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY}
-        if named and parameter.default is Parameter.empty and name not in given:
+        missing = name not in given or (name == "host" and not given[name])
+        if named and parameter.default is Parameter.empty and missing:
             raise ConfigError("url: has no host" if name == "host" else f"options: {name!r} is missing")
     layer = _LAYERS.get(kind.__module__, ())
     if layer and not any(given.get(name) for name in layer):

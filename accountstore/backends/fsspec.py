@@ -21,6 +21,9 @@ from accountstore.backends.base import (
     BackendError,
     Blob,
     Capabilities,
+    DeniedError,
+    ExistsError,
+    NotFoundError,
     NotRegularError,
     Stat,
     UnavailableError,
@@ -46,6 +49,7 @@ _Folders: TypeAlias = list[str] | None
 
 _THREADS = 16
 _LOST = frozenset({BackendError, UnavailableError})  # after which the connection may be
+_OF_DOCUMENTS = frozenset({NotFoundError, ExistsError, NotRegularError})
 # The names under which fsspec's filesystems give a modification time.
 _TIMES = ("mtime", "last_modified", "LastModified", "modified", "updated", "modify")
 
@@ -144,13 +148,15 @@ class FsspecBackend:
         path = self._path(folder)
         entries: Any = ()
         page: list[Stat] = []
-        try:
-            with suppress(FileNotFoundError, NotADirectoryError), self._use() as fs:
+        with self._use() as fs:
+            try:
                 entries = entries_of(fs, path)
-        except PermissionError:
-            if folder == prefix:
-                raise
-            page.append(Stat(f"{folder}/", 0, None, None, instead="a folder that may not be read"))
+            except Exception as error:
+                told = _told(fs, meaning(error))
+                if isinstance(told, PermissionError) and folder != prefix:
+                    page.append(Stat(f"{folder}/", 0, None, None, instead="a folder that may not be read"))
+                elif not isinstance(told, FileNotFoundError | NotADirectoryError):
+                    raise
         for stat in filter(None, (_found(folder, path, info) for info in entries)):
             if recursive and stat.key.endswith("/") and not stat.instead:
                 rest.append(stat.key[:-1])
@@ -184,6 +190,9 @@ def _connect(connect: Callable[[], Any], /) -> Any:
             raise
         raise BackendError(f"options: unknown {named[1]!r}") from None
     except Exception as error:  # noqa: BLE001 -- it is raised
+        if classify_error(error) in _OF_DOCUMENTS:  # it would pass for a missing document, or an empty folder
+            reason = type(error).__name__
+            raise DeniedError(f"a file that the client needs, such as a key, cannot be read ({reason})") from None
         raise meaning(error) from None
     fs.dircache.use_listings_cache = False
     return fs

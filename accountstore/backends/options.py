@@ -24,7 +24,7 @@ from accountstore.validation import did_you_mean
 
 _OWN = frozenset({*INSTANCE, "loop"})
 
-_BYTES = frozenset({"SSECustomerKey", "CopySourceSSECustomerKey"})
+BYTES = frozenset({"SSECustomerKey", "CopySourceSSECustomerKey"})
 """Keys as they are, of which a client makes text."""
 
 AWS_FILES = ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE", "AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_CA_BUNDLE")
@@ -82,7 +82,7 @@ def check_kinds(options: Mapping[str, object], kinds: Kinds, /, place: str = "op
         kind = kinds.get(name)
         if kind is None or value is None:
             continue
-        if isinstance(value, str) and name not in _BYTES and re.search(r"[\x00-\x1f\x7f]", value):
+        if isinstance(value, str) and name not in BYTES and re.search(r"[\x00-\x1f\x7f]", value):
             raise ConfigError(f"{place}: {name!r} has a line break, or another character that is none of text")
         if not isinstance(value, kind) or (isinstance(value, bool) and bool not in kind):
             words = [_WORDS[one] for one in kind if one in _WORDS and not (one is int and float in kind)]

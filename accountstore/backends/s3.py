@@ -62,7 +62,7 @@ from accountstore.backends.object_store import (
     unanswered,
 )
 from accountstore.backends.options import checked_apart, table
-from accountstore.backends.s3_options import check_s3
+from accountstore.backends.s3_options import OPERATIONS, check_s3
 from accountstore.backends.sessions import BoundedAnswer, prepare
 from accountstore.backends.versions import VersionsPage, all_versions
 from accountstore.backends.web_pages import PAGE, is_page_error, page_error
@@ -70,8 +70,7 @@ from accountstore.errors import AccountStoreError
 
 _UNREACHED = (HTTPClientError, ConnectionError, IncompleteReadError, aiohttp.ClientError)
 _CONDITIONS: Mapping[str, Mapping[str, str]] = {"overwrite": {}, "create": {"IfNoneMatch": "*"}}
-_OPERATIONS = ("GetObject", "PutObject", "HeadObject", "DeleteObject", "ListObjectsV2", "ListObjectVersions")
-_ASKED = frozenset({*_OPERATIONS, "GetBucketVersioning"})
+_ASKED = frozenset({*OPERATIONS, "GetBucketVersioning"})
 _LISTINGS = {"ListObjectsV2": b"ListBucketResult", "ListObjectVersions": b"ListVersionsResult"}
 _ROOT = re.compile(rb"(?:\xef\xbb\xbf)?\s*(?:<\?xml.*?\?>\s*)?(?:<!--.*?-->\s*)*<(?:\w+:)?(\w+)", re.DOTALL)
 _WITHOUT_CREDENTIALS = (
@@ -143,8 +142,8 @@ class S3Backend(ObjectStore[tuple[Any, dict[str, dict[str, Any]]]]):
         for name in _LISTINGS:
             client.meta.events.register(f"before-parse.s3.{name}", _check_listing)
         given = {**fs.s3_additional_kwargs, **fs.req_kw}
-        taken = {name: client.meta.service_model.operation_model(name).input_shape.members for name in _OPERATIONS}
-        extra = {name: {key: given[key] for key in given if key in taken[name]} for name in _OPERATIONS}
+        taken = {name: client.meta.service_model.operation_model(name).input_shape.members for name in OPERATIONS}
+        extra = {name: {key: given[key] for key in given if key in taken[name]} for name in OPERATIONS}
         return client, extra
 
     def _error(self, error: Any, mode: WriteMode | None, /) -> AccountStoreError:

@@ -24,6 +24,7 @@ from accountstore.backends.base import ConfigError
 from accountstore.backends.kinds import FLAG, S3, S3_CLIENT, S3_CONFIG, TABLE, TEXT, WHOLE, Kinds
 from accountstore.backends.options import (
     AWS_FILES,
+    BYTES,
     check_kinds,
     check_names,
     check_no_pipes,
@@ -33,6 +34,8 @@ from accountstore.backends.options import (
     table,
 )
 
+OPERATIONS = ("GetObject", "PutObject", "HeadObject", "DeleteObject", "ListObjectsV2", "ListObjectVersions")
+"""Those that are asked for with arguments of the user's."""
 _ARGUMENT_KINDS: Kinds = {
     **dict.fromkeys(("integer", "long"), WHOLE),
     "boolean": FLAG,
@@ -111,7 +114,7 @@ def _check_config(config: Mapping[str, object], /) -> None:
     _check_least(config, "max_pool_connections", 0)
     for name, known in _CHOICES.items():
         value = config.get(name)
-        if isinstance(value, str) and value not in known:
+        if isinstance(value, str) and (value if name == "signature_version" else value.lower()) not in known:
             raise ConfigError(f"{place}: {name!r} must be one of {', '.join(sorted(known))}")
     make: Any = AioConfig
     for name, value in config.items():
@@ -131,11 +134,11 @@ def _check_least(options: Mapping[str, object], name: str, least: int, /) -> Non
 def _check_arguments(given: Mapping[str, object], /) -> None:
     """Raise `ConfigError` for arguments that no operation of S3 has: they would be dropped, encryption too."""
     model: Any = get_session().get_service_model("s3")
-    shapes = [model.operation_model(name).input_shape for name in model.operation_names]
+    shapes = [model.operation_model(name).input_shape for name in (*model.operation_names, *OPERATIONS)]
     members = {name: member for shape in shapes if shape is not None for name, member in shape.members.items()}
     place = "options.s3_additional_kwargs"
     check_names(given, members, place)
     for name in given.keys() & _OURS:
         raise ConfigError(f"{place}: {name!r} is set by the store")
     kinds = {name: _ARGUMENT_KINDS.get(members[name].type_name, (object,)) for name in given}
-    check_kinds(given, kinds, place)
+    check_kinds(given, kinds | dict.fromkeys(BYTES, (str, bytes)), place)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import ftplib
 import gc
 import logging
@@ -14,6 +15,7 @@ from contextlib import nullcontext, suppress
 from datetime import UTC, datetime
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar
 from unittest.mock import Mock
 
@@ -383,6 +385,76 @@ async def test_a_listing_goes_on_after_an_error(monkeypatch: pytest.MonkeyPatch)
     found += [stat async for page in pages for stat in page]
     assert [stat.key for stat in found] == ["m/a.account", "m/b.account"]
     await backend.aclose()
+
+
+async def test_a_folder_below_is_listed_by_a_client_that_was_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the client cannot be made anew amid a listing, the rest is neither empty nor a closed folder."""
+    answers: dict[str, bytes | str] = {"MLSD /": b"type=dir; m\n226 done", "MLSD /m": _BUSY}
+    backend = _ftp_over(answers, monkeypatch)
+    pages = backend.scan("", recursive=True)
+    await anext(pages)
+    with pytest.raises(UnavailableError):
+        await anext(pages)
+    for number in (errno.ENOENT, errno.ENOTDIR, errno.EACCES):
+        monkeypatch.setattr(_FTP, "_connect", Mock(side_effect=OSError(number, "no")))
+        with pytest.raises(PermissionError):
+            await anext(pages)
+    await backend.aclose()
+
+
+@pytest.mark.parametrize("number", [errno.ENOENT, errno.EEXIST, errno.EISDIR, errno.ENOTDIR, errno.ELOOP])
+async def test_what_the_client_does_not_find_is_no_missing_document(number: int) -> None:
+    """What a client lacks while it is made is told as access that is denied, whatever is asked for; and no path."""
+    backend = FsspecBackend(Mock(side_effect=OSError(number, "no", "/canary")), "/root", parallel=True)
+    for call in calls_on("a.account"):
+        with pytest.raises(DeniedError, match=r"^a file that the client needs.* \(\w+\)$"):
+            await call(backend)
+    with pytest.raises(DeniedError):
+        await backend.filesystem()
+    await backend.aclose()
+
+
+@pytest.mark.once
+@pytest.mark.parametrize(
+    ("remote", "options"),
+    [
+        ("sftp", {"key_filename": "/no/such"}),
+        ("ssh", {"client_keys": ["/no/such"]}),
+        ("ssh", {"known_hosts": "/no/such"}),
+        ("ssh", {"config": ["/no/such"]}),
+    ],
+    indirect=["remote"],
+)
+async def test_a_missing_file_of_an_ssh_client_is_no_empty_storage(remote: Remote, options: dict[str, Any]) -> None:
+    """A key, or hosts that are known, whose file is not there on this side denies access to what is on the other."""
+    (remote.folder / "a.account").write_bytes(b"x")
+    backend = await remote.open(**options)
+    for call in calls_on("a.account"):
+        with pytest.raises(DeniedError):
+            await call(backend)
+    await backend.aclose()
+    assert (remote.folder / "a.account").read_bytes() == b"x"
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("remote", ["sftp"], indirect=True)
+async def test_a_client_that_is_not_made_anew_has_lost_its_connection(
+    remote: Remote, backend: FsspecBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where paramiko's connection must be made anew for odd names, and cannot be, a listing is no shorter."""
+    kind: Any = import_module("fsspec.implementations.sftp").SFTPFileSystem
+    for name in (b"a.account", b"m/M\xfcller.account"):
+        path = os.path.join(os.fsencode(remote.folder), name)
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        with open(path, "wb") as file:
+            file.write(b"x")
+    pages = backend.scan("", recursive=True)
+    await anext(pages)
+    with monkeypatch.context() as patch:
+        patch.setattr(kind, "_connect", Mock(side_effect=FileNotFoundError))
+        with pytest.raises(ConnectionError):
+            await anext(pages)
+    assert [stat.key for stat in await anext(pages)] == ["m/M\udcfcller.account"]
 
 
 class _Endless(BaseHTTPRequestHandler):

@@ -37,6 +37,30 @@ def test_the_configuration_of_fsspec(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (store["access_key_id"], store["secret_access_key"]) == ("mine", "s")
 
 
+@pytest.mark.parametrize("around", [{"key": "k", "secret": "s"}, {"username": "k", "password": "s"}, None])
+@pytest.mark.parametrize(
+    "own",
+    [
+        {"key": "mine", "secret": "own"},
+        {"username": "mine", "password": "own"},
+        {"client_kwargs": {"aws_access_key_id": "mine", "aws_secret_access_key": "own"}},
+    ],
+    ids=lambda own: next(iter(own)),
+)
+def test_the_keys_of_the_storage_go_before(
+    monkeypatch: pytest.MonkeyPatch, around: dict[str, str] | None, own: dict[str, Any]
+) -> None:
+    """Under whichever names the storage has its own, fsspec's environment has others for everybody else."""
+    below = {"aws_access_key_id": "k", "aws_secret_access_key": "s", "region_name": "r"}
+    monkeypatch.setenv("FSSPEC_S3_KEY", "k")
+    config: Any = import_module("fsspec.config")
+    monkeypatch.setitem(config.conf, "s3", around or {"client_kwargs": below})
+    store, _ = translation.settings_of("s3", BUCKET, own)
+    assert (store["access_key_id"], store["secret_access_key"]) == ("mine", "own")
+    store, _ = translation.settings_of("s3", BUCKET, {})
+    assert (store["access_key_id"], store["secret_access_key"]) == ("k", "s")
+
+
 @pytest.mark.parametrize(("text", "unsigned"), [("true", True), ("False", False)])
 def test_a_file_of_fsspec_has_flags_as_text(monkeypatch: pytest.MonkeyPatch, text: str, unsigned: bool) -> None:
     """In the INI format all values are text: there "false" is what it says."""

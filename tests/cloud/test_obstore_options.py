@@ -107,8 +107,8 @@ USUAL: list[tuple[str, list[dict[str, Any]]]] = [
     ("s3", [{name: False} for name in ("anon", "requester_pays", "version_aware", "cache_regions")]),
     ("s3", [{"use_ssl": True}, {"client_kwargs": {}}, {"client_kwargs": {"region_name": None}}]),
     ("s3", [{"config_kwargs": {"signature_version": version}} for version in ("s3v4", "v4")]),
-    ("s3", [{"config_kwargs": {"request_checksum_calculation": "when_required"}}]),
-    ("s3", [{"config_kwargs": {"response_checksum_validation": each}} for each in ("when_required", "when_supported")]),
+    ("s3", [{"config_kwargs": {"request_checksum_calculation": "When_Required"}}]),
+    ("s3", [{"config_kwargs": {"response_checksum_validation": each}} for each in ("when_required", "WHEN_SUPPORTED")]),
     (
         "s3",
         [{"config_kwargs": {"s3": {"addressing_style": "auto"}}}, {"config_kwargs": {"retries": {"mode": "standard"}}}],

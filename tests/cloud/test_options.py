@@ -45,6 +45,8 @@ WRONG: dict[str, list[tuple[dict[str, Any], str]]] = {
         ({"config_kwargs": {"s3": {"addressing_style": CANARY}}}, "options.config_kwargs: 's3' cannot be used"),
         ({"s3_additional_kwargs": {"ServerSideEncrypton": "AES256"}}, "did you mean 'ServerSideEncryption'?"),
         ({"s3_additional_kwargs": {"SSECustomerKey": 5}}, "options.s3_additional_kwargs: 'SSECustomerKey' must be a"),
+        ({"s3_additional_kwargs": {"Tagging": {}}}, "options.s3_additional_kwargs: 'Tagging' must be a string"),
+        ({"config_kwargs": {"signature_version": "S3V4"}}, "'signature_version' must be one of"),
         ({"s3_additional_kwargs": {"Delimiter": "/"}}, "options.s3_additional_kwargs: 'Delimiter' is set by the store"),
         ({"s3_additional_kwargs": {"IfNoneMatch": "*"}}, "options.s3_additional_kwargs: 'IfNoneMatch' is set by"),
         ({"max_concurrency": 0}, "options: 'max_concurrency' must be at least 1"),
@@ -142,5 +144,23 @@ async def test_control_options_that_can_be_used(stub: Stub, target: Target) -> N
     """The control: options of the right name and kind are taken, and the store works."""
     options = target.options(stub.url) | USABLE[target.service]
     async with AccountStore.open(target.config_of(f"{target.scheme}://{BUCKET}/p", options)) as store:
+        await store.save(AT, OLD)
+        assert await store.get(AT) == OLD
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"s3_additional_kwargs": {"Tagging": "a=b"}},
+        {"s3_additional_kwargs": {"SSECustomerKey": b"\x01" * 32, "SSECustomerAlgorithm": "AES256"}},
+        {"s3_additional_kwargs": {"SSECustomerKey": "k" * 32, "SSECustomerAlgorithm": "AES256"}},
+        {"config_kwargs": {"request_checksum_calculation": "WHEN_REQUIRED", "defaults_mode": "Standard"}},
+    ],
+    ids=str,
+)
+async def test_control_what_botocore_takes(stub: Stub, given: dict[str, Any]) -> None:
+    """The control: an argument is of the kind that it is of in a document's requests; case is as botocore has it."""
+    target = SERVICES["s3"]
+    async with AccountStore.open(target.config_of(f"s3://{BUCKET}/p", target.options(stub.url) | given)) as store:
         await store.save(AT, OLD)
         assert await store.get(AT) == OLD

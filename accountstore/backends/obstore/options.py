@@ -10,7 +10,7 @@ from datetime import timedelta
 from typing import Any, TypeAlias
 from urllib.parse import SplitResult, urlsplit
 
-from accountstore.backends.aws_keys import check_keys
+from accountstore.backends.aws_keys import check_keys, without_own
 from accountstore.backends.base import ConfigError
 from accountstore.backends.kinds import PLACES, SCHEMES, Service
 from accountstore.backends.obstore.around import options_around
@@ -31,6 +31,7 @@ _ENDPOINTS: Mapping[Service, tuple[str, str]] = {
 _TOKEN = re.compile(r"(?!.*\.(?:json|key|p12|pem|txt)$)[\w~+-][\w.~+-]*=*", re.ASCII)
 """What an access token looks like (RFC 6750), and the path of a key file does not."""
 
+_WHEN = {"when_required": None, "when_supported": "SHA256"}
 _IF_TRUE = {True: True, False: None}
 _SECRETS = {"AccountKey": "account_key", "SharedAccessSignature": "sas_key"}
 
@@ -55,7 +56,8 @@ def settings_of(service: Service, bucket: str, options: Mapping[str, Any], /) ->
             option's name, never its value.
     """
     settings: dict[str, Any] = {}
-    options = {**options_around(service), **options}
+    around = options_around(service)
+    options = {**(without_own(around, options) if service == "s3" else around), **options}
     if service == "s3":
         settings["disable_bulk_delete"] = True  # for servers that know no bulk
         settings |= _translate(service, _WORDS[service], options)
@@ -256,8 +258,8 @@ _WORDS: Mapping[Service, Mapping[str, _Word]] = {
             "read_timeout": ("read_timeout", _seconds),
             "max_pool_connections": ("pool_max_idle_per_host", lambda count: str(int(count))),
             "user_agent": "user_agent",
-            "request_checksum_calculation": ("checksum_algorithm", {"when_required": None, "when_supported": "SHA256"}),
-            "response_checksum_validation": ("", {"when_required": None, "when_supported": None}),
+            "request_checksum_calculation": ("checksum_algorithm", lambda when: _WHEN[when.lower()]),
+            "response_checksum_validation": ("", lambda when: _WHEN[when.lower()] and None),
             **_without_effect("retries"),  # the store's own on either engine
         },
         "s3_additional_kwargs": {
