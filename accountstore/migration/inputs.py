@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from typing import Any, TypeAlias
 from unicodedata import normalize
 
 from anyio import to_thread
@@ -12,12 +12,14 @@ from msgspec.structs import replace
 from accountstore.errors import ExtensionError
 from accountstore.listing import Skipped
 from accountstore.migration.journal import Journal
-from accountstore.migration.merge import Item
+from accountstore.migration.merge import Item, Side
 from accountstore.migration.model import Options, Place
 from accountstore.migration.records import Other, Row
 from accountstore.validation import kind_of
 
 _PAGE = 1000
+Look: TypeAlias = Callable[[Sequence[str]], Awaitable[Mapping[str, tuple[Side, Side | None]]]]
+"""Looks at both ends of names, and tells of those that are at the source."""
 
 
 class Others:
@@ -70,11 +72,12 @@ class Rows:
 
 
 class Named:
-    """The items of a list of names, at whose ends nobody has looked."""
+    """The items of a list of names, at whose ends nobody has looked, or only for those that are at the source."""
 
-    def __init__(self, names: Sequence[str], journal: Journal | None, /) -> None:
+    def __init__(self, names: Sequence[str], journal: Journal | None, look: Look | None = None, /) -> None:
         self._names = names
         self._journal = journal
+        self._look = look
         self._at = 0
 
     async def next(self, most: int, /) -> list[Item]:
@@ -83,22 +86,46 @@ class Named:
         rows: dict[str, Row] = {}
         if self._journal is not None and names:
             rows = await to_thread.run_sync(self._journal.rows_of, names)
+        seen = {} if self._look is None else await self._look(names)
         self._at += len(names)
-        return [Item(name, None, None, rows.get(name), listed=False) for name in names]
+        ends = [(name, *seen.get(name, (None, None))) for name in names]
+        return [Item(name, here, there, rows.get(name), listed=name in seen) for name, here, there in ends]
 
 
 async def copies_in(journal: Journal, options: Options, /) -> int:
     """How many documents of those that are migrated the journal knows at the target."""
     count = 0
+    async for row in _rows_in(journal, options):
+        count += row.known or row.moved
+    return count
+
+
+async def are_moved(journal: Journal, options: Options, /) -> bool:
+    """Whether the journal knows some of those that are migrated, and its own runs have removed at the source, or may
+    have, all that were not gone before.
+    """
+    moved = others = 0
+    async for row in _rows_in(journal, options):
+        if row.moved or row.perhaps_moved:
+            moved += 1
+        elif row.known or row.outcome not in {"gone", "missing"}:
+            others += 1
+    return moved > 0 and not others
+
+
+async def _rows_in(journal: Journal, options: Options, /) -> AsyncIterator[Row]:
+    """The journal's rows of those that are migrated."""
     if options.names is not None:
         named = Named([*filter(options.wants, {*options.names})], journal)
         while items := await named.next(_PAGE):
-            count += sum(item.row is not None and (item.row.known or item.row.moved) for item in items)
-        return count
+            for item in items:
+                if item.row is not None:
+                    yield item.row
+        return
     rows = Rows(journal, options.wants)
     while (page := await rows.next()) is not None:
-        count += sum(row.known or row.moved for _, row in page)
-    return count
+        for _, row in page:
+            yield row
 
 
 def entries_of(found: Any, /) -> Any:

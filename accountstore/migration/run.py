@@ -23,13 +23,14 @@ from accountstore.migration.cases import end_of, settled
 from accountstore.migration.decide import Settled, decide
 from accountstore.migration.failures import Failures, told_of_shortage
 from accountstore.migration.identity import marks_of_storages
-from accountstore.migration.inputs import Named, Others, Rows, copies_in, entries_of
+from accountstore.migration.inputs import Named, Others, Rows, are_moved, copies_in, entries_of
 from accountstore.migration.journal import Journal
 from accountstore.migration.marks import Marks, new_marks
 from accountstore.migration.merge import Item, Listed, Merged, Side, Spool, Stream
 from accountstore.migration.model import Outcome, Report, Total
+from accountstore.migration.pace import Pace
 from accountstore.migration.preconditions import check_apart, check_places
-from accountstore.migration.presence import AT_ONCE, Presence, exist
+from accountstore.migration.presence import AT_ONCE, Presence, both_ends, exist
 from accountstore.migration.records import Done, outcome_of, outcome_of_other
 from accountstore.migration.runners import Runner
 from accountstore.migration.work import Job
@@ -51,9 +52,9 @@ class Migration:
     Raises:
         JournalError: the journal cannot be used, or the temporary file in which a listing is sorted.
         LocationError: a storage is not configured; or both places are one, or one lies in the other.
-        NotFoundError: of the documents that are migrated, the source has none with `mirror_deletes`, or has lost all
-            while the run went on; or the target has none, though the journal knows copies there
-            (`on_conflict="overwrite"` copies them again).
+        NotFoundError: of the documents that are migrated, the source has none with `mirror_deletes` (and this journal
+            has not moved all), or has lost all while the run went on; or the target has none, though the journal knows
+            copies there (`on_conflict="overwrite"` copies them again).
         UnsupportedError: the target has no conditional writes (`writes="blind"` does without).
         UnavailableError: the system has no more threads, processes or descriptors.
         AccountStoreError: a storage cannot be listed, or fails with every document: what was done is in the journal.
@@ -297,7 +298,7 @@ class Migration:
             await check_apart(self._store, job, self._word)
         if self._runner is None:
             self._runner = await self._make_runner(self._marks, self._key_path)
-        if job.options.mirror_deletes and not await self._source.is_there():
+        if job.options.mirror_deletes and not (await self._source.is_there() or await self._are_moved()):
             raise NotFoundError(
                 f"{job.source} has no document of those that are migrated: nothing is removed at {job.target} for that"
             )
@@ -308,12 +309,22 @@ class Migration:
         if self._journal is not None and job.action == "migrate" and not self._journal.run:
             await run_shielded(to_thread.run_sync, self._journal.begin_run, job.options.meaning())
 
+    async def _are_moved(self) -> bool:
+        return self._journal is not None and await are_moved(self._journal, self._job.options)
+
     def _inputs(self) -> Merged | Named:
-        """What the run goes through. Nothing is listed yet."""
+        """What the run goes through. Nothing is listed yet. Names are looked for before a worker removes them that may
+        die, and tell nobody.
+        """
         resolver, log = parts_of(self._store)
         job = self._job
         if job.options.names is not None:
-            return Named(sorted(filter(job.options.wants, {*job.options.names})), self._journal)
+            names = sorted(filter(job.options.wants, {*job.options.names}))
+            if self._runner is None or self._runner.own_store or not job.options.delete_source:
+                return Named(names, self._journal)
+            pace = Pace(job.options.concurrency, job.options.requests_per_second)
+            look = partial(both_ends, self._store, job.source, job.target, job.options, pace)
+            return Named(names, self._journal, look)
         ends: list[Stream[Side]] = []
         for what, place in (("source", job.source), ("target", job.target)):
             found = list_documents(
