@@ -96,7 +96,7 @@ class Cluster:
         self._registered = True
         self._workers = workers
         self._job = job
-        self._sent: dict[asyncio.Task[list[tuple[list[Done], bool]]], tuple[Any, Task]] = {}
+        self._sent: dict[asyncio.Task[list[Any]], tuple[Any, Task]] = {}
         self._ready: deque[Batch] = deque()
         self._suspects: deque[Task] = deque()
 
@@ -178,8 +178,7 @@ class Cluster:
             gone = _gone()
         else:
             # Each by itself, for `as_completed` never tells a future whose result is lost and whose repetition fails.
-            result = _result(self._client, future, self._job.options.delete_source)
-            self._sent[asyncio.create_task(result)] = future, task
+            self._sent[asyncio.create_task(_result(self._client, future))] = future, task
             return
         raise gone
 
@@ -199,17 +198,15 @@ class Cluster:
             if error is not None:
                 self._failed(task, error)
             elif ended.result():
-                [(done, died)] = ended.result()
-                is_repeated = died or task.is_repeated
-                self._ready.append(told_by_worker(task.items, done, self._job, is_repeated=is_repeated))
+                self._ready.append(told_by_worker(task.items, ended.result()[0], self._job))
             elif future.status == "error":
                 self._failed(task, await future.exception())
             else:  # the result went with its worker
-                self._send(replace(task, is_repeated=True))
+                self._send(task)
             future.release()
         return self._ready.popleft()
 
-    async def _ended(self) -> asyncio.Task[list[tuple[list[Done], bool]]]:
+    async def _ended(self) -> asyncio.Task[list[Any]]:
         """What came to its end first; while nothing does, there have to be a scheduler and a worker."""
         while True:
             ended, _ = await asyncio.wait(self._sent, timeout=_POLL, return_when=asyncio.FIRST_COMPLETED)
@@ -225,15 +222,14 @@ class Cluster:
                 raise error.with_traceback(None)
             raise BackendError(f"a Dask worker failed ({type(error).__name__})")
         if len(task.items) == 1 and not task.deaths:
-            # Another task of that worker may have killed it.
-            self._suspects.append(Task(task.items, 1, is_repeated=True))
+            self._suspects.append(Task(task.items, 1))  # another task of that worker may have killed it
             return
-        after = Task(task.items, 1).after_death(removes=self._job.options.delete_source)  # Dask has tried several times
+        after = Task(task.items, 1).after_death()  # Dask has tried several times
         if isinstance(after, Batch):
             self._ready.append(after)
         else:
             for half in after:
-                self._send(Task(half.items, is_repeated=True))
+                self._send(Task(half.items))
 
     async def aclose(self) -> None:
         """Let the workers close their stores, where the scheduler is still there."""
@@ -252,16 +248,9 @@ def _gone() -> UnavailableError:
     )
 
 
-async def _result(client: Any, future: Any, removes: bool, /) -> list[tuple[list[Done], bool]]:
-    """Wait for a future's end, and for its result; none if it failed or was cancelled. With it, of work that removes at
-    the source, whether a worker that had it is gone.
-    """
-    done = await client.gather([future], errors="skip")
-    if not done or not removes:
-        return [(one, False) for one in done]
-    events = [event for _, event in await client.get_events("all") if event.get("action") == "remove-worker"]
-    had = ("processing-tasks", "lost-computed-tasks")
-    return [(done[0], any(future.key in event.get(what, ()) for event in events for what in had))]
+async def _result(client: Any, future: Any, /) -> list[Any]:
+    """Wait for a future's end, and for its result; none if it failed or was cancelled."""
+    return list(await client.gather([future], errors="skip"))
 
 
 async def _wait_for_worker(client: Any, /) -> None:

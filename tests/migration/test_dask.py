@@ -27,7 +27,7 @@ from accountstore import (
     UnavailableError,
     UnsupportedError,
 )
-from accountstore.migration import Options, migrate
+from accountstore.migration import migrate
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator
@@ -189,39 +189,6 @@ async def test_a_cluster_without_workers(store: AccountStore, tmp_path: Path, mo
         with anyio.fail_after(HUNG), raises(UnavailableError, "has had no worker"):
             await run
     assert (await once(store, tmp_path)).ok
-
-
-@on_asyncio
-async def test_what_a_worker_had_moved_before_it_died_is_told_as_moved(
-    store: AccountStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """In a pass that removes, after one that has copied: Dask gives the dead worker's batch to another, and what that
-    one finds at the target alone was not deleted by others.
-    """
-    import dask.config
-
-    await once(store, tmp_path)
-    await anyio.Path(tmp_path, "poison.py").write_text(
-        "import os, pathlib\n"
-        "from accountstore.migration.work import Worker\n"
-        f"died = pathlib.Path({str(tmp_path / 'died')!r})\n"
-        "async def poisoned(self, items, work=Worker.work):\n"
-        "    done = await work(self, items)\n"
-        f"    if not died.exists() and any(item.name == {NAMES[7]!r} for item in items):\n"
-        "        died.touch()\n"
-        "        os._exit(9)\n"
-        "    return done\n"
-        "if Worker.work.__name__ != 'poisoned':\n"
-        "    Worker.work = poisoned\n"
-    )
-    with dask.config.set({"distributed.worker.preload": [str(tmp_path / "poison.py")]}):
-        async with cluster(monkeypatch) as client:
-            run = run_on(client, store, tmp_path, options=Options(delete_source=True))
-            told = {outcome.name: outcome.outcome async for outcome in run}
-    assert told == dict.fromkeys(NAMES, "moved")
-    assert await anyio.Path(tmp_path, "died").exists()
-    assert run.report.exit_code == 0
-    assert {await found(store, target(name)) for name in NAMES} == {"a"}
 
 
 @on_asyncio
