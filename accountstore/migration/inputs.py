@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 from unicodedata import normalize
 
@@ -95,37 +95,15 @@ class Named:
 async def copies_in(journal: Journal, options: Options, /) -> int:
     """How many documents of those that are migrated the journal knows at the target."""
     count = 0
-    async for row in _rows_in(journal, options):
-        count += row.known or row.moved
-    return count
-
-
-async def are_moved(journal: Journal, options: Options, /) -> bool:
-    """Whether the journal knows some of those that are migrated, and its own runs have removed at the source, or may
-    have, all that were not gone before.
-    """
-    moved = others = 0
-    async for row in _rows_in(journal, options):
-        if row.moved or row.perhaps_moved:
-            moved += 1
-        elif row.known or row.outcome not in {"gone", "missing"}:
-            others += 1
-    return moved > 0 and not others
-
-
-async def _rows_in(journal: Journal, options: Options, /) -> AsyncIterator[Row]:
-    """The journal's rows of those that are migrated."""
     if options.names is not None:
         named = Named([*filter(options.wants, {*options.names})], journal)
         while items := await named.next(_PAGE):
-            for item in items:
-                if item.row is not None:
-                    yield item.row
-        return
+            count += sum(item.row is not None and (item.row.known or item.row.moved) for item in items)
+        return count
     rows = Rows(journal, options.wants)
     while (page := await rows.next()) is not None:
-        for _, row in page:
-            yield row
+        count += sum(row.known or row.moved for _, row in page)
+    return count
 
 
 def entries_of(found: Any, /) -> Any:

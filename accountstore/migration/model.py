@@ -118,10 +118,9 @@ class Options(Struct, frozen=True, kw_only=True):
     mirror_deletes: bool = False
     """What this journal's runs have copied, and is gone at the source, is removed at the target, if it is still what
     was copied. A source without any document of those that are migrated is refused, as it may be one that is not
-    mounted, unless this journal's runs have moved them all: remove the last ones at the target yourself. Nothing is
-    removed at a target that ignores the case of names, where the source does not: it may be there under another name;
-    nor what a run with `delete_source` may have removed at the source itself, where its answer was lost or the run did
-    not come to its end.
+    mounted: remove the last ones at the target yourself. Nothing is removed at a target that ignores the case of names,
+    where the source does not: it may be there under another name; nor what a run with `delete_source` may have removed
+    at the source itself, where its answer was lost or the run did not come to its end.
     """
     writes: Literal["conditional", "blind"] = "conditional"
     """`"blind"`: on a target that honours no conditions, SFTP for one, each document is looked at just before its batch

@@ -23,7 +23,7 @@ from accountstore.migration.cases import end_of, settled
 from accountstore.migration.decide import Settled, decide
 from accountstore.migration.failures import Failures, told_of_shortage
 from accountstore.migration.identity import marks_of_storages
-from accountstore.migration.inputs import Named, Others, Rows, are_moved, copies_in, entries_of
+from accountstore.migration.inputs import Named, Others, Rows, copies_in, entries_of
 from accountstore.migration.journal import Journal
 from accountstore.migration.marks import Marks, new_marks
 from accountstore.migration.merge import Item, Listed, Merged, Side, Spool, Stream
@@ -52,9 +52,9 @@ class Migration:
     Raises:
         JournalError: the journal cannot be used, or the temporary file in which a listing is sorted.
         LocationError: a storage is not configured; or both places are one, or one lies in the other.
-        NotFoundError: of the documents that are migrated, the source has none with `mirror_deletes` (and this journal
-            has not moved all), or has lost all while the run went on; or the target has none, though the journal knows
-            copies there (`on_conflict="overwrite"` copies them again).
+        NotFoundError: of the documents that are migrated, the source has none with `mirror_deletes`, or has lost all
+            while the run went on; or the target has none, though the journal knows copies there
+            (`on_conflict="overwrite"` copies them again).
         UnsupportedError: the target has no conditional writes (`writes="blind"` does without).
         UnavailableError: the system has no more threads, processes or descriptors.
         AccountStoreError: a storage cannot be listed, or fails with every document: what was done is in the journal.
@@ -298,7 +298,7 @@ class Migration:
             await check_apart(self._store, job, self._word)
         if self._runner is None:
             self._runner = await self._make_runner(self._marks, self._key_path)
-        if job.options.mirror_deletes and not (await self._source.is_there() or await self._are_moved()):
+        if job.options.mirror_deletes and not await self._source.is_there():
             raise NotFoundError(
                 f"{job.source} has no document of those that are migrated: nothing is removed at {job.target} for that"
             )
@@ -308,9 +308,6 @@ class Migration:
             await self._check_lost()
         if self._journal is not None and job.action == "migrate" and not self._journal.run:
             await run_shielded(to_thread.run_sync, self._journal.begin_run, job.options.meaning())
-
-    async def _are_moved(self) -> bool:
-        return self._journal is not None and await are_moved(self._journal, self._job.options)
 
     def _inputs(self) -> Merged | Named:
         """What the run goes through. Nothing is listed yet. Names are looked for before a worker removes them that may

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import sqlite3
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -63,39 +61,6 @@ async def test_an_end_that_has_lost_what_is_migrated(tmp_path: Path, chosen: str
         told = await outcomes_of(migrate(store, SOURCE, TARGET, options=Options(**options), **files(tmp_path)))
         gone = "deleted" if end == "source" else "removed"
         assert [told[name] for name in NAMES[3:]] == [gone, "same", gone]
-
-
-@pytest.mark.parametrize("how", ["recorded", "not recorded"])
-@pytest.mark.parametrize("named", [False, True], ids=["listed", "named"])
-async def test_a_source_that_the_migration_has_emptied(tmp_path: Path, named: bool, how: str) -> None:
-    """A run with `delete_source` and `mirror_deletes` that was broken off when it had moved everything, whether its
-    journal knows that or not, is brought to its end by the next, which removes nothing. Control: where the journal has
-    copied one that it did not move, a source without any is refused.
-    """
-    chosen: dict[str, Any] = {"delete_source": True, "mirror_deletes": True}
-    if named:
-        chosen["names"] = (*NAMES, "other.account")
-    async with store_over({"Old": MemoryBackend(), "New": MemoryBackend()}) as store:
-        for name in NAMES:
-            await put(store, source(name), "a")
-        if how == "recorded":
-            await once(store, tmp_path, delete_source=True)
-        else:
-            await once(store, tmp_path)
-            for name in NAMES:
-                await store.delete(source(name))
-        with sqlite3.connect(files(tmp_path)["journal"]) as journal:
-            meaning = json.dumps(Options(**chosen).meaning())
-            journal.execute("update runs set ended = null, options = ?", [meaning])
-        journal.close()
-        told = await outcomes_of(migrate(store, SOURCE, TARGET, options=Options(**chosen), **files(tmp_path)))
-        assert told == dict.fromkeys(NAMES, "gone") | ({"other.account": "missing"} if named else {})
-        await put(store, source("other.account"), "a")
-        await once(store, tmp_path)
-        await store.delete(source("other.account"))
-        with raises(NotFoundError, "nothing is removed"):
-            await once(store, tmp_path, **chosen)
-        assert [await found(store, target(name)) for name in (*NAMES, "other.account")] == ["a"] * 7
 
 
 class Caseless(MemoryBackend):
