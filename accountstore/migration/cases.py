@@ -80,21 +80,6 @@ class Case(Struct, eq=False):
         if self.done is not None:
             self.done = replace(self.done, perhaps_moved=True)
 
-    def told(self, marks: Marks, /) -> Done:
-        """What became of it; where nothing was said, that it is nowhere any more."""
-        done = self.done or nowhere(self)
-        return replace(done, surely=self.surely, moved_before=self._is_moved_before(marks))
-
-    def _is_moved_before(self, marks: Marks, /) -> bool:
-        """Whether it was listed, and the target alone has it: but for one that had changed since it was copied, and of
-        which the target still is as it was listed, which nobody has copied.
-        """
-        side, there, row = self.item.source, self.item.target, self.item.row
-        if side is None or not isinstance(self.source, Missing) or not isinstance(self.target, Version):
-            return False
-        changed = row is not None and row.known and side.version and marks.of("source", side.version) != row.source
-        return not (changed and there is not None and self.target == there.version)
-
     def mark(self, marks: Marks, source: Version, target: Version, /) -> None:
         """Both ends are known to be the same, in these versions."""
         if self.done is not None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, TypeAlias
+from collections.abc import Callable, Sequence
+from typing import Any
 from unicodedata import normalize
 
 from anyio import to_thread
@@ -12,14 +12,12 @@ from msgspec.structs import replace
 from accountstore.errors import ExtensionError
 from accountstore.listing import Skipped
 from accountstore.migration.journal import Journal
-from accountstore.migration.merge import Item, Side
+from accountstore.migration.merge import Item
 from accountstore.migration.model import Options, Place
 from accountstore.migration.records import Other, Row
 from accountstore.validation import kind_of
 
 _PAGE = 1000
-Look: TypeAlias = Callable[[Sequence[str]], Awaitable[Mapping[str, tuple[Side, Side | None]]]]
-"""Looks at both ends of names, and tells of those that are at the source."""
 
 
 class Others:
@@ -72,12 +70,11 @@ class Rows:
 
 
 class Named:
-    """The items of a list of names, at whose ends nobody has looked, or only for those that are at the source."""
+    """The items of a list of names, at whose ends nobody has looked."""
 
-    def __init__(self, names: Sequence[str], journal: Journal | None, look: Look | None = None, /) -> None:
+    def __init__(self, names: Sequence[str], journal: Journal | None, /) -> None:
         self._names = names
         self._journal = journal
-        self._look = look
         self._at = 0
 
     async def next(self, most: int, /) -> list[Item]:
@@ -86,10 +83,8 @@ class Named:
         rows: dict[str, Row] = {}
         if self._journal is not None and names:
             rows = await to_thread.run_sync(self._journal.rows_of, names)
-        seen = {} if self._look is None else await self._look(names)
         self._at += len(names)
-        ends = [(name, *seen.get(name, (None, None))) for name in names]
-        return [Item(name, here, there, rows.get(name), listed=name in seen) for name, here, there in ends]
+        return [Item(name, None, None, rows.get(name), listed=False) for name in names]
 
 
 async def copies_in(journal: Journal, options: Options, /) -> int:

@@ -317,10 +317,10 @@ def _is_broken_off(run: Run, /) -> bool:
 
 
 def _kept(done: Done, row: Row | None, /) -> tuple[bytes | None, bytes | None]:
-    """The marks that a row has afterwards: new ones where both ends are known to be the same; of what was surely moved,
-    that of the target alone.
+    """The marks that a row has afterwards: new ones where both ends are known to be the same; of what was moved, that
+    of the target alone.
     """
-    if done.outcome == "moved" and not done.perhaps_moved:
+    if done.outcome == "moved":
         return None, done.target if done.target is not None or row is None else row.target
     if done.target is not None or row is None:
         return done.source, done.target

@@ -7,9 +7,7 @@ from functools import partial
 
 from accountstore.errors import AccountStoreError, LocationError, NotRegularError
 from accountstore.location import Location
-from accountstore.migration.merge import Side
 from accountstore.migration.model import Options, Place
-from accountstore.migration.pace import Pace
 from accountstore.outcomes import each
 from accountstore.store import AccountStore
 
@@ -27,30 +25,6 @@ async def _exists(store: AccountStore, at: Location, /) -> bool:
         return await store.exists(at)
     except NotRegularError:
         return True
-
-
-async def both_ends(
-    store: AccountStore, source: Place, target: Place, options: Options, pace: Pace, names: Sequence[str], /
-) -> dict[str, tuple[Side, Side | None]]:
-    """What is at both ends of the names that are at the source. Those of which it cannot be told are left out."""
-    await pace.wait(2 * len(names))
-    at = {name: ends for name in names if (ends := _both(source, target, name)) is not None}
-    asked = [place for ends in at.values() for place in ends]
-    answers = iter(await exist(store, asked, min(AT_ONCE, options.concurrency)))
-    found = {name: (next(answers), next(answers)) for name in at}
-    side = Side(0, None, None)
-    return {
-        name: (side, side if there else None)
-        for name, (here, there) in found.items()
-        if here is True and isinstance(there, bool)
-    }
-
-
-def _both(source: Place, target: Place, name: str, /) -> tuple[Location, Location] | None:
-    try:
-        return source.at(name), target.at(name)
-    except LocationError:
-        return None
 
 
 class Presence:

@@ -51,8 +51,6 @@ class Done(Struct, frozen=True, array_like=True):
     """Whether the source had others when this one was gone: it was not unmounted."""
     perhaps_moved: bool = False
     """Whether this migration may have removed it at the source, and does not know."""
-    moved_before: bool = False
-    """Whether it was moved, if another worker had begun with it: it was at the source, and the target alone has it."""
 
 
 def outcome_of(done: Done, source: Place, target: Place, /) -> Outcome:

@@ -28,9 +28,8 @@ from accountstore.migration.journal import Journal
 from accountstore.migration.marks import Marks, new_marks
 from accountstore.migration.merge import Item, Listed, Merged, Side, Spool, Stream
 from accountstore.migration.model import Outcome, Report, Total
-from accountstore.migration.pace import Pace
 from accountstore.migration.preconditions import check_apart, check_places
-from accountstore.migration.presence import AT_ONCE, Presence, both_ends, exist
+from accountstore.migration.presence import AT_ONCE, Presence, exist
 from accountstore.migration.records import Done, outcome_of, outcome_of_other
 from accountstore.migration.runners import Runner
 from accountstore.migration.work import Job
@@ -310,18 +309,11 @@ class Migration:
             await run_shielded(to_thread.run_sync, self._journal.begin_run, job.options.meaning())
 
     def _inputs(self) -> Merged | Named:
-        """What the run goes through. Nothing is listed yet. Names are looked for before a worker removes them that may
-        die, and tell nobody.
-        """
+        """What the run goes through. Nothing is listed yet."""
         resolver, log = parts_of(self._store)
         job = self._job
         if job.options.names is not None:
-            names = sorted(filter(job.options.wants, {*job.options.names}))
-            if self._runner is None or self._runner.own_store or not job.options.delete_source:
-                return Named(names, self._journal)
-            pace = Pace(job.options.concurrency, job.options.requests_per_second)
-            look = partial(both_ends, self._store, job.source, job.target, job.options, pace)
-            return Named(names, self._journal, look)
+            return Named(sorted(filter(job.options.wants, {*job.options.names})), self._journal)
         ends: list[Stream[Side]] = []
         for what, place in (("source", job.source), ("target", job.target)):
             found = list_documents(

@@ -27,23 +27,14 @@ class Batch(Struct, frozen=True, eq=False):
     done: Sequence[Done]
 
 
-def told_by_worker(items: Sequence[Item], done: Sequence[Done], job: Job, /, *, is_repeated: bool = False) -> Batch:
+def told_by_worker(items: Sequence[Item], done: Sequence[Done], job: Job, /) -> Batch:
     """A batch as a worker tells it, which may have been another's that died: what was listed at the source alone, and
-    is at the target alone, was moved by that one; and where it is known that one died with it, also what the target
-    had before. Else others have deleted that. The journal takes it as perhaps moved, and keeps its marks.
+    is at the target alone, was moved by that one.
     """
     if not job.options.delete_source:
         return Batch(items, done)
     found = zip(items, done, strict=True)
-    return Batch(
-        items,
-        [
-            replace(one, outcome="moved", error="", reason="", perhaps_moved=True)
-            if _was_moved(item, one) or (is_repeated and one.moved_before)
-            else one
-            for item, one in found
-        ],
-    )
+    return Batch(items, [replace(one, outcome="moved") if _was_moved(item, one) else one for item, one in found])
 
 
 def _was_moved(item: Item, done: Done, /) -> bool:
@@ -85,27 +76,20 @@ class Runner(Protocol):
 
 
 class Task(Struct, frozen=True, eq=False):
-    """A batch that is with a worker in another process, and how many such it has outlived that it may have killed."""
+    """A batch that is with a worker in another process, and how many such it has outlived."""
 
     items: Sequence[Item]
     deaths: int = 0
-    is_repeated: bool = False
-    """Whether a worker had begun with it, and is gone."""
 
-    def after_death(self, *, removes: bool = True) -> Sequence[Task] | Batch:
-        """What is done when its worker has died with it: again, then in halves; one that is alone has failed, and may
-        have been removed at the source, where the run removes there.
-        """
+    def after_death(self) -> Sequence[Task] | Batch:
+        """What is done when its worker has died with it: again, then in halves; one that is alone has failed."""
         if self.deaths + 1 < _DEATHS:
-            return (Task(self.items, self.deaths + 1, is_repeated=True),)
+            return (Task(self.items, self.deaths + 1),)
         if len(self.items) == 1:
             reason = "source: the process that copied it ended, each time"
-            failed = Done(self.items[0].name, "failed", error="BackendError", reason=reason, perhaps_moved=removes)
-            return Batch(self.items, (failed,))
+            return Batch(self.items, (Done(self.items[0].name, "failed", error="BackendError", reason=reason),))
         half = len(self.items) // 2
-        halves = self.items[:half], self.items[half:]
-        first, second = (Task(items, self.deaths, is_repeated=True) for items in halves)
-        return first, second
+        return Task(self.items[:half], self.deaths), Task(self.items[half:], self.deaths)
 
 
 class Here:

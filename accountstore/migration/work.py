@@ -10,6 +10,7 @@ from typing import Any
 
 import anyio
 from msgspec import Struct
+from msgspec.structs import replace
 
 from accountstore.backends.base import Version, WriteMode
 from accountstore.batches import open_many
@@ -26,7 +27,7 @@ from accountstore.events import Event, Observer
 from accountstore.lease import FIELD
 from accountstore.leased import is_held
 from accountstore.location import Location
-from accountstore.migration.cases import UNREADABLE, Case, compare, end_of
+from accountstore.migration.cases import UNREADABLE, Case, compare, end_of, nowhere
 from accountstore.migration.decide import (
     UNKNOWN,
     Action,
@@ -124,7 +125,7 @@ class Worker:
                     compare(case, way)
         self._pace.settle(*self._storages)
         self._items = self._cases = ()
-        return [case.told(self._marks) for case in cases]
+        return [replace(case.done or nowhere(case), surely=case.surely) for case in cases]
 
     def _case(self, item: Item, /) -> Case:
         source, target = item.source, item.target

@@ -18,15 +18,9 @@ from migrating import SOURCE, TARGET, account, config, files, found, once, put, 
 from running import HUNG
 
 from accountstore import AccountStore, ConfigError, StorageConfig, StoreConfig, UnavailableError, UnsupportedError
-from accountstore.backends.base import Version
 from accountstore.backends.memory import MemoryBackend
 from accountstore.migration import Options, migrate, processes
-from accountstore.migration.cases import Case
-from accountstore.migration.decide import MISSING
-from accountstore.migration.marks import new_marks
-from accountstore.migration.merge import Item, Side
 from accountstore.migration.processes import Processes
-from accountstore.migration.records import Row
 from accountstore.testing import store_over
 
 if TYPE_CHECKING:
@@ -171,135 +165,6 @@ async def test_what_a_process_moved_before_it_died_is_told_as_moved(
     assert told == dict.fromkeys(NAMES, "moved") | {"other.account": "foreign"}
     assert run.report.ok
     assert not names_at(tmp_path / "old")
-
-
-DYING = """
-import os
-from pathlib import Path
-from accountstore.migration import processes
-work = processes.Worker.work
-async def dying(self, items):
-    names = {{item.name for item in items}}
-    if {theirs!r} in names:
-        Path({folder!r}, "old", "mail", {theirs!r}).unlink()
-    done = await work(self, items)
-    died = Path({folder!r}, "died")
-    if {kills!r} in names and not (died.exists() and {once}):
-        died.touch()
-        os._exit(9)
-    return done
-processes.Worker.work = dying
-processes.main()
-"""
-"""A process that dies after it has done the batch of one document, once or each time; before that of another, somebody
-else deletes that one at the source.
-"""
-
-
-async def _let_them_die(
-    monkeypatch: pytest.MonkeyPatch, folder: Path, /, kills: str, theirs: str = "", *, once: bool = True
-) -> None:
-    program = folder / "dying.py"
-    text = DYING.format(folder=str(folder), kills=kills, theirs=theirs, once=once)
-    await anyio.Path(program).write_text(text)
-    monkeypatch.setattr("accountstore.migration.processes._COMMAND", (str(program),))
-
-
-@on_asyncio
-@pytest.mark.parametrize("mirror", [False, True], ids=["", "mirror"])
-async def test_what_was_copied_before_and_moved_by_a_process_that_died_is_told_as_moved(
-    store: AccountStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mirror: bool
-) -> None:
-    """So is what had changed since; and the run comes to its end, though nothing is left at the source. Control: what
-    somebody else deletes there meanwhile is gone, and stays at the target.
-    """
-    await once(store, tmp_path)
-    await put(store, source(NAMES[14]), "b")
-    await _let_them_die(monkeypatch, tmp_path, NAMES[11], NAMES[0])
-    options = Options(delete_source=True, mirror_deletes=mirror)
-    run = migrate(store, SOURCE, TARGET, processes=2, options=options, **files(tmp_path))
-    told = {outcome.name: outcome.outcome async for outcome in run}
-    assert (tmp_path / "died").exists()
-    assert told == dict.fromkeys(NAMES, "moved") | {NAMES[0]: "gone"}
-    assert run.report.ok
-    assert not names_at(tmp_path / "old")
-    assert await found(store, target(NAMES[14])) == "b"
-    await put(store, source("new.account"), "a")
-    assert (await once(store, tmp_path, mirror_deletes=True)).totals.keys() == {"gone", "copied"}
-    assert names_at(tmp_path / "new" / "post" / "all") == {*NAMES, "new.account"}
-
-
-@on_asyncio
-async def test_what_is_told_as_moved_after_a_death_forgets_nothing(
-    store: AccountStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Where it is at the source again as it was copied, such as after a mount that was lost, what the target has is
-    newer, and stays.
-    """
-    await once(store, tmp_path)
-    before = await anyio.Path(tmp_path, "old", "mail", NAMES[11]).read_bytes()
-    await _let_them_die(monkeypatch, tmp_path, NAMES[11])
-    options = Options(delete_source=True)
-    await migrate(store, SOURCE, TARGET, processes=2, options=options, **files(tmp_path))
-    await anyio.Path(tmp_path, "old", "mail", NAMES[11]).write_bytes(before)
-    await put(store, target(NAMES[11]), "newer")
-    run = migrate(store, SOURCE, TARGET, options=Options(on_conflict="overwrite"), **files(tmp_path))
-    told = {outcome.name: outcome.outcome async for outcome in run}
-    assert told == dict.fromkeys(NAMES, "gone") | {NAMES[11]: told[NAMES[11]]}
-    assert (told[NAMES[11]], await found(store, target(NAMES[11]))) == ("newer", "newer")
-
-
-@on_asyncio
-async def test_what_a_document_that_kills_its_process_may_have_moved_stays_at_the_target(
-    store: AccountStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A document whose process dies each time, after it was removed at the source, has failed; `mirror_deletes` does
-    not remove the only copy afterwards.
-    """
-    await once(store, tmp_path)
-    await _let_them_die(monkeypatch, tmp_path, NAMES[11], once=False)
-    options = Options(delete_source=True)
-    report = await migrate(store, SOURCE, TARGET, processes=2, options=options, **files(tmp_path))
-    assert {word: total.documents for word, total in report.totals.items()} == {"moved": 59, "failed": 1}
-    await put(store, source("new.account"), "a")
-    assert (await once(store, tmp_path, mirror_deletes=True)).totals.keys() == {"gone", "copied"}
-    assert await found(store, target(NAMES[11])) == "a"
-
-
-@on_asyncio
-async def test_names_that_a_process_moved_before_it_died_are_told_as_moved(
-    store: AccountStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """With `names` too, and the journal knows them. Control: what was at the target alone is foreign."""
-    others = ("f2/other.account", "nowhere.account", "f2/odd#.account")
-    await put(store, target(others[0]), "a")
-    await _let_them_die(monkeypatch, tmp_path, NAMES[11])
-    options = Options(delete_source=True, names=(*NAMES, *others))
-    run = migrate(store, SOURCE, TARGET, processes=2, options=options, **files(tmp_path))
-    told = {outcome.name: outcome.outcome async for outcome in run}
-    assert (tmp_path / "died").exists()
-    expected = dict(zip(others, ("foreign", "missing", "refused"), strict=True))
-    assert told == dict.fromkeys(NAMES, "moved") | expected
-    run = migrate(store, SOURCE, TARGET, options=options, **files(tmp_path))
-    told = {outcome.name: outcome.outcome async for outcome in run}
-    assert told == dict.fromkeys(NAMES, "gone") | expected
-
-
-@pytest.mark.parametrize(
-    ("listed", "there", "moved"),
-    [("1", "2", True), ("1", "3", True), ("new", "2", False), ("new", "3", True)],
-    ids=["as it was copied", "newer at the target", "changed and not copied", "changed and copied"],
-)
-def test_what_no_worker_has_copied_it_has_not_moved(listed: str, there: str, moved: bool) -> None:
-    """Where the listings have versions, a document that had changed since it was copied, and of which the target has
-    what it had, was deleted by others: no worker that has died has removed it.
-    """
-    marks = new_marks()
-    row = Row("x", marks.of("source", Version("1")), marks.of("target", Version("2")), "copied")
-    ends = Side(1, None, Version(listed)), Side(1, None, Version("2"))
-    case = Case(Item("x", *ends, row), MISSING, Version(there))
-    case.settle("gone")
-    assert case.told(marks).moved_before == moved
 
 
 @on_asyncio
