@@ -336,7 +336,7 @@ def _is_old(done: Done, row: Row, /) -> bool:
     """Whether a document is as the journal has it: that it was copied before is the more telling outcome."""
     if done.outcome == "gone" and (row.moved or row.perhaps_moved):
         return True  # as the source has it no more, so was it before
-    if row.perhaps_moved:
+    if row.perhaps_moved or done.perhaps_moved:
         return False
     if done.outcome in PROBLEMS or (done.source, done.target) not in {(row.source, row.target), (None, None)}:
         return False

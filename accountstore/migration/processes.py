@@ -212,7 +212,8 @@ class Processes:
         elif reply.error:
             raise getattr(errors, reply.error, BackendError)(reply.reason)
         else:
-            self._ready.append(told_by_worker(child.given.popleft().items, reply.done, self._job))
+            task = child.given.popleft()
+            self._ready.append(told_by_worker(task.items, reply.done, self._job, is_repeated=task.is_repeated))
 
     async def _bury(self, child: _Child, /) -> None:
         """A process has died with its first batch: that one is to blame, the other is not."""
@@ -220,7 +221,8 @@ class Processes:
         died, *rest = child.given
         child.given.clear()
         self._queue.extendleft(reversed(rest))
-        after = (died,) if child.ended else died.after_death()
+        removes = self._job.options.delete_source
+        after = (replace(died, is_repeated=True),) if child.ended else died.after_death(removes=removes)
         if isinstance(after, Batch):
             self._ready.append(after)
         else:

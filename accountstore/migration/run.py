@@ -283,7 +283,7 @@ class Migration:
             done, item = self._unkept[place]
             reason = "target: it is not there, though it was copied: do all reach the same storage?"
             failed = replace(done, outcome="failed", source=None, target=None, error="NotFoundError", reason=reason)
-            self._unkept[place] = failed, item
+            self._unkept[place] = replace(failed, perhaps_moved=done.outcome == "moved"), item
 
     # --- beginning and end --------------------------------------------------------------------------------------------
 

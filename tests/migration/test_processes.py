@@ -167,6 +167,52 @@ async def test_what_a_process_moved_before_it_died_is_told_as_moved(
     assert not names_at(tmp_path / "old")
 
 
+HARMING = """
+import os
+from pathlib import Path
+from accountstore.migration import processes
+work = processes.Worker.work
+folder, harm = Path({folder!r}), {harm!r}
+async def harming(self, items):
+    done = await work(self, items)
+    if items[0].name == {name!r}:
+        if harm == "unseen":
+            (folder / "new" / "post" / "all" / {name!r}).rename(folder / "away")
+        elif harm == "dies each time" or not (folder / "died").exists():
+            (folder / "died").touch()
+            os._exit(9)
+    return done
+processes.Worker.work = harming
+processes.main()
+"""
+
+
+@on_asyncio
+@pytest.mark.parametrize(
+    ("harm", "outcome"), [("dies once", "gone"), ("dies each time", "failed"), ("unseen", "failed")]
+)
+async def test_what_may_have_been_moved_by_another_process_keeps_its_only_copy(
+    store: AccountStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, harm: str, outcome: str
+) -> None:
+    """A document that was copied before, and is removed at the source by a process that dies then, or whose copy cannot
+    be seen from here for a moment: `mirror_deletes` does not remove it at the target afterwards.
+    """
+    await once(store, tmp_path)
+    for end in (source, target):
+        await put(store, end(NAMES[0]), f"of {end(NAMES[0]).storage}")  # a conflict, so that the source is not empty
+    program = tmp_path / "harming.py"
+    await anyio.Path(program).write_text(HARMING.format(folder=str(tmp_path), harm=harm, name=NAMES[11]))
+    monkeypatch.setattr("accountstore.migration.processes._COMMAND", (str(program),))
+    monkeypatch.setattr("accountstore.migration.processes.MOST", 1)
+    run = migrate(store, SOURCE, TARGET, processes=2, options=Options(delete_source=True), **files(tmp_path))
+    told = {outcome.name: outcome.outcome async for outcome in run}
+    assert told == dict.fromkeys(NAMES, "moved") | {NAMES[0]: "conflict", NAMES[11]: outcome}
+    if harm == "unseen":
+        (tmp_path / "away").rename(tmp_path / "new" / "post" / "all" / NAMES[11])
+    await once(store, tmp_path, mirror_deletes=True)
+    assert names_at(tmp_path / "new" / "post" / "all") == {*NAMES}
+
+
 @on_asyncio
 async def test_what_others_print_and_read_in_a_process_is_no_reply(
     store: AccountStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
