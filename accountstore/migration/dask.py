@@ -193,7 +193,7 @@ class Cluster:
                 self._send(self._suspects.popleft())  # alone, so that it is clear who is to blame
             ended = await self._ended()
             future, task = self._sent.pop(ended)
-            if ended.cancelled() or isinstance(error := ended.exception(), _BROKEN) or self._client.status != "running":
+            if ended.cancelled() or isinstance(error := ended.exception(), _BROKEN):
                 raise _gone()
             if error is not None:
                 self._failed(task, error)
@@ -211,10 +211,10 @@ class Cluster:
         """What came to its end first; while nothing does, there have to be a scheduler and a worker."""
         while True:
             ended, _ = await asyncio.wait(self._sent, timeout=_POLL, return_when=asyncio.FIRST_COMPLETED)
-            if ended:
-                return ended.pop()
             if self._client.status != "running":
                 raise _gone()
+            if ended:
+                return ended.pop()
             await _wait_for_worker(self._client)
 
     def _failed(self, task: Task, error: object, /) -> None:

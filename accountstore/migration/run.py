@@ -282,8 +282,9 @@ class Migration:
         for place, _ in copied:
             done, item = self._unkept[place]
             reason = "target: it is not there, though it was copied: do all reach the same storage?"
+            perhaps = done.perhaps_moved or done.outcome == "moved"
             failed = replace(done, outcome="failed", source=None, target=None, error="NotFoundError", reason=reason)
-            self._unkept[place] = replace(failed, perhaps_moved=done.outcome == "moved"), item
+            self._unkept[place] = replace(failed, perhaps_moved=perhaps), item
 
     # --- beginning and end --------------------------------------------------------------------------------------------
 
