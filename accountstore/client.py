@@ -45,7 +45,7 @@ from accountstore.errors import (
     UncertainError,
     UnsupportedError,
 )
-from accountstore.outcomes import each, fail, one_for_each, outcome_of
+from accountstore.outcomes import each, one_for_each, outcome_of
 from accountstore.probe import probe, server_time
 from accountstore.retry import (
     CONDITIONS,
@@ -192,7 +192,7 @@ class StorageClient:
 
     async def _read_again(self, key: str, error: Exception, by: float, /) -> Blob:
         """A document of a batch by itself, where its error was temporary."""
-        failure = await outcome_of(self.attempt(fail, error))
+        failure = self._typed(error)
         if not failure.temporary or self.policy.attempts == 1:
             raise failure
         return await self.read(key, by)
@@ -237,11 +237,11 @@ class StorageClient:
             pass
         finally:
             SENDING.reset(context)
-        raise uncertain(self) if sending.sent else out_of_time(self)
+        return [uncertain(self) if sending.has_sent(write.key) else out_of_time(self) for write in writes]
 
     async def _write_again(self, write: Write, error: Exception, started: float, by: float, /) -> Stat:
         """A document of a batch by itself, where its error was temporary and the write may be repeated."""
-        failure = await outcome_of(self.attempt(fail, error))
+        failure = self._typed(error)
         if not isinstance(failure, UnavailableError) or isinstance(failure, UncertainError):
             raise failure
         if self.policy.attempts == 1:

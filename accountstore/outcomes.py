@@ -52,8 +52,3 @@ async def one_for_each(
     if len(results) != len(documents):
         raise BackendError(f"the backend returned {len(results)} results for {len(documents)} documents")
     return results
-
-
-async def fail(error: Exception, /) -> AccountStoreError:
-    """Raise the error that a backend has returned."""
-    raise error

@@ -401,7 +401,7 @@ async def test_local_documents_share_thread_hops(calls: int, tmp_path: Path, mon
         for location in wanted[:10]:
             await store.get(location)
             await store.save(location, ACCOUNT)
-        assert hops == ["write_many"] * batches + ["read_many"] * batches + ["read", "write"] * 10
+        assert hops == ["_write_many"] * batches + ["read_many"] * batches + ["read", "write"] * 10
 
 
 class Tap:

@@ -12,15 +12,24 @@ class Sending:
     _told: bool = False
     sent: bool = True
 
+    def __init__(self) -> None:
+        self._keys: set[str] = set()
+
     def hold(self) -> None:
         """Nothing has left yet, unless it was told before that something has."""
         if not self._told:
             self._told = True
             self.sent = False
 
-    def release(self) -> None:
-        """It is about to leave, or was just done. In any thread."""
+    def release(self, key: str | None = None, /) -> None:
+        """It is about to leave, or was just done; of a batch, the write of this key. In any thread."""
+        if key is not None:
+            self._keys.add(key)
         self.sent = True
+
+    def has_sent(self, key: str, /) -> bool:
+        """Whether the write of this key may have left: any, unless it was told of which."""
+        return self.sent and (not self._keys or key in self._keys)
 
 
 SENDING: ContextVar[Sending | None] = ContextVar("accountstore_sending", default=None)
@@ -35,16 +44,16 @@ def hold() -> None:
 
 def release() -> None:
     """Tell that the request that this task makes is about to leave."""
-    releaser()()
+    releaser()(None)
 
 
-def releaser() -> Callable[[], None]:
+def releaser() -> Callable[[str | None], None]:
     """What tells it from another thread."""
     sending = SENDING.get()
     return _nobody if sending is None else sending.release
 
 
-def _nobody() -> None: ...
+def _nobody(_: str | None, /) -> None: ...
 
 
 def has_left() -> bool:

@@ -34,13 +34,19 @@ class Fence:
     Raises `UnavailableError` at the block's beginning.
     """
 
-    def __init__(self, passed: Callable[[], object], /) -> None:
+    def __init__(self, passed: Callable[[str | None], object], /) -> None:
         """`passed` is called when something has been published, before anybody learns that nothing is any more."""
         self._passed = passed
+        self._key: str | None = None
         self._publishing = Lock()
         self._closed = False
         self.abandoned: Callable[[], bool] = bool
         """Whether the event loop of the caller is gone."""
+
+    def of(self, key: str, /) -> Fence:
+        """The fence for the write of this key, one of several."""
+        self._key = key
+        return self
 
     def close(self) -> bool:
         """Let nothing more be published. Whether nothing is just being published."""
@@ -58,7 +64,7 @@ class Fence:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         if error is None:
-            self._passed()
+            self._passed(self._key)
         self._publishing.release()
 
 

@@ -21,7 +21,17 @@ from running import HUNG
 from samples import ACCOUNT as OLD
 from samples import next_port
 
-from accountstore import Account, AccountStore, AccountStoreError, Location, StorageConfig, StoreConfig, UncertainError
+from accountstore import (
+    Account,
+    AccountStore,
+    AccountStoreError,
+    ClosedError,
+    Location,
+    StorageConfig,
+    StoreConfig,
+    UnavailableError,
+    UncertainError,
+)
 from accountstore.backends.local.backend import LocalBackend
 from accountstore.backends.local.files import Files
 from accountstore.backends.local.syscalls import SystemCalls
@@ -520,6 +530,40 @@ async def test_a_write_that_is_given_up_when_it_was_published_is_uncertain(
     assert [isinstance(failure, UncertainError) for failure in failures] == [not control]
     slow.release.set()
     await store.aclose()
+
+
+@pytest.mark.parametrize("ended", ["deadline", "closed"])
+async def test_a_batch_that_is_given_up_tells_which_documents_were_not_made(root: Path, ended: str) -> None:
+    """Only the document that was published is uncertain: those after it, in its folder and in others, were not sent,
+    and are not made later.
+    """
+    slow = SlowFolder()
+    backend = LocalBackend(Files(str(root), calls=cast("SystemCalls", slow)))
+    store = store_over({"main": backend}, timeout=HUNG)
+    deadlines = parts_of(store)[0].storage(None).client.calls.deadlines
+    later = [replace(AT, file_name="later.account"), replace(AT, folder="other", file_name="later.account")]
+    results: dict[Location, Version | AccountStoreError] = {}
+
+    async def call() -> None:
+        pairs = [(location, NEW) for location in (AT, *later)]
+        results.update({location: result async for location, result in store.save_many(pairs)})
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(call)
+        await until(slow.entered)
+        await (store.aclose() if ended == "closed" else deadlines.end_all())
+    assert content(root) == NEW
+    assert isinstance(results[AT], UncertainError)
+    for location in later:
+        failure = results[location]
+        assert isinstance(failure, ClosedError if ended == "closed" else UnavailableError)
+        assert not getattr(failure, "sent", False)
+    slow.release.set()
+    await store.aclose()
+    with anyio.fail_after(HUNG):
+        while temporary_files(root):
+            await anyio.sleep(0.001)
+    assert [path.name for path in root.rglob("*.account")] == [AT.file_name]
 
 
 async def test_a_cancelled_read_does_not_wait_for_a_slow_disk(root: Path) -> None:

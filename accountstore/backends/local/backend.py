@@ -78,7 +78,10 @@ class LocalBackend:
         return await self._unlocked(partial(self._files.write, key, data, mode))
 
     async def write_many(self, writes: Sequence[Write], /) -> Sequence[Stat | Exception]:
-        return await self._threads.run_fenced(partial(self._files.write_many, writes))
+        return await self._threads.run_fenced(partial(self._write_many, writes))
+
+    def _write_many(self, writes: Sequence[Write], fence: Fence, /) -> list[Stat | Exception]:
+        return self._files.write_many(writes, fence.of)
 
     async def stat(self, key: str, /) -> Stat:
         return await self._threads.run(partial(self._files.stat, key))

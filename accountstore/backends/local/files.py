@@ -108,15 +108,18 @@ class Files:
             return self._documents.stat(at, name, key)
 
     def write_many(
-        self, writes: Sequence[Write], fence: AbstractContextManager[Any] = _NO_FENCE, /
+        self, writes: Sequence[Write], fence_of: Callable[[str], AbstractContextManager[Any]] = nullcontext, /
     ) -> list[Stat | Exception]:
-        """Write documents one after another; each folder goes to the disk once, before anything is acknowledged."""
+        """Write documents one after another, each behind the fence of its key; each folder goes to the disk once,
+        before anything is acknowledged.
+        """
         results: dict[int, Stat | Exception] = {}
         for folder, numbers in _by_folder([write.key for write in writes]).items():
             try:
                 with self._directories.prepare(folder) as at:
                     for number in numbers:
-                        results[number] = _outcome(self._documents.write, at, *writes[number], fence)
+                        write = writes[number]
+                        results[number] = _outcome(self._documents.write, at, *write, fence_of(write.key))
                     self._sync(at)
             except Exception as error:  # noqa: BLE001 -- an error is a result here
                 results |= {n: error for n in numbers if not isinstance(results.get(n), Exception)}
