@@ -150,7 +150,10 @@ def run(
     ] = "read",
     on_conflict: _Conflict = "report",
     delete_source: Annotated[
-        bool, typer.Option("--delete-source", help="Remove at the source what the target has, verified.")
+        bool,
+        typer.Option(
+            "--delete-source", help="Remove at the source what the target has, verified; not with --mirror-deletes."
+        ),
     ] = False,
     mirror_deletes: _Mirror = False,
     blind: Annotated[

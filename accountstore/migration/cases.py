@@ -75,11 +75,6 @@ class Case(Struct, eq=False):
             stop=isinstance(error, _STOPPING),
         )
 
-    def moved_perhaps(self) -> None:
-        """This migration may have removed it at the source: that it is gone there is nobody else's deletion."""
-        if self.done is not None:
-            self.done = replace(self.done, perhaps_moved=True)
-
     def mark(self, marks: Marks, source: Version, target: Version, /) -> None:
         """Both ends are known to be the same, in these versions."""
         if self.done is not None:

@@ -199,7 +199,7 @@ class Cluster:
                 self._failed(task, error)
             elif ended.result():
                 # Dask repeats what a worker died with, and does not tell.
-                self._ready.append(told_by_worker(task.items, ended.result()[0], self._job, is_repeated=True))
+                self._ready.append(told_by_worker(task.items, ended.result()[0], self._job))
             elif future.status == "error":
                 self._failed(task, await future.exception())
             else:  # the result went with its worker
@@ -225,7 +225,7 @@ class Cluster:
         if len(task.items) == 1 and not task.deaths:
             self._suspects.append(Task(task.items, 1))  # another task of that worker may have killed it
             return
-        after = Task(task.items, 1).after_death(removes=self._job.options.delete_source)  # Dask has tried several times
+        after = Task(task.items, 1).after_death()  # Dask has tried several times
         if isinstance(after, Batch):
             self._ready.append(after)
         else:

@@ -65,7 +65,7 @@ def decide(
     if isinstance(source, Unknown) or isinstance(target, Unknown):
         return READ
     if isinstance(source, Missing):
-        if row is not None and (row.moved or row.perhaps_moved):
+        if row is not None and row.moved:
             return Settled(None if isinstance(target, Missing) else "gone")
         return _without_source(target, known, marks, options)
     if isinstance(target, Missing):

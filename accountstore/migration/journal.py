@@ -23,7 +23,7 @@ from accountstore.migration.marks import Marks, default_key_file, make_key, read
 from accountstore.migration.model import PROBLEMS, Place, Report, Total, Word
 from accountstore.migration.records import Done, Other, Row, outcome_of, printable
 
-_FORMAT = "3"
+_FORMAT = "4"
 _UNKEPT = frozenset({None, "foreign", "deleted"})
 """Outcomes of documents that a journal has nothing to say about the next time."""
 _SCHEMA = (
@@ -31,7 +31,7 @@ _SCHEMA = (
     "create table runs (number integer primary key, began real, ended real, totals text, options text)",
     """create table documents (
         name text primary key, source blob, target blob, outcome text, run integer, time real, error text,
-        bytes integer, source_time real, target_time real, perhaps_moved integer
+        bytes integer, source_time real, target_time real
     ) without rowid""",
     "create table others (run integer, end text, name text, outcome text, reason text)",
 )
@@ -73,8 +73,6 @@ class Journal:
         self._runs: Sequence[Run] = ()
         self._is_new = False
         self._new_key = ""
-        self._broken_off = 0
-        """The last run that removes at the source and did not come to its end: what it removed last is not known."""
 
     @classmethod
     def open(cls, path: str, about: Mapping[str, str], /) -> Journal:
@@ -92,7 +90,6 @@ class Journal:
                     *((table, None) for table in _SCHEMA), ("insert into about values (?, ?)", told.items())
                 )
             journal._check_same(asdict(journal.about), about)
-            journal._broken_off = max((run.number for run in journal.runs() if _is_broken_off(run)), default=0)
         except BaseException:
             if journal._is_new:  # nothing could be written into it
                 with suppress(JournalError, OSError):
@@ -163,6 +160,15 @@ class Journal:
         if not about.key:
             self._db.write(("insert or replace into about values (?, ?)", told.items()))
 
+    def check_no_moves(self) -> None:
+        """Refuse to mirror deletions where a run has removed at the source: the target may have the only copy."""
+        if any(run.options.get("delete_source") == repr(True) for run in self.runs()):
+            raise JournalError(
+                f"{self.path}: its runs have moved documents (--delete-source), so that it cannot tell which are gone"
+                " because others deleted them, as mirror_deletes (--mirror-deletes) needs: give another journal, which"
+                " mirrors what it has seen at both ends"
+            )
+
     @property
     def count(self) -> int | None:
         """How many documents the last run that came to its end has met."""
@@ -204,9 +210,8 @@ class Journal:
         return {row.name: row for row in self._rows(f"name in ({marks})", *names)}
 
     def _rows(self, which: str, /, *given: object) -> list[Row]:
-        columns = "name, source, target, outcome, perhaps_moved or run <= ?"
-        query = f"select {columns} from documents where {which}"  # noqa: S608 -- question marks
-        return self._db.select(Row, query, self._broken_off, *given)
+        query = f"select name, source, target, outcome from documents where {which}"  # noqa: S608 -- question marks
+        return self._db.select(Row, query, *given)
 
     def record(self, done: Sequence[tuple[Done, Row | None]], others: Sequence[Other] = (), /) -> None:
         """Keep what was done, in one transaction that is on the disk when this returns; each with the row before."""
@@ -214,7 +219,7 @@ class Journal:
         changed = [
             (
                 *(one.name, *_kept(one, row), one.outcome, self.run, now, one.error, one.size),
-                *(*map(_seconds, _times(one)), _is_perhaps_moved(one, row)),
+                *map(_seconds, _times(one)),
             )
             for one, row in done
             if one.outcome not in _UNKEPT and (row is None or not _is_old(one, row))
@@ -227,7 +232,7 @@ class Journal:
         if not (changed or forgotten or odd):
             return  # the totals wait for the next
         self._db.write(
-            ("insert or replace into documents values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", changed),
+            ("insert or replace into documents values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", changed),
             ("delete from documents where name = ?", forgotten),
             ("insert into others values (?, ?, ?, ?, ?)", odd),
             self._totals(None),
@@ -311,11 +316,6 @@ class Journal:
         self._db.close()
 
 
-def _is_broken_off(run: Run, /) -> bool:
-    """Whether a run that removes at the source did not come to its end."""
-    return run.ended is None and run.options.get("delete_source") == repr(True)
-
-
 def _kept(done: Done, row: Row | None, /) -> tuple[bytes | None, bytes | None]:
     """The marks that a row has afterwards: new ones where both ends are known to be the same; of what was moved, that
     of the target alone.
@@ -327,17 +327,10 @@ def _kept(done: Done, row: Row | None, /) -> tuple[bytes | None, bytes | None]:
     return row.source, row.target
 
 
-def _is_perhaps_moved(done: Done, row: Row | None, /) -> bool:
-    """Whether it may have been moved: so it stays until both ends are known to be the same again."""
-    return done.perhaps_moved or (row is not None and row.perhaps_moved == 1 and done.target is None)
-
-
 def _is_old(done: Done, row: Row, /) -> bool:
     """Whether a document is as the journal has it: that it was copied before is the more telling outcome."""
-    if done.outcome == "gone" and (row.moved or row.perhaps_moved):
+    if done.outcome == "gone" and row.moved:
         return True  # as the source has it no more, so was it before
-    if row.perhaps_moved or done.perhaps_moved:
-        return False
     if done.outcome in PROBLEMS or (done.source, done.target) not in {(row.source, row.target), (None, None)}:
         return False
     return done.outcome == row.outcome or (done.outcome == "same" and row.outcome in {"copied", "changed"})

@@ -119,8 +119,8 @@ class Options(Struct, frozen=True, kw_only=True):
     """What this journal's runs have copied, and is gone at the source, is removed at the target, if it is still what
     was copied. A source without any document of those that are migrated is refused, as it may be one that is not
     mounted: remove the last ones at the target yourself. Nothing is removed at a target that ignores the case of names,
-    where the source does not: it may be there under another name; nor what a run with `delete_source` may have removed
-    at the source itself, where its answer was lost or the run did not come to its end.
+    where the source does not: it may be there under another name. It excludes `delete_source`, also in an earlier run
+    of the journal: what such a run has moved is gone at the source, and the target has the only copy.
     """
     writes: Literal["conditional", "blind"] = "conditional"
     """`"blind"`: on a target that honours no conditions, SFTP for one, each document is looked at just before its batch
@@ -148,6 +148,11 @@ class Options(Struct, frozen=True, kw_only=True):
         if self.delete_source and self.verify == "none":
             needs = "verify='read' or 'write' (--verify read or write)"
             raise ValueError(f"{named('delete_source')} needs a verified target: {needs}")
+        if self.delete_source and self.mirror_deletes:
+            raise ValueError(
+                f"{named('delete_source')} excludes {named('mirror_deletes')}: what was moved is gone at the source,"
+                " and has to stay at the target"
+            )
 
     def wants(self, name: str, /) -> bool:
         """Whether a document is to be migrated by these options."""

@@ -213,7 +213,7 @@ class Processes:
             raise getattr(errors, reply.error, BackendError)(reply.reason)
         else:
             task = child.given.popleft()
-            self._ready.append(told_by_worker(task.items, reply.done, self._job, is_repeated=task.is_repeated))
+            self._ready.append(told_by_worker(task.items, reply.done, self._job))
 
     async def _bury(self, child: _Child, /) -> None:
         """A process has died with its first batch: that one is to blame, the other is not."""
@@ -221,8 +221,7 @@ class Processes:
         died, *rest = child.given
         child.given.clear()
         self._queue.extendleft(reversed(rest))
-        removes = self._job.options.delete_source
-        after = (replace(died, is_repeated=True),) if child.ended else died.after_death(removes=removes)
+        after = (died,) if child.ended else died.after_death()
         if isinstance(after, Batch):
             self._ready.append(after)
         else:

@@ -18,8 +18,6 @@ class Row(Struct, frozen=True, array_like=True):
     source: bytes | None
     target: bytes | None
     outcome: str
-    perhaps_moved: int = 0
-    """1: a run may have removed it at the source, and does not know; its marks are those from before."""
 
     @property
     def known(self) -> bool:
@@ -49,8 +47,6 @@ class Done(Struct, frozen=True, array_like=True):
     """Whether the storage's error is about all documents."""
     surely: bool = False
     """Whether the source had others when this one was gone: it was not unmounted."""
-    perhaps_moved: bool = False
-    """Whether this migration may have removed it at the source, and does not know."""
 
 
 def outcome_of(done: Done, source: Place, target: Place, /) -> Outcome:

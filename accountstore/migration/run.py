@@ -282,9 +282,8 @@ class Migration:
         for place, _ in copied:
             done, item = self._unkept[place]
             reason = "target: it is not there, though it was copied: do all reach the same storage?"
-            perhaps = done.perhaps_moved or done.outcome == "moved"
             failed = replace(done, outcome="failed", source=None, target=None, error="NotFoundError", reason=reason)
-            self._unkept[place] = replace(failed, perhaps_moved=perhaps), item
+            self._unkept[place] = failed, item
 
     # --- beginning and end --------------------------------------------------------------------------------------------
 
@@ -357,6 +356,8 @@ class Migration:
             self._marks = journal.marks(self._key_file)
             self._key_path = journal.key_path(self._key_file)
             self._word = self._marks.of_text("apart", journal.about.id)[:16]
+            if job.options.mirror_deletes:
+                journal.check_no_moves()
             journal.check_storages(self._marks, marks_of_storages(parts_of(self._store)[0], job, self._marks))
         except BaseException:
             if job.action == "migrate":
@@ -372,7 +373,10 @@ class Migration:
             await self._keep()
             return
         if self._some_gone and not await self._source.is_there():
-            raise NotFoundError(f"{self._job.source} has no document any more, and had some: is it still mounted?")
+            raise NotFoundError(
+                f"{self._job.source} has no document any more, and had some: is it still mounted?"
+                " If it is, run this again"
+            )
         if self._journal is not None and self._job.action == "migrate":
             await to_thread.run_sync(self._journal.end_run)
         self._complete = True

@@ -18,8 +18,6 @@ MOST = 500
 _FIRST = 16
 _SECONDS = 2.0
 _DEATHS = 2
-_UNSURE = frozenset({"gone", "conflict", "failed"})
-"""What is told of documents that another worker may have removed at the source before it died."""
 
 
 class Batch(Struct, frozen=True, eq=False):
@@ -29,19 +27,14 @@ class Batch(Struct, frozen=True, eq=False):
     done: Sequence[Done]
 
 
-def told_by_worker(items: Sequence[Item], done: Sequence[Done], job: Job, /, *, is_repeated: bool) -> Batch:
+def told_by_worker(items: Sequence[Item], done: Sequence[Done], job: Job, /) -> Batch:
     """A batch as a worker tells it, which may have been another's that died: what was listed at the source alone, and
-    is at the target alone, was moved by that one. What else is not at the source any more it may have moved.
+    is at the target alone, was moved by that one.
     """
     if not job.options.delete_source:
         return Batch(items, done)
-    return Batch(items, [_told(item, one, is_repeated) for item, one in zip(items, done, strict=True)])
-
-
-def _told(item: Item, done: Done, is_repeated: bool, /) -> Done:
-    if _was_moved(item, done):
-        return replace(done, outcome="moved")
-    return replace(done, perhaps_moved=True) if is_repeated and done.outcome in _UNSURE else done
+    pairs = zip(items, done, strict=True)
+    return Batch(items, [replace(one, outcome="moved") if _was_moved(item, one) else one for item, one in pairs])
 
 
 def _was_moved(item: Item, done: Done, /) -> bool:
@@ -87,22 +80,18 @@ class Task(Struct, frozen=True, eq=False):
 
     items: Sequence[Item]
     deaths: int = 0
-    is_repeated: bool = False
-    """Whether a worker may have begun with it that is gone."""
 
-    def after_death(self, *, removes: bool) -> Sequence[Task] | Batch:
-        """What is done when its worker has died with it: again, then in halves; one that is alone has failed, and may
-        have been removed at the source, where the run removes there.
-        """
+    def after_death(self) -> Sequence[Task] | Batch:
+        """What is done when its worker has died with it: again, then in halves; one that is alone has failed."""
         if self.deaths + 1 < _DEATHS:
-            return (Task(self.items, self.deaths + 1, is_repeated=True),)
+            return (Task(self.items, self.deaths + 1),)
         if len(self.items) == 1:
             reason = "source: the process that copied it ended, each time"
-            failed = Done(self.items[0].name, "failed", error="BackendError", reason=reason, perhaps_moved=removes)
+            failed = Done(self.items[0].name, "failed", error="BackendError", reason=reason)
             return Batch(self.items, (failed,))
         half = len(self.items) // 2
         first, second = self.items[:half], self.items[half:]
-        return Task(first, self.deaths, is_repeated=True), Task(second, self.deaths, is_repeated=True)
+        return Task(first, self.deaths), Task(second, self.deaths)
 
 
 class Here:

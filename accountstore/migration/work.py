@@ -21,7 +21,6 @@ from accountstore.errors import (
     ExistsError,
     LocationError,
     NotFoundError,
-    UncertainError,
 )
 from accountstore.events import Event, Observer
 from accountstore.lease import FIELD
@@ -50,7 +49,6 @@ from accountstore.model import Document
 from accountstore.storage import Opened, Storage
 from accountstore.store import AccountStore, parts_of
 
-_OURS = "this run may have removed it at the source itself"
 _RACED = (NotFoundError, ExistsError, ConflictError)
 _EXTENSION = ".account"
 _REQUESTS = {"none": 2, "write": 2, "read": 3}
@@ -152,9 +150,8 @@ class Worker:
             equal = await self._equal(case)
             if case.done is None:
                 way = self._way(case, equal)
-                if isinstance(way, Remove) and self._may_be_ours(case):
-                    listed = case.item.source is not None
-                    way = Settled("gone", "it was deleted while the migration ran" if listed else _OURS)
+                if isinstance(way, Remove) and case.item.source is not None:
+                    way = Settled("gone", "it was deleted while the migration ran")
                 decided.append((case, way))
                 await self._settle(*decided[-1])
         return decided
@@ -164,19 +161,11 @@ class Worker:
             return Write(case.target, "changed")
         return decide(case.source, case.target, case.item.row, self._marks, self._job.options, equal=equal)
 
-    def _may_be_ours(self, case: Case, /) -> bool:
-        """Whether a document that is gone was listed, or nobody has listed it and this run removes at the source: a
-        worker that died may have done so.
-        """
-        return case.item.source is not None or (self._job.options.delete_source and not case.item.listed)
-
     async def _settle(self, case: Case, way: Decision, /) -> None:
         if not isinstance(way, Settled) or way.outcome is None:
             return
         has_copy = way.outcome in {"same", "newer"} and case.opened_there is not None and not await self._is_held(case)
         case.settle(way.outcome, way.reason)
-        if way.outcome == "gone" and self._job.options.delete_source and self._may_be_ours(case):
-            case.moved_perhaps()
         if isinstance(case.source, Version) and isinstance(case.target, Version):
             if way.outcome == "same":
                 case.mark(self._marks, case.source, case.target)
@@ -377,8 +366,6 @@ class Worker:
             pass  # the next run copies what it is now
         except AccountStoreError as error:
             case.fail(error)
-            if isinstance(error, UncertainError):
-                case.moved_perhaps()
         else:
             case.settle("moved")
         case.removable = None

@@ -17,7 +17,15 @@ from doubles import raises
 from migrating import SOURCE, TARGET, account, config, files, found, once, put, source, target
 from running import HUNG
 
-from accountstore import AccountStore, ConfigError, StorageConfig, StoreConfig, UnavailableError, UnsupportedError
+from accountstore import (
+    AccountStore,
+    ConfigError,
+    JournalError,
+    StorageConfig,
+    StoreConfig,
+    UnavailableError,
+    UnsupportedError,
+)
 from accountstore.backends.memory import MemoryBackend
 from accountstore.migration import Options, migrate, processes
 from accountstore.migration.processes import Processes
@@ -195,7 +203,7 @@ async def test_what_may_have_been_moved_by_another_process_keeps_its_only_copy(
     store: AccountStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, harm: str, outcome: str
 ) -> None:
     """A document that was copied before, and is removed at the source by a process that dies then, or whose copy cannot
-    be seen from here for a moment: `mirror_deletes` does not remove it at the target afterwards.
+    be seen from here for a moment, is told as such, and `mirror_deletes` is refused afterwards.
     """
     await once(store, tmp_path)
     for end in (source, target):
@@ -209,7 +217,8 @@ async def test_what_may_have_been_moved_by_another_process_keeps_its_only_copy(
     assert told == dict.fromkeys(NAMES, "moved") | {NAMES[0]: "conflict", NAMES[11]: outcome}
     if harm == "unseen":
         (tmp_path / "away").rename(tmp_path / "new" / "post" / "all" / NAMES[11])
-    await once(store, tmp_path, mirror_deletes=True)
+    with pytest.raises(JournalError, match="mirror_deletes"):
+        await once(store, tmp_path, mirror_deletes=True)
     assert names_at(tmp_path / "new" / "post" / "all") == {*NAMES}
 
 

@@ -530,22 +530,32 @@ async def test_a_removal_that_failed_forgets_nothing(tmp_path: Path) -> None:
         assert (await found(store, source("x.account")), await found(store, target("x.account"))) == (None, "b")
 
 
-async def test_what_may_have_been_removed_by_a_run_itself_stays_at_the_target(tmp_path: Path) -> None:
-    """With `delete_source`, what is gone at the source after a removal whose answer was lost is not taken for deleted
-    by others: `mirror_deletes` would remove the only copy.
+async def test_mirrored_deletions_never_meet_what_a_run_has_moved(tmp_path: Path) -> None:
+    """What is gone at the source may have been moved by a run that was killed or had no answer, and its copy be the
+    only one: a journal with such a run mirrors nothing. Another one mirrors what it has seen at both ends.
     """
     old = Failing(MemoryBackend())
+    with pytest.raises(ValueError, match=r"delete_source .* excludes mirror_deletes"):
+        Options(delete_source=True, mirror_deletes=True)
     async with over(old) as store:
         for name in ("x.account", "y.account"):
             await put(store, source(name), "a")
+        await once(store, tmp_path)
         old.fail("delete", UncertainError("no answer"), "after")
         assert (await once(store, tmp_path, delete_source=True)).totals.keys() == {"failed"}
         old.heal()
-        assert await found(store, source("x.account")) is None
+        await put(store, source("y.account"), "a")
+        for call in (migrate, plan):
+            with pytest.raises(JournalError, match="mirror_deletes"):
+                await call(store, SOURCE, TARGET, options=Options(mirror_deletes=True), **files(tmp_path))
+        assert await copies(store) == {"x.account", "y.account"}
+        another = tmp_path / "another"
+        another.mkdir()
         await put(store, source("z.account"), "a")
-        options = {"delete_source": True, "mirror_deletes": True}
-        assert (await once(store, tmp_path, **options)).totals.keys() == {"gone", "moved"}
-        assert await copies(store) == {"x.account", "y.account", "z.account"}
+        assert (await once(store, another)).totals.keys() == {"foreign", "same", "copied"}
+        await store.delete(source("y.account"))
+        assert (await once(store, another, mirror_deletes=True)).totals.keys() == {"foreign", "same", "deleted"}
+        assert await copies(store) == {"x.account", "z.account"}
 
 
 async def test_a_removal_of_which_nothing_is_known_forgets_nothing(tmp_path: Path) -> None:
@@ -561,55 +571,6 @@ async def test_a_removal_of_which_nothing_is_known_forgets_nothing(tmp_path: Pat
         await put(store, target("x.account"), "newer")
         await once(store, tmp_path, delete_source=True, on_conflict="overwrite")
         assert (await found(store, source("x.account")), await found(store, target("x.account"))) == (None, "newer")
-
-
-async def test_what_is_seen_after_a_run_that_was_killed_is_mirrored_again(tmp_path: Path) -> None:
-    """What a later run has copied, or seen at both ends, the killed one has not removed: it was others who did."""
-    async with over() as store:
-        for name in ("x.account", "y.account", "z.account"):
-            await put(store, source(name), "a")
-        await once(store, tmp_path)
-        with sqlite3.connect(files(tmp_path)["journal"]) as journal:
-            journal.execute(
-                'update runs set ended = null, options = replace(options, \'"delete_source":"False"\', ?)',
-                ['"delete_source":"True"'],
-            )
-        journal.close()
-        await store.delete(source("x.account"))
-        await once(store, tmp_path, delete_source=True)
-        for name in ("v.account", "w.account"):
-            await put(store, source(name), "a")
-        await once(store, tmp_path)
-        await store.delete(source("v.account"))
-        report = await once(store, tmp_path, mirror_deletes=True)
-        assert {word: total.documents for word, total in report.totals.items()} == {"deleted": 1, "same": 1, "gone": 3}
-        assert await copies(store) == {"w.account", "x.account", "y.account", "z.account"}
-
-
-@pytest.mark.parametrize("case", ["listed", "named", "control"])
-async def test_what_a_run_that_was_killed_may_have_removed_stays_at_the_target(case: str, tmp_path: Path) -> None:
-    """A run with `delete_source` that does not come to its end has removed what its journal does not know of. The
-    control: after one that does, what is gone was deleted by others.
-    """
-    old = Failing(MemoryBackend())
-    names = ("x.account", "y.account")
-    options: dict[str, Any] = {"delete_source": True, "mirror_deletes": True}
-    if case == "named":
-        options["names"] = names
-    async with over(old) as store:
-        for name in names:
-            await put(store, source(name), "a")
-        old.fail("delete", PermissionError())
-        assert (await once(store, tmp_path, **options)).totals.keys() == {"failed"}
-        old.heal()
-        await store.delete(source("x.account"))
-        if case != "control":
-            with sqlite3.connect(files(tmp_path)["journal"]) as journal:
-                journal.execute("update runs set ended = null")
-            journal.close()
-        report = await once(store, tmp_path, **options)
-        assert report.totals.keys() == {"deleted" if case == "control" else "gone", "moved"}
-        assert await copies(store) == {*names[case == "control" :]}
 
 
 async def test_what_is_at_the_source_again_is_not_removed_at_the_target(tmp_path: Path) -> None:
