@@ -9,6 +9,8 @@ from logging import INFO, getLogger
 from traceback import format_tb
 from typing import TYPE_CHECKING
 
+import anyio
+
 from accountstore import AccountStoreError
 from accountstore.aio.deadlines import Deadline, Deadlines
 from accountstore.gateway.config import Limits
@@ -38,6 +40,8 @@ _UNBOUNDED = frozenset({"/health/live", "/health/ready"})
 _UNPROVEN = "/connect/token"
 """What alone reads a body of who has proved nothing yet. Its turns are its own, so that nobody else is kept out."""
 _NOTE = "accountstore.gateway"
+_CLOSE = (b"connection", b"close")
+_OF_A_BODY = frozenset({b"content-length", b"transfer-encoding"})
 
 
 def note(scope: Scope, /, *, operation: str = "", client: str = "") -> None:
@@ -63,27 +67,27 @@ class Front:
         if scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1000})
             return
-        exchange = _Exchange(scope, send)
+        exchange = _Exchange(scope, receive, send, self._limits)
         scope[_NOTE] = exchange
-        problem = await self._call(scope, receive, exchange)
+        problem = await self._call(scope, exchange)
         if problem is not None and not exchange.status:
             with suppress(OSError, RuntimeError):  # as servers say that the client has gone
-                await problem_response(problem, exchange.request_id)(scope, receive, exchange.send)
+                await problem_response(problem, exchange.request_id)(scope, exchange.receive, exchange.send)
         if self._metrics is not None:
             self._metrics.answered(exchange.operation, exchange.status, self._turns.taken)
         exchange.log()
 
-    async def _call(self, scope: Scope, receive: Receive, exchange: _Exchange, /) -> Problem | None:
+    async def _call(self, scope: Scope, exchange: _Exchange, /) -> Problem | None:
         """Call the application within the limits. The problem that it ended in is still to be told."""
         deadline = Deadline(self._deadlines, time.monotonic() + self._limits.request_seconds)
         try:
             self._check_length(scope)
             path = scope["path"].removeprefix(scope.get("root_path", ""))
             if path in _UNBOUNDED:
-                await self._app(scope, receive, exchange.send)
+                await self._app(scope, exchange.receive, exchange.send)
                 return None
             with self._token_turns if path == _UNPROVEN else self._turns, deadline:
-                await self._app(scope, receive, exchange.send)
+                await self._app(scope, exchange.receive, exchange.send)
         except Problem as problem:
             return problem
         except AccountStoreError as error:
@@ -107,9 +111,14 @@ class Front:
 
 
 class _Exchange:
-    """A request under way, as the access log has it. What is sent gets its headers here, and HEAD no body."""
+    """A request under way, as the access log has it. What is sent gets its headers here, and HEAD no body.
 
-    def __init__(self, scope: Scope, send: Send, /) -> None:
+    What is left of the request's body is read before it is answered, and dropped: a server may close the connection
+    without a word where it is not, and a client lose the request that it sends next. One that waits for `100 Continue`
+    has sent nothing.
+    """
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send, limits: Limits, /) -> None:
         self.request_id = os.urandom(8).hex()
         self.operation = "unknown"
         self.client = "-"
@@ -117,12 +126,24 @@ class _Exchange:
         self.lost = False
         """Whether the server could not send: the client has gone."""
         self._scope = scope
+        self._receive = receive
         self._send = send
+        self._limits = limits
+        names = {name for name, value in scope["headers"] if value != b"0"}
+        self._has_more = b"expect" not in names and not names.isdisjoint(_OF_A_BODY)
         self._began = time.perf_counter()
+
+    async def receive(self) -> Message:
+        """Receive a message of the request."""
+        message = await self._receive()
+        self._has_more = message.get("more_body", False)
+        return message
 
     async def send(self, message: Message) -> None:
         """Send a message of the answer."""
         if message["type"] == "http.response.start":
+            if self._has_more and _CLOSE not in message["headers"]:
+                await self._drop_rest()
             self.status = message["status"]
             message["headers"] = self._headers(message["headers"])
         elif self._scope["method"] == "HEAD":
@@ -133,13 +154,22 @@ class _Exchange:
             self.lost = True
             raise
 
+    async def _drop_rest(self) -> None:
+        """Read what is left of the body, as far as a body is read at all."""
+        left = self._limits.body_bytes
+        with anyio.move_on_after(self._limits.body_seconds):
+            while self._has_more and left >= 0:
+                left -= len((await self.receive()).get("body", b""))
+
     def _headers(self, headers: list[tuple[bytes, bytes]], /) -> list[tuple[bytes, bytes]]:
         names = {name for name, _ in headers}
         added = [pair for pair in _SECURITY if pair[0] not in names]
+        if self._has_more and _CLOSE not in headers:
+            added.append(_CLOSE)
         if self._scope.get("scheme") == "https":
             added.append(_TLS_ONLY)
         if self._scope.get("http_version", "1.1")[0] != "1":  # where a connection is not a request's to close
-            headers = [pair for pair in headers if pair[0] != b"connection"]
+            headers, added = ([pair for pair in some if pair != _CLOSE] for some in (headers, added))
         return [*headers, *added, (b"x-request-id", self.request_id.encode())]
 
     def log(self) -> None:
