@@ -5,6 +5,7 @@ from __future__ import annotations
 import ssl
 from typing import TYPE_CHECKING, Any
 
+import httptools
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
@@ -24,7 +25,7 @@ _CONNECTIONS = 4096
 _GRACE_SECONDS = 30
 
 
-class _HeadTooLargeError(Exception):
+class _HeadError(Exception):
     """Ends the parsing of a request."""
 
 
@@ -33,7 +34,7 @@ class Protocol(HttpToolsProtocol):
 
     A request's head has at most `head_bytes` and comes within `head_seconds`. A client that does not take its answers
     within `write_seconds` is cut off, at the latest after twice as long, also where its connection is being closed. Of
-    more than `connections_allowed` the newest is closed.
+    more than `connections_allowed` the newest is closed. Nothing is upgraded: `Upgrade` is no part of a request here.
     """
 
     head_bytes = _HEAD_BYTES
@@ -42,6 +43,7 @@ class Protocol(HttpToolsProtocol):
     connections_allowed = _CONNECTIONS
 
     _head_size = 0
+    _without_upgrade = b""
     _head_timer: Any = None
     _write_timer: Any = None
     _blocked_since: float | None = None
@@ -84,7 +86,12 @@ class Protocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         """Parse what came. A head that is still incomplete is counted."""
         self._head_size += len(data)
-        super().data_received(data)
+        self._unset_keepalive_if_required()
+        try:
+            self._feed(memoryview(data))
+        except httptools.HttpParserError:
+            self.send_400_response("")
+            return
         under_way: Any = self.cycle  # None before the first request, whatever its type says
         if under_way is None or under_way.response_complete:
             if self._head_size > self.head_bytes:
@@ -92,10 +99,26 @@ class Protocol(HttpToolsProtocol):
             elif self._head_timer is None and not self.transport.is_closing():
                 self._wait_for_head()
 
+    def _feed(self, data: memoryview, /) -> None:
+        """Parse. The head of a request that would upgrade is parsed again without that (RFC 9110 section 7.8): the
+        parser takes what follows it for another protocol, and not for its body.
+        """
+        while True:
+            try:
+                self.parser.feed_data(data)
+            except httptools.HttpParserUpgrade as upgrade:
+                data = data[upgrade.args[0] :]
+                self.parser = httptools.HttpRequestParser(self)
+                self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+                self.parser.feed_data(self._without_upgrade)
+            else:
+                return
+
     def on_message_begin(self) -> None:
         """Count a head anew."""
         super().on_message_begin()
         self._counted = 0
+        self._has_head = False
 
     def on_url(self, url: bytes) -> None:
         """Take a part of the request's target."""
@@ -103,14 +126,19 @@ class Protocol(HttpToolsProtocol):
         super().on_url(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Take a header."""
+        """Take a header. One of a trailer is counted, and no header (RFC 9110 section 6.5.1)."""
         self._count(name + value)
-        super().on_header(name, value)
+        if not self._has_head:
+            super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         """Begin to work on a request."""
+        if self.parser.should_upgrade():
+            self._without_upgrade = self._head_without_upgrade()
+            return
         self._end_wait()
         self._head_size = 0
+        self._has_head = True
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
@@ -120,6 +148,8 @@ class Protocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """Wait for the next head."""
+        if self.parser.should_upgrade():
+            return
         self._head_size = 0
         super().on_message_complete()
 
@@ -141,10 +171,17 @@ class Protocol(HttpToolsProtocol):
                 under_way.disconnected = True
                 under_way.message_event.set()
 
+    def _head_without_upgrade(self) -> bytes:
+        method, version = self.parser.get_method(), self.parser.get_http_version().encode()
+        if method == b"CONNECT":
+            raise _HeadError
+        headers = (b"%s: %s\r\n" % pair for pair in self.headers if pair[0] != b"upgrade")
+        return b"%s %s HTTP/%s\r\n%s\r\n" % (method, self.url, version, b"".join(headers))
+
     def _count(self, part: bytes, /) -> None:
         self._counted += len(part)
         if self._counted > self.head_bytes:
-            raise _HeadTooLargeError
+            raise _HeadError
 
     def _wait_for_head(self) -> None:
         self._head_timer = self.loop.call_later(self.head_seconds, self.transport.close)
