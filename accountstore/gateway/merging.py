@@ -36,6 +36,12 @@ _CLIENT_FIELDS: Mapping[str, frozenset[str]] = {
     "location": frozenset({"storage", "folderPath", "fileName"}),
 }
 """The fields that the API's clients know: what they leave out of these is meant to go."""
+_PARTS = {
+    "receiveAccounts": "account",
+    "sendAccount": "account",
+    "credentials": "credentials",
+    "cacheFile": "location",
+}
 _LEASES = "accountstoreRefresh"
 """The field of a document in which `AccountStore.refresh` keeps what it needs."""
 
@@ -115,16 +121,12 @@ def keep_multi(new: Fields, old: Fields, spent: frozenset[str], /) -> Fields:
     return kept
 
 
-def is_plain(fields: Fields, /) -> bool:
-    """Whether a document has no field but those that clients know."""
-    if "receiveAccounts" in fields:
-        accounts = [*fields["receiveAccounts"], fields.get("sendAccount")]
-        return fields.keys() <= _CLIENT_FIELDS["multi"] and all(
-            is_plain(account) for account in accounts if isinstance(account, dict)
-        )
-    parts = (("credentials", "credentials"), ("cacheFile", "location"))
-    return fields.keys() <= _CLIENT_FIELDS["account"] and all(
-        fields[name].keys() <= _CLIENT_FIELDS[known] for name, known in parts if isinstance(fields.get(name), dict)
+def is_plain(fields: Any, what: str, /) -> bool:
+    """Whether an object has no field but those that clients know. What is no object, or raw JSON, has none."""
+    if isinstance(fields, list):
+        return all(is_plain(item, what) for item in fields)
+    return not isinstance(fields, dict) or (
+        fields.keys() <= _CLIENT_FIELDS[what] and all(is_plain(fields.get(name), _PARTS[name]) for name in _PARTS)
     )
 
 

@@ -229,6 +229,16 @@ async def test_fields_of_a_cache_file_stay_with_that_file(store: AccountStore, n
     assert json.loads((await store.read_json(AT)).document)["cacheFile"].get("own") == (1 if kept else None)
 
 
+@pytest.mark.parametrize("value", [[], [1], {"x": 1}, None, 5, "x"])
+async def test_a_single_account_may_have_a_field_of_a_multi_account(store: AccountStore, value: Any) -> None:
+    """`receiveAccounts` is no field of an account: whatever it is, what is written is answered with 200, and it stays."""
+    async with serving(store) as http:
+        odd = {**PASSWORD, "receiveAccounts": value}
+        for sent in (odd, PASSWORD, PASSWORD):
+            assert (await http.put(BASE, json=request_of(sent))).status_code == 200
+            assert (await http.get(f"{STORAGE}/file/a.account")).json() == odd
+
+
 async def test_other_credentials_keep_nothing(store: AccountStore) -> None:
     """From a password to OAuth, nothing of the old credentials comes along."""
     await store.save_json(AT, RICH)
