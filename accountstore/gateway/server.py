@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import httptools
@@ -22,6 +23,7 @@ _HEAD_BYTES = 64 * 1024
 _HEAD_SECONDS = 10.0
 _WRITE_SECONDS = 20.0
 _CONNECTIONS = 4096
+_BACKLOG = 2048
 _GRACE_SECONDS = 30
 
 
@@ -35,12 +37,14 @@ class Protocol(HttpToolsProtocol):
     A request's head has at most `head_bytes` and comes within `head_seconds`. A client that does not take its answers
     within `write_seconds` is cut off, at the latest after twice as long, also where its connection is being closed. Of
     more than `connections_allowed` the newest is closed. Nothing is upgraded: `Upgrade` is no part of a request here.
+    With `tls` a connection counts before TLS begins, which has `head_seconds` too.
     """
 
     head_bytes = _HEAD_BYTES
     head_seconds = _HEAD_SECONDS
     write_seconds = _WRITE_SECONDS
     connections_allowed = _CONNECTIONS
+    tls: ssl.SSLContext | None = None
 
     _head_size = 0
     _without_upgrade = b""
@@ -48,15 +52,35 @@ class Protocol(HttpToolsProtocol):
     _write_timer: Any = None
     _blocked_since: float | None = None
     _under_way: Any = None
+    _handshake: Any = None
+    _early = b""
 
     def connection_made(self, transport: Any) -> None:
-        """Begin to wait for a request."""
+        """Begin to wait for a request, or for TLS."""
         super().connection_made(transport)
         self._watch_writes()
         if len(self.connections) > self.connections_allowed:
             self.transport.close()
+        elif self.tls is not None:
+            self._handshake = self.loop.create_task(self._begin_tls(self.tls))
         else:
             self._wait_for_head()
+
+    async def _begin_tls(self, context: ssl.SSLContext, /) -> None:
+        """Begin TLS, then to wait for a request, which may have come already."""
+        begun = None
+        with suppress(OSError, RuntimeError):  # it is no TLS, too late, or lost
+            begun = await self.loop.start_tls(
+                self.transport, self, context, server_side=True, ssl_handshake_timeout=self.head_seconds
+            )
+        self._handshake = None
+        if begun is None:
+            self.connection_lost(None)
+            return
+        super().connection_made(begun)
+        self._wait_for_head()
+        if self._early:
+            self.data_received(self._early)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the connection."""
@@ -85,6 +109,9 @@ class Protocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Parse what came. A head that is still incomplete is counted."""
+        if self._handshake is not None:
+            self._early += data
+            return
         self._head_size += len(data)
         self._unset_keepalive_if_required()
         try:
@@ -210,9 +237,11 @@ def server(
 
     Raises `ConfigError` where the certificate and its key are none.
     """
+    context = None
     if certificate is not None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         try:
-            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, password=str)
+            context.load_cert_chain(certificate, key, password=str)
         except OSError as error:
             files = f"{certificate} and {key}" if key else certificate
             raise ConfigError(
@@ -221,13 +250,21 @@ def server(
 
     class Bounded(Protocol):
         connections_allowed = min(Protocol.connections_allowed, _descriptors() // 2)
+        tls = context
 
-    return uvicorn.Server(
+    class Server(uvicorn.Server):
+        def _log_started_message(self, listeners: Any) -> None:
+            self.config.ssl = context  # which it is to tell of, and not to begin
+            super()._log_started_message(listeners)
+
+    return Server(
         uvicorn.Config(
             app,
             host,
             port,
+            loop="auto" if context is None else "asyncio",  # uvloop may read before `start_tls` is ready
             http=Bounded,
+            backlog=min(_BACKLOG, _descriptors() // 8),  # so many are accepted at once, before any is counted
             ws="none",
             lifespan="on",
             log_config=None,
@@ -235,9 +272,6 @@ def server(
             server_header=False,
             proxy_headers=False,
             timeout_graceful_shutdown=_GRACE_SECONDS,
-            ssl_certfile=certificate,
-            ssl_keyfile=key,
-            ssl_version=ssl.PROTOCOL_TLS_SERVER,
         )
     )
 

@@ -231,7 +231,7 @@ async def test_fields_of_a_cache_file_stay_with_that_file(store: AccountStore, n
 
 @pytest.mark.parametrize("value", [[], [1], {"x": 1}, None, 5, "x"])
 async def test_a_single_account_may_have_a_field_of_a_multi_account(store: AccountStore, value: Any) -> None:
-    """`receiveAccounts` is no field of an account: whatever it is, what is written is answered with 200, and it stays."""
+    """`receiveAccounts` is no field of an account: whatever it is, it stays, and what is written is told."""
     async with serving(store) as http:
         odd = {**PASSWORD, "receiveAccounts": value}
         for sent in (odd, PASSWORD, PASSWORD):
