@@ -242,7 +242,7 @@ def test_connections_count_before_tls_begins(tmp_path: Path) -> None:
     _, certificate = make_authority(tmp_path)
     with running("quick", tmp_path, arguments=(certificate,)) as started, ExitStack() as stack:
         silent = [stack.enter_context(socket.create_connection((HOST, started.port), 30)) for _ in range(20)]
-        assert exchange(started.port, b"\x16\x03") == b""
+        assert exchange(started.port, b"\x16\x03", wait=5) == b""
         assert [one.recv(1) for one in silent] == [b""] * 20
         assert exchange(started.port, b"GET /health/live HTTP/1.1\r\n\r\n") == b""
         context = ssl.create_default_context()
