@@ -12,7 +12,7 @@ from gateways import BASE, MULTI, OAUTH, PASSWORD, STORAGE, configured, request_
 from samples import RICH
 
 from accountstore import AccountStore, KeyDeniedError, Location, StorageConfig, StoreConfig, Version
-from accountstore.gateway import merging
+from accountstore.gateway import Access, GatewayConfig, merging
 from accountstore.gateway.plain import PlainVersions
 from accountstore.testing import Fault, store_over
 
@@ -498,6 +498,21 @@ async def test_a_save_over_ones_own_needs_no_read() -> None:
             assert (await http.put(BASE, json=request_of(value))).status_code == 200
             assert [call for call in backend.log if call in {"read", "write"}] == requests
         assert json.loads(await backend.raw(AT))["own"] == 1
+
+
+async def test_a_save_needs_no_read_where_each_request_is_narrowed_anew() -> None:
+    """A service that calls `scoped` for each request has as fast saves, and no more memory, than one that does once."""
+    backend = Recording()
+    store = store_over({"main": backend})
+
+    async def authorize(_: object) -> Access:
+        return Access("a", store.scoped("tenants/a"))
+
+    async with serving(store, GatewayConfig(), authorize=authorize, token=False) as http:
+        for requests in (["read", "write"], ["write"], ["write"]):
+            backend.log.clear()
+            assert (await http.put(BASE, json=request_of(PASSWORD))).status_code == 200
+            assert [call for call in backend.log if call in {"read", "write"}] == requests
 
 
 @pytest.mark.parametrize("kind", ["account", "multi"])
