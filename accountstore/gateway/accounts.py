@@ -33,7 +33,7 @@ from accountstore import (
     Version,
 )
 from accountstore.gateway.conditions import Conditions, conditions_of, precondition
-from accountstore.gateway.merging import KEEPERS, READERS, Fields, is_plain, spent_in
+from accountstore.gateway.merging import KEEPERS, LEASES, READERS, Fields, is_plain, spent_in
 from accountstore.gateway.problems import UNREADABLE, Problem, missing
 from accountstore.gateway.service import Call
 from accountstore.gateway.wire import (
@@ -45,6 +45,7 @@ from accountstore.gateway.wire import (
     query_of,
     read_body,
     text_in,
+    value_in,
 )
 
 __all__ = ("get", "get_multi", "reachable", "save", "save_multi")
@@ -214,7 +215,9 @@ async def _given(call: Call, kind: Kind, /) -> tuple[Location, Fields]:
     if not file.keys() <= {*_PLACE}:  # such as `folder`: the document would be saved elsewhere
         raise Problem(400, "badRequest", f"storageFile: may have {', '.join(_PLACE)} only")
     asked = (text_in(file, name, "storageFile") for name in _PLACE)
-    return reachable(call, location_of(*asked)), READERS[kind](body["value"], "value", lower_first)
+    new = READERS[kind](body["value"], "value", lower_first)
+    value_in(new, LEASES, "value")  # which later saves read
+    return reachable(call, location_of(*asked)), new
 
 
 async def _stored(call: Call, location: Location, /) -> tuple[Version | None, bytes | None]:
