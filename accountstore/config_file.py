@@ -26,7 +26,7 @@ from msgspec.structs import replace
 
 from accountstore.config import Encryption, StorageConfig, StoreConfig, check_types, key_of, redacted
 from accountstore.errors import ConfigError
-from accountstore.files import read_file
+from accountstore.files import read_file, tables_of
 from accountstore.validation import did_you_mean
 
 S = TypeVar("S", bound=Struct)
@@ -151,18 +151,6 @@ def _read_tree(path: str, /) -> dict[str, Any]:
         raise ConfigError("is a folder (IsADirectoryError): a folder of documents belongs in a StorageConfig") from None
     except OSError as error:
         raise ConfigError(f"cannot be read ({type(error).__name__})") from None
-
-
-def tables_of(text: str, /) -> dict[str, Any]:
-    """The tables of a TOML text. Raises `ConfigError`."""
-    from tomllib import loads
-
-    try:
-        return loads(text)
-    except RecursionError:
-        raise ConfigError("is nested too deep") from None
-    except ValueError as error:  # TOMLDecodeError, or a number of too many digits
-        raise ConfigError(str(error)) from None
 
 
 def _convert(table: Mapping[str, Any], kind: type[S], where: str = "", /) -> S:

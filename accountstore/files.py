@@ -8,6 +8,7 @@ import stat
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from io import BufferedReader
+from typing import Any
 
 from accountstore.errors import ConfigError
 from accountstore.secrets import SecretBytes
@@ -24,6 +25,18 @@ class NotRegularFileError(OSError):
 
 class FileTooLargeError(OSError):
     """The file is larger than what it is read for can be."""
+
+
+def tables_of(text: str, /) -> dict[str, Any]:
+    """The tables of a TOML text. Raises `ConfigError`."""
+    from tomllib import loads
+
+    try:
+        return loads(text)
+    except RecursionError:
+        raise ConfigError("is nested too deep") from None
+    except ValueError as error:  # TOMLDecodeError, or a number of too many digits
+        raise ConfigError(str(error)) from None
 
 
 def read_file(path: str | os.PathLike[str], /, *, limit: int = MAX_FILE) -> SecretBytes:

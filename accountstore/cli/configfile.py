@@ -13,8 +13,8 @@ from msgspec.structs import replace
 
 from accountstore import AccountStore, ConfigError, StorageConfig, StoreConfig
 from accountstore.config import key_of
-from accountstore.config_file import check_text, config_at, find_config, load_config, tables_of
-from accountstore.files import locked, read_file, written_beside
+from accountstore.config_file import check_text, config_at, find_config, load_config
+from accountstore.files import locked, read_file, tables_of, written_beside
 
 __all__ = ("add_storage", "check_opens", "file_to_write", "masked", "unset_variables")
 

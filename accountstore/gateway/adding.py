@@ -7,13 +7,12 @@ import os
 import re
 from collections.abc import Mapping
 from secrets import token_urlsafe
-from tomllib import TOMLDecodeError, loads
 from typing import Any
 
 from msgspec.structs import replace
 
 from accountstore import ConfigError, Secret
-from accountstore.files import locked, written_beside
+from accountstore.files import locked, tables_of, written_beside
 from accountstore.gateway.clients import hash_secret
 from accountstore.gateway.config import CLIENT_ID, ID_RULE, Client, config_of, read_tables
 
@@ -63,9 +62,10 @@ def _extended(before: str, tables: Mapping[str, Any], name: str, added: str, /) 
         raise ConfigError(f"there is a client {name!r} already: for a new secret, take its table out of the file first")
     after = f"{before.rstrip()}\n\n{added}"
     try:
-        config_of(loads(after))
-    except TOMLDecodeError:
+        extended = tables_of(after)
+    except ConfigError:
         raise ConfigError("cannot be extended as it is written: add the client by hand") from None
+    config_of(extended)
     return after
 
 

@@ -26,7 +26,7 @@ from msgspec import Struct, field
 from msgspec.structs import force_setattr, replace
 
 from accountstore import ConfigError, Location, LocationError, Secret
-from accountstore.files import check_private, open_file, read_open
+from accountstore.files import check_private, open_file, read_open, tables_of
 
 Rights: TypeAlias = Literal["read", "write"]
 
@@ -36,6 +36,8 @@ ID_RULE = "it has letters, digits and -._~ only, at most 100, and is not . or ..
 _LEAST_KEY = 32
 _FILE = "accountstore-gateway.toml"
 _FILE_VARIABLE = "ACCOUNTSTORE_GATEWAY"
+_NO_NAME = r"(?as)unknown field `(?!\w{1,40}`(?: - at `|\Z))(?:.*`(?= - at `\$[^`]*`\Z)|.*`\Z)"
+"""Where msgspec quotes a key that is rather a secret."""
 _KEYS_VARIABLE = "ACCOUNTSTORE_GATEWAY_KEYS"
 
 
@@ -163,17 +165,15 @@ def read_tables(path: str, /) -> tuple[str, dict[str, Any]]:
     Raises:
         ConfigError: it cannot be read, others can write it, or it has keys, which sign tokens, and others can read it.
     """
-    from tomllib import TOMLDecodeError, loads
-
     try:
         with open_file(path) as file:
             text = read_open(file).decode()
-            tables = loads(text)
+            tables = tables_of(text)
             check_private(file, readable="keys" not in tables)
             return text, tables
     except FileNotFoundError:
         raise ConfigError("there is no such file: `accountstore gateway add-client NAME` makes it") from None
-    except (OSError, UnicodeDecodeError, TOMLDecodeError) as error:
+    except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot be read ({type(error).__name__})") from None
 
 
@@ -185,7 +185,7 @@ def config_of(tree: Mapping[str, Any], /) -> GatewayConfig:
     try:
         config = msgspec.convert({**tree, "keys": []}, GatewayConfig)
     except msgspec.ValidationError as error:
-        raise ConfigError(str(error)) from None
+        raise ConfigError(re.sub(_NO_NAME, "an unknown field", str(error))) from None
     given = os.environ.get(_KEYS_VARIABLE)
     config = replace(config, keys=tuple(map(Secret, filter(None, given.split(",")) if given else keys)))
     config.check()

@@ -72,11 +72,15 @@ def test_a_file_is_read(tmp_path: Path) -> None:
         ("keys = [1]", "keys: must be a list of text"),
         ("keys = []", "keys: none"),
         ("keyz = []", "keyz"),
+        (f'keys = ["{KEY}"]\n[limits]\n{KEY} = 1', r"an unknown field - at `\$\.limits`"),
+        (f'keys = ["{KEY}"]\n[limits]\n"a`b {KEY}" = 1', r"an unknown field - at `\$\.limits`"),
         (f'keys = ["{KEY}"]\n[clients.a]\nsecrets = ["{HASH}"]', "folder"),
         (f'keys = ["{KEY}"]\n[clients.a]\nsecrets = ["x"]\nfolder = ""', r"clients\.a\.secrets"),
         (f'keys = ["{KEY}"]\n[clients.a]\nsecrets = ["{HASH}"]\nfolder = ""\nrights = "all"', "rights"),
         (f'keys = ["{KEY}"]\n[limits]\nin_flight = "x"', r"limits\.in_flight"),
-        ("=", r"cannot be read \(TOMLDecodeError\)"),
+        ("=", r"Invalid .*line 1"),
+        (f'keys = ["{KEY}"]\n[limits]\nin_flight = 1{"0" * 5000}', "digits"),
+        (f'keys = ["{KEY}"]\n[x]\ny = {"[" * 3000}{"]" * 3000}', "nested too deep"),
     ],
 )
 def test_a_file_that_cannot_be_meant_is_refused(tmp_path: Path, text: str, message: str) -> None:
@@ -238,7 +242,9 @@ def test_a_client_that_cannot_be_added_is_told(tmp_path: Path, arguments: list[s
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("=", r"cannot be read \(TOMLDecodeError\)"),
+        ("=", r"Invalid .*line 1"),
+        (f'keys = ["{KEY}"]\n[limits]\nin_flight = 1{"0" * 5000}', "digits"),
+        (f'keys = ["{KEY}"]\n[x]\ny = {"[" * 3000}{"]" * 3000}', "nested too deep"),
         ("keys = []", "keys: none"),
         (f'keys = ["{KEY}"]\n[clients]\na = {{secrets = ["{HASH}"], folder = "/"}}', r"clients\.a: folder"),
         (f'keys = ["{KEY}"]\nclients = {{}}', "add the client by hand"),
