@@ -18,12 +18,13 @@ async def token(call: Call, /) -> Response:
     request, clients = call.request, call.service.clients
     if clients is None:
         raise Problem(404, "notFound", "there are no tokens here")
-    form = parse_form(await read_body(request, call.service.config.limits))
+    body = await read_body(request, call.service.config.limits)
     peer = request.client.host if request.client else ""
     try:
-        return json_response(await clients.grant(form, request.headers.get("authorization", ""), peer))
+        return json_response(await clients.grant(parse_form(body), request.headers.get("authorization", ""), peer))
     except Problem as problem:
-        told = msgspec.json.encode({"error": problem.code, "error_description": problem.message})
+        code = "invalid_request" if problem.code == "badRequest" else problem.code
+        told = msgspec.json.encode({"error": code, "error_description": problem.message})
         headers = {"retry-after": str(RETRY_SECONDS)} if problem.status == 503 else {}
         return Response(told, problem.status, headers, "application/json")
 
