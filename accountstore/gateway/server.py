@@ -97,6 +97,14 @@ class Protocol(HttpToolsProtocol):
         self._under_way = cycle
         super()._start_asgi_task(cycle, app)
 
+    def eof_received(self) -> bool:  # type: ignore[override]  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Answer who has sent a whole request and only listens now, then close. TLS has no half of a connection."""
+        cycle: Any = self.cycle
+        if self.scheme == "https" or cycle is None or cycle.more_body or cycle.response_complete:
+            return False
+        cycle.keep_alive = False
+        return True
+
     def pause_writing(self) -> None:
         """Note that the client does not take what is sent."""
         self._blocked_since = self.loop.time()

@@ -332,6 +332,23 @@ def test_a_body_behind_upgrade_is_no_request(served: Running, method: str) -> No
     assert parsed(exchange(served.port, request("GET", target, HEADERS["python"], token=token)))[0] == 404
 
 
+def test_who_only_listens_any_more_is_answered(served: Running) -> None:
+    """A client that ends its side of the connection behind a whole request gets the answer, then the end; behind a part
+    of one, the end.
+    """
+    token = tokens_of(served.url)["access_token"]
+    body = BODIES["python"](SEED).replace("{name}", "half.account")
+    whole = request("PUT", BASE, HEADERS["python"], body, token)
+    for sent, status in ((whole, b"HTTP/1.1 200"), (whole[:-1], b"")):
+        with socket.create_connection((HOST, served.port), timeout=HUNG) as connection:
+            connection.sendall(sent)
+            connection.shutdown(socket.SHUT_WR)
+            answer = b""
+            while chunk := connection.recv(65536):
+                answer += chunk
+            assert answer[:12] == status
+
+
 @pytest.mark.parametrize("pause", [0, 0.3], ids=["at-once", "split"])
 def test_a_trailer_is_no_header(served: Running, pause: float) -> None:
     """Fields behind a chunked body have no say, wherever packets end (RFC 9110 section 6.5.1)."""
