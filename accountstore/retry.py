@@ -17,7 +17,7 @@ from msgspec.structs import replace
 from accountstore.aio.deadlines import Deadline
 from accountstore.aio.sending import SENDING, Sending
 from accountstore.aio.shield import InFlight
-from accountstore.backends.base import Capabilities, Stat, Version, WriteMode
+from accountstore.backends.base import Capabilities, LockedError, Stat, Version, WriteMode
 from accountstore.errors import (
     AccountStoreError,
     ClosedError,
@@ -324,7 +324,7 @@ class _Writing(Struct, eq=False):
         self.sending = None
         self.unanswered = self.unanswered or (isinstance(failure, UnavailableError) and failure.sent)
         self.refused = _is_refusal(failure, self.write.condition)
-        clear = self.refused and (able.certain or not able.write_tokens)
+        clear = isinstance(failure, LockedError) or (self.refused and (able.certain or not able.write_tokens))
         nothing = not self.unknown and (clear or not (self.refused or failure.temporary))
         if nothing or isinstance(failure, UncertainError):
             raise failure

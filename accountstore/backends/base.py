@@ -44,6 +44,7 @@ __all__ = (
     "DeniedError",
     "ExistsError",
     "FullError",
+    "LockedError",
     "NotFoundError",
     "NotRegularError",
     "Stat",
@@ -85,6 +86,14 @@ class Version(Struct, frozen=True):
 
     def __rich_repr__(self) -> list[tuple[str, Any]]:
         return [("token", "...")]
+
+
+class LockedError(UnavailableError):
+    """Another process holds the document for a moment: the write has changed nothing.
+
+    A backend that raises it does not wait for long: the store tries again for ten seconds, and waits without a turn
+    among the operations in flight, so that one document that is held keeps no other waiting.
+    """
 
 
 @cache

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import re
 import stat
 import threading
@@ -9,11 +10,13 @@ from functools import partial
 from typing import TYPE_CHECKING
 from unittest.mock import Mock
 
+import anyio
 import pytest
 from anyio import to_thread
 from running import HUNG
+from samples import ACCOUNT
 
-from accountstore import AccountStore, StorageConfig, StoreConfig
+from accountstore import AccountStore, Location, StorageConfig, StoreConfig
 from accountstore.backends.base import Capabilities, ConfigError, UnavailableError, Usage
 from accountstore.backends.local import backend as module
 from accountstore.backends.local import directories
@@ -163,3 +166,30 @@ async def test_close_ends_the_threads(tmp_path: Path) -> None:
     for thread in threads:
         await to_thread.run_sync(thread.join, HUNG)
         assert not thread.is_alive()
+
+
+async def test_a_document_that_is_held_keeps_no_other_waiting(tmp_path: Path) -> None:
+    """More writers than there are turns wait for a document that another process holds, and a delete too; others are
+    read and written meanwhile. When it is free, all are done.
+    """
+    held, other = Location("held.account"), Location("other.account")
+    storage = StorageConfig(str(tmp_path), concurrency=4)
+    async with AccountStore.open(StoreConfig(storages={"main": storage})) as store:
+        await store.save(held, ACCOUNT)
+        await store.save(other, ACCOUNT)
+        ended: list[str] = []
+
+        async def change(name: str) -> None:
+            await (store.delete(held) if name == "delete" else store.save(held, ACCOUNT))
+            ended.append(name)
+
+        async with anyio.create_task_group() as tasks:
+            with (tmp_path / held.path).open("rb") as file:
+                fcntl.flock(file, fcntl.LOCK_EX)
+                for name in ("delete", *map(str, range(8))):
+                    tasks.start_soon(change, name)
+                await anyio.sleep(0.2)
+                assert await store.get(other) == ACCOUNT
+                await store.save(other, ACCOUNT)
+                assert ended == []
+        assert len(ended) == 9

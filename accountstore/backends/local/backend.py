@@ -6,11 +6,8 @@ import os
 import re
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from functools import partial
-from random import random
-from time import monotonic
-from typing import TypeVar
 
-from anyio import sleep, to_thread
+from anyio import to_thread
 
 from accountstore.aio.threads import Fence, ThreadPool, pages_in_threads
 from accountstore.backends.base import (
@@ -25,19 +22,14 @@ from accountstore.backends.base import (
     WriteMode,
     only_version,
 )
-from accountstore.backends.local.documents import LockedError
 from accountstore.backends.local.files import Files
 from accountstore.backends.local.syscalls import filesystem_type
 from accountstore.validation import did_you_mean
-
-T = TypeVar("T")
 
 _BATCH = 128
 _THREADS = 32
 _READERS = 2
 _CONCURRENCY = 64
-_LOCK_SECONDS = 10.0
-_LOCK_PAUSE = 0.1
 _OPTIONS = ("file_mode", "follow_links", "folder_mode")
 
 # File systems whose locks and caches do not carry compare-and-swap between machines; FUSE's count as such.
@@ -75,7 +67,7 @@ class LocalBackend:
         return await self._readers.run(partial(self._files.read_many, keys, limit=limit))
 
     async def write(self, key: str, data: bytes, /, *, mode: WriteMode, write_token: str = "") -> Stat:
-        return await self._unlocked(partial(self._files.write, key, data, mode))
+        return await self._threads.run_fenced(partial(self._files.write, key, data, mode))
 
     async def write_many(self, writes: Sequence[Write], /) -> Sequence[Stat | Exception]:
         return await self._threads.run_fenced(partial(self._write_many, writes))
@@ -87,18 +79,7 @@ class LocalBackend:
         return await self._threads.run(partial(self._files.stat, key))
 
     async def delete(self, key: str, /, *, version: Version | None = None) -> None:
-        await self._unlocked(partial(self._files.delete, key, version))
-
-    async def _unlocked(self, function: Callable[[Fence], T], /) -> T:
-        """The result of a write, made again while another process holds the document: nobody waits in a thread."""
-        end = monotonic() + _LOCK_SECONDS
-        while True:
-            try:
-                return await self._threads.run_fenced(function)
-            except LockedError:
-                if monotonic() > end:
-                    raise
-            await sleep(random() * _LOCK_PAUSE)  # noqa: S311 -- jitter
+        await self._threads.run_fenced(partial(self._files.delete, key, version))
 
     def scan(self, prefix: str, /, *, recursive: bool) -> AsyncIterator[Sequence[Stat]]:
         return pages_in_threads(self._threads, self._files.scan(prefix, recursive=recursive))

@@ -22,6 +22,7 @@ from typing import Any
 from accountstore.backends.base import (
     Blob,
     ConflictError,
+    LockedError,
     NotFoundError,
     NotRegularError,
     Stat,
@@ -42,10 +43,6 @@ _LOCK_SECONDS = 0.05
 _CHUNK = 1024 * 1024
 _HASHED = 16 * _CHUNK
 _WITHOUT_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
-
-
-class LockedError(UnavailableError):
-    """Another process holds the document's lock."""
 
 
 class VanishedError(Exception):
