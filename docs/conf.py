@@ -69,7 +69,7 @@ def read_raises(_: Sphinx, what: str, __: str, ___: object, ____: object, lines:
 def read_as_written(_: Sphinx, page: nodes.document) -> None:
     """Put the colon back that Sphinx makes two dashes between an error and when it is raised."""
     for text in [text for text in page.findall(nodes.Text) if text == " -- "]:
-        text.parent.replace(text, nodes.Text(": " if text.next_node(siblings=True, descend=False) else ""))
+        text.parent.replace(text, nodes.Text("" if text.parent.astext().endswith(" -- ") else ": "))
 
 
 def setup(sphinx: Sphinx) -> None:
