@@ -45,9 +45,9 @@ class Encryption(Struct, frozen=True, kw_only=True):
     `KeyProvider`. Of a list, the first seals and all of them open.
 
     `required` refuses plaintext; without it plaintext is read, and the next write seals it. `id` is the storage's id in
-    the sealed documents, its name by default: two services that name a storage differently need the same. `seal` false
-    is the way back: sealed documents are read, and the next write leaves them plain. Keys that a service has unwrapped
-    are kept in memory for `cache_seconds`, at most `cache_keys` of them; 0 keeps none.
+    the sealed documents, its name by default: two services that name a storage differently need the same. `seal` false,
+    without `required`, is the way back: sealed documents are read, and the next write leaves them plain. Keys that a
+    service has unwrapped are kept in memory for `cache_seconds`, at most `cache_keys` of them; 0 keeps none.
     """
 
     keys: Any
