@@ -90,6 +90,15 @@ def _may_be_keys(source: str, /) -> bool:
     return _LIKE_KEYS.search(path[len(folder.rstrip("/")) :]) is not None
 
 
+def same_source(one: Any, other: Any, /) -> bool:
+    """Whether two sources are one, be it one key file under two names."""
+    if isinstance(one, str) and isinstance(other, str):
+        paths = os.path.expanduser(one), os.path.expanduser(other)
+        if all(map(os.path.exists, paths)):
+            return os.path.samefile(*paths)
+    return bool(one == other)
+
+
 def promote(encryption: Encryption | None, key_id: str, /) -> None:
     """Let a key seal that is in the key file which comes first in a storage's `keys`.
 
