@@ -316,7 +316,7 @@ class _Rotation(NamedTuple):
                 writes[i] = Write(keys[i], plain.data, plain.version)
         results = await self._seal(results, writes)
         due = [i for i, write in enumerate(results) if isinstance(write, Write)]
-        proven = await self.sealer.proven([write for write in results if isinstance(write, Write)])
+        proven = await self.sealer.proven([write for write in results if isinstance(write, Write)], current)
         for i, write in zip(due, proven, strict=True):
             results[i] = write
         return results

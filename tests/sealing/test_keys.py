@@ -656,6 +656,36 @@ async def test_what_does_not_open_replaces_nothing(call: Any, service_wraps: boo
     assert [cast("Rotated", result).outcome for _, result in await drained(call(store))] == ["written"] * 4
 
 
+@pytest.mark.parametrize("wraps_by", ["k", "k3"])
+@pytest.mark.parametrize("call", [rewrap, reseal])
+@pytest.mark.parametrize("kind", [Service, Rewrapping])
+async def test_what_another_key_wraps_than_was_said_replaces_nothing(
+    kind: type[Service], call: Any, wraps_by: str
+) -> None:
+    """A service that wraps by another version than the one that it calls current is told by a rotation, which reports
+    no document as written by that; the next one goes on.
+    """
+    service = kind()
+    backend = MemoryBackend()
+    store = sealed_over({"main": backend}, {"main": with_service(service)})
+    await store.save(AT, ACCOUNT)
+    before = (await backend.read(AT.path, limit=10**6)).data
+
+    async def current() -> str:
+        return "k2"
+
+    service.key_id = wraps_by
+    with pytest.MonkeyPatch.context() as saying:
+        saying.setattr(service, "current", current)
+        [(_, found)] = await drained(call(store))
+    assert isinstance(found, errors.KeyProviderError)
+    assert (found.location, found.key_id) == (AT, wraps_by)
+    assert "by another key than 'k2', which seals" in str(found)
+    assert (await backend.read(AT.path, limit=10**6)).data == before
+    service.key_id = "k2"
+    assert await drained(call(store)) == [(AT, Rotated("written", ("k2",)))]
+
+
 async def test_a_slow_service_ends_with_the_deadline() -> None:
     """A service that does not answer is a `KeyProviderError` when the operation's time is up."""
     service = Service()
