@@ -17,7 +17,7 @@ from accountstore.cli.listing import check_documents
 from accountstore.cli.show import console, on_terminal, printable
 from accountstore.config_file import load_config
 from accountstore.sealing.keys import add_key
-from accountstore.sealing.sources import promote
+from accountstore.sealing.sources import promote, same_source
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -162,7 +162,7 @@ def _with_the_same_keys(config: StoreConfig, storage: str | None, /) -> list[str
     name = storage or config.default_name()
     sealed = {name: each.encryption.sources() for name, each in config.storages.items() if each.encryption is not None}
     mine = sealed.pop(name, [])
-    return [other for other, sources in sealed.items() if any(source in mine for source in sources)]
+    return [other for other, theirs in sealed.items() if any(same_source(one, each) for one in mine for each in theirs)]
 
 
 @keys.command(cls=Command, epilog="accountstore keys reseal\naccountstore keys reseal --before 2026-11-27T05:30:00Z")

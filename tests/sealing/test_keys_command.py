@@ -233,6 +233,23 @@ def test_verify_names_the_other_storages_with_the_keys() -> None:
     ]
 
 
+@pytest.mark.parametrize("other", ["./keys.jwks", "link.jwks", "../{here}/keys.jwks", "~/keys.jwks", "{whole}"])
+def test_verify_knows_a_key_file_by_every_name(other: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another storage that names the file in another way has the same keys; one with a copy of it has its own."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    fill()
+    run("new", "keys.jwks")
+    Path("link.jwks").symlink_to("keys.jwks")
+    write_keys(Path("copy.jwks"), "old")
+    path = other.format(here=tmp_path.name, whole=tmp_path / "keys.jwks")
+    with Path("accountstore.toml").open("a") as file:
+        file.write(f'[storages.Archive]\nurl = "archive"\nencryption = {{ keys = "{path}" }}\n')
+        file.write('[storages.Copy]\nurl = "copy"\nencryption = { keys = "copy.jwks" }\n')
+    told = run("verify").stderr
+    assert "the storage 'Archive' has the same keys" in told
+    assert "'Copy'" not in told
+
+
 def test_verify_fails_where_a_key_is_still_needed() -> None:
     """`verify` ends with 1 and names the document and its key while one needs another key, or does not open."""
     fill()
