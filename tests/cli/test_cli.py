@@ -57,9 +57,10 @@ from accountstore import (
     Version,
 )
 from accountstore.backends.memory import MemoryBackend
+from accountstore.check import Check, Step
 from accountstore.cli.commands import app
 from accountstore.cli.prompts import ask_document
-from accountstore.cli.show import show_entries
+from accountstore.cli.show import show_check, show_entries
 from accountstore.codecs import JSON
 
 if TYPE_CHECKING:
@@ -496,6 +497,14 @@ def test_check_of_a_storage_that_ignores_conditions_ends_with_one(monkeypatch: p
     assert "the condition was ignored" in answer.out
     assert "update loses nothing: NOT KEPT" in answer.out
     assert "create has one winner: proven" in answer.out
+
+
+def test_check_says_why_a_storage_does_not_take_a_condition(capsys: pytest.CaptureFixture[str]) -> None:
+    """What a backend refuses to try is told in its words, beside that it is not kept."""
+    step = Step("delete of the version before", "", 0.1, "obstore alone cannot do this; install: it")
+    show_check(Check("Fast", True, True, False, None, (step,), MemoryBackend().capabilities))
+    out = " ".join(capsys.readouterr().out.split())
+    assert "delete of a version is conditional: NOT KEPT, and refused: obstore alone cannot do this; install: it" in out
 
 
 A = '[storages.a]\nurl = "a"\n'
