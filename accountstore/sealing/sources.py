@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 _SERVICES: Mapping[str, str] = {"transit": "transit", "aws-kms": "aws_kms"}
 """The modules of key services by their names in the configuration, which are those of their extras, too."""
 _PREFIX = "env:"
-_LIKE_KEYS = re.compile(r'[{}"\n]|[\w+=-]{40,}')
+LIKE_KEYS = re.compile(r'[{}"\n]|[\w+=-]{40,}')
 """Text that may be a key or a set of keys, as `${NAME}` brings it where `env:NAME` is meant."""
 
 
@@ -69,7 +69,7 @@ def _open_source(source: Any, /) -> KeyProvider:
         return _provider(source)
     except ConfigError as error:
         what = error.message
-    if isinstance(source, str) and _LIKE_KEYS.search(source):
+    if isinstance(source, str) and LIKE_KEYS.search(source):
         raise ConfigError("keys: looks like keys, which are not shown: name the file that has them, or env:NAME")
     raise ConfigError(f"keys: {source}: {what}" if isinstance(source, str) else f"keys: {what}")
 

@@ -317,11 +317,24 @@ def test_config_show_masks_what_could_be_secret(monkeypatch: pytest.MonkeyPatch)
     answer = run("config", "show")
     assert (answer.code, answer.err.count("\n"), "storages.a.options: unknown " in answer.err) == (1, 1, True)
     assert "CANARY" not in answer.everything
-    assert answer.out.startswith("# accountstore.toml\n")
+    assert answer.out.startswith(f"# {FILE.absolute()}\n")
     assert tomllib.loads(answer.out) == {"default": "a", "storages": {"a": expected}}
     shown = run("config", "show", "--json")
-    assert json.loads(shown.out) == {"file": "accountstore.toml", "default": "a", "storages": {"a": expected}}
+    assert json.loads(shown.out) == {"file": str(FILE.absolute()), "default": "a", "storages": {"a": expected}}
     assert "CANARY" not in shown.everything
+
+
+def test_config_show_says_where_keys_are() -> None:
+    """Files and variables with keys show; what may be a key itself does not, nor what a key service is told."""
+    key, stars = "CANARY" * 7, "**********"
+    listed = f"""["env:KEYS", "{key}", '{{"k": "CANARY"}}', {{ token = "{key}" }}]"""
+    for_a = '[storages.a]\nurl = "a"\nencryption = { keys = "~/mail/keys.jwks" }\n'
+    configure(f'{for_a}[storages.b]\nurl = "b"\nencryption = {{ keys = {listed} }}\n')
+    shown = run("config", "show", "--json")
+    assert "CANARY" not in shown.out
+    storages = json.loads(shown.out)["storages"]
+    assert storages["a"]["encryption"] == {"keys": "~/mail/keys.jwks"}
+    assert storages["b"]["encryption"] == {"keys": ["env:KEYS", stars, stars, {"token": stars}]}
 
 
 def test_config_show_of_what_serves_without_a_file() -> None:
