@@ -205,8 +205,8 @@ def add_client(
             raise typer.BadParameter(f"this cannot be a client's id: {ID_RULE}")
         if everything and (folder is not None or storage is not None):
             raise typer.BadParameter("--everything goes without --folder and --storage")
-        if storage is not None and storage not in load_config(context.obj).storages:
-            raise ConfigError(f"there is no storage {storage!r} in the configuration: `accountstore --config PATH`")
+        if storage is not None and storage not in (known := load_config(context.obj).storages):
+            raise ConfigError(f"the storage {storage!r} is not configured; known: {', '.join(known)}")
         where = "" if everything else f"tenants/{name}" if folder is None else folder
         path = find_gateway_config(gateway)
         client = Client(secrets=(), folder=where, storage=storage, rights="read" if read_only else "write")

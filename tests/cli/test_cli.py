@@ -89,10 +89,13 @@ def test_save_takes_a_document_only_under_the_extension_of_its_kind(
 
 @pytest.mark.parametrize("name", [".account", ".multi.account", "x.Account", "x.account.txt", "x"])
 def test_every_command_refuses_other_extensions_before_any_io(name: str) -> None:
-    """A name that ends in neither extension is refused, and no storage is opened."""
+    """A name that ends in neither extension is refused, and no storage is opened; `get` leads to the listing."""
     for command in ("save {}", "get {}", "get --json {}", "rm {}", "cp {} new/", "mv {} new/"):
         refusal = run(*command.format(name).split(), stdin=SINGLE).refusal
-        assert refusal == f"{name}: the file name must end in .account or .multi.account, with a name before it"
+        folders = f"; for folders: accountstore ls {name}" if command.startswith("get") else ""
+        assert refusal == (
+            f"{name}: the file name must end in .account or .multi.account, with a name before it{folders}"
+        )
         assert not Path("first").exists()
 
 
@@ -545,7 +548,12 @@ def test_the_configuration_is_chosen_on_the_command_line_or_by_the_environment(m
     assert run("storages").out.splitlines()[2].startswith("named")
     assert run("--config", "given.toml", "storages").out.splitlines()[2].startswith("given")
     refusal = run("--config", "missing.toml", "storages").refusal
-    assert refusal == "missing.toml: cannot be read (FileNotFoundError)"
+    assert refusal == "missing.toml: does not exist: `accountstore storages add NAME URL` makes one"
+    Path("folder").mkdir()
+    refusal = run("--config", "folder", "ls").refusal
+    assert refusal == (
+        "folder: is a folder, no file: a folder of documents is a storage's url there, or in Python a StorageConfig's"
+    )
 
 
 NAMES = (

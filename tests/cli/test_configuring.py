@@ -165,7 +165,7 @@ def test_mode_and_links_of_the_file_stay(tmp_path: Path) -> None:
     ("arguments", "reason"),
     [
         (["Archive", "x"], "there is a storage 'Archive' already"),
-        (["a:b", "x"], "'a:b': storage: has a separator"),
+        (["a:b", "x"], "'a:b': storage: has ':': no separator"),
         (["b", ""], "storages.b.url: the url is empty"),
         (["b", "c:folder"], "storages.b.url: the url must be scheme://... or a folder"),
         (["b", "x", "--codec", "yaml"], "storages.b.codec: unknown codec 'yaml'"),
@@ -422,7 +422,8 @@ def test_config_show_of_no_configuration_is_one_line(text: str) -> None:
     assert (answer.code, answer.crash) == (1, "")
     assert answer.err.count("\n") == 1
     assert "CANARY" not in answer.everything
-    assert run("--config", "nope.toml", "config", "show").refusal == "nope.toml: cannot be read (FileNotFoundError)"
+    missing = run("--config", "nope.toml", "config", "show").refusal
+    assert missing == "nope.toml: does not exist: `accountstore storages add NAME URL` makes one"
 
 
 def test_a_name_that_steers_a_terminal_shows_as_its_escape() -> None:

@@ -219,7 +219,7 @@ def test_a_client_is_added_where_no_file_can_be_locked(tmp_path: Path, monkeypat
         (["new", "--folder", "../x"], 1, "a segment is '.' or '..'"),
         (["new", "--folder", "/x"], 1, "a segment is empty"),
         (["new", "--folder", "x" * 300], 1, "longer than 255 bytes"),
-        (["new", "--storage", "nowhere"], 1, "there is no storage 'nowhere'"),
+        (["new", "--storage", "nowhere"], 1, "the storage 'nowhere' is not configured; known: "),
         (["there"], 1, "there is a client 'there' already"),
         (["new", "--everything", "--folder", "x"], 2, "--everything goes without"),
     ],
