@@ -282,6 +282,8 @@ class StorageClient:
             if self.capabilities.read_only:
                 raise UnsupportedError("the storage is opened read-only")
             what = "ignores" if self._declares(condition) else "does not promise"
+            if self._conditions is not None and (why := self._conditions.unsupported):
+                raise UnsupportedError(f"storage {self.name!r} refuses {CONDITIONS[condition]}: {why}")
             raise UnsupportedError(f"storage {self.name!r} {what} the condition of {CONDITIONS[condition]}")
 
     async def honours(self, condition: Condition, folder: str, by: float, /) -> bool:

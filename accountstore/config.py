@@ -127,10 +127,13 @@ class StorageConfig(Struct, frozen=True):
         return f"{self.redacted_url} at {redacted(at if '://' in at else f'//{at}').removeprefix('//')}"
 
     def __repr__(self) -> str:
-        return f"StorageConfig({self.redacted_url!r}, options={sorted(self.options)}, codec={self.codec!r})"
+        (_, url), (_, options), (_, codec) = self.__rich_repr__()
+        return f"StorageConfig({url!r}, options={options}, codec={codec!r})"
 
     def __rich_repr__(self) -> list[tuple[str, Any]]:
-        return [("url", self.redacted_url), ("options", sorted(self.options)), ("codec", self.codec)]
+        options, codec = cast("tuple[object, object]", (self.options, self.codec))  # which may be anything yet
+        names = sorted(map(str, cast("Mapping[object, object]", options))) if isinstance(options, Mapping) else []
+        return [("url", self.redacted_url), ("options", names), ("codec", codec if isinstance(codec, str) else None)]
 
 
 def redacted(url: str, /) -> str:
@@ -155,6 +158,15 @@ class StoreConfig(Struct, frozen=True, kw_only=True):
     storages: dict[str, StorageConfig]
     default: str | None = None
     max_bytes: int = MAX_BYTES
+
+    def __repr__(self) -> str:
+        return f"StoreConfig({', '.join(f'{name}={value!r}' for name, value in self.__rich_repr__())})"
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        storages = cast("object", self.storages)  # in whose place anything may stand yet
+        named = cast("Mapping[str, object]", storages) if isinstance(storages, Mapping) else {}
+        shown = {name: storage if isinstance(storage, StorageConfig) else ... for name, storage in named.items()}
+        return [*(asdict(self) | {"storages": shown}).items()]
 
     def default_name(self) -> str:
         """The default storage's name.

@@ -74,11 +74,14 @@ def condition_of(mode: WriteMode, /) -> Condition:
 
 
 class Conditions(Struct, frozen=True):
-    """Which conditions a storage honours: of a create, of a swap, of a delete."""
+    """Which conditions a storage honours: of a create, of a swap, of a delete. `unsupported` is what its backend says
+    of the first that it refuses to try.
+    """
 
     create: bool
     update: bool
     delete: bool
+    unsupported: str = ""
 
     @classmethod
     def declared(cls, capabilities: Capabilities, /) -> Conditions:

@@ -498,11 +498,33 @@ def test_a_configuration_does_not_show_its_secrets(storage: StorageConfig) -> No
     assert CANARY not in storage.redacted_url
 
 
+@pytest.mark.parametrize(
+    "config",
+    [
+        *(StorageConfig("s3://b", cast("Any", odd)) for odd in ([("secret", CANARY)], {CANARY}, (CANARY,), None)),
+        StorageConfig("s3://b", cast("Any", {1: CANARY, "a": CANARY})),
+        StorageConfig("s3://b", codec=cast("Any", {"secret": CANARY})),
+        StoreConfig(storages=cast("Any", {"a": {"url": "s3://b", "options": {"secret": CANARY}}})),
+        StoreConfig(storages=cast("Any", [f"sftp://me:{CANARY}@example.org/x"])),
+    ],
+)
+def test_what_is_no_configuration_does_not_show_either(config: StorageConfig | StoreConfig) -> None:
+    """What stands where a dict or a `StorageConfig` belongs may be a secret, and is in no `repr` or rich form."""
+    assert CANARY not in repr(config) + repr(config.__rich_repr__())
+
+
+def test_text_in_the_place_of_options_shows_no_letters() -> None:
+    """Nor are the letters of a text in its place shown, each as an option."""
+    assert "options=[]" in repr(StorageConfig("s3://b", cast("Any", CANARY)))
+
+
 def test_a_configuration_shows_the_rest() -> None:
     """The control: the rest of the URL, the names of options and the codec are shown."""
     storage = StorageConfig("sftp://me:pw@example.org/mail/home", {"port": 22, "key": CANARY}, "msgpack")
     for part in ("sftp://", "example.org/mail/home", "port", "key", "msgpack"):
         assert part in repr(storage)
+    shown = repr(StoreConfig(storages={"a": storage}, default="a"))
+    assert f"storages={{'a': {storage!r}}}, default='a', max_bytes=" in shown
 
 
 def test_a_folder_shows_whole() -> None:

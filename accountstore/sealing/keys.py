@@ -89,6 +89,8 @@ def _read(path: str, /) -> SecretBytes:
         with open_file(path) as file:
             check_private(file)
             return read_open(file, limit=_MAX_BYTES)
+    except FileNotFoundError:
+        raise ConfigError("does not exist: `accountstore keys new FILE` makes one") from None
     except OSError as error:
         raise ConfigError(f"cannot be read ({type(error).__name__})") from None
 

@@ -70,7 +70,7 @@ def _open_source(source: Any, /) -> KeyProvider:
         return _provider(source)
     except ConfigError as error:
         what = error.message
-    if isinstance(source, str) and _may_be_keys(source):
+    if isinstance(source, str) and may_be_keys(source):
         raise ConfigError(
             "keys: looks like keys, which are not shown, and no such file can be read: name the file that has them, or"
             " env:NAME"
@@ -78,7 +78,7 @@ def _open_source(source: Any, /) -> KeyProvider:
     raise ConfigError(f"keys: {source}: {what}" if isinstance(source, str) else f"keys: {what}")
 
 
-def _may_be_keys(source: str, /) -> bool:
+def may_be_keys(source: str, /) -> bool:
     """Whether a source may be keys, as `${NAME}` brings them where `env:NAME` is meant: what follows the folders that
     are there is looked at, for the configuration's own comes before.
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import re
 import stat
@@ -16,7 +17,7 @@ from anyio import to_thread
 from running import HUNG
 from samples import ACCOUNT
 
-from accountstore import AccountStore, Location, StorageConfig, StoreConfig
+from accountstore import AccountStore, DeniedError, Location, NotFoundError, StorageConfig, StoreConfig
 from accountstore.backends.base import Capabilities, ConfigError, UnavailableError, Usage
 from accountstore.backends.local import backend as module
 from accountstore.backends.local import directories
@@ -44,12 +45,36 @@ async def test_root_may_be_reached_through_a_link(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("below", ["", "root"])
 async def test_root_that_is_no_folder_is_reported_at_opening(tmp_path: Path, below: str) -> None:
-    """Where a file is in the place of the root, or of a folder above it, the store does not open."""
+    """Where a file is in the place of the root, or of a folder above it, the store does not open, and names it."""
     path = tmp_path / "file"
     path.write_bytes(b"a file")
-    with pytest.raises(ConfigError, match=r"^storages\.main\.url: (what stands there is no folder|.*Not a directory)"):
+    reason = r"^storages\.main\.url: (what stands there is no folder|.*Not a directory)"
+    with pytest.raises(ConfigError, match=reason) as caught:
         await AccountStore.open(StoreConfig(storages={"main": StorageConfig(str(path / below))}))
+    assert caught.value.message.endswith(f" [{path / below}]")
     assert path.read_bytes() == b"a file"
+
+
+@pytest.mark.parametrize("url", ["root", "{}/root", "file://{}/root", "~/root"])
+async def test_an_error_about_the_storage_names_its_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str
+) -> None:
+    """What the system refuses is told with the storage's name and its whole folder; that a document is not there is
+    about the document alone.
+    """
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    storages = {"main": StorageConfig(url.format(tmp_path))}
+    async with AccountStore.open(StoreConfig(storages=storages)) as store:
+        with pytest.raises(NotFoundError) as missing:
+            await store.get(Location("a.account"))
+        assert missing.value.message == "there is no such document"
+        monkeypatch.setattr(SystemCalls, "open", Mock(side_effect=PermissionError(errno.EACCES, "Permission denied")))
+        with pytest.raises(DeniedError) as denied:
+            await store.get(Location("a.account"))
+        assert denied.value.message.startswith("access is denied (")
+        assert denied.value.message.endswith(f" [storage 'main': {tmp_path}/root]")
+        monkeypatch.undo()
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from running import HUNG, PYTHON
 for package in ("pty", "typer", "click", "rich", "tomlkit"):
     pytest.importorskip(package)
 
-from commandline import CANARIES, CONFIG, MULTI, SINGLE, Terminal, configure, document_at, files, run, start
+from commandline import CANARIES, CONFIG, MULTI, PASSWORD, SINGLE, Terminal, configure, document_at, files, run, start
 
 from accountstore import AccountStore, Location, Version
 from accountstore.cli import editor
@@ -34,6 +34,31 @@ pytestmark = pytest.mark.usefixtures("home")
 PLACE = ("save", "a.account", "--host", "imap.example.com")
 LOGIN = (*PLACE, "--port", "993", "--login", "me")
 STDIN = b"CANARY-typed"
+
+
+def test_a_misspelt_field_is_kept_and_told() -> None:
+    """A field that is not known and near a known one is saved as it is, and named with the one that may be meant, also
+    within a multi account; a field that is near none is no news, and no value shows.
+    """
+    pair = {"login": "me", "password": "CANARY-1", "pasword": "CANARY-2", "ofTomorrow": "CANARY-3"}
+    given = {
+        "host": "imap.example.com",
+        "port": 993,
+        "securityOption": "CANARY-4",
+        "credentials": {"discriminator": "EmailClientAccountPasswordCredentials", **pair},
+    }
+    answer = run("save", "a.account", stdin=given)
+    told = "accountstore: warning: {}: is not a field here, and is kept; did you mean {!r}?"
+    assert (answer.code, answer.out) == (0, "")
+    assert answer.err.splitlines() == [
+        told.format("$.securityOption", "securityOptions"),
+        told.format("$.credentials.pasword", "password"),
+    ]
+    assert document_at("a.account") == given
+    answer = run("save", "a.multi.account", stdin={"receiveAccounts": [given], "sendAccount": PASSWORD})
+    assert answer.code == 0
+    assert "$.receiveAccounts[0].securityOption: " in answer.err
+    assert "CANARY" not in answer.err
 
 
 @pytest.mark.parametrize("end", [b"", b"\n", b"\r\n"])

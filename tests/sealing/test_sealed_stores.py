@@ -396,7 +396,7 @@ def test_the_files_of_a_key_service_lie_beside_the_configuration(tmp_path: Path)
 
 
 FAULTS: dict[str, tuple[dict[str, Any], str]] = {
-    "no file": ({"keys": "none.jwks"}, r"encryption\.keys: none.jwks: cannot be read \(FileNotFoundError\)"),
+    "no file": ({"keys": "none.jwks"}, r"encryption\.keys: none.jwks: does not exist: `accountstore keys new FILE`"),
     "readable by others": ({"keys": "open.jwks"}, r"keys: open.jwks: others may read or write it \(0640\): chmod 600"),
     "no keys": ({"keys": []}, r"encryption\.keys: there is none"),
     "empty": ({"keys": ""}, r"encryption\.keys: must be a file"),

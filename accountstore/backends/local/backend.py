@@ -157,11 +157,11 @@ def _open(url: str, make: Callable[..., Files], read_only: bool, /) -> LocalBack
     root = os.path.realpath(os.path.expanduser(re.sub("(?i)^(file|local)://", "", url)))
     files = make(root)
     if os.path.lexists(root) and not os.path.isdir(root):
-        raise ConfigError("url: what stands there is no folder")
+        raise ConfigError(f"url: what stands there is no folder [{root}]")
     if not read_only:
         files.make_root()
     elif not os.path.isdir(root):
-        raise ConfigError("url: there is no such folder, and a read-only storage makes none")
+        raise ConfigError(f"url: there is no such folder, and a read-only storage makes none [{root}]")
     kind = filesystem_type(root) or ""
     # What is read only is not swept of temporary files either.
     locking = not read_only and kind not in _NETWORK and kind.partition(".")[0] != "fuse"
