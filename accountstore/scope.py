@@ -24,6 +24,11 @@ class Resolver:
         self.prefix: str = folder
 
     @property
+    def reach(self) -> tuple[Storages, str | None, str]:
+        """The same for resolvers that resolve alike."""
+        return self.storages, self.only, self.prefix
+
+    @property
     def default(self) -> str:
         """The name of the storage that a location without one means."""
         return self.storages.default if self.only is None else self.only

@@ -239,7 +239,7 @@ class AccountStore(Documents):
         """The same store narrowed to one folder of one storage: for one tenant.
 
         Locations are then relative to the folder, and name no storage, or that one; any other is as unknown as one that
-        is not configured. The narrowed store lives as long as this one.
+        is not configured. The narrowed store lives as long as this one, and equals another that is narrowed alike.
 
         Raises:
             LocationError: the folder is not allowed, or the storage is not configured.
@@ -258,6 +258,12 @@ class AccountStore(Documents):
         if self._resolver.only is not None:
             raise UnsupportedError("a scoped store gives no filesystem: it would reach outside its folder")
         return cast("tuple[AbstractFileSystem, str]", await found.client.filesystem())
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, AccountStore) and self._resolver.reach == other._resolver.reach
+
+    def __hash__(self) -> int:
+        return hash(self._resolver.reach)
 
     def __repr__(self) -> str:
         return f"<AccountStore {', '.join(self.storages)}>"

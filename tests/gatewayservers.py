@@ -86,7 +86,7 @@ def running(name: str, folder: Path, /, *, arguments: tuple[str, ...] = (), **en
     if name == "serve":
         command = [*PYTHON, "-m", "accountstore", "serve", "--gateway", "gateway.toml", "--port", str(port), *arguments]
     elif name == "quick":
-        command = [*PYTHON, "quick.py", str(port)]
+        command = [*PYTHON, "quick.py", str(port), *arguments]
     else:
         command = program + [part.format(port=port, app="servedapp") for part in SERVERS[name]]
     log = folder / f"{name}-{port}.log"

@@ -274,3 +274,14 @@ async def test_check_stays_in_the_folder(folder: str) -> None:
     assert (await (store.scoped(folder) if folder else store).check()).ok
     assert {key.rpartition("/")[0] for key in written} == {folder}
     assert await names(store.list(recursive=True)) == []
+
+
+def test_stores_that_are_narrowed_alike_are_equal() -> None:
+    """However often a store is narrowed to a folder, it is one store to a dict; to another folder, or of another open
+    store, it is another.
+    """
+    store, other = (store_over({"main": MemoryBackend(), "more": MemoryBackend()}) for _ in range(2))
+    alike = {store.scoped("tenants/a"), store.scoped("tenants/a", storage="main"), store.scoped("tenants").scoped("a")}
+    assert len(alike) == 1
+    assert alike.isdisjoint({store, store.scoped("tenants/b"), store.scoped("tenants/a", storage="more")})
+    assert alike.isdisjoint({other.scoped("tenants/a")})

@@ -33,7 +33,7 @@ from accountstore import (
     Version,
 )
 from accountstore.gateway.conditions import Conditions, conditions_of, precondition
-from accountstore.gateway.merging import KEEPERS, READERS, Fields, is_plain, spent_in
+from accountstore.gateway.merging import KEEPERS, LEASES, READERS, Fields, is_plain, spent_in
 from accountstore.gateway.problems import UNREADABLE, Problem, missing
 from accountstore.gateway.service import Call
 from accountstore.gateway.wire import (
@@ -45,6 +45,7 @@ from accountstore.gateway.wire import (
     query_of,
     read_body,
     text_in,
+    value_in,
 )
 
 __all__ = ("get", "get_multi", "reachable", "save", "save_multi")
@@ -143,7 +144,7 @@ async def _save(call: Call, kind: Kind, /) -> Response:
     check_kind(location, kind)
     conditions = conditions_of(call.request)
     known = call.service.plain.take(call.store, location)
-    saved = await _save_plain(call, location, new, known) if known is not None and not conditions else None
+    saved = await _save_plain(call, location, kind, new, known) if known is not None and not conditions else None
     pause = _PAUSE
     attempts = 0
     while saved is None:
@@ -157,13 +158,15 @@ async def _save(call: Call, kind: Kind, /) -> Response:
     return Response(None, 200, {"etag": call.service.etags.of(location.path, saved)})
 
 
-async def _save_plain(call: Call, location: Location, new: Fields, version: Version, /) -> Version | None:
+async def _save_plain(call: Call, location: Location, kind: Kind, new: Fields, version: Version, /) -> Version | None:
     """Write what the request has over a version that has nothing to keep. None: it is no longer the current one."""
+    plain = is_plain(new, kind)
     try:
         saved = await call.store.save_json(location, msgspec.json.encode(new), mode=version)
     except (ConflictError, NotFoundError, UnsupportedError):
         return None
-    _note(call, location, new, saved)
+    if plain:
+        call.service.plain.put(call.store, location, saved)
     return saved
 
 
@@ -177,7 +180,7 @@ async def _save_merged(
     if document is not None:
         old = READERS[kind](document, "$", str)
         kept = KEEPERS[kind](new, old, spent_in(old))
-    data = msgspec.json.encode(kept)
+    data, plain = msgspec.json.encode(kept), is_plain(kept, kind)
     try:
         saved = await call.store.save_json(location, data, mode=version or "create")
     except UnsupportedError:
@@ -188,13 +191,9 @@ async def _save_merged(
         if conditions:
             raise precondition() from None
         return None
-    _note(call, location, kept, saved)
+    if plain:
+        call.service.plain.put(call.store, location, saved)
     return saved
-
-
-def _note(call: Call, location: Location, fields: Fields, version: Version, /) -> None:
-    if is_plain(fields):
-        call.service.plain.put(call.store, location, version)
 
 
 def check_kind(location: Location, kind: Kind, /) -> None:
@@ -216,7 +215,9 @@ async def _given(call: Call, kind: Kind, /) -> tuple[Location, Fields]:
     if not file.keys() <= {*_PLACE}:  # such as `folder`: the document would be saved elsewhere
         raise Problem(400, "badRequest", f"storageFile: may have {', '.join(_PLACE)} only")
     asked = (text_in(file, name, "storageFile") for name in _PLACE)
-    return reachable(call, location_of(*asked)), READERS[kind](body["value"], "value", lower_first)
+    new = READERS[kind](body["value"], "value", lower_first)
+    value_in(new, LEASES, "value")  # which later saves read
+    return reachable(call, location_of(*asked)), new
 
 
 async def _stored(call: Call, location: Location, /) -> tuple[Version | None, bytes | None]:

@@ -57,10 +57,9 @@ def gateway(
         ConfigError: neither clients nor `authorize` are given, or the configuration cannot be used.
     """
     config = config or GatewayConfig()
-    if authorize is None:
-        config.check()
-        if not config.clients:
-            raise ConfigError("clients: none; `accountstore gateway add-client NAME` makes one")
+    config.check(without_clients=authorize is not None)
+    if authorize is None and not config.clients:
+        raise ConfigError("clients: none; `accountstore gateway add-client NAME` makes one")
     return Gateway(store, config, authorize, observer, metrics or (Metrics() if config.metrics else None), refresh)
 
 

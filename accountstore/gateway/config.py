@@ -104,9 +104,9 @@ class GatewayConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         shown = {name: client if isinstance(client, Client) else ... for name, client in named.items()}
         return [*(asdict(self) | {"clients": shown}).items()]
 
-    def check(self) -> None:
-        """Raise `ConfigError` unless it can be used; the message begins with the key."""
-        if not self.keys:
+    def check(self, *, without_clients: bool = False) -> None:
+        """Raise `ConfigError` unless it can be used; the message begins with the key. Clients need keys."""
+        if not self.keys and not without_clients:
             raise ConfigError(f"keys: none; `accountstore gateway add-client` makes one, or set {_KEYS_VARIABLE}")
         if any(len(key.reveal()) < _LEAST_KEY for key in self.keys):
             raise ConfigError(f"keys: one has fewer than {_LEAST_KEY} characters")

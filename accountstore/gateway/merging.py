@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Raw
 
 from accountstore.gateway.problems import Problem
-from accountstore.gateway.wire import fields_of, scalar
+from accountstore.gateway.wire import fields_of, lower_first
 
 Fields = dict[str, Any]
 """The fields of an object: raw JSON, or objects and lists of such below."""
@@ -36,7 +36,13 @@ _CLIENT_FIELDS: Mapping[str, frozenset[str]] = {
     "location": frozenset({"storage", "folderPath", "fileName"}),
 }
 """The fields that the API's clients know: what they leave out of these is meant to go."""
-_LEASES = "accountstoreRefresh"
+_PARTS = {
+    "receiveAccounts": "account",
+    "sendAccount": "account",
+    "credentials": "credentials",
+    "cacheFile": "location",
+}
+LEASES = "accountstoreRefresh"
 """The field of a document in which `AccountStore.refresh` keeps what it needs."""
 
 _ITEMS = msgspec.json.Decoder(list[Raw])
@@ -51,7 +57,7 @@ def account_fields(data: bytes | Raw, where: str, rename: Rename, /) -> Fields:
     """The fields of an account, with those of the objects in it, by keys as `rename` has them. Raises `Problem`."""
     fields: Fields = {**fields_of(data, where, rename)}
     for name in ("credentials", "cacheFile"):
-        if scalar(fields.get(name)) is not None:
+        if _is_set(fields.get(name)):
             fields[name] = fields_of(fields[name], f"{where}.{name}", rename)
     return fields
 
@@ -59,21 +65,21 @@ def account_fields(data: bytes | Raw, where: str, rename: Rename, /) -> Fields:
 def multi_fields(data: bytes | Raw, where: str, rename: Rename, /) -> Fields:
     """The fields of a multi account, as `account_fields`."""
     fields: Fields = {**fields_of(data, where, rename)}
-    if isinstance(scalar(fields.get("receiveAccounts")), list):
+    if bytes(fields.get("receiveAccounts", b"")).startswith(b"["):
         items = _ITEMS.decode(fields["receiveAccounts"])
         if len(items) > _MOST_ACCOUNTS:
             raise Problem(413, "tooMany", f"{where}.receiveAccounts: more than {_MOST_ACCOUNTS}")
         fields["receiveAccounts"] = [
             account_fields(item, f"{where}.receiveAccounts[{place}]", rename) for place, item in enumerate(items)
         ]
-    if scalar(fields.get("sendAccount")) is not None:
+    if _is_set(fields.get("sendAccount")):
         fields["sendAccount"] = account_fields(fields["sendAccount"], f"{where}.sendAccount", rename)
     return fields
 
 
 def spent_in(old: Fields, /) -> frozenset[str]:
     """The refresh tokens that a stored document had before those that it has: each was exchanged for one of these."""
-    leases = scalar(old.get(_LEASES))
+    leases = _decoded(old.get(LEASES))
     entries = leases.values() if isinstance(leases, dict) else ()
     found = (entry.get("previous") for entry in entries if isinstance(entry, dict))
     return frozenset(token for token in found if isinstance(token, str))
@@ -115,16 +121,12 @@ def keep_multi(new: Fields, old: Fields, spent: frozenset[str], /) -> Fields:
     return kept
 
 
-def is_plain(fields: Fields, /) -> bool:
-    """Whether a document has no field but those that clients know."""
-    if "receiveAccounts" in fields:
-        accounts = [*fields["receiveAccounts"], fields.get("sendAccount")]
-        return fields.keys() <= _CLIENT_FIELDS["multi"] and all(
-            is_plain(account) for account in accounts if isinstance(account, dict)
-        )
-    parts = (("credentials", "credentials"), ("cacheFile", "location"))
-    return fields.keys() <= _CLIENT_FIELDS["account"] and all(
-        fields[name].keys() <= _CLIENT_FIELDS[known] for name, known in parts if isinstance(fields.get(name), dict)
+def is_plain(fields: Any, what: str, /) -> bool:
+    """Whether an object has no field but those that clients know. What is no object, or raw JSON, has none."""
+    if isinstance(fields, list):
+        return all(is_plain(item, what) for item in fields)
+    return not isinstance(fields, dict) or (
+        fields.keys() <= _CLIENT_FIELDS[what] and all(is_plain(fields.get(name), _PARTS[name]) for name in _PARTS)
     )
 
 
@@ -157,20 +159,36 @@ def _places(
 
 
 def _kept(what: str, new: Fields, old: Fields, without: frozenset[str] = frozenset(), /) -> Fields:
+    """Fields that a client knows are the new ones; of the others one in either case is the same, as it is stored."""
     known = _CLIENT_FIELDS[what] | without
-    return {**{name: value for name, value in old.items() if name not in known}, **new}
+    stored = {lower_first(name): name for name in sorted(old) if name not in known}
+    return {
+        **{name: value for name, value in old.items() if name not in known},
+        **{name if name in known | _TOKENS else stored.get(name, name): value for name, value in new.items()},
+    }
 
 
 def _same(new: Fields, old: Fields, /, *names: str) -> bool:
-    return all(_value(new.get(name)) == _value(old.get(name)) for name in names)
+    """Whether fields are the same. Empty text is none, as clients leave it out."""
+    return all((_value(new.get(name)) or None) == (_value(old.get(name)) or None) for name in names)
 
 
 def _value(field: Any, /) -> Any:
     """A field's value where it is raw JSON; `repr` of what is no scalar, which never equals one."""
-    if field is None:
-        return None
-    value = scalar(field) if isinstance(field, Raw) else field
+    value = _decoded(field) if isinstance(field, Raw) else field
     return repr(value) if isinstance(value, (dict, list)) else value
+
+
+def _is_set(field: Raw | None, /) -> bool:
+    return field is not None and bytes(field) != b"null"
+
+
+def _decoded(field: Raw | None, /) -> Any:
+    """A value of raw JSON; None where there is none, or a number that Python does not have, for the store to refuse."""
+    try:
+        return None if field is None else msgspec.json.decode(field)
+    except msgspec.MsgspecError:
+        return None
 
 
 READERS: Mapping[str, Callable[[bytes | Raw, str, Rename], Fields]] = {"account": account_fields, "multi": multi_fields}

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ssl
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+import httptools
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
@@ -21,10 +23,11 @@ _HEAD_BYTES = 64 * 1024
 _HEAD_SECONDS = 10.0
 _WRITE_SECONDS = 20.0
 _CONNECTIONS = 4096
+_BACKLOG = 2048
 _GRACE_SECONDS = 30
 
 
-class _HeadTooLargeError(Exception):
+class _HeadError(Exception):
     """Ends the parsing of a request."""
 
 
@@ -33,28 +36,51 @@ class Protocol(HttpToolsProtocol):
 
     A request's head has at most `head_bytes` and comes within `head_seconds`. A client that does not take its answers
     within `write_seconds` is cut off, at the latest after twice as long, also where its connection is being closed. Of
-    more than `connections_allowed` the newest is closed.
+    more than `connections_allowed` the newest is closed. Nothing is upgraded: `Upgrade` is no part of a request here.
+    With `tls` a connection counts before TLS begins, which has `head_seconds` too.
     """
 
     head_bytes = _HEAD_BYTES
     head_seconds = _HEAD_SECONDS
     write_seconds = _WRITE_SECONDS
     connections_allowed = _CONNECTIONS
+    tls: ssl.SSLContext | None = None
 
     _head_size = 0
+    _without_upgrade = b""
     _head_timer: Any = None
     _write_timer: Any = None
     _blocked_since: float | None = None
     _under_way: Any = None
+    _handshake: Any = None
+    _early = b""
 
     def connection_made(self, transport: Any) -> None:
-        """Begin to wait for a request."""
+        """Begin to wait for a request, or for TLS."""
         super().connection_made(transport)
         self._watch_writes()
         if len(self.connections) > self.connections_allowed:
             self.transport.close()
+        elif self.tls is not None:
+            self._handshake = self.loop.create_task(self._begin_tls(self.tls))
         else:
             self._wait_for_head()
+
+    async def _begin_tls(self, context: ssl.SSLContext, /) -> None:
+        """Begin TLS, then to wait for a request, which may have come already."""
+        begun = None
+        with suppress(OSError, RuntimeError):  # it is no TLS, too late, or lost
+            begun = await self.loop.start_tls(
+                self.transport, self, context, server_side=True, ssl_handshake_timeout=self.head_seconds
+            )
+        self._handshake = None
+        if begun is None:
+            self.connection_lost(None)
+            return
+        super().connection_made(begun)
+        self._wait_for_head()
+        if self._early:
+            self.data_received(self._early)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the connection."""
@@ -83,8 +109,16 @@ class Protocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Parse what came. A head that is still incomplete is counted."""
+        if self._handshake is not None:
+            self._early += data
+            return
         self._head_size += len(data)
-        super().data_received(data)
+        self._unset_keepalive_if_required()
+        try:
+            self._feed(memoryview(data))
+        except httptools.HttpParserError:
+            self.send_400_response("")
+            return
         under_way: Any = self.cycle  # None before the first request, whatever its type says
         if under_way is None or under_way.response_complete:
             if self._head_size > self.head_bytes:
@@ -92,10 +126,26 @@ class Protocol(HttpToolsProtocol):
             elif self._head_timer is None and not self.transport.is_closing():
                 self._wait_for_head()
 
+    def _feed(self, data: memoryview, /) -> None:
+        """Parse. The head of a request that would upgrade is parsed again without that (RFC 9110 section 7.8): the
+        parser takes what follows it for another protocol, and not for its body.
+        """
+        while True:
+            try:
+                self.parser.feed_data(data)
+            except httptools.HttpParserUpgrade as upgrade:
+                data = data[upgrade.args[0] :]
+                self.parser = httptools.HttpRequestParser(self)
+                self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+                self.parser.feed_data(self._without_upgrade)
+            else:
+                return
+
     def on_message_begin(self) -> None:
         """Count a head anew."""
         super().on_message_begin()
         self._counted = 0
+        self._has_head = False
 
     def on_url(self, url: bytes) -> None:
         """Take a part of the request's target."""
@@ -103,14 +153,19 @@ class Protocol(HttpToolsProtocol):
         super().on_url(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Take a header."""
+        """Take a header. One of a trailer is counted, and no header (RFC 9110 section 6.5.1)."""
         self._count(name + value)
-        super().on_header(name, value)
+        if not self._has_head:
+            super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         """Begin to work on a request."""
+        if self.parser.should_upgrade():
+            self._without_upgrade = self._head_without_upgrade()
+            return
         self._end_wait()
         self._head_size = 0
+        self._has_head = True
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
@@ -120,6 +175,8 @@ class Protocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """Wait for the next head."""
+        if self.parser.should_upgrade():
+            return
         self._head_size = 0
         super().on_message_complete()
 
@@ -141,10 +198,17 @@ class Protocol(HttpToolsProtocol):
                 under_way.disconnected = True
                 under_way.message_event.set()
 
+    def _head_without_upgrade(self) -> bytes:
+        method, version = self.parser.get_method(), self.parser.get_http_version().encode()
+        if method == b"CONNECT":
+            raise _HeadError
+        headers = (b"%s: %s\r\n" % pair for pair in self.headers if pair[0] != b"upgrade")
+        return b"%s %s HTTP/%s\r\n%s\r\n" % (method, self.url, version, b"".join(headers))
+
     def _count(self, part: bytes, /) -> None:
         self._counted += len(part)
         if self._counted > self.head_bytes:
-            raise _HeadTooLargeError
+            raise _HeadError
 
     def _wait_for_head(self) -> None:
         self._head_timer = self.loop.call_later(self.head_seconds, self.transport.close)
@@ -173,9 +237,11 @@ def server(
 
     Raises `ConfigError` where the certificate and its key are none.
     """
+    context = None
     if certificate is not None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         try:
-            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, password=str)
+            context.load_cert_chain(certificate, key, password=str)
         except OSError as error:
             files = f"{certificate} and {key}" if key else certificate
             raise ConfigError(
@@ -184,13 +250,21 @@ def server(
 
     class Bounded(Protocol):
         connections_allowed = min(Protocol.connections_allowed, _descriptors() // 2)
+        tls = context
 
-    return uvicorn.Server(
+    class Server(uvicorn.Server):
+        def _log_started_message(self, listeners: Any) -> None:
+            self.config.ssl = context  # which it is to tell of, and not to begin
+            super()._log_started_message(listeners)
+
+    return Server(
         uvicorn.Config(
             app,
             host,
             port,
+            loop="auto" if context is None else "asyncio",  # uvloop may read before `start_tls` is ready
             http=Bounded,
+            backlog=min(_BACKLOG, _descriptors() // 8),  # so many are accepted at once, before any is counted
             ws="none",
             lifespan="on",
             log_config=None,
@@ -198,9 +272,6 @@ def server(
             server_header=False,
             proxy_headers=False,
             timeout_graceful_shutdown=_GRACE_SECONDS,
-            ssl_certfile=certificate,
-            ssl_keyfile=key,
-            ssl_version=ssl.PROTOCOL_TLS_SERVER,
         )
     )
 

@@ -160,27 +160,30 @@ def fields_of(data: bytes | Raw, where: str, rename: Callable[[str], str] = lowe
     """
     try:
         found = _FIELDS.decode(data)
-    except msgspec.MsgspecError:
+    except msgspec.ValidationError:
         raise Problem(400, "badRequest", f"{where}: must be an object") from None
+    except msgspec.DecodeError:
+        told = "has half of a character: what is between \\ud800 and \\udfff comes in pairs"
+        raise Problem(400, "badRequest", f"{where}: {told}") from None
     fields = {rename(key): value for key, value in found.items()}
     if len(fields) != len(found):
         raise Problem(400, "badRequest", f"{where}: has a key twice")
     return fields
 
 
-def scalar(data: Raw | None, /) -> Any:
-    """A value that `fields_of` left as it stands; None where there is none. Raises `Problem` for a number that Python
-    does not have.
+def value_in(fields: Mapping[str, Raw], key: str, where: str, /) -> Any:
+    """The value of a field that `fields_of` left as it stands; None where it is missing. Raises `Problem` for a number
+    that Python does not have.
     """
     try:
-        return None if data is None else msgspec.json.decode(data)
+        return msgspec.json.decode(fields[key]) if key in fields else None
     except msgspec.MsgspecError:
-        raise Problem(400, "badRequest", "a value is out of range") from None
+        raise Problem(400, "badRequest", f"{where}.{key}: has a number that is out of range") from None
 
 
 def text_in(fields: Mapping[str, Raw], key: str, where: str, /) -> str:
     """The text of a field; empty where it is missing or null. Raises `Problem` for anything else."""
-    value = scalar(fields.get(key))
+    value = value_in(fields, key, where)
     if not isinstance(value, str | None):
         raise Problem(400, "badRequest", f"{where}.{key}: must be text")
     return value or ""

@@ -12,7 +12,7 @@ from gateways import BASE, MULTI, OAUTH, PASSWORD, STORAGE, configured, request_
 from samples import RICH
 
 from accountstore import AccountStore, KeyDeniedError, Location, StorageConfig, StoreConfig, Version
-from accountstore.gateway import merging
+from accountstore.gateway import Access, GatewayConfig, merging
 from accountstore.gateway.plain import PlainVersions
 from accountstore.testing import Fault, store_over
 
@@ -167,6 +167,37 @@ async def test_a_bad_body_is_refused(store: AccountStore, body: bytes, code: str
     assert not [entry async for entry in store.list()]
 
 
+@pytest.mark.parametrize(
+    ("value", "field"),
+    [
+        (b'{"host":"h","port":1,"accountstoreRefresh":{"x":1e999}}', "value.accountstoreRefresh"),
+        (b'{"host":"\\ud800","port":1}', "$"),
+        (b'{"host":"h","port":1,"own":["\\udfff"]}', "$"),
+    ],
+)
+async def test_the_field_of_a_value_that_cannot_be_is_named(store: AccountStore, value: bytes, field: str) -> None:
+    """A number out of range and half of a character are refused at the first save, and the message says where."""
+    async with serving(store) as http:
+        body = b'{"storageFile":{"fileName":"a.account"},"value":%s}' % value
+        answer = await http.put(BASE, content=body)
+        assert answer.status_code == 400
+        message = answer.json()["error"]["message"]
+        assert message.startswith(f"{field}: ")
+        assert "object" not in message
+    assert not [entry async for entry in store.list()]
+
+
+async def test_a_stored_number_out_of_range_stops_no_save(store: AccountStore) -> None:
+    """It stays as it stands, however it came there."""
+    field = b'"accountstoreRefresh":{"x":1e999}'
+    async with serving(store) as http:
+        document = json.dumps(PASSWORD).encode()[:-1] + b"," + field + b"}"
+        assert (await http.put(f"{STORAGE}/file/a.account", content=document)).status_code == 200
+        for _ in range(2):
+            assert (await http.put(BASE, json=request_of(PASSWORD))).status_code == 200
+    assert field in (await store.read_json(AT)).document
+
+
 async def test_a_multi_call_takes_multi_names_only(store: AccountStore) -> None:
     """Both multi calls refuse another extension than `.multi.account`."""
     async with serving(store) as http:
@@ -227,6 +258,35 @@ async def test_fields_of_a_cache_file_stay_with_that_file(store: AccountStore, n
     async with serving(store) as http:
         assert (await http.put(BASE, json=request_of({**account, "cacheFile": {"fileName": name}}))).status_code == 200
     assert json.loads((await store.read_json(AT)).document)["cacheFile"].get("own") == (1 if kept else None)
+
+
+async def test_empty_text_in_a_cache_file_is_none(store: AccountStore) -> None:
+    """A client leaves out an empty folder or storage that it has got: it is the same file, and keeps its fields."""
+    empty = {**PASSWORD, "cacheFile": {"fileName": "c", "folderPath": "", "storage": "", "own": 1}}
+    async with serving(store) as http:
+        assert (await http.put(f"{STORAGE}/file/a.account", json=empty)).status_code == 200
+        got = (await http.get(BASE, params={"fileName": "a.account"})).json()
+        assert (await http.put(BASE, json=request_of(got))).status_code == 200
+    assert json.loads((await store.read_json(AT)).document)["cacheFile"]["own"] == 1
+
+
+async def test_a_field_that_a_client_changes_stays_one(store: AccountStore) -> None:
+    """The first letter of an unknown field is as it is stored; another field that differs by it alone is left alone."""
+    before = {**PASSWORD, "Note": 1, "Both": 1, "both": 1}
+    async with serving(store) as http:
+        assert (await http.put(f"{STORAGE}/file/a.account", json=before)).status_code == 200
+        assert (await http.put(BASE, json=request_of({**PASSWORD, "Note": 2, "both": 2}))).status_code == 200
+    assert json.loads((await store.read_json(AT)).document) == {**before, "Note": 2, "both": 2}
+
+
+@pytest.mark.parametrize("value", [[], [1], {"x": 1}, None, 5, "x"])
+async def test_a_single_account_may_have_a_field_of_a_multi_account(store: AccountStore, value: Any) -> None:
+    """`receiveAccounts` is no field of an account: whatever it is, it stays, and what is written is told."""
+    async with serving(store) as http:
+        odd = {**PASSWORD, "receiveAccounts": value}
+        for sent in (odd, PASSWORD, PASSWORD):
+            assert (await http.put(BASE, json=request_of(sent))).status_code == 200
+            assert (await http.get(f"{STORAGE}/file/a.account")).json() == odd
 
 
 async def test_other_credentials_keep_nothing(store: AccountStore) -> None:
@@ -488,6 +548,21 @@ async def test_a_save_over_ones_own_needs_no_read() -> None:
             assert (await http.put(BASE, json=request_of(value))).status_code == 200
             assert [call for call in backend.log if call in {"read", "write"}] == requests
         assert json.loads(await backend.raw(AT))["own"] == 1
+
+
+async def test_a_save_needs_no_read_where_each_request_is_narrowed_anew() -> None:
+    """A service that calls `scoped` for each request has as fast saves, and no more memory, than one that does once."""
+    backend = Recording()
+    store = store_over({"main": backend})
+
+    async def authorize(_: object) -> Access:
+        return Access("a", store.scoped("tenants/a"))
+
+    async with serving(store, GatewayConfig(), authorize=authorize, token=False) as http:
+        for requests in (["read", "write"], ["write"], ["write"]):
+            backend.log.clear()
+            assert (await http.put(BASE, json=request_of(PASSWORD))).status_code == 200
+            assert [call for call in backend.log if call in {"read", "write"}] == requests
 
 
 @pytest.mark.parametrize("kind", ["account", "multi"])

@@ -30,7 +30,7 @@ from gateways import (
 
 from accountstore import AccountStore, ConfigError, Location, Secret, StorageConfig, StoreConfig
 from accountstore.backends.memory import MemoryBackend
-from accountstore.gateway import Access, GatewayConfig, Quota, gateway, hash_secret
+from accountstore.gateway import Access, GatewayConfig, Limits, Quota, gateway, hash_secret
 from accountstore.gateway.clients import Clients
 from accountstore.gateway.limits import Bucket
 from accountstore.gateway.problems import Problem
@@ -425,6 +425,32 @@ async def test_an_embedding_service_says_who_may_do_what(store: AccountStore) ->
         assert got.status_code == 304
         assert "/connect/token" not in (await http.get("/openapi.json")).json()["paths"]
     assert await store.exists(Location("a.account", folder="tenants/a"))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "key"),
+    [
+        ({"probe_seconds": 0}, "probe_seconds"),
+        ({"probe_seconds": -1.0}, "probe_seconds"),
+        ({"limits": Limits(in_flight=0)}, "limits.in_flight"),
+        ({"limits": Limits(request_seconds=0)}, "limits.request_seconds"),
+        ({"limits": Limits(body_bytes=-1)}, "limits.body_bytes"),
+        ({"keys": ("x",)}, "keys"),
+        ({"keys": KEY}, "keys"),
+        ({"clients": {"id": client(secrets=())}}, "clients.id.secrets"),
+    ],
+)
+async def test_a_service_gets_no_configuration_that_cannot_be(
+    store: AccountStore, wrong: dict[str, Any], key: str
+) -> None:
+    """With a callback, what is wrong in the configuration is told at once all the same, by its key."""
+
+    async def authorize(_: HTTPConnection) -> Access | None:
+        return None
+
+    gateway(store, GatewayConfig(keys=(Secret(KEY),)), authorize=authorize)  # control
+    with pytest.raises(ConfigError, match=f"^{key}: "):
+        gateway(store, GatewayConfig(**wrong), authorize=authorize)
 
 
 # --- shares ----------------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ import os
 import random
 import re
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -21,6 +22,7 @@ from urllib.parse import quote
 
 import anyio
 import pytest
+from cloudtls import make_authority
 from gateways import BASE, KEY, MULTI, PASSWORD, STORAGE, client, configured, request_of, serving
 from gatewayservers import HOST, configure, exchange, running, tokens_of
 from running import HUNG
@@ -49,7 +51,8 @@ listening = socket.socket()
 listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
 listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)  # so that a page does not fit in it
 listening.bind(("127.0.0.1", int(sys.argv[1])))
-made = server(app, "127.0.0.1", 0)
+certificate = sys.argv[2] if len(sys.argv) > 2 else None
+made = server(app, "127.0.0.1", 0, certificate=certificate)
 made.config.timeout_keep_alive = 1
 made.run(sockets=[listening])
 """
@@ -227,6 +230,28 @@ def test_too_many_connections_are_closed(served: Running) -> None:
         assert exchange(served.port, b"GET /health/live HTTP/1.1\r\n\r\n") == b""
     while exchange(served.port, b"GET /health/live HTTP/1.1\r\n\r\n") == b"":
         pass
+
+
+@pytest.mark.once
+def test_connections_count_before_tls_begins(tmp_path: Path) -> None:
+    """On a port with TLS too, one beyond the bound is closed, and who is silent is cut off as on any other; what is no
+    TLS, and what comes together with the end of the handshake, harm nobody.
+    """
+    configure(tmp_path)
+    (tmp_path / "quick.py").write_text(QUICK)
+    _, certificate = make_authority(tmp_path)
+    with running("quick", tmp_path, arguments=(certificate,)) as started, ExitStack() as stack:
+        silent = [stack.enter_context(socket.create_connection((HOST, started.port), 30)) for _ in range(20)]
+        assert exchange(started.port, b"\x16\x03", wait=5) == b""
+        assert [one.recv(1) for one in silent] == [b""] * 20
+        assert exchange(started.port, b"GET /health/live HTTP/1.1\r\n\r\n") == b""
+        context = ssl.create_default_context()
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        for _ in range(30):
+            with context.wrap_socket(socket.create_connection((HOST, started.port), HUNG)) as connection:
+                connection.sendall(b"GET /health/live HTTP/1.1\r\nConnection: close\r\n\r\n")
+                assert connection.recv(9999).startswith(b"HTTP/1.1 200")
+        assert "Traceback" not in started.log.read_text()
 
 
 @pytest.mark.once

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import http.client
 import json
+import re
 import signal
+import socket
 import ssl
 import subprocess
 import threading
@@ -19,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from cloudtls import make_authority
 from gateways import BASE, MULTI, OAUTH, PASSWORD, SECRET
-from gatewayservers import SERVERS, configure, exchange, parsed, running, s3_storage, tokens_of
+from gatewayservers import HOST, SERVERS, configure, exchange, parsed, running, s3_storage, tokens_of
 from running import HUNG, PYTHON
 from starlette.applications import Starlette
 
@@ -122,8 +124,9 @@ def stored(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 # --- the wire of six clients ------------------------------------------------------------------------------------------
 
+FOLDER = "file/location/folder/on/storage"
 SEED: dict[str, Any] = {
-    "storageFile": {"storage": "First Storage", "folderPath": "file/location/folder/on/storage", "fileName": "{name}"},
+    "storageFile": {"storage": "First Storage", "folderPath": FOLDER, "fileName": "{name}"},
     "value": {
         "host": "smtp.example.com",
         "port": 465,
@@ -282,6 +285,62 @@ def test_raw_bytes_in_a_target_are_refused_in_the_envelope(served: Running) -> N
     )
     assert answer[0] in {400, 401}
     assert json.loads(answer[2])["error"]["code"] in {"badRequest", "unauthorized"}
+
+
+UPGRADES = (
+    "Upgrade: h2c",
+    "Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: x",
+    "Upgrade: TLS/1.2",
+)
+
+
+@pytest.mark.parametrize("upgrade", UPGRADES, ids=["h2c", "websocket", "tls"])
+@pytest.mark.parametrize("pause", [0, 0.3], ids=["at-once", "split"])
+def test_a_request_with_upgrade_is_served_as_any_other(served: Running, upgrade: str, pause: float) -> None:
+    """curl's `--http2` and the JDK's client send `Upgrade: h2c`: the body is read, the next request answered too."""
+    token = tokens_of(served.url)["access_token"]
+    body = BODIES["python"](SEED).replace("{name}", "upgrade.account")
+    headers = f"Connection: Upgrade, HTTP2-Settings\r\n{upgrade}"
+    head, _, rest = request("PUT", BASE, headers, body, token).partition(b"\r\n\r\n")
+    live = request("GET", "/health/live", f"{headers}, close", token=token)
+    parts = (head + b"\r\n\r\n", rest + live)
+    with socket.create_connection((HOST, served.port), timeout=HUNG) as connection:
+        for part in parts if pause else [b"".join(parts)]:
+            connection.sendall(part)
+            time.sleep(pause)
+        answers = b""
+        while b'"live"' not in answers:
+            answers += connection.recv(65536)
+    assert re.findall(rb"HTTP/1.1 (\d+)", answers) == [b"200", b"200"]
+    target = f"{BASE}?{QUERIES['python'].format(name='upgrade.account')}"
+    assert parsed(exchange(served.port, request("GET", target, headers, token=token)))[0] == 200
+    assert "WebSocket" not in served.log.read_text()
+
+
+@pytest.mark.parametrize("method", ["PUT", "CONNECT"])
+def test_a_body_behind_upgrade_is_no_request(served: Running, method: str) -> None:
+    """What stands in a request's body is not run as one, as where a proxy passes `Upgrade` on."""
+    token = tokens_of(served.url)["access_token"]
+    body = BODIES["python"](SEED).replace("{name}", "smuggled.account")
+    assert parsed(exchange(served.port, request("PUT", BASE, HEADERS["python"], body, token)))[0] == 200
+    inner = request("DELETE", f"/v4.0/email/storage/file/{FOLDER}/smuggled.account", HEADERS["python"], token=token)
+    outer = request(method, BASE, "Connection: Upgrade\r\nUpgrade: h2c", inner.decode(), token)
+    assert parsed(exchange(served.port, outer[: -len(inner)], inner, pause=0.3))[0] == 400
+    target = f"{BASE}?{QUERIES['python'].format(name='smuggled.account')}"
+    assert parsed(exchange(served.port, request("GET", target, HEADERS["python"], token=token)))[0] == 200
+    assert parsed(exchange(served.port, inner))[0] == 200  # control: it is a request
+    assert parsed(exchange(served.port, request("GET", target, HEADERS["python"], token=token)))[0] == 404
+
+
+@pytest.mark.parametrize("pause", [0, 0.3], ids=["at-once", "split"])
+def test_a_trailer_is_no_header(served: Running, pause: float) -> None:
+    """Fields behind a chunked body have no say, wherever packets end (RFC 9110 section 6.5.1)."""
+    token = tokens_of(served.url)["access_token"]
+    target = f"{BASE}?fileName=no.account"
+    begin = f"GET {target} HTTP/1.1\r\nHost: g\r\nTransfer-Encoding: chunked\r\n".encode()
+    proof = f"Authorization: Bearer {token}\r\n".encode()
+    assert parsed(exchange(served.port, begin + b"\r\n0\r\n", proof + b"\r\n", pause=pause))[0] == 401
+    assert parsed(exchange(served.port, begin + proof + b"\r\n0\r\n", proof + b"\r\n", pause=pause))[0] == 404
 
 
 # --- serve -----------------------------------------------------------------------------------------------------------
