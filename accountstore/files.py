@@ -8,6 +8,7 @@ import stat
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from io import BufferedReader
+from typing import Any
 
 from accountstore.errors import ConfigError
 from accountstore.secrets import SecretBytes
@@ -101,9 +102,7 @@ def written_beside(path: str, data: bytes, /) -> Generator[str]:
         with open(descriptor, "wb") as file:
             file.write(data)
             file.flush()
-            if os.path.exists(path):
-                own_as(path, descriptor)
-                os.chmod(temporary, stat.S_IMODE(os.stat(path).st_mode))
+            own_as(path, descriptor)
             os.fsync(descriptor)
         yield temporary
     finally:
@@ -112,11 +111,32 @@ def written_beside(path: str, data: bytes, /) -> Generator[str]:
 
 
 def own_as(path: str, descriptor: int, /) -> None:
-    """Give an open file the owner of the one that it replaces, so that a service can still read what root has changed.
+    """Give a new file what `take_over` does of the one that it replaces, so that a service can still read what root has
+    changed.
 
     Raises `OSError`.
     """
-    if os.name == "posix" and os.path.exists(path):
-        before = os.stat(path)
-        with suppress(PermissionError):
-            os.fchown(descriptor, before.st_uid, before.st_gid)
+    if os.name == "posix":
+        with suppress(FileNotFoundError), open_file(path) as before:
+            take_over(descriptor, before.fileno())
+
+
+def take_over(descriptor: int, before: int, /, calls: Any = os) -> None:
+    """Give a new file owner, group and mode of the open one that it replaces, as far as this process may. `calls` are
+    its system calls.
+
+    Raises `OSError`.
+    """
+    old, new = calls.fstat(before), calls.fstat(descriptor)
+    if (new.st_uid, new.st_gid, new.st_mode) == (old.st_uid, old.st_gid, old.st_mode):
+        return
+    for owner in (old.st_uid, -1):
+        if (new.st_uid, new.st_gid) != (old.st_uid, old.st_gid):
+            with suppress(PermissionError):
+                calls.fchown(descriptor, owner, old.st_gid)
+                break
+    mode = stat.S_IMODE(old.st_mode) & 0o777
+    if calls.fstat(descriptor).st_gid != old.st_gid:
+        mode &= ~stat.S_IRWXG  # which the other group was given
+    calls.fchmod(descriptor, mode)
+    calls.fsync(descriptor)

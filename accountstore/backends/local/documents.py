@@ -32,6 +32,7 @@ from accountstore.backends.base import (
     digest,
 )
 from accountstore.backends.local.syscalls import Descriptor, SystemCalls
+from accountstore.files import take_over
 from accountstore.validation import RESERVED_PREFIX
 
 # Without O_NONBLOCK, opening a named pipe would wait for its other end.
@@ -168,25 +169,9 @@ class Documents:
         with held as old:
             if isinstance(mode, Version):
                 self._compare(old, mode)
-            self._take_over(fd, self._os.fstat(old))
+            take_over(fd, old, self._os)
             _publish(fence, self._os.rename, temporary, name, src_dir_fd=at, dst_dir_fd=at)
         return True
-
-    def _take_over(self, fd: int, old: os.stat_result, /) -> None:
-        """Give a temporary file owner, group and mode of the document that it replaces, as far as this process may."""
-        new = self._os.fstat(fd)
-        if (new.st_uid, new.st_gid, new.st_mode) == (old.st_uid, old.st_gid, old.st_mode):
-            return
-        for owner, group in ((old.st_uid, old.st_gid), (-1, old.st_gid)):
-            if (new.st_uid, new.st_gid) != (old.st_uid, old.st_gid):
-                with suppress(PermissionError):
-                    self._os.fchown(fd, owner, group)
-                    break
-        mode = stat.S_IMODE(old.st_mode)
-        if self._os.fstat(fd).st_gid != old.st_gid:
-            mode &= ~0o070  # which the other group was given
-        self._os.fchmod(fd, mode & 0o777)
-        self._os.fsync(fd)
 
     def delete(self, at: int, name: str, version: Version | None, fence: AbstractContextManager[Any], /) -> None:
         """Remove a document. Raises `FileNotFoundError` where there is none."""
