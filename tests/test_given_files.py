@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import stat
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -177,6 +178,8 @@ class Kernel:
 
     files: dict[int, tuple[int, int, int]]
     may: frozenset[int]
+    acls: dict[int, bytes] = field(default_factory=dict[int, bytes])
+    takes_acls: bool = True
     synced: bool = True
 
     def fstat(self, fd: int, /) -> os.stat_result:
@@ -195,6 +198,19 @@ class Kernel:
 
     def fsync(self, fd: int, /) -> None:
         self.synced = True
+
+    def getxattr(self, fd: int, _: str, /) -> bytes:
+        if fd not in self.acls:
+            raise OSError(errno.ENODATA, "No data available")
+        return self.acls[fd]
+
+    def setxattr(self, fd: int, _: str, acl: bytes, /) -> None:
+        if not self.takes_acls:
+            raise OSError(errno.ENOTSUP, "Operation not supported")
+        self.acls[fd] = acl
+
+    def removexattr(self, fd: int, _: str, /) -> None:
+        del self.acls[fd]
 
 
 OLD = (0, 3000, 0o640)
@@ -220,6 +236,31 @@ def test_what_takes_a_files_place_is_open_to_nobody_else(
     kernel = Kernel({1: old, 2: NEW}, frozenset(may))
     take_over(2, 1, kernel)
     assert kernel.files == {1: old, 2: taken}
+    assert kernel.synced
+
+
+@pytest.mark.skipif(not hasattr(os, "getxattr"), reason="this system has no POSIX ACLs")
+@pytest.mark.parametrize(
+    ("new", "acls", "takes_acls", "taken", "left"),
+    [
+        (NEW, {1: b"old"}, True, OLD, b"old"),
+        (OLD, {1: b"old"}, True, OLD, b"old"),
+        (OLD, {1: b"old", 2: b"old"}, False, OLD, b"old"),
+        (NEW, {1: b"old"}, False, (0, 3000, 0o600), None),
+        (NEW, {2: b"the folder's"}, True, OLD, None),
+        (OLD, {2: b"the folder's"}, True, OLD, None),
+    ],
+)
+def test_what_takes_a_files_place_has_its_acl(
+    new: tuple[int, int, int], acls: dict[int, bytes], takes_acls: bool, taken: tuple[int, int, int], left: bytes | None
+) -> None:
+    """A new file has the POSIX ACL of the old one, or none; where it cannot, the group's bits, which are the mask of an
+    ACL and would be the group's own without it, are not set.
+    """
+    kernel = Kernel({1: OLD, 2: new}, frozenset({0, 3000}), acls, takes_acls)
+    take_over(2, 1, kernel)
+    assert kernel.files[2] == taken
+    assert kernel.acls.get(2) == left
     assert kernel.synced
 
 

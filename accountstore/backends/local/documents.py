@@ -57,8 +57,8 @@ class Documents:
     """What is done with a document in an open folder, `at`. Its `key` is for its stat.
 
     Without `locking` there is no compare-and-swap and no sweeping; without `links` (hard links) a create is not
-    exclusive. A document that is made has the mode; one that is replaced keeps its own, its owner and its group, as far
-    as this process may.
+    exclusive. A document that is made has the mode; one that is replaced keeps its own, its owner, group and ACL, as
+    far as this process may.
     """
 
     def __init__(self, calls: SystemCalls, mode: int, /, *, locking: bool, links: bool) -> None:

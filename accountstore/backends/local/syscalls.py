@@ -31,6 +31,10 @@ class SystemCalls:
     fchmod: staticmethod[[int, int], None] = staticmethod(os.fchmod)
     fchown: staticmethod[[int, int, int], None] = staticmethod(os.fchown)
     chmod: staticmethod[..., None] = staticmethod(os.chmod)
+    if sys.platform == "linux":
+        getxattr: staticmethod[..., bytes] = staticmethod(os.getxattr)
+        setxattr: staticmethod[..., None] = staticmethod(os.setxattr)
+        removexattr: staticmethod[..., None] = staticmethod(os.removexattr)
     flock: staticmethod[[int, int], None] = staticmethod(fcntl.flock)
     stat: staticmethod[..., os.stat_result] = staticmethod(os.stat)
     mkdir: staticmethod[..., None] = staticmethod(os.mkdir)
