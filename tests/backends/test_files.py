@@ -199,10 +199,28 @@ def test_what_is_no_document_or_no_folder_is_refused(
     if place == "document":
         assert error is (errors.ExistsError if name == "create" else errors.NotRegularError)
         assert listed(files) == {KEY, "other/a.account"}
-    else:  # a delete may take a folder that is none for a missing one
-        assert error in {errors.NotRegularError, None if name in DELETES else errors.NotRegularError}
+    else:
+        assert error is errors.NotRegularError
+        told = {stat.key: stat.instead for page in files.scan(path.name, recursive=True) for stat in page}
+        assert told == {f"{path.name}/": "a file or a symbolic link"}
     assert (path.lstat().st_ino, path.lstat().st_mode) == (odd.st_ino, odd.st_mode)
     assert state(tmp_path) == before
+
+
+def test_linked_folder_that_is_followed_is_read_and_not_changed(root: Path) -> None:
+    """With `follow_links` documents in a linked folder are read; nothing is written or removed there, and no such call
+    passes for done. A listing tells of the folder, and does not go into it.
+    """
+    (root / "linked").symlink_to("mail")
+    for name, to in (("loop", "loop"), ("dangling", "nowhere")):
+        (root / name).symlink_to(to)
+    files, key = Files(str(root), follow_links=True), "linked/a.account"
+    for name in CALLS:
+        assert failure(name, files, key) is (None if name in READS else errors.NotRegularError)
+    assert (root / KEY).read_bytes() == OLD
+    for recursive, folder in ((True, KEY), (False, "mail/")):
+        found = {stat.key: stat.instead for page in files.scan("", recursive=recursive) for stat in page}
+        assert found == {folder: "", **dict.fromkeys(("linked/", "loop", "dangling"), "a symbolic link")}
 
 
 def test_control_plain_access_follows_links(root: Path, outside: Path) -> None:

@@ -212,8 +212,8 @@ class Documents:
             if error.errno != errno.ELOOP:
                 raise
         raise NotRegularError(
-            "a symbolic link stands there and is not followed; with the storage's option follow_links = true those are"
-            " read that stay in its folder"
+            "a symbolic link stands there, through which nothing is written or removed; with the storage's option"
+            " follow_links = true those are read that stay in its folder"
         )
 
     def _regular(self, fd: int, /) -> os.stat_result:

@@ -154,7 +154,7 @@ class Files:
         folder, _, name = key.rpartition("/")
         try:
             opened = self._directories.open(folder)
-        except (FileNotFoundError, NotADirectoryError):
+        except FileNotFoundError:
             return
         with opened as at:
             with suppress(FileNotFoundError):
@@ -164,7 +164,7 @@ class Files:
 
     def scan(self, prefix: str, /, *, recursive: bool) -> Iterator[list[Stat]]:
         """The documents in a folder, or below it, page by page; of one folder, the folders in it too. One below it that
-        may not be read is told as such. Dropping the iterator closes what it has open.
+        may not be read, and what is none, are told as such. Dropping the iterator closes what it has open.
         """
         folders = [prefix]
         page: list[Stat] = []
@@ -175,7 +175,7 @@ class Files:
                     stat = self._found(folder, entry)
                     if stat is None:
                         continue
-                    if recursive and stat.key.endswith("/"):
+                    if recursive and stat.key.endswith("/") and not stat.instead:
                         folders.append(stat.key[:-1])
                     else:
                         page.append(stat)
@@ -186,6 +186,8 @@ class Files:
                 if folder == prefix:
                     raise
                 page.append(Stat(f"{folder}/", 0, None, None, instead="a folder that may not be read"))
+            except NotADirectoryError:
+                page.append(Stat(f"{folder}/", 0, None, None, instead="a file or a symbolic link"))
         yield page
 
     def _found(self, folder: str, entry: os.DirEntry[str], /) -> Stat | None:
@@ -200,6 +202,8 @@ class Files:
             return Stat(key, status.st_size, None, time_of(status))
         if entry.is_dir(follow_symlinks=False):
             return Stat(f"{key}/", 0, None, None)
+        if self._follow_links and _is_linked_folder(entry):
+            key += "/"  # documents in it are read, and are not listed
         return Stat(key, 0, None, None, instead="a symbolic link" if entry.is_symlink() else "no regular file")
 
     def _entries(self, folder: str, /) -> Iterator[os.DirEntry[str]]:
@@ -209,7 +213,7 @@ class Files:
         """
         try:
             opened = self._directories.open(folder)
-        except (FileNotFoundError, NotADirectoryError):
+        except FileNotFoundError:
             return
         seen: set[str] = set()
         with opened as at:
@@ -262,6 +266,13 @@ class Files:
             self._os.fsync(at)
         except OSError as error:
             raise UncertainError(f"it was done, but the disk has not confirmed it ({error.strerror})") from None
+
+
+def _is_linked_folder(entry: os.DirEntry[str], /) -> bool:
+    try:
+        return entry.is_symlink() and entry.is_dir()
+    except OSError:  # it leads to itself, say
+        return False
 
 
 def _by_folder(keys: Sequence[str], /) -> dict[str, list[int]]:
