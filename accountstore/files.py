@@ -138,7 +138,7 @@ def take_over(descriptor: int, before: int, /, calls: Any = os) -> None:
         return
     for owner in (old.st_uid, -1):
         if (new.st_uid, new.st_gid) != (old.st_uid, old.st_gid):
-            with suppress(PermissionError):
+            with suppress(OSError):  # in a user namespace also EINVAL, of an owner that it does not map
                 calls.fchown(descriptor, owner, old.st_gid)
                 break
     mode = stat.S_IMODE(old.st_mode) & 0o777

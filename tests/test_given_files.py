@@ -180,6 +180,7 @@ class Kernel:
     may: frozenset[int]
     acls: dict[int, bytes] = field(default_factory=dict[int, bytes])
     takes_acls: bool = True
+    refusal: int = errno.EPERM
     synced: bool = True
 
     def fstat(self, fd: int, /) -> os.stat_result:
@@ -188,7 +189,7 @@ class Kernel:
 
     def fchown(self, fd: int, owner: int, group: int, /) -> None:
         if not {owner, group} <= self.may | {-1, *self.files[fd][:2]}:
-            raise PermissionError
+            raise OSError(self.refusal, os.strerror(self.refusal))
         self.files[fd] = (self.files[fd][0] if owner == -1 else owner, group, self.files[fd][2])
         self.synced = False
 
@@ -217,6 +218,7 @@ OLD = (0, 3000, 0o640)
 NEW = (1001, 100, 0o600)
 
 
+@pytest.mark.parametrize("refusal", [errno.EPERM, errno.EINVAL], ids=["not allowed", "not mapped"])
 @pytest.mark.parametrize(
     ("old", "may", "taken"),
     [
@@ -228,12 +230,12 @@ NEW = (1001, 100, 0o600)
     ],
 )
 def test_what_takes_a_files_place_is_open_to_nobody_else(
-    old: tuple[int, int, int], may: set[int], taken: tuple[int, int, int]
+    old: tuple[int, int, int], may: set[int], taken: tuple[int, int, int], refusal: int
 ) -> None:
     """A new file has the owner of the old one if it may be given away, else its group; where it has another group, that
-    is given nothing. It is on the disk as such.
+    is given nothing. It is on the disk as such. So it is where a user namespace does not map the owner.
     """
-    kernel = Kernel({1: old, 2: NEW}, frozenset(may))
+    kernel = Kernel({1: old, 2: NEW}, frozenset(may), refusal=refusal)
     take_over(2, 1, kernel)
     assert kernel.files == {1: old, 2: taken}
     assert kernel.synced
