@@ -121,6 +121,8 @@ async def test_a_root_on_another_mount_is_refused(
             partial(backend.write, KEY, b"2", mode="overwrite"),
             partial(backend.delete, KEY),
             partial(anext, backend.scan("", recursive=True)),
+            backend.usage,
+            backend.filesystem,
         ):
             with pytest.raises(UnavailableError, match="on another mount than when it was opened") as caught:
                 await call()
@@ -136,17 +138,17 @@ async def test_a_root_on_another_mount_is_refused(
 
 
 async def test_usage_is_what_the_file_system_tells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As `df` has it of the root, in bytes; None where the file system tells nothing, and where the root is gone."""
+    """As `df` has it of the root, in bytes; None where the file system tells nothing."""
     backend = await open_backend(f"file://{tmp_path}/root", {})
     for blocks, usage in ((10, Usage(used=7 * 512, total=10 * 512)), (0, None)):
         told = Mock(return_value=Mock(f_blocks=blocks, f_bfree=3, f_bavail=2, f_frsize=512, f_bsize=4096))
-        monkeypatch.setattr("os.statvfs", told)
+        monkeypatch.setattr("os.fstatvfs", told)
         assert await backend.usage() == usage
-        told.assert_called_once_with(f"{tmp_path}/root")
     monkeypatch.undo()
     assert await backend.usage() is not None
     (tmp_path / "root").rmdir()
-    assert await backend.usage() is None
+    with pytest.raises(UnavailableError, match="is gone"):
+        await backend.usage()
     await backend.aclose()
 
 

@@ -15,6 +15,7 @@ from accountstore.backends.base import (
     Stat,
     UnavailableError,
     UncertainError,
+    Usage,
     Version,
     Write,
     WriteMode,
@@ -74,6 +75,17 @@ class Files:
     def stay(self) -> None:
         """From now on, refuse a root on another mount: `Directories.stay`."""
         self._directories.stay()
+
+    def require_root(self) -> None:
+        """Raise `UnavailableError` unless the root is there."""
+        self._directories.open("").close()
+
+    def usage(self) -> Usage | None:
+        """As `df` tells it of the root; None where its file system does not tell."""
+        with self._directories.open("") as at:
+            found = os.fstatvfs(at)
+        used, total = (blocks * found.f_frsize for blocks in (found.f_blocks - found.f_bfree, found.f_blocks))
+        return Usage(used, total) if total else None
 
     def has_links(self) -> bool:
         """Whether a file under the root can have two names, as far as this process can find out."""
