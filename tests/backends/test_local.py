@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 import stat
 import threading
@@ -13,7 +15,7 @@ import pytest
 from anyio import to_thread
 from running import HUNG
 
-from accountstore import AccountStore, StorageConfig, StoreConfig
+from accountstore import AccountStore, DeniedError, StorageConfig, StoreConfig
 from accountstore.backends.base import Capabilities, ConfigError, UnavailableError, Usage
 from accountstore.backends.local import backend as module
 from accountstore.backends.local import directories
@@ -74,6 +76,25 @@ async def test_modes_are_options(tmp_path: Path) -> None:
     await backend.write("mail/a.account", b"1", mode="overwrite")
     modes = [stat.S_IMODE((tmp_path / "root" / path).stat().st_mode) for path in ("", "mail", "mail/a.account")]
     assert modes == [0o750, 0o750, 0o640]
+    await backend.aclose()
+
+
+async def test_modes_that_the_file_system_has_fixed_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no mode can be changed and those of the options are others, opening or the write says so; where they are
+    the same, documents and folders are made.
+    """
+    monkeypatch.setattr(SystemCalls, "fchmod", Mock(side_effect=PermissionError(errno.EPERM, "not permitted")))
+    backend = await open_backend(f"file://{tmp_path}/root", {})
+    await backend.write(KEY, b"1", mode="overwrite")
+    umask = os.umask(0o277)
+    try:
+        with pytest.raises(DeniedError, match=r"^file_mode and folder_mode must be as .* fixed them \(here 0400\)$"):
+            await backend.write(KEY, b"2", mode="overwrite")
+        with pytest.raises(ConfigError, match=r"^storages\.main: file_mode and folder_mode must be .* \(here 0500\)$"):
+            await AccountStore.open(StoreConfig(storages={"main": StorageConfig(f"{tmp_path}/new")}))
+    finally:
+        os.umask(umask)
+    assert (await backend.read(KEY, limit=9)).data == b"1"
     await backend.aclose()
 
 

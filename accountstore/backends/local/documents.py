@@ -31,7 +31,7 @@ from accountstore.backends.base import (
     check_size,
     digest,
 )
-from accountstore.backends.local.syscalls import Descriptor, SystemCalls
+from accountstore.backends.local.syscalls import Descriptor, SystemCalls, set_mode
 from accountstore.files import take_over
 from accountstore.validation import RESERVED_PREFIX
 
@@ -128,7 +128,7 @@ class Documents:
         self._os.fsync(fd)
         status = self._os.fstat(fd)
         if stat.S_IMODE(status.st_mode) != self._mode:  # the umask takes the owner's own bits
-            self._os.fchmod(fd, self._mode)
+            set_mode(self._os, fd, self._mode)
             self._os.fsync(fd)
         return status if status.st_nlink else None
 
