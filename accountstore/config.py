@@ -214,7 +214,7 @@ def _check_storage(name: str, storage: StorageConfig, /) -> None:
         raise ConfigError(f"{where}.options: must be a dict of the options by their names")
     _check_url(f"{where}.url", storage)
     if not 0 < storage.timeout < inf:
-        raise ConfigError(f"{where}.timeout: must be more than 0 seconds")
+        raise ConfigError(f"{where}.timeout: must be more than 0 seconds, and finite")
     for key, number in (("attempts", storage.attempts), ("concurrency", storage.concurrency)):
         if number is not None and number < 1:
             raise ConfigError(f"{where}.{key}: must be at least 1")
@@ -240,7 +240,7 @@ def _check_encryption(where: str, encryption: Encryption, /) -> None:
         raise ConfigError(f"{where}.seal: what is required cannot be switched off")
     for key, number in (("cache_seconds", encryption.cache_seconds), ("cache_keys", encryption.cache_keys)):
         if not 0 <= number < inf:
-            raise ConfigError(f"{where}.{key}: must be 0 or more")
+            raise ConfigError(f"{where}.{key}: must be 0 or more, and finite")
 
 
 def _check_url(where: str, storage: StorageConfig, /) -> None:
@@ -248,6 +248,8 @@ def _check_url(where: str, storage: StorageConfig, /) -> None:
     scheme, mark, place = storage.url.partition("://")
     if not storage.url:
         raise ConfigError(f"{where}: the url is empty")
+    if "\0" in storage.url:
+        raise ConfigError(f"{where}: the url has a NUL character")
     if not mark and ":" in scheme.partition("/")[0]:
         raise ConfigError(f"{where}: the url must be scheme://... or a folder")
     if found := re.search(r"\$\{\w*}?", storage.redacted_url):

@@ -135,7 +135,7 @@ def check_seconds(name: str, value: object, /, *, most: float = inf, or_zero: bo
     except OverflowError:  # an int that no float can hold
         number = inf
     if not (0 < number < inf or (or_zero and number == 0)):
-        raise ValueError(f"{name} must be a positive number of seconds")
+        raise ValueError(f"{name} must be a positive and finite number of seconds")
     if number > most:
         raise ValueError(f"{name} must be at most {most:g} seconds")
 

@@ -146,7 +146,7 @@ class Stat(Struct, frozen=True, gc=False):
     `version` may be None in a `scan`, and in a `stat` of a backend that does not declare `update`; `modified` where the
     storage does not keep it. `write_token` is that of the write which made this state; only `stat` returns it.
     `instead` says what a `scan` has found in a document's place, such as a symbolic link; or of a folder below,
-    whose key ends in `/`, that it may not be read. It is listed as left out.
+    whose key ends in `/`, that it may not be read, or is a link. It is listed as left out.
     """
 
     key: str

@@ -119,7 +119,7 @@ class GatewayConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         }
         for name, number in numbers.items():
             if not 0 < number < inf:
-                raise ConfigError(f"{name}: must be more than 0")
+                raise ConfigError(f"{name}: must be more than 0, and finite")
 
 
 def _check_client(name: str, client: Client, /) -> None:
@@ -136,7 +136,7 @@ def _check_client(name: str, client: Client, /) -> None:
         raise ConfigError(f"{where}.secrets: one is not an argon2 hash")
     for key, number in (("rate", client.rate), ("concurrency", client.concurrency)):
         if number is not None and not 0 < number < inf:
-            raise ConfigError(f"{where}.{key}: must be more than 0")
+            raise ConfigError(f"{where}.{key}: must be more than 0, and finite")
 
 
 def find_gateway_config(path: str | None = None, /) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import os
 import re
 import stat
 import threading
@@ -105,6 +106,25 @@ async def test_modes_are_options(tmp_path: Path) -> None:
     await backend.aclose()
 
 
+async def test_modes_that_the_file_system_has_fixed_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no mode can be changed and those of the options are others, opening or the write says so; where they are
+    the same, documents and folders are made.
+    """
+    monkeypatch.setattr(SystemCalls, "fchmod", Mock(side_effect=PermissionError(errno.EPERM, "not permitted")))
+    backend = await open_backend(f"file://{tmp_path}/root", {})
+    await backend.write(KEY, b"1", mode="overwrite")
+    umask = os.umask(0o277)
+    try:
+        with pytest.raises(DeniedError, match=r"^file_mode and folder_mode must be as .* fixed them \(here 0400\)$"):
+            await backend.write(KEY, b"2", mode="overwrite")
+        with pytest.raises(ConfigError, match=r"^storages\.main: file_mode and folder_mode must be .* \(here 0500\)$"):
+            await AccountStore.open(StoreConfig(storages={"main": StorageConfig(f"{tmp_path}/new")}))
+    finally:
+        os.umask(umask)
+    assert (await backend.read(KEY, limit=9)).data == b"1"
+    await backend.aclose()
+
+
 @pytest.mark.parametrize("kind", ["nfs", "nfs4", "cifs", "smb3", "9p", "fuse", "fuse.sshfs", "ext4", None])
 async def test_network_file_system_declares_no_swap(
     tmp_path: Path, kind: str | None, monkeypatch: pytest.MonkeyPatch
@@ -149,6 +169,8 @@ async def test_a_root_on_another_mount_is_refused(
             partial(backend.write, KEY, b"2", mode="overwrite"),
             partial(backend.delete, KEY),
             partial(anext, backend.scan("", recursive=True)),
+            backend.usage,
+            backend.filesystem,
         ):
             with pytest.raises(UnavailableError, match="on another mount than when it was opened") as caught:
                 await call()
@@ -164,17 +186,17 @@ async def test_a_root_on_another_mount_is_refused(
 
 
 async def test_usage_is_what_the_file_system_tells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As `df` has it of the root, in bytes; None where the file system tells nothing, and where the root is gone."""
+    """As `df` has it of the root, in bytes; None where the file system tells nothing."""
     backend = await open_backend(f"file://{tmp_path}/root", {})
     for blocks, usage in ((10, Usage(used=7 * 512, total=10 * 512)), (0, None)):
         told = Mock(return_value=Mock(f_blocks=blocks, f_bfree=3, f_bavail=2, f_frsize=512, f_bsize=4096))
-        monkeypatch.setattr("os.statvfs", told)
+        monkeypatch.setattr("os.fstatvfs", told)
         assert await backend.usage() == usage
-        told.assert_called_once_with(f"{tmp_path}/root")
     monkeypatch.undo()
     assert await backend.usage() is not None
     (tmp_path / "root").rmdir()
-    assert await backend.usage() is None
+    with pytest.raises(UnavailableError, match="is gone"):
+        await backend.usage()
     await backend.aclose()
 
 

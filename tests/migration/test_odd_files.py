@@ -100,6 +100,19 @@ async def test_a_folder_that_became_a_link_loses_no_copy(tmp_path: Path) -> None
         assert await found(store, target("team/a.account")) == "a"
 
 
+async def test_a_source_that_became_a_link_is_told(tmp_path: Path) -> None:
+    """A link in the source's own place is no empty folder: the run is not all right."""
+    async with AccountStore.open(config(tmp_path)) as store:
+        await store.save(source("a.account"), account("a"))
+        await once(store, tmp_path)
+        folder = tmp_path / "old" / "mail"
+        folder.rename(tmp_path / "elsewhere")
+        folder.symlink_to(tmp_path / "elsewhere")
+        run = migrate(store, SOURCE, TARGET, **files(tmp_path))
+        assert await outcomes_of(run) == {"": "failed", "a.account": "refused"}
+        assert run.report.exit_code == 1
+
+
 class Decomposing(MemoryBackend):
     """Keeps names in Unicode's decomposed form, and finds them in either, as HFS+ does."""
 

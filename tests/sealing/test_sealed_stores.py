@@ -6,6 +6,7 @@ import json
 import sys
 from base64 import b64encode, encodebytes, urlsafe_b64encode
 from itertools import permutations
+from math import inf
 from random import Random
 from typing import TYPE_CHECKING, Any
 
@@ -407,6 +408,7 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
     "an id": ({"keys": "keys.jwks", "id": "a:b"}, r"encryption\.id: "),
     "contradiction": ({"keys": "keys.jwks", "required": True, "seal": False}, r"encryption\.seal: "),
     "cache": ({"keys": "keys.jwks", "cache_seconds": -1}, r"encryption\.cache_seconds: "),
+    "cache without end": ({"keys": "keys.jwks", "cache_seconds": inf}, r"encryption\.cache_seconds: .* finite"),
     "a type": ({"keys": "keys.jwks", "required": "yes"}, r"encryption\.required: "),
 }
 

@@ -91,24 +91,15 @@ class LocalBackend:
         return only_version(await self.stat(key))
 
     async def usage(self) -> Usage | None:
-        return await self._threads.run(partial(_usage, self._files.root))
+        return await self._threads.run(self._files.usage)
 
     async def filesystem(self) -> tuple[object, str]:
+        await self._threads.run(self._files.require_root)
         return await to_thread.run_sync(_filesystem), self._files.root
 
     async def aclose(self) -> None:
         self._threads.close()
         self._readers.close()
-
-
-def _usage(root: str, /) -> Usage | None:
-    """As `df` tells it; None where the folder is not there, or its file system does not tell."""
-    try:
-        found = os.statvfs(root)
-    except FileNotFoundError:
-        return None
-    used, total = (blocks * found.f_frsize for blocks in (found.f_blocks - found.f_bfree, found.f_blocks))
-    return Usage(used, total) if total else None
 
 
 def _filesystem() -> object:
