@@ -204,7 +204,10 @@ def show_check(check: Check, /) -> None:
         ("delete of a version is conditional", check.delete, check.declared.update),
     )
     for name, proven, declared in found:
-        untried = Text("could not be tried", "yellow") if declared else Text("not promised by this storage", "dim")
+        if check.declared.read_only:
+            untried = Text("not tried, as the storage is read-only", "yellow")
+        else:
+            untried = Text("could not be tried", "yellow") if declared else Text("not promised by this storage", "dim")
         words = {True: Text("proven", "green"), False: Text("NOT KEPT, and refused", "bold red"), None: untried}
         out.print(Text.assemble(f"{name}: ", words[proven]))
     versions = {
