@@ -57,10 +57,10 @@ class Check(Struct, frozen=True):
     """What `AccountStore.check` found.
 
     `create`, `update` and `delete` (of a version) say what was proven: True, it is kept; False, it is not, and the
-    store refuses it; None, it was not tried, because the backend does not declare it (`declared`) or because a request
-    failed for another reason. Where `delete` alone is False on a storage whose conditions depend on its server, that is
-    no problem. `versioned` says whether the storage keeps what was overwritten or deleted, old secrets too; None where
-    that is not known.
+    store refuses it; None, it was not tried, because the backend does not declare it (`declared`), the storage is
+    read-only, or a request failed for another reason. Where `delete` alone is False on a storage whose conditions
+    depend on its server, that is no problem. `versioned` says whether the storage keeps what was overwritten or
+    deleted, old secrets too; None where that is not known.
 
     `skipped` has documents that no `Location` names, as other programs may have written them: listings leave them out,
     and that is no problem of the storage. There are at most 100, found

@@ -81,9 +81,14 @@ class Storages:
         return tuple(self._storages)
 
     async def aclose(self) -> None:
-        """Close every backend, whatever fails in another; one error is raised. A second call does nothing."""
+        """Close every backend, whatever fails in another; one error is raised. A second call does nothing.
+
+        Raises:
+            ClosedError: in another process, or on another event loop: nothing is touched.
+        """
         if self._closed:
             return
+        self._check_process_and_loop()
         self._closed = True
         failure = await run_to_its_end(self._close)
         if failure is not None:

@@ -451,6 +451,16 @@ def test_check_does_not_deny_what_it_could_not_try(monkeypatch: pytest.MonkeyPat
     assert "not all names of documents were looked at" in answer.out
 
 
+def test_check_of_a_read_only_storage_says_what_it_did_not_try() -> None:
+    """Where nothing may be written no promise is tried, which is not to say that the storage has none."""
+    Path("read").mkdir()
+    configure(f"{CONFIG}\n[storages.Read]\nurl = 'read'\nread_only = true\n")
+    answer = run("check", "Read")
+    assert answer.code == 0
+    for promise in ("create has one winner", "update loses nothing", "delete of a version is conditional"):
+        assert f"{promise}: not tried, as the storage is read-only\n" in answer.out
+
+
 def test_ls_and_check_name_what_no_location_names(tree: None) -> None:
     """Documents that other programs have named are told, ten by name, with what is wrong; the exit code is 0."""
     for name in ("e\u0301.account", "mail/a#b.account", "DOMAIN\\me.account", "a:\n.account"):

@@ -156,12 +156,30 @@ def test_options_need_a_host_and_a_single_account() -> None:
     assert files() == []
 
 
-@pytest.mark.parametrize("given", [b"", b"\n", b"CANARY\nCANARY\n", b"\xffCANARY", b"CANARY\0", b"x" * 70_000])
+@pytest.mark.parametrize("given", [b"", b"\n", b"CANARY\nCANARY\n", b"\xffCANARY", b"CANARY\0", b"\xef\xbb\xbf\n"])
 def test_standard_input_that_is_no_secret_is_refused(given: bytes) -> None:
     """A secret is one line of text; no message shows it."""
     answer = run(*LOGIN, "--password-stdin", stdin=given)
     assert answer.refusal == "standard input: the password must be one line of UTF-8 text"
     assert files() == []
+
+
+def test_a_secret_on_standard_input_is_bounded_and_has_no_byte_order_mark() -> None:
+    """What is longer is told so, also where it is cut within a character; a mark before it is no part of it."""
+    for given in (b"x" * 400_000, b"x" + "\u00e9".encode() * 40_000):
+        answer = run(*LOGIN, "--password-stdin", stdin=given)
+        assert answer.refusal == "standard input: the password is longer than 65536 bytes"
+    assert files() == []
+    assert run(*LOGIN, "--password-stdin", stdin=b"\xef\xbb\xbfCANARY\r\n").code == 0
+    assert document_at("a.account")["credentials"]["password"] == "CANARY"
+
+
+def test_a_variable_that_is_empty_is_not_one_that_is_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An empty variable in a secret's place is wrong usage, and said to be empty."""
+    monkeypatch.setenv("EMPTY", "")
+    answer = run(*LOGIN, "--password-env", "EMPTY")
+    assert answer.code == 2
+    assert "'EMPTY' of the password is empty" in " ".join(answer.err.replace("│", " ").split())
 
 
 def test_options_are_checked_as_json_is() -> None:

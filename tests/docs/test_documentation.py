@@ -28,6 +28,7 @@ from accountstore import (
     AccountStore,
     AccountStoreError,
     Location,
+    NotFoundError,
     OAuthCredentials,
     StorageConfig,
     StoreConfig,
@@ -227,6 +228,22 @@ async def test_cache_example_keeps_what_it_is_told_and_no_longer(names: Any) -> 
         with anyio.fail_after(HUNG):
             while cache._kept:
                 await anyio.sleep(0.01)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("error", [NotFoundError("no"), KeyboardInterrupt(), ExceptionGroup("mine", [ValueError()])])
+async def test_cache_example_leaves_an_error_in_its_block_as_it_is(names: Any, error: BaseException) -> None:
+    """What is raised in the block comes out of it, alone, also where documents are kept; nothing is left of these."""
+    cached, store = names("docs/reading.md")["cached"], store_over({"m": MemoryBackend()})
+    await store.save(Location("a.account"), ACCOUNT)
+    caches: list[Any] = []
+    with pytest.raises(type(error)) as caught:
+        async with cached(store, seconds=1000) as cache:
+            caches.append(cache)
+            await cache.get(Location("a.account"))
+            raise error
+    assert caught.value is error
+    assert caches[0]._kept == {}
 
 
 def test_migration_example_moves_what_it_includes(names: Any, tmp_path: Path) -> None:
