@@ -267,13 +267,11 @@ class StorageClient:
         again = PendingWrite(write.key, write.data, write.mode, "")  # as the batch wrote it
         try:
             async with Turn(self, by):
-                stat = await run_shielded(retry_write, self, by, again, started)
+                return cast("Stat", await run_shielded(retry_write, self, by, again, started))
         except UncertainError:
             raise
         except AccountStoreError as error_again:
             failure = error_again
-        else:
-            return cast("Stat", stat)
         raise uncertain(self, failure.message)
 
     async def require(self, condition: Condition, folder: str, by: float, /) -> None:
@@ -281,10 +279,10 @@ class StorageClient:
         if not await self.honours(condition, folder, by):
             if self.capabilities.read_only:
                 raise UnsupportedError("the storage is opened read-only")
-            what = "ignores" if self._declares(condition) else "does not promise"
-            if self._conditions is not None and (why := self._conditions.unsupported):
-                raise UnsupportedError(f"storage {self.name!r} refuses {CONDITIONS[condition]}: {why}")
-            raise UnsupportedError(f"storage {self.name!r} {what} the condition of {CONDITIONS[condition]}")
+            what, why = "ignores" if self._declares(condition) else "does not promise", ""
+            if self._conditions is not None and self._conditions.unsupported:
+                what, why = "refuses", f": {self._conditions.unsupported}"
+            raise UnsupportedError(f"storage {self.name!r} {what} the condition of {CONDITIONS[condition]}{why}")
 
     async def honours(self, condition: Condition, folder: str, by: float, /) -> bool:
         """Whether the storage honours a condition: as its backend declares; or, where that depends on the server, as

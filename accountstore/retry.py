@@ -74,14 +74,12 @@ def condition_of(mode: WriteMode, /) -> Condition:
 
 
 class Conditions(Struct, frozen=True):
-    """Which conditions a storage honours: of a create, of a swap, of a delete. `unsupported` is what its backend says
-    of the first that it refuses to try.
-    """
+    """Which conditions a storage honours: of a create, of a swap, of a delete."""
 
     create: bool
     update: bool
     delete: bool
-    unsupported: str = ""
+    unsupported: str = ""  # what the backend says of the first that it refuses to try
 
     @classmethod
     def declared(cls, capabilities: Capabilities, /) -> Conditions:
@@ -179,10 +177,7 @@ def _is_late(client: Client, by: float, /) -> bool:
 
 
 class Turn(Struct, frozen=True, eq=False):
-    """A turn among the operations in flight: an `async with` block.
-
-    Raises `UnavailableError` when the time is up before, or nearly, and `ClosedError`.
-    """
+    """A turn among the operations in flight, for a block. Raises `ClosedError`, and `UnavailableError` without time."""
 
     client: Client
     by: float
@@ -256,8 +251,8 @@ async def retry_write(
     After a temporary error it is unknown whether the write was done; after a refusal, whether an earlier request of the
     same write stood in its way. The document itself then decides: a write that finds its own document has succeeded;
     one whose condition still holds is tried again, and one without a condition on the condition that the document stays
-    as it was before the first request; any other has lost - or its outcome is unknown, if it may have been done.
-    Where a request that began at a moment of `time.monotonic()` has had no answer already, it begins with that.
+    as it was before the first request; any other has lost - or its outcome is unknown, if it may have been done. Where
+    a request that began at a moment of `time.monotonic()` has had no answer already, it begins with that.
 
     Raises:
         UncertainError: the outcome is unknown.
