@@ -88,6 +88,11 @@ def check_places(store: AccountStore, job: Job, /) -> None:
     if options.delete_source and not from_able.update:
         needs = named("delete_source")
         raise UnsupportedError(f"storage {source.name!r} cannot delete on a condition, which {needs} needs")
+    if options.delete_source and target.options.get("follow_links"):
+        raise UnsupportedError(
+            f"storage {target.name!r} follows links, and what it has may be one to the source, which"
+            f" {named('delete_source')} would delete: leave follow_links out for the move"
+        )
     if options.mirror_deletes and not able.update:
         needs = named("mirror_deletes")
         raise UnsupportedError(f"storage {target.name!r} cannot delete on a condition, which {needs} needs")

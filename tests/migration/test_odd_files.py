@@ -13,11 +13,11 @@ from cloudtargets import TARGETS, Target
 from doubles import Recording
 from migrating import SOURCE, TARGET, account, config, files, found, once, outcomes_of, put, source, target
 
-from accountstore import AccountStore, DeniedError, StorageConfig, StoreConfig
+from accountstore import AccountStore, DeniedError, Location, StorageConfig, StoreConfig, UnsupportedError
 from accountstore.backends.local.syscalls import SystemCalls
 from accountstore.backends.memory import MemoryBackend
 from accountstore.codecs import JSON
-from accountstore.migration import Options, migrate, plan, read_report
+from accountstore.migration import Options, Place, migrate, plan, read_report
 from accountstore.testing import Fault, FaultyBackend, store_over
 
 if TYPE_CHECKING:
@@ -247,6 +247,19 @@ async def test_odd_keys_of_each_service_are_told(stub: Stub, tmp_path: Path, eng
         words = {outcome.name: outcome.outcome async for outcome in run}
     assert words == odd | {"good.account": "copied"}
     assert [path.name for path in (tmp_path / "new").rglob("*.account")] == ["good.account"]
+
+
+async def test_a_link_to_the_source_is_no_copy_of_it(tmp_path: Path) -> None:
+    """What a target that follows links has may be a link to the source itself: nothing is moved there."""
+    storage = StorageConfig(str(tmp_path), options={"follow_links": True})
+    places = Place("old"), Place("new")
+    async with AccountStore.open(StoreConfig(storages={"main": storage})) as store:
+        await store.save(Location("a.account", folder="old"), account("a"))
+        (tmp_path / "new").mkdir()
+        (tmp_path / "new" / "a.account").symlink_to("../old/a.account")
+        with pytest.raises(UnsupportedError, match="follow_links"):
+            await migrate(store, *places, options=Options(delete_source=True), **files(tmp_path))
+        assert await store.get(Location("a.account", folder="old")) == account("a")
 
 
 @pytest.mark.parametrize("end", ["source", "target"])
