@@ -1,9 +1,11 @@
 """Keep e-mail account credentials on any storage, from async Python.
 
-async with AccountStore.open() as store:
-    location = Location("email.account", folder="mail/team-a")
-    await store.save(location, account)
-    account = await store.get(location)
+A store saves and gets documents::
+
+    async with AccountStore.open() as store:
+        location = Location("email.account", folder="mail/team-a")
+        await store.save(location, account)
+        account = await store.get(location)
 """
 
 from __future__ import annotations

@@ -17,6 +17,7 @@ from accountstore.aio.shield import run_to_its_end
 from accountstore.aio.threads import ThreadPool
 from accountstore.backends.base import Capabilities, Version, WriteMode
 from accountstore.config import StoreConfig
+from accountstore.errors import NoAnswerError, UnavailableError
 from accountstore.events import Observer
 from accountstore.listing import Entry, Folder, Skipped
 from accountstore.location import Location
@@ -106,13 +107,23 @@ def _in_a_thread(function: Callable[[A], B | Awaitable[B]], /) -> Callable[[A], 
     """A caller's function, async or not, in a thread of its own, to its end: what it has spent is not given back."""
 
     async def call(given: A) -> B:
-        result = await run_to_its_end(ThreadPool(1).run, partial(_in_context, copy_context(), function, given))
+        begun: list[bool] = []
+        called = partial(_in_context, begun, copy_context(), function, given)
+        try:
+            result = await run_to_its_end(ThreadPool(1).run, called)
+        except UnavailableError as error:
+            if begun:
+                raise
+            failure = NoAnswerError(f"the exchange was not called: {error.message}", sent=False)
+            failure.in_own_words = True
+            raise failure from None
         return cast("B", await result if isawaitable(result) else result)
 
     return call
 
 
-def _in_context(context: Context, function: Callable[[A], B], given: A, /) -> B:
+def _in_context(begun: list[bool], context: Context, function: Callable[[A], B], given: A, /) -> B:
+    begun.append(True)
     return context.run(function, given)
 
 

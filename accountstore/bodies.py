@@ -8,6 +8,7 @@ pydantic, and FastAPI by it, a document is no model.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, Literal, TypeVar, cast, overload
 from urllib.parse import urlsplit
 
@@ -49,7 +50,7 @@ def from_json(data: bytes | str, kind: type[Any] = Account, /, *, unknown: Liter
     try:
         document = JSON.decode(data, kind)
         if unknown == "refuse":
-            _refuse_unknown(document, msgspec.json.decode(without_mark(data)), "$")
+            _refuse_unknown(document, msgspec.json.decode(without_mark(data)))
         _refuse_mask(document, "$")
     except UnknownFieldError as error:
         failure = UnknownFieldError(error.message, field=error.field)
@@ -101,21 +102,26 @@ def is_address(text: str, /) -> bool:
     return url.scheme in {"http", "https"} and bool(url.hostname) and not set("@?#") & set(text)
 
 
-def _refuse_unknown(part: object, tree: Any, field: str, /) -> None:
+def unknown_fields(part: object, tree: Any, field: str = "$", /) -> Iterator[tuple[str, str]]:
+    """Where the tree of a document has fields that the model does not have, each with a hint at those that it has."""
     if isinstance(part, tuple):
         for place, (item, below) in enumerate(zip(part, tree, strict=True)):
-            _refuse_unknown(item, below, f"{field}[{place}]")
+            yield from unknown_fields(item, below, f"{field}[{place}]")
     elif isinstance(part, Struct):
         names = dict(zip(part.__struct_encode_fields__, part.__struct_fields__, strict=True))
         known = {*names, part.__struct_config__.tag_field}
         for key in tree:
             if key not in known:
-                hint = did_you_mean(key, names)
                 # Other text than a name could be anything.
                 named = f"{field}.{key}" if key.isidentifier() and len(key) <= 40 else field
-                raise UnknownFieldError(f"is not a field here{hint}", field=named)
+                yield named, did_you_mean(key, names)
             if key in names:
-                _refuse_unknown(getattr(part, names[key]), tree[key], f"{field}.{key}")
+                yield from unknown_fields(getattr(part, names[key]), tree[key], f"{field}.{key}")
+
+
+def _refuse_unknown(document: Document, tree: Any, /) -> None:
+    for field, hint in unknown_fields(document, tree):
+        raise UnknownFieldError(f"is not a field here{hint}", field=field)
 
 
 def _refuse_mask(part: object, field: str, /) -> None:

@@ -33,11 +33,14 @@ if TYPE_CHECKING:
 
 
 class Step(Struct, frozen=True):
-    """One thing that was tried. `problem` is empty where it went as it must."""
+    """One thing that was tried. `problem` is empty where it went as it must. `unsupported` is what the backend says
+    where it refuses to try.
+    """
 
     name: str
     problem: str
     seconds: float
+    unsupported: str = ""
 
 
 class Sealing(Struct, frozen=True):
@@ -54,10 +57,10 @@ class Check(Struct, frozen=True):
     """What `AccountStore.check` found.
 
     `create`, `update` and `delete` (of a version) say what was proven: True, it is kept; False, it is not, and the
-    store refuses it; None, it was not tried, because the backend does not declare it (`declared`) or because a request
-    failed for another reason. Where `delete` alone is False on a storage whose conditions depend on its server, that is
-    no problem. `versioned` says whether the storage keeps what was overwritten or deleted, old secrets too; None where
-    that is not known.
+    store refuses it; None, it was not tried, because the backend does not declare it (`declared`), the storage is
+    read-only, or a request failed for another reason. Where `delete` alone is False on a storage whose conditions
+    depend on its server, that is no problem. `versioned` says whether the storage keeps what was overwritten or
+    deleted, old secrets too; None where that is not known.
 
     `skipped` has documents that no `Location` names, as other programs may have written them: listings leave them out,
     and that is no problem of the storage. There are at most 100, found
@@ -114,15 +117,16 @@ class _Steps:
         """
         started = time.perf_counter()
         problem = "" if wanted is None else "the condition was ignored"
-        proves = True
+        unsupported, proves = "", True
         try:
             await call
         except (BackendError, UnsupportedError, SealError) as error:
             met = wanted is not None and isinstance(error, wanted)
             problem = "" if met else f"{type(error).__name__}: {error.message}"
+            unsupported = error.message if isinstance(error, UnsupportedError) else ""
             proves = isinstance(error, _ANSWERS)
             self.conclusive = self.conclusive and (met or isinstance(error, UnsupportedError))
-        self.done.append(Step(name, problem, time.perf_counter() - started))
+        self.done.append(Step(name, problem, time.perf_counter() - started, unsupported))
         return not problem if proves else None
 
 
@@ -173,7 +177,8 @@ async def check(storage: Storage, folder: str, /) -> Check:
     if removed:
         await steps.passes("read after delete", client.read(key, by()), NotFoundError)
     if steps.conclusive and create is not None and update is not None and delete is not None:
-        storage.client.record(Conditions(create, update, delete))
+        unsupported = next((step.unsupported for step in steps.done if step.unsupported), "") if update else ""
+        storage.client.record(Conditions(create, update, delete, unsupported))
     skipped: list[Skipped] = []
     complete = bool(listed) and await _look(client, folder, storage.name, skipped)
     proven = (create, update, delete, versioned)

@@ -9,6 +9,7 @@ from datetime import datetime
 from errno import errorcode
 from functools import partial
 from os import strerror, urandom
+from random import random
 from time import monotonic
 from typing import ParamSpec, TypeVar, cast
 
@@ -23,6 +24,7 @@ from accountstore.backends.base import (
     BatchBackend,
     Blob,
     Capabilities,
+    LockedError,
     Stat,
     Usage,
     Version,
@@ -76,6 +78,8 @@ _REASONS: dict[type[BackendError], str] = {
     UnavailableError: "the storage cannot be reached or is busy",
     BackendError: "the storage failed",
 }
+_LOCK_SECONDS = 10.0
+_LOCK_PAUSE = 0.1
 _OF_THE_DOCUMENT = (NotFoundError, ExistsError, ConflictError, NotRegularError)
 
 
@@ -137,8 +141,14 @@ class StorageClient:
         if mode != "overwrite":
             await self.require(condition_of(mode), key.rpartition("/")[0], by)
         token = urandom(8).hex() if self.capabilities.write_tokens else ""
-        async with Turn(self, by):
-            stat = await run_shielded(retry_write, self, by, PendingWrite(key, data, mode, token))
+        began = monotonic()
+        while True:
+            try:
+                async with Turn(self, by):
+                    stat = await run_shielded(retry_write, self, by, PendingWrite(key, data, mode, token))
+                break
+            except LockedError as held:
+                await _wait_for_lock(held, began)
         if token and not self.capabilities.certain:
             self.own_writes.add(key, token)
         return cast("Stat", stat)
@@ -147,8 +157,14 @@ class StorageClient:
         """Remove the document, if it has this version. Otherwise as `write`; a missing document is no error."""
         if version is not None:
             await self.require("delete", key.rpartition("/")[0], by)
-        async with Turn(self, by):
-            await run_shielded(retry_write, self, by, PendingWrite(key, None, version or "overwrite", ""))
+        began = monotonic()
+        while True:
+            try:
+                async with Turn(self, by):
+                    await run_shielded(retry_write, self, by, PendingWrite(key, None, version or "overwrite", ""))
+                break
+            except LockedError as held:
+                await _wait_for_lock(held, began)
         if self.capabilities.write_tokens:
             self.own_writes.add(key, GONE)
 
@@ -251,13 +267,11 @@ class StorageClient:
         again = PendingWrite(write.key, write.data, write.mode, "")  # as the batch wrote it
         try:
             async with Turn(self, by):
-                stat = await run_shielded(retry_write, self, by, again, started)
+                return cast("Stat", await run_shielded(retry_write, self, by, again, started))
         except UncertainError:
             raise
         except AccountStoreError as error_again:
             failure = error_again
-        else:
-            return cast("Stat", stat)
         raise uncertain(self, failure.message)
 
     async def require(self, condition: Condition, folder: str, by: float, /) -> None:
@@ -265,8 +279,10 @@ class StorageClient:
         if not await self.honours(condition, folder, by):
             if self.capabilities.read_only:
                 raise UnsupportedError("the storage is opened read-only")
-            what = "ignores" if self._declares(condition) else "does not promise"
-            raise UnsupportedError(f"storage {self.name!r} {what} the condition of {CONDITIONS[condition]}")
+            what, why = "ignores" if self._declares(condition) else "does not promise", ""
+            if self._conditions is not None and self._conditions.unsupported:
+                what, why = "refuses", f": {self._conditions.unsupported}"
+            raise UnsupportedError(f"storage {self.name!r} {what} the condition of {CONDITIONS[condition]}{why}")
 
     async def honours(self, condition: Condition, folder: str, by: float, /) -> bool:
         """Whether the storage honours a condition: as its backend declares; or, where that depends on the server, as
@@ -375,3 +391,10 @@ class StorageClient:
         failure.__traceback__ = failure.__context__ = None
         failure.__cause__ = cause
         return failure
+
+
+async def _wait_for_lock(held: LockedError, began: float, /) -> None:
+    """Wait for whoever holds a document, without a turn. Raises the error if that has taken too long."""
+    if monotonic() > began + _LOCK_SECONDS:
+        raise held
+    await anyio.sleep(random() * _LOCK_PAUSE)  # noqa: S311 -- jitter

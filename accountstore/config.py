@@ -45,9 +45,9 @@ class Encryption(Struct, frozen=True, kw_only=True):
     `KeyProvider`. Of a list, the first seals and all of them open.
 
     `required` refuses plaintext; without it plaintext is read, and the next write seals it. `id` is the storage's id in
-    the sealed documents, its name by default: two services that name a storage differently need the same. `seal` false
-    is the way back: sealed documents are read, and the next write leaves them plain. Keys that a service has unwrapped
-    are kept in memory for `cache_seconds`, at most `cache_keys` of them; 0 keeps none.
+    the sealed documents, its name by default: two services that name a storage differently need the same. `seal` false,
+    without `required`, is the way back: sealed documents are read, and the next write leaves them plain. Keys that a
+    service has unwrapped are kept in memory for `cache_seconds`, at most `cache_keys` of them; 0 keeps none.
     """
 
     keys: Any
@@ -127,10 +127,13 @@ class StorageConfig(Struct, frozen=True):
         return f"{self.redacted_url} at {redacted(at if '://' in at else f'//{at}').removeprefix('//')}"
 
     def __repr__(self) -> str:
-        return f"StorageConfig({self.redacted_url!r}, options={sorted(self.options)}, codec={self.codec!r})"
+        (_, url), (_, options), (_, codec) = self.__rich_repr__()
+        return f"StorageConfig({url!r}, options={options}, codec={codec!r})"
 
     def __rich_repr__(self) -> list[tuple[str, Any]]:
-        return [("url", self.redacted_url), ("options", sorted(self.options)), ("codec", self.codec)]
+        options, codec = cast("tuple[object, object]", (self.options, self.codec))  # which may be anything yet
+        names = sorted(map(str, cast("Mapping[object, object]", options))) if isinstance(options, Mapping) else []
+        return [("url", self.redacted_url), ("options", names), ("codec", codec if isinstance(codec, str) else None)]
 
 
 def redacted(url: str, /) -> str:
@@ -155,6 +158,15 @@ class StoreConfig(Struct, frozen=True, kw_only=True):
     storages: dict[str, StorageConfig]
     default: str | None = None
     max_bytes: int = MAX_BYTES
+
+    def __repr__(self) -> str:
+        return f"StoreConfig({', '.join(f'{name}={value!r}' for name, value in self.__rich_repr__())})"
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        storages = cast("object", self.storages)  # in whose place anything may stand yet
+        named = cast("Mapping[str, object]", storages) if isinstance(storages, Mapping) else {}
+        shown = {name: storage if isinstance(storage, StorageConfig) else ... for name, storage in named.items()}
+        return [*(asdict(self) | {"storages": shown}).items()]
 
     def default_name(self) -> str:
         """The default storage's name.
@@ -202,7 +214,7 @@ def _check_storage(name: str, storage: StorageConfig, /) -> None:
         raise ConfigError(f"{where}.options: must be a dict of the options by their names")
     _check_url(f"{where}.url", storage)
     if not 0 < storage.timeout < inf:
-        raise ConfigError(f"{where}.timeout: must be more than 0 seconds")
+        raise ConfigError(f"{where}.timeout: must be more than 0 seconds, and finite")
     for key, number in (("attempts", storage.attempts), ("concurrency", storage.concurrency)):
         if number is not None and number < 1:
             raise ConfigError(f"{where}.{key}: must be at least 1")
@@ -228,7 +240,7 @@ def _check_encryption(where: str, encryption: Encryption, /) -> None:
         raise ConfigError(f"{where}.seal: what is required cannot be switched off")
     for key, number in (("cache_seconds", encryption.cache_seconds), ("cache_keys", encryption.cache_keys)):
         if not 0 <= number < inf:
-            raise ConfigError(f"{where}.{key}: must be 0 or more")
+            raise ConfigError(f"{where}.{key}: must be 0 or more, and finite")
 
 
 def _check_url(where: str, storage: StorageConfig, /) -> None:
@@ -236,6 +248,8 @@ def _check_url(where: str, storage: StorageConfig, /) -> None:
     scheme, mark, place = storage.url.partition("://")
     if not storage.url:
         raise ConfigError(f"{where}: the url is empty")
+    if "\0" in storage.url:
+        raise ConfigError(f"{where}: the url has a NUL character")
     if not mark and ":" in scheme.partition("/")[0]:
         raise ConfigError(f"{where}: the url must be scheme://... or a folder")
     if found := re.search(r"\$\{\w*}?", storage.redacted_url):

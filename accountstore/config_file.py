@@ -147,8 +147,12 @@ def _read_tree(path: str, /) -> dict[str, Any]:
         return tables_of(read_file(path).decode("utf-8-sig"))
     except UnicodeDecodeError:
         raise ConfigError("is not UTF-8: save it as such") from None
+    except FileNotFoundError:
+        raise ConfigError("does not exist: `accountstore storages add NAME URL` makes one") from None
     except IsADirectoryError:
-        raise ConfigError("is a folder (IsADirectoryError): a folder of documents belongs in a StorageConfig") from None
+        raise ConfigError(
+            "is a folder, no file: a folder of documents is a storage's url there, or in Python a StorageConfig's"
+        ) from None
     except OSError as error:
         raise ConfigError(f"cannot be read ({type(error).__name__})") from None
 

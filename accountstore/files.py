@@ -16,6 +16,8 @@ from accountstore.secrets import SecretBytes
 MAX_FILE = 16 * 1024 * 1024
 """Bytes of a file, where nothing else is said."""
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
+_ACL = "system.posix_acl_access"
+_WITHOUT_ACL = frozenset({errno.ENODATA, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS})
 _FLAGS = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0)
 
 
@@ -114,9 +116,7 @@ def written_beside(path: str, data: bytes, /) -> Generator[str]:
         with open(descriptor, "wb") as file:
             file.write(data)
             file.flush()
-            if os.path.exists(path):
-                own_as(path, descriptor)
-                os.chmod(temporary, stat.S_IMODE(os.stat(path).st_mode))
+            own_as(path, descriptor)
             os.fsync(descriptor)
         yield temporary
     finally:
@@ -125,11 +125,57 @@ def written_beside(path: str, data: bytes, /) -> Generator[str]:
 
 
 def own_as(path: str, descriptor: int, /) -> None:
-    """Give an open file the owner of the one that it replaces, so that a service can still read what root has changed.
+    """Give a new file what `take_over` does of the one that it replaces, so that a service can still read what root has
+    changed.
 
     Raises `OSError`.
     """
-    if os.name == "posix" and os.path.exists(path):
-        before = os.stat(path)
-        with suppress(PermissionError):
-            os.fchown(descriptor, before.st_uid, before.st_gid)
+    if os.name == "posix":
+        with suppress(FileNotFoundError), open_file(path) as before:
+            take_over(descriptor, before.fileno())
+
+
+def take_over(descriptor: int, before: int, /, calls: Any = os) -> None:
+    """Give a new file owner, group, mode and POSIX ACL of the open one that it replaces, as far as this process may.
+    `calls` are its system calls.
+
+    Raises `OSError`.
+    """
+    old, new = calls.fstat(before), calls.fstat(descriptor)
+    same = (new.st_uid, new.st_gid, new.st_mode) == (old.st_uid, old.st_gid, old.st_mode)
+    if same and not old.st_mode & stat.S_IRWXG:  # which are the mask of an ACL: it lets nobody in
+        return
+    acl = _acl_of(before, calls)
+    if same and acl == _acl_of(descriptor, calls):
+        return
+    for owner in (old.st_uid, -1):
+        if (new.st_uid, new.st_gid) != (old.st_uid, old.st_gid):
+            with suppress(OSError):  # in a user namespace also EINVAL, of an owner that it does not map
+                calls.fchown(descriptor, owner, old.st_gid)
+                break
+    mode = stat.S_IMODE(old.st_mode) & 0o777
+    if calls.fstat(descriptor).st_gid != old.st_gid or not _takes_acl(descriptor, acl, calls):
+        mode &= ~stat.S_IRWXG  # which the other group was given, or those whom the ACL names
+    calls.fchmod(descriptor, mode)
+    calls.fsync(descriptor)
+
+
+def _acl_of(descriptor: int, calls: Any, /) -> bytes | None:
+    """The ACL of an open file; None where it has none, or the system has no such."""
+    try:
+        return calls.getxattr(descriptor, _ACL) if hasattr(os, "getxattr") else None
+    except OSError as error:
+        if error.errno in _WITHOUT_ACL:
+            return None
+        raise
+
+
+def _takes_acl(descriptor: int, acl: bytes | None, calls: Any, /) -> bool:
+    """Give an open file an ACL, or none, and say whether it has it."""
+    with suppress(OSError):
+        if acl is not None:
+            calls.setxattr(descriptor, _ACL, acl)
+        elif _acl_of(descriptor, calls) is not None:  # one of the folder's
+            calls.removexattr(descriptor, _ACL)
+        return True
+    return False

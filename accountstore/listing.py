@@ -44,7 +44,7 @@ class Folder(Struct, frozen=True):
 
 class Skipped(Struct, frozen=True):
     """What a listing leaves out: a document, or a folder, whose path ends in `/`. No location names it, or something
-    else than a file stands in its place, such as a symbolic link; or it is a folder that may not be read.
+    else than a file stands in its place, such as a symbolic link; or it is a folder that may not be read, or a link.
     """
 
     path: str

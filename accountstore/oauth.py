@@ -243,10 +243,11 @@ class TokenEndpoint:
             return NoAnswerError(f"the endpoint answered {status}")
         if 300 <= status < 400:
             return ExchangeError(f"the endpoint answered {status}: a redirect, which is not followed")
+        wrong = "it has no access_token, or none that can be one"
         try:
             answer = msgspec.json.decode(without_mark(body), type=_Answer)
         except (msgspec.MsgspecError, UnicodeError, RecursionError):
-            answer = _Answer()
+            answer, wrong = _Answer(), "it is no JSON object"
         if 200 <= status < 300 and (access_token := _token(answer.access_token)) is not None:
             return TokenGrant(
                 access_token=access_token,
@@ -258,7 +259,7 @@ class TokenEndpoint:
             return RefusedError("the provider refused the exchange", code=error)
         if status >= 300:
             return ExchangeError(f"the endpoint answered {status}, with no error of RFC 6749")
-        return NoAnswerError("the endpoint's answer is none of RFC 6749")
+        return NoAnswerError(f"the endpoint's answer is no token response: {wrong}")
 
     def _lifetime_of(self, given: Raw, /) -> float:
         """The lifetime of an access token, which some providers write as a string."""

@@ -11,6 +11,7 @@ from contextlib import suppress
 from datetime import datetime
 
 import anyio
+from msgspec.structs import replace
 
 from accountstore.backends.base import Backend, Version, classify_error
 from accountstore.errors import BackendError, ConflictError, DeniedError, ExistsError, UnsupportedError
@@ -56,25 +57,29 @@ async def _time_of(backend: Backend, key: str, /) -> datetime | None:
 
 
 async def _probe(backend: Backend, key: str, /) -> Conditions:
+    found = Conditions(create=False, update=False, delete=False)
     try:
         first = await _create(backend, key)
         if first is None or not await _is_refused(backend.write(key, _content(), mode="create"), ExistsError):
-            return Conditions(create=False, update=False, delete=False)
+            return found
+        found = replace(found, create=True)
         with suppress(ConflictError):  # another probe's
             await backend.write(key, _content(), mode=first)
-        update = await _is_refused(backend.write(key, _content(), mode=first), ConflictError)
-        delete = update and await _is_refused(backend.delete(key, version=first), ConflictError, DeniedError)
-        return Conditions(create=True, update=update, delete=delete)
+        if not await _is_refused(backend.write(key, _content(), mode=first), ConflictError):
+            return found
+        found = replace(found, update=True)
+        delete = await _is_refused(backend.delete(key, version=first), ConflictError, DeniedError)
+        return replace(found, delete=delete)
+    except UnsupportedError as error:
+        return replace(found, unsupported=error.message)
     finally:
         await _remove(backend, key)
 
 
 async def _create(backend: Backend, key: str, /) -> Version | None:
-    """Create the document; the version of it, or of that which stands there. None: the condition is not supported."""
+    """Create the document; the version of it, or of that which stands there."""
     try:
         return (await backend.write(key, _content(), mode="create")).version
-    except UnsupportedError:
-        return None
     except Exception as error:
         if not issubclass(classify_error(error), ExistsError):
             raise
@@ -96,11 +101,9 @@ def _content() -> bytes:
 
 
 async def _is_refused(call: Awaitable[object], *kinds: type[BackendError]) -> bool:
-    """Whether a call fails for its condition; any other failure is raised, but for a refusal to try."""
+    """Whether a call fails for its condition; any other failure is raised."""
     try:
         await call
-    except UnsupportedError:
-        return False
     except Exception as error:
         if not issubclass(classify_error(error), kinds):
             raise

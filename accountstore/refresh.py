@@ -52,6 +52,10 @@ _SAVES = 5
 """How often a save of new tokens is tried at least, and how often where the document is gone."""
 _MOST_SAVES = 100
 _LONGEST_LIFETIME = 10 * 365 * 86_400
+_ADVICE = {
+    "invalid_grant": ": the user must sign in again",
+    "invalid_client": ": look at the client's id and its secret",
+}
 _LAST = datetime.max.replace(tzinfo=UTC)
 
 
@@ -350,7 +354,7 @@ def _failure_of(error: BaseException, /) -> ExchangeError:
     """What is said of an error of the caller's exchange."""
     if isinstance(error, RefusedError):
         code = error.code if error.code in RefusedError.CODES else "other"
-        return RefusedError(f"the provider refused the exchange ({code})", code=code)
+        return RefusedError(f"the provider refused the exchange ({code}){_ADVICE.get(code, '')}", code=code)
     if isinstance(error, ExchangeError) and error.in_own_words:
         return copy_error(error)
     text = f"the exchange raised {type(error).__name__}"

@@ -17,7 +17,7 @@ from msgspec.structs import replace
 from accountstore.aio.deadlines import Deadline
 from accountstore.aio.sending import SENDING, Sending
 from accountstore.aio.shield import InFlight
-from accountstore.backends.base import Capabilities, Stat, Version, WriteMode
+from accountstore.backends.base import Capabilities, LockedError, Stat, Version, WriteMode
 from accountstore.errors import (
     AccountStoreError,
     ClosedError,
@@ -79,6 +79,7 @@ class Conditions(Struct, frozen=True):
     create: bool
     update: bool
     delete: bool
+    unsupported: str = ""  # what the backend says of the first that it refuses to try
 
     @classmethod
     def declared(cls, capabilities: Capabilities, /) -> Conditions:
@@ -176,10 +177,7 @@ def _is_late(client: Client, by: float, /) -> bool:
 
 
 class Turn(Struct, frozen=True, eq=False):
-    """A turn among the operations in flight: an `async with` block.
-
-    Raises `UnavailableError` when the time is up before, or nearly, and `ClosedError`.
-    """
+    """A turn among the operations in flight, for a block. Raises `ClosedError`, and `UnavailableError` without time."""
 
     client: Client
     by: float
@@ -253,8 +251,8 @@ async def retry_write(
     After a temporary error it is unknown whether the write was done; after a refusal, whether an earlier request of the
     same write stood in its way. The document itself then decides: a write that finds its own document has succeeded;
     one whose condition still holds is tried again, and one without a condition on the condition that the document stays
-    as it was before the first request; any other has lost - or its outcome is unknown, if it may have been done.
-    Where a request that began at a moment of `time.monotonic()` has had no answer already, it begins with that.
+    as it was before the first request; any other has lost - or its outcome is unknown, if it may have been done. Where
+    a request that began at a moment of `time.monotonic()` has had no answer already, it begins with that.
 
     Raises:
         UncertainError: the outcome is unknown.
@@ -324,7 +322,7 @@ class _Writing(Struct, eq=False):
         self.sending = None
         self.unanswered = self.unanswered or (isinstance(failure, UnavailableError) and failure.sent)
         self.refused = _is_refusal(failure, self.write.condition)
-        clear = self.refused and (able.certain or not able.write_tokens)
+        clear = isinstance(failure, LockedError) or (self.refused and (able.certain or not able.write_tokens))
         nothing = not self.unknown and (clear or not (self.refused or failure.temporary))
         if nothing or isinstance(failure, UncertainError):
             raise failure

@@ -33,6 +33,7 @@ from accountstore.errors import (
     ConflictError,
     NotFoundError,
     SealError,
+    TooLargeError,
     UncertainError,
 )
 from accountstore.events import EventLog, Operation
@@ -45,6 +46,7 @@ from accountstore.sealing.envelope import WrappedKey, assemble, moved
 from accountstore.sealing.sealer import Sealed, Sealer
 from accountstore.storage import Storage
 from accountstore.store import AccountStore
+from accountstore.validation import check_size
 
 __all__ = ("Rotated", "Sealing", "reseal", "resume_time", "rewrap", "sealing", "verify")
 
@@ -307,14 +309,14 @@ class _Rotation(NamedTuple):
             results[i] = _rewrapped(keys[i], read[i], sealed[i], key)
         writes: dict[int, Write] = {}
         opened = await self.sealer.open_many([keys[i] for i in again], [read[i] for i in again])
-        for i, plain in zip(again, opened, strict=True):
+        for i, plain in zip(again, (_sized(each, self.storage.max_bytes) for each in opened), strict=True):
             if isinstance(plain, AccountStoreError):
                 results[i] = plain
             elif self.mode != "verify":
                 writes[i] = Write(keys[i], plain.data, plain.version)
         results = await self._seal(results, writes)
         due = [i for i, write in enumerate(results) if isinstance(write, Write)]
-        proven = await self.sealer.proven([write for write in results if isinstance(write, Write)])
+        proven = await self.sealer.proven([write for write in results if isinstance(write, Write)], current)
         for i, write in zip(due, proven, strict=True):
             results[i] = write
         return results
@@ -361,6 +363,16 @@ async def _outcome(call: Awaitable[T], /) -> T | SealError:
         return await call
     except SealError as error:
         return error.with_traceback(None)
+
+
+def _sized(plain: Blob | AccountStoreError, limit: int, /) -> Blob | AccountStoreError:
+    """A plain document that a store can read; the client's limit is that of sealed bytes, which are more."""
+    try:
+        if isinstance(plain, Blob):
+            check_size(len(plain.data), limit)
+    except TooLargeError as error:
+        return error.with_traceback(None)
+    return plain
 
 
 def _rewrapped(

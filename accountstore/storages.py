@@ -81,9 +81,14 @@ class Storages:
         return tuple(self._storages)
 
     async def aclose(self) -> None:
-        """Close every backend, whatever fails in another; one error is raised. A second call does nothing."""
+        """Close every backend, whatever fails in another; one error is raised. A second call does nothing.
+
+        Raises:
+            ClosedError: in another process, or on another event loop: nothing is touched.
+        """
         if self._closed:
             return
+        self._check_process_and_loop()
         self._closed = True
         failure = await run_to_its_end(self._close)
         if failure is not None:
@@ -190,8 +195,10 @@ def _load(config: StoreConfig | str | os.PathLike[str] | None, /) -> tuple[str |
 async def _open(name: str, config: StorageConfig, max_bytes: int, where: str, /) -> Storage:
     where += key_of("storages", name)
     key = ".codec"
+    shown = ""
     try:
         codec = find_codec(config.codec)
+        shown = await to_thread.run_sync(_place, config)
         key = ".url" if config.engine == "fsspec" else ".engine"
         factory = await to_thread.run_sync(find_backend, config.scheme, config.engine, config.timeout, config.read_only)
         key = ""
@@ -205,12 +212,12 @@ async def _open(name: str, config: StorageConfig, max_bytes: int, where: str, /)
     except Exception as error:  # noqa: BLE001 -- its frames and text may hold the options
         reason = f": {os.strerror(error.errno)}" if isinstance(error, OSError) and error.errno else ""
         key = ".url" if isinstance(error, (NotADirectoryError, FileNotFoundError)) else ""
-        failure = ConfigError(f"{where}{key}: cannot be opened ({type(error).__name__}{reason})")
+        place = f" [{shown}]" if shown else ""
+        failure = ConfigError(f"{where}{key}: cannot be opened ({type(error).__name__}{reason}){place}")
     else:
         able = backend.capabilities
         if config.conditions == "trust":
             able = replace(able, verify=False)
-        shown = config.display_name
         policy = RetryPolicy(config.timeout, config.attempts, shown and f"storage {name!r}: {shown}")
         limit = max_bytes if config.encryption is None else sealed_limit(max_bytes)
         client = StorageClient(name, backend, policy, limit=limit, capabilities=able, concurrency=config.concurrency)
@@ -237,6 +244,11 @@ async def _open_sealer(name: str, config: StorageConfig, client: StorageClient, 
     with suppress(AccountStoreError):
         await client.aclose()
     raise failure  # here, without the frames that hold keys
+
+
+def _place(config: StorageConfig, /) -> str:
+    """How errors name a storage: its folder; elsewhere its `display_name`."""
+    return config.display_name or ("" if config.scheme == "memory" else _canonical("", config))
 
 
 def _canonical(name: str, config: StorageConfig, /) -> str:

@@ -90,7 +90,11 @@ class AccountStore(Documents):
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Close all storages. A second call does nothing; a store made by `scoped` leaves them open."""
+        """Close all storages. A second call does nothing; a store made by `scoped` leaves them open.
+
+        Raises:
+            ClosedError: in another process, or on another event loop, than the store's: nothing is closed.
+        """
         if self._resolver.only is None:
             await self._resolver.storages.aclose()
 

@@ -14,6 +14,7 @@ from msgspec.structs import replace
 from accountstore.backends.base import Stat, Version, WriteMode
 from accountstore.errors import (
     ConflictError,
+    DecodeError,
     ExistsError,
     KeyDeniedError,
     KeyProviderError,
@@ -180,7 +181,8 @@ async def _tell_apart(
         are_one = await _has(source, field["accountstoreMove"])
         copied = await target.write_copy(opened, source.storage, marked.version if conditional else "overwrite")
     if are_one:
-        if source.storage.sealer is not None or target.storage.sealer is not None:  # it is as the target has it
+        ends = source.storage, target.storage
+        if ends[0].codec is not ends[1].codec or any(end.sealer is not None for end in ends):  # it is as the target's
             conditional = await source.honours("update")
             await source.write_copy(opened, source.storage, copied.version if conditional else "overwrite")
         raise LocationError("source and target are the same document", location=source.location)
@@ -188,10 +190,10 @@ async def _tell_apart(
 
 
 async def _has(source: DocumentRef, text: str, /) -> bool:
-    """Whether a document that was just read has a text now; or no longer opens, for it is sealed as the target is."""
+    """Whether a document that was just read has a text now; or no longer opens, for it is as the target has it."""
     try:
         return text.encode() in (await source.read(source.kind)).plain
     except (KeyDeniedError, KeyProviderError):
         raise
-    except SealError:
+    except (DecodeError, SealError):
         return True

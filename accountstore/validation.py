@@ -1,7 +1,7 @@
 """The shared checks: names, extensions and sizes. Pure functions, no I/O.
 
 Every operation, the command line and migration go through these, so a document that one storage takes can move to any
-other. No message quotes the text that it refuses.
+other. No message quotes the text that it refuses, but for the character that no name has.
 """
 
 from __future__ import annotations
@@ -74,8 +74,11 @@ def _check_segment(text: str, what: str, /) -> None:
         raise LocationError(f"{what}: a segment is '.' or '..'")
     if what == "file name" and "/" in text:
         raise LocationError("file name: has a slash: its folder is an argument of its own, `folder`")
-    if re.search(_FORBIDDEN, text):
-        raise LocationError(f"{what}: has a separator, control, wildcard, drive or version-suffix character")
+    if found := re.search(_FORBIDDEN, text):
+        character = f"'{found[0]}'" if found[0].isprintable() else f"U+{ord(found[0]):04X}"
+        raise LocationError(
+            f"{what}: has {character}: no separator, control, wildcard, drive or version-suffix character is allowed"
+        )
     if text.startswith(RESERVED_PREFIX):
         raise LocationError(f"{what}: begins with the reserved {RESERVED_PREFIX!r}")
     if text.isascii():
@@ -132,7 +135,7 @@ def check_seconds(name: str, value: object, /, *, most: float = inf, or_zero: bo
     except OverflowError:  # an int that no float can hold
         number = inf
     if not (0 < number < inf or (or_zero and number == 0)):
-        raise ValueError(f"{name} must be a positive number of seconds")
+        raise ValueError(f"{name} must be a positive and finite number of seconds")
     if number > most:
         raise ValueError(f"{name} must be at most {most:g} seconds")
 

@@ -17,7 +17,7 @@ from samples import ACCOUNT, AT, OAUTH
 
 from accountstore import Location, StorageConfig, StoreConfig, TokenGrant
 from accountstore.blocking import BlockingAccountStore
-from accountstore.errors import ClosedError, ConfigError, ExchangeError, UnavailableError
+from accountstore.errors import ClosedError, ConfigError, ExchangeError, NoAnswerError, UnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -169,7 +169,7 @@ def test_closed_by_many_threads_beside_calls_of_others() -> None:
 
 
 def test_without_a_thread_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where there is none, opening is an `UnavailableError`, and a refresh fails with one; an update needs none."""
+    """Where there is none, opening is an `UnavailableError`, and an exchange is not called; an update needs none."""
 
     def fail(_: object) -> Any:
         raise RuntimeError("can't start new thread")
@@ -180,10 +180,17 @@ def test_without_a_thread_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(threading.Thread, "start", fail)
         with pytest.raises(UnavailableError, match="no thread can be started"):
             BlockingAccountStore.open(config)
-        with pytest.raises(ExchangeError, match="UnavailableError"):
+        with pytest.raises(NoAnswerError, match="the exchange was not called: no thread can be started") as caught:
             store.refresh(AT, fail)
+        assert not caught.value.sent
         assert store.update(AT, lambda account: account).document == OAUTH
         monkeypatch.undo()
+
+        def unavailable(_: object) -> Any:
+            raise UnavailableError("mine")
+
+        with pytest.raises(ExchangeError, match="the exchange raised UnavailableError"):
+            store.refresh(AT, unavailable)
 
 
 def test_without_a_descriptor_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

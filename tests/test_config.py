@@ -275,7 +275,7 @@ FAULTS: Mapping[str, tuple[str, str, tuple[str, ...]]] = {
     "a type of a switch": (A + 'read_only = "yes"\n', "storages.a.read_only: ", ("bool", "str")),
     "no time": (A + "timeout = 0\n", "storages.a.timeout: ", ("more than 0",)),
     "time before": (A + "timeout = -1.5\n", "storages.a.timeout: ", ("more than 0",)),
-    "time without end": (A + "timeout = inf\n", "storages.a.timeout: ", ()),
+    "time without end": (A + "timeout = inf\n", "storages.a.timeout: ", ("finite",)),
     "no number": (A + "timeout = nan\n", "storages.a.timeout: ", ()),
     "a type of a timeout": (A + 'timeout = "5 s"\n', "storages.a.timeout: ", ("float", "str")),
     "no attempt": (B + A + "attempts = 0\n", "storages.a.attempts: ", ("at least 1",)),
@@ -295,6 +295,7 @@ FAULTS: Mapping[str, tuple[str, str, tuple[str, ...]]] = {
     "a variable without end": ('[storages.a]\nurl = "${NO/x"\n', "storages.a.url: ", ("${NO", "${NAME}")),
     "a literal in a url": ('[storages.a]\nurl = "$${NO}/x"\n', "storages.a.url: ", ("${NO}",)),
     "no name of a variable": (A + 'options = { p = "a${b!c}d" }\n', "storages.a.options.p: ", ("$${",)),
+    "a url with a NUL": ('[storages.a]\nurl = "a\\u0000b"\n', "storages.a.url: ", ("NUL",)),
     "a user like none": ('[storages.a]\nurl = "~nobody-here/x"\n', "storages.a.url: ", ("'nobody-here'",)),
     "a missing variable": (A + 'options = { p = "${NO}" }\n', "storages.a.options.p: ", (NOT_SET,)),
     "a missing variable below": (A + 'options.deep.list = ["${NO}"]\n', "storages.a.options.deep.list: ", (NOT_SET,)),
@@ -498,11 +499,33 @@ def test_a_configuration_does_not_show_its_secrets(storage: StorageConfig) -> No
     assert CANARY not in storage.redacted_url
 
 
+@pytest.mark.parametrize(
+    "config",
+    [
+        *(StorageConfig("s3://b", cast("Any", odd)) for odd in ([("secret", CANARY)], {CANARY}, (CANARY,), None)),
+        StorageConfig("s3://b", cast("Any", {1: CANARY, "a": CANARY})),
+        StorageConfig("s3://b", codec=cast("Any", {"secret": CANARY})),
+        StoreConfig(storages=cast("Any", {"a": {"url": "s3://b", "options": {"secret": CANARY}}})),
+        StoreConfig(storages=cast("Any", [f"sftp://me:{CANARY}@example.org/x"])),
+    ],
+)
+def test_what_is_no_configuration_does_not_show_either(config: StorageConfig | StoreConfig) -> None:
+    """What stands where a dict or a `StorageConfig` belongs may be a secret, and is in no `repr` or rich form."""
+    assert CANARY not in repr(config) + repr(config.__rich_repr__())
+
+
+def test_text_in_the_place_of_options_shows_no_letters() -> None:
+    """Nor are the letters of a text in its place shown, each as an option."""
+    assert "options=[]" in repr(StorageConfig("s3://b", cast("Any", CANARY)))
+
+
 def test_a_configuration_shows_the_rest() -> None:
     """The control: the rest of the URL, the names of options and the codec are shown."""
     storage = StorageConfig("sftp://me:pw@example.org/mail/home", {"port": 22, "key": CANARY}, "msgpack")
     for part in ("sftp://", "example.org/mail/home", "port", "key", "msgpack"):
         assert part in repr(storage)
+    shown = repr(StoreConfig(storages={"a": storage}, default="a"))
+    assert f"storages={{'a': {storage!r}}}, default='a', max_bytes=" in shown
 
 
 def test_a_folder_shows_whole() -> None:

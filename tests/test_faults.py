@@ -108,6 +108,7 @@ async def test_a_hanging_call_ends_when_it_is_cancelled(memory: BatchMemory, ope
         (lambda: Fault("write", 0), "nth must be 1 or more"),
         (lambda: store_over(MemoryBackend()), "by their storages' names"),  # type: ignore[arg-type]
         (lambda: store_over({}), "by their storages' names"),
+        (lambda: store_over({"main": MemoryBackend()}, codec="yaml"), "codec must be one of json, msgpack"),
     ],
 )
 def test_what_would_never_happen_is_refused(make: Callable[[], object], said: str) -> None:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
+import stat
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from doubles import raises
 
 from accountstore import AccountStoreError, ConfigError
-from accountstore.files import FileTooLargeError, NotRegularFileError, read_file
+from accountstore.files import FileTooLargeError, NotRegularFileError, read_file, take_over, written_beside
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
 
 @pytest.fixture(autouse=True)
@@ -166,3 +170,124 @@ def test_whoever_reads_a_file_refuses_a_pipe(
     except ImportError as error:
         pytest.skip(f"{error.name} is not installed")
     assert [entry.name for entry in tmp_path.iterdir()] == ["pipe"]
+
+
+@dataclass
+class Kernel:
+    """System calls of a user who may give the open file 2 to some owners and groups alone; 1 is what it replaces."""
+
+    files: dict[int, tuple[int, int, int]]
+    may: frozenset[int]
+    acls: dict[int, bytes] = field(default_factory=dict[int, bytes])
+    takes_acls: bool = True
+    refusal: int = errno.EPERM
+    synced: bool = True
+
+    def fstat(self, fd: int, /) -> os.stat_result:
+        owner, group, mode = self.files[fd]
+        return os.stat_result((stat.S_IFREG | mode, 0, 0, 1, owner, group, 0, 0, 0, 0))
+
+    def fchown(self, fd: int, owner: int, group: int, /) -> None:
+        if not {owner, group} <= self.may | {-1, *self.files[fd][:2]}:
+            raise OSError(self.refusal, os.strerror(self.refusal))
+        self.files[fd] = (self.files[fd][0] if owner == -1 else owner, group, self.files[fd][2])
+        self.synced = False
+
+    def fchmod(self, fd: int, mode: int, /) -> None:
+        self.files[fd] = (*self.files[fd][:2], mode)
+        self.synced = False
+
+    def fsync(self, fd: int, /) -> None:
+        self.synced = True
+
+    def getxattr(self, fd: int, _: str, /) -> bytes:
+        if fd not in self.acls:
+            raise OSError(errno.ENODATA, "No data available")
+        return self.acls[fd]
+
+    def setxattr(self, fd: int, _: str, acl: bytes, /) -> None:
+        if not self.takes_acls:
+            raise OSError(errno.ENOTSUP, "Operation not supported")
+        self.acls[fd] = acl
+
+    def removexattr(self, fd: int, _: str, /) -> None:
+        del self.acls[fd]
+
+
+OLD = (0, 3000, 0o640)
+NEW = (1001, 100, 0o600)
+
+
+@pytest.mark.parametrize("refusal", [errno.EPERM, errno.EINVAL], ids=["not allowed", "not mapped"])
+@pytest.mark.parametrize(
+    ("old", "may", "taken"),
+    [
+        (OLD, {0, 3000}, OLD),
+        (OLD, {3000}, (1001, 3000, 0o640)),
+        (OLD, set[int](), (1001, 100, 0o600)),
+        ((0, 100, 0o664), set[int](), (1001, 100, 0o664)),
+        ((1001, 3000, 0o664), set[int](), (1001, 100, 0o604)),
+    ],
+)
+def test_what_takes_a_files_place_is_open_to_nobody_else(
+    old: tuple[int, int, int], may: set[int], taken: tuple[int, int, int], refusal: int
+) -> None:
+    """A new file has the owner of the old one if it may be given away, else its group; where it has another group, that
+    is given nothing. It is on the disk as such. So it is where a user namespace does not map the owner.
+    """
+    kernel = Kernel({1: old, 2: NEW}, frozenset(may), refusal=refusal)
+    take_over(2, 1, kernel)
+    assert kernel.files == {1: old, 2: taken}
+    assert kernel.synced
+
+
+@pytest.mark.skipif(not hasattr(os, "getxattr"), reason="this system has no POSIX ACLs")
+@pytest.mark.parametrize(
+    ("new", "acls", "takes_acls", "taken", "left"),
+    [
+        (NEW, {1: b"old"}, True, OLD, b"old"),
+        (OLD, {1: b"old"}, True, OLD, b"old"),
+        (OLD, {1: b"old", 2: b"old"}, False, OLD, b"old"),
+        (NEW, {1: b"old"}, False, (0, 3000, 0o600), None),
+        (NEW, {2: b"the folder's"}, True, OLD, None),
+        (OLD, {2: b"the folder's"}, True, OLD, None),
+    ],
+)
+def test_what_takes_a_files_place_has_its_acl(
+    new: tuple[int, int, int], acls: dict[int, bytes], takes_acls: bool, taken: tuple[int, int, int], left: bytes | None
+) -> None:
+    """A new file has the POSIX ACL of the old one, or none; where it cannot, the group's bits, which are the mask of an
+    ACL and would be the group's own without it, are not set.
+    """
+    kernel = Kernel({1: OLD, 2: new}, frozenset({0, 3000}), acls, takes_acls)
+    take_over(2, 1, kernel)
+    assert kernel.files[2] == taken
+    assert kernel.acls.get(2) == left
+    assert kernel.synced
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root becomes another user")
+def test_a_configuration_that_another_of_the_group_changes_stays_the_groups() -> None:
+    """It keeps group and mode, though its owner changes: nobody of the other user's own group can read it."""
+    groups = os.getgroups()
+    with TemporaryDirectory(prefix="accountstore-test-") as folder:
+        path = Path(folder, "accountstore.toml")
+        path.write_bytes(b"1")
+        path.chmod(0o640)
+        os.chown(path, 0, 3000)
+        os.chmod(folder, 0o777)
+        if not all(above.stat().st_mode & stat.S_IXOTH for above in path.parents):
+            pytest.skip("the folder for temporary files is not open to other users")
+        try:
+            os.setgroups([3000])
+            os.setegid(100)
+            os.seteuid(1001)
+            with written_beside(str(path), b"2") as temporary:
+                os.replace(temporary, path)
+        finally:
+            os.seteuid(0)
+            os.setegid(0)
+            os.setgroups(groups)
+        status = path.stat()
+        assert (status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode)) == (1001, 3000, 0o640)
+        assert path.read_bytes() == b"2"

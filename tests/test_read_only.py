@@ -12,7 +12,7 @@ from samples import ACCOUNT, AT, CALLS, ELSEWHERE, MULTI, MULTI_AT, OAUTH
 from accountstore import AccountStore, ConfigError, Location, StorageConfig, StoreConfig, TokenGrant, UnsupportedError
 from accountstore.backends.readonly import ReadOnlyBackend
 from accountstore.blocking import BlockingAccountStore
-from accountstore.migration import Options, migrate
+from accountstore.migration import Options, migrate, plan, verify
 from accountstore.testing import store_over
 
 if TYPE_CHECKING:
@@ -112,7 +112,9 @@ async def test_it_says_what_it_is(folder: Path) -> None:
 
 
 async def test_one_storage_of_two(folder: Path) -> None:
-    """Documents are copied out of a read-only storage; a move and a migration into it are refused before they write."""
+    """Documents are copied out of a read-only storage; a move and a migration into it are refused before they write,
+    the plan of one likewise; both ends can be compared.
+    """
     storages = {
         "Old": StorageConfig(str(folder / "mail"), read_only=True),
         "New": StorageConfig(str(folder / "new")),
@@ -125,8 +127,10 @@ async def test_one_storage_of_two(folder: Path) -> None:
         assert not await store.exists(there)
         await store.copy(at, there)
         assert await store.get(there) == ACCOUNT
-        with pytest.raises(UnsupportedError, match="'Old' is opened read-only"):
-            await anext(migrate(store, "New:", "Old:", journal=folder / "journal"))
+        for run in (migrate(store, "New:", "Old:", journal=folder / "journal"), plan(store, "New:", "Old:")):
+            with pytest.raises(UnsupportedError, match="'Old' is opened read-only"):
+                await anext(run)
+        assert (await verify(store, "New:", "Old:")).ok is False
         for options in (Options(delete_source=True), Options(lease=30)):
             with pytest.raises(UnsupportedError, match="'Old' is opened read-only, and "):
                 await anext(migrate(store, "Old:", "New:", journal=folder / "journal", options=options))

@@ -16,6 +16,9 @@ from accountstore import Account, AccountStore, Location, StorageConfig, StoreCo
 from accountstore.client import StorageClient
 from accountstore.codecs import JSON
 from accountstore.errors import ConflictError, DeniedError, EncodeError, ExistsError, LocationError, NotFoundError
+from accountstore.scope import Resolver
+from accountstore.storages import Storages
+from accountstore.store import parts_of
 from accountstore.testing import Fault, store_over
 
 if TYPE_CHECKING:
@@ -343,6 +346,27 @@ async def test_a_document_moved_onto_itself_survives(case: str, tmp_path: Path) 
                 except LocationError as error:
                     assert error.location is not None
                 assert await store.get(here) == await store.get(there) == ACCOUNT
+
+
+@pytest.mark.parametrize("codecs", [("json", "msgpack"), ("msgpack", "json")], ids="-".join)
+@pytest.mark.parametrize("tokens", [True, False])
+@pytest.mark.parametrize("document", [ACCOUNT, OAUTH], ids=["password", "OAuth"])
+async def test_a_move_onto_itself_in_another_codec_leaves_the_codec(
+    codecs: tuple[str, str], document: Account, *, tokens: bool
+) -> None:
+    """Two storages with codecs of their own share a backend: a refused move leaves the document as its source reads it,
+    whether the storage tells who wrote it or not.
+    """
+    backend = Recording(write_tokens=tokens)
+    storages = {
+        name: parts_of(store_over({name: backend}, codec=codec))[0].storage(None)
+        for name, codec in zip(("one", "two"), codecs, strict=True)
+    }
+    store = AccountStore(Resolver(Storages(storages, "one")))
+    await store.save(AT, document)
+    with raises(LocationError, location=AT):
+        await store.move(AT, replace(AT, storage="two"))
+    assert await store.get(AT) == document
 
 
 @pytest.mark.parametrize("urls", [("memory://", "memory://"), ("{}/a", "{}/b")], ids=["memory", "two folders"])

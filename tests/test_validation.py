@@ -74,6 +74,17 @@ def test_names_that_are_refused(check: Callable[[str], object], text: str) -> No
     assert len(own) < 4 or own not in str(raised.value)
 
 
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [("a:b", "':'"), ("a\\b", "'\\'"), ("a#1", "'#'"), ("a\nb", "U+000A"), ("a\u2028", "U+2028"), ("\ud800", "U+D800")],
+)
+def test_the_character_that_no_name_has_is_told(text: str, named: str) -> None:
+    """A name is refused for a character by that one, or by its code where it does not show."""
+    with pytest.raises(LocationError) as raised:
+        check_file_name(text)
+    assert str(raised.value).startswith(f"file name: has {named}: no separator, ")
+
+
 @pytest.mark.parametrize("check", [check_file_name, check_storage_name])
 @pytest.mark.parametrize("text", ["", "/", "a/b", "/a", "a/"])
 def test_names_of_files_and_storages_are_one_segment(check: Callable[[str], object], text: str) -> None:

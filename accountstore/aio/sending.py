@@ -11,9 +11,7 @@ class Sending:
 
     _told: bool = False
     sent: bool = True
-
-    def __init__(self) -> None:
-        self._keys: set[str] = set()
+    _keys: frozenset[str] = frozenset()
 
     def hold(self) -> None:
         """Nothing has left yet, unless it was told before that something has."""
@@ -24,7 +22,7 @@ class Sending:
     def release(self, key: str | None = None, /) -> None:
         """It is about to leave, or was just done; of a batch, the write of this key. In any thread."""
         if key is not None:
-            self._keys.add(key)
+            self._keys |= {key}
         self.sent = True
 
     def has_sent(self, key: str, /) -> bool:

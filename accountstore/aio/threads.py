@@ -11,7 +11,7 @@ from sys import modules
 from threading import Lock, Thread
 from time import monotonic
 from types import TracebackType
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from weakref import finalize
 
 from anyio import sleep
@@ -22,10 +22,17 @@ from accountstore.aio.pages import Paged
 from accountstore.aio.sending import hold, releaser
 from accountstore.errors import ClosedError, UnavailableError
 
+if TYPE_CHECKING:
+    import trio
+
 T = TypeVar("T")
 
 _GRACE = 0.25
 """How long, in seconds, a call that was left behind may keep others waiting for its thread."""
+_PUBLICATION = 2.0
+"""How long, in seconds, whoever gives up a write waits for what is just being published: a rename that takes longer
+hangs, as on a file server that does not answer.
+"""
 
 
 class Fence:
@@ -55,6 +62,10 @@ class Fence:
             self._publishing.release()
             return True
         return False
+
+    def suspect(self) -> None:
+        """Count what is just being published as published: nobody waits for it any more."""
+        self._passed(self._key)
 
     def __enter__(self) -> None:
         self._publishing.acquire()
@@ -102,7 +113,8 @@ class ThreadPool:
 
     async def run_fenced(self, function: Callable[[Fence], T], /) -> T:
         """As `run`, for a function that publishes something behind a fence. Where it is doing so when the caller is
-        cancelled, the result comes all the same. Where it has, the write that the caller makes counts as sent.
+        cancelled, the result comes all the same, unless that takes more than two seconds. Where it has, or may have,
+        the write that the caller makes counts as sent.
         """
         hold()
         fence = Fence(releaser())
@@ -130,18 +142,41 @@ class ThreadPool:
                     raise
                 waiter = loop.create_future()
                 call.wake = partial(_set, waiter)
+                end = monotonic() + _PUBLICATION
                 while not waiter.done():
+                    if monotonic() > end:
+                        self._leave_publishing(call)
+                        raise
                     with suppress(modules["asyncio"].CancelledError):  # its outcome is near
-                        await modules["asyncio"].wait((waiter,))
+                        await modules["asyncio"].wait((waiter,), timeout=_PUBLICATION)
         return call.outcome()
 
     async def _run_on_trio(self, call: _Call[T], /) -> None:
-        from trio.lowlevel import Abort, current_task, current_trio_token, reschedule, wait_task_rescheduled
+        from trio import Event, move_on_after
+        from trio.lowlevel import current_task, current_trio_token, reschedule, wait_task_rescheduled
 
         token = current_trio_token()
+        ending = Event()
         call.begin(lambda: token.run_sync_soon(self._end, call), partial(reschedule, current_task()))
         self._submit(call)
-        await wait_task_rescheduled(lambda _: Abort.SUCCEEDED if self._give_up(call) else Abort.FAILED)
+        try:
+            await wait_task_rescheduled(lambda _: self._abort(call, ending))
+        except BaseException:
+            if call.wake is None:
+                raise
+            with move_on_after(_PUBLICATION, shield=True):
+                await ending.wait()
+            if not ending.is_set():
+                self._leave_publishing(call)
+                raise
+
+    def _abort(self, call: _Call[T], ending: trio.Event, /) -> trio.lowlevel.Abort:
+        """Give up a call whose task is cancelled; or have the event set when its publication has ended."""
+        from trio.lowlevel import Abort
+
+        if not self._give_up(call):
+            call.wake = ending.set
+        return Abort.SUCCEEDED
 
     def _submit(self, call: _Call[Any], /) -> None:
         """Have a thread call it. All counts change on the event loop only."""
@@ -163,9 +198,18 @@ class ThreadPool:
             return True
         if call.fence is not None and not call.fence.close():
             return False  # its end is near, and wakes whoever waits
+        self._leave(call)
+        return True
+
+    def _leave(self, call: _Call[Any], /) -> None:
         call.wake = None
         self._left[call] = monotonic()
-        return True
+
+    def _leave_publishing(self, call: _Call[Any], /) -> None:
+        """Leave a call behind whose publication hangs."""
+        if call.fence is not None:
+            call.fence.suspect()
+        self._leave(call)
 
     async def _replace(self) -> None:
         """Where all threads are busy, wait a moment for the calls that were left behind, and then replace a thread."""

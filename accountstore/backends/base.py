@@ -44,6 +44,7 @@ __all__ = (
     "DeniedError",
     "ExistsError",
     "FullError",
+    "LockedError",
     "NotFoundError",
     "NotRegularError",
     "Stat",
@@ -85,6 +86,14 @@ class Version(Struct, frozen=True):
 
     def __rich_repr__(self) -> list[tuple[str, Any]]:
         return [("token", "...")]
+
+
+class LockedError(UnavailableError):
+    """Another process holds the document for a moment: the write has changed nothing.
+
+    A backend that raises it does not wait for long: the store tries again for ten seconds, and waits without a turn
+    among the operations in flight, so that one document that is held keeps no other waiting.
+    """
 
 
 @cache
@@ -137,7 +146,7 @@ class Stat(Struct, frozen=True, gc=False):
     `version` may be None in a `scan`, and in a `stat` of a backend that does not declare `update`; `modified` where the
     storage does not keep it. `write_token` is that of the write which made this state; only `stat` returns it.
     `instead` says what a `scan` has found in a document's place, such as a symbolic link; or of a folder below,
-    whose key ends in `/`, that it may not be read. It is listed as left out.
+    whose key ends in `/`, that it may not be read, or is a link. It is listed as left out.
     """
 
     key: str

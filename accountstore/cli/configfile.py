@@ -15,6 +15,7 @@ from accountstore import AccountStore, ConfigError, StorageConfig, StoreConfig
 from accountstore.config import key_of
 from accountstore.config_file import check_text, config_at, find_config, load_config
 from accountstore.files import locked, read_file, tables_of, written_beside
+from accountstore.sealing.sources import may_be_keys
 
 __all__ = ("add_storage", "check_opens", "file_to_write", "masked", "unset_variables")
 
@@ -157,7 +158,8 @@ def _replace(path: str, old: bytes | None, new: bytes, /) -> None:
 def masked(tree: Mapping[str, Any], /) -> dict[str, Any]:
     """The tree of a configuration file with asterisks for whatever could be a secret.
 
-    URLs show without user and query, options where they are known to be harmless or name a variable.
+    URLs show without user and query, options where they are known to be harmless or name a variable, keys by their file
+    or variable.
     """
     shown = {key: _masked(key, value) for key, value in tree.items() if key != "storages"}
     storages: Any = tree.get("storages", {})
@@ -176,7 +178,16 @@ def _masked_storage(table: Any, /) -> Any:
             shown[key] = StorageConfig(value).redacted_url
         else:
             shown[key] = _masked(key, value)
+            if key == "encryption" and isinstance(value, dict) and "keys" in value:
+                shown[key]["keys"] = _masked_keys(cast("dict[str, Any]", value)["keys"])
     return shown
+
+
+def _masked_keys(source: Any, /) -> Any:
+    """Where the keys of a storage are: paths and variables show, and nothing that may be a key itself."""
+    if isinstance(source, list):
+        return [_masked_keys(one) for one in source]
+    return source if isinstance(source, str) and not may_be_keys(source) else _masked("keys", source)
 
 
 def _masked(name: str, value: Any, /) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from tomllib import loads
@@ -186,20 +187,21 @@ def show(context: typer.Context, as_json: Json = False) -> None:
     """Show the configuration file, masked.
 
     URLs show without user and query. Options show where they are known to be harmless or name an environment variable,
-    as ${NAME}; others are asterisks. Ends with 1 if the configuration cannot be used, or a storage not be opened, and
-    says why. Nothing is reached or made.
+    as ${NAME}, and keys by their file or as env:NAME; others are asterisks. Ends with 1 if the configuration cannot be
+    used, or a storage not be opened, and says why. Nothing is reached or made.
     """
     with exit_codes():
         from accountstore.cli.configfile import masked
 
         path = find_config(context.obj)
         tree = _tree(path)
+        whole = path and os.path.abspath(path)
         if as_json:
-            show_line({"file": path, **masked(tree)})
+            show_line({"file": whole, **masked(tree)})
         else:
             from tomlkit import dumps
 
-            sys.stdout.write(f"# {printable(path) if path else 'no file: what serves without one'}\n")
+            sys.stdout.write(f"# {printable(whole) if whole else 'no file: what serves without one'}\n")
             sys.stdout.write("".join(c if c == "\n" else printable(c) for c in dumps(masked(tree))))
         sys.stdout.flush()
         if not _opens(load_config(context.obj), path):

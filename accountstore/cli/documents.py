@@ -8,8 +8,9 @@ import msgspec
 from msgspec import Raw, Struct
 
 from accountstore import Account, DecodeError, DocumentError, MultiAccount, Secret, TooLargeError
-from accountstore.bodies import is_address
-from accountstore.codecs import JSON
+from accountstore.bodies import is_address, unknown_fields
+from accountstore.cli.exits import print_error
+from accountstore.codecs import JSON, without_mark
 from accountstore.location import Located
 from accountstore.validation import kind_of
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
     from accountstore import Location
 
-__all__ = ("Shown", "kind_at", "read_given", "tree_of")
+__all__ = ("Shown", "kind_at", "read_given", "tree_of", "warn_of_near_misses")
 
 Shown: TypeAlias = "Raw | str | list[Mapping[str, Shown]] | Mapping[str, Shown]"
 """A part of a document to show: its JSON, a mask, several accounts, or an object."""
@@ -58,6 +59,13 @@ def read_given(
     except DocumentError as error:
         raise type(error)(f"{source}: {error}") from None
     return data
+
+
+def warn_of_near_misses(data: bytes, kind: type[Account | MultiAccount], /) -> None:
+    """Name on stderr each field that is kept, but not known, and looks like a known one that is misspelt."""
+    for field, hint in unknown_fields(JSON.decode(data, kind), msgspec.json.decode(without_mark(data))):
+        if "did you mean" in hint:
+            print_error(f"warning: {field}: is not a field here, and is kept{hint}")
 
 
 def _has_mask(part: object, /) -> bool:

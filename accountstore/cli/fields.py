@@ -96,7 +96,8 @@ def _secret(what: str, source: str, /) -> Secret:
     if source == _STDIN:
         return _typed(what) if sys.stdin.isatty() else _piped(what)
     if not os.environ.get(source):
-        raise typer.BadParameter(f"the environment variable {source!r} of the {what} is not set")
+        state = "is empty" if source in os.environ else "is not set"
+        raise typer.BadParameter(f"the environment variable {source!r} of the {what} {state}")
     return Secret(os.environ[source])
 
 
@@ -107,14 +108,17 @@ def _typed(what: str, /) -> Secret:
 
 
 def _piped(what: str, /) -> Secret:
-    """The one line on standard input, without its end."""
-    data = sys.stdin.buffer.read(_LONGEST + 1)
+    """The one line on standard input, without its end, and the byte order mark that a shell may put before it."""
+    data = sys.stdin.buffer.read(_LONGEST + 2)
+    is_too_long = len(data) > _LONGEST + 1  # with a line's end
     try:
-        text = data.decode()
+        text = data.decode("utf-8-sig")
     except UnicodeDecodeError:
         text = ""
     line = text.removesuffix("\n").removesuffix("\r")
     del data, text
-    if not line or "\n" in line or "\0" in line or len(line) > _LONGEST:
+    if is_too_long:
+        raise DecodeError(f"standard input: the {what} is longer than {_LONGEST} bytes")
+    if not line or "\n" in line or "\0" in line:
         raise DecodeError(f"standard input: the {what} must be one line of UTF-8 text")
     return Secret(line)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from datetime import UTC, datetime
+from shlex import join
 from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
@@ -17,13 +18,13 @@ from accountstore.cli.listing import check_documents
 from accountstore.cli.show import console, on_terminal, printable
 from accountstore.config_file import load_config
 from accountstore.sealing.keys import add_key
-from accountstore.sealing.sources import promote
+from accountstore.sealing.sources import promote, same_source
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
     from accountstore import Skipped, StoreConfig
-    from accountstore.rotation import Rotated
+    from accountstore.rotation import Rotated, Sealing
 
     _Results: TypeAlias = AsyncIterator[tuple[Location, Rotated | AccountStoreError]]
     _Documents: TypeAlias = Callable[[AccountStore, Callable[[Skipped], object]], _Results]
@@ -42,8 +43,8 @@ _File = Annotated[str, typer.Argument(metavar="FILE", help="A key file, a JWK Se
 _Folder = Annotated[str, typer.Option("--folder", metavar="FOLDER", help="Only this folder, and those below it.")]
 _EVERY = 1000
 _STARTED = (
-    "a program that was started before `keys rotate --to` seals by the key that came first then: start it again, rotate"
-    " and verify after that, and take the old key out last"
+    "Programs started before `rotate --to` still use the old key. Restart them, then run rotate and verify again;"
+    " remove the old key last."
 )
 _WAY_OUT = ": to seal it, set required = false, rotate, then require it"
 
@@ -126,7 +127,7 @@ def rotate(
             if to is not None and found is not None and found.key_ids[0] != to:
                 raise ConfigError(f"somebody has let another key seal meanwhile ({found.key_ids[0]!r})")
             if to is not None:
-                print_error(_STARTED)
+                _tell_of_old_keys(found)
             return rewrap(store, folder, storage=storage, skipped=skipped)
 
         _run(context, documents, folder, storage)
@@ -151,10 +152,16 @@ def verify(context: typer.Context, storage: StorageArgument = None, folder: _Fol
             if found is not None and len(found.key_ids) > 1:
                 for other in _with_the_same_keys(config, storage):
                     print_error(f"the storage {other!r} has the same keys: verify it, too, before one is taken out")
-                print_error(_STARTED)
+            _tell_of_old_keys(found)
             return verified(store, folder, storage=storage, skipped=skipped)
 
         _run(context, documents, folder, storage)
+
+
+def _tell_of_old_keys(found: Sealing | None, /) -> None:
+    """Say who may still seal by another key than the current one, where there is one and anything is sealed."""
+    if found is not None and found.mode != "unsealing" and len(found.key_ids) > 1:
+        print_error(_STARTED)
 
 
 def _with_the_same_keys(config: StoreConfig, storage: str | None, /) -> list[str]:
@@ -162,7 +169,7 @@ def _with_the_same_keys(config: StoreConfig, storage: str | None, /) -> list[str
     name = storage or config.default_name()
     sealed = {name: each.encryption.sources() for name, each in config.storages.items() if each.encryption is not None}
     mine = sealed.pop(name, [])
-    return [other for other, sources in sealed.items() if any(source in mine for source in sources)]
+    return [other for other, theirs in sealed.items() if any(same_source(one, each) for one in mine for each in theirs)]
 
 
 @keys.command(cls=Command, epilog="accountstore keys reseal\naccountstore keys reseal --before 2026-11-27T05:30:00Z")
@@ -189,7 +196,10 @@ def reseal(
     async def documents(store: AccountStore, skipped: Callable[[Skipped], object]) -> _Results:
         results = resealed(store, folder, storage=storage, before=since, skipped=skipped)
         if start := since or await resume_time(store, folder, storage=storage):
-            print_error(f"--before {start.replace(tzinfo=None).isoformat(timespec='seconds')}Z goes on with this run")
+            words = [*_given("--config", context.obj), "keys", "reseal", *filter(None, [storage])]
+            time = f"{start.replace(tzinfo=None).isoformat(timespec='seconds')}Z"
+            again = join(["accountstore", *words, *_given("--folder", folder), "--before", time])
+            print_error(f"If this is interrupted: {again}")
         else:
             print_error("the storage dates no documents: a run that is killed is begun anew")
         async for result in results:
@@ -197,6 +207,10 @@ def reseal(
 
     with exit_codes():
         _run(context, documents, folder, storage)
+
+
+def _given(option: str, value: str | None, /) -> list[str]:
+    return [option, value] if value else []
 
 
 def _time(text: str, /) -> datetime:

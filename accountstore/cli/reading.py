@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sys
+from shlex import quote
 from typing import Annotated
 
 import msgspec
 import typer
 
-from accountstore import AccountStore, Location
+from accountstore import Account, AccountStore, ExtensionError, Location, MultiAccount
 from accountstore.cli.app import (
     FolderArgument,
     Json,
@@ -51,7 +52,7 @@ def get(
     """
     with exit_codes():
         where = location_of(location)
-        kind = kind_at(where)
+        kind = _kind_at(where)
         data = in_store(context, lambda store: store.read_json(where)).document
         if as_json and reveal and not on_terminal():
             sys.stdout.buffer.write(data.rstrip(b"\n") + b"\n")
@@ -136,7 +137,7 @@ def stat(
     with exit_codes():
         places = [location_of(location) for location in locations]
         for where in places:
-            kind_at(where)
+            _kind_at(where)
 
         async def work(store: AccountStore) -> bool:
             check_storages(store, places)
@@ -144,6 +145,15 @@ def stat(
 
         if not in_store(context, work):
             raise typer.Exit(1)
+
+
+def _kind_at(where: Location, /) -> type[Account | MultiAccount]:
+    """As `kind_at`, whose error leads to the command for what may be a folder."""
+    try:
+        return kind_at(where)
+    except ExtensionError as error:
+        what = f"{error.message}; for folders: accountstore ls {quote(str(where))}"
+    raise ExtensionError(what, location=where)
 
 
 async def _show_stat(store: AccountStore, where: Location, /, *, as_json: bool) -> None:

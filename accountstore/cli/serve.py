@@ -85,6 +85,9 @@ def serve(
             show_default=False,
         ),
     ] = None,
+    insecure_http: Annotated[
+        bool, typer.Option("--insecure-http", help="Take a URL of --refresh that is not https: for tests.")
+    ] = False,
     plain_http: Annotated[
         bool, typer.Option("--plain-http", help="Listen beyond loopback without TLS, as behind a proxy that has it.")
     ] = False,
@@ -111,12 +114,12 @@ def serve(
                 open_file(path).close()
             except OSError as error:
                 raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
-        exchange = _exchange(refresh)
+        exchange = _exchange(refresh, insecure_http=insecure_http)
         config = load_gateway_config(find_gateway_config(gateway))
         _serve(context.obj, config, exchange, host, port, tls_certificate, tls_key)
 
 
-def _exchange(endpoint: str | None, /) -> Exchange | None:
+def _exchange(endpoint: str | None, /, *, insecure_http: bool) -> Exchange | None:
     """The exchange with a provider's token endpoint; never with a URL that a client wrote."""
     if endpoint is None:
         return None
@@ -126,9 +129,11 @@ def _exchange(endpoint: str | None, /) -> Exchange | None:
         failure = ConfigError(str(error))
     else:
         try:
-            return TokenEndpoint(endpoint)
+            return TokenEndpoint(endpoint, insecure_http=insecure_http)
         except ConfigError:
-            raise typer.BadParameter("--refresh takes an https URL, without user or fragment") from None
+            raise typer.BadParameter(
+                "--refresh takes an https URL, without user or fragment (--insecure-http for tests)"
+            ) from None
     raise failure
 
 
@@ -200,8 +205,8 @@ def add_client(
             raise typer.BadParameter(f"this cannot be a client's id: {ID_RULE}")
         if everything and (folder is not None or storage is not None):
             raise typer.BadParameter("--everything goes without --folder and --storage")
-        if storage is not None and storage not in load_config(context.obj).storages:
-            raise ConfigError(f"there is no storage {storage!r} in the configuration: `accountstore --config PATH`")
+        if storage is not None and storage not in (known := load_config(context.obj).storages):
+            raise ConfigError(f"the storage {storage!r} is not configured; known: {', '.join(known)}")
         where = "" if everything else f"tenants/{name}" if folder is None else folder
         path = find_gateway_config(gateway)
         client = Client(secrets=(), folder=where, storage=storage, rights="read" if read_only else "write")

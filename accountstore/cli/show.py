@@ -203,9 +203,13 @@ def show_check(check: Check, /) -> None:
         ("update loses nothing", check.update, check.declared.update),
         ("delete of a version is conditional", check.delete, check.declared.update),
     )
+    why = next((f": {step.unsupported}" for step in check.steps if step.unsupported), "") if check.update else ""
     for name, proven, declared in found:
-        untried = Text("could not be tried", "yellow") if declared else Text("not promised by this storage", "dim")
-        words = {True: Text("proven", "green"), False: Text("NOT KEPT, and refused", "bold red"), None: untried}
+        if check.declared.read_only:
+            untried = Text("not tried, as the storage is read-only", "yellow")
+        else:
+            untried = Text("could not be tried", "yellow") if declared else Text("not promised by this storage", "dim")
+        words = {True: Text("proven", "green"), False: _text(f"NOT KEPT, and refused{why}", "bold red"), None: untried}
         out.print(Text.assemble(f"{name}: ", words[proven]))
     versions = {
         True: Text("yes: old secrets stay there", "yellow"),

@@ -24,7 +24,7 @@ from accountstore import (
 )
 from accountstore.cli.app import Create, Where, app, config_of, done, examples, in_store, location_of, mode_of
 from accountstore.cli.completion import complete_protocol, complete_security
-from accountstore.cli.documents import kind_at, read_given
+from accountstore.cli.documents import kind_at, read_given, warn_of_near_misses
 from accountstore.cli.exits import exit_codes, print_error
 from accountstore.cli.fields import Fields, account_of
 from accountstore.cli.help import Command
@@ -150,7 +150,9 @@ def save(
         elif sys.stdin.isatty():
             _save_answers(context, where, kind, create=create)
         else:
-            _write(context, where, read_given(sys.stdin.buffer, kind, config.max_bytes), create=create)
+            data = read_given(sys.stdin.buffer, kind, config.max_bytes)
+            _write(context, where, data, create=create)
+            warn_of_near_misses(data, kind)
         done(f"saved {where}")
 
 
@@ -257,6 +259,7 @@ def _save_edited(
         return False
     compact = msgspec.json.format(data, indent=-1)
     portal.call(lambda: store.save_json(where, compact, mode=version))
+    warn_of_near_misses(data, kind)
     return True
 
 

@@ -19,11 +19,11 @@ import os
 import re
 from collections.abc import Mapping
 from math import inf
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, cast
 
 import msgspec
 from msgspec import Struct, field
-from msgspec.structs import force_setattr, replace
+from msgspec.structs import asdict, force_setattr, replace
 
 from accountstore import ConfigError, Location, LocationError, Secret
 from accountstore.files import check_private, open_file, read_open, tables_of
@@ -58,6 +58,9 @@ class Client(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     def __repr__(self) -> str:
         return f"Client(folder={self.folder!r}, storage={self.storage!r}, rights={self.rights!r})"
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        return [("folder", self.folder), ("storage", self.storage), ("rights", self.rights)]
 
 
 class Limits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -94,6 +97,15 @@ class GatewayConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     def __post_init__(self) -> None:
         force_setattr(self, "keys", tuple(map(Secret, self.keys)))
 
+    def __repr__(self) -> str:
+        return f"GatewayConfig({', '.join(f'{name}={value!r}' for name, value in self.__rich_repr__())})"
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        clients = cast("object", self.clients)  # in whose place anything may stand yet
+        named = cast("Mapping[str, object]", clients) if isinstance(clients, Mapping) else {}
+        shown = {name: client if isinstance(client, Client) else ... for name, client in named.items()}
+        return [*(asdict(self) | {"clients": shown}).items()]
+
     def check(self, *, without_clients: bool = False) -> None:
         """Raise `ConfigError` unless it can be used; the message begins with the key. Clients need keys."""
         if not self.keys and not without_clients:
@@ -109,7 +121,7 @@ class GatewayConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         }
         for name, number in numbers.items():
             if not 0 < number < inf:
-                raise ConfigError(f"{name}: must be more than 0")
+                raise ConfigError(f"{name}: must be more than 0, and finite")
 
 
 def _check_client(name: str, client: Client, /) -> None:
@@ -126,7 +138,7 @@ def _check_client(name: str, client: Client, /) -> None:
         raise ConfigError(f"{where}.secrets: one is not an argon2 hash")
     for key, number in (("rate", client.rate), ("concurrency", client.concurrency)):
         if number is not None and not 0 < number < inf:
-            raise ConfigError(f"{where}.{key}: must be more than 0")
+            raise ConfigError(f"{where}.{key}: must be more than 0, and finite")
 
 
 def find_gateway_config(path: str | None = None, /) -> str:

@@ -79,7 +79,7 @@ def plan(
     key_file: Path | None = None,
     options: Options | None = None,
 ) -> Migration:
-    """Say what `migrate` would do, document by document, and change nothing. As `migrate`.
+    """Say what `migrate` would do, document by document, and change nothing. As `migrate`, and refused as that is.
 
     What would be copied is read, as it may be refused. A journal that is there is consulted; awaited, the report has
     the outcomes.

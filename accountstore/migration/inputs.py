@@ -40,7 +40,7 @@ class Others:
     def add(self, end: str, place: Place, skipped: Skipped, /) -> None:
         """A listing has left this out."""
         name = place.name_of(skipped.path)
-        if name.endswith("/"):
+        if not name or name.endswith("/"):  # a folder below, or the place itself
             self._unread += (name,)
             self.found.append(Other(end, name, "failed", skipped.reason))
         elif self._wants(name):

@@ -69,7 +69,7 @@ def check_places(store: AccountStore, job: Job, /) -> None:
     are_nested = comparable and (urls[0].startswith(urls[1]) or urls[1].startswith(urls[0]))
     if are_nested or _is_in(urls[0], urls[1]) or _is_in(urls[1], urls[0]):
         raise LocationError(f"{job.source} and {job.target} are one place, or one lies in the other")
-    if job.action != "migrate":
+    if job.action == "verify":
         return
     able, options = store.capabilities(job.target.storage), job.options
     if able.read_only:
@@ -81,13 +81,18 @@ def check_places(store: AccountStore, job: Job, /) -> None:
     if options.writes == "conditional" and not (able.create and able.update):
         raise UnsupportedError(
             f"storage {target.name!r} has no conditional writes, so a document that changes there meanwhile could be"
-            " overwritten: writes='blind' (--blind) does so"
+            " overwritten: writes='blind' (`migrate --blind`) does so"
         )
     if options.lease is not None and not from_able.update:
         raise UnsupportedError(f"storage {source.name!r} cannot compare and swap, which a lease needs")
     if options.delete_source and not from_able.update:
         needs = named("delete_source")
         raise UnsupportedError(f"storage {source.name!r} cannot delete on a condition, which {needs} needs")
+    if options.delete_source and target.options.get("follow_links"):
+        raise UnsupportedError(
+            f"storage {target.name!r} follows links, and what it has may be one to the source, which"
+            f" {named('delete_source')} would delete: leave follow_links out for the move"
+        )
     if options.mirror_deletes and not able.update:
         needs = named("mirror_deletes")
         raise UnsupportedError(f"storage {target.name!r} cannot delete on a condition, which {needs} needs")

@@ -94,7 +94,7 @@ class AwsKmsKeys:
             if "alias/" in each:
                 raise ConfigError("aws-kms: key: give its ARN or id, for an alias may point at another one tomorrow")
         if not 0 < timeout < inf:
-            raise ConfigError("aws-kms: timeout: must be more than 0 seconds")
+            raise ConfigError("aws-kms: timeout: must be more than 0 seconds, and finite")
         _check_credentials(options)
         # The store repeats what may be repeated.
         retries = {"total_max_attempts": 1}

@@ -89,6 +89,8 @@ def _read(path: str, /) -> SecretBytes:
         with open_file(path) as file:
             check_private(file)
             return read_open(file, limit=_MAX_BYTES)
+    except FileNotFoundError:
+        raise ConfigError("does not exist: `accountstore keys new FILE` makes one") from None
     except OSError as error:
         raise ConfigError(f"cannot be read ({type(error).__name__})") from None
 
@@ -126,27 +128,18 @@ def promote_key(path: str | os.PathLike[str], key_id: str, /) -> None:
     _edit(path, promote, make=False)
 
 
-def _make_durable(folder: str, /) -> None:
-    """A key must be on the disk under its name before it seals anything."""
-    if os.name == "posix":
-        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
-
-
 def _edit(path: str | os.PathLike[str], change: Callable[[_Members], _Members], /, *, make: bool) -> None:
     """Replace a file of keys in one step. Its new version is a lock, too: two at a time would lose one's key."""
     temporary = ""
     try:
         path = os.path.realpath(os.path.expanduser(path))
         temporary = f"{path}.new"
+        os.scandir(os.path.dirname(path)).close()  # which `_make_durable` opens when it is too late to refuse
         fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     except FileExistsError:
         raise ConfigError(f"{temporary} is there: somebody changes the keys, or a crash has left it") from None
     except (OSError, ValueError) as error:
-        raise ConfigError(f"cannot be written ({type(error).__name__})") from None
+        raise _unchanged(path, error) from None
     try:
         with open(fd, "wb") as file:
             members = _members(_read(path)) if os.path.exists(path) or not make else []
@@ -158,7 +151,33 @@ def _edit(path: str | os.PathLike[str], change: Callable[[_Members], _Members], 
             own_as(path, fd)
             os.fsync(fd)
         os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
+    except BaseException as error:
+        with suppress(OSError):
+            os.unlink(temporary)
+        if isinstance(error, OSError):
+            raise _unchanged(path, error) from None
         raise
-    _make_durable(os.path.dirname(path))
+    _make_durable(path)
+
+
+def _make_durable(path: str, /) -> None:
+    """A key must be on the disk under its name before it seals anything."""
+    try:
+        if os.name == "posix":
+            fd = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+    except OSError as error:
+        raise ConfigError(
+            f"{path} was changed, but its folder cannot be synced ({_reason(error)}): a crash may undo it"
+        ) from None
+
+
+def _unchanged(path: str | os.PathLike[str], error: Exception, /) -> ConfigError:
+    return ConfigError(f"{path} cannot be written ({_reason(error)}): nothing was changed")
+
+
+def _reason(error: Exception, /) -> str:
+    return getattr(error, "strerror", None) or type(error).__name__

@@ -165,9 +165,9 @@ class Sealer:
         """The content keys, wrapped by the key that seals now."""
         return await self._ask_for(sealed, self.ring.rewrap)
 
-    async def proven(self, writes: Sequence[Write], /) -> list[Write | SealError]:
-        """The same writes, of sealed documents; of one that does not open by what the providers unwrap now, the error:
-        it must not replace what opens.
+    async def proven(self, writes: Sequence[Write], current: tuple[str, str], /) -> list[Write | SealError]:
+        """The same writes, of sealed documents; of one that another key than the current one seals, or that does not
+        open by what the providers unwrap now, the error: it must not replace what opens.
         """
         results: list[Write | SealError] = [*writes]
         if self.mode == "unsealing":
@@ -181,6 +181,12 @@ class Sealer:
                 one = None
             if one is None:
                 results[i] = _unproven()
+            elif (one.key.algorithm, one.key.key_id) != current:
+                results[i] = KeyProviderError(
+                    f"the key provider has wrapped it by another key than {current[1]!r}, which seals: the document was"
+                    " left as it was",
+                    key_id=one.key.key_id,
+                )
             else:
                 sealed[i] = one
         for i, key in (await self._ask_for(sealed, self.ring.unwrap_anew)).items():

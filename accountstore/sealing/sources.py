@@ -28,8 +28,9 @@ if TYPE_CHECKING:
 _SERVICES: Mapping[str, str] = {"transit": "transit", "aws-kms": "aws_kms"}
 """The modules of key services by their names in the configuration, which are those of their extras, too."""
 _PREFIX = "env:"
-_LIKE_KEYS = re.compile(r'[{}"\n]|[\w+=-]{40,}')
-"""Text that may be a key or a set of keys, as `${NAME}` brings it where `env:NAME` is meant."""
+_LIKE_KEYS = re.compile(r"""[{}"\n]|[\w+=-]{43}|(?:\A|/)[\w+/=~:,'\\\s-]{22,}\Z""", re.ASCII)
+"""Text that may be a set of keys, have one of 32 bytes, or be one of 16 or more in base64 or hexadecimal."""
+_VARIABLE = re.compile(r"env:[A-Z]+(_[A-Z0-9]+)+")
 
 
 class _Service(Protocol):
@@ -69,9 +70,33 @@ def _open_source(source: Any, /) -> KeyProvider:
         return _provider(source)
     except ConfigError as error:
         what = error.message
-    if isinstance(source, str) and _LIKE_KEYS.search(source):
-        raise ConfigError("keys: looks like keys, which are not shown: name the file that has them, or env:NAME")
+    if isinstance(source, str) and may_be_keys(source):
+        raise ConfigError(
+            "keys: looks like keys, which are not shown, and no such file can be read: name the file that has them, or"
+            " env:NAME"
+        )
     raise ConfigError(f"keys: {source}: {what}" if isinstance(source, str) else f"keys: {what}")
+
+
+def may_be_keys(source: str, /) -> bool:
+    """Whether a source may be keys, as `${NAME}` brings them where `env:NAME` is meant: what follows the folders that
+    are there is looked at, for the configuration's own comes before.
+    """
+    path = folder = os.path.expanduser(source)
+    if os.path.lexists(path) or _VARIABLE.fullmatch(source) or source.removeprefix(_PREFIX) in os.environ:
+        return False
+    while folder and not os.path.isdir(folder):
+        folder = os.path.dirname(folder)
+    return _LIKE_KEYS.search(path[len(folder.rstrip("/")) :]) is not None
+
+
+def same_source(one: Any, other: Any, /) -> bool:
+    """Whether two sources are one, be it one key file under two names."""
+    if isinstance(one, str) and isinstance(other, str):
+        paths = os.path.expanduser(one), os.path.expanduser(other)
+        if all(map(os.path.exists, paths)):
+            return os.path.samefile(*paths)
+    return bool(one == other)
 
 
 def promote(encryption: Encryption | None, key_id: str, /) -> None:

@@ -163,6 +163,8 @@ def store_over(
     """
     if not isinstance(cast("object", backends), Mapping) or not backends:
         raise TypeError("store_over takes opened backends by their storages' names, such as {'main': MemoryBackend()}")
+    if codec not in CODECS:
+        raise ValueError(f"codec must be one of {', '.join(CODECS)}")
     storages: dict[str, Storage] = {}
     for name, backend in backends.items():
         client = StorageClient(name, backend, RetryPolicy(timeout, attempts), limit=max_bytes)

@@ -1,5 +1,6 @@
-"""Accounts over HTTP with FastAPI: `uvicorn fastapi_service:app`, `ETAG_KEY` being a secret of all its processes.
+"""Accounts over HTTP with FastAPI: `uvicorn fastapi_service:app --no-access-log`, as that log has names of documents.
 
+`ETAG_KEY` in the environment is a secret of all its processes.
 Each tenant has a folder; which tenant asks, a proxy has proven and says in a header.
 """
 

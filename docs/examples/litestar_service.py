@@ -1,5 +1,6 @@
-"""Accounts over HTTP with Litestar: `uvicorn litestar_service:app`, `ETAG_KEY` being a secret of all its processes.
+"""Accounts over HTTP with Litestar: `uvicorn litestar_service:app --no-access-log`, as that log has names of documents.
 
+`ETAG_KEY` in the environment is a secret of all its processes.
 Bodies are bytes for `from_json`, which refuses a mask in a secret's place, a misspelt field and a key that is there
 twice: of an `Account` in a signature Litestar would take all three.
 """

@@ -7,6 +7,7 @@ import fcntl
 import os
 import shutil
 import stat
+import struct
 import tempfile
 import tracemalloc
 from collections import Counter, deque
@@ -35,6 +36,7 @@ OLD = b"the old document"
 NEW = b"the new document"
 OLD_VERSION = digest(OLD)
 OUTSIDE = b"a document outside the root"
+ACL = "system.posix_acl_access"
 LEFTOVER = f"{RESERVED_PREFIX}0123456789abcdef.tmp"
 
 Call: TypeAlias = "Callable[[Files, str, Version], object]"
@@ -197,10 +199,28 @@ def test_what_is_no_document_or_no_folder_is_refused(
     if place == "document":
         assert error is (errors.ExistsError if name == "create" else errors.NotRegularError)
         assert listed(files) == {KEY, "other/a.account"}
-    else:  # a delete may take a folder that is none for a missing one
-        assert error in {errors.NotRegularError, None if name in DELETES else errors.NotRegularError}
+    else:
+        assert error is errors.NotRegularError
+        told = {stat.key: stat.instead for page in files.scan(path.name, recursive=True) for stat in page}
+        assert told == {f"{path.name}/": "a file or a symbolic link"}
     assert (path.lstat().st_ino, path.lstat().st_mode) == (odd.st_ino, odd.st_mode)
     assert state(tmp_path) == before
+
+
+def test_linked_folder_that_is_followed_is_read_and_not_changed(root: Path) -> None:
+    """With `follow_links` documents in a linked folder are read; nothing is written or removed there, and no such call
+    passes for done. A listing tells of the folder, and does not go into it.
+    """
+    (root / "linked").symlink_to("mail")
+    for name, to in (("loop", "loop"), ("dangling", "nowhere")):
+        (root / name).symlink_to(to)
+    files, key = Files(str(root), follow_links=True), "linked/a.account"
+    for name in CALLS:
+        assert failure(name, files, key) is (None if name in READS else errors.NotRegularError)
+    assert (root / KEY).read_bytes() == OLD
+    for recursive, folder in ((True, KEY), (False, "mail/")):
+        found = {stat.key: stat.instead for page in files.scan("", recursive=recursive) for stat in page}
+        assert found == {folder: "", **dict.fromkeys(("linked/", "loop", "dangling"), "a symbolic link")}
 
 
 def test_control_plain_access_follows_links(root: Path, outside: Path) -> None:
@@ -262,6 +282,31 @@ def test_shared_document_is_read_and_replaced(root: Path, files: Files, tmp_path
     assert files.read(KEY, limit=LIMIT).data == NEW
     assert stat.S_IMODE((root / KEY).stat().st_mode) == 0o644
     assert (tmp_path / "second").read_bytes() == OLD
+
+
+@pytest.mark.skipif(not hasattr(os, "setxattr"), reason="this system has no POSIX ACLs")
+@pytest.mark.parametrize("mode", [0o600, 0o640], ids=oct)
+@pytest.mark.parametrize("name", ["overwrite", "swap", "write_many"])
+def test_document_that_is_replaced_keeps_its_acl(root: Path, system: System, name: str, mode: int) -> None:
+    """An ACL that keeps the owning group out still does after a write; without it the mode would let the group in."""
+    who = 0xFFFFFFFF
+    entries = [(1, 6, who), (2, 4, 1002), (4, 0, who), (16, 4, who), (32, 0, who)]  # user 1002 may read, the group not
+    acl = struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *entry) for entry in entries)
+    try:
+        os.setxattr(root / KEY, ACL, acl)
+    except OSError as error:
+        pytest.skip(f"no ACL can be set here: {error}")
+    assert stat.S_IMODE((root / KEY).stat().st_mode) == 0o640
+    assert failure(name, Files(str(root), calls=system, file_mode=mode)) is None
+    assert (root / KEY).read_bytes() == NEW
+    assert os.getxattr(root / KEY, ACL) == acl
+
+
+def test_documents_without_bits_for_a_group_cost_no_look_for_an_acl(files: Files, system: System) -> None:
+    """The private documents that this library makes are replaced without a further system call."""
+    files.write(ABSENT, NEW, "create")
+    files.write(ABSENT, OLD, "overwrite")
+    assert not system.calls["getxattr"]
 
 
 def test_mode_that_the_umask_has_taken_is_durable(files: Files, system: System) -> None:

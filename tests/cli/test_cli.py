@@ -57,9 +57,10 @@ from accountstore import (
     Version,
 )
 from accountstore.backends.memory import MemoryBackend
+from accountstore.check import Check, Step
 from accountstore.cli.commands import app
 from accountstore.cli.prompts import ask_document
-from accountstore.cli.show import show_entries
+from accountstore.cli.show import show_check, show_entries
 from accountstore.codecs import JSON
 
 if TYPE_CHECKING:
@@ -88,10 +89,13 @@ def test_save_takes_a_document_only_under_the_extension_of_its_kind(
 
 @pytest.mark.parametrize("name", [".account", ".multi.account", "x.Account", "x.account.txt", "x"])
 def test_every_command_refuses_other_extensions_before_any_io(name: str) -> None:
-    """A name that ends in neither extension is refused, and no storage is opened."""
+    """A name that ends in neither extension is refused, and no storage is opened; `get` leads to the listing."""
     for command in ("save {}", "get {}", "get --json {}", "rm {}", "cp {} new/", "mv {} new/"):
         refusal = run(*command.format(name).split(), stdin=SINGLE).refusal
-        assert refusal == f"{name}: the file name must end in .account or .multi.account, with a name before it"
+        folders = f"; for folders: accountstore ls {name}" if command.startswith("get") else ""
+        assert refusal == (
+            f"{name}: the file name must end in .account or .multi.account, with a name before it{folders}"
+        )
         assert not Path("first").exists()
 
 
@@ -447,6 +451,16 @@ def test_check_does_not_deny_what_it_could_not_try(monkeypatch: pytest.MonkeyPat
     assert "not all names of documents were looked at" in answer.out
 
 
+def test_check_of_a_read_only_storage_says_what_it_did_not_try() -> None:
+    """Where nothing may be written no promise is tried, which is not to say that the storage has none."""
+    Path("read").mkdir()
+    configure(f"{CONFIG}\n[storages.Read]\nurl = 'read'\nread_only = true\n")
+    answer = run("check", "Read")
+    assert answer.code == 0
+    for promise in ("create has one winner", "update loses nothing", "delete of a version is conditional"):
+        assert f"{promise}: not tried, as the storage is read-only\n" in answer.out
+
+
 def test_ls_and_check_name_what_no_location_names(tree: None) -> None:
     """Documents that other programs have named are told, ten by name, with what is wrong; the exit code is 0."""
     for name in ("e\u0301.account", "mail/a#b.account", "DOMAIN\\me.account", "a:\n.account"):
@@ -498,6 +512,14 @@ def test_check_of_a_storage_that_ignores_conditions_ends_with_one(monkeypatch: p
     assert "create has one winner: proven" in answer.out
 
 
+def test_check_says_why_a_storage_does_not_take_a_condition(capsys: pytest.CaptureFixture[str]) -> None:
+    """What a backend refuses to try is told in its words, beside that it is not kept."""
+    step = Step("delete of the version before", "", 0.1, "obstore alone cannot do this; install: it")
+    show_check(Check("Fast", True, True, False, None, (step,), MemoryBackend().capabilities))
+    out = " ".join(capsys.readouterr().out.split())
+    assert "delete of a version is conditional: NOT KEPT, and refused: obstore alone cannot do this; install: it" in out
+
+
 A = '[storages.a]\nurl = "a"\n'
 
 
@@ -536,7 +558,12 @@ def test_the_configuration_is_chosen_on_the_command_line_or_by_the_environment(m
     assert run("storages").out.splitlines()[2].startswith("named")
     assert run("--config", "given.toml", "storages").out.splitlines()[2].startswith("given")
     refusal = run("--config", "missing.toml", "storages").refusal
-    assert refusal == "missing.toml: cannot be read (FileNotFoundError)"
+    assert refusal == "missing.toml: does not exist: `accountstore storages add NAME URL` makes one"
+    Path("folder").mkdir()
+    refusal = run("--config", "folder", "ls").refusal
+    assert refusal == (
+        "folder: is a folder, no file: a folder of documents is a storage's url there, or in Python a StorageConfig's"
+    )
 
 
 NAMES = (

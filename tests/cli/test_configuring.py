@@ -165,7 +165,7 @@ def test_mode_and_links_of_the_file_stay(tmp_path: Path) -> None:
     ("arguments", "reason"),
     [
         (["Archive", "x"], "there is a storage 'Archive' already"),
-        (["a:b", "x"], "'a:b': storage: has a separator"),
+        (["a:b", "x"], "'a:b': storage: has ':': no separator"),
         (["b", ""], "storages.b.url: the url is empty"),
         (["b", "c:folder"], "storages.b.url: the url must be scheme://... or a folder"),
         (["b", "x", "--codec", "yaml"], "storages.b.codec: unknown codec 'yaml'"),
@@ -317,11 +317,24 @@ def test_config_show_masks_what_could_be_secret(monkeypatch: pytest.MonkeyPatch)
     answer = run("config", "show")
     assert (answer.code, answer.err.count("\n"), "storages.a.options: unknown " in answer.err) == (1, 1, True)
     assert "CANARY" not in answer.everything
-    assert answer.out.startswith("# accountstore.toml\n")
+    assert answer.out.startswith(f"# {FILE.absolute()}\n")
     assert tomllib.loads(answer.out) == {"default": "a", "storages": {"a": expected}}
     shown = run("config", "show", "--json")
-    assert json.loads(shown.out) == {"file": "accountstore.toml", "default": "a", "storages": {"a": expected}}
+    assert json.loads(shown.out) == {"file": str(FILE.absolute()), "default": "a", "storages": {"a": expected}}
     assert "CANARY" not in shown.everything
+
+
+def test_config_show_says_where_keys_are() -> None:
+    """Files and variables with keys show; what may be a key itself does not, nor what a key service is told."""
+    key, stars = "CANARY" * 7, "**********"
+    listed = f"""["env:KEYS", "{key}", '{{"k": "CANARY"}}', {{ token = "{key}" }}]"""
+    for_a = '[storages.a]\nurl = "a"\nencryption = { keys = "~/mail/keys.jwks" }\n'
+    configure(f'{for_a}[storages.b]\nurl = "b"\nencryption = {{ keys = {listed} }}\n')
+    shown = run("config", "show", "--json")
+    assert "CANARY" not in shown.out
+    storages = json.loads(shown.out)["storages"]
+    assert storages["a"]["encryption"] == {"keys": "~/mail/keys.jwks"}
+    assert storages["b"]["encryption"] == {"keys": ["env:KEYS", stars, stars, {"token": stars}]}
 
 
 def test_config_show_of_what_serves_without_a_file() -> None:
@@ -409,7 +422,8 @@ def test_config_show_of_no_configuration_is_one_line(text: str) -> None:
     assert (answer.code, answer.crash) == (1, "")
     assert answer.err.count("\n") == 1
     assert "CANARY" not in answer.everything
-    assert run("--config", "nope.toml", "config", "show").refusal == "nope.toml: cannot be read (FileNotFoundError)"
+    missing = run("--config", "nope.toml", "config", "show").refusal
+    assert missing == "nope.toml: does not exist: `accountstore storages add NAME URL` makes one"
 
 
 def test_a_name_that_steers_a_terminal_shows_as_its_escape() -> None:

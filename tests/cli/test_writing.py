@@ -22,7 +22,7 @@ from running import HUNG, PYTHON
 for package in ("pty", "typer", "click", "rich", "tomlkit"):
     pytest.importorskip(package)
 
-from commandline import CANARIES, CONFIG, MULTI, SINGLE, Terminal, configure, document_at, files, run, start
+from commandline import CANARIES, CONFIG, MULTI, PASSWORD, SINGLE, Terminal, configure, document_at, files, run, start
 
 from accountstore import AccountStore, Location, Version
 from accountstore.cli import editor
@@ -34,6 +34,31 @@ pytestmark = pytest.mark.usefixtures("home")
 PLACE = ("save", "a.account", "--host", "imap.example.com")
 LOGIN = (*PLACE, "--port", "993", "--login", "me")
 STDIN = b"CANARY-typed"
+
+
+def test_a_misspelt_field_is_kept_and_told() -> None:
+    """A field that is not known and near a known one is saved as it is, and named with the one that may be meant, also
+    within a multi account; a field that is near none is no news, and no value shows.
+    """
+    pair = {"login": "me", "password": "CANARY-1", "pasword": "CANARY-2", "ofTomorrow": "CANARY-3"}
+    given = {
+        "host": "imap.example.com",
+        "port": 993,
+        "securityOption": "CANARY-4",
+        "credentials": {"discriminator": "EmailClientAccountPasswordCredentials", **pair},
+    }
+    answer = run("save", "a.account", stdin=given)
+    told = "accountstore: warning: {}: is not a field here, and is kept; did you mean {!r}?"
+    assert (answer.code, answer.out) == (0, "")
+    assert answer.err.splitlines() == [
+        told.format("$.securityOption", "securityOptions"),
+        told.format("$.credentials.pasword", "password"),
+    ]
+    assert document_at("a.account") == given
+    answer = run("save", "a.multi.account", stdin={"receiveAccounts": [given], "sendAccount": PASSWORD})
+    assert answer.code == 0
+    assert "$.receiveAccounts[0].securityOption: " in answer.err
+    assert "CANARY" not in answer.err
 
 
 @pytest.mark.parametrize("end", [b"", b"\n", b"\r\n"])
@@ -131,12 +156,30 @@ def test_options_need_a_host_and_a_single_account() -> None:
     assert files() == []
 
 
-@pytest.mark.parametrize("given", [b"", b"\n", b"CANARY\nCANARY\n", b"\xffCANARY", b"CANARY\0", b"x" * 70_000])
+@pytest.mark.parametrize("given", [b"", b"\n", b"CANARY\nCANARY\n", b"\xffCANARY", b"CANARY\0", b"\xef\xbb\xbf\n"])
 def test_standard_input_that_is_no_secret_is_refused(given: bytes) -> None:
     """A secret is one line of text; no message shows it."""
     answer = run(*LOGIN, "--password-stdin", stdin=given)
     assert answer.refusal == "standard input: the password must be one line of UTF-8 text"
     assert files() == []
+
+
+def test_a_secret_on_standard_input_is_bounded_and_has_no_byte_order_mark() -> None:
+    """What is longer is told so, also where it is cut within a character; a mark before it is no part of it."""
+    for given in (b"x" * 400_000, b"x" + "\u00e9".encode() * 40_000):
+        answer = run(*LOGIN, "--password-stdin", stdin=given)
+        assert answer.refusal == "standard input: the password is longer than 65536 bytes"
+    assert files() == []
+    assert run(*LOGIN, "--password-stdin", stdin=b"\xef\xbb\xbfCANARY\r\n").code == 0
+    assert document_at("a.account")["credentials"]["password"] == "CANARY"
+
+
+def test_a_variable_that_is_empty_is_not_one_that_is_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An empty variable in a secret's place is wrong usage, and said to be empty."""
+    monkeypatch.setenv("EMPTY", "")
+    answer = run(*LOGIN, "--password-env", "EMPTY")
+    assert answer.code == 2
+    assert "'EMPTY' of the password is empty" in " ".join(answer.err.replace("│", " ").split())
 
 
 def test_options_are_checked_as_json_is() -> None:

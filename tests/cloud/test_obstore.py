@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 from base64 import b64encode
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Literal
@@ -52,14 +53,15 @@ GOOGLE = Target("gcs", "obstore")
 # --- what it cannot do ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("conditions", ["probe", "trust"])
 @by_obstore
-async def test_obstore_alone(stub: Stub, target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_obstore_alone(stub: Stub, target: Target, conditions: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the service's fsspec package everything works but a conditional delete, versions and the filesystem,
-    which name the package to install; and `check` finds nothing wrong.
+    which name the package to install, also where conditions are probed; and `check` finds nothing wrong, and names it.
     """
-    config, backend = target.config(stub.url), await backend_of(target, stub)
+    config, backend = target.config(stub.url, conditions=conditions), await backend_of(target, stub)
     hide_package_of(monkeypatch, target.service)
-    install = f"install: pip install 'accountstore\\[{target.service}\\]'"
+    install = f"obstore alone cannot do this; install: pip install 'accountstore\\[{target.service}\\]'"
     async with AccountStore.open(config) as store:
         version = await store.save(AT, OLD, mode="create")
         version = await store.save(AT, NEW, mode=version)
@@ -74,6 +76,11 @@ async def test_obstore_alone(stub: Stub, target: Target, monkeypatch: pytest.Mon
         check = await store.check()
         assert check.ok
         assert (check.create, check.update, check.delete, check.versioned) == (True, True, False, None)
+        named = {step.name: step.unsupported for step in check.steps if step.unsupported}
+        assert re.fullmatch(install, named.pop("delete of the version before"))
+        assert not named
+        with pytest.raises(UnsupportedError, match=install):
+            await store.delete(AT, version=version)
         await store.delete(AT)
         assert not await store.exists(AT)
     assert await backend.versioned() is None

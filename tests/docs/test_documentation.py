@@ -12,6 +12,7 @@ from collections import Counter
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
+from secrets import token_hex
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -23,10 +24,21 @@ from msgspec.structs import replace
 from running import HUNG, PYTHON
 from samples import ACCOUNT, RICH
 
-from accountstore import AccountStore, Location, OAuthCredentials, StorageConfig, StoreConfig, registry, to_json
+from accountstore import (
+    AccountStore,
+    AccountStoreError,
+    Location,
+    NotFoundError,
+    OAuthCredentials,
+    StorageConfig,
+    StoreConfig,
+    registry,
+    to_json,
+)
 from accountstore.backends.base import Backend
 from accountstore.backends.memory import MemoryBackend
 from accountstore.config_file import load_config
+from accountstore.rotation import rewrap
 from accountstore.testing import store_over
 
 if TYPE_CHECKING:
@@ -42,14 +54,14 @@ RUN = {
     "documents.md": {"python": 2},
     "encryption.md": {"console": 2, "toml": 1},
     "errors.md": {"python": 1},
-    "examples.md": {"text": 4, "python": 1},
+    "examples.md": {"sh": 6, "text": 4, "python": 1},
     "gateway.md": {"sh": 1, "python": 1, "toml": 1},
     "migration.md": {"sh": 1, "python": 1},
     "observing.md": {"python": 2},
     "reading.md": {"python": 2},
     "refresh.md": {"text": 2, "python": 2},
     "service.md": {"python": 3},
-    "storages.md": {"toml": 1},
+    "storages.md": {"toml": 2},
     "store.md": {"python": 2},
     "testing.md": {"python": 3},
     "tutorial.md": {"toml": 3, "sh": 9, "python": 2, "text": 2},
@@ -59,9 +71,9 @@ examples in test_examples.py, all others here.
 """
 
 NEEDS = {
-    "gateway.md": "starlette",
-    "observing.md": "structlog",
-    "refresh.md": "httpx2",
+    "gateway.md": ("starlette", "uvicorn"),
+    "observing.md": ("opentelemetry.sdk", "structlog"),
+    "refresh.md": ("httpx2",),
 }
 ACCOUNT_JSON = RICH.decode()
 
@@ -82,9 +94,8 @@ def test_each_block_is_of_a_kind_that_is_run() -> None:
 @pytest.mark.parametrize("page", [page for page, counts in RUN.items() if "python" in counts and page != "examples.md"])
 def test_python_blocks_run(page: str, names: Any) -> None:
     """The Python blocks of a page run in their order, each with the names of those before it."""
-    for package in (NEEDS.get(page), "opentelemetry.metrics" if page == "observing.md" else None):
-        if package is not None:
-            pytest.importorskip(package)
+    for package in NEEDS.get(page, ()):
+        pytest.importorskip(package, exc_type=ImportError)
     names(f"docs/{page}")
 
 
@@ -219,6 +230,22 @@ async def test_cache_example_keeps_what_it_is_told_and_no_longer(names: Any) -> 
                 await anyio.sleep(0.01)
 
 
+@pytest.mark.anyio
+@pytest.mark.parametrize("error", [NotFoundError("no"), KeyboardInterrupt(), ExceptionGroup("mine", [ValueError()])])
+async def test_cache_example_leaves_an_error_in_its_block_as_it_is(names: Any, error: BaseException) -> None:
+    """What is raised in the block comes out of it, alone, also where documents are kept; nothing is left of these."""
+    cached, store = names("docs/reading.md")["cached"], store_over({"m": MemoryBackend()})
+    await store.save(Location("a.account"), ACCOUNT)
+    caches: list[Any] = []
+    with pytest.raises(type(error)) as caught:
+        async with cached(store, seconds=1000) as cache:
+            caches.append(cache)
+            await cache.get(Location("a.account"))
+            raise error
+    assert caught.value is error
+    assert caches[0]._kept == {}
+
+
 def test_migration_example_moves_what_it_includes(names: Any, tmp_path: Path) -> None:
     """The example of a run copies the team's documents and no others."""
     move_accounts = names("docs/migration.md")["move_accounts"]
@@ -297,11 +324,60 @@ async def test_object_store_example_opens(tmp_path: Path, monkeypatch: pytest.Mo
             assert store.capabilities().update
 
 
+@pytest.mark.once
+@pytest.mark.anyio
+@pytest.mark.parametrize("engine", ["fsspec", "obstore"])
+async def test_the_example_of_a_server_of_ones_own_reaches_it(
+    engine: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moto: Server
+) -> None:
+    """With its endpoint the configuration reaches a real server by either engine, once the bucket is there."""
+    for package in ("httpx2", "obstore", "s3fs"):
+        pytest.importorskip(package)
+    import httpx2
+
+    monkeypatch.setenv("AWS_KEY", "canary")
+    monkeypatch.setenv("AWS_SECRET", "canary")
+    address, bucket = moto.options["endpoint_url"], f"own-{token_hex(4)}"
+    text = blocks("docs/storages.md", "toml")[1].text.replace("http://127.0.0.1:9000", address)
+    path = tmp_path / "accountstore.toml"
+    path.write_text(f'{text}engine = "{engine}"\n'.replace("bucket", bucket))
+    async with AccountStore.open(path) as store, httpx2.AsyncClient() as http:
+        with pytest.raises(AccountStoreError):
+            await store.exists(Location("me.account"))
+        assert (await http.put(f"{address}/{bucket}")).is_success
+        assert (await store.check()).ok
+
+
+def _expiring() -> OAuthCredentials:
+    ends = datetime.now(UTC) + timedelta(hours=1)
+    return OAuthCredentials(login="me", refresh_token="r", access_token="a", expires_at=ends)
+
+
+def test_the_line_of_the_crontab_runs(tmp_path: Path) -> None:
+    """It asks nobody for a token that is valid for long enough."""
+    for package in ("typer", "httpx2"):
+        pytest.importorskip(package)
+    (line,) = [block.text for block in blocks("docs/refresh.md", "text") if "* * * *" in block.text]
+    command = line.removeprefix("*/5 * * * * ")
+    (tmp_path / "accountstore.toml").write_text('[storages.Mail]\nurl = "accounts"\n')
+    (tmp_path / "accounts" / "mail").mkdir(parents=True)
+    document = to_json(replace(ACCOUNT, credentials=_expiring()), reveal=True)
+    (tmp_path / "accounts" / "mail" / "me.account").write_bytes(document)
+    assert run(["bash", "-ec", command], tmp_path, **on_path(tmp_path)) == ""
+
+
+def test_open_telemetry_example_shows_a_span(tmp_path: Path) -> None:
+    """What it does is on the terminal as a span."""
+    pytest.importorskip("opentelemetry.sdk", exc_type=ImportError)
+    (example, _) = (block.text for block in blocks("docs/observing.md", "python"))
+    started = "import anyio\nfrom accountstore.config_file import load_config\nanyio.run(serve, load_config(None))"
+    output = run([*PYTHON, "-c", f"{example}\n{started}"], tmp_path, **on_path(tmp_path))
+    assert '"name": "accountstore.exists"' in output
+
+
 async def _refreshed(access_token: Any) -> str:
     store = store_over({"m": MemoryBackend()})
-    ends = datetime.now(UTC) + timedelta(hours=1)
-    credentials = OAuthCredentials(login="me", refresh_token="r", access_token="a", expires_at=ends)
-    await store.save(Location("x.account"), replace(ACCOUNT, credentials=credentials))
+    await store.save(Location("x.account"), replace(ACCOUNT, credentials=_expiring()))
     return str(await access_token(store, Location("x.account")))
 
 
@@ -314,7 +390,8 @@ def test_access_token_example_returns_a_valid_one(names: Any) -> None:
 @pytest.mark.anyio
 async def test_encryption_example_seals_and_opens_without_this_library(tmp_path: Path) -> None:
     """The command makes a key file, the configuration seals by it, and the two commands of another tool open the
-    document and say where it belongs (where `jose` is installed).
+    document and say where it belongs (where `jose` is installed). With `seal = false` in place of `required` it can be
+    made plain.
     """
     pytest.importorskip("typer")
     console = blocks("docs/encryption.md", "console")
@@ -327,6 +404,11 @@ async def test_encryption_example_seals_and_opens_without_this_library(tmp_path:
         sealed = (tmp_path / "email.account").read_bytes()
         assert b"discriminator" not in sealed
         assert (await store.read_json(Location("email.account"))).document == RICH
+    config.write_text(config.read_text().replace("required = true", "seal = false"))
+    async with AccountStore.open(config) as store:
+        assert len([done async for done in rewrap(store)]) == 1
+    assert (tmp_path / "email.account").read_bytes() == RICH
+    (tmp_path / "email.account").write_bytes(sealed)
     if shutil.which("jose") is None:
         pytest.skip("no command jose: install the package of your distribution")
     contents, place = [await to_thread.run_sync(partial(run, ["bash", "-ec", line], tmp_path)) for line in opens]
@@ -372,6 +454,41 @@ def test_the_cut_over_runs(tmp_path: Path) -> None:
     assert not [*(tmp_path / "old").rglob("*.account")]
     copied = {f"{number}.account" for number in range(last + 1)}
     assert {file.name for file in there.iterdir()} == {"me.account", "mine.account"} | copied
+
+
+@pytest.mark.once
+def test_the_way_back_from_a_migration(tmp_path: Path) -> None:
+    """What the page says of going back, with its command and its options: what is new at New is copied, what has
+    changed there is a conflict until it may be overwritten, and what was deleted there stays at Old.
+    """
+    pytest.importorskip("typer")
+    (tmp_path / "accountstore.toml").write_text(
+        'default = "Old"\n[storages.Old]\nurl = "old"\n[storages.New]\nurl = "new"\n'
+    )
+    text = (ROOT / "docs" / "migration.md").read_text().partition("*Going back.*")[2].partition("\n\n")[0]
+    back, again = re.findall(r"`(accountstore migrate [^`]+|--resume [^`]+)`", text)
+    old, new = tmp_path / "old" / "mail", tmp_path / "new" / "mail"
+    old.mkdir(parents=True)
+    for name in ("same", "changed", "deleted"):
+        (old / f"{name}.account").write_text(ACCOUNT_JSON)
+
+    def migrated(command: str) -> dict[str, int]:
+        done = run(["bash", "-c", f"{command}; echo code: $?"], tmp_path, **on_path(tmp_path))
+        return {word: int(number) for word, number in re.findall(r"^ *([a-z]+):? +(\d+)", done, re.MULTILINE)}
+
+    assert migrated("accountstore migrate Old:mail New:mail") == {"copied": 3, "code": 0}
+    changed = ACCOUNT_JSON.replace('"port":1', '"port":2')
+    (new / "changed.account").write_text(changed)
+    (new / "new.account").write_text(ACCOUNT_JSON)
+    (new / "deleted.account").unlink()
+    assert migrated(back) == {"copied": 1, "same": 1, "conflict": 1, "foreign": 1, "code": 3}
+    assert migrated(f"{back} {again}") == {"changed": 1, "same": 2, "foreign": 1, "code": 0}
+    assert {file.name: file.read_text() == changed for file in old.iterdir()} == {
+        "same.account": False,
+        "changed.account": True,
+        "deleted.account": False,
+        "new.account": False,
+    }
 
 
 @pytest.mark.once

@@ -21,7 +21,7 @@ import pytest
 from anyio.from_thread import start_blocking_portal
 from cloudtls import make_authority, tls_before
 from gatewayservers import free_port
-from markdown import ROOT, at_home, blocks, run
+from markdown import ROOT, at_home, blocks, on_path, run
 from msgspec.structs import replace
 from running import HUNG, PYTHON
 from samples import ACCOUNT
@@ -159,6 +159,31 @@ def test_the_services_answer(name: str, needs: str, home: Path) -> None:
         assert http.get("/ready").json() == {"status": "ready"}
         (home / "accounts" / "tenants" / "a" / "mail" / "me.account").write_bytes(b"{")
         assert http.get("/accounts/mail/me.account", headers=a).status_code == 500
+
+
+COMMANDS = [block.text.replace("PATH_OF_THE_CLONE", str(ROOT)) for block in blocks("docs/examples.md", "sh")]
+
+
+@pytest.mark.once
+@pytest.mark.parametrize(("number", "needs"), [(0, "fastapi"), (1, "litestar"), (2, "django")])
+def test_the_commands_of_a_service_start_and_try_it(number: int, needs: str, home: Path) -> None:
+    """What the page has a reader type installs what the program imports, starts it, and is answered: a service of ASGI
+    prints no name of a document.
+    """
+    for package in (needs, "typer"):
+        pytest.importorskip(package)
+    port = free_port()
+    begin, ask = (text.replace("8000", str(port)) for text in COMMANDS[2 * number :][:2])
+    install, *lines = begin.splitlines()
+    assert re.fullmatch(rf"pip install '?{ROOT}(\[cli\])?'? {needs}( uvicorn)?", install)
+    variable, _, command = lines.pop().partition(") ")
+    started = "\n".join([*lines, f"export {variable})", f"exec {command}"])
+    environment = {**on_path(home), "PYTHONPATH": "", "ACCOUNTSTORE_CONFIG": str(home / "accountstore.toml")}
+    with program("bash", "-ec", started, port=port, **environment):
+        answers = re.findall(r"^HTTP/1.1 (\d+)", run(["bash", "-ec", ask], home, **environment), re.MULTILINE)
+    assert answers == (["200", "404"] if needs == "django" else ["201", "200"])
+    if needs != "django":
+        assert "me.account" not in Path("program.log").read_text()
 
 
 @pytest.mark.once

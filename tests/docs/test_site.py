@@ -6,9 +6,11 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from contextlib import contextmanager
 from functools import partial
+from html import unescape
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -123,6 +125,61 @@ def test_the_search_finds(text: str, where: str, page: Page, site: str) -> None:
     page.goto(f"{site}search.html?q=xyzzyxyzzy")
     page.get_by_text("did not match any documents").wait_for()
     assert page.locator("#search-results li").count() == 0
+
+
+def text_of(file: Path) -> str:
+    """The text of a page of the site."""
+    main = file.read_text(encoding="utf-8").partition("<article")[2].partition("</article>")[0]
+    return unescape(re.sub("<[^>]+>", "", main))
+
+
+def mangled(text: str) -> list[str]:
+    """What a builder has made of typed text: other dashes and quotes than a shell or Python reads, half a sentence for
+    a type.
+    """
+    return re.findall(r"^.*[\u2018-\u201d].*$|^.*\u2013[a-z].*$|^Type:$", text, re.MULTILINE)
+
+
+def test_no_page_changes_what_was_typed() -> None:
+    """Options have two dashes and quotes are straight, also in what comes from docstrings and from the command line's
+    help; no beginning of an attribute's description is taken for its type. The control: each of these is seen.
+    """
+    if "ACCOUNTSTORE_SITE" not in os.environ:
+        pytest.skip("no site: ACCOUNTSTORE_SITE names none")
+    assert len(PAGES) > 20
+    assert {name: found for name in PAGES if (found := mangled(text_of(SITE / name)))} == {}
+    for bad in ("check \u2013all", "check \u201cFirst Storage\u201d", "it\u2019s", "1: else.\n\nType:\n0"):
+        assert mangled(bad)
+    assert mangled("1 \u2013 2 --all: 'Type: 0'") == []
+
+
+def test_the_page_of_the_commands_has_each_example_as_code() -> None:
+    """Each command's examples are lines of code on the page, a remark behind one is a comment, and each command of a
+    list has its whole sentence.
+    """
+    if "ACCOUNTSTORE_SITE" not in os.environ:
+        pytest.skip("no site: ACCOUNTSTORE_SITE names none")
+    pytest.importorskip("typer")
+    from typer.main import get_command
+
+    from accountstore.cli.commands import app
+
+    def below(group: Any) -> Iterator[Any]:
+        for command in getattr(group, "commands", {}).values():
+            yield command
+            yield from below(command)
+
+    commands = list(below(get_command(app)))
+    assert len(commands) > 25
+    file = SITE / "commands.html"
+    code = re.findall("<pre>(.*?)</pre>", file.read_text(encoding="utf-8"), re.DOTALL)
+    lines = [line for block in code for line in unescape(re.sub("<[^>]+>", "", block)).splitlines()]
+    words = " ".join(text_of(file).split())
+    for command in commands:
+        for example in (command.epilog or "").splitlines():
+            assert re.sub(r"   \((.*)\)$", r"   # \1", example) in lines
+        sentence = " ".join(command.help.partition("\n\n")[0].replace("`", "").split())
+        assert f"{command.name}: {sentence}" in words
 
 
 BAD = """<!doctype html><title> </title><body><main><h1>One</h1><h1>Two</h1><h4 id=x>Deep</h4>

@@ -6,7 +6,7 @@ import time
 from base64 import b64encode
 from collections import Counter
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import anyio
 import pytest
@@ -526,8 +526,10 @@ async def test_a_client_of_what_is_not_there_is_refused(store: AccountStore) -> 
 
 
 def test_secrets_of_a_configuration_do_not_show() -> None:
-    """Neither keys nor hashes show in a representation."""
-    text = repr(configured())
+    """Neither keys nor hashes show in a representation, also where a dict stands in a client's place."""
+    config = configured()
+    shown = [client(), config, GatewayConfig(keys=config.keys, clients=cast("Any", {"a": {"secrets": [HASH]}}))]
+    text = repr(shown) + repr([one.__rich_repr__() for one in shown])
     assert KEY not in text
     assert HASH not in text
 

@@ -223,7 +223,7 @@ def test_a_client_is_added_where_no_file_can_be_locked(tmp_path: Path, monkeypat
         (["new", "--folder", "../x"], 1, "a segment is '.' or '..'"),
         (["new", "--folder", "/x"], 1, "a segment is empty"),
         (["new", "--folder", "x" * 300], 1, "longer than 255 bytes"),
-        (["new", "--storage", "nowhere"], 1, "there is no storage 'nowhere'"),
+        (["new", "--storage", "nowhere"], 1, "the storage 'nowhere' is not configured; known: "),
         (["there"], 1, "there is a client 'there' already"),
         (["new", "--everything", "--folder", "x"], 2, "--everything goes without"),
     ],
@@ -308,11 +308,13 @@ def test_a_file_that_cannot_be_written_is_told(tmp_path: Path) -> None:
         (["--tls-key", "x"], 2, "belong together"),
         (["--port", "70000"], 2, "65535"),
         (["--refresh", "gogle"], 2, "--refresh takes an https URL"),
+        (["--refresh", "http://127.0.0.1/token"], 2, "(--insecure-http for tests)"),
+        (["--refresh", "http://127.0.0.1/token", "--insecure-http", "--gateway", "no.toml"], 1, "add-client NAME"),
         (["--gateway", "no.toml"], 1, "add-client NAME"),
     ],
 )
 def test_serve_refuses_what_is_not_safe(arguments: list[str], code: int, message: str) -> None:
-    """Beyond loopback it wants TLS, or an explicit word; and a configuration."""
+    """Beyond loopback it wants TLS, or an explicit word, as for a token endpoint without; and a configuration."""
     result = run("serve", *arguments)
     assert result.exit_code == code
     assert message in " ".join(result.stderr.split())

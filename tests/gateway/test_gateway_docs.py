@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+import signal
+import socket
 import subprocess
 import sysconfig
 import time
@@ -13,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from gateways import BASE, HASH, PASSWORD, request_of
 from gatewayservers import free_port
-from running import HUNG
+from running import HUNG, PYTHON
 
 from accountstore import AccountStore
 from accountstore.gateway import load_gateway_config
@@ -42,6 +44,34 @@ async def test_the_mounted_example_serves() -> None:
             assert (await http.put(BASE, json=request_of(PASSWORD))).status_code == 401
             assert (await http.put(BASE, json=request_of(PASSWORD), headers={"x-tenant": "a"})).status_code == 200
         assert [entry.location.path async for entry in store.list(recursive=True)] == ["tenants/a/a.account"]
+
+
+def _answers(port: int) -> bool:
+    with socket.socket() as client:
+        return client.connect_ex(("127.0.0.1", port)) == 0
+
+
+@pytest.mark.once
+def test_the_mounted_example_starts_as_it_stands(tmp_path: Path) -> None:
+    """The example is a program: it serves until Ctrl-C, and prints no name of a document."""
+    text, port = re.findall(r"```python\n(.*?)```", DOCS, re.DOTALL)[0], free_port()
+    assert "port=8080" in text
+    (tmp_path / "service.py").write_text(text.replace("port=8080", f"port={port}"))
+    with (
+        subprocess.Popen(
+            [*PYTHON, "service.py"], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        ) as process,
+        httpx.Client(base_url=f"http://127.0.0.1:{port}/mail", headers={"x-tenant": "a"}) as http,
+    ):
+        try:
+            while not _answers(port):
+                assert process.poll() is None
+                time.sleep(0.05)
+            assert http.put(BASE, json=request_of(PASSWORD)).status_code == 200
+        finally:
+            process.send_signal(signal.SIGINT)
+            output, _ = process.communicate(timeout=HUNG)
+    assert (process.returncode, "Traceback" in output, "account" in output) == (0, False, False), output
 
 
 def test_the_example_of_a_configuration_is_one(tmp_path: Path) -> None:

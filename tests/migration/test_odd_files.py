@@ -13,11 +13,11 @@ from cloudtargets import TARGETS, Target
 from doubles import Recording
 from migrating import SOURCE, TARGET, account, config, files, found, once, outcomes_of, put, source, target
 
-from accountstore import AccountStore, DeniedError, StorageConfig, StoreConfig
+from accountstore import AccountStore, DeniedError, Location, StorageConfig, StoreConfig, UnsupportedError
 from accountstore.backends.local.syscalls import SystemCalls
 from accountstore.backends.memory import MemoryBackend
 from accountstore.codecs import JSON
-from accountstore.migration import Options, migrate, plan, read_report
+from accountstore.migration import Options, Place, migrate, plan, read_report
 from accountstore.testing import Fault, FaultyBackend, store_over
 
 if TYPE_CHECKING:
@@ -98,6 +98,19 @@ async def test_a_folder_that_became_a_link_loses_no_copy(tmp_path: Path) -> None
         assert await outcomes_of(run) == {"team": "foreign", "team/a.account": "refused", "z.account": "same"}
         assert run.report.exit_code == 1
         assert await found(store, target("team/a.account")) == "a"
+
+
+async def test_a_source_that_became_a_link_is_told(tmp_path: Path) -> None:
+    """A link in the source's own place is no empty folder: the run is not all right."""
+    async with AccountStore.open(config(tmp_path)) as store:
+        await store.save(source("a.account"), account("a"))
+        await once(store, tmp_path)
+        folder = tmp_path / "old" / "mail"
+        folder.rename(tmp_path / "elsewhere")
+        folder.symlink_to(tmp_path / "elsewhere")
+        run = migrate(store, SOURCE, TARGET, **files(tmp_path))
+        assert await outcomes_of(run) == {"": "failed", "a.account": "refused"}
+        assert run.report.exit_code == 1
 
 
 class Decomposing(MemoryBackend):
@@ -234,6 +247,19 @@ async def test_odd_keys_of_each_service_are_told(stub: Stub, tmp_path: Path, eng
         words = {outcome.name: outcome.outcome async for outcome in run}
     assert words == odd | {"good.account": "copied"}
     assert [path.name for path in (tmp_path / "new").rglob("*.account")] == ["good.account"]
+
+
+async def test_a_link_to_the_source_is_no_copy_of_it(tmp_path: Path) -> None:
+    """What a target that follows links has may be a link to the source itself: nothing is moved there."""
+    storage = StorageConfig(str(tmp_path), options={"follow_links": True})
+    places = Place("old"), Place("new")
+    async with AccountStore.open(StoreConfig(storages={"main": storage})) as store:
+        await store.save(Location("a.account", folder="old"), account("a"))
+        (tmp_path / "new").mkdir()
+        (tmp_path / "new" / "a.account").symlink_to("../old/a.account")
+        with pytest.raises(UnsupportedError, match="follow_links"):
+            await migrate(store, *places, options=Options(delete_source=True), **files(tmp_path))
+        assert await store.get(Location("a.account", folder="old")) == account("a")
 
 
 @pytest.mark.parametrize("end", ["source", "target"])

@@ -566,6 +566,37 @@ async def test_a_batch_that_is_given_up_tells_which_documents_were_not_made(root
     assert [path.name for path in root.rglob("*.account")] == [AT.file_name]
 
 
+@pytest.mark.parametrize("ended", ["deadline", "closed"])
+@pytest.mark.parametrize("name", ["save", "save_many", "delete"])
+async def test_a_publication_that_hangs_does_not_outlive_its_deadline(
+    root: Path, name: str, ended: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file server stops answering while a document is renamed or removed: the call ends all the same, soon after its
+    deadline or the store's end, as an `UncertainError`, and what hangs ends in a thread of its own.
+    """
+    monkeypatch.setattr("accountstore.aio.threads._PUBLICATION", 0.05)
+    slow = Slow("unlink" if name == "delete" else "rename")
+    store = store_over({"main": LocalBackend(Files(str(root), calls=slow))}, timeout=HUNG)
+    deadlines = parts_of(store)[0].storage(None).client.calls.deadlines
+    failures: list[AccountStoreError] = []
+
+    async def call() -> None:
+        try:
+            await PUBLISHED[name](store)
+        except AccountStoreError as error:
+            failures.append(error)
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(call)
+        await until(slow.entered)
+        with anyio.fail_after(HUNG / 2):
+            await (store.aclose() if ended == "closed" else deadlines.end_all())
+    assert not slow.release.is_set()
+    assert [type(failure) for failure in failures] == [UncertainError]
+    slow.release.set()
+    await store.aclose()
+
+
 async def test_a_cancelled_read_does_not_wait_for_a_slow_disk(root: Path) -> None:
     """A read is dropped when it is cancelled: the call ends while the disk has not answered, and the store goes on."""
     slow = Slow("read")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime, timedelta
 from inspect import isawaitable
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -284,9 +285,18 @@ async def test_a_storage_without_compare_and_swap_is_refused() -> None:
     assert backend.log == []
 
 
-@pytest.mark.parametrize("code", ["invalid_grant", "invalid_client", "interaction_required canary"])
-async def test_a_refusal(store: AccountStore, code: str) -> None:
-    """The provider's refusal is raised with its code, if it is one of the RFC's; the document is free and the same."""
+@pytest.mark.parametrize(
+    ("code", "advice"),
+    [
+        ("invalid_grant", r"\(invalid_grant\): the user must sign in again"),
+        ("invalid_client", r"\(invalid_client\): look at the client's id and its secret"),
+        ("interaction_required canary", r"\(other\)"),
+    ],
+)
+async def test_a_refusal(store: AccountStore, code: str, advice: str) -> None:
+    """The provider's refusal is raised with its code, if it is one of the RFC's, and says what to do, where that is
+    known; the document is free and the same.
+    """
     await store.save(AT, oauth("R0"))
 
     async def refuse(credentials: OAuthCredentials) -> TokenGrant:
@@ -295,6 +305,7 @@ async def test_a_refusal(store: AccountStore, code: str) -> None:
     with raises(RefusedError, location=AT, code=code if "canary" not in code else "other") as caught:
         await store.refresh(AT, refuse)
     assert "canary" not in str(caught.value)
+    assert re.search(f"{advice}$", caught.value.message)
     assert isinstance(caught.value, PermissionError)
     assert not caught.value.temporary
     assert (tokens(await store.get(AT)), await leases(store)) == (("R0", None), {})

@@ -127,7 +127,8 @@ def test_one_that_fails_does_not_keep_the_others(folder: Path, asked: tuple[str,
     """The exit code tells, and a line for each on stderr."""
     code, out, err = run(folder, "--insecure-http", "--all", "main:")
     assert (code, out) == (1, "")
-    assert err == "accountstore: main:c/bad.account: the provider refused the exchange (invalid_grant)\n"
+    refused = "the provider refused the exchange (invalid_grant): the user must sign in again"
+    assert err == f"accountstore: main:c/bad.account: {refused}\n"
     assert tokens(asked) == ["bad", "old", "one", "two"]
 
 

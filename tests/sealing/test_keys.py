@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import stat
@@ -110,6 +111,47 @@ def test_two_at_a_time_lose_no_key(tmp_path: Path) -> None:
     with raises(ConfigError, "cannot be written"):
         add_key(tmp_path / "none" / "keys.jwks")
     assert os.listdir(tmp_path) == ["keys.jwks"]
+
+
+@pytest.mark.parametrize(
+    ("call", "failure"),
+    [("fsync", errno.ENOSPC), ("replace", errno.EBUSY), ("scandir", errno.EACCES), ("fchown", errno.EIO)],
+)
+def test_what_the_system_refuses_names_the_file(
+    call: str, failure: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full disk, a file that is a mount of its own, a folder that cannot be opened: the error says that nothing was
+    changed, which is so, and the next change is possible.
+    """
+    path = write_keys(tmp_path / "keys.jwks", "old", "new")
+
+    def refuse(*_: object) -> None:
+        raise OSError(failure, os.strerror(failure))
+
+    for change in (lambda: add_key(path), lambda: promote_key(path, "new")):
+        with monkeypatch.context() as refusing:
+            refusing.setattr(f"os.{call}", refuse)
+            with raises(ConfigError, rf"{path} cannot be written \({os.strerror(failure)}\): nothing was changed"):
+                change()
+        assert (list(read_keys(path)), os.listdir(tmp_path)) == (["old", "new"], ["keys.jwks"])
+        change()
+        write_keys(tmp_path / "keys.jwks", "old", "new")
+
+
+def test_a_folder_that_cannot_be_synced_is_told_with_the_key_that_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file was changed, and the error says so: whether that outlasts a crash nobody knows."""
+    path = write_keys(tmp_path / "keys.jwks", "old")
+
+    def sync(fd: int) -> None:
+        if stat.S_ISDIR(os.fstat(fd).st_mode):
+            raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr("os.fsync", sync)
+    with raises(ConfigError, rf"{path} was changed, but its folder cannot be synced \(Input/output error\)"):
+        add_key(path, "new")
+    assert (list(read_keys(path)), os.listdir(tmp_path)) == (["old", "new"], ["keys.jwks"])
 
 
 def test_many_at_a_time_lose_no_key(tmp_path: Path) -> None:
@@ -612,6 +654,36 @@ async def test_what_does_not_open_replaces_nothing(call: Any, service_wraps: boo
     service.swaps = False
     assert [(await backend.read(at.path, limit=10**6)).data for at in places] == before
     assert [cast("Rotated", result).outcome for _, result in await drained(call(store))] == ["written"] * 4
+
+
+@pytest.mark.parametrize("wraps_by", ["k", "k3"])
+@pytest.mark.parametrize("call", [rewrap, reseal])
+@pytest.mark.parametrize("kind", [Service, Rewrapping])
+async def test_what_another_key_wraps_than_was_said_replaces_nothing(
+    kind: type[Service], call: Any, wraps_by: str
+) -> None:
+    """A service that wraps by another version than the one that it calls current is told by a rotation, which reports
+    no document as written by that; the next one goes on.
+    """
+    service = kind()
+    backend = MemoryBackend()
+    store = sealed_over({"main": backend}, {"main": with_service(service)})
+    await store.save(AT, ACCOUNT)
+    before = (await backend.read(AT.path, limit=10**6)).data
+
+    async def current() -> str:
+        return "k2"
+
+    service.key_id = wraps_by
+    with pytest.MonkeyPatch.context() as saying:
+        saying.setattr(service, "current", current)
+        [(_, found)] = await drained(call(store))
+    assert isinstance(found, errors.KeyProviderError)
+    assert (found.location, found.key_id) == (AT, wraps_by)
+    assert "by another key than 'k2', which seals" in str(found)
+    assert (await backend.read(AT.path, limit=10**6)).data == before
+    service.key_id = "k2"
+    assert await drained(call(store)) == [(AT, Rotated("written", ("k2",)))]
 
 
 async def test_a_slow_service_ends_with_the_deadline() -> None:

@@ -41,6 +41,11 @@ encryption = {{ keys = "keys.jwks", {more} }}
 url = "plain"
 """
 
+STARTED = (
+    "accountstore: Programs started before `rotate --to` still use the old key. Restart them, then run rotate and"
+    " verify again; remove the old key last.\n"
+)
+
 
 @pytest.fixture(autouse=True)
 def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -140,10 +145,10 @@ def test_a_rotation_from_the_first_command_to_the_last() -> None:
     run("new", "keys.jwks", "--id", "new")
     verified = run("verify")
     assert (verified.exit_code, verified.stdout) == (0, "2 current\n")
-    assert "start it again" in verified.stderr
+    assert verified.stderr == STARTED
     rotated = run("rotate", "--to", "new")
     assert (rotated.exit_code, rotated.stdout) == (0, "2 written\n")
-    assert "started before `keys rotate --to` seals by the key that came first then" in rotated.stderr
+    assert rotated.stderr == STARTED
     assert kid(AT.path) == "new"
     assert list(read_keys("keys.jwks")) == ["new", "old"]
     assert run("rotate").stdout == "2 current\n"
@@ -154,10 +159,21 @@ def test_a_rotation_from_the_first_command_to_the_last() -> None:
     assert Path("mail", AT.path).read_bytes() != before
 
 
+@pytest.mark.parametrize(("keys", "more"), [(("old", "new"), "seal = false"), (("old",), "required = true")])
+def test_old_keys_are_told_of_only_where_one_may_still_seal(keys: tuple[str, ...], more: str) -> None:
+    """Where nothing is sealed any more, or there is one key, neither `verify` nor `rotate --to` tells of another."""
+    fill()
+    write_keys(Path("keys.jwks"), *keys)
+    configured(more)
+    assert run("verify").stderr.count("Programs started") == 0
+    assert run("rotate", "--to", "old").stderr == ""
+
+
 def test_a_killed_resealing_goes_on_with_the_time_that_it_told() -> None:
     """`reseal` tells the time for `--before`, by which it leaves what it has written and nothing that was there."""
     fill()
-    told = re.fullmatch(r"accountstore: --before (\S+) goes on with this run\n", run("reseal").stderr)
+    again = "accountstore: If this is interrupted: accountstore keys reseal"
+    told = re.fullmatch(rf"{again} --before (\S+)\n", run("reseal").stderr)
     assert told is not None
     assert told[1].endswith("Z")
     start = datetime.fromisoformat(told[1])
@@ -171,7 +187,9 @@ def test_a_killed_resealing_goes_on_with_the_time_that_it_told() -> None:
     resumed = run("reseal", "--before", same)
     assert (resumed.stdout, resumed.stderr) == ("1 current, 1 written\n", told[0])
     for end in ("0001-01-01T00:00:00Z", "9999-12-31T23:59:59Z"):
-        assert run("reseal", "--before", end).stderr == f"accountstore: --before {end} goes on with this run\n"
+        assert run("reseal", "--before", end).stderr == f"{again} --before {end}\n"
+    below = run("reseal", "Mail", "--folder", AT.folder).stderr
+    assert re.fullmatch(rf"{again} Mail --folder {AT.folder} --before \S+\n", below)
 
 
 def test_a_key_that_does_not_come_first_is_not_made_to_seal(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -231,6 +249,23 @@ def test_verify_names_the_other_storages_with_the_keys() -> None:
     assert [name for name in ("Archive", "Other", "Plain") if f"the storage {name!r} has the same" in found.stderr] == [
         "Archive"
     ]
+
+
+@pytest.mark.parametrize("other", ["./keys.jwks", "link.jwks", "../{here}/keys.jwks", "~/keys.jwks", "{whole}"])
+def test_verify_knows_a_key_file_by_every_name(other: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another storage that names the file in another way has the same keys; one with a copy of it has its own."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    fill()
+    run("new", "keys.jwks")
+    Path("link.jwks").symlink_to("keys.jwks")
+    write_keys(Path("copy.jwks"), "old")
+    path = other.format(here=tmp_path.name, whole=tmp_path / "keys.jwks")
+    with Path("accountstore.toml").open("a") as file:
+        file.write(f'[storages.Archive]\nurl = "archive"\nencryption = {{ keys = "{path}" }}\n')
+        file.write('[storages.Copy]\nurl = "copy"\nencryption = { keys = "copy.jwks" }\n')
+    told = run("verify").stderr
+    assert "the storage 'Archive' has the same keys" in told
+    assert "'Copy'" not in told
 
 
 def test_verify_fails_where_a_key_is_still_needed() -> None:

@@ -19,7 +19,7 @@ import pytest
 from doubles import BatchMemory, Recording, drained, raises
 from msgspec.structs import replace
 from running import HUNG, PYTHON
-from samples import ACCOUNT, AT, MULTI, MULTI_AT, RICH, next_port
+from samples import ACCOUNT, AT, ELSEWHERE, MULTI, MULTI_AT, RICH, next_port
 from sealed import KEYS, sealed_over, sealer, static, write_keys
 
 from accountstore import (
@@ -145,6 +145,24 @@ async def test_a_plain_storage_is_sealed_and_made_plain_again() -> None:
     assert await outcomes(rewrap(back)) == {"written": 12}
     assert await outcomes(verify(back)) == {"current": 12}
     assert {at: (await backend.read(at.path, limit=LIMIT)).data for at in PLACES} == before
+
+
+@pytest.mark.parametrize("kind", [MemoryBackend, BatchMemory])
+@pytest.mark.parametrize("call", [rewrap, reseal])
+async def test_a_document_that_no_store_reads_is_left(call: Any, kind: type[MemoryBackend]) -> None:
+    """A plain document of more than `max_bytes`, which a sealed file may have, is an error of the call and of `verify`,
+    and stays as it was: sealed, nothing would open it. The others beside it are sealed.
+    """
+    backend = kind()
+    store = sealed_over({"main": backend}, {"main": sealer(mode="optional")}, max_bytes=1000)
+    large = RICH.rstrip()[:-1] + b"," + b" " * 20_000 + b'"x": 1}'
+    for at, data in ((AT, large), (ELSEWHERE, RICH)):
+        await backend.write(at.path, data, mode="overwrite")
+    assert await outcomes(verify(store)) == {"TooLargeError": 1, "stale": 1}
+    assert await outcomes(call(store)) == {"TooLargeError": 1, "written": 1}
+    assert (await backend.read(AT.path, limit=LIMIT)).data == large
+    back = sealed_over({"main": backend}, {"main": sealer(mode="unsealing")}, max_bytes=1000)
+    assert await outcomes(rewrap(back)) == {"current": 1, "written": 1}
 
 
 async def test_a_plain_document_with_an_envelopes_fields_is_plain() -> None:

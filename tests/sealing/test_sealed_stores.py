@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import sys
+from base64 import b64encode, encodebytes, urlsafe_b64encode
 from itertools import permutations
+from math import inf
+from random import Random
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -32,6 +35,7 @@ from accountstore.backends.memory import MemoryBackend
 from accountstore.codecs import JSON, is_sealed
 from accountstore.config_file import load_config
 from accountstore.sealing import StaticKeys
+from accountstore.sealing.sources import promote
 from accountstore.testing import FaultyBackend, store_machine, store_over
 
 if TYPE_CHECKING:
@@ -393,7 +397,7 @@ def test_the_files_of_a_key_service_lie_beside_the_configuration(tmp_path: Path)
 
 
 FAULTS: dict[str, tuple[dict[str, Any], str]] = {
-    "no file": ({"keys": "none.jwks"}, r"encryption\.keys: none.jwks: cannot be read \(FileNotFoundError\)"),
+    "no file": ({"keys": "none.jwks"}, r"encryption\.keys: none.jwks: does not exist: `accountstore keys new FILE`"),
     "readable by others": ({"keys": "open.jwks"}, r"keys: open.jwks: others may read or write it \(0640\): chmod 600"),
     "no keys": ({"keys": []}, r"encryption\.keys: there is none"),
     "empty": ({"keys": ""}, r"encryption\.keys: must be a file"),
@@ -404,6 +408,7 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
     "an id": ({"keys": "keys.jwks", "id": "a:b"}, r"encryption\.id: "),
     "contradiction": ({"keys": "keys.jwks", "required": True, "seal": False}, r"encryption\.seal: "),
     "cache": ({"keys": "keys.jwks", "cache_seconds": -1}, r"encryption\.cache_seconds: "),
+    "cache without end": ({"keys": "keys.jwks", "cache_seconds": inf}, r"encryption\.cache_seconds: .* finite"),
     "a type": ({"keys": "keys.jwks", "required": "yes"}, r"encryption\.required: "),
 }
 
@@ -416,6 +421,56 @@ async def test_keys_in_the_place_of_their_name_are_not_shown(prefix: str, text: 
     with raises(ConfigError, r"encryption\.keys: looks like keys, .* env:NAME") as caught:
         await AccountStore.open(config(tmp_path, keys=prefix + text))
     assert secret not in f"{caught.value!r} {vars(caught.value)} {caught.value.__context__!r}"
+
+
+ENCODINGS: dict[str, Callable[[bytes], str]] = {
+    "base64": lambda key: b64encode(key).decode(),
+    "base64, with line breaks": lambda key: encodebytes(key).decode(),
+    "base64, of a shell that kept the quotes": lambda key: f"'{b64encode(key).decode()}'",
+    "base64, without padding": lambda key: b64encode(key).rstrip(b"=").decode(),
+    "base64url": lambda key: urlsafe_b64encode(key).decode(),
+    "base64url, without padding": lambda key: urlsafe_b64encode(key).rstrip(b"=").decode(),
+    "hexadecimal": lambda key: key.hex(),
+    "hexadecimal, upper case": lambda key: key.hex().upper(),
+    "hexadecimal, with colons": lambda key: key.hex(":"),
+}
+
+
+def shown_of(keys: str, /) -> str:
+    """What is said of an encryption that cannot be opened."""
+    with raises(ConfigError) as caught:
+        promote(Encryption(keys=keys), "any")
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("size", [16, 32, 64])
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_a_key_of_any_encoding_is_not_shown(
+    encoding: str, size: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wherever a slash falls in it: alone, beside the configuration, below a folder that is there or not, as a name."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    random = Random(size)
+    for _ in range(100):
+        key = ENCODINGS[encoding](random.randbytes(size))
+        for path in (key, str(tmp_path / key), f"{tmp_path}/no.d/{key}", f"~/{key}", f"env:{key}"):
+            assert "looks like keys" in shown_of(path)
+            assert key.strip("\n") not in shown_of(path)
+
+
+@pytest.mark.parametrize("folder", ["f" * 64, "0123456789abcdef" * 4, "a/b/c/d/e/f/g/h/i/j/k/l/m"])
+@pytest.mark.parametrize("name", ["keys", "k" * 64, "keys-8f14e45f-ceea-467f-a0e6-1d5c0a4f1c1e.jwks"])
+def test_of_a_path_that_is_there_the_reason_is_shown(folder: str, name: str, tmp_path: Path) -> None:
+    """However long its parts are; and so is the name of a file that is not there, and of a variable."""
+    path = tmp_path / folder / name
+    path.parent.mkdir(parents=True)
+    path.touch(0o644)
+    assert shown_of(str(path)) == f"keys: {path}: others may read or write it (0644): chmod 600"
+    assert shown_of(str(path.parent)).startswith(f"keys: {path.parent}: cannot be read")
+    missing = path.with_name("keys-8f14e45f-ceea-467f-a0e6-1d5c0a4f1c1f.jwks")
+    assert shown_of(str(missing)).startswith(f"keys: {missing}: ")
+    variable = "env:ACCOUNTSTORE_KEYS_OF_ALL_STORAGES_IN_PRODUCTION"
+    assert shown_of(variable) == f"keys: {variable}: the variable is not set"
 
 
 @pytest.mark.parametrize("name", FAULTS)

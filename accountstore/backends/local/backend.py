@@ -6,11 +6,8 @@ import os
 import re
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from functools import partial
-from random import random
-from time import monotonic
-from typing import TypeVar
 
-from anyio import sleep, to_thread
+from anyio import to_thread
 
 from accountstore.aio.threads import Fence, ThreadPool, pages_in_threads
 from accountstore.backends.base import (
@@ -25,19 +22,14 @@ from accountstore.backends.base import (
     WriteMode,
     only_version,
 )
-from accountstore.backends.local.documents import LockedError
 from accountstore.backends.local.files import Files
 from accountstore.backends.local.syscalls import filesystem_type
 from accountstore.validation import did_you_mean
-
-T = TypeVar("T")
 
 _BATCH = 128
 _THREADS = 32
 _READERS = 2
 _CONCURRENCY = 64
-_LOCK_SECONDS = 10.0
-_LOCK_PAUSE = 0.1
 _OPTIONS = ("file_mode", "follow_links", "folder_mode")
 
 # File systems whose locks and caches do not carry compare-and-swap between machines; FUSE's count as such.
@@ -75,7 +67,7 @@ class LocalBackend:
         return await self._readers.run(partial(self._files.read_many, keys, limit=limit))
 
     async def write(self, key: str, data: bytes, /, *, mode: WriteMode, write_token: str = "") -> Stat:
-        return await self._unlocked(partial(self._files.write, key, data, mode))
+        return await self._threads.run_fenced(partial(self._files.write, key, data, mode))
 
     async def write_many(self, writes: Sequence[Write], /) -> Sequence[Stat | Exception]:
         return await self._threads.run_fenced(partial(self._write_many, writes))
@@ -87,18 +79,7 @@ class LocalBackend:
         return await self._threads.run(partial(self._files.stat, key))
 
     async def delete(self, key: str, /, *, version: Version | None = None) -> None:
-        await self._unlocked(partial(self._files.delete, key, version))
-
-    async def _unlocked(self, function: Callable[[Fence], T], /) -> T:
-        """The result of a write, made again while another process holds the document: nobody waits in a thread."""
-        end = monotonic() + _LOCK_SECONDS
-        while True:
-            try:
-                return await self._threads.run_fenced(function)
-            except LockedError:
-                if monotonic() > end:
-                    raise
-            await sleep(random() * _LOCK_PAUSE)  # noqa: S311 -- jitter
+        await self._threads.run_fenced(partial(self._files.delete, key, version))
 
     def scan(self, prefix: str, /, *, recursive: bool) -> AsyncIterator[Sequence[Stat]]:
         return pages_in_threads(self._threads, self._files.scan(prefix, recursive=recursive))
@@ -110,24 +91,15 @@ class LocalBackend:
         return only_version(await self.stat(key))
 
     async def usage(self) -> Usage | None:
-        return await self._threads.run(partial(_usage, self._files.root))
+        return await self._threads.run(self._files.usage)
 
     async def filesystem(self) -> tuple[object, str]:
+        await self._threads.run(self._files.require_root)
         return await to_thread.run_sync(_filesystem), self._files.root
 
     async def aclose(self) -> None:
         self._threads.close()
         self._readers.close()
-
-
-def _usage(root: str, /) -> Usage | None:
-    """As `df` tells it; None where the folder is not there, or its file system does not tell."""
-    try:
-        found = os.statvfs(root)
-    except FileNotFoundError:
-        return None
-    used, total = (blocks * found.f_frsize for blocks in (found.f_blocks - found.f_bfree, found.f_blocks))
-    return Usage(used, total) if total else None
 
 
 def _filesystem() -> object:
@@ -176,11 +148,11 @@ def _open(url: str, make: Callable[..., Files], read_only: bool, /) -> LocalBack
     root = os.path.realpath(os.path.expanduser(re.sub("(?i)^(file|local)://", "", url)))
     files = make(root)
     if os.path.lexists(root) and not os.path.isdir(root):
-        raise ConfigError("url: what stands there is no folder")
+        raise ConfigError(f"url: what stands there is no folder [{root}]")
     if not read_only:
         files.make_root()
     elif not os.path.isdir(root):
-        raise ConfigError("url: there is no such folder, and a read-only storage makes none")
+        raise ConfigError(f"url: there is no such folder, and a read-only storage makes none [{root}]")
     kind = filesystem_type(root) or ""
     # What is read only is not swept of temporary files either.
     locking = not read_only and kind not in _NETWORK and kind.partition(".")[0] != "fuse"

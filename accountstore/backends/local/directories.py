@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from accountstore.backends.base import UnavailableError
-from accountstore.backends.local.syscalls import Descriptor, SystemCalls, mount_of
+from accountstore.backends.local.syscalls import Descriptor, SystemCalls, mount_of, set_mode
 
 _ROOT = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _FOLDER = _ROOT | os.O_NOFOLLOW
@@ -151,7 +151,10 @@ class Directories:
                 self._os.chmod(f"/proc/self/fd/{fd}", self._mode)
             at = Descriptor(self._os, path, _FOLDER, above)
         try:
-            self._os.fchmod(at.fd, self._mode | (self._os.fstat(at.fd).st_mode & stat.S_ISGID))
+            has = stat.S_IMODE(self._os.fstat(at.fd).st_mode)
+            mode = self._mode | (has & stat.S_ISGID)
+            if has != mode:
+                set_mode(self._os, at.fd, mode)
         except BaseException:
             at.close()
             raise

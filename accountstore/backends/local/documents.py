@@ -22,6 +22,7 @@ from typing import Any
 from accountstore.backends.base import (
     Blob,
     ConflictError,
+    LockedError,
     NotFoundError,
     NotRegularError,
     Stat,
@@ -31,7 +32,8 @@ from accountstore.backends.base import (
     check_size,
     digest,
 )
-from accountstore.backends.local.syscalls import Descriptor, SystemCalls
+from accountstore.backends.local.syscalls import Descriptor, SystemCalls, set_mode
+from accountstore.files import take_over
 from accountstore.validation import RESERVED_PREFIX
 
 # Without O_NONBLOCK, opening a named pipe would wait for its other end.
@@ -44,10 +46,6 @@ _HASHED = 16 * _CHUNK
 _WITHOUT_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
 
 
-class LockedError(UnavailableError):
-    """Another process holds the document's lock."""
-
-
 class VanishedError(Exception):
     """The temporary file, or the folder, was removed meanwhile."""
 
@@ -56,8 +54,8 @@ class Documents:
     """What is done with a document in an open folder, `at`. Its `key` is for its stat.
 
     Without `locking` there is no compare-and-swap and no sweeping; without `links` (hard links) a create is not
-    exclusive. A document that is made has the mode; one that is replaced keeps its own, its owner and its group, as far
-    as this process may.
+    exclusive. A document that is made has the mode; one that is replaced keeps its own, its owner, group and ACL, as
+    far as this process may.
     """
 
     def __init__(self, calls: SystemCalls, mode: int, /, *, locking: bool, links: bool) -> None:
@@ -127,7 +125,7 @@ class Documents:
         self._os.fsync(fd)
         status = self._os.fstat(fd)
         if stat.S_IMODE(status.st_mode) != self._mode:  # the umask takes the owner's own bits
-            self._os.fchmod(fd, self._mode)
+            set_mode(self._os, fd, self._mode)
             self._os.fsync(fd)
         return status if status.st_nlink else None
 
@@ -168,25 +166,9 @@ class Documents:
         with held as old:
             if isinstance(mode, Version):
                 self._compare(old, mode)
-            self._take_over(fd, self._os.fstat(old))
+            take_over(fd, old, self._os)
             _publish(fence, self._os.rename, temporary, name, src_dir_fd=at, dst_dir_fd=at)
         return True
-
-    def _take_over(self, fd: int, old: os.stat_result, /) -> None:
-        """Give a temporary file owner, group and mode of the document that it replaces, as far as this process may."""
-        new = self._os.fstat(fd)
-        if (new.st_uid, new.st_gid, new.st_mode) == (old.st_uid, old.st_gid, old.st_mode):
-            return
-        for owner, group in ((old.st_uid, old.st_gid), (-1, old.st_gid)):
-            if (new.st_uid, new.st_gid) != (old.st_uid, old.st_gid):
-                with suppress(PermissionError):
-                    self._os.fchown(fd, owner, group)
-                    break
-        mode = stat.S_IMODE(old.st_mode)
-        if self._os.fstat(fd).st_gid != old.st_gid:
-            mode &= ~0o070  # which the other group was given
-        self._os.fchmod(fd, mode & 0o777)
-        self._os.fsync(fd)
 
     def delete(self, at: int, name: str, version: Version | None, fence: AbstractContextManager[Any], /) -> None:
         """Remove a document. Raises `FileNotFoundError` where there is none."""
@@ -227,8 +209,8 @@ class Documents:
             if error.errno != errno.ELOOP:
                 raise
         raise NotRegularError(
-            "a symbolic link stands there and is not followed; with the storage's option follow_links = true those are"
-            " read that stay in its folder"
+            "a symbolic link stands there, through which nothing is written or removed; with the storage's option"
+            " follow_links = true those are read that stay in its folder"
         )
 
     def _regular(self, fd: int, /) -> os.stat_result:

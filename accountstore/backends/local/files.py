@@ -15,6 +15,7 @@ from accountstore.backends.base import (
     Stat,
     UnavailableError,
     UncertainError,
+    Usage,
     Version,
     Write,
     WriteMode,
@@ -74,6 +75,17 @@ class Files:
     def stay(self) -> None:
         """From now on, refuse a root on another mount: `Directories.stay`."""
         self._directories.stay()
+
+    def require_root(self) -> None:
+        """Raise `UnavailableError` unless the root is there."""
+        self._directories.open("").close()
+
+    def usage(self) -> Usage | None:
+        """As `df` tells it of the root; None where its file system does not tell."""
+        with self._directories.open("") as at:
+            found = os.fstatvfs(at)
+        used, total = (blocks * found.f_frsize for blocks in (found.f_blocks - found.f_bfree, found.f_blocks))
+        return Usage(used, total) if total else None
 
     def has_links(self) -> bool:
         """Whether a file under the root can have two names, as far as this process can find out."""
@@ -154,7 +166,7 @@ class Files:
         folder, _, name = key.rpartition("/")
         try:
             opened = self._directories.open(folder)
-        except (FileNotFoundError, NotADirectoryError):
+        except FileNotFoundError:
             return
         with opened as at:
             with suppress(FileNotFoundError):
@@ -164,7 +176,7 @@ class Files:
 
     def scan(self, prefix: str, /, *, recursive: bool) -> Iterator[list[Stat]]:
         """The documents in a folder, or below it, page by page; of one folder, the folders in it too. One below it that
-        may not be read is told as such. Dropping the iterator closes what it has open.
+        may not be read, and what is none, are told as such. Dropping the iterator closes what it has open.
         """
         folders = [prefix]
         page: list[Stat] = []
@@ -175,7 +187,7 @@ class Files:
                     stat = self._found(folder, entry)
                     if stat is None:
                         continue
-                    if recursive and stat.key.endswith("/"):
+                    if recursive and stat.key.endswith("/") and not stat.instead:
                         folders.append(stat.key[:-1])
                     else:
                         page.append(stat)
@@ -186,6 +198,8 @@ class Files:
                 if folder == prefix:
                     raise
                 page.append(Stat(f"{folder}/", 0, None, None, instead="a folder that may not be read"))
+            except NotADirectoryError:
+                page.append(Stat(f"{folder}/", 0, None, None, instead="a file or a symbolic link"))
         yield page
 
     def _found(self, folder: str, entry: os.DirEntry[str], /) -> Stat | None:
@@ -200,6 +214,8 @@ class Files:
             return Stat(key, status.st_size, None, time_of(status))
         if entry.is_dir(follow_symlinks=False):
             return Stat(f"{key}/", 0, None, None)
+        if self._follow_links and _is_linked_folder(entry):
+            key += "/"  # documents in it are read, and are not listed
         return Stat(key, 0, None, None, instead="a symbolic link" if entry.is_symlink() else "no regular file")
 
     def _entries(self, folder: str, /) -> Iterator[os.DirEntry[str]]:
@@ -209,7 +225,7 @@ class Files:
         """
         try:
             opened = self._directories.open(folder)
-        except (FileNotFoundError, NotADirectoryError):
+        except FileNotFoundError:
             return
         seen: set[str] = set()
         with opened as at:
@@ -262,6 +278,13 @@ class Files:
             self._os.fsync(at)
         except OSError as error:
             raise UncertainError(f"it was done, but the disk has not confirmed it ({error.strerror})") from None
+
+
+def _is_linked_folder(entry: os.DirEntry[str], /) -> bool:
+    try:
+        return entry.is_symlink() and entry.is_dir()
+    except OSError:  # it leads to itself, say
+        return False
 
 
 def _by_folder(keys: Sequence[str], /) -> dict[str, list[int]]:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import fcntl
 import os
+import stat
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, suppress
 from typing import Any
+
+from accountstore.errors import DeniedError
 
 
 def _fsync(fd: int, /) -> None:
@@ -31,6 +34,10 @@ class SystemCalls:
     fchmod: staticmethod[[int, int], None] = staticmethod(os.fchmod)
     fchown: staticmethod[[int, int, int], None] = staticmethod(os.fchown)
     chmod: staticmethod[..., None] = staticmethod(os.chmod)
+    if sys.platform == "linux":
+        getxattr: staticmethod[..., bytes] = staticmethod(os.getxattr)
+        setxattr: staticmethod[..., None] = staticmethod(os.setxattr)
+        removexattr: staticmethod[..., None] = staticmethod(os.removexattr)
     flock: staticmethod[[int, int], None] = staticmethod(fcntl.flock)
     stat: staticmethod[..., os.stat_result] = staticmethod(os.stat)
     mkdir: staticmethod[..., None] = staticmethod(os.mkdir)
@@ -73,6 +80,16 @@ class Descriptor:
                 self._calls.close(self.fd)
         except OSError:
             pass
+
+
+def set_mode(calls: SystemCalls, fd: int, mode: int, /) -> None:
+    """Give a new file or folder its mode. Raises `DeniedError` where the file system has modes of its own, as vfat."""
+    try:
+        calls.fchmod(fd, mode)
+    except PermissionError:
+        has = stat.S_IMODE(calls.fstat(fd).st_mode)
+        what = f"file_mode and folder_mode must be as the file system has fixed them (here {has:04o})"
+        raise DeniedError(what) from None
 
 
 def filesystem_type(path: str, /, *, mounts: str = "/proc/self/mountinfo") -> str | None:
