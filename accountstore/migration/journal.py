@@ -154,9 +154,9 @@ class Journal:
             told[name] = storages[name]
             if getattr(about, name) not in {"", storages[name]}:
                 raise JournalError(
-                    f"{self.path}: was begun with another {end}: url or options of the storage of {place!r}, or the"
-                    " server that the environment names, are others now. Give what it was begun with, or another"
-                    " journal: what is at the target already is compared, not copied again"
+                    f"{self.path}: was begun with another {end}: url, options, codec or encryption id of the storage of"
+                    f" {place!r}, or the server that the environment names, are others now. Give what it was begun"
+                    " with, or another journal: what is at the target already is compared, not copied again"
                 )
         if not about.key:
             self._db.write(("insert or replace into about values (?, ?)", told.items()))
