@@ -12,6 +12,7 @@ import pytest
 from doubles import Recording, Selective, raises
 from migrating import SOURCE, TARGET, account, config, files, found, once, outcomes_of, put, source, target
 from msgspec.structs import replace
+from samples import RICH
 
 from accountstore import (
     AccountStore,
@@ -528,6 +529,31 @@ async def test_a_removal_that_failed_forgets_nothing(tmp_path: Path) -> None:
         await put(store, source("x.account"), "b")
         assert (await once(store, tmp_path, delete_source=True)).totals.keys() == {"moved"}
         assert (await found(store, source("x.account")), await found(store, target("x.account"))) == (None, "b")
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        ("true", "1"), ("true", "1.0"), ("1", "1.0"), ("false", "0"), ("0.0", "-0.0"), ("null", "0"),
+        ('{"a": [true]}', '{"a": [1]}'), ('{"a": 0.0}', '{"a": -0.0}'),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("codec", ["json", "msgpack"])
+async def test_types_and_signs_count(tmp_path: Path, codec: str, ours: str, theirs: str) -> None:
+    """A document that differs in the type or the sign of a value alone is another one, which nothing is moved onto; a
+    value is the same in either codec, however it is spaced.
+    """
+    told = config(tmp_path)
+    new = {**told.storages, "New": replace(told.storages["New"], codec=codec)}
+    async with AccountStore.open(replace(told, storages=new)) as store:
+        for name, there in (("same.account", ours), ("other.account", theirs)):
+            for at, value in ((source(name), ours), (target(name), there.replace(":", " : "))):
+                await store.save_json(at, RICH.replace(b"2.50", value.encode()))
+        told_of = await outcomes_of(verify(store, SOURCE, TARGET))
+        assert told_of == {"same.account": "same", "other.account": "differs"}
+        run = migrate(store, SOURCE, TARGET, options=Options(delete_source=True), **files(tmp_path))
+        assert await outcomes_of(run) == {"same.account": "moved", "other.account": "conflict"}
+        assert await store.exists(source("other.account"))
 
 
 async def test_mirrored_deletions_never_meet_what_a_run_has_moved(tmp_path: Path) -> None:
