@@ -63,9 +63,9 @@ def check_storages(store: AccountStore, job: Job, marks: Marks, told: Mapping[st
     for name, place in (("source_storage", job.source), ("target_storage", job.target)):
         if found[name] != told[name]:
             raise ConfigError(
-                f"the storage of {str(place)!r} is another one where the work is done than in this store: give as"
-                " config= what the store was opened with, and the same to all workers; nor may the environment name"
-                " another server there"
+                f"the storage of {str(place)!r} is another one where the work is done than in this store, or has"
+                " another codec or encryption id: give as config= what the store was opened with, and the same to all"
+                " workers; nor may the environment name another server there"
             )
 
 
