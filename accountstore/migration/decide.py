@@ -105,6 +105,8 @@ def _without_source(target: Version | Missing, known: Row | None, marks: Marks, 
         return Settled("foreign")
     if not options.mirror_deletes:
         return Settled("gone")
+    if not known.copied:
+        return Settled("gone", "no run of this journal has copied it: it is left")
     if marks.of("target", target) == known.target:
         return Remove(target)
     return Settled("conflict", "it was deleted at the source, and has changed at the target")

@@ -1,4 +1,5 @@
-"""Which storages a migration is between, whatever they are called: keyed marks of where they are.
+"""Which storages a migration is between, whatever they are called: keyed marks of where they are, and of what opens
+what is there.
 
 A journal keeps to them, and so do the processes and workers that open stores of their own.
 """
@@ -43,9 +44,9 @@ _VARIABLES: Mapping[str, Sequence[str]] = {
 
 def marks_of_storages(resolver: Resolver, job: Job, marks: Marks, /) -> dict[str, str]:
     """Keyed marks of where both ends are: the folder, the storage's URL, and what of its options, or else of the
-    environment, may say which place it is.
+    environment, may say which place it is; and of the codec and the encryption's id, by which documents there open.
 
-    A local folder's options, such as a file's mode, do not make it another one.
+    A local folder's options, such as a file's mode, do not make it another one; nor do other keys.
     """
     found: dict[str, str] = {}
     for end, place in (("source", job.source), ("target", job.target)):
@@ -62,16 +63,17 @@ def check_storages(store: AccountStore, job: Job, marks: Marks, told: Mapping[st
     for name, place in (("source_storage", job.source), ("target_storage", job.target)):
         if found[name] != told[name]:
             raise ConfigError(
-                f"the storage of {str(place)!r} is another one where the work is done than in this store: give as"
-                " config= what the store was opened with, and the same to all workers; nor may the environment name"
-                " another server there"
+                f"the storage of {str(place)!r} is another one where the work is done than in this store, or has"
+                " another codec or encryption id: give as config= what the store was opened with, and the same to all"
+                " workers; nor may the environment name another server there"
             )
 
 
 def _identity(storage: Storage, key: str, /) -> list[Any]:
+    opens = [storage.codec.name, "" if storage.sealer is None else storage.sealer.storage_id]
     if is_folder(storage.url):
-        return [join(storage.url.rstrip("/"), key)]
-    return [url_of(storage), key, *server_of(storage)]
+        return [join(storage.url.rstrip("/"), key), *opens]
+    return [url_of(storage), key, *server_of(storage), *opens]
 
 
 def url_of(storage: Storage, /) -> str:

@@ -26,12 +26,13 @@ from accountstore.migration.records import Done, Other, Row, outcome_of, printab
 _FORMAT = "4"
 _UNKEPT = frozenset({None, "foreign", "deleted"})
 """Outcomes of documents that a journal has nothing to say about the next time."""
+_COPIED = frozenset({"copied", "changed", "moved"})
 _SCHEMA = (
     "create table about (key text primary key, value text) without rowid",
     "create table runs (number integer primary key, began real, ended real, totals text, options text)",
     """create table documents (
         name text primary key, source blob, target blob, outcome text, run integer, time real, error text,
-        bytes integer, source_time real, target_time real
+        bytes integer, source_time real, target_time real, copied integer
     ) without rowid""",
     "create table others (run integer, end text, name text, outcome text, reason text)",
 )
@@ -153,9 +154,9 @@ class Journal:
             told[name] = storages[name]
             if getattr(about, name) not in {"", storages[name]}:
                 raise JournalError(
-                    f"{self.path}: was begun with another {end}: url or options of the storage of {place!r}, or the"
-                    " server that the environment names, are others now. Give what it was begun with, or another"
-                    " journal: what is at the target already is compared, not copied again"
+                    f"{self.path}: was begun with another {end}: url, options, codec or encryption id of the storage of"
+                    f" {place!r}, or the server that the environment names, are others now. Give what it was begun"
+                    " with, or another journal: what is at the target already is compared, not copied again"
                 )
         if not about.key:
             self._db.write(("insert or replace into about values (?, ?)", told.items()))
@@ -165,8 +166,8 @@ class Journal:
         if any(run.options.get("delete_source") == repr(True) for run in self.runs()):
             raise JournalError(
                 f"{self.path}: its runs have moved documents (--delete-source), so that it cannot tell which are gone"
-                " because others deleted them, as mirror_deletes (--mirror-deletes) needs: give another journal, which"
-                " mirrors what it has seen at both ends"
+                " because others deleted them, as mirror_deletes (--mirror-deletes) needs: remove by hand at the target"
+                " what is gone"
             )
 
     @property
@@ -210,7 +211,7 @@ class Journal:
         return {row.name: row for row in self._rows(f"name in ({marks})", *names)}
 
     def _rows(self, which: str, /, *given: object) -> list[Row]:
-        query = f"select name, source, target, outcome from documents where {which}"  # noqa: S608 -- question marks
+        query = f"select name, source, target, outcome, copied from documents where {which}"  # noqa: S608 -- question marks
         return self._db.select(Row, query, *given)
 
     def record(self, done: Sequence[tuple[Done, Row | None]], others: Sequence[Other] = (), /) -> None:
@@ -220,6 +221,7 @@ class Journal:
             (
                 *(one.name, *_kept(one, row), one.outcome, self.run, now, one.error, one.size),
                 *map(_seconds, _times(one)),
+                1 if one.outcome in _COPIED else 0 if row is None else row.copied,
             )
             for one, row in done
             if one.outcome not in _UNKEPT and (row is None or not _is_old(one, row))
@@ -232,7 +234,7 @@ class Journal:
         if not (changed or forgotten or odd):
             return  # the totals wait for the next
         self._db.write(
-            ("insert or replace into documents values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", changed),
+            ("insert or replace into documents values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", changed),
             ("delete from documents where name = ?", forgotten),
             ("insert into others values (?, ?, ?, ?, ?)", odd),
             self._totals(None),

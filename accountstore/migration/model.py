@@ -117,10 +117,11 @@ class Options(Struct, frozen=True, kw_only=True):
     delete_source: bool = False
     mirror_deletes: bool = False
     """What this journal's runs have copied, and is gone at the source, is removed at the target, if it is still what
-    was copied. A source without any document of those that are migrated is refused, as it may be one that is not
-    mounted: remove the last ones at the target yourself. Nothing is removed at a target that ignores the case of names,
-    where the source does not: it may be there under another name. It excludes `delete_source`, also in an earlier run
-    of the journal: what such a run has moved is gone at the source, and the target has the only copy.
+    was copied; what they only found to be the same is `gone`, and left. A source without any document of those that are
+    migrated is refused, as it may be one that is not mounted: remove the last ones at the target yourself. Nothing is
+    removed at a target that ignores the case of names, where the source does not: it may be there under another name.
+    It excludes `delete_source`, also in an earlier run of the journal: what such a run has moved is gone at the source,
+    and the target has the only copy.
     """
     writes: Literal["conditional", "blind"] = "conditional"
     """`"blind"`: on a target that honours no conditions, SFTP for one, each document is looked at just before its batch

@@ -11,13 +11,15 @@ from accountstore.migration.model import Outcome, Place, Word
 
 class Row(Struct, frozen=True, array_like=True):
     """What the journal knows of a document: the marks of both versions when it was last known to be the same at both
-    ends, if it ever was; that of the target alone, where it was then removed at the source; and its last outcome.
+    ends, if it ever was; that of the target alone, where it was then removed at the source; its last outcome; and 1
+    where this journal's runs have once copied it.
     """
 
     name: str
     source: bytes | None
     target: bytes | None
     outcome: str
+    copied: int = 0
 
     @property
     def known(self) -> bool:

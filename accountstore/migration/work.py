@@ -6,7 +6,7 @@ It is done in the process that lists, in others of this machine, and in Dask's w
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import anyio
 from msgspec import Struct
@@ -375,7 +375,16 @@ async def _tree(storage: Storage, opened: Opened[Document], /) -> dict[str, Any]
     """All fields of a document but its leases, decoded in a turn of its own where it is large."""
     await storage.turns.take(len(opened.plain))
     tree: Any = storage.codec.decode_tree(opened.plain)
-    return {name: value for name, value in tree.items() if name != FIELD}
+    return {name: _typed(value) for name, value in tree.items() if name != FIELD}
+
+
+def _typed(tree: object, /) -> object:
+    """A value whose equality tells types and signs: to Python `true` is 1 is 1.0, and 0.0 is -0.0."""
+    if isinstance(tree, dict):
+        return {_typed(name): _typed(value) for name, value in cast("dict[object, object]", tree).items()}
+    if isinstance(tree, list):
+        return [*map(_typed, cast("list[object]", tree))]
+    return type(tree), repr(tree) if isinstance(tree, float) else tree
 
 
 async def _in_turn(

@@ -307,7 +307,7 @@ async def test_nothing_secret_travels(
     secret = replace(account("a"), credentials=PasswordCredentials(login=CANARY, password=CANARY))
     await anyio.Path(tmp_path, "accountstore.toml").write_text(
         f'default = "Old"\n[storages.Old]\nurl = "{tmp_path}/old"\n[storages.New]\nurl = "{tmp_path}/new"\n'
-        'options = { file_mode = "0600", folder_mode = "0710" }\n'
+        'codec = "msgpack"\noptions = { file_mode = "0600", folder_mode = "0710" }\n'
     )
     wire, told, logs = Wire(), list[str](), list[Any]()
     async with AccountStore.open(config(tmp_path)) as store:

@@ -213,7 +213,7 @@ async def test_it_is_of_two_storages(store: AccountStore, tmp_path: Path) -> Non
         moved = {**told.storages, name: StorageConfig(f"{tmp_path}/moved", codec="msgpack")}
         async with AccountStore.open(replace(told, storages=moved)) as other:
             for call in (migrate, plan):
-                with raises(JournalError, f"was begun with another {end}: url or options .* or another journal"):
+                with raises(JournalError, f"was begun with another {end}: url, options, .* or another journal"):
                     await call(other, SOURCE, TARGET, **files(tmp_path))
     options = {"file_mode": "0640"}
     same = {
@@ -225,6 +225,20 @@ async def test_it_is_of_two_storages(store: AccountStore, tmp_path: Path) -> Non
     (tmp_path / "key").write_bytes(b"k" * 32)
     with raises(JournalError, "is not the key of its marks"):
         await once(store, tmp_path)
+
+
+@pytest.mark.parametrize(("end", "name", "codec"), [("source", "Old", "msgpack"), ("target", "New", "json")])
+async def test_it_is_of_two_codecs(store: AccountStore, tmp_path: Path, end: str, name: str, codec: str) -> None:
+    """Where an end has another codec than when the journal was begun, its documents do not open any more, whatever
+    their versions: a run and a plan are refused, and say what has changed.
+    """
+    await once(store, tmp_path)
+    told = config(tmp_path)
+    other = {**told.storages, name: replace(told.storages[name], codec=codec)}
+    async with AccountStore.open(replace(told, storages=other)) as changed:
+        for call in (migrate, plan):
+            with raises(JournalError, f"was begun with another {end}: .* codec or encryption id of the storage of"):
+                await call(changed, SOURCE, TARGET, **files(tmp_path))
 
 
 _S3 = {"endpoint_url": "https://s3.example", "client_kwargs": {"region_name": "r"}, "key": "k", "session": object()}

@@ -12,6 +12,7 @@ import pytest
 from doubles import Recording, Selective, raises
 from migrating import SOURCE, TARGET, account, config, files, found, once, outcomes_of, put, source, target
 from msgspec.structs import replace
+from samples import RICH
 
 from accountstore import (
     AccountStore,
@@ -530,9 +531,34 @@ async def test_a_removal_that_failed_forgets_nothing(tmp_path: Path) -> None:
         assert (await found(store, source("x.account")), await found(store, target("x.account"))) == (None, "b")
 
 
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        ("true", "1"), ("true", "1.0"), ("1", "1.0"), ("false", "0"), ("0.0", "-0.0"), ("null", "0"),
+        ('{"a": [true]}', '{"a": [1]}'), ('{"a": 0.0}', '{"a": -0.0}'),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("codec", ["json", "msgpack"])
+async def test_types_and_signs_count(tmp_path: Path, codec: str, ours: str, theirs: str) -> None:
+    """A document that differs in the type or the sign of a value alone is another one, which nothing is moved onto; a
+    value is the same in either codec, however it is spaced.
+    """
+    told = config(tmp_path)
+    new = {**told.storages, "New": replace(told.storages["New"], codec=codec)}
+    async with AccountStore.open(replace(told, storages=new)) as store:
+        for name, there in (("same.account", ours), ("other.account", theirs)):
+            for at, value in ((source(name), ours), (target(name), there.replace(":", " : "))):
+                await store.save_json(at, RICH.replace(b"2.50", value.encode()))
+        told_of = await outcomes_of(verify(store, SOURCE, TARGET))
+        assert told_of == {"same.account": "same", "other.account": "differs"}
+        run = migrate(store, SOURCE, TARGET, options=Options(delete_source=True), **files(tmp_path))
+        assert await outcomes_of(run) == {"same.account": "moved", "other.account": "conflict"}
+        assert await store.exists(source("other.account"))
+
+
 async def test_mirrored_deletions_never_meet_what_a_run_has_moved(tmp_path: Path) -> None:
     """What is gone at the source may have been moved by a run that was killed or had no answer, and its copy be the
-    only one: a journal with such a run mirrors nothing. Another one mirrors what it has seen at both ends.
+    only one: a journal with such a run mirrors nothing. Another one leaves what it did not copy.
     """
     old = Failing(MemoryBackend())
     with pytest.raises(ValueError, match=r"delete_source .* excludes mirror_deletes"):
@@ -546,16 +572,47 @@ async def test_mirrored_deletions_never_meet_what_a_run_has_moved(tmp_path: Path
         old.heal()
         await put(store, source("y.account"), "a")
         for call in (migrate, plan):
-            with pytest.raises(JournalError, match="mirror_deletes"):
+            with pytest.raises(JournalError, match=r"mirror_deletes.* remove by hand at the target what is gone$"):
                 await call(store, SOURCE, TARGET, options=Options(mirror_deletes=True), **files(tmp_path))
         assert await copies(store) == {"x.account", "y.account"}
         another = tmp_path / "another"
         another.mkdir()
         await put(store, source("z.account"), "a")
         assert (await once(store, another)).totals.keys() == {"foreign", "same", "copied"}
-        await store.delete(source("y.account"))
-        assert (await once(store, another, mirror_deletes=True)).totals.keys() == {"foreign", "same", "deleted"}
-        assert await copies(store) == {"x.account", "z.account"}
+        for name in ("y.account", "z.account"):
+            await store.delete(source(name))
+        await put(store, source("w.account"), "a")
+        run = migrate(store, SOURCE, TARGET, options=Options(mirror_deletes=True), **files(another))
+        left = {"x.account": "foreign", "y.account": "gone"}
+        assert await outcomes_of(run) == left | {"z.account": "deleted", "w.account": "copied"}
+        assert await copies(store) == {*left, "w.account"}
+
+
+async def test_mirrored_deletions_leave_what_was_only_found_to_be_the_same(tmp_path: Path) -> None:
+    """What another journal's runs have copied, and then moved, is the only copy. What this journal's have copied or
+    replaced once is removed, whatever they found later.
+    """
+    async with over() as store:
+        for name in ("same.account", "copied.account", "changed.account"):
+            await put(store, source(name), "a")
+        for name in ("same.account", "changed.account"):
+            await put(store, target(name), "a")
+        assert {*(await once(store, tmp_path)).totals} == {"same", "copied"}
+        await put(store, source("changed.account"), "b")
+        assert {*(await once(store, tmp_path)).totals} == {"same", "changed"}
+        for end in (source, target):  # the same in other versions, which the journal takes over
+            for name in ("same.account", "copied.account", "changed.account"):
+                await put(store, end(name), "c")
+        assert {*(await once(store, tmp_path)).totals} == {"same"}
+        (tmp_path / "another").mkdir()
+        await once(store, tmp_path / "another", delete_source=True)
+        await put(store, source("kept.account"), "a")
+        for call in (plan, migrate):
+            run = call(store, SOURCE, TARGET, options=Options(mirror_deletes=True), **files(tmp_path))
+            told = await outcomes_of(run)
+            assert told.pop("kept.account") == "copied"
+            assert told == {"same.account": "gone", "copied.account": "deleted", "changed.account": "deleted"}
+        assert await copies(store) == {"same.account", "kept.account"}
 
 
 async def test_a_removal_of_which_nothing_is_known_forgets_nothing(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from accountstore import (
     AccountStore,
     Copied,
     Encryption,
+    JournalError,
     KeyDeniedError,
     Location,
     MissingKeyError,
@@ -61,6 +62,31 @@ async def fill(store: AccountStore, /) -> None:
     async for _, result in store.save_many((source(name), secret) for name in NAMES[1:]):
         assert not isinstance(result, Exception)
     await store.save_json(source(NAMES[0]), RICH)
+
+
+@pytest.mark.parametrize("end", ["Old", "New"])
+async def test_a_journal_keeps_to_the_encryption_id(tmp_path: Path, end: str) -> None:
+    """Documents do not open under another id, nor where a storage is sealed that was plain: a run on the journal is
+    refused, and says so. Where a key is new, it goes on.
+    """
+    told = config(tmp_path, "old", "new")
+    seals = told.storages[end].encryption
+    assert seals is not None
+
+    def over(encryption: Encryption | None, /) -> StoreConfig:
+        return replace(told, storages={**told.storages, end: replace(told.storages[end], encryption=encryption)})
+
+    async with AccountStore.open(told) as store:
+        await put(store, source("a.account"), "a")
+        await once(store, tmp_path)
+    for other in (replace(seals, id="other"), None):
+        async with AccountStore.open(over(other)) as store:
+            for call in (migrate, plan):
+                with raises(JournalError, "codec or encryption id of the storage of"):
+                    await call(store, SOURCE, TARGET, **files(tmp_path))
+    keys = [write_keys(tmp_path / "next.jwks", "new" if end == "Old" else "old"), *seals.sources()]
+    async with AccountStore.open(over(replace(seals, keys=keys))) as store:
+        assert (await once(store, tmp_path)).totals.keys() == {"same"}
 
 
 def held(folder: Path, /) -> list[bytes]:
