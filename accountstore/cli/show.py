@@ -322,6 +322,8 @@ def show_line(fields: object, /) -> None:
 
 def _escaped(text: str, /) -> str:
     """JSON in which every character is printable: only strings hold others, and there an escape means the same."""
+    if text.isprintable():
+        return text
     return "".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text)
 
 

@@ -177,6 +177,11 @@ def test_shards_and_processes(migrate: Any, folder: Path) -> None:
             "no document in 'Old:mail/' is chosen by --include 'mail/*': ",
         ),
         (["verify", "Old:mail", "New:post", "--exclude", "*"], 1, "is chosen by --exclude '*': "),
+        (
+            ["Old:mail", "New:post", "--names", "names", "--include", "z*"],
+            1,
+            "names: no name in it is chosen by --include 'z*'",
+        ),
         (["report", "nowhere"], 1, "no journal"),
         (["report", "accountstore.toml"], 1, "accountstore.toml: is no journal"),
         (
@@ -218,19 +223,28 @@ def test_what_is_wrong_is_said(migrate: Any, folder: Path, arguments: list[str],
 
 def test_a_list_of_names(tmp_path: Path) -> None:
     """A line is a name, whatever separators are in it but a line feed, or JSON as a run prints it; what is neither is
-    told by the number of its line. A file of nothing is refused, but not the report of a run without problems.
+    told by the number of its line, as a line of `ls --json` is. A file of nothing is refused, but not the report of a
+    run without problems, nor one that tells of the folder itself.
     """
     path = tmp_path / "names"
     plain = "\ufeffa.account\r\n\nu\u2028\x85\x0cb.account\n"
     path.write_bytes(plain.encode() + b'{"outcome":"copied","name":"{x}\\n.account"}\n{"totals":{}}')
     assert read_names(str(path)) == ("a.account", "u\u2028\x85\x0cb.account", "{x}\n.account")
-    path.write_bytes(b'{"totals":{}}\n')
-    assert read_names(str(path)) == ()
+    for report in (b'{"totals":{}}\n', b'{"outcome":"failed","name":"","source":"a:"}\n{"totals":{"failed":{}}}\n'):
+        path.write_bytes(report)
+        assert read_names(str(path)) == ()
     for nothing in (b"", b" \r\n\n", b"\xef\xbb\xbf\n"):
         path.write_bytes(nothing)
         with raises(ConfigError, "names: is empty"):
             read_names(str(path))
-    for line in (b"\xff", b'{"name": ["a"]}', b'{"name":"\\ud800.account"}', b"{x}", b'{"name": 1}'):
+    for line in (
+        b"\xff",
+        b'{"name": ["a"]}',
+        b'{"name":"\\ud800.account"}',
+        b"{x}",
+        b'{"name": 1}',
+        b'{"location":"x"}',
+    ):
         path.write_bytes(b"a.account\n" + line)
         with raises(ConfigError, "names, line 2: is neither a name nor a line of JSON"):
             read_names(str(path))
