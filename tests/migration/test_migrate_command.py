@@ -258,12 +258,12 @@ def test_help(migrate: Any) -> None:
         assert (done.returncode, option in done.stdout) == (0, True)
 
 
-def on_a_terminal(folder: Path, *arguments: str) -> str:
-    """What the command shows on a terminal of 100 columns."""
+def on_a_terminal(folder: Path, *arguments: str, columns: str = "100") -> str:
+    """What the command shows on a terminal of so many columns."""
     pid, terminal = pty.fork()
     if not pid:
         os.chdir(folder)
-        os.environ.update(environment(folder), COLUMNS="100", TERM="xterm")
+        os.environ.update(environment(folder), COLUMNS=columns, TERM="xterm")
         os.execv(COMMAND[0], [*COMMAND, *arguments])
     shown, end = b"", time.monotonic() + HUNG
     while time.monotonic() < end:
@@ -282,9 +282,10 @@ def on_a_terminal(folder: Path, *arguments: str) -> str:
 
 def test_progress_on_a_terminal_and_in_a_pipe(migrate: Any, folder: Path) -> None:
     """A terminal shows a bar with count, rate, bytes, conflicts and errors, and each problem above it; a pipe has plain
-    lines, without any control character.
+    lines, without any control character. A terminal that does not say how wide it is shows the same.
     """
     (folder / "old" / "mail" / "broken.account").write_text("{")
+    assert "refused: Old:mail/broken.account" in on_a_terminal(folder, "plan", "Old:mail", "New:post", columns="0")
     screen = on_a_terminal(folder, "Old:mail", "New:post")
     assert "\x1b[" in screen
     assert "21/" in screen
@@ -316,6 +317,18 @@ def test_the_time_left_is_told_when_it_means_something(
         told.append(capsys.readouterr().err.splitlines()[-1])
     assert [" left" in line for line in told] == [False, False, True]
     assert told[-1].endswith(", 0 conflicts, 0 errors, 0:02:40 left")
+
+
+def test_the_bar_never_has_more_than_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where what was left out of a listing comes on top, and when the run has let go of its numbers."""
+    monkeypatch.setattr("sys.stderr", Mock(wraps=sys.stderr, isatty=lambda: True))
+    run = Mock(expected=1)
+    progress = Progress(run, shown=True)
+    for run.expected in (1, 1, None):
+        progress.add(Outcome(outcome="copied", name="a", source="a", target="b"))
+        progress._update()  # pyright: ignore[reportPrivateUsage] -- whatever the time since the last
+    [task] = vars(progress)["_bar"].tasks
+    assert (task.completed, task.total) == (3, 3)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="of its signals")
