@@ -106,7 +106,7 @@ def import_accounts(
         raise typer.BadParameter("--auth must be password or oauth")
     with exit_codes():
         config_of(context)  # wrong or right, before anything is asked
-        commands: Commands = "run" if run_commands else "ask"
+        commands: Commands = "run" if run_commands else "refuse" if dry_run else "ask"
         method: Method | None = "password" if auth == "password" else "oauth" if auth else None
         from accountstore.cli.imports.resolving import document_of
 

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import os
-import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
 import anyio
-import msgspec
 import typer
 
 from accountstore import (
@@ -18,13 +16,14 @@ from accountstore import (
     LocationError,
     UnsupportedError,
 )
-from accountstore.cli.app import check_lasting, not_a_folder
+from accountstore.cli.app import check_lasting, examples, not_a_folder
 from accountstore.cli.completion import complete_folder
 from accountstore.cli.exits import exit_codes, print_error
 from accountstore.cli.help import Command, RunGroup
 from accountstore.cli.listing import check_documents, check_target
 from accountstore.cli.names import read_names
 from accountstore.cli.progress import Progress, print_report
+from accountstore.cli.show import show_line
 from accountstore.migration import Migration, Options, Place, migrate, plan, read_report, verify
 
 if TYPE_CHECKING:
@@ -35,13 +34,9 @@ __all__ = ("app",)
 _JOURNAL = "accountstore.journal"
 
 
-def _examples(*lines: str) -> str:
-    return "\n".join(lines)
-
-
 app: typer.Typer = typer.Typer(
     cls=RunGroup,
-    epilog=_examples(
+    epilog=examples(
         "accountstore migrate plan Old:mail New:mail",
         "accountstore migrate Old:mail New:mail",
         "accountstore migrate Old:mail New:mail --resume",
@@ -120,7 +115,7 @@ _Rate = Annotated[
 
 @app.command(
     cls=Command,
-    epilog=_examples(
+    epilog=examples(
         "accountstore migrate Old:mail New:mail",
         "accountstore migrate Old:mail New:mail --resume",
         "accountstore migrate plan Old:mail New:mail --json > plan.jsonl",
@@ -275,17 +270,13 @@ def report(
         found, why = read_report(*journals), "migrate --resume says why"
         for outcome in found.outcomes:
             if as_json:
-                _print_json(outcome)
+                show_line(outcome)
             else:
                 about = outcome.reason or outcome.error or why
                 print_error(f"{outcome.outcome}: {outcome.source} to {outcome.target} ({about})")
         print_report(found, as_json=as_json)
         if found.exit_code:
             raise typer.Exit(found.exit_code)
-
-
-def _print_json(value: object, /) -> None:
-    sys.stdout.write(msgspec.json.encode(value).decode() + "\n")
 
 
 def _options(
@@ -303,7 +294,7 @@ def _options(
         raise typer.BadParameter("--shard is I/N, such as 2/8")
     listed = None if names is None else read_names(names)
     try:
-        return Options(
+        options = Options(
             include=tuple(include or ()),
             exclude=tuple(exclude or ()),
             names=listed,
@@ -313,6 +304,14 @@ def _options(
         )
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
+    if listed and not any(map(options.matches, listed)):
+        raise ConfigError(f"{names}: no name in it is chosen by {_chosen_by(options)}")
+    return options
+
+
+def _chosen_by(options: Options, /) -> str:
+    patterns = (("--include", options.include), ("--exclude", options.exclude))
+    return ", ".join(f"{option} {pattern!r}" for option, given in patterns for pattern in given)
 
 
 def _place(text: str, /) -> Place:
@@ -375,9 +374,7 @@ def _follow(
 
 async def _check_source(store: AccountStore, source: Place, options: Options, /) -> None:
     """Refuse what leaves nothing to do. A later pass may find nothing, as the runs before have moved it."""
-    patterns = (("--include", options.include), ("--exclude", options.exclude))
-    chosen_by = ", ".join(f"{option} {pattern!r}" for option, given in patterns for pattern in given)
-    await check_documents(store, source.at("any.account"), options.matches, chosen_by)
+    await check_documents(store, source.at("any.account"), options.matches, _chosen_by(options))
 
 
 async def _client(address: str, /) -> Any:
@@ -396,7 +393,7 @@ async def _show(migration: Migration, /, *, as_json: bool) -> int:
         with Progress(told, shown=not as_json) as progress:
             async for outcome in told:
                 if as_json:
-                    _print_json(outcome)
+                    show_line(outcome)
                 progress.add(outcome)
     print_report(told.report, as_json=as_json)
     return told.report.exit_code

@@ -15,9 +15,10 @@ _MAX_NAMES = 256 * 1024 * 1024
 
 
 class _Line(msgspec.Struct):
-    """What a line of JSON says. The last one, of the run, has no name."""
+    """What a line of JSON says. The last one, of the run, has totals and no name."""
 
-    name: str = ""
+    name: str | None = None
+    totals: object = None
 
 
 def read_names(path: str, /) -> tuple[str, ...]:
@@ -42,7 +43,11 @@ def read_names(path: str, /) -> tuple[str, ...]:
 def _name_in(line: bytes, where: str, /) -> str:
     try:
         if line.startswith(b"{") and line.endswith(b"}"):  # no document's name ends so
-            return msgspec.json.decode(line, type=_Line).name
-        return line.decode()
+            told = msgspec.json.decode(line, type=_Line)
+            if told.name is not None or told.totals is not None:
+                return told.name or ""
+        else:
+            return line.decode()
     except (msgspec.DecodeError, UnicodeDecodeError):
-        raise ConfigError(f"{where}: is neither a name nor a line of JSON with one, in UTF-8") from None
+        pass
+    raise ConfigError(f"{where}: is neither a name nor a line of JSON with a `name`, in UTF-8")

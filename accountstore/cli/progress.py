@@ -45,6 +45,7 @@ class Progress:
         self._shown = shown
         self._documents = self._bytes = self._conflicts = self._errors = 0
         self._began = self._told = time.monotonic()
+        self._expected: int | None = None
         self._bar: Bar | None = None
         if shown and sys.stderr.isatty():
             self._bar = Bar(
@@ -97,7 +98,9 @@ class Progress:
 
     def _update(self) -> None:
         if self._bar is not None:
-            self._bar.update(self._task, description=self._text(), completed=self._documents, total=self._run.expected)
+            self._expected = self._run.expected or self._expected
+            total = self._expected and max(self._expected, self._documents)  # what is left out counts too
+            self._bar.update(self._task, description=self._text(), completed=self._documents, total=total)
         else:
             print_error(f"{self._documents:,} documents, {self._text()}")
 

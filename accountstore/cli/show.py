@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from contextlib import suppress
 from datetime import UTC
 from operator import itemgetter
+from shutil import get_terminal_size
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import msgspec
@@ -86,6 +88,8 @@ def on_terminal() -> bool:
 def console(*, stderr: bool = False) -> Console:
     """A console on stdout or stderr. In a pipe, lines are as long as they need to be."""
     width = None if stderr or on_terminal() else _ENDLESS
+    if width is None and os.environ.get("COLUMNS") == "0":  # by which nothing would be shown
+        width = get_terminal_size().columns
     return _Console(stderr=stderr, width=width, highlight=False, markup=False, emoji=False)
 
 
@@ -322,6 +326,8 @@ def show_line(fields: object, /) -> None:
 
 def _escaped(text: str, /) -> str:
     """JSON in which every character is printable: only strings hold others, and there an escape means the same."""
+    if text.isprintable():
+        return text
     return "".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text)
 
 

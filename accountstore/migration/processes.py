@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+import weakref
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
@@ -142,6 +143,7 @@ class Processes:
         self._replies: deque[tuple[_Child, Reply | None]] = deque()
         """None: of a process that has died. They stay where whoever waited for them was cancelled."""
         self._ready: deque[Batch] = deque()
+        weakref.finalize(self, _kill, self._children)
 
     @property
     def room(self) -> int:
@@ -237,6 +239,13 @@ class Processes:
         self._children.clear()
 
 
+def _kill(children: list[_Child], /) -> None:
+    """End them at once: the run was dropped, and nobody records what they do."""
+    for child in children:
+        with suppress(ProcessLookupError):
+            child.process.kill()
+
+
 def _command() -> tuple[str, ...]:
     """What starts a process, which looks for modules in the current folder only where this one does."""
     with suppress(FileNotFoundError):  # the current folder has been removed
@@ -268,9 +277,13 @@ def main() -> None:
     os.dup2(nowhere, 0)
     os.dup2(nowhere if sys.stderr is None else 2, 1)
     os.close(nowhere)
-    taken.write(_BEGINNING)
-    taken.flush()
-    anyio.run(_serve, given, taken)
+    try:
+        taken.write(_BEGINNING)
+        taken.flush()
+        anyio.run(_serve, given, taken)
+    except* BrokenPipeError:  # whoever asked is gone
+        with suppress(BrokenPipeError):
+            taken.close()
 
 
 async def _serve(given: BinaryIO, taken: BinaryIO, /) -> None:
@@ -286,10 +299,13 @@ async def _serve(given: BinaryIO, taken: BinaryIO, /) -> None:
 
 
 async def _work(worker: Worker, given: BinaryIO, taken: BinaryIO, /) -> None:
-    """Take batches as they come: whoever sends one need not wait until the one before is done."""
+    """Take batches as they come: whoever sends one need not wait until the one before is done.
+
+    The end of the input stops it: nobody would hear of a batch that is not done then.
+    """
     send, receive = anyio.create_memory_object_stream[list[Item]](_DEPTH)
     async with anyio.create_task_group() as tasks, receive:
-        tasks.start_soon(_take, given, send)
+        tasks.start_soon(_take, given, send, tasks.cancel_scope)
         async for items in receive:
             try:
                 reply = Reply(await worker.work(items))
@@ -304,17 +320,18 @@ def _failed(error: Exception, /) -> Reply:
     return Reply([], kind, str(error) if isinstance(error, AccountStoreError) else f"a process failed ({kind})")
 
 
-async def _take(given: BinaryIO, send: MemoryObjectSendStream[list[Item]], /) -> None:
+async def _take(given: BinaryIO, send: MemoryObjectSendStream[list[Item]], scope: anyio.CancelScope, /) -> None:
     async with send:
         while (items := await to_thread.run_sync(_read, given, list[Item])) is not None:
             await send.send(items)
+    scope.cancel()
 
 
 def _read(given: BinaryIO, kind: type[T], /) -> T | None:
-    length = given.read(_LENGTH)
-    if len(length) < _LENGTH:
-        return None
-    return msgpack.decode(given.read(int.from_bytes(length, "big")), type=kind)
+    """The next frame; None at the end, also within one."""
+    size = int.from_bytes(given.read(_LENGTH), "big")
+    frame = given.read(size)
+    return msgpack.decode(frame, type=kind) if frame and len(frame) == size else None
 
 
 def _write(taken: BinaryIO, reply: Reply, /) -> None:

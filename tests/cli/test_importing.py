@@ -252,6 +252,12 @@ GMAIL = """\
 """
 SAMPLES = {"himalaya": HIMALAYA_2, "mbsync": MBSYNC, "msmtp": MSMTP, "autoconfig": GMAIL}
 
+MANY_DIGITS = f"""
+<clientConfig><emailProvider id="a"><incomingServer type="imap">
+<hostname>h</hostname><port>{"9" * 5000}</port><socketType>SSL</socketType>
+</incomingServer></emailProvider></clientConfig>
+"""
+
 
 def imported(form: str, text: str | bytes, *options: str) -> Answer:
     """What importing a file of a format answers."""
@@ -385,6 +391,8 @@ def test_msmtp_defaults_and_inheritance(text: str, host: str, port: int, securit
         ("msmtp", "account a : CANARY\n", "line 1: an account inherits from one that is not there"),
         ("msmtp", "account a\nhost h\naccount a\n", "line 3: an account has no name, or one that is taken"),
         ("msmtp", "account a\neval echo CANARY\n", "line 2: eval runs a command: allow it by --run-commands"),
+        ("himalaya", f"accounts = {'9' * 5000}", "a number is too long, or values are too deep"),
+        ("himalaya", f"accounts = {'[' * 5000}", "a number is too long, or values are too deep"),
         ("autoconfig", "<clientConfig>CANARY", "is no XML: "),
         ("autoconfig", "", "is no XML: "),
         ("autoconfig", "<clientConfig/>", "has no emailProvider"),
@@ -421,11 +429,19 @@ def test_a_file_that_is_not_understood_is_one_line(form: str, text: str | bytes,
             "[accounts.a.backend]\ntype = 'imap'\nhost = 'h'\nport = 1\nencryption = 'CANARY'\n",
             "backend.encryption: is not one that is known",
         ),
+        (
+            "himalaya",
+            "[accounts.a.backend]\ntype = 'imap'\nhost = 'h'\nport = 1\nencryption.type = ['CANARY']\n",
+            "backend.encryption: is not one that is known",
+        ),
         ("mbsync", "IMAPAccount a\nHost h\nPort CANARY\n", "Port: must be a number"),
+        ("mbsync", f"IMAPAccount a\nHost h\nPort {'9' * 5000}\n", "Port: must be a number"),
         ("mbsync", "IMAPAccount a\nHost h\nSSLType CANARY\n", "TLSType: must be None, STARTTLS or IMAPS"),
         ("mbsync", "IMAPAccount a\nUser u\n", "Host: is missing"),
         ("msmtp", "account a\nport 1\n", "host: is missing"),
         ("msmtp", "account a\nhost h\nport CANARY\n", "port: must be a number"),
+        ("msmtp", f"account a\nhost h\nport {'9' * 5000}\n", "port: must be a number"),
+        ("autoconfig", MANY_DIGITS, "has no server that an account can say"),
     ],
 )
 def test_an_account_that_no_document_can_say_is_told(form: str, text: str, reason: str) -> None:
@@ -553,6 +569,15 @@ def test_what_is_missing_is_asked_for_on_a_terminal() -> None:
     sending = document_at("mail/me@gmail.com.multi.account")["sendAccount"]["credentials"]
     assert (sending["clientId"], sending["refreshToken"]) == ("the-client", "CANARY-SMTP")
     assert sending["requestUrl"] == "https://www.googleapis.com/oauth2/v3/token"
+
+
+def test_a_dry_run_asks_for_nothing() -> None:
+    """On a terminal neither: a file with an `eval` is refused, with the option that allows it."""
+    Path("given").write_text("account a\nhost h\neval touch ran\n", encoding="utf-8")
+    terminal = Terminal("import", "msmtp", "given", "--dry-run")
+    assert terminal.end() == 1
+    assert "line 3: eval runs a command: allow it by --run-commands" in terminal.shown
+    assert files() == ["given"]
 
 
 @pytest.mark.parametrize("answer", ["y", "n"])

@@ -177,6 +177,11 @@ def test_shards_and_processes(migrate: Any, folder: Path) -> None:
             "no document in 'Old:mail/' is chosen by --include 'mail/*': ",
         ),
         (["verify", "Old:mail", "New:post", "--exclude", "*"], 1, "is chosen by --exclude '*': "),
+        (
+            ["Old:mail", "New:post", "--names", "names", "--include", "z*"],
+            1,
+            "names: no name in it is chosen by --include 'z*'",
+        ),
         (["report", "nowhere"], 1, "no journal"),
         (["report", "accountstore.toml"], 1, "accountstore.toml: is no journal"),
         (
@@ -218,19 +223,28 @@ def test_what_is_wrong_is_said(migrate: Any, folder: Path, arguments: list[str],
 
 def test_a_list_of_names(tmp_path: Path) -> None:
     """A line is a name, whatever separators are in it but a line feed, or JSON as a run prints it; what is neither is
-    told by the number of its line. A file of nothing is refused, but not the report of a run without problems.
+    told by the number of its line, as a line of `ls --json` is. A file of nothing is refused, but not the report of a
+    run without problems, nor one that tells of the folder itself.
     """
     path = tmp_path / "names"
     plain = "\ufeffa.account\r\n\nu\u2028\x85\x0cb.account\n"
     path.write_bytes(plain.encode() + b'{"outcome":"copied","name":"{x}\\n.account"}\n{"totals":{}}')
     assert read_names(str(path)) == ("a.account", "u\u2028\x85\x0cb.account", "{x}\n.account")
-    path.write_bytes(b'{"totals":{}}\n')
-    assert read_names(str(path)) == ()
+    for report in (b'{"totals":{}}\n', b'{"outcome":"failed","name":"","source":"a:"}\n{"totals":{"failed":{}}}\n'):
+        path.write_bytes(report)
+        assert read_names(str(path)) == ()
     for nothing in (b"", b" \r\n\n", b"\xef\xbb\xbf\n"):
         path.write_bytes(nothing)
         with raises(ConfigError, "names: is empty"):
             read_names(str(path))
-    for line in (b"\xff", b'{"name": ["a"]}', b'{"name":"\\ud800.account"}', b"{x}", b'{"name": 1}'):
+    for line in (
+        b"\xff",
+        b'{"name": ["a"]}',
+        b'{"name":"\\ud800.account"}',
+        b"{x}",
+        b'{"name": 1}',
+        b'{"location":"x"}',
+    ):
         path.write_bytes(b"a.account\n" + line)
         with raises(ConfigError, "names, line 2: is neither a name nor a line of JSON"):
             read_names(str(path))
@@ -244,12 +258,12 @@ def test_help(migrate: Any) -> None:
         assert (done.returncode, option in done.stdout) == (0, True)
 
 
-def on_a_terminal(folder: Path, *arguments: str) -> str:
-    """What the command shows on a terminal of 100 columns."""
+def on_a_terminal(folder: Path, *arguments: str, columns: str = "100") -> str:
+    """What the command shows on a terminal of so many columns."""
     pid, terminal = pty.fork()
     if not pid:
         os.chdir(folder)
-        os.environ.update(environment(folder), COLUMNS="100", TERM="xterm")
+        os.environ.update(environment(folder), COLUMNS=columns, TERM="xterm")
         os.execv(COMMAND[0], [*COMMAND, *arguments])
     shown, end = b"", time.monotonic() + HUNG
     while time.monotonic() < end:
@@ -268,9 +282,10 @@ def on_a_terminal(folder: Path, *arguments: str) -> str:
 
 def test_progress_on_a_terminal_and_in_a_pipe(migrate: Any, folder: Path) -> None:
     """A terminal shows a bar with count, rate, bytes, conflicts and errors, and each problem above it; a pipe has plain
-    lines, without any control character.
+    lines, without any control character. A terminal that does not say how wide it is shows the same.
     """
     (folder / "old" / "mail" / "broken.account").write_text("{")
+    assert "refused: Old:mail/broken.account" in on_a_terminal(folder, "plan", "Old:mail", "New:post", columns="0")
     screen = on_a_terminal(folder, "Old:mail", "New:post")
     assert "\x1b[" in screen
     assert "21/" in screen
@@ -302,6 +317,18 @@ def test_the_time_left_is_told_when_it_means_something(
         told.append(capsys.readouterr().err.splitlines()[-1])
     assert [" left" in line for line in told] == [False, False, True]
     assert told[-1].endswith(", 0 conflicts, 0 errors, 0:02:40 left")
+
+
+def test_the_bar_never_has_more_than_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where what was left out of a listing comes on top, and when the run has let go of its numbers."""
+    monkeypatch.setattr("sys.stderr", Mock(wraps=sys.stderr, isatty=lambda: True))
+    run = Mock(expected=1)
+    progress = Progress(run, shown=True)
+    for run.expected in (1, 1, None):
+        progress.add(Outcome(outcome="copied", name="a", source="a", target="b"))
+        progress._update()  # pyright: ignore[reportPrivateUsage] -- whatever the time since the last
+    [task] = vars(progress)["_bar"].tasks
+    assert (task.completed, task.total) == (3, 3)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="of its signals")

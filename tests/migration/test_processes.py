@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import errno
+import gc
 import os
+import shutil
 import signal
+import subprocess
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +15,7 @@ from unittest.mock import Mock
 
 import anyio
 import pytest
+from anyio import to_thread
 from cloudtargets import on_asyncio
 from doubles import raises
 from migrating import SOURCE, TARGET, account, config, files, found, once, put, source, target
@@ -324,6 +328,56 @@ async def test_a_process_that_a_cancellation_ends_blames_no_document(
                 assert scope.cancelled_caught
             scope = None  # type: ignore[assignment]  # no more
             assert [outcome.outcome async for outcome in run] == ["copied"]
+
+
+async def test_a_run_that_is_dropped_ends_its_processes(
+    store: AccountStore, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """At once and without a word, also where the loop is left without `async with`: nobody records what they do."""
+    run = migrate(store, SOURCE, TARGET, processes=2, **files(tmp_path))
+    await anext(run)
+    assert len(children()) == 2
+    del run
+    gc.collect()
+    with anyio.fail_after(HUNG):
+        while children():
+            await anyio.sleep(0.01)
+    assert capfd.readouterr().err == ""
+    assert (await once(store, tmp_path)).ok
+
+
+@on_asyncio
+@pytest.mark.parametrize("torn", [b"", b"\0", b"\0\0\1\0a"])
+async def test_a_process_whose_run_was_killed_begins_no_other_batch(
+    store: AccountStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, torn: bytes
+) -> None:
+    """At the end of its input, wherever in a message that is, it drops what it has, and ends without a word, also where
+    it cannot tell what it did.
+    """
+    sent: list[bytes] = []
+    child = vars(processes)["_Child"]
+    send = child.send
+
+    async def keep(self: Any, frame: bytes) -> None:
+        sent.append(len(frame).to_bytes(4, "big") + frame)
+        await send(self, frame)
+
+    first, second = (sorted(NAMES[:14])[part] for part in (slice(7), slice(7, 14)))
+    options = Options(names=(*first, *second))
+    with monkeypatch.context() as patched:
+        patched.setattr(child, "send", keep)
+        assert (await migrate(store, SOURCE, TARGET, processes=2, options=options, **files(tmp_path))).ok
+    await to_thread.run_sync(shutil.rmtree, tmp_path / "new")
+    setup = sent[0]
+    batches = sorted({*sent} - {setup}, key=lambda frame: second[0].encode() in frame)
+    command = await to_thread.run_sync(vars(processes)["_command"])
+    out, gone = os.pipe()
+    os.close(out)
+    for stdout in (subprocess.DEVNULL, gone):
+        done = await anyio.run_process(command, input=b"".join([setup, *batches, torn]), stdout=stdout, check=False)
+        assert (done.returncode, done.stderr) == (0, b"")
+    os.close(gone)
+    assert not names_at(tmp_path / "new" / "post" / "all") & {*second}
 
 
 @on_asyncio

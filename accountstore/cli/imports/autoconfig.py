@@ -14,7 +14,16 @@ from xml.parsers import expat
 from msgspec import Struct
 
 from accountstore import ConfigError, ProtocolType, Secret, SecurityOptions
-from accountstore.cli.imports.found import Elsewhere, Found, NoLogin, OAuthLogin, PasswordLogin, Refused, Server
+from accountstore.cli.imports.found import (
+    Elsewhere,
+    Found,
+    NoLogin,
+    OAuthLogin,
+    PasswordLogin,
+    Refused,
+    Server,
+    port_of,
+)
 
 __all__ = ("Method", "parse")
 
@@ -90,12 +99,12 @@ def _server(element: Element, wanted: _Wanted, /) -> Server | None:
     """A server, or None of one that an account cannot say."""
     protocol = _PROTOCOLS.get(element.get("type", "").lower())
     host = _filled(element.findtext("hostname", ""), wanted.address)
-    port = element.findtext("port", "").strip()
+    port = port_of(element.findtext("port", "").strip())
     security = _SECURITY.get(element.findtext("socketType", "").strip().lower())
     login = _login(element, wanted)
-    if protocol is None or not host or not port.isdecimal() or security is None or login is None:
+    if protocol is None or not host or port is None or security is None or login is None:
         return None
-    return Server(protocol=protocol, host=host, port=int(port), security=security, login=login)
+    return Server(protocol=protocol, host=host, port=port, security=security, login=login)
 
 
 def _login(element: Element, wanted: _Wanted, /) -> PasswordLogin | OAuthLogin | NoLogin | None:

@@ -18,7 +18,10 @@ __all__ = (
     "Refused",
     "Server",
     "Source",
+    "port_of",
 )
+
+_PORT_DIGITS = 5
 
 
 class Command(Struct, frozen=True):
@@ -82,3 +85,8 @@ class Refused(Struct, frozen=True):
 
     name: str
     reason: str
+
+
+def port_of(text: str, /) -> int | None:
+    """The port that a text says; None where it is none, however long it is."""
+    return int(text) if text.isdecimal() and len(text) <= _PORT_DIGITS else None

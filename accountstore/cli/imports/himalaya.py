@@ -52,6 +52,8 @@ def parse(text: str, /) -> list[Found | Refused]:
         accounts = loads(text).get("accounts")
     except TOMLDecodeError as error:
         raise ConfigError(str(error)) from None
+    except (ValueError, RecursionError):
+        raise ConfigError("a number is too long, or values are too deep in others") from None
     if not isinstance(accounts, dict):
         raise ConfigError("accounts: must be a table")
     return [_account(name, table) for name, table in cast("dict[str, Any]", accounts).items()]
@@ -135,7 +137,7 @@ def _classic(name: str, account: Mapping[str, Any], path: tuple[str, ...], proto
     encryption = table.get("encryption", "tls")
     if isinstance(encryption, dict):
         encryption = cast("dict[str, Any]", encryption).get("type")
-    if encryption not in _ENCRYPTION:
+    if not isinstance(encryption, str) or encryption not in _ENCRYPTION:
         raise _WrongError(f"{where}.encryption: is not one that is known")
     port = table.get("port")
     if not isinstance(port, int):

@@ -15,6 +15,7 @@ from accountstore.cli.imports.found import (
     Refused,
     Server,
     Source,
+    port_of,
 )
 
 __all__ = ("parse",)
@@ -92,8 +93,8 @@ def _account(name: str, section: Mapping[str, list[str]], /) -> Found | Refused:
     host = host.removeprefix("imaps:").removeprefix("imap:")
     if not host:
         return Refused(name, "Host: is missing")
-    port = value("port") or ("993" if security is SecurityOptions.SSL_IMPLICIT else "143")
-    if not port.isdecimal():
+    port = port_of(value("port") or ("993" if security is SecurityOptions.SSL_IMPLICIT else "143"))
+    if port is None:
         return Refused(name, "Port: must be a number")
     login = _source(value("user"), value("usercmd"), "")
     password = _source(value("pass"), value("passcmd"), _keychain(value("usekeychain")))
@@ -106,7 +107,7 @@ def _account(name: str, section: Mapping[str, list[str]], /) -> Found | Refused:
         Server(
             protocol=ProtocolType.IMAP,
             host=host,
-            port=int(port),
+            port=port,
             security=security,
             login=OAuthLogin(login=login, refresh_token=refresh_token)
             if is_token

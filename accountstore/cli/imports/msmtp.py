@@ -15,6 +15,7 @@ from accountstore.cli.imports.found import (
     PasswordLogin,
     Refused,
     Server,
+    port_of,
 )
 
 __all__ = ("parse",)
@@ -106,8 +107,8 @@ def _account(name: str, settings: Mapping[str, str], /) -> Found | Refused:
         return Refused(name, "host: is missing")
     secured = _is_on(settings, "tls", otherwise=False)
     explicit = _is_on(settings, "tls_starttls", otherwise=True)
-    port = settings.get("port") or ("465" if secured and not explicit else "25")
-    if not port.isdecimal():
+    port = port_of(settings.get("port") or ("465" if secured and not explicit else "25"))
+    if port is None:
         return Refused(name, "port: must be a number")
     security = SecurityOptions.SSL_EXPLICIT if explicit else SecurityOptions.SSL_IMPLICIT
     return Found(
@@ -116,7 +117,7 @@ def _account(name: str, settings: Mapping[str, str], /) -> Found | Refused:
         Server(
             protocol=ProtocolType.SMTP,
             host=host,
-            port=int(port),
+            port=port,
             security=security if secured else SecurityOptions.NONE,
             login=_login(settings),
         ),

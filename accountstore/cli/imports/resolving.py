@@ -30,8 +30,8 @@ from accountstore.model import Credentials
 
 __all__ = ("Commands", "document_of", "evaluate", "words_of")
 
-Commands: TypeAlias = Literal["ask", "run"]
-"""Whether commands in the file are run without asking."""
+Commands: TypeAlias = Literal["ask", "run", "refuse"]
+"""Whether commands in the file are run: where the user says yes, without asking, or not at all."""
 
 _PATIENCE = 120.0
 """Seconds that a command has, in which it may ask for a passphrase."""
@@ -118,7 +118,7 @@ def _may_run(what: str, command: str, /) -> bool:
 
 def evaluate(command: str, line: int, commands: Commands, /) -> str:
     """What an `eval` of msmtp's stands for."""
-    if commands == "run" or _may_run(f"line {line}", command):
+    if commands == "run" or (commands == "ask" and _may_run(f"line {line}", command)):
         return _first_line(f"line {line}", Command(command))
     raise UnsupportedError(f"line {line}: eval runs a command: allow it by --run-commands")
 
