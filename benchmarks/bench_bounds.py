@@ -39,7 +39,7 @@ class _Peaks:
     """The highest figures of this process since it was made."""
 
     def __init__(self) -> None:
-        self.numbers: dict[str, float] = {}
+        self.numbers: dict[str, float] = {_COLLECTION: 0}
         self._before = self._now()
         self._before["threads"] += 1  # the one that looks
         self._collection = perf_counter()

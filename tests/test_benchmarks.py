@@ -125,7 +125,8 @@ def test_bounds_are_printed(tmp_path: Path) -> None:
     """What a store takes under load is counted for each storage; the event loop's longest stall has a goal."""
     _, (_, *rows) = quick_run(tmp_path, "bounds")
     assert {row["storage"] for row in rows} == {"memory", "local", "S3, obstore", "S3, s3fs"}
-    counted = ("descriptors", "connections", "threads", "memory, MB", "longest stall, ms")
+    longest = ("longest garbage collection, ms", "longest stall, ms")
+    counted = ("descriptors", "connections", "threads", "memory, MB", *longest)
     for row in rows:
         assert (row["goal"] is None) == (row["operation"] != "longest stall, ms")
     assert sorted((row["storage"], row["operation"]) for row in rows) == sorted(

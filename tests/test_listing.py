@@ -417,7 +417,7 @@ async def test_what_is_left_out_is_logged_and_counted(caplog: pytest.LogCaptureF
         assert await paths(store.list(recursive=True)) == ["a.account", "b.account"]
     first, second = [record.getMessage() for record in caplog.records]
     assert {(record.name, record.levelno) for record in caplog.records} == {("accountstore", logging.WARNING)}
-    assert first.startswith("a listing of 'main' leaves out '0#\\n.account' (file name: has a ")
+    assert first.startswith("a listing of 'main' leaves out '0#\\n.account' (file name: has '#': no ")
     assert first.endswith(" and 2 more")
     assert first.count("#") == 10
     assert "'m/\\u202e#.account'" in second

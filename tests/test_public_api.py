@@ -47,8 +47,8 @@ NAMES = {
     "accountstore.backends.base": """
         Backend BackendFactory BatchBackend Blob Capabilities Stat Usage Version VersionInfo Write WriteMode
         check_size classify_error digest only_version pages_by_cursor pages_of
-        BackendError ConfigError ConflictError DeniedError ExistsError FullError NotFoundError NotRegularError
-        TooLargeError UnavailableError UncertainError UnsupportedError
+        BackendError ConfigError ConflictError DeniedError ExistsError FullError LockedError NotFoundError
+        NotRegularError TooLargeError UnavailableError UncertainError UnsupportedError
     """,
     "accountstore.blocking": "BlockingAccountStore",
     "accountstore.telemetry": "otel_observer",

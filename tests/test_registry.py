@@ -303,8 +303,8 @@ async def test_a_backend_that_cannot_be_loaded_is_reported(
     """The `ConfigError` has storage and reason, no values, and the package where that must be repaired."""
     install("broken-backend", code, broken=name)
     package = "the backend for 'broken' of broken-backend " if reason.startswith("loaded") else ""
-    key = "storages.s0.url" if package else "storages.s0"
-    assert await refused("broken://", colour="canary") == f"{key}: {package}cannot be {reason}"
+    key, where = ("storages.s0.url", "") if package else ("storages.s0", " [broken://]")
+    assert await refused("broken://", colour="canary") == f"{key}: {package}cannot be {reason}{where}"
 
 
 @on_asyncio
