@@ -330,6 +330,7 @@ async def test_a_process_that_a_cancellation_ends_blames_no_document(
             assert [outcome.outcome async for outcome in run] == ["copied"]
 
 
+@on_asyncio
 async def test_a_run_that_is_dropped_ends_its_processes(
     store: AccountStore, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
