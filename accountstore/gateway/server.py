@@ -143,7 +143,7 @@ class Protocol(HttpToolsProtocol):
                 self.parser.feed_data(data)
             except httptools.HttpParserUpgrade as upgrade:
                 data = data[upgrade.args[0] :]
-                self.parser = httptools.HttpRequestParser(self)
+                self.parser: httptools.HttpRequestParser = httptools.HttpRequestParser(self)
                 self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
                 self.parser.feed_data(self._without_upgrade)
             else:

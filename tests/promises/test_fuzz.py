@@ -55,7 +55,7 @@ _WHERE = re.compile(
     r"|login|password|clientId|clientSecret|refreshToken|requestUrl|accessToken|expiresAt|discriminator"
     r"|storage|folderPath|fileName))*(?![\w.\[])"
 )
-_NAMED = re.compile(r"`[\w| -]+`")
+_NAMED = re.compile(r"`[\w| -]+`|has (?:'.'|U\+[0-9A-F]+):")
 MOST_TEMPLATES = 40
 
 Kind: TypeAlias = type[Account] | type[MultiAccount]
