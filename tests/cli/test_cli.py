@@ -467,7 +467,9 @@ def test_ls_and_check_name_what_no_location_names(tree: None) -> None:
         Path("first", name).touch()
     told = [
         "'e\u0301.account' (file name: is not in Unicode normal form C",
-        *(f"{name!r} (file name: has a " for name in ("mail/a#b.account", "DOMAIN\\me.account", "a:\n.account")),
+        "'mail/a#b.account' (file name: has '#': no ",
+        r"'DOMAIN\\me.account' (file name: has '\': no ",
+        r"'a:\n.account' (file name: has ':': no ",
     ]
     for arguments, count in (("ls -r", 4), ("ls", 3)):
         answer = run(*arguments.split())
