@@ -500,6 +500,27 @@ async def _first_of(results: AsyncIterator[tuple[Location, Version | AccountStor
             raise result
 
 
+async def errors_when_ended(
+    call: Callable[[AccountStore], Awaitable[object]], store: AccountStore, entered: threading.Event, ended: str, /
+) -> list[AccountStoreError]:
+    """What a call raises whose deadline, or whose store, ends while the disk has not answered."""
+    deadlines = parts_of(store)[0].storage(None).client.calls.deadlines
+    failures: list[AccountStoreError] = []
+
+    async def make() -> None:
+        try:
+            await call(store)
+        except AccountStoreError as error:
+            failures.append(error)
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(make)
+        await until(entered)
+        with anyio.fail_after(HUNG / 2):
+            await (store.aclose() if ended == "closed" else deadlines.end_all())
+    return failures
+
+
 @pytest.mark.parametrize("control", [False, True], ids=["", "control"])
 @pytest.mark.parametrize("ended", ["deadline", "closed"])
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -513,19 +534,7 @@ async def test_a_write_that_is_given_up_when_it_was_published_is_uncertain(
         monkeypatch.setattr("accountstore.aio.threads.releaser", lambda: bool)
     slow = SlowFolder()
     store = store_over({"main": LocalBackend(Files(str(root), calls=cast("SystemCalls", slow)))}, timeout=HUNG)
-    deadlines = parts_of(store)[0].storage(None).client.calls.deadlines
-    failures: list[AccountStoreError] = []
-
-    async def call() -> None:
-        try:
-            await PUBLISHED[name](store)
-        except AccountStoreError as error:
-            failures.append(error)
-
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(call)
-        await until(slow.entered)
-        await (store.aclose() if ended == "closed" else deadlines.end_all())
+    failures = await errors_when_ended(PUBLISHED[name], store, slow.entered, ended)
     assert content(root) == {"delete": None, "create": OLD}.get(name, NEW)
     assert [isinstance(failure, UncertainError) for failure in failures] == [not control]
     slow.release.set()
@@ -540,18 +549,14 @@ async def test_a_batch_that_is_given_up_tells_which_documents_were_not_made(root
     slow = SlowFolder()
     backend = LocalBackend(Files(str(root), calls=cast("SystemCalls", slow)))
     store = store_over({"main": backend}, timeout=HUNG)
-    deadlines = parts_of(store)[0].storage(None).client.calls.deadlines
     later = [replace(AT, file_name="later.account"), replace(AT, folder="other", file_name="later.account")]
     results: dict[Location, Version | AccountStoreError] = {}
 
-    async def call() -> None:
+    async def save_all(_: AccountStore) -> None:
         pairs = [(location, NEW) for location in (AT, *later)]
         results.update({location: result async for location, result in store.save_many(pairs)})
 
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(call)
-        await until(slow.entered)
-        await (store.aclose() if ended == "closed" else deadlines.end_all())
+    assert await errors_when_ended(save_all, store, slow.entered, ended) == []
     assert content(root) == NEW
     assert isinstance(results[AT], UncertainError)
     for location in later:
@@ -577,20 +582,7 @@ async def test_a_publication_that_hangs_does_not_outlive_its_deadline(
     monkeypatch.setattr("accountstore.aio.threads._PUBLICATION", 0.05)
     slow = Slow("unlink" if name == "delete" else "rename")
     store = store_over({"main": LocalBackend(Files(str(root), calls=slow))}, timeout=HUNG)
-    deadlines = parts_of(store)[0].storage(None).client.calls.deadlines
-    failures: list[AccountStoreError] = []
-
-    async def call() -> None:
-        try:
-            await PUBLISHED[name](store)
-        except AccountStoreError as error:
-            failures.append(error)
-
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(call)
-        await until(slow.entered)
-        with anyio.fail_after(HUNG / 2):
-            await (store.aclose() if ended == "closed" else deadlines.end_all())
+    failures = await errors_when_ended(PUBLISHED[name], store, slow.entered, ended)
     assert not slow.release.is_set()
     assert [type(failure) for failure in failures] == [UncertainError]
     slow.release.set()
