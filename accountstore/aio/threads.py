@@ -144,11 +144,12 @@ class ThreadPool:
                 call.wake = partial(_set, waiter)
                 end = monotonic() + _PUBLICATION
                 while not waiter.done():
-                    if monotonic() > end:
+                    left = end - monotonic()
+                    if left <= 0:
                         self._leave_publishing(call)
                         raise
                     with suppress(modules["asyncio"].CancelledError):  # its outcome is near
-                        await modules["asyncio"].wait((waiter,), timeout=_PUBLICATION)
+                        await modules["asyncio"].wait((waiter,), timeout=left)
         return call.outcome()
 
     async def _run_on_trio(self, call: _Call[T], /) -> None:

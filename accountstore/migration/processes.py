@@ -214,8 +214,7 @@ class Processes:
         elif reply.error:
             raise getattr(errors, reply.error, BackendError)(reply.reason)
         else:
-            task = child.given.popleft()
-            self._ready.append(told_by_worker(task.items, reply.done, self._job))
+            self._ready.append(told_by_worker(child.given.popleft().items, reply.done, self._job))
 
     async def _bury(self, child: _Child, /) -> None:
         """A process has died with its first batch: that one is to blame, the other is not."""

@@ -87,11 +87,9 @@ class Task(Struct, frozen=True, eq=False):
             return (Task(self.items, self.deaths + 1),)
         if len(self.items) == 1:
             reason = "source: the process that copied it ended, each time"
-            failed = Done(self.items[0].name, "failed", error="BackendError", reason=reason)
-            return Batch(self.items, (failed,))
+            return Batch(self.items, (Done(self.items[0].name, "failed", error="BackendError", reason=reason),))
         half = len(self.items) // 2
-        first, second = self.items[:half], self.items[half:]
-        return Task(first, self.deaths), Task(second, self.deaths)
+        return Task(self.items[:half], self.deaths), Task(self.items[half:], self.deaths)
 
 
 class Here:
