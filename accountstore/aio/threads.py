@@ -241,6 +241,12 @@ class ThreadPool:
         self._close()
 
 
+def run_alone(function: Callable[[], object], /) -> None:
+    """Call a function in a thread that nobody waits for; not at all where the system has none."""
+    with suppress(RuntimeError):
+        Thread(target=function, name="accountstore", daemon=True).start()
+
+
 def _work(calls: SimpleQueue[_Call[Any] | None], /) -> None:
     while (call := calls.get()) is not None:
         call.run()

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from importlib import import_module
 from inspect import signature
+from socket import SHUT_RDWR
 from typing import Any
 
 from fsspec.implementations.ftp import FTPFileSystem
@@ -198,13 +199,16 @@ def close(fs: Any, /) -> None:
     """Close what a filesystem, if there is one, holds open: fsspec has no method for that.
 
     An asynchronous one closes its session in a finalizer, which the garbage collector may run on an event loop that is
-    not the session's. Of the blocking ones, those for FTP and SFTP have clients.
+    not the session's. Of the blocking ones, those for FTP and SFTP have clients; a call that hangs on one ends.
     """
     if fs is not None and fs.async_impl:
         for finalizer in finalizers(fs):
             finalizer()
         return
-    for name in ("ftp", "client"):
+    if isinstance(ftp := getattr(fs, "ftp", None), ftplib.FTP):
+        with suppress(Exception):
+            ftp.sock.shutdown(SHUT_RDWR)  # type: ignore[union-attr]  # its own `close` waits for a call that reads
+    for name in ("client", "ftp"):  # paramiko's connection first: its channel's `close` waits for a call that writes
         end = getattr(getattr(fs, name, None), "close", None)
         if end is not None:
             with suppress(Exception):  # it may be closed or broken already

@@ -16,7 +16,7 @@ from typing import Any, TypeAlias, TypeVar, cast
 
 from anyio import to_thread
 
-from accountstore.aio.threads import Fence, Lazy, ThreadPool
+from accountstore.aio.threads import Fence, Lazy, ThreadPool, run_alone
 from accountstore.backends.base import (
     BackendError,
     Blob,
@@ -73,9 +73,9 @@ class FsspecBackend:
         self._threads = ThreadPool(_THREADS) if parallel else ThreadPool(1, self._renew)
 
     def _renew(self) -> None:
-        """Leave the connection to the call that hangs on it, or while it is made, and close it."""
+        """Leave the connection to the call that hangs on it, or while it is made, and close it, which may hang too."""
         left, self._connection = self._connection, Lazy(partial(_connect, self._connect))
-        close(left.take())
+        run_alone(partial(close, left.take()))
 
     @contextmanager
     def _use(self) -> Generator[Any]:

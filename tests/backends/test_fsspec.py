@@ -313,6 +313,32 @@ def test_an_ftp_client_that_could_not_be_made_goes_quietly(kind: Any, monkeypatc
     assert hook.called == (kind is FTPFileSystem)
 
 
+def test_closing_an_ftp_client_ends_a_call_that_hangs() -> None:
+    """Neither the call nor whoever closes the client waits for a server that does not answer."""
+    ours, theirs = socket.socketpair()
+    fs: Any = _FTP.__new__(_FTP)
+    fs.ftp = ftplib.FTP()
+    fs.ftp.sock, fs.ftp.file = ours, ours.makefile("r")
+    outcome = Mock()
+
+    def call() -> None:
+        try:
+            fs.ftp.voidcmd("NOOP")
+        except EOFError:
+            outcome("it ended")
+
+    threads = [threading.Thread(target=call, daemon=True)]
+    threads[0].start()
+    theirs.recv(100)
+    threads.append(threading.Thread(target=file_servers.close, args=(fs,), daemon=True))
+    threads[1].start()
+    for thread in threads:
+        thread.join(HUNG / 10)
+    theirs.close()
+    assert not any(thread.is_alive() for thread in threads)
+    outcome.assert_called_once()
+
+
 @pytest.mark.parametrize("call", ["read", "write", "delete"])
 @pytest.mark.parametrize(
     ("refusals", "asked", "kind"),
@@ -635,7 +661,8 @@ class _Slow(MemoryFileSystem):  # type: ignore[misc]  # fsspec has no types
     def __init__(self) -> None:
         super().__init__()
         self.reads = 0
-        self.client = Mock()
+        self.closed_in = list[int]()
+        self.client = Mock(close=lambda: self.closed_in.append(threading.get_ident()))
         self.hanging = threading.Event()
         self.go_on = threading.Event()
         self.made.append(self)
@@ -652,8 +679,9 @@ class _Slow(MemoryFileSystem):  # type: ignore[misc]  # fsspec has no types
 async def test_a_call_that_hangs_keeps_its_connection_to_itself(
     parallel: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A read that hangs when its caller gives it up has its blocking filesystem for itself, which is closed; the next
-    one connects anew, at once, and the backend can be closed. The control: an asynchronous filesystem is shared.
+    """A read that hangs when its caller gives it up has its blocking filesystem for itself, which is closed, and not on
+    the event loop, for that may hang too; the next one connects anew, at once, and the backend can be closed. The
+    control: an asynchronous filesystem is shared.
     """
     monkeypatch.setattr(_Slow, "made", made := list[_Slow]())
     backend = FsspecBackend(_Slow, "/root", parallel=parallel)
@@ -664,7 +692,10 @@ async def test_a_call_that_hangs_keeps_its_connection_to_itself(
         group.cancel_scope.cancel()
     assert (await backend.read("a.account", limit=10)).data == b"x"
     assert [fs.reads for fs in made] == ([2] if parallel else [1, 1])
-    assert made[0].client.close.called is not parallel
+    while not (made[0].closed_in or parallel):
+        await sleep(0.001)
+    assert threading.get_ident() not in made[0].closed_in
+    assert not (made[0].closed_in and parallel)
     await backend.aclose()
     made[0].go_on.set()
 
