@@ -558,7 +558,9 @@ def test_temporary_file_that_is_swept_again_and_again(
 
 
 @pytest.mark.parametrize("gone", ["file", "folder"])
-@pytest.mark.parametrize(("name", "key"), [("overwrite", KEY), ("create", ABSENT), ("overwrite", ABSENT)])
+@pytest.mark.parametrize(
+    ("name", "key"), [("overwrite", KEY), *((name, ABSENT) for name in ("create", "overwrite", "write_many"))]
+)
 def test_what_is_removed_while_a_document_is_published(
     root: Path, files: Files, system: System, name: str, key: str, gone: str
 ) -> None:
@@ -579,6 +581,31 @@ def test_what_is_removed_while_a_document_is_published(
     assert failure(name, files, key) is None
     assert len(removed) == 1
     assert state(root) == {"mail": "no file", **({KEY: OLD} if gone == "file" else {}), key: NEW}
+
+
+@pytest.mark.parametrize("name", WRITES)
+def test_a_folder_that_others_remove_again_and_again(root: Path, files: Files, system: System, name: str) -> None:
+    """A write, and one of a batch, that finds the empty folder gone makes it again, and gives up after very many. A
+    swap finds no document.
+    """
+
+    def opened(path: str, *arguments: Any, **options: Any) -> int:
+        if path.endswith(".tmp") and len(met) < times:
+            met.append(path)
+            shutil.rmtree(root / "mail")
+        return system._open(path, *arguments, **options)  # pyright: ignore[reportPrivateUsage]
+
+    system.patch("open", opened)
+    times, met = 3, list[str]()
+    if name.startswith("swap"):
+        assert failure(name, files, KEY) is errors.NotFoundError
+        return
+    assert failure(name, files, ABSENT) is None
+    assert len(met) == 3
+    assert state(root) == {"mail": "no file", ABSENT: NEW}
+    times, met = 10**9, []
+    not_sent(CALLS[name], files, "mail/more.account")
+    assert len(met) > 10
 
 
 @pytest.mark.parametrize("times", [3, 10**9])

@@ -135,6 +135,9 @@ class Files:
                     self._sync(at)
             except Exception as error:  # noqa: BLE001 -- an error is a result here
                 results |= {n: error for n in numbers if not isinstance(results.get(n), Exception)}
+        for number, write in enumerate(writes):
+            if isinstance(results[number], FileNotFoundError | VanishedError):  # `write` makes the folder again
+                results[number] = _outcome(self.write, *write, fence_of(write.key))
         return [results[number] for number in range(len(writes))]
 
     def write(self, key: str, data: bytes, mode: WriteMode, fence: AbstractContextManager[Any] = _NO_FENCE, /) -> Stat:
@@ -298,7 +301,5 @@ def _by_folder(keys: Sequence[str], /) -> dict[str, list[int]]:
 def _outcome(call: Callable[[*Ts], T], /, *arguments: *Ts) -> T | Exception:
     try:
         return call(*arguments)
-    except VanishedError:
-        return UnavailableError("the folder was removed meanwhile", sent=False)
     except Exception as error:  # noqa: BLE001 -- an error is a result here
         return error
