@@ -315,6 +315,7 @@ def is_sealed(data: bytes, /) -> bool:
     """Whether bytes are a sealed document (`accountstore.sealing`), be it a broken one: it has `protected` and
     `ciphertext`, and neither `host` nor `receiveAccounts`, of which each plain document has one and no sealed one any.
     """
+    data = without_mark(data)
     try:
         marks = _decode_marks(data)
     except (msgspec.MsgspecError, UnicodeError, RecursionError):

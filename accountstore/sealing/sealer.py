@@ -9,7 +9,7 @@ from typing import Literal, TypeAlias, TypeVar
 from msgspec import Struct
 
 from accountstore.backends.base import Blob, Write
-from accountstore.codecs import is_sealed
+from accountstore.codecs import is_sealed, without_mark
 from accountstore.errors import AccountStoreError, KeyDeniedError, KeyProviderError, NotSealedError, SealError
 from accountstore.sealing.envelope import (
     Envelope,
@@ -136,7 +136,7 @@ class Sealer:
         if self.mode != "required" and not is_sealed(data):
             return None
         try:
-            envelope = parse(data, self.ring.algorithms)
+            envelope = parse(without_mark(data), self.ring.algorithms)
         except SealError:
             if is_sealed(data):
                 raise

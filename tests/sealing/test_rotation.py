@@ -36,7 +36,7 @@ from accountstore import (
 )
 from accountstore.backends.base import Blob
 from accountstore.backends.memory import MemoryBackend
-from accountstore.codecs import is_sealed
+from accountstore.codecs import BYTE_ORDER_MARK, is_sealed
 from accountstore.rotation import Rotated, reseal, resume_time, rewrap, sealing, verify
 from accountstore.testing import Fault, FaultyBackend, store_over
 
@@ -177,6 +177,24 @@ async def test_a_plain_document_with_an_envelopes_fields_is_plain() -> None:
         assert json.loads((await store.read_json(AT)).document) == json.loads(odd)
         assert await outcomes(rewrap(store)) == {"written": 1}
     assert json.loads((await backend.read(AT.path, limit=LIMIT)).data) == json.loads(odd)
+
+
+@pytest.mark.parametrize("mode", ["required", "optional", "unsealing"])
+async def test_a_byte_order_mark_before_a_sealed_document_is_passed_over(mode: Mode) -> None:
+    """As some editors put one there: the document is read and verified, and a rotation moves it and seals it no second
+    time; without keys it is still told as sealed.
+    """
+    backend = MemoryBackend()
+    await over(backend, "old").save(AT, ACCOUNT)
+    data = (await backend.read(AT.path, limit=LIMIT)).data
+    await backend.write(AT.path, BYTE_ORDER_MARK + data, mode="overwrite")
+    store = over(backend, "new", "old", mode=mode)
+    assert await store.get(AT) == ACCOUNT
+    with raises(errors.MissingKeyError):
+        await store_over({"main": backend}).get(AT)
+    assert await outcomes(verify(store)) == {"stale": 1}
+    assert await outcomes(rewrap(store)) == {"written": 1}
+    assert await over(backend, "new", mode=mode).get(AT) == ACCOUNT
 
 
 async def test_a_planted_document_is_not_sealed_by_a_rotation() -> None:
