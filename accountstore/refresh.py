@@ -18,10 +18,9 @@ from time import monotonic
 from typing import Generic, TypeVar
 
 import anyio
-from anyio import get_cancelled_exc_class
 from msgspec.structs import replace
 
-from accountstore.aio.shield import is_cancelled, run_uninterrupted
+from accountstore.aio.shield import is_failure, run_uninterrupted
 from accountstore.errors import (
     AccountStoreError,
     BackendError,
@@ -259,12 +258,10 @@ class _Refresh(Generic[D]):
                     grant: object = self.exchange(credentials)
                     if isawaitable(grant):  # what a plain function grants is not lost
                         grant = await grant
-                except Exception as error:  # noqa: BLE001 -- whatever a caller's function raises
-                    failure = _failure_of(error)
-                except get_cancelled_exc_class() as ended:
-                    if limit.cancel_called or is_cancelled():
+                except BaseException as error:
+                    if not is_failure(error):
                         raise
-                    failure = _failure_of(ended)
+                    failure = _failure_of(error)
                 else:
                     if isinstance(grant, TokenGrant):
                         return grant

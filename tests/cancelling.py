@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
 import anyio
 import pytest
@@ -85,3 +85,16 @@ async def cancelled_after(by: Way, call: Call, moment: Call, times: int = 1) -> 
         cancelled = await by(call, lambda cancel: group.start_soon(cancel_then, cancel))
         group.cancel_scope.cancel()
     return cancelled
+
+
+async def stray() -> NoReturn:
+    """Raise a cancellation that nobody has asked for: that of a scope that is over."""
+    kept: BaseException | None = None
+    with anyio.CancelScope() as scope:
+        scope.cancel()
+        try:
+            await anyio.sleep(0)
+        except anyio.get_cancelled_exc_class() as error:
+            kept = error
+    assert kept is not None
+    raise kept

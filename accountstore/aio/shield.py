@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
 from functools import partial
+from math import inf
 from sys import modules
 from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple
@@ -51,12 +52,14 @@ class InFlight:
             self.turns.release()
 
 
-def is_cancelled() -> bool:
-    """Whether somebody has asked the task to end: on asyncio, where its own `CancelledError` may be a stray one."""
-    if asyncio_loop() is None:
-        return False
-    task = modules["asyncio"].current_task()
-    return task is not None and task.cancelling() > 0
+def is_failure(error: BaseException, /) -> bool:
+    """Whether what a function of others raises is its own failure: an `Exception`, or a cancellation that nobody has
+    asked this task for.
+    """
+    if isinstance(error, (Exception, GeneratorExit)) or not isinstance(error, anyio.get_cancelled_exc_class()):
+        return isinstance(error, Exception)
+    task = None if asyncio_loop() is None else modules["asyncio"].current_task()
+    return anyio.current_effective_deadline() > -inf and (task is None or not task.cancelling())
 
 
 async def run_shielded(call: Callable[[*Ts], Coroutine[Any, Any, T]], /, *arguments: *Ts) -> T:

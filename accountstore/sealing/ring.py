@@ -12,7 +12,7 @@ from time import monotonic
 from typing import Any, ParamSpec, TypeVar
 
 from accountstore.aio.deadlines import Deadline
-from accountstore.aio.shield import InFlight
+from accountstore.aio.shield import InFlight, is_failure
 from accountstore.errors import ClosedError, ConfigError, KeyProviderError, MissingKeyError, SealError, WrongKeyError
 from accountstore.retry import RetryPolicy, backoff
 from accountstore.sealing.envelope import KEY_BYTES, MAX_WRAPPED, WrappedKey, is_key_id
@@ -183,11 +183,11 @@ class KeyRing:
                     break
                 try:
                     return await call()
-                except Exception as error:  # noqa: BLE001 -- whatever a provider raises
+                except BaseException as error:  # noqa: BLE001 -- whatever a provider raises
+                    if not is_failure(error):  # a cancellation goes on, without the frames below
+                        error.__context__ = error.__cause__ = None
+                        raise error.with_traceback(None)  # noqa: B904 -- it is the same one
                     failure = _failure(error)
-                except BaseException as ended:  # noqa: BLE001 -- cancellation goes on, without the frames below
-                    ended.__context__ = ended.__cause__ = None
-                    raise ended.with_traceback(None)  # noqa: B904 -- it is the same one
                 if not failure.temporary or attempt == attempts:
                     raise failure
                 await backoff(attempt, _FIRST_PAUSE, _LONGEST_PAUSE)
@@ -268,7 +268,7 @@ def _content_key(key: object, wrapped: WrappedKey, /) -> SecretBytes | SealError
     return WrongKeyError("what is unwrapped is no content key", key_id=wrapped.key_id)
 
 
-def _failure(error: Exception, /) -> SealError:
+def _failure(error: BaseException, /) -> SealError:
     """The error of ours for what a provider raised, without its traceback, its context and its text."""
     if isinstance(error, SealError):
         failure = copy(error)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import anyio
 import msgspec
 import pytest
+from cancelling import stray
 from doubles import Recording, raises
 from msgspec.structs import replace
 from providers import SmallProvider
@@ -389,19 +390,6 @@ class MineError(NoAnswerError):
 
 def fail(error: BaseException, /) -> NoReturn:
     raise error
-
-
-async def stray() -> NoReturn:
-    """Raise a cancellation that nobody has asked for: that of a scope that is over."""
-    kept: BaseException | None = None
-    with anyio.CancelScope() as scope:
-        scope.cancel()
-        try:
-            await anyio.sleep(0)
-        except anyio.get_cancelled_exc_class() as error:
-            kept = error
-    assert kept is not None
-    raise kept
 
 
 FAULTS: list[tuple[Callable[[str], Any], str]] = [

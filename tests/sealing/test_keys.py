@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import anyio
 import pytest
+from cancelling import by_scope, by_task, by_timeout, cancelled_after, each_way, stray
 from doubles import BatchMemory, Recording, drained, raises
 from samples import ACCOUNT, AT, ELSEWHERE
 from sealed import BY, KEYS, b64, jwk, jwks, sealed_over, sealer, static, write_keys
@@ -29,6 +30,8 @@ from accountstore.sealing.ring import KeyCache
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
     from pathlib import Path
+
+    from cancelling import Way
 
     from accountstore.sealing.sealer import Sealer
 
@@ -522,6 +525,7 @@ NONSENSE: dict[str, Callable[[str], Awaitable[Any]]] = {
     "another algorithm": lambda _: _answer([WrappedKey("A256KW", "old", bytes(40))]),
     "an empty key": lambda _: _answer([WrappedKey("test", "k", b"")]),
     "a broken connection": _reset,
+    "a cancellation that nobody has asked for": lambda _: stray(),
 }
 
 
@@ -593,6 +597,21 @@ async def test_a_provider_in_the_process_is_asked_once_and_can_be_cancelled(paus
     with anyio.CancelScope() as scope:
         await store.get(AT)
     assert scope.cancelled_caught
+
+
+@each_way(by_scope, by_task, by_timeout)
+async def test_a_cancellation_of_the_caller_is_no_failure_of_a_provider(by: Way) -> None:
+    """Whoever is cancelled while a provider works is cancelled, and nothing is asked again."""
+    service, begun = Service(), anyio.Event()
+    store = sealed_over({"main": MemoryBackend()}, {"main": with_service(service, attempts=3)})
+
+    async def hang(_: str) -> Any:
+        begun.set()
+        await anyio.sleep_forever()
+
+    service.instead = hang
+    assert await cancelled_after(by, lambda: store.save(AT, ACCOUNT), begun.wait)
+    assert service.calls == [("wrap", 1)]
 
 
 async def test_a_denial_is_not_repeated_and_a_failure_is(pauses: list[float]) -> None:
