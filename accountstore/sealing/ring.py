@@ -11,6 +11,8 @@ from itertools import combinations
 from time import monotonic
 from typing import Any, ParamSpec, TypeVar
 
+import anyio
+
 from accountstore.aio.deadlines import Deadline
 from accountstore.aio.shield import InFlight, is_failure
 from accountstore.errors import ClosedError, ConfigError, KeyProviderError, MissingKeyError, SealError, WrongKeyError
@@ -196,11 +198,15 @@ class KeyRing:
         raise KeyProviderError("the key provider did not answer in time")
 
     async def aclose(self) -> None:
-        """Forget the keys and close the providers, whatever one of them raises."""
+        """Forget the keys and close the providers, each in time, whatever one of them raises."""
         self._cache.clear()
         for provider in self.providers:
-            with suppress(Exception):
-                await provider.aclose()
+            with anyio.move_on_after(self._policy.timeout, shield=True):
+                try:
+                    await provider.aclose()
+                except BaseException as error:
+                    if not is_failure(error):
+                        raise
 
 
 def _check_ids(providers: Sequence[KeyProvider], /) -> None:

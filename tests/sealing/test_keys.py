@@ -17,6 +17,7 @@ import anyio
 import pytest
 from cancelling import by_scope, by_task, by_timeout, cancelled_after, each_way, stray
 from doubles import BatchMemory, Recording, drained, raises
+from running import HUNG
 from samples import ACCOUNT, AT, ELSEWHERE
 from sealed import BY, KEYS, b64, jwk, jwks, sealed_over, sealer, static, write_keys
 
@@ -373,6 +374,7 @@ class Service:
         self.instead: Callable[[str], Awaitable[Any]] | None = None
         self.swaps = False
         self.closed = False
+        self.at_close: Callable[[], Awaitable[Any]] = anyio.lowlevel.checkpoint
 
     def key_ids(self) -> Sequence[str]:
         return (self.key_id,)
@@ -410,6 +412,7 @@ class Service:
 
     async def aclose(self) -> None:
         self.closed = True
+        await self.at_close()
 
 
 class Rewrapping(Service):
@@ -716,6 +719,17 @@ async def test_a_slow_service_ends_with_the_deadline() -> None:
     store = sealed_over({"main": MemoryBackend()}, {"main": with_service(service)}, timeout=0.05)
     with raises(errors.KeyProviderError, "in time", location=AT):
         await store.save(AT, ACCOUNT)
+
+
+@pytest.mark.parametrize("at_close", [anyio.sleep_forever, stray, lambda: _reset("")], ids=["hangs", "stray", "fails"])
+async def test_a_provider_that_does_not_close_holds_up_nobody(at_close: Callable[[], Awaitable[Any]]) -> None:
+    """Closing a storage waits for a provider as long as a call may take, whatever it raises, and closes the others."""
+    services = [Service(key_id=key_id) for key_id in "ab"]
+    services[0].at_close = at_close
+    own = sealer(*services, policy=RetryPolicy(timeout=0.05))
+    with anyio.fail_after(HUNG):
+        await own.aclose()
+    assert [service.closed for service in services] == [True, True]
 
 
 async def test_a_ring_reads_by_every_provider() -> None:
