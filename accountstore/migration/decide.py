@@ -78,16 +78,21 @@ def decide(
         return Write(target, "changed")
     if options.delete_source and equal is None:
         return READ  # it must be seen at the target before it is removed
-    return Settled("newer" if changed_there else "same")
+    if changed_there:
+        return Settled("newer")
+    return Settled("same") if equal is not False else _unlike(target, options, "both ends are as copied, and differ")
 
 
 def _changed_at_both(target: Version, known: Row | None, options: Options, /, *, equal: bool) -> Decision:
     if equal:
         return Settled("same")
-    if options.on_conflict == "overwrite":
-        return Write(target, "changed")
     why = "the target has another document" if known is None else "both ends have changed since it was copied"
-    return Settled("conflict", why)
+    return _unlike(target, options, why)
+
+
+def _unlike(target: Version, options: Options, why: str, /) -> Decision:
+    """The target has another document than the source, and is not to keep it where conflicts are to be overwritten."""
+    return Write(target, "changed") if options.on_conflict == "overwrite" else Settled("conflict", why)
 
 
 def _without_target(source: Version, known: Row | None, marks: Marks, options: Options, /) -> Decision:
