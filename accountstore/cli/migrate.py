@@ -8,14 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import anyio
 import typer
 
-from accountstore import (
-    AccountStore,
-    AccountStoreError,
-    ConfigError,
-    JournalError,
-    LocationError,
-    UnsupportedError,
-)
+from accountstore import AccountStore, AccountStoreError, ConfigError, JournalError, LocationError, UnsupportedError
 from accountstore.cli.app import check_lasting, examples, not_a_folder
 from accountstore.cli.completion import complete_folder
 from accountstore.cli.exits import exit_codes, print_error
@@ -382,9 +375,11 @@ async def _client(address: str, /) -> Any:
         from distributed import Client
     except ImportError:
         raise UnsupportedError("--dask needs the package distributed: pip install 'accountstore[dask]'") from None
+    client: Any = Client(address, asynchronous=True)  # type: ignore[no-untyped-call]  # it has no types
     try:
-        return await Client(address, asynchronous=True)  # type: ignore[no-untyped-call]  # it has no types
+        return await client
     except (OSError, TypeError, ValueError) as error:
+        await client.close()  # else the collector of garbage does, which warns
         raise ConfigError(f"--dask {address}: {error}") from None
 
 

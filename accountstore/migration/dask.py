@@ -119,13 +119,13 @@ class Cluster:
         """
         if asyncio_loop() is None or not client.asynchronous:
             raise UnsupportedError("a Dask client works on asyncio alone, and has to be `Client(asynchronous=True)`")
-        private = str(client.scheduler.address).startswith(("tls://", "inproc://"))
+        await _wait_for_worker(client)
+        private = await _is_private(client)
         if isinstance(config, StoreConfig) and not private:
             raise UnsupportedError(
-                "a StoreConfig, with its secrets, travels to Dask's workers by TLS alone: give the path of a file that"
-                " they have, or set ACCOUNTSTORE_CONFIG where they run"
+                "a StoreConfig, with its secrets, travels to Dask's workers by TLS alone, and the scheduler or a worker"
+                " does without: give the path of a file that they have, or set ACCOUNTSTORE_CONFIG where they run"
             )
-        await _wait_for_worker(client)
         workers = len(await client.nthreads())
         options = job.options
         rate = options.requests_per_second
@@ -266,6 +266,20 @@ async def _wait_for_worker(client: Any, /) -> None:
     except _BROKEN:
         failure = _gone()
     raise failure
+
+
+async def _is_private(client: Any, /) -> bool:
+    """Whether TLS, or this very process, is the only way to each worker, and to the scheduler, also for later ones."""
+
+    def ways(dask_scheduler: Any) -> list[str]:
+        return [*(listener.contact_address for listener in dask_scheduler.listeners), *dask_scheduler.workers]
+
+    found = [client.scheduler.address]
+    try:
+        found += await client.run_on_scheduler(ways)
+    except Exception:  # noqa: BLE001 -- of one that does not say it, nothing is known
+        return False
+    return all(address.startswith(("tls://", "inproc://")) for address in found)
 
 
 def _without_versions(item: Item, /) -> Item:

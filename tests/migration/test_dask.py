@@ -358,3 +358,46 @@ async def test_by_tls_a_configuration_travels(tmp_path: Path, monkeypatch: pytes
         async with cluster(monkeypatch, n_workers=1, security=security.temporary(), protocol="tls://") as client:
             assert (await run_on(client, store, tmp_path, config=told)).ok
         assert await found(store, target("x.account")) == "a"
+
+
+@on_asyncio
+@pytest.mark.parametrize(
+    ("listens", "worker", "private"),
+    [(["inproc"], "inproc", True), (["inproc", "tcp"], "inproc", False), (["inproc"], "tcp", False)],
+)
+async def test_one_way_in_the_clear_is_enough(
+    store: AccountStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, listens: list[str], worker: str, private: bool
+) -> None:
+    """Whatever way the client itself has: where the scheduler listens without TLS, so that a worker may join there, or
+    a worker does, no StoreConfig travels, and no key of the marks.
+    """
+    from distributed import Client as Connected
+    from distributed import Scheduler as Scheduling
+    from distributed import Worker as Working
+
+    from accountstore.migration.dask import StorePlugin
+
+    connected: Any = Connected
+    scheduling: Any = Scheduling
+    working: Any = Working
+    keys: list[bytes | str] = []
+
+    async def seen(plugin: Any, worker: Any) -> None:
+        keys.append(plugin._key)
+        raise ConfigError("seen")
+
+    monkeypatch.setattr(StorePlugin, "setup", seen)
+    ports: dict[str, Any] = {"port": [0] * len(listens), "host": [None, "127.0.0.1"][: len(listens)]}
+    async with scheduling(protocol=listens, dashboard=False, **ports) as scheduler:
+        inproc = scheduler.listeners[0].contact_address
+        async with (
+            working(inproc, nthreads=1, protocol=worker, dashboard=False),
+            connected(inproc, asynchronous=True) as client,
+        ):
+            with raises(ConfigError, "seen"):
+                await run_on(client, store, tmp_path)
+            assert isinstance(keys[0], bytes) is private
+            refusal, said = (ConfigError, "seen") if private else (UnsupportedError, "or a worker does without")
+            with raises(refusal, said):
+                await run_on(client, store, tmp_path, config=config(tmp_path))
+            assert len(keys) == 1 + private

@@ -221,6 +221,16 @@ def test_what_is_wrong_is_said(migrate: Any, folder: Path, arguments: list[str],
     assert not [*folder.glob("new/**/*.account")]
 
 
+@pytest.mark.parametrize("address", ["nonsense", "tls://127.0.0.1:1", "nothing://127.0.0.1:1"])
+def test_a_scheduler_that_cannot_be_is_one_line(migrate: Any, address: str) -> None:
+    """The error names the address, and Python warns of nothing besides."""
+    pytest.importorskip("distributed")
+    done = migrate("Old:mail", "New:post", "--dask", address)
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"accountstore: --dask {address}: ")
+    assert done.stderr.count("\n") == 1
+
+
 def test_a_list_of_names(tmp_path: Path) -> None:
     """A line is a name, whatever separators are in it but a line feed, or JSON as a run prints it; what is neither is
     told by the number of its line, as a line of `ls --json` is. A file of nothing is refused, but not the report of a
