@@ -641,6 +641,13 @@ def test_no_secret_is_made_up(form: str, text: str, reason: str) -> None:
     assert files() == ["given"]
 
 
+@pytest.mark.parametrize("encoding", ["rot13", "hex", "nonsense", "shift_jis", "utf-7", "utf-32", "idna", "undefined"])
+def test_an_encoding_that_is_not_read_is_told(encoding: str) -> None:
+    """Whatever Python makes of the name that an XML declaration has, it is a line, and no traceback."""
+    text = GMAIL.replace("UTF-8", encoding)
+    assert imported("autoconfig", text).refusal == "given: declares an encoding that cannot be read: save it as UTF-8"
+
+
 def test_what_cannot_be_had_is_told_and_the_rest_is_imported() -> None:
     """A secret that is elsewhere, or a name that no location can have, stops no other account."""
     accounts = "account a\nhost h\nauth on\nuser me\n\naccount b/c\nhost h\n\naccount d\nhost h\n"

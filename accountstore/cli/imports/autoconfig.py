@@ -82,6 +82,10 @@ def _read(data: bytes, /) -> Element:
         parser.Parse(data, True)
     except expat.ExpatError as error:
         raise ConfigError(f"is no XML: {expat.ErrorString(error.code)} (line {error.lineno})") from None
+    except ConfigError:
+        raise
+    except (LookupError, ValueError):  # expat asks Python for what it does not know itself
+        raise ConfigError("declares an encoding that cannot be read: save it as UTF-8") from None
     return builder.close()
 
 
