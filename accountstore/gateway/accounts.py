@@ -33,7 +33,7 @@ from accountstore import (
     Version,
 )
 from accountstore.gateway.conditions import Conditions, conditions_of, precondition
-from accountstore.gateway.merging import KEEPERS, LEASES, READERS, Fields, is_plain, spent_in
+from accountstore.gateway.merging import KEEPERS, READERS, Fields, is_plain, renewed, spent_in
 from accountstore.gateway.problems import UNREADABLE, Problem, missing
 from accountstore.gateway.service import Call
 from accountstore.gateway.wire import (
@@ -47,6 +47,7 @@ from accountstore.gateway.wire import (
     text_in,
     value_in,
 )
+from accountstore.lease import FIELD
 
 __all__ = ("get", "get_multi", "reachable", "save", "save_multi")
 
@@ -179,7 +180,8 @@ async def _save_merged(
     kept = new
     if document is not None:
         old = READERS[kind](document, "$", str)
-        kept = KEEPERS[kind](new, old, spent_in(old))
+        spent = spent_in(old)
+        kept = KEEPERS[kind](renewed(new, kind, spent), old, spent)
     data, plain = msgspec.json.encode(kept), is_plain(kept, kind)
     try:
         saved = await call.store.save_json(location, data, mode=version or "create")
@@ -216,7 +218,7 @@ async def _given(call: Call, kind: Kind, /) -> tuple[Location, Fields]:
         raise Problem(400, "badRequest", f"storageFile: may have {', '.join(_PLACE)} only")
     asked = (text_in(file, name, "storageFile") for name in _PLACE)
     new = READERS[kind](body["value"], "value", lower_first)
-    value_in(new, LEASES, "value")  # which later saves read
+    value_in(new, FIELD, "value")  # which later saves read
     return reachable(call, location_of(*asked)), new
 
 

@@ -6,14 +6,16 @@ they stand in the JSON, so that nothing of a value is lost on the way.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 import msgspec
 from msgspec import Raw
 
+from accountstore import Secret
 from accountstore.gateway.problems import Problem
 from accountstore.gateway.wire import fields_of, lower_first
+from accountstore.lease import FIELD, key_of, leases_in
 
 Fields = dict[str, Any]
 """The fields of an object: raw JSON, or objects and lists of such below."""
@@ -42,9 +44,6 @@ _PARTS = {
     "credentials": "credentials",
     "cacheFile": "location",
 }
-LEASES = "accountstoreRefresh"
-"""The field of a document in which `AccountStore.refresh` keeps what it needs."""
-
 _ITEMS = msgspec.json.Decoder(list[Raw])
 _MOST_ACCOUNTS = 2500
 """More with credentials than a document has room for, unless its storage takes larger ones than usual."""
@@ -77,20 +76,40 @@ def multi_fields(data: bytes | Raw, where: str, rename: Rename, /) -> Fields:
     return fields
 
 
-def spent_in(old: Fields, /) -> frozenset[str]:
-    """The refresh tokens that a stored document had before those that it has: each was exchanged for one of these."""
-    leases = _decoded(old.get(LEASES))
-    entries = leases.values() if isinstance(leases, dict) else ()
-    found = (entry.get("previous") for entry in entries if isinstance(entry, dict))
-    return frozenset(token for token in found if isinstance(token, str))
+def spent_in(old: Fields, /) -> Mapping[str, Fields]:
+    """The refresh tokens that were exchanged for those of a stored document, each with the credentials that have its
+    successor; with none, where another grant stands in that place since.
+    """
+    leases = leases_in(_decoded(old.get(FIELD)))
+    holders: dict[str, Fields] = {}
+    for credentials in _credentials_in(old) if leases else ():
+        if isinstance(token := _value(credentials.get("refreshToken")), str):
+            holders[key_of(Secret(token))] = credentials
+    return {entry.previous.reveal(): holders.get(key, {}) for key, entry in leases.items() if entry.previous}
 
 
-def keep_account(new: Fields, old: Fields, spent: frozenset[str], /) -> Fields:
+def renewed(new: Any, what: str, spent: Mapping[str, Fields], /) -> Any:
+    """A document with the stored tokens wherever a spent refresh token stands, which its client has read before that
+    was exchanged. Of another client's id the access token is not taken.
+    """
+    if isinstance(new, list):
+        return [renewed(item, what, spent) for item in new]
+    if not isinstance(new, dict):
+        return new
+    stored = spent.get(_value(new.get("refreshToken"))) if what == "credentials" else None
+    if not stored:
+        return new | {name: renewed(new[name], _PARTS[name], spent) for name in _PARTS.keys() & new.keys()}
+    taken = {"refreshToken"} | (_TOKENS if _same(new, stored, "clientId") else set())
+    own = {name: value for name, value in new.items() if name not in _TOKENS}
+    return own | {name: value for name, value in stored.items() if name in taken}
+
+
+def keep_account(new: Fields, old: Fields, spent: Mapping[str, Fields], /) -> Fields:
     """An account with the fields of the stored one that a client does not know.
 
     What belongs to a login stays with it: fields of the credentials while discriminator and login are the same, access
-    token and expiry while client and refresh token are too. Instead of a spent refresh token, which the client has read
-    before it was exchanged, it has the stored one. Fields of a cache file stay with that file.
+    token and expiry while client and refresh token are too. Instead of a spent refresh token, whose successor is gone,
+    it has the stored one. Fields of a cache file stay with that file.
     """
     kept = _kept("account", new, old)
     mine, theirs = new.get("credentials"), old.get("credentials")
@@ -105,7 +124,7 @@ def keep_account(new: Fields, old: Fields, spent: frozenset[str], /) -> Fields:
     return kept
 
 
-def keep_multi(new: Fields, old: Fields, spent: frozenset[str], /) -> Fields:
+def keep_multi(new: Fields, old: Fields, spent: Mapping[str, Fields], /) -> Fields:
     """A multi account with the fields of the stored one that a client does not know.
 
     An account in it, receiving or sending, is the stored one with its protocol, host and login, wherever that stands;
@@ -130,7 +149,7 @@ def is_plain(fields: Any, what: str, /) -> bool:
     )
 
 
-def _keep_accounts(new: list[Fields], old: list[Fields], spent: frozenset[str], /) -> list[Fields]:
+def _keep_accounts(new: list[Fields], old: list[Fields], spent: Mapping[str, Fields], /) -> list[Fields]:
     mine, theirs = (list(map(_identity, accounts)) for accounts in (new, old))
     partners: dict[int, int] = {}
     for length in (4, 3):  # with the port, then without it
@@ -139,6 +158,13 @@ def _keep_accounts(new: list[Fields], old: list[Fields], spent: frozenset[str], 
             if len(found := free.get(identity, ())) == len(places):  # else nobody can say which is which
                 partners.update(zip(places, found, strict=True))
     return [keep_account(item, old[partners[at]], spent) if at in partners else item for at, item in enumerate(new)]
+
+
+def _credentials_in(document: Fields, /) -> Iterator[Fields]:
+    receive, send = document.get("receiveAccounts"), document.get("sendAccount")
+    for account in (document, *(receive if isinstance(receive, list) else ()), send):
+        if isinstance(account, dict) and isinstance(credentials := account.get("credentials"), dict):
+            yield credentials
 
 
 def _identity(account: Fields, /) -> tuple[Any, ...]:
@@ -192,7 +218,7 @@ def _decoded(field: Raw | None, /) -> Any:
 
 
 READERS: Mapping[str, Callable[[bytes | Raw, str, Rename], Fields]] = {"account": account_fields, "multi": multi_fields}
-KEEPERS: Mapping[str, Callable[[Fields, Fields, frozenset[str]], Fields]] = {
+KEEPERS: Mapping[str, Callable[[Fields, Fields, Mapping[str, Fields]], Fields]] = {
     "account": keep_account,
     "multi": keep_multi,
 }

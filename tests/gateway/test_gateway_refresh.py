@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import pytest
 from doubles import Recording
 from gateways import BASE, MULTI, OAUTH, PASSWORD, request_of, serving, told
+from sealed import sealed_over
 
 from accountstore import (
     AccountStore,
@@ -25,10 +26,11 @@ from accountstore import (
     TokenGrant,
     UnsupportedError,
 )
+from accountstore.backends.memory import MemoryBackend
 from accountstore.testing import Fault, store_over
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
 pytestmark = pytest.mark.anyio
@@ -99,7 +101,7 @@ async def test_a_multi_account_too(store: AccountStore) -> None:
 
 async def test_a_save_does_not_bring_a_spent_token_back(store: AccountStore) -> None:
     """A client that has read an account before its token was exchanged saves it: the good token stays, with what it
-    grants; a token that is neither is another grant, and replaces it.
+    grants; a token that is neither is another grant, and replaces it, also for who sends the spent one later.
     """
     provider = Provider()
     multi = {"receiveAccounts": [OAUTH, PASSWORD], "sendAccount": OAUTH}
@@ -111,9 +113,77 @@ async def test_a_save_does_not_bring_a_spent_token_back(store: AccountStore) -> 
             after = (await http.get(path, params={"fileName": name})).json()
             assert after == first
         new = {**OAUTH, "credentials": {**OAUTH["credentials"], "refreshToken": "new"}}  # type: ignore[dict-item]
-        await http.put(BASE, json=request_of(new))
+        for sent in (new, OAUTH):
+            await http.put(BASE, json=request_of(sent))
         assert (await http.get(BASE, params=AT)).json()["credentials"]["refreshToken"] == "rt-3"
     assert provider.calls == ["refreshToken", "refreshToken", "new"]
+
+
+def of(one: Any, **changes: str) -> dict[str, Any]:
+    """An account with another host or protocol, or with other credentials."""
+    if not changes.keys() & {"host", "protocolType"}:
+        return {**one, "credentials": {**one["credentials"], **changes}}
+    return {**one, **changes}
+
+
+def credentials_in(document: dict[str, Any]) -> list[dict[str, Any]]:
+    """The credentials of a document of either kind."""
+    accounts = [document, *document.get("receiveAccounts", ()), document.get("sendAccount", {})]
+    return [account["credentials"] for account in accounts if "credentials" in account]
+
+
+CHANGES: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
+    "one login": lambda one: of(one, login="Me@example.com"),
+    "one host": lambda one: of(one, host="other"),
+    "host": lambda one: {"receiveAccounts": [of(one, host="other")]},
+    "protocol": lambda one: {"receiveAccounts": [of(one, protocolType="IMAP")]},
+    "login": lambda one: {"receiveAccounts": [of(one, login="Me@example.com")]},
+    "twice": lambda one: {"receiveAccounts": [one, one, one]},
+    "once": lambda one: {"receiveAccounts": [one]},
+    "moved": lambda one: {"receiveAccounts": [], "sendAccount": one},
+    "copied": lambda one: {"receiveAccounts": [one], "sendAccount": of(one, host="smtp", protocolType="SMTP")},
+}
+"""What a client makes of an account that it has read."""
+
+
+@pytest.mark.parametrize("sends_all", [True, False], ids=["sends all", "drops unknown"])
+@pytest.mark.parametrize("over", [store_over, sealed_over], ids=["plain", "sealed"])
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+async def test_a_spent_token_is_known_wherever_it_is_sent(
+    change: Callable[[dict[str, Any]], dict[str, Any]], over: Callable[..., AccountStore], sends_all: bool
+) -> None:
+    """A client has read an account before its token was exchanged, and saves it as another one, twice, or in another
+    place: the good token stands in each, with what it grants. One that is new stays as it is sent.
+    """
+    provider, store = Provider(), over({"main": MemoryBackend()})
+    is_multi = "receiveAccounts" in change(OAUTH)
+    path, name = (MULTI, "a.multi.account") if is_multi else (BASE, "a.account")
+    async with serving(store, refresh=provider) as http:
+        await http.put(path, json=request_of({"receiveAccounts": [OAUTH, OAUTH]} if is_multi else OAUTH, name))
+        got = (await http.get(path, params={"fileName": name})).json()
+        one = got["receiveAccounts"][0] if is_multi else got
+        await expire(store, name)
+        await http.get(path, params={"fileName": name})
+        if not sends_all:
+            del one["credentials"]["accessToken"], one["credentials"]["expiresAt"]
+        new = of(OAUTH, refreshToken="new")
+        for sent, tokens in ((one, {("rt-2", "at-2")}), (new, {("new", None)})):
+            assert (await http.put(path, json=request_of(change(sent), name))).status_code == 200
+            found = credentials_in(json.loads((await store.read_json(Location(name))).document))
+            assert {(each["refreshToken"], each.get("accessToken")) for each in found} == tokens
+    assert provider.calls == ["refreshToken", "rt-1"]
+
+
+async def test_an_access_token_stays_with_its_client_id(store: AccountStore) -> None:
+    """Who sends a spent refresh token with another client's id gets the good one, and no access token, its own neither:
+    none was granted to that client.
+    """
+    async with serving(store, refresh=Provider()) as http:
+        await http.put(BASE, json=request_of(OAUTH))
+        await http.get(BASE, params=AT)
+        await http.put(BASE, json=request_of(of(OAUTH, clientId="other", accessToken="at")))
+    credentials = json.loads((await store.read_json(Location("a.account"))).document)["credentials"]
+    assert (credentials["refreshToken"], credentials.get("accessToken")) == ("rt-1", None)
 
 
 @pytest.mark.parametrize("error", [UnsupportedError("zQ7k"), DeniedError("zQ7k")], ids=["no conditions", "no writes"])
