@@ -34,10 +34,11 @@ class _HeadError(Exception):
 class Protocol(HttpToolsProtocol):
     """One connection.
 
-    A request's head has at most `head_bytes` and comes within `head_seconds`. A client that does not take its answers
-    within `write_seconds` is cut off, at the latest after twice as long, also where its connection is being closed. Of
-    more than `connections_allowed` the newest is closed. Nothing is upgraded: `Upgrade` is no part of a request here.
-    With `tls` a connection counts before TLS begins, which has `head_seconds` too.
+    A request's head has at most `head_bytes` and comes within `head_seconds`. A trailer, what stands between the chunks
+    of a body, and a head that comes while a request is worked on have `head_bytes` too. A client that does not take its
+    answers within `write_seconds` is cut off, at the latest after twice as long, also where its connection is being
+    closed. Of more than `connections_allowed` the newest is closed. Nothing is upgraded: `Upgrade` is no part of a
+    request here. With `tls` a connection counts before TLS begins, which has `head_seconds` too.
     """
 
     head_bytes = _HEAD_BYTES
@@ -54,6 +55,7 @@ class Protocol(HttpToolsProtocol):
     _under_way: Any = None
     _handshake: Any = None
     _early = b""
+    _refused = False
 
     def connection_made(self, transport: Any) -> None:
         """Begin to wait for a request, or for TLS."""
@@ -116,23 +118,24 @@ class Protocol(HttpToolsProtocol):
         super().resume_writing()
 
     def data_received(self, data: bytes) -> None:
-        """Parse what came. A head that is still incomplete is counted."""
+        """Parse what came. What is no body is counted: the parser keeps what has not ended, and copies it each time."""
         if self._handshake is not None:
             self._early += data
+            return
+        if self._refused:
             return
         self._head_size += len(data)
         self._unset_keepalive_if_required()
         try:
             self._feed(memoryview(data))
         except httptools.HttpParserError:
-            self.send_400_response("")
+            self._refuse()
             return
         under_way: Any = self.cycle  # None before the first request, whatever its type says
-        if under_way is None or under_way.response_complete:
-            if self._head_size > self.head_bytes:
-                self.send_400_response("")
-            elif self._head_timer is None and not self.transport.is_closing():
-                self._wait_for_head()
+        if self._head_size > self.head_bytes:
+            self._refuse()
+        elif (under_way is None or under_way.response_complete) and not self.transport.is_closing():
+            self._wait_for_head()
 
     def _feed(self, data: memoryview, /) -> None:
         """Parse. The head of a request that would upgrade is parsed again without that (RFC 9110 section 7.8): the
@@ -188,6 +191,18 @@ class Protocol(HttpToolsProtocol):
         self._head_size = 0
         super().on_message_complete()
 
+    def _refuse(self) -> None:
+        """Read no more. The whole requests that came before are answered first: what they do is done."""
+        self._refused = True
+        if self.pipeline and self.cycle.more_body:
+            self.pipeline.popleft()
+        last = self.pipeline[0][0] if self.pipeline else self._under_way
+        if last is None or last.response_complete or (last.more_body and not last.response_started):
+            self.send_400_response("")
+        else:
+            self.cycle = last
+            last.keep_alive = False
+
     def send_400_response(self, msg: str) -> None:
         """Answer what is no HTTP request in the API's envelope, and close the connection."""
         problem = Problem(400, "badRequest", "this is not an HTTP request that can be understood")
@@ -199,12 +214,9 @@ class Protocol(HttpToolsProtocol):
         if not self.transport.is_closing():
             self.transport.write(head + body)
             self.transport.close()
-        # What is still under way on this connection has nowhere to answer to.
-        for cycle in (self.cycle, *(cycle for cycle, _ in self.pipeline)):
-            under_way: Any = cycle
-            if under_way is not None:
-                under_way.disconnected = True
-                under_way.message_event.set()
+        if self._under_way is not None:  # has nowhere to answer to
+            self._under_way.disconnected = True
+            self._under_way.message_event.set()
 
     def _head_without_upgrade(self) -> bytes:
         method, version = self.parser.get_method(), self.parser.get_http_version().encode()
@@ -219,7 +231,8 @@ class Protocol(HttpToolsProtocol):
             raise _HeadError
 
     def _wait_for_head(self) -> None:
-        self._head_timer = self.loop.call_later(self.head_seconds, self.transport.close)
+        if self._head_timer is None:
+            self._head_timer = self.loop.call_later(self.head_seconds, self.transport.close)
 
     def _watch_writes(self) -> None:
         """Cut the client off where it has taken too long; look again later."""

@@ -222,6 +222,15 @@ def test_a_head_has_its_limit(served: Running, part: bytes) -> None:
 
 
 @pytest.mark.once
+def test_a_trailer_that_never_ends_has_its_limit(served: Running) -> None:
+    """It is refused by its length, and not by the time that a body has."""
+    begin = b"POST /connect/token HTTP/1.1\r\nHost: g\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nX: "
+    assert [status for status, _ in answers_of(exchange(served.port, begin))] == [408]  # control: a short one
+    answer = exchange(served.port, begin, *[b"x" * 65536] * 20)
+    assert [status for status, _ in answers_of(answer)] in ([], [400])
+
+
+@pytest.mark.once
 def test_too_many_connections_are_closed(served: Running) -> None:
     """Beyond the bound a connection is closed at once; when others have gone, the next is served."""
     with ExitStack() as stack:
