@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from logging import INFO, getLogger
 from traceback import format_tb
 from typing import TYPE_CHECKING
@@ -86,7 +86,8 @@ class Front:
             if path in _UNBOUNDED:
                 await self._app(scope, exchange.receive, exchange.send)
                 return None
-            with self._token_turns if path == _UNPROVEN else self._turns, deadline:
+            with exchange.turn, deadline:
+                exchange.turn.enter_context(self._token_turns if path == _UNPROVEN else self._turns)
                 await self._app(scope, exchange.receive, exchange.send)
         except Problem as problem:
             return problem
@@ -125,6 +126,8 @@ class _Exchange:
         self.status = 0
         self.lost = False
         """Whether the server could not send: the client has gone."""
+        self.turn = ExitStack()
+        """Of those that are worked on: given back before the answer, for which a client may keep one waiting."""
         self._scope = scope
         self._receive = receive
         self._send = send
@@ -142,6 +145,7 @@ class _Exchange:
     async def send(self, message: Message) -> None:
         """Send a message of the answer."""
         if message["type"] == "http.response.start":
+            self.turn.close()
             if self._has_more and _CLOSE not in message["headers"]:
                 await self._drop_rest()
             self.status = message["status"]

@@ -376,6 +376,36 @@ async def test_who_has_proved_nothing_keeps_nobody_out(store: AccountStore) -> N
         go_on.set()
 
 
+@pytest.mark.parametrize(("method", "path"), [("GET", "/openapi.json"), ("GET", "/docs"), ("OPTIONS", BASE)])
+@pytest.mark.parametrize("waits", ["for the body", "for who reads"])
+async def test_an_answer_keeps_nobody_out(store: AccountStore, method: str, path: str, waits: str) -> None:
+    """Who is answered without a token, and sends no body that was announced or reads nothing, holds no turn."""
+    begun, go_on = anyio.Event(), anyio.Event()
+    statuses: list[int] = []
+
+    async def receive() -> dict[str, Any]:
+        if waits == "for the body":
+            begun.set()
+            await go_on.wait()
+        return {"type": "http.request", "body": b"x", "more_body": False}
+
+    async def send(message: Any) -> None:
+        begun.set()
+        await go_on.wait()
+        statuses.append(message.get("status", 0))
+
+    app = gateway(store, configured(limits=Limits(in_flight=1)))
+    scope = scope_of(method, path, "")
+    scope["headers"] = [(b"content-length", b"1")]
+    async with serving(store) as http, anyio.create_task_group() as tasks:
+        token = http.headers["authorization"].partition(" ")[2]
+        tasks.start_soon(app, scope, receive, send)
+        await begun.wait()
+        assert (await call(app, _empty, method="GET", path=f"{STORAGE}/main/exist", token=token))[0] == 200
+        go_on.set()
+    assert statuses[0] in {200, 204}
+
+
 async def test_a_client_has_so_many_at_once() -> None:
     """Beyond a client's own bound it is refused with 429; another client is not."""
     backend = Recording()
