@@ -417,15 +417,28 @@ async def test_encryption_example_seals_and_opens_without_this_library(tmp_path:
 
 
 def test_command_line_example_runs(tmp_path: Path) -> None:
-    """The command line example runs to its end and shows no password."""
+    """The command line example runs to its end, shows no password, and leaves what the tutorial has left as it was."""
     pytest.importorskip("typer")
     pytest.importorskip("rich")
     (block,) = blocks("docs/command-line.md", "sh")
+    mine = tmp_path / "accounts" / "team-a" / "me.account"
+    mine.parent.mkdir(parents=True)
+    for path in (mine, tmp_path / "accountstore.toml"):
+        path.write_text("mine")
     output = run(["bash", "-ec", block.text], tmp_path, **on_path(tmp_path))
     assert "Archive:2026/team-a/me.account" in output
     assert "correct horse" not in output
     left = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.account"))
-    assert left == ["accounts/team-a/other.account"]
+    assert left == ["accounts/team-a/me.account", "command-line/accounts/team-a/other.account"]
+    assert {path.read_text() for path in (mine, tmp_path / "accountstore.toml")} == {"mine"}
+
+
+def test_no_block_writes_over_a_configuration_or_a_document() -> None:
+    """What a page has a reader write in the shell is in a folder made for it, or a new document."""
+    for page in PAGES:
+        for block in blocks(f"docs/{page}", "sh"):
+            if re.search(r"> accountstore\.toml|accountstore save (?!--create)", block.text):
+                assert block.text.startswith("mkdir "), page
 
 
 @pytest.mark.once
