@@ -16,6 +16,7 @@ from typing import Annotated
 from litestar import Litestar, MediaType, Request, Response, get, put
 from litestar.datastructures import State
 from litestar.di import Provide
+from litestar.exceptions import ValidationException
 from litestar.params import Parameter
 
 from accountstore import (
@@ -61,7 +62,13 @@ async def lifespan(app: Litestar) -> AsyncGenerator[None]:
 def answer(_: Request[None, None, State], error: AccountStoreError) -> Response[dict[str, str]]:
     """An error is the status of its nearest class; its message names the location and the field, and no value."""
     status = next(STATUS[kind] for kind in type(error).__mro__ if kind in STATUS)
-    return Response({"detail": str(error)}, status_code=status)
+    headers = {"Retry-After": "1"} if error.temporary else None
+    return Response({"detail": str(error)}, status_code=status, headers=headers)
+
+
+def refuse(_: Request[None, None, State], error: ValidationException) -> Response[dict[str, str]]:
+    """A request that lacks its tenant."""
+    return Response({"detail": error.detail}, status_code=422)
 
 
 async def tenant(state: State, x_tenant: Annotated[str, Parameter(header="X-Tenant")]) -> AccountStore:
@@ -83,23 +90,25 @@ async def read(path: str, store: AccountStore) -> Response[bytes]:
     return Response(to_json(stored.document), media_type=MediaType.JSON, headers=headers)
 
 
-@put("/accounts/{path:path}", status_code=200)
+@put("/accounts/{path:path}")
 async def write(
     path: str,
     body: bytes,
     store: AccountStore,
     if_match: Annotated[str | None, Parameter(header="If-Match")] = None,
     if_none_match: Annotated[str | None, Parameter(header="If-None-Match")] = None,
-) -> Response[None]:
+) -> Response[dict[str, str]] | Response[bytes]:
     """Create the account (`If-None-Match: *`), or replace the one that the client has seen (`If-Match`)."""
     location, account = Location.parse(path.lstrip("/")), from_json(body)
     if if_none_match == "*":
         created = await store.save(location, account, mode="create")
-        return Response(None, status_code=201, headers={"ETag": etag(created)})
+        return Response(b"", status_code=201, headers={"ETag": etag(created)})
+    if if_match is None:
+        return Response({"detail": "say which version you replace: If-Match, or If-None-Match: *"}, status_code=428)
     version = (await store.read(location)).version  # by one read here, a `refresh` under way keeps its lease
     if if_match != etag(version):
         raise ConflictError("somebody else has changed it", location=location)
-    return Response(None, headers={"ETag": etag(await store.save(location, account, mode=version))})
+    return Response(b"", status_code=204, headers={"ETag": etag(await store.save(location, account, mode=version))})
 
 
 @get("/ready")
@@ -113,5 +122,5 @@ app = Litestar(
     [read, write, ready],
     lifespan=[lifespan],
     dependencies={"store": Provide(tenant)},
-    exception_handlers={AccountStoreError: answer},
+    exception_handlers={AccountStoreError: answer, ValidationException: refuse},
 )
