@@ -223,6 +223,34 @@ def test_linked_folder_that_is_followed_is_read_and_not_changed(root: Path) -> N
         assert found == {folder: "", **dict.fromkeys(("linked/", "loop", "dangling"), "a symbolic link")}
 
 
+@pytest.mark.parametrize("name", READS)
+def test_a_link_that_leads_elsewhere_meanwhile_is_followed_again(root: Path, system: System, name: str) -> None:
+    """A document of a secret volume (`follow_links`) that is renewed between the look and the reading is there; one
+    that is renewed again and again is a temporary error.
+    """
+
+    def opened(path: str, *arguments: Any, **options: Any) -> int:
+        if path == str(root) and len(states) <= times:
+            states.append(f"..{len(states)}")
+            shutil.move(root / states[-2], root / states[-1])
+            (root / "..new").symlink_to(states[-1])
+            (root / "..new").rename(root / "..data")
+        return system._open(path, *arguments, **options)  # pyright: ignore[reportPrivateUsage]
+
+    shutil.move(root / "mail", root / "..0")
+    (root / "..data").symlink_to("..0")
+    (root / "a.account").symlink_to("..data/a.account")
+    system.patch("open", opened)
+    files = Files(str(root), follow_links=True, calls=system)
+    times, states = 2, ["..0"]
+    assert failure(name, files, "a.account") is None
+    assert len(states) == 3
+    times = 10**9
+    not_sent(CALLS[name], files, "a.account")
+    assert len(states) > 10
+    assert failure(name, files, "b.account") is errors.NotFoundError
+
+
 def test_control_plain_access_follows_links(root: Path, outside: Path) -> None:
     """Control: a plain write through a linked folder lands outside the root."""
     (root / "link").symlink_to(outside)

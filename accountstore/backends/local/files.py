@@ -94,9 +94,7 @@ class Files:
 
     def read(self, key: str, /, *, limit: int) -> Blob:
         """The document at `key`: bytes and stat of one state."""
-        folder, _, name = self._real(key).rpartition("/")
-        with self._directories.open(folder) as at:
-            return self._documents.read(at, name, key, limit)
+        return self._follow(key, lambda at, name: self._documents.read(at, name, key, limit))
 
     def read_many(self, keys: Sequence[str], /, *, limit: int) -> list[Blob | Exception]:
         """What `read` returns or raises for each key; each folder is opened once, one at a time."""
@@ -115,9 +113,7 @@ class Files:
 
     def stat(self, key: str, /) -> Stat:
         """The stat that `read` returns."""
-        folder, _, name = self._real(key).rpartition("/")
-        with self._directories.open(folder) as at:
-            return self._documents.stat(at, name, key)
+        return self._follow(key, lambda at, name: self._documents.stat(at, name, key))
 
     def write_many(
         self, writes: Sequence[Write], fence_of: Callable[[str], AbstractContextManager[Any]] = nullcontext, /
@@ -249,6 +245,22 @@ class Files:
 
     def _changed(self, at: int, /) -> int:
         return self._os.fstat(at).st_mtime_ns if self._rereads else 0
+
+    def _follow(self, key: str, call: Callable[[int, str], T], /) -> T:
+        """What a call returns for the folder and the name of the file that a key leads to. Where that has gone, and the
+        key leads elsewhere by now, as in a secret volume that is renewed, it is called again.
+        """
+        real = self._real(key)
+        for _ in range(_TRIES):
+            folder, _, name = real.rpartition("/")
+            try:
+                with self._directories.open(folder) as at:
+                    return call(at, name)
+            except FileNotFoundError:
+                before, real = real, self._real(key)
+                if real == before:
+                    raise
+        raise UnavailableError("others keep changing where the link leads", sent=False)
 
     def _real(self, key: str, /) -> str:
         """The key of the file that a key leads to."""
