@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection
+from contextlib import suppress
 from math import inf
 from typing import Literal, TypeAlias
 
@@ -153,9 +154,10 @@ def sealed_limit(max_bytes: int, /) -> int:
 
 def did_you_mean(word: str, known: Collection[str], /) -> str:
     """The end of a message about an unknown word: the nearest known one, or all of them."""
-    from difflib import get_close_matches
+    with suppress(OSError):  # the process may have no descriptor left for the import
+        from difflib import get_close_matches
 
-    close = get_close_matches(word, known, n=1, cutoff=0.5 if len(word) <= _SHORT else 0.6)
-    if close:
-        return f"; did you mean {close[0]!r}?"
+        close = get_close_matches(word, known, n=1, cutoff=0.5 if len(word) <= _SHORT else 0.6)
+        if close:
+            return f"; did you mean {close[0]!r}?"
     return f"; known: {', '.join(sorted(known))}" if known else ""

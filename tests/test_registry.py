@@ -207,6 +207,43 @@ def test_backends_are_imported_on_first_use(tmp_path: Path) -> None:
     assert (done.stdout, done.stderr) == ("well\n", "")
 
 
+def test_no_call_imports_anything_for_the_first_time() -> None:
+    """A process that may open no more files imports no module: a store's calls, of a sealed storage too, and the check
+    of a document go on. An unknown field's error has no guess then.
+    """
+    code = """
+        import base64, errno, os, sys, types, anyio
+        from importlib.util import find_spec
+        from accountstore import Account, AccountStore, Encryption, Location, NoCredentials, StorageConfig, StoreConfig
+        from accountstore import UnknownFieldError, from_json, to_json
+        def full(name, *_):
+            raise OSError(errno.EMFILE, f"Too many open files: {name}")
+        async def main():
+            key = base64.urlsafe_b64encode(bytes(32)).decode().rstrip("=")
+            os.environ["KEYS"] = '{"keys":[{"kty":"oct","kid":"a","alg":"A256KW","k":"%s"}]}' % key
+            storages = {"a": StorageConfig("memory://")}
+            if find_spec("cryptography"):
+                storages["b"] = StorageConfig("memory://", encryption=Encryption(keys="env:KEYS", required=True))
+            document = Account(host="h", port=1, credentials=NoCredentials())
+            async with AccountStore.open(StoreConfig(storages=storages, default="a")) as store:
+                sys.meta_path.insert(0, types.SimpleNamespace(find_spec=full))
+                for name in storages:
+                    at = Location("x.account", storage=name)
+                    await store.save(at, document)
+                    assert await store.get(at) == document
+                    assert (await store.check(name)).latency
+                try:
+                    from_json(to_json(document).replace(b"{", b'{"hots":1,', 1))
+                except UnknownFieldError as error:
+                    assert "hots" in str(error), error
+                    print("well")
+                del sys.meta_path[0]
+        anyio.run(main)
+    """
+    done = subprocess.run([*PYTHON, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("well\n", "")
+
+
 async def test_another_packages_backend_works_from_end_to_end(install: Callable[..., str]) -> None:
     """A backend that a package adds by an entry point serves every call of the store, and says no in its own way."""
     module = install("shelf-backend", shelf="open_backend")

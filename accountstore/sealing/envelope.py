@@ -282,9 +282,10 @@ def _aes_gcm() -> tuple[Callable[[bytes], _Aead], type[Exception]]:
 
 
 def require_cryptography(extra: str = "crypto", /) -> None:
-    """Raise `ConfigError` where the package is missing, which the extra has."""
+    """Raise `ConfigError` where the package is missing, which the extra has. Calls import nothing of it anew."""
     try:
-        import cryptography as cryptography  # noqa: PLC0414 -- it is only looked for
+        import cryptography.hazmat.primitives.ciphers.aead  # pyright: ignore[reportUnusedImport]
+        import cryptography.hazmat.primitives.keywrap  # noqa: F401 # pyright: ignore[reportUnusedImport]
     except ImportError:
         raise ConfigError(
             f"encryption needs the package cryptography; install it with: pip install 'accountstore[{extra}]'"

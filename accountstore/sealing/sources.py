@@ -45,7 +45,8 @@ async def open_sealer(encryption: Encryption, name: str, policy: RetryPolicy, ca
     """
     services: list[str] = [source["provider"] for source in encryption.sources() if isinstance(source, dict)]
     try:
-        require_cryptography(next((name for name in services if name in _SERVICES), "crypto"))
+        extra = next((name for name in services if name in _SERVICES), "crypto")
+        await to_thread.run_sync(require_cryptography, extra)
     except ConfigError as error:
         raise ConfigError(f"keys: {error.message}") from None
     providers = await to_thread.run_sync(_open_keys, encryption)
