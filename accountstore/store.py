@@ -274,5 +274,5 @@ class AccountStore(Documents):
 
 
 def parts_of(store: AccountStore, /) -> tuple[Resolver, EventLog]:
-    """What resolves a store's locations, and what hears of its operations: for `accountstore.migration`."""
+    """What resolves a store's locations, and what hears of its operations: for a migration and a rotation."""
     return store._resolver, store._log  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]  -- of this module

@@ -19,6 +19,7 @@ from accountstore.cli.show import console, on_terminal, printable
 from accountstore.config_file import load_config
 from accountstore.sealing.keys import add_key
 from accountstore.sealing.sources import promote, same_source
+from accountstore.store import parts_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -111,6 +112,11 @@ def rotate(
     """
     from accountstore.rotation import rewrap, sealing
 
+    async def check(store: AccountStore) -> None:
+        await _check_folder(store, folder, storage)
+        found, prefix = parts_of(store)[0].folder(folder, storage)
+        await found.client.require("update", prefix, found.client.deadline())
+
     with exit_codes():
         config = load_config(context.obj)
         if to is not None:
@@ -118,8 +124,7 @@ def rotate(
             if name in config.storages:  # else the store refuses it
                 if config.storages[name].read_only:
                     raise ConfigError(f"storages.{name}: is read_only, and what would be sealed anew is not written")
-                if folder:
-                    in_store(context, lambda store: _check_folder(store, folder, storage))
+                in_store(context, check)
                 promote(config.storages[name].encryption, to)
 
         def documents(store: AccountStore, skipped: Callable[[Skipped], object]) -> _Results:

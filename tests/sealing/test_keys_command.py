@@ -75,6 +75,20 @@ def test_no_key_seals_for_a_storage_that_is_not_written() -> None:
     assert list(read_keys("keys.jwks")) == ["old", "new"]
 
 
+def test_no_key_seals_for_a_storage_that_cannot_compare_and_swap(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A rotation that a storage refuses, as it honours no conditions, leaves the key file as it is."""
+
+    async def honours(*_: object) -> bool:
+        return False
+
+    monkeypatch.setattr("accountstore.client.StorageClient.honours", honours)
+    fill()
+    write_keys(Path("keys.jwks"), "old", "new")
+    refused = run("rotate", "--to", "new")
+    assert (refused.exit_code, "storage 'Mail' ignores the condition of a swap" in refused.stderr) == (1, True)
+    assert list(read_keys("keys.jwks")) == ["old", "new"]
+
+
 def fill() -> None:
     async def save() -> None:
         async with AccountStore.open("accountstore.toml") as store:
