@@ -117,6 +117,17 @@ def test_two_at_a_time_lose_no_key(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["keys.jwks"]
 
 
+def test_the_key_that_is_primary_is_made_so_without_a_write(tmp_path: Path) -> None:
+    """Also where nothing can be written, or somebody changes the file: it stays as it is."""
+    path = write_keys(tmp_path / "keys.jwks", "old", "new")
+    (tmp_path / "keys.jwks.new").touch()
+    before = os.stat(path)
+    promote_key(path, "old")
+    assert (os.stat(path).st_ino, os.stat(path).st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+    with raises(ConfigError, "is there: somebody changes the keys"):
+        promote_key(path, "new")
+
+
 @pytest.mark.parametrize(
     ("call", "failure"),
     [("fsync", errno.ENOSPC), ("replace", errno.EBUSY), ("scandir", errno.EACCES)],
