@@ -11,6 +11,7 @@ then `min_decryption_version` proves that nothing needs the versions before.
 from __future__ import annotations
 
 import os
+import re
 import ssl
 from base64 import b64decode, b64encode
 from collections.abc import Mapping, Sequence
@@ -22,6 +23,7 @@ from anyio import to_thread
 from msgspec import Struct, field
 
 from accountstore.backends.logs import quiet
+from accountstore.backends.options import check_url
 from accountstore.errors import ConfigError, KeyDeniedError, KeyProviderError, SealError, WrongKeyError
 from accountstore.files import read_file
 from accountstore.sealing.envelope import KEY_ID_RULE, WrappedKey, is_key_id, require_cryptography
@@ -86,8 +88,9 @@ class TransitKeys:
     """One derived key of a transit engine. The ids of its versions are `MOUNT/KEY/v1` and so on.
 
     Raises:
-        ConfigError: the URL is none, the key's name is no key id, there is no token, its file or that of the
-            authorities cannot be read, or no header can have the token or the namespace.
+        ConfigError: the URL is none, or has a user, a query or a fragment; the service can have no such key or mount;
+            there is no token, its file or that of the authorities cannot be read, or no header can have the token or
+            the namespace.
     """
 
     algorithm = "acs-transit"
@@ -107,8 +110,7 @@ class TransitKeys:
         verify: bool | str = True,
     ) -> None:
         require_cryptography("transit")
-        if not url.startswith(("https://", "http://")):
-            raise ConfigError("transit: the url must begin with https:// or http://")
+        check_url({"url": url}, "url", "transit")
         if not (token or token_file):
             raise ConfigError("transit: token: must be given, or token_file")
         self._token = Secret(token)
@@ -118,6 +120,10 @@ class TransitKeys:
         self._prefix = f"{mount}/{key}/v"
         if not is_key_id(f"{self._prefix}{2**63}"):
             raise ConfigError(f"transit: mount and key: their id {KEY_ID_RULE}")
+        if not re.fullmatch(r"\w([\w.-]*\w)?", key, re.ASCII):
+            raise ConfigError("transit: key: must be a name of ASCII letters, digits, and _, - and . between them")
+        if re.search(r"[?#%]|(\A|/)\.{0,2}(/|\Z)", mount):
+            raise ConfigError("transit: mount: must be a path such as transit or team/transit, without ?, # and %")
         self._paths = {name: f"/v1/{mount}/{name}/{key}" for name in ("encrypt", "decrypt", "rewrap", "keys")}
         self._is_derived = False
         if token_file:

@@ -271,6 +271,27 @@ def test_a_service_refuses_what_no_document_can_name(service: str, extra: dict[s
             module.open_keys({"key": key, "token": "t", **extra} if service == "transit" else {"key": key, **extra})
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("url", url) for url in ("http://", "https:///x", "http://h:99999999", "http://h?x=CANARY", "h")),
+        *(("key", key) for key in ("", "a b/../CANARY", "a/b", ".", "-a", "\u00e9")),
+        *(("mount", mount) for mount in ("", "/transit", "transit/", "a/../CANARY", "a//b", ".", "a?b")),
+        *((name, "a\nCANARY") for name in ("url", "key", "mount")),
+    ],
+)
+def test_what_no_transit_engine_can_have_is_refused_at_opening(name: str, value: str) -> None:
+    """A URL without a host or with a port that is none, a key or a mount that no engine serves: a `ConfigError` that
+    names the option, where the first use said that the service cannot be reached.
+    """
+    module: Any = pytest.importorskip("accountstore.sealing.transit")
+    good = {"url": "https://bao.invalid:8200/below", "key": "mail.2-b", "token": "t", "mount": "team/.my transit"}
+    module.open_keys(good)
+    with raises(ConfigError, rf"^transit: (mount and )?'?{name}\b") as caught:
+        module.open_keys({**good, name: value})
+    assert "CANARY" not in str(caught.value)
+
+
 _KEY = {"aws_access_key_id": "a", "aws_secret_access_key": "b", "aws_session_token": "c"}
 
 
