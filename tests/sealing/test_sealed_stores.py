@@ -34,6 +34,7 @@ from accountstore import (
 from accountstore.backends.memory import MemoryBackend
 from accountstore.codecs import JSON, is_sealed
 from accountstore.config_file import load_config
+from accountstore.rotation import Rotated, verify
 from accountstore.sealing import StaticKeys
 from accountstore.sealing.sources import promote
 from accountstore.testing import FaultyBackend, store_machine, store_over
@@ -298,6 +299,27 @@ async def test_a_sealed_document_in_an_unsealed_storage_says_what_to_do(
         await store.get(ELSEWHERE)
 
 
+async def test_a_save_without_encryption_leaves_plaintext_which_is_found() -> None:
+    """A program without `encryption` replaces a sealed document by a plain `save`, and by no `create`; where sealed is
+    required it is refused then, and `verify` names it.
+    """
+    backend = MemoryBackend()
+    sealed = sealed_over({"main": backend})
+    await sealed.save(AT, ACCOUNT)
+    store = store_over({"main": backend})
+    with raises(errors.ExistsError, location=AT):
+        await store.save(AT, ACCOUNT, mode="create")
+    assert await sealed.get(AT) == ACCOUNT
+    await store.save(AT, ACCOUNT)
+    with raises(errors.NotSealedError, location=AT):
+        await sealed.get(AT)
+    optional = sealed_over({"main": backend}, {"main": sealer(mode="optional")})
+    assert await optional.get(AT) == ACCOUNT
+    assert await drained(verify(optional)) == [(AT, Rotated("stale", ()))]
+    ((at, refused),) = await drained(verify(sealed))
+    assert (at, isinstance(refused, errors.NotSealedError)) == (AT, True)
+
+
 # --- opened from a configuration --------------------------------------------------------------------------------------
 
 
@@ -383,8 +405,8 @@ async def test_toml_takes_files_variables_and_lists(tmp_path: Path, monkeypatch:
 def test_the_files_of_a_key_service_lie_beside_the_configuration(tmp_path: Path) -> None:
     """Its token and its authorities are named as key files are; an absolute path stays, and what names no file."""
     path = tmp_path / "accountstore.toml"
-    for verify, found in (('"ca.pem"', str(tmp_path / "ca.pem")), ('"/etc/ca.pem"', "/etc/ca.pem"), ("false", False)):
-        service = f'{{ provider = "transit", url = "https://x.invalid", token_file = "token", verify = {verify} }}'
+    for trusted, found in (('"ca.pem"', str(tmp_path / "ca.pem")), ('"/etc/ca.pem"', "/etc/ca.pem"), ("false", False)):
+        service = f'{{ provider = "transit", url = "https://x.invalid", token_file = "token", verify = {trusted} }}'
         path.write_text(TOML.format(keys=service))
         encryption = load_config(path).storages["main"].encryption
         assert encryption is not None
