@@ -7,9 +7,10 @@ never quote a value.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from datetime import datetime
 from importlib import import_module
-from math import inf, isfinite
+from math import isfinite
 from types import ModuleType
 from typing import Any, TypeVar, cast, final
 
@@ -17,6 +18,7 @@ import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
 
 from accountstore.errors import ConfigError, DecodeError, EncodeError
+from accountstore.location import Location
 from accountstore.model import (
     Account,
     Document,
@@ -31,6 +33,17 @@ from accountstore.secrets import Secret, reveal
 from accountstore.strict import check_json, check_msgpack
 
 D = TypeVar("D", bound=Account | MultiAccount)
+
+_OAUTH = OAuthCredentials.__struct_config__.tag
+_KINDS = (Account, MultiAccount, PasswordCredentials, OAuthCredentials, NoCredentials, Location)
+_NAMES = {name for kind in _KINDS for name in kind.__struct_encode_fields__}
+"""The fields that an error names; another key may be anything."""
+_UNLIKE_JSON = {
+    bytes: "bytes",
+    datetime: "a time",
+    float: "infinity or NaN",
+    dict: "a key that is no text",
+}
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 """What some editors and shells put before text in UTF-8."""
@@ -152,18 +165,30 @@ class Codec:
                 if "credentials" not in keys and not {*Account.__struct_encode_fields__}.issuperset(keys):
                     raise DecodeError(_missing("credentials", keys), field=field)
 
-    def decode_tree(self, data: bytes, /) -> object:
-        """The whole of a document that `decode` takes, as dictionaries, lists and scalars: for another codec.
+    def tree(self, data: bytes, /) -> dict[str, Any]:
+        """The whole of a document that `decode` takes, as dictionaries, lists and scalars; when an access token ends, a
+        known time, is text as in JSON.
 
         Raises:
-            EncodeError: it has a value that no other format can carry.
+            EncodeError: it has a number that Python does not have.
         """
-        try:
-            tree: object = self._tree.decode(without_mark(data))
-        except (msgspec.MsgspecError, UnicodeError, RecursionError):
-            tree = inf  # such as a number that Python does not have
-        if not _is_finite(tree):
-            raise EncodeError("has a value that the other format cannot carry")
+        tree = self._tree_of(without_mark(data))
+        if tree is None:
+            raise EncodeError("has a number, which the other format cannot carry")
+        for credentials in _credentials_in(tree):
+            if credentials.get("discriminator") == _OAUTH and isinstance(end := credentials.get("expiresAt"), datetime):
+                credentials["expiresAt"] = msgspec.to_builtins(end)
+        return cast("dict[str, Any]", tree)
+
+    def decode_tree(self, data: bytes, /) -> object:
+        """As `tree`, for another codec.
+
+        Raises:
+            EncodeError: it has a value that no other format can carry; `field` says where.
+        """
+        tree = self.tree(data)
+        if (found := _unlike_json(tree)) is not None:
+            raise EncodeError(f"has {found[0]}, which the other format cannot carry", field=f"${found[1]}")
         return tree
 
     def unknown(self, data: bytes, name: str, /) -> object:
@@ -237,12 +262,25 @@ class Codec:
         return [self._overlay(a, raw[partner[i]]) if i in partner else a for i, a in enumerate(new)]
 
 
-def _is_finite(tree: object, /) -> bool:
-    """Whether no number in a tree is infinite or none at all: JSON has no such, and msgspec would write null."""
-    if isinstance(tree, float):
-        return isfinite(tree)
-    parts = tree.values() if isinstance(tree, dict) else tree if isinstance(tree, list) else ()
-    return all(map(_is_finite, parts))
+def _credentials_in(tree: Any, /) -> Iterator[dict[str, Any]]:
+    """The credentials of each account in the tree of a document."""
+    many = tree.get("receiveAccounts")
+    for account in (tree, tree.get("sendAccount"), *(many if isinstance(many, list) else ())):
+        if isinstance(account, dict) and isinstance(credentials := account.get("credentials"), dict):
+            yield credentials
+
+
+def _unlike_json(tree: Any, /) -> tuple[str, str] | None:
+    """What a tree has that JSON has not, and msgspec would write as something else, and where."""
+    if tree is None or isinstance(tree, (str, int)) or (isinstance(tree, float) and isfinite(tree)):
+        return None
+    if not isinstance(tree, (dict, list)) or (isinstance(tree, dict) and not all(isinstance(key, str) for key in tree)):
+        return _UNLIKE_JSON.get(type(tree), "an extension"), ""
+    for key, part in tree.items() if isinstance(tree, dict) else enumerate(tree):
+        if (found := _unlike_json(part)) is not None:
+            step = f"[{key}]" if isinstance(key, int) else f".{key}" if key in _NAMES else "[...]"
+            return found[0], step + found[1]
+    return None
 
 
 _LIKENESSES: tuple[Callable[[int, Account], object], ...] = (

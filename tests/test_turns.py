@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.anyio
 
 WORK: dict[object, tuple[str, ...]] = {
-    Codec: ("encode", "decode", "merge", "encode_tree", "decode_tree", "unknown"),
+    Codec: ("encode", "decode", "merge", "encode_tree", "tree", "unknown"),
     sealing: ("parse", "seal", "open_content"),
     rotation: ("assemble",),
     copies: ("_is_md5_of",),

@@ -9,7 +9,7 @@ from typing import Annotated
 import msgspec
 import typer
 
-from accountstore import Account, AccountStore, ExtensionError, Location, MultiAccount
+from accountstore import Account, AccountStore, EncodeError, ExtensionError, Location, MultiAccount, to_json
 from accountstore.cli.app import (
     FolderArgument,
     Json,
@@ -22,7 +22,7 @@ from accountstore.cli.app import (
 )
 from accountstore.cli.completion import complete_location
 from accountstore.cli.documents import kind_at, tree_of
-from accountstore.cli.exits import exit_codes
+from accountstore.cli.exits import exit_codes, print_error
 from accountstore.cli.help import Command
 from accountstore.cli.listing import print_listing, print_tree
 from accountstore.cli.many import check_storages, each
@@ -53,7 +53,18 @@ def get(
     with exit_codes():
         where = location_of(location)
         kind = _kind_at(where)
-        data = in_store(context, lambda store: store.read_json(where)).document
+
+        async def work(store: AccountStore) -> bytes:
+            try:
+                return (await store.read_json(where)).document
+            except EncodeError as error:
+                if as_json:
+                    raise
+                print_error(f"warning: {error}: fields that are not known here are not shown")
+            read = store.read if kind is Account else store.read_multi
+            return to_json((await read(where)).document, reveal=True)
+
+        data = in_store(context, work)
         if as_json and reveal and not on_terminal():
             sys.stdout.buffer.write(data.rstrip(b"\n") + b"\n")
             return

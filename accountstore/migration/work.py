@@ -374,8 +374,7 @@ class Worker:
 async def _tree(storage: Storage, opened: Opened[Document], /) -> dict[str, Any]:
     """All fields of a document but its leases, decoded in a turn of its own where it is large."""
     await storage.turns.take(len(opened.plain))
-    tree: Any = storage.codec.decode_tree(opened.plain)
-    return {name: _typed(value) for name, value in tree.items() if name != FIELD}
+    return {name: _typed(value) for name, value in storage.codec.tree(opened.plain).items() if name != FIELD}
 
 
 def _typed(tree: object, /) -> object:

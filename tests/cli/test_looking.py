@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unittest.mock import Mock
 
+import msgspec
 import pytest
 
 for package in ("typer", "click", "rich", "tomlkit"):
@@ -79,6 +80,20 @@ def test_no_character_that_steers_a_terminal_shows(command: str) -> None:
     answer = run(*command.split())
     assert "\u202e" not in answer.everything
     assert "a\\u202eb.account" in answer.out
+
+
+def test_a_document_that_json_cannot_carry_is_shown() -> None:
+    """`get` shows the known fields of a document with a value that JSON has not, and warns of the others; `--json`,
+    which has the whole document, refuses it.
+    """
+    Path("archive").mkdir()
+    Path("archive/a.account").write_bytes(msgspec.msgpack.encode(SINGLE | {"key": b"CANARY"}))
+    answer = run("get", "Archive:a.account")
+    assert (answer.code, answer.crash) == (0, "")
+    assert SINGLE["host"] in answer.out
+    assert re.fullmatch(r"accountstore: warning: Archive:a\.account: .+ has bytes, .+ not shown\n", answer.err)
+    assert "has bytes" in run("get", "--json", "Archive:a.account").refusal
+    assert not any(secret in answer.everything for secret in CANARIES)
 
 
 def test_tree_draws_what_is_below(tree: None) -> None:

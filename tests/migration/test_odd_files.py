@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 from unicodedata import normalize
 
@@ -12,12 +13,24 @@ from anyio import to_thread
 from cloudtargets import TARGETS, Target
 from doubles import Recording
 from migrating import SOURCE, TARGET, account, config, files, found, once, outcomes_of, put, source, target
+from msgspec import msgpack, to_builtins
+from msgspec.structs import replace
 
-from accountstore import AccountStore, DeniedError, Location, StorageConfig, StoreConfig, UnsupportedError
+from accountstore import (
+    AccountStore,
+    DeniedError,
+    EncodeError,
+    Location,
+    OAuthCredentials,
+    StorageConfig,
+    StoreConfig,
+    UnsupportedError,
+)
 from accountstore.backends.local.syscalls import SystemCalls
 from accountstore.backends.memory import MemoryBackend
 from accountstore.codecs import JSON
-from accountstore.migration import Options, Place, migrate, plan, read_report
+from accountstore.migration import Options, Place, migrate, plan, read_report, verify
+from accountstore.secrets import reveal
 from accountstore.testing import Fault, FaultyBackend, store_over
 
 if TYPE_CHECKING:
@@ -111,6 +124,34 @@ async def test_a_source_that_became_a_link_is_told(tmp_path: Path) -> None:
         run = migrate(store, SOURCE, TARGET, **files(tmp_path))
         assert await outcomes_of(run) == {"": "failed", "a.account": "refused"}
         assert run.report.exit_code == 1
+
+
+async def test_what_the_target_cannot_carry_is_refused(tmp_path: Path) -> None:
+    """A MessagePack document with values that JSON has not is refused by name, with what it has and where, and stays at
+    the source, by `copy` and `move` too; to MessagePack it goes as it is. The end of an access token is no such value.
+    """
+    end = datetime(2031, 5, 6, 7, 8, 9, tzinfo=UTC)
+    tokens = OAuthCredentials(login="l", client_id="c", refresh_token="r", access_token="t", expires_at=end)
+    odd = msgpack.encode(to_builtins(account("a"), enc_hook=reveal) | {"key": b"CANARY"})
+    storages = {name: StorageConfig(f"{tmp_path}/{name}", codec="msgpack") for name in ("Old", "New")}
+    storages |= {"Json": StorageConfig(f"{tmp_path}/Json")}
+    options = Options(delete_source=True)
+    async with AccountStore.open(StoreConfig(storages=storages, default="Old")) as store:
+        await store.save(source("tokens.account"), replace(account("a"), credentials=tokens))
+        (tmp_path / "Old/mail/odd.account").write_bytes(odd)
+        told = [outcome async for outcome in migrate(store, SOURCE, "Json:", **files(tmp_path))]
+        assert [(outcome.name, outcome.outcome) for outcome in told] == [
+            ("odd.account", "refused"),
+            ("tokens.account", "copied"),
+        ]
+        assert told[0].reason == "target: has bytes, which the other format cannot carry (at $[...])"
+        assert {each.outcome for each in (await verify(store, SOURCE, "Json:")).outcomes} == {"missing", "same"}
+        for call in (store.copy, store.move):
+            with pytest.raises(EncodeError, match="has bytes"):
+                await call(source("odd.account"), Location("odd.account", storage="Json"))
+        moved = migrate(store, SOURCE, TARGET, options=options, journal=tmp_path / "other", key_file=tmp_path / "key")
+        assert await outcomes_of(moved) == {"odd.account": "moved", "tokens.account": "moved"}
+        assert (tmp_path / "New/post/all/odd.account").read_bytes() == odd
 
 
 class Decomposing(MemoryBackend):
