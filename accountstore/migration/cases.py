@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Any, cast
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -22,6 +23,7 @@ from accountstore.errors import (
     TamperedError,
     UnsupportedError,
 )
+from accountstore.lease import FIELD
 from accountstore.location import Location
 from accountstore.migration.decide import MISSING, UNKNOWN, Decision, End, Missing, Settled
 from accountstore.migration.marks import Marks
@@ -29,7 +31,7 @@ from accountstore.migration.merge import Item, Side
 from accountstore.migration.model import Word
 from accountstore.migration.records import Done
 from accountstore.model import Document
-from accountstore.storage import Opened
+from accountstore.storage import Opened, Storage
 
 UNREADABLE = (DocumentError, TamperedError, MovedError, NotSealedError, EnvelopeError, AlgorithmError)
 """What is wrong with the bytes of one document. A key that is missing or denied is wrong with all of a storage's."""
@@ -163,3 +165,18 @@ def compare(case: Case, way: Decision, /) -> None:
     case.settle(
         "missing" if isinstance(case.target, Missing) else "differs", way.reason if isinstance(way, Settled) else ""
     )
+
+
+async def tree_of(storage: Storage, opened: Opened[Document], /) -> dict[str, Any]:
+    """All fields of a document but its leases, decoded in a turn of its own where it is large."""
+    await storage.turns.take(len(opened.plain))
+    return {name: _typed(value) for name, value in storage.codec.tree(opened.plain).items() if name != FIELD}
+
+
+def _typed(tree: object, /) -> object:
+    """A value whose equality tells types and signs: to Python `true` is 1 is 1.0, and 0.0 is -0.0."""
+    if isinstance(tree, dict):
+        return {_typed(name): _typed(value) for name, value in cast("dict[object, object]", tree).items()}
+    if isinstance(tree, list):
+        return [*map(_typed, cast("list[object]", tree))]
+    return type(tree), repr(tree) if isinstance(tree, float) else tree

@@ -6,7 +6,7 @@ It is done in the process that lists, in others of this machine, and in Dask's w
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, cast
+from typing import Any
 
 import anyio
 from msgspec import Struct
@@ -23,10 +23,9 @@ from accountstore.errors import (
     NotFoundError,
 )
 from accountstore.events import Event, Observer
-from accountstore.lease import FIELD
 from accountstore.leased import is_held
-from accountstore.location import Location
-from accountstore.migration.cases import UNREADABLE, Case, compare, end_of, nowhere
+from accountstore.location import Located, Location
+from accountstore.migration.cases import UNREADABLE, Case, compare, end_of, nowhere, tree_of
 from accountstore.migration.decide import (
     UNKNOWN,
     Action,
@@ -46,7 +45,7 @@ from accountstore.migration.pace import Pace
 from accountstore.migration.presence import Presence, exist
 from accountstore.migration.records import Done
 from accountstore.model import Document
-from accountstore.storage import Opened, Storage
+from accountstore.storage import Opened
 from accountstore.store import AccountStore, parts_of
 
 _RACED = (NotFoundError, ExistsError, ConflictError)
@@ -215,7 +214,7 @@ class Worker:
         if source.codec is target.codec and case.opened.plain == case.opened_there.plain:
             return True
         try:
-            return await _tree(source, case.opened) == await _tree(target, case.opened_there)
+            return await tree_of(source, case.opened) == await tree_of(target, case.opened_there)
         except AccountStoreError as error:
             case.fail(error)
             return None
@@ -273,14 +272,26 @@ class Worker:
         return changed
 
     async def _plan(self, ways: Sequence[tuple[Case, Decision]], /) -> None:
-        """Say what a run would do; what it would copy is read, as it may be refused."""
+        """Say what a run would do; what it would copy is read, and put in the target's codec, as it may be refused."""
         unread = [case for case, way in ways if isinstance(way, Write) and case.opened is None]
         for case, found in zip(unread, await self._read([case.at for case in unread]), strict=True):
             case.found(found)
         for case, way in ways:
+            if case.done is None and isinstance(way, Write) and case.opened is not None:
+                await self._try(case, case.opened)
             if case.done is None:
                 gone = isinstance(case.source, Missing) and isinstance(way, Write)
                 case.settle("gone" if gone else way.outcome if isinstance(way, Write) else "deleted")
+
+    async def _try(self, case: Case, opened: Opened[Document], /) -> None:
+        """Refuse what the target's codec cannot carry, or what is too large in it."""
+        source, target = self._resolver.storage(case.at.storage), self._resolver.ref(case.to)
+        await target.storage.turns.take(len(opened.plain))
+        try:
+            with Located(case.to):
+                target.storage.copied(opened, source.codec, target.kind)
+        except AccountStoreError as error:
+            case.fail(error)
 
     async def _each(
         self, call: Callable[[Case, Version], Awaitable[None]], ways: Sequence[tuple[Case, Any]], /
@@ -369,21 +380,6 @@ class Worker:
         else:
             case.settle("moved")
         case.removable = None
-
-
-async def _tree(storage: Storage, opened: Opened[Document], /) -> dict[str, Any]:
-    """All fields of a document but its leases, decoded in a turn of its own where it is large."""
-    await storage.turns.take(len(opened.plain))
-    return {name: _typed(value) for name, value in storage.codec.tree(opened.plain).items() if name != FIELD}
-
-
-def _typed(tree: object, /) -> object:
-    """A value whose equality tells types and signs: to Python `true` is 1 is 1.0, and 0.0 is -0.0."""
-    if isinstance(tree, dict):
-        return {_typed(name): _typed(value) for name, value in cast("dict[object, object]", tree).items()}
-    if isinstance(tree, list):
-        return [*map(_typed, cast("list[object]", tree))]
-    return type(tree), repr(tree) if isinstance(tree, float) else tree
 
 
 async def _in_turn(

@@ -126,9 +126,19 @@ async def test_a_source_that_became_a_link_is_told(tmp_path: Path) -> None:
         assert run.report.exit_code == 1
 
 
+@pytest.mark.parametrize("number", ["1e400", "18446744073709551616"])
+async def test_a_plan_refuses_numbers_that_the_target_cannot_carry(tmp_path: Path, number: str) -> None:
+    """A plan says `refused`, as the run does, of a number in JSON that MessagePack has not."""
+    async with AccountStore.open(config(tmp_path)) as store:
+        await store.save_json(source("a.account"), GOOD[:-1] + f',"x":{number}}}'.encode())
+        for run in (plan(store, SOURCE, TARGET), migrate(store, SOURCE, TARGET, **files(tmp_path))):
+            assert await outcomes_of(run) == {"a.account": "refused"}
+
+
 async def test_what_the_target_cannot_carry_is_refused(tmp_path: Path) -> None:
-    """A MessagePack document with values that JSON has not is refused by name, with what it has and where, and stays at
-    the source, by `copy` and `move` too; to MessagePack it goes as it is. The end of an access token is no such value.
+    """A MessagePack document with values that JSON has not is refused by name, with what it has and where, as a plan
+    says before, and stays at the source, by `copy` and `move` too; to MessagePack it goes as it is. When an access
+    token ends is no such value.
     """
     end = datetime(2031, 5, 6, 7, 8, 9, tzinfo=UTC)
     tokens = OAuthCredentials(login="l", client_id="c", refresh_token="r", access_token="t", expires_at=end)
@@ -139,12 +149,12 @@ async def test_what_the_target_cannot_carry_is_refused(tmp_path: Path) -> None:
     async with AccountStore.open(StoreConfig(storages=storages, default="Old")) as store:
         await store.save(source("tokens.account"), replace(account("a"), credentials=tokens))
         (tmp_path / "Old/mail/odd.account").write_bytes(odd)
-        told = [outcome async for outcome in migrate(store, SOURCE, "Json:", **files(tmp_path))]
-        assert [(outcome.name, outcome.outcome) for outcome in told] == [
-            ("odd.account", "refused"),
-            ("tokens.account", "copied"),
-        ]
-        assert told[0].reason == "target: has bytes, which the other format cannot carry (at $[...])"
+        for run in (plan(store, SOURCE, "Json:"), migrate(store, SOURCE, "Json:", **files(tmp_path))):
+            told = {outcome.name: (outcome.outcome, outcome.reason) async for outcome in run}
+            assert told == {
+                "odd.account": ("refused", "target: has bytes, which the other format cannot carry (at $[...])"),
+                "tokens.account": ("copied", ""),
+            }
         assert {each.outcome for each in (await verify(store, SOURCE, "Json:")).outcomes} == {"missing", "same"}
         for call in (store.copy, store.move):
             with pytest.raises(EncodeError, match="has bytes"):
