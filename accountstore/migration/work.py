@@ -185,15 +185,19 @@ class Worker:
             for case, found in zip(targets, await self._read([case.to for case in targets]), strict=True):
                 case.found_there(await self._replaceable(case, found) or found)
 
-    async def _replaceable(self, case: Case, found: object, /) -> Version | AccountStoreError | None:
-        """The version of what stands at the target and is no document, where conflicts are to be overwritten."""
+    async def _replaceable(self, case: Case, found: object, /) -> Opened[Document] | Version | AccountStoreError | None:
+        """The version of what stands at the target and is no document, where conflicts are to be overwritten; what is
+        there by now, where somebody has mended it. The version is taken first: it is then of what was read, or old.
+        """
         asked = self._job.options.on_conflict == "overwrite" and self._job.action != "verify"
         if not asked or not isinstance(found, UNREADABLE) or isinstance(case.source, Missing):
             return None
         try:
-            return (await self._store.stat(case.to)).version
+            version = (await self._store.stat(case.to)).version
         except AccountStoreError as error:
             return error
+        [now] = await self._read([case.to])
+        return version if isinstance(now, UNREADABLE) else now
 
     def _unsettled(self, cases: Sequence[Case], /) -> list[Case]:
         """Those of which it is not known yet what is to be done; all that a verification is to compare."""

@@ -775,6 +775,32 @@ async def test_a_target_that_ignores_conditions_is_refused(tmp_path: Path) -> No
         assert await copies(store) == {*NAMES}
 
 
+@pytest.mark.parametrize(("before", "nth"), [("stat", 1), ("read", 2), ("write", 1)])
+async def test_what_is_mended_while_it_is_to_be_overwritten_stays(tmp_path: Path, before: Operation, nth: int) -> None:
+    """Overwriting replaces what is no document in the version that was read: what another writer puts in its place
+    before that is written stays, and is `newer`.
+    """
+    new = Recording()
+    async with over(None, new) as store:
+        await put(store, source("x.account"), "a")
+        await once(store, tmp_path)
+        await new.put(target("x.account"), b"{broken")
+        calls: list[Operation] = []
+
+        async def mend(operation: Operation) -> None:
+            calls.append(operation)
+            if operation == before and calls.count(before) == nth:
+                await new.put(target("x.account"), JSON.encode(account("mended")))
+
+        new.before = mend
+        assert (await once(store, tmp_path, on_conflict="overwrite")).totals.keys() == {"newer"}
+        assert calls.count(before) >= nth
+        assert await found(store, target("x.account")) == "mended"
+        new.before = None
+        await new.put(target("x.account"), b"{broken")
+        assert (await once(store, tmp_path, on_conflict="overwrite")).totals.keys() == {"changed"}
+
+
 @pytest.mark.parametrize(("conditions", "before"), [(True, "write"), (False, "read")], ids=["conditions", "none"])
 @pytest.mark.parametrize("known", [False, True], ids=["created", "changed"])
 async def test_a_blind_run_looks_before_it_writes(tmp_path: Path, conditions: bool, before: str, known: bool) -> None:
