@@ -231,7 +231,12 @@ class Leased(Generic[D]):
             leases = leases_of(self.ref.storage, opened)
             if all(map(self.is_free, leases.values())):
                 taken = {key: replace(lease, holder=holder, seconds=self.terms.lease) for key, lease in leases.items()}
-                if (swapped := await self.swap(opened, opened.stored.document, taken)) is not None:
+                try:
+                    swapped = await self.swap(opened, opened.stored.document, taken)
+                except TooLargeError as error:
+                    error.message = f"no room for the lease, with which {error.message}"
+                    raise
+                if swapped is not None:
                     return swapped
             await self.pause()
             opened = await self.read()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -22,6 +23,7 @@ from accountstore import (
     Secret,
     TokenGrant,
     UnsupportedError,
+    to_json,
 )
 from accountstore.backends.memory import MemoryBackend
 from accountstore.lease import FIELD, key_of
@@ -281,3 +283,22 @@ async def test_other_processes_hold_leases_as_well(tmp_path: Path) -> None:
         run = migrate(store, SOURCE, TARGET, options=options, processes=2, config=told, **files(tmp_path))
         assert {outcome.name: outcome.outcome async for outcome in run} == {"x.account": "failed", "y.account": "moved"}
         assert FIELD.encode() not in (await store.read_json(target("y.account"))).document
+
+
+async def test_a_document_without_room_for_a_lease_is_refused(tmp_path: Path) -> None:
+    """Its reason says that it is the lease that has no room; without one the document is copied, up to the limit."""
+    plain = json.loads(to_json(SmallProvider().account(), reveal=True))
+    async with over(max_bytes=2000) as store:
+        short = len(json.dumps(plain | {"x": ""}, separators=(",", ":")))
+        for name, room in (("full.account", 0), ("roomy.account", 200)):
+            data = json.dumps(plain | {"x": "y" * (2000 - short - room)}, separators=(",", ":"))
+            await store.save_json(source(name), data.encode())
+        run = migrate(store, SOURCE, TARGET, options=Options(lease=LONG), **files(tmp_path))
+        told = {outcome.name: (outcome.outcome, outcome.reason) async for outcome in run}
+        word, reason = told.pop("full.account")
+        assert (word, told) == ("refused", {"roomy.account": ("copied", "")})
+        assert re.fullmatch(
+            r"source: no room for the lease, with which the document has 2\d\d\d bytes, more than the 2000 allowed",
+            reason,
+        )
+        assert (await once(store, tmp_path)).totals.keys() == {"copied", "same"}
