@@ -648,6 +648,22 @@ def test_an_encoding_that_is_not_read_is_told(encoding: str) -> None:
     assert imported("autoconfig", text).refusal == "given: declares an encoding that cannot be read: save it as UTF-8"
 
 
+@pytest.mark.parametrize("odd", ["\u00a0", "\u3000", "\x85", "\u2028", "\x1c", "\x0c"])
+def test_a_password_is_as_long_as_the_program_reads_it(odd: str) -> None:
+    """Of what Unicode calls a space or the end of a line, the programs know few: no password is cut off there."""
+    password = f"CANARY{odd}end"
+    quoted = f'"{password}"' if odd == "\x0c" else password  # to mbsync, which is C, it is a space
+    samples = {
+        "msmtp": f"account a\nhost h\nauth on\nuser {odd}u\npassword {password}\n",
+        "mbsync": f"IMAPAccount a\nHost h\nUser u\nPass {quoted}\n",
+        "himalaya": f"accounts.a.imap = {{server = 'h', sasl.plain = {{username = 'u', passwd.cmd = 'cat secret'}}}}\n",
+    }
+    Path("secret").write_text(f"{password}\r\nsecond line\n", newline="")
+    for form, text in samples.items():
+        assert imported(form, text, f"{form}/", "--run-commands").everything == ""
+        assert document_at(f"{form}/a.account")["credentials"]["password"] == password
+
+
 def test_what_cannot_be_had_is_told_and_the_rest_is_imported() -> None:
     """A secret that is elsewhere, or a name that no location can have, stops no other account."""
     accounts = "account a\nhost h\nauth on\nuser me\n\naccount b/c\nhost h\n\naccount d\nhost h\n"

@@ -18,6 +18,7 @@ __all__ = (
     "Refused",
     "Server",
     "Source",
+    "lines_of",
     "port_of",
 )
 
@@ -85,6 +86,11 @@ class Refused(Struct, frozen=True):
 
     name: str
     reason: str
+
+
+def lines_of(text: str, /) -> list[str]:
+    """The lines of a text as those programs read it: Unicode has more ends of a line, which are a password's own."""
+    return [line.removesuffix("\r") for line in text.split("\n")]
 
 
 def port_of(text: str, /) -> int | None:

@@ -15,6 +15,7 @@ from accountstore.cli.imports.found import (
     Refused,
     Server,
     Source,
+    lines_of,
     port_of,
 )
 
@@ -27,6 +28,8 @@ _TYPES: Final = {
 }
 _SECTIONS: Final = frozenset({"imapaccount", "imapstore", "maildirstore", "channel", "group"})
 _TOKENS: Final = frozenset({"XOAUTH2", "OAUTHBEARER"})
+_SPACES: Final = " \t\n\v\f\r"
+"""C's, and none of Unicode's: those are characters of a word."""
 
 
 def parse(text: str, /) -> list[Found | Refused]:
@@ -45,8 +48,8 @@ def parse(text: str, /) -> list[Found | Refused]:
 def _sections(text: str, /) -> Iterator[tuple[str, str, Mapping[str, list[str]]]]:
     """Each section with the words behind its keywords: it begins with its own and ends at an empty line."""
     kind, name, section = "", "", dict[str, list[str]]()
-    for number, line in enumerate([*text.splitlines(), ""], 1):
-        if line.lstrip().startswith("#"):
+    for number, line in enumerate([*lines_of(text), ""], 1):
+        if line.lstrip(_SPACES).startswith("#"):
             continue
         words = _words(line, number)
         keyword = words[0].lower() if words else ""
@@ -68,7 +71,7 @@ def _words(line: str, number: int, /) -> list[str]:
             word, begun = word + next(characters, ""), True
         elif c == '"':
             quoted, begun = not quoted, True
-        elif quoted or not c.isspace():
+        elif quoted or c not in _SPACES:
             if c == "#" and not begun:
                 break
             word, begun = word + c, True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Final
 
@@ -15,12 +16,14 @@ from accountstore.cli.imports.found import (
     PasswordLogin,
     Refused,
     Server,
+    lines_of,
     port_of,
 )
 
 __all__ = ("parse",)
 
 _TOKENS: Final = frozenset({"oauthbearer", "xoauth2"})
+_BLANKS: Final = " \t"
 
 
 def parse(text: str, evaluate: Callable[[str, int], str], /) -> list[Found | Refused]:
@@ -32,7 +35,7 @@ def parse(text: str, evaluate: Callable[[str, int], str], /) -> list[Found | Ref
         ConfigError: a line is not understood; the message names it.
     """
     file = _File()
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(lines_of(text), 1):
         command, argument = _split(line)
         if command == "eval":
             command, argument = _split(evaluate(argument, number))
@@ -64,11 +67,11 @@ class _File:
             self._current[command] = argument
 
     def _begin(self, argument: str, number: int, /) -> None:
-        name, colon, inherited = (part.strip() for part in argument.partition(":"))
+        name, colon, inherited = (part.strip(_BLANKS) for part in argument.partition(":"))
         if not name or name in self._own:
             raise ConfigError(f"line {number}: an account has no name, or one that is taken")
         own: dict[str, str] = {}
-        for parent in map(str.strip, inherited.split(",")) if colon else ():
+        for parent in [part.strip(_BLANKS) for part in inherited.split(",")] if colon else ():
             if parent not in self._own:
                 raise ConfigError(f"line {number}: an account inherits from one that is not there")
             own |= self._own[parent]
@@ -88,10 +91,9 @@ class _File:
 
 def _split(line: str, /) -> tuple[str, str]:
     """The command of a line and its argument, without the quotes around it. Both are empty of a comment."""
-    command, argument = [*line.split(None, 1), "", ""][:2]
+    command, argument = [*re.split("[ \t]+", line.strip(_BLANKS), maxsplit=1), ""][:2]
     if command.startswith("#"):
         return "", ""
-    argument = argument.strip()
     if len(argument) > 1 and argument[0] == argument[-1] == '"':
         argument = argument[1:-1]
     return command, argument

@@ -25,6 +25,7 @@ from accountstore.cli.imports.found import (
     PasswordLogin,
     Server,
     Source,
+    lines_of,
 )
 from accountstore.model import Credentials
 
@@ -134,12 +135,12 @@ def _first_line(what: str, command: Command, /) -> str:
             check=False,
             timeout=_PATIENCE,
         )
-        lines = done.stdout.decode().splitlines()
+        line = lines_of(done.stdout.decode())[0]
     except (OSError, ValueError, subprocess.TimeoutExpired) as error:
         raise AccountStoreError(f"{what}: the command failed ({type(error).__name__})") from None
-    if done.returncode or not lines or not lines[0]:
+    if done.returncode or not line:
         raise AccountStoreError(f"{what}: the command ended with {done.returncode} and no line") from None
-    return lines[0]
+    return line
 
 
 def words_of(server: Server, /) -> dict[str, object]:
