@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
@@ -17,16 +18,18 @@ from accountstore import (
     Location,
     LocationError,
     MultiAccount,
+    StoreConfig,
 )
 from accountstore.cli.app import Json, app, config_of, done, examples, folder_of, in_store, location_of
 from accountstore.cli.completion import complete_file, complete_folder
 from accountstore.cli.documents import kind_at
 from accountstore.cli.exits import exit_codes, print_error
 from accountstore.cli.help import Command
-from accountstore.cli.many import check_storages, each
+from accountstore.cli.many import each
 from accountstore.cli.show import printable, show_line
 from accountstore.codecs import JSON
 from accountstore.files import read_file
+from accountstore.location import Located
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -105,26 +108,29 @@ def import_accounts(
     if auth not in {None, "password", "oauth"}:
         raise typer.BadParameter("--auth must be password or oauth")
     with exit_codes():
-        config_of(context)  # wrong or right, before anything is asked
+        _check_storage(config_of(context), target)  # before anything is asked
         commands: Commands = "run" if run_commands else "refuse" if dry_run else "ask"
         method: Method | None = "password" if auth == "password" else "oauth" if auth else None
-        from accountstore.cli.imports.resolving import document_of
-
         accounts, complete = _chosen(file, _parsed(form, file, email, method, commands), names)
         if len(accounts) > 1 and target.endswith(".account"):
             raise LocationError(f"{target!r}: is one location for several accounts: choose one by --account")
-        places = _each_of(accounts, lambda found: _place(target, found))
+        # Everything is asked for before the store is opened, whose event loop must not wait.
+        documents = _each_of(_places(target, accounts), lambda place: _document(*place, commands))
         if dry_run:
-            for found, where in places:
+            for (found, where), _ in documents:
                 _show(where, found, as_json=as_json)
             held = True
         else:
-            # Everything is asked for before the store is opened, whose event loop must not wait.
-            documents = _each_of(places, lambda place: JSON.encode(document_of(place[0], commands)))
             held = _save(context, [(where, data) for (_, where), data in documents], as_json=as_json, replace=replace)
-            complete = complete and len(documents) == len(places)
-        if not (held and complete and len(places) == len(accounts)):
+        if not (held and complete and len(documents) == len(accounts)):
             raise typer.Exit(1)
+
+
+def _check_storage(config: StoreConfig, target: str, /) -> None:
+    """Raise `LocationError` where the storage of the target is not configured."""
+    storage = (location_of(target) if target.endswith(".account") else folder_of(target)).storage
+    if storage is not None and storage not in config.storages:
+        raise LocationError(f"the storage {storage!r} is not configured; known: {', '.join(config.storages)}")
 
 
 def _each_of(items: Iterable[T], act: Callable[[T], R], /) -> list[tuple[T, R]]:
@@ -186,19 +192,39 @@ def _chosen(file: str, accounts: Sequence[Found | Refused], names: Sequence[str]
     return found, len(found) == len(chosen)
 
 
+def _places(target: str, accounts: Sequence[Found], /) -> list[tuple[Found, Location]]:
+    """Each account with where it goes, but for those that have no place, or one with another account, which is told."""
+    places = _each_of(accounts, lambda found: _place(target, found))
+    counts = Counter(where for _, where in places)
+    for where, count in counts.items():
+        if count > 1:
+            print_error(f"{where}: {count} accounts of the file would be this document: none of them is imported")
+    return [(found, where) for found, where in places if counts[where] == 1]
+
+
 def _place(target: str, found: Found, /) -> Location:
     """Where an account goes."""
     extension = ".multi.account" if found.receive and found.send else ".account"
     if target.endswith(".account"):
         where = location_of(target)
-        if kind_at(where) is not (MultiAccount if found.receive and found.send else Account):
-            raise ExtensionError(f"the account needs a file name in {extension}", location=where)
-        return where
-    folder = folder_of(target)
-    try:
-        return Location(f"{found.name}{extension}", folder=folder.folder, storage=folder.storage)
-    except LocationError as error:
-        raise LocationError(f"the account {found.name!r}: {error.message}: give its location as TARGET") from None
+    else:
+        folder = folder_of(target)
+        try:
+            where = Location(f"{found.name}{extension}", folder=folder.folder, storage=folder.storage)
+        except LocationError as error:
+            raise LocationError(f"the account {found.name!r}: {error.message}: give its location as TARGET") from None
+    if kind_at(where) is not (MultiAccount if found.receive and found.send else Account):
+        raise ExtensionError(f"the account needs a file name in {extension}", location=where)
+    return where
+
+
+def _document(found: Found, where: Location, commands: Commands, /) -> bytes:
+    """The JSON of an account's document, checked."""
+    from accountstore.cli.imports.resolving import document_of
+
+    document = document_of(found, commands)
+    with Located(where):
+        return JSON.encode(document)
 
 
 def _show(where: Location, found: Found, /, *, as_json: bool) -> None:
@@ -221,8 +247,6 @@ def _save(
     """Whether all documents were saved."""
 
     async def work(store: AccountStore) -> bool:
-        check_storages(store, [where for where, _ in documents])
-
         async def save(item: tuple[Location, bytes]) -> None:
             try:
                 await store.save_json(*item, mode="overwrite" if replace else "create")

@@ -656,7 +656,7 @@ def test_a_password_is_as_long_as_the_program_reads_it(odd: str) -> None:
     samples = {
         "msmtp": f"account a\nhost h\nauth on\nuser {odd}u\npassword {password}\n",
         "mbsync": f"IMAPAccount a\nHost h\nUser u\nPass {quoted}\n",
-        "himalaya": f"accounts.a.imap = {{server = 'h', sasl.plain = {{username = 'u', passwd.cmd = 'cat secret'}}}}\n",
+        "himalaya": "accounts.a.imap = {server = 'h', sasl.plain = {username = 'u', passwd.cmd = 'cat secret'}}\n",
     }
     Path("secret").write_text(f"{password}\r\nsecond line\n", newline="")
     for form, text in samples.items():
@@ -733,6 +733,36 @@ def test_a_dry_run_shows_no_secret_and_changes_nothing(form: str) -> None:
         assert ".account" in answer.out
         assert any(words in answer.out for words in ("in the file", "asked for"))
     assert files() == ["given"]
+
+
+@pytest.mark.parametrize(
+    ("name", "port", "target", "reason"),
+    [
+        ("a", "0", "", "a.account: $.port: Expected `int` >= 1"),
+        ("a", "true", "", "a.account: $.port: Expected `int`, got `bool`"),
+        ("a.multi", "1", "", "a.multi.account: the account needs a file name in .account"),
+        ("", "1", "m/", "m/.account: the file name must end in .account or .multi.account, with a name before it"),
+        ("a", "1", "Nope:", "the storage 'Nope' is not configured"),
+    ],
+)
+def test_a_dry_run_refuses_what_the_import_refuses(name: str, port: str, target: str, reason: str) -> None:
+    """In the same words, and it writes nothing and runs no command for that."""
+    server = f'type = "imap", host = "h", port = {port}, login = "me", auth.cmd = "echo x >> ran; echo y"'
+    text = f'accounts."{name}".backend = {{{server}}}'
+    refusal = imported("himalaya", text, *filter(None, [target]), "--dry-run").refusal
+    assert refusal.startswith(reason)
+    assert files() == ["given"]  # and not what the command makes
+    assert imported("himalaya", text, *filter(None, [target]), "--run-commands").refusal == refusal
+
+
+def test_two_accounts_of_one_name_replace_neither() -> None:
+    """They would be one document: it is told, and neither is imported, --replace or not; the rest is."""
+    text = "".join(f"IMAPAccount {name}\nHost {name}\nUser u\nPass CANARY-{name}\n\n" for name in ("a", "b", "a"))
+    for options in (("--dry-run",), ("--replace",)):
+        answer = imported("mbsync", text, *options)
+        told = "a.account: 2 accounts of the file would be this document: none of them is imported"
+        assert (answer.code, answer.err) == (1, f"accountstore: {told}\n")
+    assert files() == ["first/b.account", "given"]
 
 
 def test_a_name_that_steers_a_terminal_shows_as_its_escape() -> None:

@@ -32,7 +32,10 @@ from accountstore.model import Credentials
 __all__ = ("Commands", "document_of", "evaluate", "words_of")
 
 Commands: TypeAlias = Literal["ask", "run", "refuse"]
-"""Whether commands in the file are run: where the user says yes, without asking, or not at all."""
+"""Whether commands in the file are run: where the user says yes, without asking, or not at all, in a dry run."""
+
+_UNKNOWN = "?"
+"""Stands in a dry run for what the file does not say itself."""
 
 _PATIENCE = 120.0
 """Seconds that a command has, in which it may ask for a passphrase."""
@@ -40,6 +43,8 @@ _PATIENCE = 120.0
 
 def document_of(found: Found, commands: Commands, /) -> Account | MultiAccount:
     """The document of an account: a multi account where it both receives and sends.
+
+    Of a dry run, nobody is asked for it, and it is good for a check alone.
 
     Raises:
         UnsupportedError: a secret is missing and nobody can be asked.
@@ -82,7 +87,7 @@ def _credentials(whose: str, login: PasswordLogin | OAuthLogin | NoLogin, comman
 
 
 def _text(what: str, source: Source, commands: Commands, /) -> str:
-    if isinstance(source, Elsewhere):
+    if isinstance(source, Elsewhere) and commands != "refuse":
         from accountstore.cli.prompts import ask_text
 
         _require_terminal(what, source)
@@ -93,6 +98,8 @@ def _text(what: str, source: Source, commands: Commands, /) -> str:
 def _secret(what: str, source: Source, commands: Commands, /) -> Secret:
     if isinstance(source, Secret):
         return source
+    if commands == "refuse":
+        return Secret(_UNKNOWN)
     if isinstance(source, Command):
         shown = source.command if isinstance(source.command, str) else " ".join(source.command)
         if commands == "run" or _may_run(what, shown):
