@@ -320,8 +320,12 @@ def show_json(data: bytes, /) -> None:
 
 
 def show_line(fields: object, /) -> None:
-    """Something as JSON, in a line of its own."""
-    sys.stdout.write(_escaped(msgspec.json.encode(fields).decode()) + "\n")
+    """Something as JSON, in a line of its own; in a path, what is not UTF-8 is an escape that `json` reads back."""
+    try:
+        text = msgspec.json.encode(fields).decode()
+    except UnicodeEncodeError:
+        text = json.dumps(msgspec.to_builtins(fields), ensure_ascii=False, separators=(",", ":"))
+    sys.stdout.write(_escaped(text) + "\n")
 
 
 def _escaped(text: str, /) -> str:

@@ -132,6 +132,11 @@ class Processes:
         )
         try:
             self._setup = msgpack.encode(Setup(config, replace(job, options=share), marks.key, storages))
+        except UnicodeEncodeError:
+            raise UnsupportedError(
+                "a path of the configuration is not UTF-8, and cannot be given to another process: give the path of a"
+                " file, which each reads"
+            ) from None
         except (TypeError, ValueError, msgspec.MsgspecError):
             raise UnsupportedError(
                 "an option of the configuration cannot be given to another process: give the path of a file"

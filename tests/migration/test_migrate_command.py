@@ -22,6 +22,7 @@ pytest.importorskip("typer")
 
 from accountstore.cli.names import read_names
 from accountstore.cli.progress import Progress
+from accountstore.cli.show import show_line
 from accountstore.migration import Outcome
 
 if TYPE_CHECKING:
@@ -229,6 +230,32 @@ def test_a_scheduler_that_cannot_be_is_one_line(migrate: Any, address: str) -> N
     assert done.returncode == 1
     assert done.stderr.startswith(f"accountstore: --dask {address}: ")
     assert done.stderr.count("\n") == 1
+
+
+def test_a_folder_whose_name_is_not_utf_8(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Lines of JSON have it as an escape; processes, which cannot be told such a path, say so, and read a file."""
+    show_line(Outcome(outcome="failed", name="a", source="Old:a", target="New:a", reason="w\udcff"))
+    assert json.loads(capsys.readouterr().out)["reason"] == "w\udcff"
+    within = os.path.join(os.fsencode(folder), b"w\xff")
+    try:
+        os.mkdir(within)
+    except OSError:
+        pytest.skip("the file system has UTF-8 alone")
+    for name in (b"accountstore.toml", b"old"):
+        os.rename(os.path.join(os.fsencode(folder), name), os.path.join(within, name))
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*COMMAND[:-1], *arguments],
+            cwd=within, env=environment(folder), capture_output=True, text=True, timeout=HUNG, check=False,
+        )  # fmt: skip
+
+    assert os.fsencode(lines(run("storages", "--json"))[0]["url"]) == os.path.join(within, b"old")
+    refused = run("migrate", "Old:mail", "New:post", "--processes", "2")
+    assert (refused.returncode, refused.stderr.count("\n")) == (1, 1)
+    assert "a path of the configuration is not UTF-8" in refused.stderr
+    done = run("--config", "accountstore.toml", "migrate", "Old:mail", "New:post", "--processes", "2", "--json")
+    assert lines(done)[-1]["totals"]["copied"]["documents"] == 20
 
 
 def test_a_list_of_names(tmp_path: Path) -> None:
