@@ -53,6 +53,7 @@ def migrate(
 
     Raises:
         ValueError: processes is below 1, or above 1,000.
+        TypeError: a place or the options are none.
         UnsupportedError: `client` on trio; or something would have to travel in the clear.
         Others as `Migration`, when it is iterated over.
     """
@@ -104,10 +105,14 @@ def verify(
 
 
 def _job(action: Action, source: Place | str, target: Place | str, options: Options | None, /) -> Job:
-    return Job(action, _place(source), _place(target), options or Options())
+    if not isinstance(options, Options | None):
+        raise TypeError("options must be Options, such as `Options(concurrency=3)`")
+    return Job(action, _place("source", source), _place("target", target), options or Options())
 
 
-def _place(place: Place | str, /) -> Place:
+def _place(end: str, place: Place | str, /) -> Place:
+    if not isinstance(place, Place | str):
+        raise TypeError(f'{end} must be a place: text, such as "Old:mail", or `Place("mail", "Old")`')
     return Place.parse(place) if isinstance(place, str) else place
 
 

@@ -69,6 +69,7 @@ class Migration:
         key_file: str | None,
         runner: Callable[[Marks, str], Awaitable[Runner]],
     ) -> None:
+        self._files: list[Journal | Spool] = []
         self._store = store
         self._job = job
         self._path = journal
@@ -83,7 +84,6 @@ class Migration:
         self._merged: Merged | Named | None = None
         self._source = Presence(store, job.source, job.options)
         self._others = Others(job.options.wants)
-        self._files: list[Journal | Spool] = []
         self._failures = Failures()
         self._unkept: list[tuple[Done, Item]] = []
         """What was done, and is not in the journal yet."""

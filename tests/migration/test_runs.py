@@ -31,7 +31,7 @@ from accountstore import (
 from accountstore.backends.base import ConflictError, NotFoundError, NotRegularError, digest
 from accountstore.backends.memory import MemoryBackend
 from accountstore.codecs import JSON
-from accountstore.migration import Options, Place, merge, migrate, plan, read_report, verify
+from accountstore.migration import Migration, Options, Place, merge, migrate, plan, read_report, verify
 from accountstore.migration.journal import Journal
 from accountstore.migration.merge import Listed
 from accountstore.migration.pace import Pace
@@ -154,6 +154,20 @@ def test_options_that_cannot_be_meant_are_refused(wrong: Any) -> None:
     """
     with pytest.raises(ValueError, match=f"^{next(iter(wrong))}"):
         Options(**wrong)
+
+
+@pytest.mark.parametrize("call", [migrate, plan, verify])
+async def test_what_is_no_place_or_no_options_says_what_to_write(
+    store: AccountStore, tmp_path: Path, call: Any
+) -> None:
+    """A Location or a dict is a TypeError at the call, and the collector of garbage finds nothing to complain of."""
+    with raises(TypeError, r"^options must be Options, such as `Options\(concurrency=3\)`$"):
+        call(store, SOURCE, TARGET, options={"concurrency": 3}, **files(tmp_path))
+    for ends, wrong in (((source("a.account"), TARGET), "source"), ((SOURCE, target("a.account")), "target")):
+        with raises(TypeError, f"^{wrong} must be a place: text, such as"):
+            call(store, *ends, **files(tmp_path))
+    with raises(AttributeError, "concurrency"):
+        Migration(store, Mock(spec=["source", "options"], options=object()), journal=None, key_file=None, runner=Mock())
 
 
 @pytest.mark.parametrize("text", ["", "mail", "mail/team", "Old:", "Old:mail", "First Storage:mail/team-a"])
