@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from random import random
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, TypeVar
 
 import anyio
 import msgspec
@@ -51,11 +51,14 @@ from accountstore.lease import FIELD
 
 __all__ = ("get", "get_multi", "reachable", "save", "save_multi")
 
+D = TypeVar("D", Account, MultiAccount)
 Kind: TypeAlias = Literal["account", "multi"]
 
 _JSON = msgspec.json.Encoder(enc_hook=Secret.reveal)
 """As `to_json` has a document, which checks first whether it can be: one that was read can."""
 _LEEWAY = timedelta(seconds=60)
+_WAIT = 0.95
+"""The part of its time that a get waits for fresh tokens: the rest is for its answer."""
 _NOT_TAKEN = (UnsupportedError, DeniedError)
 """What says that a storage would not take new tokens: then a get returns what is stored, as from a read-only one."""
 _PLACE = ("fileName", "folderPath", "storage")
@@ -67,23 +70,13 @@ _LONGEST_PAUSE = 0.25
 async def get(call: Call, /) -> Response:
     """Get an account."""
     location = _asked(call)
-    stored = await call.store.read(location)
-    refresh = _refresh(call, location)
-    if refresh is not None and needs_refresh(stored.document):
-        with suppress(*_NOT_TAKEN):
-            stored = await call.store.refresh(location, refresh)
-    return _answer(call, location, stored)
+    return _answer(call, location, await _fresh(call, location, call.store.read, call.store.refresh))
 
 
 async def get_multi(call: Call, /) -> Response:
     """Get a multi account."""
     location = _asked(call)
-    stored = await call.store.read_multi(location)
-    refresh = _refresh(call, location)
-    if refresh is not None and any(map(needs_refresh, _accounts(stored.document))):
-        with suppress(*_NOT_TAKEN):
-            stored = await call.store.refresh_multi(location, refresh)
-    return _answer(call, location, stored)
+    return _answer(call, location, await _fresh(call, location, call.store.read_multi, call.store.refresh_multi))
 
 
 async def save(call: Call, /) -> Response:
@@ -96,25 +89,33 @@ async def save_multi(call: Call, /) -> Response:
     return await _save(call, "multi")
 
 
-def _refresh(call: Call, location: Location, /) -> Exchange | None:
-    """What refreshes tokens; None: nothing does, or its storage would not take the new ones."""
-    refresh = call.service.refresh
-    return refresh if refresh is not None and call.store.capabilities(location.storage).update else None
+async def _fresh(
+    call: Call,
+    location: Location,
+    read: Callable[[Location], Awaitable[Stored[D]]],
+    refresh: Callable[[Location, Exchange], Awaitable[Stored[D]]],
+    /,
+) -> Stored[D]:
+    """A document, with fresh tokens where there is an exchange and its storage would take the new ones."""
+    by = anyio.current_time() + _WAIT * call.service.config.limits.request_seconds
+    stored = await read(location)
+    exchange = call.service.refresh
+    if exchange is not None and call.store.capabilities(location.storage).update and _needs_refresh(stored.document):
+        with suppress(*_NOT_TAKEN):
+            return await call.service.renewals.run(lambda: refresh(location, exchange), by)
+    return stored
 
 
-def needs_refresh(account: Account, /) -> bool:
-    """Whether an account has OAuth credentials without an access token, or with one that is about to expire."""
-    credentials = account.credentials
+def _needs_refresh(document: Account | MultiAccount, /) -> bool:
+    """Whether a document has OAuth credentials without an access token, or with one that is about to expire."""
+    if isinstance(document, MultiAccount):
+        send = () if document.send_account is None else (document.send_account,)
+        return any(map(_needs_refresh, (*document.receive_accounts, *send)))
+    credentials = document.credentials
     if not isinstance(credentials, OAuthCredentials):
         return False
     soon = datetime.now(UTC) + _LEEWAY
     return credentials.access_token is None or credentials.expires_at is None or credentials.expires_at < soon
-
-
-def _accounts(multi: MultiAccount, /) -> Iterator[Account]:
-    yield from multi.receive_accounts
-    if multi.send_account is not None:
-        yield multi.send_account
 
 
 def reachable(call: Call, location: Location, /) -> Location:

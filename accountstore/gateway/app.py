@@ -19,6 +19,7 @@ from accountstore.gateway.front import Front
 from accountstore.gateway.health import Health
 from accountstore.gateway.metrics import Metrics
 from accountstore.gateway.plain import PlainVersions
+from accountstore.gateway.renewals import Renewals
 from accountstore.gateway.routing import Routes
 from accountstore.gateway.service import Service
 from accountstore.gateway.tokens import ETags
@@ -124,6 +125,7 @@ class Gateway:
             plain=PlainVersions(),
             metrics=self._metrics,
             refresh=self._refresh,
+            renewals=Renewals(),
         )
 
     def _tell(self, store: AccountStore, /) -> None:
@@ -140,9 +142,11 @@ class Gateway:
     async def _watched(self, service: Service, /) -> AsyncGenerator[None]:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(service.health.watch)
+            service.renewals.tasks = tasks
             try:
                 yield
             finally:
+                service.renewals.tasks = None
                 tasks.cancel_scope.cancel()
 
 

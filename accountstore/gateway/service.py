@@ -15,6 +15,7 @@ from accountstore.gateway.config import GatewayConfig
 from accountstore.gateway.health import Health
 from accountstore.gateway.metrics import Metrics
 from accountstore.gateway.plain import PlainVersions
+from accountstore.gateway.renewals import Renewals
 from accountstore.gateway.tokens import ETags
 
 __all__ = ("Call", "Handler", "Operation", "Service")
@@ -32,6 +33,7 @@ class Service(Struct, frozen=True, eq=False):
     plain: PlainVersions
     metrics: Metrics | None
     refresh: Exchange | None
+    renewals: Renewals
 
 
 class Call(Struct, frozen=True, eq=False):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import pytest
 from doubles import Recording
-from gateways import BASE, MULTI, OAUTH, PASSWORD, request_of, serving, told
+from gateways import BASE, MULTI, OAUTH, PASSWORD, configured, request_of, serving, told
 from sealed import sealed_over
 
 from accountstore import (
@@ -27,6 +27,7 @@ from accountstore import (
     UnsupportedError,
 )
 from accountstore.backends.memory import MemoryBackend
+from accountstore.gateway import Limits
 from accountstore.testing import Fault, store_over
 
 if TYPE_CHECKING:
@@ -237,3 +238,46 @@ async def test_a_failed_refresh_is_told(store: AccountStore, failure: Exception,
         answer = await http.get(BASE, params=AT)
     assert told(answer) == (status, "notRefreshed")
     assert "zQ7k" not in answer.text
+
+
+@pytest.mark.parametrize("closes", [False, True], ids=["goes on", "closes"])
+async def test_a_get_does_not_wait_for_an_exchange_beyond_its_time(closes: bool) -> None:
+    """Whoever exchanges, for one account or several, and whoever waits for that: each get is told in time that the
+    tokens were not refreshed. An exchange that has begun goes on, also while the gateway closes, and what it brings is
+    saved.
+    """
+    ends, called = anyio.Event(), list[str]()
+
+    async def hang(credentials: OAuthCredentials, /) -> TokenGrant:
+        called.append(credentials.refresh_token.reveal())
+        await ends.wait()
+        return TokenGrant(access_token="at", expires_in=3600, refresh_token=f"{credentials.refresh_token.reveal()}-2")
+
+    async def end() -> None:
+        await anyio.sleep(0.05)
+        ends.set()
+
+    store = store_over({"main": MemoryBackend()})
+    multi = {"receiveAccounts": [OAUTH, of(OAUTH, refreshToken="other")]}
+    asked = ((BASE, "a.account", OAUTH), (MULTI, "a.multi.account", multi))
+    async with (
+        anyio.create_task_group() as ending,
+        serving(store, configured(limits=Limits(request_seconds=1)), refresh=hang) as http,
+    ):
+
+        async def get(path: str, name: str) -> None:
+            assert told(await http.get(path, params={"fileName": name})) == (504, "notRefreshed")
+            assert not ends.is_set()
+
+        async with anyio.create_task_group() as gets:
+            for path, name, value in asked:
+                await http.put(path, json=request_of(value, name))
+                gets.start_soon(get, path, name)
+                gets.start_soon(get, path, name)
+        ending.start_soon(end)
+        for path, name, _ in () if closes else asked:
+            assert (await http.get(path, params={"fileName": name})).status_code == 200
+    assert called == ["refreshToken"] * 2 + ["other"] * (not closes)
+    for _, name, _ in asked:
+        found = credentials_in(json.loads((await store.read_json(Location(name))).document))
+        assert found[0]["accessToken"] == "at"
