@@ -10,7 +10,7 @@
     in_flight = 512
 
 `accountstore gateway add-client` writes such a file. The environment variable `ACCOUNTSTORE_GATEWAY_KEYS`, with keys
-separated by commas, takes the place of `keys`.
+separated by commas, takes the place of `keys`; blanks around a key are no part of it.
 """
 
 from __future__ import annotations
@@ -112,6 +112,8 @@ class GatewayConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
             raise ConfigError(f"keys: none; `accountstore gateway add-client` makes one, or set {_KEYS_VARIABLE}")
         if any(len(key.reveal()) < _LEAST_KEY for key in self.keys):
             raise ConfigError(f"keys: one has fewer than {_LEAST_KEY} characters")
+        if any(re.search("[\ud800-\udfff]", key.reveal()) for key in self.keys):
+            raise ConfigError(f"keys: one is not UTF-8; look at {_KEYS_VARIABLE}")
         for name, client in self.clients.items():
             _check_client(name, client)
         numbers = {
@@ -198,7 +200,10 @@ def config_of(tree: Mapping[str, Any], /) -> GatewayConfig:
         config = msgspec.convert({**tree, "keys": []}, GatewayConfig)
     except msgspec.ValidationError as error:
         raise ConfigError(re.sub(_NO_NAME, "an unknown field", str(error))) from None
-    given = os.environ.get(_KEYS_VARIABLE)
-    config = replace(config, keys=tuple(map(Secret, filter(None, given.split(",")) if given else keys)))
+    if given := os.environ.get(_KEYS_VARIABLE):
+        keys = [key.strip() for key in given.split(",")]
+        if not all(keys):
+            raise ConfigError(f"{_KEYS_VARIABLE}: one key is empty")
+    config = replace(config, keys=tuple(map(Secret, keys)))
     config.check()
     return config

@@ -125,11 +125,34 @@ def test_a_missing_file_says_how_it_is_made(tmp_path: Path) -> None:
 
 
 def test_keys_may_come_from_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The variable takes the place of the file's keys, in its order."""
+    """The variable takes the place of the file's keys, in its order; blanks around the commas are no part of them."""
     file = tmp_path / "g.toml"
     file.write_text(GOOD)
-    monkeypatch.setenv("ACCOUNTSTORE_GATEWAY_KEYS", f"{'n' * 43},{KEY}")
-    assert load_gateway_config(str(file)).keys == (Secret("n" * 43), Secret(KEY))
+    for text in (f"{'n' * 43},{KEY}", f" {'n' * 43} ,\t{KEY}\n"):
+        monkeypatch.setenv("ACCOUNTSTORE_GATEWAY_KEYS", text)
+        assert load_gateway_config(str(file)).keys == (Secret("n" * 43), Secret(KEY))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (f"{KEY},", "ACCOUNTSTORE_GATEWAY_KEYS: one key is empty"),
+        (f"{KEY}, ,{'n' * 43}", "ACCOUNTSTORE_GATEWAY_KEYS: one key is empty"),
+        (" ", "ACCOUNTSTORE_GATEWAY_KEYS: one key is empty"),
+        (f"{KEY}\udce9", "keys: one is not UTF-8; look at ACCOUNTSTORE_GATEWAY_KEYS"),
+    ],
+    ids=["end", "middle", "blank", "latin-1"],
+)
+def test_keys_of_the_environment_that_are_none_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, message: str
+) -> None:
+    """An empty key, and one that is not UTF-8, are told, and no key is shown."""
+    file = tmp_path / "g.toml"
+    file.write_text(GOOD)
+    monkeypatch.setenv("ACCOUNTSTORE_GATEWAY_KEYS", text)
+    with pytest.raises(ConfigError) as caught:
+        load_gateway_config(str(file))
+    assert str(caught.value) == f"{file}: {message}"
 
 
 def test_where_the_file_is_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
