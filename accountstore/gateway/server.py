@@ -25,6 +25,7 @@ _WRITE_SECONDS = 20.0
 _CONNECTIONS = 4096
 _BACKLOG = 2048
 _GRACE_SECONDS = 30
+_LOOK_SECONDS = 0.1
 
 
 class _HeadError(Exception):
@@ -60,6 +61,7 @@ class Protocol(HttpToolsProtocol):
     def connection_made(self, transport: Any) -> None:
         """Begin to wait for a request, or for TLS."""
         super().connection_made(transport)
+        self._socket = transport
         self._watch_writes()
         if len(self.connections) > self.connections_allowed:
             self.transport.close()
@@ -83,6 +85,19 @@ class Protocol(HttpToolsProtocol):
         self._wait_for_head()
         if self._early:
             self.data_received(self._early)
+
+    def shutdown(self) -> None:
+        """Close the connection; where a request is under way, behind its answer."""
+        super().shutdown()
+        if self.tls is not None:
+            self._end_tls()
+
+    def _end_tls(self) -> None:
+        """End the connection once it is closed and all is sent: without what the client might say to the end of TLS."""
+        if self.transport.is_closing() and not self._socket.get_write_buffer_size():
+            self._socket.abort()
+        else:
+            self.loop.call_later(_LOOK_SECONDS, self._end_tls)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the connection."""

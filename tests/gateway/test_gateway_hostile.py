@@ -9,6 +9,7 @@ import json
 import os
 import random
 import re
+import signal
 import socket
 import ssl
 import subprocess
@@ -260,6 +261,48 @@ def test_connections_count_before_tls_begins(tmp_path: Path) -> None:
             with context.wrap_socket(socket.create_connection((HOST, started.port), HUNG)) as connection:
                 connection.sendall(b"GET /health/live HTTP/1.1\r\nConnection: close\r\n\r\n")
                 assert connection.recv(9999).startswith(b"HTTP/1.1 200")
+        assert "Traceback" not in started.log.read_text()
+
+
+PATIENT = """
+import asyncio.constants
+asyncio.constants.SSL_SHUTDOWN_TIMEOUT = 1000
+made.config.timeout_graceful_shutdown = None
+made.run("""
+
+
+@pytest.mark.once
+def test_sigterm_waits_for_no_end_of_tls(tmp_path: Path) -> None:
+    """Clients that are idle, before or within TLS or closed already, and do not end their side, keep no process from
+    its end; nor does one that is answered first.
+    """
+    configure(tmp_path)
+    (tmp_path / "quick.py").write_text(QUICK.replace("made.run(", PATIENT))
+    _, certificate = make_authority(tmp_path)
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    with running("quick", tmp_path, arguments=(certificate,)) as started, ExitStack() as stack:
+
+        def connected() -> socket.socket:
+            return stack.enter_context(socket.create_connection((HOST, started.port), HUNG))
+
+        def asked(request: bytes) -> ssl.SSLSocket:
+            connection = stack.enter_context(context.wrap_socket(connected()))
+            connection.sendall(request)
+            return connection
+
+        closed = asked(b"GET /health/live HTTP/1.1\r\n\r\n")
+        while closed.recv(9999):
+            pass
+        busy = asked(b"POST /connect/token HTTP/1.1\r\nContent-Length: 1\r\n\r\n")
+        idle, _ = asked(b"GET /health/live HTTP/1.1\r\n\r\n"), connected()
+        assert idle.recv(9999).startswith(b"HTTP/1.1 200")
+        started.process.send_signal(signal.SIGTERM)
+        while idle.recv(9999):
+            pass
+        busy.sendall(b"x")
+        assert busy.recv(9999).startswith(b"HTTP/1.1 400")
+        assert started.process.wait(HUNG) in {0, -signal.SIGTERM}
         assert "Traceback" not in started.log.read_text()
 
 
