@@ -3,6 +3,9 @@
     export CELERY_BROKER_URL=redis://127.0.0.1:6379/0 CELERY_RESULT_BACKEND=redis://127.0.0.1:6379/1
     celery -A celery_worker worker --pool prefork
 
+With `celery[redis]`; with `celery[sqlalchemy]`, SQLite needs no server: `sqla+sqlite:///broker.db` and
+`db+sqlite:///results.db`. A task is sent by `change_port.delay("mail/me.account")`.
+
 Celery keeps results as JSON, in which an error has its class and text; `result_serializer = "pickle"` keeps all of it.
 """
 

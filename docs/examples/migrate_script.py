@@ -11,7 +11,7 @@ import sys
 
 import anyio
 
-from accountstore import AccountStore
+from accountstore import AccountStore, AccountStoreError
 from accountstore.migration import PROBLEMS, Options, migrate, verify
 
 OPTIONS = Options(exclude=("test-*",), concurrency=16)
@@ -34,4 +34,8 @@ async def main(source: str, target: str) -> bool:
 if __name__ == "__main__":
     if len(sys.argv) != 3:
         sys.exit("usage: [ACCOUNTSTORE_CONFIG=FILE] python migrate_script.py OLD NEW")
-    sys.exit(not anyio.run(main, sys.argv[1], sys.argv[2]))
+    try:
+        done = anyio.run(main, sys.argv[1], sys.argv[2])
+    except AccountStoreError as error:  # such as a configuration without `default`
+        sys.exit(str(error))
+    sys.exit(not done)

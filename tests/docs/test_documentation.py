@@ -54,7 +54,7 @@ RUN = {
     "documents.md": {"python": 2},
     "encryption.md": {"console": 2, "toml": 1},
     "errors.md": {"python": 1},
-    "examples.md": {"sh": 6, "text": 4, "python": 1},
+    "examples.md": {"sh": 13, "text": 5, "python": 1, "toml": 3},
     "gateway.md": {"sh": 1, "python": 1, "toml": 1},
     "migration.md": {"sh": 1, "python": 1},
     "observing.md": {"python": 2},
@@ -437,8 +437,8 @@ def test_no_block_writes_over_a_configuration_or_a_document() -> None:
     """What a page has a reader write in the shell is in a folder made for it, or a new document."""
     for page in PAGES:
         for block in blocks(f"docs/{page}", "sh"):
-            if re.search(r"> accountstore\.toml|accountstore save (?!--create)", block.text):
-                assert block.text.startswith("mkdir "), page
+            if found := re.search(r"> accountstore\.toml|accountstore save (?!--create)", block.text):
+                assert re.search(r"^mkdir (\S+) && cd \1$", block.text[: found.start()], re.MULTILINE), page
 
 
 @pytest.mark.once

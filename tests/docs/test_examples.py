@@ -45,7 +45,13 @@ else:
     httpx = pytest.importorskip("httpx")
 
 EXAMPLES = ROOT / "docs" / "examples"
-SHOWN = [block.text for block in blocks("docs/examples.md", "text")]
+SHOWN = dict(
+    zip(
+        ("celery", "trio", "poller", "refresh", "migration"),
+        (block.text for block in blocks("docs/examples.md", "text")),
+        strict=True,
+    )
+)
 CONFIG = '[storages.Mail]\nurl = "accounts"\n'
 BODY = to_json(ACCOUNT, reveal=True)
 AT = Location("me.account", folder="tenants/a/mail")
@@ -167,7 +173,7 @@ COMMANDS = [block.text.replace("PATH_OF_THE_CLONE", str(ROOT)) for block in bloc
 
 
 @pytest.mark.once
-@pytest.mark.parametrize(("number", "needs"), [(0, "fastapi"), (1, "litestar"), (2, "django")])
+@pytest.mark.parametrize(("number", "needs"), [(0, "fastapi"), (2, "litestar"), (5, "django")])
 def test_the_commands_of_a_service_start_and_try_it(number: int, needs: str, home: Path) -> None:
     """What the page has a reader type installs what the program imports, starts it, and is answered: a service of ASGI
     prints no name of a document.
@@ -175,7 +181,7 @@ def test_the_commands_of_a_service_start_and_try_it(number: int, needs: str, hom
     for package in (needs, "typer"):
         pytest.importorskip(package)
     port = free_port()
-    begin, ask = (text.replace("8000", str(port)) for text in COMMANDS[2 * number :][:2])
+    begin, ask = (text.replace("8000", str(port)) for text in COMMANDS[number:][:2])
     install, *lines = begin.splitlines()
     assert re.fullmatch(rf"pip install '?{ROOT}(\[cli\])?'? {needs}( uvicorn)?", install)
     variable, _, command = lines.pop().partition(") ")
@@ -186,6 +192,44 @@ def test_the_commands_of_a_service_start_and_try_it(number: int, needs: str, hom
     assert answers == (["200", "404"] if needs == "django" else ["201", "200"])
     if needs != "django":
         assert "me.account" not in Path("program.log").read_text()
+
+
+@pytest.mark.once
+@pytest.mark.parametrize(
+    ("number", "installs", "needs", "printed"),
+    [
+        (4, "'{}[cli]' 'celery[sqlalchemy]'", ("celery", "sqlalchemy", "typer"), SHOWN["celery"]),
+        (7, "{} trio", ("trio",), SHOWN["trio"]),
+        (8, "{} jupyterlab", ("nbclient", "ipykernel"), ""),
+        (9, "'{}[cli,oauth]' pymap", ("pymap", "httpx2", "typer"), SHOWN["poller"]),
+        (10, "'{}[oauth]'", ("httpx2",), SHOWN["refresh"]),
+        (11, "'{}[cli]'", ("typer",), SHOWN["migration"]),
+        (12, "'{}[cli]' .", ("typer", "rich"), "update loses nothing: proven\n"),
+    ],
+)
+def test_the_commands_of_an_example_print_what_the_page_says(
+    number: int, installs: str, needs: tuple[str, ...], printed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the page has a reader type in an empty folder, after what it has written to files there, installs what the
+    program needs, starts it, and prints what the page shows.
+    """
+    for package in needs:
+        pytest.importorskip(package)
+    at_home(tmp_path, monkeypatch)
+    for block in blocks("docs/examples.md", "toml")[{11: slice(1), 12: slice(1, 3)}.get(number, slice(0))]:
+        Path(str(block.file)).write_text(block.text)
+    metadata = Path("sqlite-1.dist-info")  # instead of an installation
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Name: sqlite\nVersion: 1\n")
+    (metadata / "entry_points.txt").write_text("[accountstore.backends]\nsqlite = sqlite_backend:open_backend\n")
+    text = re.sub("^(jupyter lab .*)$", "", COMMANDS[number].replace("1143", str(free_port())), flags=re.MULTILINE)
+    install = f"pip install {installs.format(ROOT)}\n"
+    assert install in text
+    environment = {**on_path(tmp_path), "PYTHONPATH": str(tmp_path)}
+    always = "trap 'kill $(jobs -p) 2> /dev/null || true' EXIT\n"
+    output = run(["bash", "-ec", always + text.replace(install, "")], tmp_path, **environment)
+    for line in printed.splitlines():
+        assert line in output.replace(": 21", ": 20").splitlines()
 
 
 @pytest.mark.once
@@ -289,17 +333,19 @@ def test_the_view_answers(home: Path) -> None:
 def test_the_trio_program_prints_what_the_page_says(home: Path) -> None:
     """Twenty tasks of a nursery lose no change, and a cancelled one leaves the document whole."""
     output = run([*PYTHON, str(EXAMPLES / "trio_app.py")], home)
-    assert output in {SHOWN[0], SHOWN[0].replace("20", "21")}
+    assert output in {SHOWN["trio"], SHOWN["trio"].replace("20", "21")}
 
 
 def test_the_refresh_program_prints_what_the_page_says(home: Path) -> None:
     """Three processes and a provider on loopback: one exchange, and a token for each."""
     pytest.importorskip("httpx2")
-    assert run([*PYTHON, str(EXAMPLES / "refresh.py")], home) == SHOWN[2]
+    assert run([*PYTHON, str(EXAMPLES / "refresh.py")], home) == SHOWN["refresh"]
 
 
 def test_the_migration_program_prints_what_the_page_says(home: Path) -> None:
-    """It copies what its policy takes, and compares; a second run finds all the same."""
+    """It copies what its policy takes, and compares; a second run finds all the same. A configuration that lacks its
+    `default` is told in one line.
+    """
     (home / "accountstore.toml").write_text(
         'default = "Old"\n[storages.Old]\nurl = "old"\n[storages.New]\nurl = "new"\n'
     )
@@ -307,12 +353,15 @@ def test_the_migration_program_prints_what_the_page_says(home: Path) -> None:
         for name in ("a", "b", "test-c"):
             store.save(Location(f"{name}.account", folder="mail"), ACCOUNT)
         command = [*PYTHON, str(EXAMPLES / "migrate_script.py"), "Old", "New"]
-        assert run(command, home) == SHOWN[3]
-        assert run(command, home) == SHOWN[3].replace("copied", "same")
+        assert run(command, home) == SHOWN["migration"]
+        assert run(command, home) == SHOWN["migration"].replace("copied", "same")
         assert sorted(entry.location.file_name for entry in store.list("mail", storage="New")) == [
             "a.account",
             "b.account",
         ]
+        (home / "accountstore.toml").write_text('[storages.Old]\nurl = "old"\n[storages.New]\nurl = "new"\n')
+        done = subprocess.run(command, capture_output=True, text=True, timeout=HUNG, check=False)
+        assert (done.returncode, done.stderr.count("\n"), "default" in done.stderr) == (1, 1, True)
 
 
 @pytest.mark.parametrize(("name", "needs"), [("migrate_script", "anyio"), ("django_view", "django")])
@@ -370,23 +419,24 @@ def test_the_poller_prints_what_the_page_says(home: Path) -> None:
         wrong = PasswordCredentials(login="me", password="cänary")
         with BlockingAccountStore.open() as store:
             for name, account in {
-                "by-password": implicit,
+                "me": implicit,
                 "by-token": replace(implicit, credentials=token),
                 "no-tls": replace(implicit, port=port, security_options=SecurityOptions.SSL_EXPLICIT),
                 "other": replace(implicit, protocol_type=ProtocolType.POP3),
                 "wrong": replace(implicit, port=port, security_options=SecurityOptions.NONE, credentials=wrong),
             }.items():
                 store.save(Location(f"{name}.account", folder="mail"), account)
+        expected = sorted([*SHOWN["poller"].splitlines(), "mail/by-token.account: 2 unseen"])
         for _ in range(2):
             output = run([*PYTHON, str(EXAMPLES / "imap_poller.py"), endpoint], home, SSL_CERT_FILE=authority)
-            assert sorted(output.splitlines()) == SHOWN[1].splitlines()
+            assert sorted(output.splitlines()) == expected
             assert "nary" not in output
         with BlockingAccountStore.open() as store:
             store.save(Location("odd.account", folder="mail"), replace(implicit, host="imap..example.com"))
         output = run([*PYTHON, str(EXAMPLES / "imap_poller.py"), endpoint], home, SSL_CERT_FILE=authority)
         odd = re.search(r"^mail/odd\.account: Unicode\w*Error\n", output, re.MULTILINE)
         assert odd is not None
-        assert sorted(output.replace(odd[0], "").splitlines()) == SHOWN[1].splitlines()
+        assert sorted(output.replace(odd[0], "").splitlines()) == expected
         assert provider.exchanges == 1
 
 
