@@ -29,12 +29,15 @@ class Others:
         self.composed: set[str] = set()
         """The names of documents as the target keeps them in another Unicode form, in that which a location has."""
         self.found: list[Other] = []
+        self._in_place: dict[str, Other] = {}
+        """What stands at the target in a document's place, until its name comes, which tells more."""
 
     def listed(self, item: Item, /) -> Item:
         """An item; one in a folder that could not be read at either end was not looked for, and one that the target may
-        find by its name, though it lists another form of that, neither.
+        find by its name, though it lists another form of that or something else in its place, neither.
         """
-        unseen = item.name.startswith(self._unread) or item.name in self.composed
+        in_place = self._in_place.pop(item.name, None) is not None
+        unseen = in_place or item.name.startswith(self._unread) or item.name in self.composed
         return replace(item, listed=False) if unseen else item
 
     def add(self, end: str, place: Place, skipped: Skipped, /) -> None:
@@ -46,8 +49,17 @@ class Others:
         elif self._wants(name):
             if end == "target" and (composed := normalize("NFC", name)) != name:
                 self.composed.add(composed)
-            document = end == "source" and _is_document(name.rpartition("/")[2])
-            self.found.append(Other(end, name, "refused" if document else "foreign", skipped.reason))
+            if not _is_document(name.rpartition("/")[2]):
+                self.found.append(Other(end, name, "foreign", skipped.reason))
+            elif end == "source":
+                self.found.append(Other(end, name, "refused", skipped.reason))
+            else:
+                self._in_place[name] = Other(end, name, "foreign", skipped.reason)
+
+    def end(self) -> None:
+        """No more names come."""
+        self.found += self._in_place.values()
+        self._in_place = {}
 
 
 class Rows:

@@ -369,6 +369,7 @@ class Migration:
         self._files.append(journal)
 
     async def _end(self) -> None:
+        self._others.end()
         if self._others.found or self._unkept or self._missed:
             await self._keep()
             return

@@ -83,6 +83,32 @@ async def test_links_and_devices_are_told_and_not_followed(tmp_path: Path) -> No
         ]
 
 
+async def test_what_stands_in_a_documents_place_at_the_target_is_told_once(tmp_path: Path) -> None:
+    """A link or a pipe at the target is a conflict where the source has a document of that name, in a plan, a run and a
+    verification, and is told once; where the source has none, or has none any more, it is foreign.
+    """
+    there = tmp_path / "new" / "post" / "all"
+    async with AccountStore.open(config(tmp_path)) as store:
+        for name in ("a.account", "gone.account", "linked.account", "piped.account", "z.account"):
+            await store.save(source(name), account("a"))
+        await once(store, tmp_path, exclude=("linked*", "piped*"))
+        await store.delete(source("gone.account"))
+        (there / "gone.account").unlink()
+        for name in ("alone.account", "gone.account", "linked.account"):
+            (there / name).symlink_to("a.account")
+        os.mkfifo(there / "piped.account")
+        told = {
+            "a.account": "same",
+            "alone.account": "foreign",
+            "gone.account": "foreign",
+            "linked.account": "conflict",
+            "piped.account": "conflict",
+            "z.account": "same",
+        }
+        for action in (plan, verify, migrate, plan, verify, migrate):
+            assert await outcomes_of(action(store, SOURCE, TARGET, **files(tmp_path))) == told
+
+
 async def test_links_that_are_followed_are_documents(tmp_path: Path) -> None:
     """With `follow_links` a link inside the storage is the document it leads to; one that leads out is still told."""
     root = tmp_path / "old" / "mail"
