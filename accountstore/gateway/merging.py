@@ -200,9 +200,9 @@ def _same(new: Fields, old: Fields, /, *names: str) -> bool:
 
 
 def _value(field: Any, /) -> Any:
-    """A field's value where it is raw JSON; `repr` of what is no scalar, which never equals one."""
+    """A field's value where it is raw JSON; the bytes of what is no scalar, which never equal one."""
     value = _decoded(field) if isinstance(field, Raw) else field
-    return repr(value) if isinstance(value, (dict, list)) else value
+    return bytes(field) if isinstance(value, (dict, list)) else value
 
 
 def _is_set(field: Raw | None, /) -> bool:
@@ -210,10 +210,12 @@ def _is_set(field: Raw | None, /) -> bool:
 
 
 def _decoded(field: Raw | None, /) -> Any:
-    """A value of raw JSON; None where there is none, or a number that Python does not have, for the store to refuse."""
+    """A value of raw JSON; None where there is none, or for the store to refuse: a number that Python does not have, or
+    what is nested too deep.
+    """
     try:
         return None if field is None else msgspec.json.decode(field)
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, RecursionError):
         return None
 
 

@@ -165,6 +165,8 @@ def fields_of(data: bytes | Raw, where: str, rename: Callable[[str], str] = lowe
     except msgspec.DecodeError:
         told = "has half of a character: what is between \\ud800 and \\udfff comes in pairs"
         raise Problem(400, "badRequest", f"{where}: {told}") from None
+    except RecursionError:
+        raise Problem(400, "badRequest", f"{where}: is nested too deep") from None
     fields = {rename(key): value for key, value in found.items()}
     if len(fields) != len(found):
         raise Problem(400, "badRequest", f"{where}: has a key twice")
@@ -173,12 +175,14 @@ def fields_of(data: bytes | Raw, where: str, rename: Callable[[str], str] = lowe
 
 def value_in(fields: Mapping[str, Raw], key: str, where: str, /) -> Any:
     """The value of a field that `fields_of` left as it stands; None where it is missing. Raises `Problem` for a number
-    that Python does not have.
+    that Python does not have, and for what is nested too deep.
     """
     try:
         return msgspec.json.decode(fields[key]) if key in fields else None
     except msgspec.MsgspecError:
         raise Problem(400, "badRequest", f"{where}.{key}: has a number that is out of range") from None
+    except RecursionError:
+        raise Problem(400, "badRequest", f"{where}.{key}: is nested too deep") from None
 
 
 def text_in(fields: Mapping[str, Raw], key: str, where: str, /) -> str:

@@ -9,11 +9,14 @@ import anyio
 import pytest
 from doubles import Recording
 from gateways import BASE, MULTI, OAUTH, PASSWORD, STORAGE, configured, request_of, serving, told
+from msgspec import Raw
 from samples import RICH
 
 from accountstore import AccountStore, KeyDeniedError, Location, StorageConfig, StoreConfig, Version
 from accountstore.gateway import Access, GatewayConfig, merging
 from accountstore.gateway.plain import PlainVersions
+from accountstore.gateway.problems import Problem
+from accountstore.gateway.wire import fields_of, value_in
 from accountstore.testing import Fault, store_over
 
 pytestmark = pytest.mark.anyio
@@ -165,6 +168,44 @@ async def test_a_bad_body_is_refused(store: AccountStore, body: bytes, code: str
     async with serving(store) as http:
         assert told(await http.put(BASE, content=body)) == (400, code)
     assert not [entry async for entry in store.list()]
+
+
+@pytest.mark.parametrize(("opened", "closed"), [("[", "]"), ('{"a":', "}")], ids=["lists", "objects"])
+async def test_no_depth_of_a_value_is_a_failure(opened: str, closed: str) -> None:
+    """Where one part of the gateway can still read what is nested, and another cannot, it is refused as what is nested
+    less, or more.
+    """
+
+    def nested(depth: int) -> str:
+        return opened * depth + "1" + closed * depth
+
+    def is_read(depth: int) -> bool:
+        try:
+            return bool(json.loads(nested(depth)))
+        except RecursionError:
+            return False
+
+    least, most = 1, 150_000
+    while most - least > 1:
+        middle = (least + most) // 2
+        least, most = (middle, most) if is_read(middle) else (least, middle)
+    multi = json.dumps(request_of({"receiveAccounts": [{**PASSWORD, "host": "@@"}]}, "a.multi.account"))
+    async with serving(StoreConfig(storages={"main": StorageConfig("memory://")})) as http:
+        await http.put(MULTI, json=request_of({"receiveAccounts": [PASSWORD]}, "a.multi.account"))
+        for depth in range(least - 100, least + 5):
+            answer = await http.put(MULTI, content=multi.replace('"@@"', nested(depth)))
+            assert told(answer) in {(400, "badDocument"), (400, "badRequest")}, depth
+
+
+def test_fields_that_are_nested_too_deep_are_named() -> None:
+    """Beyond what can be read, a body is refused with the field; a value that was stored so is none."""
+    deep = b"[" * 1_000_000 + b"]" * 1_000_000
+    with pytest.raises(Problem, match="value: is nested too deep") as caught:
+        fields_of(b'{"a":%s}' % deep, "value")
+    assert (caught.value.status, caught.value.code) == (400, "badRequest")
+    with pytest.raises(Problem, match=r"value\.a: is nested too deep"):
+        value_in({"a": Raw(deep)}, "a", "value")
+    assert merging._decoded(Raw(deep)) is None  # pyright: ignore[reportPrivateUsage]
 
 
 @pytest.mark.parametrize(
