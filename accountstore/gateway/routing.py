@@ -134,7 +134,8 @@ class Endpoint:
             return await operation.handler(Call(operation.name, request, service, service.store))
         access = await service.authorize(request)
         if access is None:
-            raise Problem(401, "unauthorized", "there is no valid token: ask /connect/token for one")
+            advice = "" if service.clients is None else ": ask /connect/token for one"
+            raise Problem(401, "unauthorized", f"there is no valid token{advice}")
         note(request.scope, client=access.name)
         with access.quota or nullcontext():
             if operation.access == "write" and not access.writes:

@@ -415,7 +415,9 @@ async def test_an_embedding_service_says_who_may_do_what(store: AccountStore) ->
         return name and Access(name, store.scoped(f"tenants/{name}"), writes=name != "reader")  # type: ignore[return-value]
 
     async with serving(store, GatewayConfig(), authorize=authorize, token=False) as http:
-        assert told(await http.get(GET)) == (401, "unauthorized")
+        refused = await http.get(GET)
+        assert told(refused) == (401, "unauthorized")
+        assert "/connect/token" not in refused.text
         assert (await ask_token(http)).status_code == 404
         saved = await http.put(BASE, json=request_of(PASSWORD), headers={"x-tenant": "a"})
         assert saved.status_code == 200
