@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from logging import getLogger
 from secrets import token_urlsafe
 from typing import TYPE_CHECKING
@@ -89,7 +89,11 @@ class Gateway:
         self._service = self._made(store) if isinstance(store, AccountStore) else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await (self._router if scope["type"] == "lifespan" else self._front)(scope, receive, send)
+        if scope["type"] == "lifespan":
+            await self._router(scope, receive, send)
+            return
+        with self._metrics.in_flight.track_inprogress() if self._metrics else nullcontext():
+            await self._front(scope, receive, send)
 
     @asynccontextmanager
     async def lifespan(self) -> AsyncGenerator[None]:

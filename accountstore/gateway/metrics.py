@@ -40,9 +40,8 @@ class Metrics:
         self._operations.labels(event.operation, event.storage, event.outcome).inc()
         self._seconds.labels(event.operation, event.storage).observe(event.seconds)
 
-    def answered(self, operation: str, status: int, in_flight: int, /) -> None:
-        """Count a request that was answered, and those that are still under way."""
-        self.in_flight.set(in_flight)
+    def answered(self, operation: str, status: int, _in_flight: int, /) -> None:
+        """Count a request that was answered. Those under way are counted where they begin and end."""
         self._requests.labels(operation, str(status)).inc()
 
     def text(self) -> bytes:

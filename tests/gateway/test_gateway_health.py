@@ -155,6 +155,32 @@ async def test_metrics_count_requests_and_operations() -> None:
     assert "save_json" in {event.operation for event in events}
 
 
+async def test_the_requests_in_flight_are_those_of_the_moment() -> None:
+    """Requests count from their beginning to their end, with the scrape itself."""
+    backend, go_on, begun = Recording(), anyio.Event(), list[str]()
+
+    async def hold(operation: str) -> None:
+        if operation == "read":
+            begun.append(operation)
+            await go_on.wait()
+
+    async def in_flight() -> float:
+        text = (await http.get("/metrics")).text
+        return float(text.split("\naccountstore_gateway_in_flight ")[1].split()[0])
+
+    backend.before = hold
+    async with serving(store_over({"main": backend}), configured(metrics=True)) as http:
+        async with anyio.create_task_group() as gets:
+            for _ in range(3):
+                gets.start_soon(http.get, f"{BASE}?fileName=no.account")
+            with anyio.fail_after(60):
+                while len(begun) < 3:
+                    await anyio.sleep(0.01)
+            assert await in_flight() == await in_flight() == 4
+            go_on.set()
+        assert await in_flight() == 1
+
+
 async def test_the_metrics_of_an_open_store(tmp_path: Any) -> None:
     """A service that opens the store itself passes the metrics' observer there."""
     metrics = Metrics()
