@@ -144,14 +144,21 @@ class Gateway:
 
     @asynccontextmanager
     async def _watched(self, service: Service, /) -> AsyncGenerator[None]:
+        failure: BaseException | None = None
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(service.health.watch)
             service.renewals.tasks = tasks
             try:
                 yield
+            except anyio.get_cancelled_exc_class():
+                raise
+            except BaseException as error:  # noqa: BLE001 -- raised below, out of the task group, which would wrap it
+                failure = error
             finally:
                 service.renewals.tasks = None
                 tasks.cancel_scope.cancel()
+        if failure is not None:
+            raise failure
 
 
 def _both(metrics: Metrics | None, observer: Observer | None, /) -> Observer | None:

@@ -452,6 +452,18 @@ async def test_it_can_be_mounted(store: AccountStore) -> None:
         assert told(await http.get("/no")) == (404, "notFound")
 
 
+@pytest.mark.parametrize("is_open", [True, False], ids=["open store", "own store"])
+async def test_an_error_of_the_service_comes_out_as_it_is(store: AccountStore, is_open: bool) -> None:
+    """What a service raises while the gateway's lifespan runs in its own is in no group of exceptions."""
+    config = StoreConfig(storages={"main": StorageConfig("memory://")})
+    error = ValueError("mine")
+    with pytest.raises(ValueError, match="mine") as caught:
+        async with gateway(store if is_open else config, configured()).lifespan():
+            raise error
+    assert caught.value is error
+    assert error.__cause__ is error.__context__ is None
+
+
 async def test_what_is_no_http_is_passed_by(store: AccountStore) -> None:
     """A WebSocket is closed."""
     sent: list[Any] = []
