@@ -69,6 +69,8 @@ def join(folder: str, name: str, /) -> str:
 def _check_segment(text: str, what: str, /) -> None:
     if not isinstance(text, str):
         raise TypeError(f"{what}: must be text")
+    if not text and what == "file name":
+        raise LocationError("file name: is missing: a location is [storage:][folder/]file")
     if not text:
         raise LocationError(f"{what}: a segment is empty (no slash at its ends, and no two in a row)")
     if text in {".", ".."}:
@@ -77,8 +79,10 @@ def _check_segment(text: str, what: str, /) -> None:
         raise LocationError("file name: has a slash: its folder is an argument of its own, `folder`")
     if found := re.search(_FORBIDDEN, text):
         character = f"'{found[0]}'" if found[0].isprintable() else f"U+{ord(found[0]):04X}"
+        advice = "; a storage is an argument of its own, `storage`" if found[0] == ":" and what != "storage" else ""
         raise LocationError(
             f"{what}: has {character}: no separator, control, wildcard, drive or version-suffix character is allowed"
+            f"{advice}"
         )
     if text.startswith(RESERVED_PREFIX):
         raise LocationError(f"{what}: begins with the reserved {RESERVED_PREFIX!r}")
