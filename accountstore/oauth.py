@@ -119,7 +119,7 @@ class TokenEndpoint:
         self._trust_env = trust_env
         self._tls: ssl.SSLContext | None = None
         if endpoint is not None and (wrong := self._what_is_wrong_with(endpoint)):
-            raise ConfigError(f"the endpoint {wrong}")
+            raise ConfigError(f"the endpoint {wrong}; accountstore.oauth has GOOGLE, MICROSOFT and microsoft(tenant)")
         self._endpoint = endpoint
 
     async def __call__(self, credentials: OAuthCredentials, /) -> TokenGrant:
@@ -171,16 +171,17 @@ class TokenEndpoint:
 
     async def _ask(self, endpoint: str, credentials: OAuthCredentials, /) -> TokenGrant | ExchangeError:
         """One request; whatever httpx raises is named by its class, as its text and frames may hold a token."""
+        host = urlsplit(endpoint).hostname
         try:
             with anyio.fail_after(self._timeout):
                 with quiet():
                     status, body = await self._post(endpoint, credentials)
         except (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.ProxyError) as error:
-            return NoAnswerError(f"the endpoint cannot be reached ({type(error).__name__})", sent=False)
+            return NoAnswerError(f"the endpoint at {host} cannot be reached ({type(error).__name__})", sent=False)
         except TimeoutError:
-            return NoAnswerError(f"the endpoint did not answer within {self._timeout:g} s")
+            return NoAnswerError(f"the endpoint at {host} did not answer within {self._timeout:g} s")
         except (httpx2.HTTPError, httpx2.InvalidURL, httpx2.StreamError, OSError, ValueError) as error:
-            return NoAnswerError(f"the endpoint's answer did not come ({type(error).__name__})")
+            return NoAnswerError(f"the answer of the endpoint at {host} did not come ({type(error).__name__})")
         return (
             NoAnswerError(f"the endpoint's answer is larger than {_LARGEST} bytes")
             if body is None

@@ -52,6 +52,8 @@ def check_folder(folder: str, /) -> None:
 
 def check_file_name(name: str, /) -> None:
     """Raise `LocationError` unless `name` is one allowed segment. The extension is `check_kind`'s concern."""
+    if name == "":
+        raise LocationError("file name: is missing: a location is [storage:][folder/]file")
     _check_segment(name, "file name")
 
 
@@ -69,8 +71,6 @@ def join(folder: str, name: str, /) -> str:
 def _check_segment(text: str, what: str, /) -> None:
     if not isinstance(text, str):
         raise TypeError(f"{what}: must be text")
-    if not text and what == "file name":
-        raise LocationError("file name: is missing: a location is [storage:][folder/]file")
     if not text:
         raise LocationError(f"{what}: a segment is empty (no slash at its ends, and no two in a row)")
     if text in {".", ".."}:

@@ -384,7 +384,7 @@ def unanswered(error: BaseException, /, *, answering: bool = False) -> BackendEr
         return BackendError(f"a file that the options or the environment name is not there ({what})")
     if not names & _TLS:
         return UnavailableError(f"the storage cannot be reached ({what})", sent=has_left() and not unconnected)
-    reason = f"TLS failed ({what}): check the server's certificate and who has signed it"
+    reason = f"TLS failed ({what}): check the server's certificate and its signer, or give http:// where it has no TLS"
     return BackendError(reason) if unconnected or not has_left() else UnavailableError(reason)
 
 

@@ -63,7 +63,10 @@ def refresh(
         ),
     ] = None,
     within: Annotated[
-        str, typer.Option("--within", metavar="TIME", help="Renew tokens that end within this time: 90s, 10m, 1h.")
+        str,
+        typer.Option(
+            "--within", metavar="TIME", help="Renew tokens that end within this time: 90s, 10m, 1h; 90 is seconds."
+        ),
     ] = "1m",
     endpoint: Annotated[
         str | None,
@@ -165,7 +168,7 @@ class _Work(NamedTuple):
 def _seconds(text: str, /) -> float:
     match = re.fullmatch(r"(\d{1,9})([smhd]?)", text)
     if match is None:
-        raise typer.BadParameter("--within takes a time such as 90s, 10m, 1h or 1d")
+        raise typer.BadParameter("--within takes a time such as 90s, 10m, 1h or 1d; a number alone is seconds")
     return float(int(match[1]) * _UNITS[match[2]])
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import re
+import socket
 import sys
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -116,6 +118,7 @@ def serve(
                 raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
         exchange = _exchange(refresh, insecure_http=insecure_http)
         config = load_gateway_config(find_gateway_config(gateway))
+        _check_free(host, port)
         _serve(context.obj, config, exchange, host, port, tls_certificate, tls_key)
 
 
@@ -168,6 +171,17 @@ def _serve(
         server(app, host, port, certificate=certificate, key=key).run()
     except SystemExit:  # uvicorn's, which has said why
         raise typer.Exit(1) from None
+
+
+def _check_free(host: str, port: int, /) -> None:
+    """Tell in one line that another program listens there. What else may be wrong uvicorn tells."""
+    try:
+        socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
+    except OSError as error:
+        if error.errno in {errno.EADDRINUSE, errno.EACCES}:
+            raise ConfigError(
+                f"cannot listen on port {port} of {host} ({error.strerror}): --port names another"
+            ) from None
 
 
 def add_client(

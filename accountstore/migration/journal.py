@@ -197,7 +197,7 @@ class Journal:
         for name, value in given.items():
             if kept.get(name) != value:
                 raise JournalError(
-                    f"{self.path}: was begun with {name} {kept.get(name)}, and this run has {value}: give the same, or"
+                    f"{self.path}: was begun with {name} {kept.get(name)} (this run has {value}): give the same, or"
                     " another journal: --journal with a path where there is none"
                 )
 

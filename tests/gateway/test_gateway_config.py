@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 import inspect
 import os
+import re
+import socket
 import stat
 import sys
 import threading
@@ -341,6 +343,16 @@ def test_serve_refuses_what_is_not_safe(arguments: list[str], code: int, message
     result = run("serve", *arguments)
     assert result.exit_code == code
     assert message in " ".join(result.stderr.split())
+
+
+def test_serve_tells_a_port_that_is_taken_in_one_line(tmp_path: Path) -> None:
+    """It names the port, and the option for another."""
+    add_to_file(str(tmp_path / "g.toml"), "a", Client(secrets=(), folder=""))
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        result = run("serve", "--gateway", str(tmp_path / "g.toml"), "--port", port)
+    assert result.exit_code == 1
+    assert re.fullmatch(rf"accountstore: cannot listen on port {port} of .*: --port names another\n", result.stderr)
 
 
 def test_the_help_of_serve_tells_its_defaults() -> None:

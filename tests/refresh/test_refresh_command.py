@@ -137,7 +137,7 @@ def test_one_that_fails_does_not_keep_the_others(folder: Path, asked: tuple[str,
     [
         ([], "give either a LOCATION or --all FOLDER"),
         (["--all", "a", "a/old.account"], "give either a LOCATION or --all FOLDER"),
-        (["--within", "soon", "a/old.account"], "--within takes a time such as 90s, 10m, 1h or 1d"),
+        (["--within", "soon", "a/old.account"], "90s, 10m, 1h or 1d; a number alone is seconds"),
         (["--endpoint", "gogle", "a/old.account"], "--endpoint takes google, microsoft or an https URL"),
         (["--endpoint", "http://x/", "a/old.account"], "--endpoint takes google, microsoft or an https URL"),
     ],
