@@ -94,7 +94,7 @@ class Files:
 
     def read(self, key: str, /, *, limit: int) -> Blob:
         """The document at `key`: bytes and stat of one state."""
-        return self._follow(key, lambda at, name: self._documents.read(at, name, key, limit))
+        return self._follow(key, self._documents.read, limit)
 
     def read_many(self, keys: Sequence[str], /, *, limit: int) -> list[Blob | Exception]:
         """What `read` returns or raises for each key; each folder is opened once, one at a time."""
@@ -113,7 +113,7 @@ class Files:
 
     def stat(self, key: str, /) -> Stat:
         """The stat that `read` returns."""
-        return self._follow(key, lambda at, name: self._documents.stat(at, name, key))
+        return self._follow(key, self._documents.stat)
 
     def write_many(
         self, writes: Sequence[Write], fence_of: Callable[[str], AbstractContextManager[Any]] = nullcontext, /
@@ -246,7 +246,7 @@ class Files:
     def _changed(self, at: int, /) -> int:
         return self._os.fstat(at).st_mtime_ns if self._rereads else 0
 
-    def _follow(self, key: str, call: Callable[[int, str], T], /) -> T:
+    def _follow(self, key: str, call: Callable[[int, str, str, *Ts], T], /, *more: *Ts) -> T:
         """What a call returns for the folder and the name of the file that a key leads to. Where that has gone, and the
         key leads elsewhere by now, as in a secret volume that is renewed, it is called again.
         """
@@ -255,7 +255,7 @@ class Files:
             folder, _, name = real.rpartition("/")
             try:
                 with self._directories.open(folder) as at:
-                    return call(at, name)
+                    return call(at, name, key, *more)
             except FileNotFoundError:
                 before, real = real, self._real(key)
                 if real == before:
