@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from functools import partial
 from operator import attrgetter
 from typing import Any, TypeVar
@@ -14,6 +14,7 @@ from accountstore.location import Located, Location
 from accountstore.model import Document
 from accountstore.retry import condition_of
 from accountstore.scope import Resolver
+from accountstore.secrets import without_frames
 from accountstore.storage import DocumentRef, Opened, Storage, Stored, stored
 from accountstore.turns import LARGE
 from accountstore.windows import Item, Member, Results, Windows, itself, location_of, result_of, results_of
@@ -46,7 +47,7 @@ def save_many(
     """Each location within reach with its document's new version or its error, in order. Each is an event."""
     if mode != "overwrite":
         condition_of(mode)
-    items = (_saved_item(document, mode) for document in documents)
+    items = _saved_items(iter(documents), mode)
     windows = Windows(resolver, log, "save_many", items, _save, concurrency)
     return results_of(windows, attrgetter("version"))
 
@@ -60,6 +61,16 @@ def _reads(
     return Windows(resolver, log, "get_many", items, read, concurrency)
 
 
+def _saved_items(documents: Iterator[Any], mode: WriteMode, /) -> Iterator[Item[Document]]:
+    pair: Any = None
+    try:
+        for pair in documents:
+            yield _saved_item(pair, mode)
+    finally:
+        del pair  # which no frame is to show
+
+
+@without_frames
 def _saved_item(pair: Any, mode: WriteMode, /) -> Item[Document]:
     try:
         location, document = pair

@@ -45,7 +45,10 @@ def _awaited(method: Callable[Concatenate[AccountStore, P], Coroutine[Any, Any, 
 
     @wraps(method)
     def call(self: BlockingAccountStore, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        return self._run(partial(method, self._store, *args, **kwargs))
+        try:
+            return self._run(partial(method, self._store, *args, **kwargs))
+        finally:
+            del args, kwargs  # as `_run`
 
     return cast("_Method[P, T]", call)
 
@@ -55,7 +58,10 @@ def _iterated(method: Callable[Concatenate[AccountStore, P], AsyncIterator[T]], 
 
     @wraps(method)
     def call(self: BlockingAccountStore, /, *args: P.args, **kwargs: P.kwargs) -> Iterator[T]:
-        items = self._run(partial(_returned, partial(method, self._store, *args, **kwargs)))
+        try:
+            items = self._run(partial(_returned, partial(method, self._store, *args, **kwargs)))
+        finally:
+            del args, kwargs  # as `_run`
         return iter(partial(self._run, partial(_next, items)), _END)
 
     return cast("_Method[P, Iterator[T]]", call)
@@ -236,7 +242,10 @@ class BlockingAccountStore:
         """As `AccountStore.save_json`."""
         if isinstance(cast("Any", data), (bytes, bytearray, memoryview)):
             data = SecretBytes(data)  # so that no traceback with locals shows it
-        return self._run(partial(self._store.save_json, location, data, mode=mode))
+        try:
+            return self._run(partial(self._store.save_json, location, data, mode=mode))
+        finally:
+            del data  # as `_run`
 
     @overload
     def list(

@@ -15,7 +15,7 @@ from accountstore.listing import Entry
 from accountstore.location import Location
 from accountstore.model import Account, MultiAccount
 from accountstore.scope import Resolver
-from accountstore.secrets import SecretBytes
+from accountstore.secrets import SecretBytes, instead_of
 from accountstore.storage import Stored
 from accountstore.updating import Change
 
@@ -69,6 +69,8 @@ class Documents:
             NotFoundError: a version was given and the document is gone.
             UnsupportedError: the storage cannot promise the mode.
         """
+        if account.__class__ is not Account:
+            account = instead_of(account)
         with Operation(self._log, "save", location) as operation:
             ref = self._resolver.ref(location, "account")
             if isinstance(mode, Version):
@@ -81,6 +83,8 @@ class Documents:
         self, location: Location, account: MultiAccount, /, *, mode: WriteMode = "overwrite"
     ) -> Version:
         """Write a multi account to a `*.multi.account` location (the API's SaveMulti). As `save`."""
+        if account.__class__ is not MultiAccount:
+            account = instead_of(account)
         with Operation(self._log, "save_multi", location) as operation:
             ref = self._resolver.ref(location, "multi")
             if isinstance(mode, Version):

@@ -39,7 +39,8 @@ def _conceal(document: Struct, name: str, /) -> None:
     if isinstance(getattr(document, name), str):
         force_setattr(document, name, Secret(getattr(document, name)))
     elif not isinstance(getattr(document, name), Secret):
-        force_setattr(document, name, None)
+        for each in document.__struct_fields__:  # others may be secrets that are text yet
+            force_setattr(document, each, None)
         raise TypeError(f"{name} must be a str or a Secret")
 
 

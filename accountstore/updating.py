@@ -7,7 +7,7 @@ from contextlib import nullcontext
 from inspect import isawaitable
 from os import urandom
 from time import monotonic
-from typing import TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from msgspec.structs import replace
 
@@ -29,6 +29,7 @@ from accountstore.leased import Hold, held, oauth_in
 from accountstore.location import Located
 from accountstore.model import Account, Document, MultiAccount
 from accountstore.retry import backoff
+from accountstore.secrets import instead_of
 from accountstore.storage import DocumentRef, Opened, Stored
 
 D = TypeVar("D", bound=Account | MultiAccount)
@@ -48,8 +49,10 @@ async def update(operation: Operation, ref: DocumentRef, change: Change[D], kind
         opened = await ref.read(kind)
         stored = operation.record(opened.stored)
         started = monotonic()
-        changed = change(stored.document)
-        document = await changed if isawaitable(changed) else changed
+        changed: Any = change(stored.document)
+        document: D = await changed if isawaitable(changed) else changed
+        if document.__class__ is not kind:
+            document = changed = instead_of(document)
         ref = replace(ref, by=ref.by + monotonic() - started)  # the caller's time is not the storage's
         if document == stored.document:
             return stored

@@ -219,6 +219,7 @@ class _Call(Generic[T]):
         except BaseException as error:  # noqa: BLE001 -- raised by the thread that waits
             self.error = error
         finally:
+            del function  # as `LoopThread.run`
             self.thread.ended(self)
             self._end()
 

@@ -70,6 +70,7 @@ from accountstore.backends.local.backend import LocalBackend
 from accountstore.backends.local.files import Files
 from accountstore.backends.local.syscalls import SystemCalls
 from accountstore.backends.memory import MemoryBackend
+from accountstore.blocking import BlockingAccountStore
 from accountstore.client import StorageClient
 from accountstore.codecs import JSON, MSGPACK
 from accountstore.lease import FIELD, key_of
@@ -1360,6 +1361,75 @@ async def test_control_a_naive_save_leaks(tmp_path: Path, leaks: Leaks) -> None:
     logging.getLogger(__name__).debug("saving %s", _PlainAccount("imap.example.org", canary()))
     with pytest.raises(AssertionError):
         leaks.check()
+
+
+WRONG: Mapping[str, Callable[[], object]] = {
+    "a secret of bytes": lambda: Secret(cast("Any", canary().encode())),
+    "a secret that is a list": lambda: Secret(cast("Any", [canary()])),
+    "a password of bytes": lambda: PasswordCredentials(login="l", password=cast("Any", canary().encode())),
+    "OAuth without a refresh token": lambda: oauth(refresh_token=None),
+    "OAuth with a client secret of bytes": lambda: oauth(client_secret=canary().encode()),
+    "OAuth with a list of tokens": lambda: oauth(access_token=[canary()]),
+    "credentials that are a dictionary": lambda: account(credentials={"password": canary()}),
+}
+"""What is given with a wrong type where secrets are."""
+
+
+def _to_none(_: Account, /) -> object:
+    return {"password": canary()}
+
+
+GIVEN: Mapping[str, Callable[[Any], Any]] = {
+    "save": lambda store: store.save(Location("x.account"), {"password": canary()}),
+    "save of text": lambda store: store.save(Location("x.account"), canary()),
+    "save elsewhere": lambda store: store.save(Location("x.account", storage="none"), {"password": canary()}),
+    "save in a mode": lambda store: store.save(Location("x.account"), {"password": canary()}, mode=Version("1")),
+    "save_multi": lambda store: store.save_multi(Location("x.multi.account"), {"password": canary()}),
+    "update": lambda store: store.update(Location("a.account"), _to_none),
+    "save_json": lambda store: store.save_json(Location("x.account"), canary()),
+    "save_json of a list": lambda store: store.save_json(Location("x.account"), [canary()]),
+    "save_many": lambda store: store.save_many([{"password": canary()}]),
+    "save_many of three": lambda store: store.save_many([(Location("x.account"), canary(), 5)]),
+    "save_many nowhere": lambda store: store.save_many([("x.account", {"password": canary()})]),
+}
+"""What is given with a wrong type to a store."""
+
+
+def below(error: BaseException, /) -> BaseException:
+    """An error with the frames below those of this module and of the event loop."""
+    at = error.__traceback__
+    while at is not None and "accountstore" not in at.tb_frame.f_globals["__name__"]:
+        at = at.tb_next
+    return error.with_traceback(at)
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_secret_of_a_wrong_type_shows_in_no_frame(name: str) -> None:
+    """What refuses it holds neither it nor the secrets beside it."""
+    with pytest.raises(TypeError) as raised:
+        WRONG[name]()
+    assert shown_by_error(below(raised.value)) == []
+
+
+@pytest.mark.parametrize("name", GIVEN)
+async def test_what_is_no_document_shows_in_no_frame(name: str) -> None:
+    """A store refuses it without a frame that holds it; so does a blocking one."""
+    async with opened(MemoryBackend()) as store:
+        await store.save(Location("a.account"), account())
+        with pytest.raises((TypeError, AccountStoreError)) as raised:
+            call = GIVEN[name](store)
+            await (drained(call) if name.startswith("save_many") else call)
+        assert shown_by_error(below(raised.value)) == []
+
+
+@pytest.mark.parametrize("name", GIVEN)
+def test_what_is_no_document_shows_in_no_frame_of_a_blocking_store(name: str) -> None:
+    """As above."""
+    with BlockingAccountStore.open(StoreConfig(storages={"main": StorageConfig("memory://")})) as store:
+        store.save(Location("a.account"), account())
+        with pytest.raises((TypeError, AccountStoreError)) as raised:
+            next(iter(GIVEN[name](store)))
+        assert shown_by_error(below(raised.value)) == []
 
 
 async def test_control_errors_of_the_codec_leak_where_the_store_does_not() -> None:
