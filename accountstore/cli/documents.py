@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import msgspec
 from msgspec import Raw, Struct
 
-from accountstore import Account, DecodeError, DocumentError, MultiAccount, Secret, TooLargeError
+from accountstore import Account, DecodeError, DocumentError, ExtensionError, MultiAccount, Secret, TooLargeError
 from accountstore.bodies import is_address, unknown_fields
 from accountstore.cli.exits import print_error
 from accountstore.codecs import JSON, without_mark
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from accountstore import Location
 
-__all__ = ("Shown", "kind_at", "read_given", "tree_of", "warn_of_near_misses")
+__all__ = ("Shown", "document_kind_at", "kind_at", "read_given", "tree_of", "warn_of_near_misses")
 
 Shown: TypeAlias = "Raw | str | list[Mapping[str, Shown]] | Mapping[str, Shown]"
 """A part of a document to show: its JSON, a mask, several accounts, or an object."""
@@ -36,6 +36,15 @@ def kind_at(location: Location, /) -> type[Account | MultiAccount]:
     """
     with Located(location):
         return Account if kind_of(location.file_name) == "account" else MultiAccount
+
+
+def document_kind_at(location: Location, for_folders: str, /) -> type[Account | MultiAccount]:
+    """As `kind_at`, whose error leads to the command for what may be a folder."""
+    try:
+        return kind_at(location)
+    except ExtensionError as error:
+        what = f"{error.message}; for folders: accountstore {for_folders}"
+    raise ExtensionError(what, location=location)
 
 
 def read_given(

@@ -25,6 +25,7 @@ from accountstore.cli.completion import complete_file, complete_folder
 from accountstore.cli.documents import kind_at
 from accountstore.cli.exits import exit_codes, print_error
 from accountstore.cli.help import Command
+from accountstore.cli.listing import tell_storage_meant
 from accountstore.cli.many import each
 from accountstore.cli.show import printable, show_line
 from accountstore.codecs import JSON
@@ -247,6 +248,9 @@ def _save(
     """Whether all documents were saved."""
 
     async def work(store: AccountStore) -> bool:
+        for where, _ in documents[:1]:  # all are in one folder
+            await tell_storage_meant(store, where)
+
         async def save(item: tuple[Location, bytes]) -> None:
             try:
                 await store.save_json(*item, mode="overwrite" if replace else "create")

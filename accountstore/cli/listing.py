@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from accountstore import AccountStore, Entry, Folder, Location, LocationError, NotFoundError, Skipped
+from accountstore import AccountStore, AccountStoreError, Entry, Folder, Location, LocationError, NotFoundError, Skipped
 from accountstore.cli.exits import print_error
 from accountstore.cli.show import Style, console, entry_fields, on_terminal, printable, show_entries, show_line
 
@@ -20,6 +21,7 @@ __all__ = (
     "print_listing",
     "print_skipped",
     "print_tree",
+    "tell_storage_meant",
 )
 
 _PAGE = 500
@@ -149,6 +151,18 @@ def check_target(store: AccountStore, onto: Location, /) -> None:
     if name and "/" not in onto.folder:
         folder = f"{store.storages[0]}:{onto.folder}"
         raise LocationError(f"{onto.folder!r} is a storage: its root is '{name}:', a folder of that name {folder!r}")
+
+
+async def tell_storage_meant(store: AccountStore, onto: Location, /) -> None:
+    """Say on stderr where a new folder is written to that has a storage's name, the colon forgotten perhaps."""
+    first, _, rest = onto.folder.partition("/")
+    if onto.storage is not None or first not in store.storages:
+        return
+    with suppress(AccountStoreError):  # who may write need not be allowed to list
+        async for _ in store.list(first, recursive=True):
+            return
+    folder, storage = f"{first!r} is a new folder of the storage {store.storages[0]!r}", f"{first}:{rest}"
+    print_error(f"warning: {folder}; in the storage {first!r} it would be {storage!r}")
 
 
 def print_skipped(what: str, skipped: Sequence[Skipped], /) -> None:

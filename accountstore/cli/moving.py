@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
 import typer
@@ -20,10 +21,10 @@ from accountstore.cli.app import (
     mode_of,
 )
 from accountstore.cli.completion import complete_folder, complete_location
-from accountstore.cli.documents import kind_at
+from accountstore.cli.documents import document_kind_at, kind_at
 from accountstore.cli.exits import exit_codes
 from accountstore.cli.help import Command
-from accountstore.cli.listing import check_target, counted, no_documents
+from accountstore.cli.listing import check_target, counted, no_documents, tell_storage_meant
 from accountstore.cli.many import check_storages, documents_below, each, folder_pairs
 
 if TYPE_CHECKING:
@@ -106,19 +107,25 @@ def _is_folder(text: str, /) -> bool:
     return not text.endswith(".account")
 
 
-def _source_and_target(source: str, target: str, /) -> tuple[Location, Location]:
+def _source_and_target(source: str, target: str, verb: _Verb, /) -> tuple[Location, Location]:
     where = location_of(source)
+    kind = document_kind_at(where, f"{'cp' if verb == 'copied' else 'mv'} -r {quote(source)} {quote(target)}")
     onto = location_of(f"{target}{where.file_name}" if target[-1:] in {"/", ":"} else target, target)
-    if kind_at(where) is not kind_at(onto):
+    if kind is not kind_at(onto):
         raise ExtensionError("source and target must be of one kind: *.account or *.multi.account", location=onto)
     return where, onto
 
 
 def _transfer(context: typer.Context, source: str, target: str, mode: _Mode, verb: _Verb) -> None:
     """Copy or move a document."""
-    where, onto = _source_and_target(source, target)
+    where, onto = _source_and_target(source, target, verb)
     check_lasting(context, onto.storage, moves=verb == "moved")
-    in_store(context, lambda store: _call(store, verb)(where, onto, mode=mode))
+
+    async def work(store: AccountStore) -> None:
+        await tell_storage_meant(store, onto)
+        await _call(store, verb)(where, onto, mode=mode)
+
+    in_store(context, work)
     done(f"{verb} {where} to {onto}")
 
 
@@ -136,6 +143,7 @@ def _transfer_folder(context: typer.Context, source: str, target: str, mode: _Mo
     async def work(store: AccountStore) -> bool:
         check_storages(store, (within, onto))
         check_target(store, onto)
+        await tell_storage_meant(store, onto)
         documents, complete = await documents_below(store, within)
         if not documents:
             raise NotFoundError(no_documents(store, within, source))
@@ -185,7 +193,7 @@ def rm(
         folders = [_removable(text) for text in locations if recursive and _is_folder(text)]
         places = [location_of(text) for text in locations if not (recursive and _is_folder(text))]
         for where in places:
-            kind_at(where)
+            document_kind_at(where, f"rm -r {quote(str(where))}")
         complete = True
         found: list[Location] = []
         if folders:

@@ -9,7 +9,7 @@ from typing import Annotated
 import msgspec
 import typer
 
-from accountstore import Account, AccountStore, EncodeError, ExtensionError, Location, MultiAccount, to_json
+from accountstore import Account, AccountStore, EncodeError, Location, to_json
 from accountstore.cli.app import (
     FolderArgument,
     Json,
@@ -21,7 +21,7 @@ from accountstore.cli.app import (
     location_of,
 )
 from accountstore.cli.completion import complete_location
-from accountstore.cli.documents import kind_at, tree_of
+from accountstore.cli.documents import document_kind_at, tree_of
 from accountstore.cli.exits import exit_codes, print_error
 from accountstore.cli.help import Command
 from accountstore.cli.listing import print_listing, print_tree
@@ -52,7 +52,7 @@ def get(
     """
     with exit_codes():
         where = location_of(location)
-        kind = _kind_at(where)
+        kind = document_kind_at(where, f"ls {quote(str(where))}")
 
         async def work(store: AccountStore) -> bytes:
             try:
@@ -148,7 +148,7 @@ def stat(
     with exit_codes():
         places = [location_of(location) for location in locations]
         for where in places:
-            _kind_at(where)
+            document_kind_at(where, f"ls {quote(str(where))}")
 
         async def work(store: AccountStore) -> bool:
             check_storages(store, places)
@@ -156,15 +156,6 @@ def stat(
 
         if not in_store(context, work):
             raise typer.Exit(1)
-
-
-def _kind_at(where: Location, /) -> type[Account | MultiAccount]:
-    """As `kind_at`, whose error leads to the command for what may be a folder."""
-    try:
-        return kind_at(where)
-    except ExtensionError as error:
-        what = f"{error.message}; for folders: accountstore ls {quote(str(where))}"
-    raise ExtensionError(what, location=where)
 
 
 async def _show_stat(store: AccountStore, where: Location, /, *, as_json: bool) -> None:

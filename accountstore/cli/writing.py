@@ -28,6 +28,7 @@ from accountstore.cli.documents import kind_at, read_given, warn_of_near_misses
 from accountstore.cli.exits import exit_codes, print_error
 from accountstore.cli.fields import Fields, account_of
 from accountstore.cli.help import Command
+from accountstore.cli.listing import tell_storage_meant
 from accountstore.cli.show import console, printable
 from accountstore.codecs import JSON
 
@@ -157,7 +158,11 @@ def save(
 
 
 def _write(context: typer.Context, where: Location, data: bytes, /, *, create: bool) -> None:
-    in_store(context, lambda store: store.save_json(where, data, mode=mode_of(create)))
+    async def work(store: AccountStore) -> None:
+        await tell_storage_meant(store, where)
+        await store.save_json(where, data, mode=mode_of(create))
+
+    in_store(context, work)
 
 
 def _save_answers(
@@ -170,6 +175,7 @@ def _save_answers(
     from accountstore.cli.prompts import ask_document
 
     with start_blocking_portal() as portal, portal.wrap_async_context_manager(AccountStore.open(context.obj)) as store:
+        portal.call(tell_storage_meant, store, where)
         exists = portal.call(store.exists, where)
         if exists and create:
             raise ExistsError("there is a document already", location=where)

@@ -89,10 +89,14 @@ def test_save_takes_a_document_only_under_the_extension_of_its_kind(
 
 @pytest.mark.parametrize("name", [".account", ".multi.account", "x.Account", "x.account.txt", "x"])
 def test_every_command_refuses_other_extensions_before_any_io(name: str) -> None:
-    """A name that ends in neither extension is refused, and no storage is opened; `get` leads to the listing."""
+    """A name that ends in neither extension is refused, and no storage is opened; each but `save` leads to the command
+    for folders.
+    """
+    led = {"get": "ls {}", "rm": "rm -r {}", "cp": "cp -r {} new/", "mv": "mv -r {} new/"}
     for command in ("save {}", "get {}", "get --json {}", "rm {}", "cp {} new/", "mv {} new/"):
         refusal = run(*command.format(name).split(), stdin=SINGLE).refusal
-        folders = f"; for folders: accountstore ls {name}" if command.startswith("get") else ""
+        leads = led.get(command[:2], led.get(command[:3]))
+        folders = f"; for folders: accountstore {leads.format(name)}" if leads else ""
         assert refusal == (
             f"{name}: the file name must end in .account or .multi.account, with a name before it{folders}"
         )

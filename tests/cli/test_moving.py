@@ -178,6 +178,25 @@ def test_a_storage_without_its_colon_is_no_target(folder: None, command: str) ->
     assert below("first/Archive") == ["c.account", "team a/d.account"]
 
 
+@pytest.mark.parametrize(
+    "command", ["save -", "cp a.account -", "mv a.account -", "import msmtp given -", "cp -r mail -"]
+)
+def test_a_new_folder_with_a_storages_name_is_told(folder: None, command: str) -> None:
+    """It is written all the same. A folder that is there, a storage that is named, and another case are no mistake."""
+    Path("given").write_text("account x\nhost h\n")
+    told = "'Archive' is a new folder of the storage 'First Storage'; in the storage 'Archive' it would be 'Archive:x'"
+
+    def answer(target: str) -> Any:
+        run("cp", "mail/c.account", "a.account")
+        name = "" if command.startswith(("cp -r", "import")) else "/b.account"
+        return run(*[f"{target}{name}" if word == "-" else word for word in command.split()], stdin=SINGLE)
+
+    first = answer("Archive/x")
+    assert (first.code, first.err) == (0, f"accountstore: warning: {told}\n")
+    for target in ("Archive/y", "First Storage:Archive/z", "archive/x", "Archive:x"):
+        assert answer(target)[::2] == (0, "")
+
+
 @pytest.mark.parametrize("at", [0, 1])
 def test_names_are_checked_before_anything_is_copied(folder: None, at: int) -> None:
     """A target whose names would be too long, or a storage that is not configured, leaves all as it is."""
