@@ -43,8 +43,8 @@ def gateway(
     """The REST API of Aspose.Email Cloud's client accounts over a store, as an ASGI application.
 
     `store` is an open store, which stays its owner's; or what `AccountStore.open` takes: the application's lifespan
-    then opens and closes it. Either way the lifespan must run, for `/health/ready`: a service that mounts the
-    application enters `app.lifespan()` in its own.
+    then opens and closes it. Either way the lifespan must run, for `/health/ready` and for refreshes that go on where
+    their request may not wait: a service that mounts the application enters `app.lifespan()` in its own.
 
     `config` names the clients. `authorize` takes their place: it is called with each request's headers, and says what
     the request may reach; then there is no `/connect/token`. `observer` is called with the events of a store that the
