@@ -41,6 +41,7 @@ from accountstore.backends.file_servers import TRIES, close, entries_of, is_ambi
 from accountstore.backends.filesystems import filesystem_of
 from accountstore.backends.logs import quiet
 from accountstore.backends.moments import as_utc
+from accountstore.backends.web_pages import is_listing
 from accountstore.errors import AccountStoreError
 from accountstore.validation import join
 
@@ -48,6 +49,7 @@ T = TypeVar("T")
 _Folders: TypeAlias = list[str] | None
 
 _THREADS = 16
+_PAGE = 64 << 10  # bytes that tell what a web page is
 _LOST = frozenset({BackendError, UnavailableError})  # after which the connection may be
 _OF_DOCUMENTS = frozenset({NotFoundError, ExistsError, NotRegularError})
 # The names under which fsspec's filesystems give a modification time.
@@ -151,6 +153,8 @@ class FsspecBackend:
         with self._use() as fs:
             try:
                 entries = entries_of(fs, path)
+                if not entries and "http" in fs.protocol:
+                    _check_listing(fs, path)
             except Exception as error:
                 told = _told(fs, meaning(error))
                 if isinstance(told, PermissionError) and folder != prefix:
@@ -267,6 +271,12 @@ def _first(fs: Any, path: str, size: int, /) -> bytes:
         while chunk := file.read(size - len(found)):
             found += chunk
     return bytes(found)
+
+
+def _check_listing(fs: Any, path: str, /) -> None:
+    """Raise `BackendError` where a web server's answer, in which nothing is listed, is no listing."""
+    if not is_listing(_first(fs, path, _PAGE).decode(errors="replace")):
+        raise BackendError("the server's answer is no listing of a folder, but another page or file")
 
 
 def _kind(fs: Any, path: str, /) -> str | None:

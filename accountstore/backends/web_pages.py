@@ -10,6 +10,11 @@ from accountstore.backends.base import UnavailableError
 
 PAGE = "<html>"
 """Stands for the error code of an answer that is a page. No service answers so."""
+_LISTING = re.compile(
+    r"<(title|h1)[^>]*>[^<]*(index of|directory listing|directory:)|<a\s[^>]*href=[\"']?\.\./?[\"'\s>]"
+    r"|\[to parent directory\]|<pre>(\s|<br>)*</pre>|class=[\"']listing\b",
+    re.IGNORECASE,
+)
 
 
 def is_page(body: str, /) -> bool:
@@ -20,6 +25,13 @@ def is_page(body: str, /) -> bool:
 def is_page_error(status: int, code: str, /) -> bool:
     """Whether an answer calls something missing, and is a page."""
     return code == PAGE and status in {404, 410}
+
+
+def is_listing(body: str, /) -> bool:
+    """Whether a web page is the listing of a folder, be it empty: by its heading, a link to the folder above, or the
+    frame of the entries, one of which nginx, Apache, Python, lighttpd, IIS, Tomcat, Jetty, Caddy and Go have.
+    """
+    return _LISTING.search(body) is not None
 
 
 def page_error(status: int, /) -> UnavailableError:

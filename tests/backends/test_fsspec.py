@@ -652,6 +652,55 @@ async def test_only_a_web_server_that_says_so_has_no_document(status: int, kind:
             server.server_close()
 
 
+_NGINX = (
+    b'<html><head><title>Index of /x/</title></head><body><h1>Index of /x/</h1><hr><pre><a href="../">../</a></pre>'
+)
+_PAGES: dict[str, tuple[bytes, bool]] = {
+    "nginx": (_NGINX, True),
+    "Apache": (b'<h1>Index of /x</h1><ul><li><a href="/"> Parent Directory</a></li></ul>', True),
+    "Python": (b"<title>Directory listing for /x/</title><h1>Directory listing for /x/</h1><hr><ul></ul><hr>", True),
+    "Go": (b'<!doctype html>\n<meta name="viewport" content="width=device-width">\n<pre>\n</pre>\n', True),
+    "IIS": (b'<title>h - /x/</title><pre><A HREF="/">[To Parent Directory]</A><br><br></pre>', True),
+    "a sign-in form": (
+        b'<html><title>Sign in</title><form action="/login"><input name="password"></form></html>',
+        False,
+    ),
+    "a bucket": (b"<?xml version='1.0'?><ListBucketResult><Key>a.account</Key></ListBucketResult>", False),
+    "nothing": (b"", False),
+}
+
+
+@pytest.mark.parametrize("name", _PAGES)
+async def test_a_page_that_is_no_listing_is_no_empty_folder(name: str) -> None:
+    """What a web server answers for an empty folder is an empty listing; any other page is an error."""
+    pytest.importorskip("aiohttp")
+    page, listing = _PAGES[name]
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", "application/xml" if name == "a bucket" else "text/html")
+            self.send_header("Content-Length", f"{len(page)}")
+            self.end_headers()
+            self.wfile.write(page)
+
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002 -- the base's name
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    backend = await open_backend(f"http://127.0.0.1:{server.server_port}/x", {})
+    try:
+        with nullcontext() if listing else pytest.raises(BackendError, match="no listing"):
+            assert [stat async for page in backend.scan("", recursive=True) for stat in page] == []
+    finally:
+        await backend.aclose()
+        await to_thread.run_sync(server.shutdown)
+        thread.join()
+        server.server_close()
+
+
 class _Slow(MemoryFileSystem):  # type: ignore[misc]  # fsspec has no types
     """A blocking filesystem whose first read hangs until it is let go."""
 
