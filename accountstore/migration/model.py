@@ -33,7 +33,8 @@ Word: TypeAlias = Literal[
 - `missing`: it was asked for by its name (`names`), and is at neither end; or what `verify` says where the target has
   none. `differs`: where it has another one.
 - `conflict`: the target has another document than the one that was copied, or than the source: it was left as it is.
-- `refused`: no account document, too large, or under a name that no location has.
+- `refused`: no account document, too large, with values that the target's codec has not, or under a name that no
+  location has.
 - `foreign`: at the target alone, and no migration of this journal has put it there; or no document at all.
 - `failed`: a storage failed; the next run tries it again.
 """
