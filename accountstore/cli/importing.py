@@ -116,7 +116,8 @@ def import_accounts(
         if len(accounts) > 1 and target.endswith(".account"):
             raise LocationError(f"{target!r}: is one location for several accounts: choose one by --account")
         # Everything is asked for before the store is opened, whose event loop must not wait.
-        documents = _each_of(_places(target, accounts), lambda place: _document(*place, commands))
+        secrets: Commands = "refuse" if dry_run else commands
+        documents = _each_of(_places(target, accounts), lambda place: _document(*place, secrets))
         if dry_run:
             for (found, where), _ in documents:
                 _show(where, found, as_json=as_json)

@@ -749,7 +749,7 @@ def test_a_dry_run_refuses_what_the_import_refuses(name: str, port: str, target:
     """In the same words, and it writes nothing and runs no command for that."""
     server = f'type = "imap", host = "h", port = {port}, login = "me", auth.cmd = "echo x >> ran; echo y"'
     text = f'accounts."{name}".backend = {{{server}}}'
-    refusal = imported("himalaya", text, *filter(None, [target]), "--dry-run").refusal
+    refusal = imported("himalaya", text, *filter(None, [target]), "--dry-run", "--run-commands").refusal
     assert refusal.startswith(reason)
     assert files() == ["given"]  # and not what the command makes
     assert imported("himalaya", text, *filter(None, [target]), "--run-commands").refusal == refusal
