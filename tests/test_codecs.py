@@ -444,7 +444,7 @@ MOMENT = datetime(2031, 5, 6, tzinfo=UTC)
     [
         (b"\0\1", "$[...]: has bytes"),
         (MOMENT, "$[...]: has a time"),
-        (msgspec.msgpack.Ext(5, b"x"), "$[...]: has an extension"),
+        pytest.param(msgspec.msgpack.Ext(5, b"x"), "$[...]: has an extension", id="extension"),
         *((value, "$[...]: has infinity or NaN") for value in (float("nan"), float("inf"))),
         *(({key: "a"}, "$[...]: has a key that is no text") for key in (None, 1, 1.5, True, MOMENT)),
         ([1, {"a": float("-inf")}], "$[...][1][...]: has infinity or NaN"),
