@@ -45,6 +45,9 @@ def from_json(data: bytes | str, kind: type[Any] = Account, /, *, unknown: Liter
         raise TypeError("from_json makes an Account or a MultiAccount")
     if unknown not in {"refuse", "drop"}:
         raise ValueError("unknown must be 'refuse' or 'drop'")
+    if not isinstance(cast("Any", data), (str, bytes, bytearray, memoryview)):
+        data = b""  # which no frame is to show
+        raise TypeError("from_json takes JSON, as bytes or str: of a dictionary, that is json.dumps(dictionary)")
     data = SecretBytes(data.encode("utf-8", "surrogatepass") if isinstance(data, str) else data)
     failure: EncodeError | None = None
     try:

@@ -31,6 +31,7 @@ from accountstore.model import (
 )
 from accountstore.secrets import Secret, reveal
 from accountstore.strict import check_json, check_msgpack
+from accountstore.validation import nearest
 
 D = TypeVar("D", bound=Account | MultiAccount)
 
@@ -301,9 +302,20 @@ def _keys_at(tree: Any, field: str, /) -> list[str]:
 
 
 def _missing(name: str, keys: Collection[str], /) -> str:
-    """What is wrong with an object that has no field of this name; with the key that means the same, if it has one."""
+    """What is wrong with an object that has no field of this name; with the key that means the same, or is a misspelt
+    one, if it has such.
+    """
     near = next((key for key in keys if re.sub("[_ -]", "", key).lower() == name.lower()), None)
-    return f"Object missing required field `{name}`" + (f"; it has `{near}`: keys are camelCase" if near else "")
+    misspelt = near or nearest(name, [key for key in keys if key.isidentifier() and key not in _FIELDS])
+    told = (f"; it has `{misspelt}`" if misspelt else "") + (": keys are camelCase" if near else "")
+    return f"Object missing required field `{name}`{told}"
+
+
+_FIELDS = frozenset(
+    name
+    for kind in (Account, MultiAccount, PasswordCredentials, OAuthCredentials, NoCredentials)
+    for name in kind.__struct_encode_fields__
+)
 
 
 _WORDS: Mapping[str, Collection[str]] = {

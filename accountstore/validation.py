@@ -156,12 +156,17 @@ def sealed_limit(max_bytes: int, /) -> int:
     return 4 * (max_bytes // 3 + 1) + 64 * 1024  # base64, and ten recipients with the longest names
 
 
-def did_you_mean(word: str, known: Collection[str], /) -> str:
-    """The end of a message about an unknown word: the nearest known one, or all of them."""
+def nearest(word: str, known: Collection[str], /) -> str | None:
+    """The word that is most like another, if one is alike."""
     with suppress(OSError):  # the process may have no descriptor left for the import
         from difflib import get_close_matches
 
-        close = get_close_matches(word, known, n=1, cutoff=0.5 if len(word) <= _SHORT else 0.6)
-        if close:
-            return f"; did you mean {close[0]!r}?"
+        return next(iter(get_close_matches(word, known, n=1, cutoff=0.5 if len(word) <= _SHORT else 0.6)), None)
+    return None
+
+
+def did_you_mean(word: str, known: Collection[str], /) -> str:
+    """The end of a message about an unknown word: the nearest known one, or all of them."""
+    if close := nearest(word, known):
+        return f"; did you mean {close!r}?"
     return f"; known: {', '.join(sorted(known))}" if known else ""

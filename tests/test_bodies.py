@@ -111,6 +111,15 @@ def test_a_mistake_of_a_client_is_no_error_of_a_storage(data: str | bytes, field
     assert said in caught.value.message
 
 
+@pytest.mark.parametrize("data", [TREE, [CANARY], 5, None])
+def test_what_is_no_json_is_refused_by_its_type(data: Any) -> None:
+    """What is neither bytes nor text is a `TypeError` that says what to give, and shows it in no frame of ours."""
+    with pytest.raises(TypeError, match="bytes or str") as caught:
+        from_json(data)
+    entries = traceback.TracebackException.from_exception(caught.value, capture_locals=True).stack[1:]
+    assert CANARY not in "".join(f"{entry.locals}" for entry in entries)
+
+
 def test_no_error_shows_what_a_client_gave() -> None:
     """The frames of the library hold nothing of the JSON, in whichever type it was given."""
     text = json.dumps(TREE | {"port": "x", "credentials": CREDENTIALS | {"password": CANARY}})
