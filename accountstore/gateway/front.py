@@ -74,7 +74,7 @@ class Front:
             with suppress(OSError, RuntimeError):  # as servers say that the client has gone
                 await problem_response(problem, exchange.request_id)(scope, exchange.receive, exchange.send)
         if self._metrics is not None:
-            self._metrics.answered(exchange.operation, exchange.status, self._turns.taken)
+            self._metrics.answered(exchange.operation, exchange.status)
         exchange.log()
 
     async def _call(self, scope: Scope, exchange: _Exchange, /) -> Problem | None:

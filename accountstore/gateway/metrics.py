@@ -40,8 +40,8 @@ class Metrics:
         self._operations.labels(event.operation, event.storage, event.outcome).inc()
         self._seconds.labels(event.operation, event.storage).observe(event.seconds)
 
-    def answered(self, operation: str, status: int, _in_flight: int, /) -> None:
-        """Count a request that was answered. Those under way are counted where they begin and end."""
+    def answered(self, operation: str, status: int, /) -> None:
+        """Count a request that was answered."""
         self._requests.labels(operation, str(status)).inc()
 
     def text(self) -> bytes:
