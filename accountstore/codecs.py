@@ -302,20 +302,14 @@ def _keys_at(tree: Any, field: str, /) -> list[str]:
 
 
 def _missing(name: str, keys: Collection[str], /) -> str:
-    """What is wrong with an object that has no field of this name; with the key that means the same, or is a misspelt
-    one, if it has such.
+    """What is wrong with an object that has no field of this name; with the key that means the same, if it has one. Of
+    a key that is merely like it nothing is quoted: it may be anything.
     """
     near = next((key for key in keys if re.sub("[_ -]", "", key).lower() == name.lower()), None)
-    misspelt = near or nearest(name, [key for key in keys if key.isidentifier() and key not in _FIELDS])
-    told = (f"; it has `{misspelt}`" if misspelt else "") + (": keys are camelCase" if near else "")
+    told = f"; it has `{near}`: keys are camelCase" if near else ""
+    if not near and nearest(name, [key for key in keys if key not in _NAMES]):
+        told = "; another field is nearly called so: is it misspelt?"
     return f"Object missing required field `{name}`{told}"
-
-
-_FIELDS = frozenset(
-    name
-    for kind in (Account, MultiAccount, PasswordCredentials, OAuthCredentials, NoCredentials)
-    for name in kind.__struct_encode_fields__
-)
 
 
 _WORDS: Mapping[str, Collection[str]] = {
