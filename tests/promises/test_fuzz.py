@@ -56,7 +56,7 @@ _WHERE = re.compile(
     r"|storage|folderPath|fileName))*(?![\w.\[])"
 )
 _NAMED = re.compile(r"`[\w| -]+`|has (?:'.'|U\+[0-9A-F]+):")
-MOST_TEMPLATES = 40
+MOST_TEMPLATES = 50
 
 Kind: TypeAlias = type[Account] | type[MultiAccount]
 Case: TypeAlias = "tuple[Codec, Kind, bytes]"
