@@ -41,7 +41,7 @@ from accountstore.backends.file_servers import TRIES, close, entries_of, is_ambi
 from accountstore.backends.filesystems import filesystem_of
 from accountstore.backends.logs import quiet
 from accountstore.backends.moments import as_utc
-from accountstore.backends.web_pages import is_listing
+from accountstore.backends.web_pages import is_listing, links_to_a_document
 from accountstore.errors import AccountStoreError
 from accountstore.validation import join
 
@@ -274,9 +274,12 @@ def _first(fs: Any, path: str, size: int, /) -> bytes:
 
 
 def _check_listing(fs: Any, path: str, /) -> None:
-    """Raise `BackendError` where a web server's answer, in which nothing is listed, is no listing."""
-    if not is_listing(_first(fs, path, _PAGE).decode(errors="replace")):
+    """Raise `BackendError` where a web server's answer, in which nothing is listed, is no listing of the folder."""
+    page = _first(fs, path, _PAGE).decode(errors="replace")
+    if not is_listing(page):
         raise BackendError("the server's answer is no listing of a folder, but another page or file")
+    if links_to_a_document(page):
+        raise BackendError("the server's listing is of another folder: its links are not below the storage's URL")
 
 
 def _kind(fs: Any, path: str, /) -> str | None:

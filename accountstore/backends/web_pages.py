@@ -11,10 +11,11 @@ from accountstore.backends.base import UnavailableError
 PAGE = "<html>"
 """Stands for the error code of an answer that is a page. No service answers so."""
 _LISTING = re.compile(
-    r"<(title|h1)[^>]*>[^<]*(index of|directory listing|directory:)|<a\s[^>]*href=[\"']?\.\./?[\"'\s>]"
+    r"<(title|h1)[^>]*>[^<]*(index of|directory listing|directory:|[\[:] ?/)|<a\s[^>]*href=[\"']?\.\./?[\"'\s>]"
     r"|\[to parent directory\]|<pre>(\s|<br>)*</pre>|class=[\"']listing\b",
     re.IGNORECASE,
 )
+_DOCUMENT = re.compile(r"href=[\"']?[^\"'>]*\.account[\"'\s>]", re.IGNORECASE)
 
 
 def is_page(body: str, /) -> bool:
@@ -32,6 +33,11 @@ def is_listing(body: str, /) -> bool:
     frame of the entries, one of which nginx, Apache, Python, lighttpd, IIS, Tomcat, Jetty, Caddy and Go have.
     """
     return _LISTING.search(body) is not None
+
+
+def links_to_a_document(body: str, /) -> bool:
+    """Whether a web page has a link to a document."""
+    return _DOCUMENT.search(body) is not None
 
 
 def page_error(status: int, /) -> UnavailableError:

@@ -42,7 +42,7 @@ class Renewals:
         if not renewal.outcome:
             raise Problem(504, "notRefreshed", "the account's tokens were not refreshed in time: try again")
         [outcome] = renewal.outcome
-        if isinstance(outcome, Exception):
+        if isinstance(outcome, BaseException):
             raise outcome
         return outcome
 
@@ -51,7 +51,7 @@ class _Renewal(Generic[T]):
     """A refresh, and what it returns or raises."""
 
     def __init__(self, refresh: Callable[[], Awaitable[T]], /) -> None:
-        self.outcome: list[T | Exception] = []
+        self.outcome: list[T | BaseException] = []
         self.ended: anyio.Event = anyio.Event()
         self.scope: anyio.CancelScope = anyio.CancelScope()
         self._refresh = refresh
@@ -60,7 +60,9 @@ class _Renewal(Generic[T]):
         try:
             with self.scope:
                 self.outcome.append(await self._refresh())
-        except Exception as error:  # noqa: BLE001 -- raised where it is waited for
+        except anyio.get_cancelled_exc_class():
+            raise
+        except BaseException as error:  # noqa: BLE001 -- raised where it is waited for: here it would end the gateway
             self.outcome.append(error)
         finally:
             self.ended.set()

@@ -117,10 +117,11 @@ def add_key(path: str | os.PathLike[str], key_id: str | None = None, /, *, prima
 
 @without_frames
 def promote_key(path: str | os.PathLike[str], key_id: str, /) -> None:
-    """Make a key of a file the primary one; nothing is written where it is. Raises `ConfigError`, as `read_keys`, or
-    where there is no such key.
+    """Make a key of a file the primary one; nothing is written where it is, but that is made durable. Raises
+    `ConfigError`, as `read_keys`, or where there is no such key.
     """
     if next(iter(read_keys(path))) == key_id:
+        _make_durable(os.path.realpath(os.path.expanduser(path)))
         return
 
     def promote(members: _Members) -> _Members:

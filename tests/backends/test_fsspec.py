@@ -655,26 +655,36 @@ async def test_only_a_web_server_that_says_so_has_no_document(status: int, kind:
 _NGINX = (
     b'<html><head><title>Index of /x/</title></head><body><h1>Index of /x/</h1><hr><pre><a href="../">../</a></pre>'
 )
-_PAGES: dict[str, tuple[bytes, bool]] = {
-    "nginx": (_NGINX, True),
-    "Apache": (b'<h1>Index of /x</h1><ul><li><a href="/"> Parent Directory</a></li></ul>', True),
-    "Python": (b"<title>Directory listing for /x/</title><h1>Directory listing for /x/</h1><hr><ul></ul><hr>", True),
-    "Go": (b'<!doctype html>\n<meta name="viewport" content="width=device-width">\n<pre>\n</pre>\n', True),
-    "IIS": (b'<title>h - /x/</title><pre><A HREF="/">[To Parent Directory]</A><br><br></pre>', True),
+_PAGES: dict[str, tuple[bytes, str]] = {
+    "nginx": (_NGINX, ""),
+    "Apache": (b'<h1>Index of /x</h1><ul><li><a href="/"> Parent Directory</a></li></ul>', ""),
+    "Python": (b"<title>Directory listing for /x/</title><h1>Directory listing for /x/</h1><hr><ul></ul><hr>", ""),
+    "Go": (b'<!doctype html>\n<meta name="viewport" content="width=device-width">\n<pre>\n</pre>\n', ""),
+    "IIS": (b'<title>h - /x/</title><pre><A HREF="/">[To Parent Directory]</A><br><br></pre>', ""),
+    "Tomcat in French": (
+        "<h1>Liste du répertoire pour [/x/] - <a href='/'><b>Jusqu'à [/]</b></a></h1><hr class='line'>".encode(),
+        "",
+    ),
+    "a prefix that is lost": (
+        b'<title>Index of /</title><pre><a href="/other/a.account">a.account</a></pre>',
+        "another folder",
+    ),
     "a sign-in form": (
         b'<html><title>Sign in</title><form action="/login"><input name="password"></form></html>',
-        False,
+        "no listing",
     ),
-    "a bucket": (b"<?xml version='1.0'?><ListBucketResult><Key>a.account</Key></ListBucketResult>", False),
-    "nothing": (b"", False),
+    "a bucket": (b"<?xml version='1.0'?><ListBucketResult><Key>a.account</Key></ListBucketResult>", "no listing"),
+    "nothing": (b"", "no listing"),
 }
 
 
 @pytest.mark.parametrize("name", _PAGES)
 async def test_a_page_that_is_no_listing_is_no_empty_folder(name: str) -> None:
-    """What a web server answers for an empty folder is an empty listing; any other page is an error."""
+    """What a web server answers for an empty folder is an empty listing. Any other page is an error, and so is a
+    listing whose links lead out of the storage.
+    """
     pytest.importorskip("aiohttp")
-    page, listing = _PAGES[name]
+    page, message = _PAGES[name]
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -692,7 +702,7 @@ async def test_a_page_that_is_no_listing_is_no_empty_folder(name: str) -> None:
     thread.start()
     backend = await open_backend(f"http://127.0.0.1:{server.server_port}/x", {})
     try:
-        with nullcontext() if listing else pytest.raises(BackendError, match="no listing"):
+        with pytest.raises(BackendError, match=message) if message else nullcontext():
             assert [stat async for page in backend.scan("", recursive=True) for stat in page] == []
     finally:
         await backend.aclose()

@@ -42,7 +42,7 @@ AT = {"fileName": "a.account"}
 class Provider:
     """Grants tokens, one for each call; or raises."""
 
-    def __init__(self, failure: Exception | None = None) -> None:
+    def __init__(self, failure: BaseException | None = None) -> None:
         self.calls: list[str] = []
         self.failure = failure
 
@@ -238,6 +238,22 @@ async def test_a_failed_refresh_is_told(store: AccountStore, failure: Exception,
         answer = await http.get(BASE, params=AT)
     assert told(answer) == (status, "notRefreshed")
     assert "zQ7k" not in answer.text
+
+
+class Panicked(BaseException):
+    """As a library in another language raises."""
+
+
+async def test_what_is_no_exception_fails_its_own_request_alone(store: AccountStore) -> None:
+    """It comes out of the request that refreshed; the gateway goes on."""
+    provider = Provider(Panicked())
+    async with serving(store, refresh=provider) as http:
+        await http.put(BASE, json=request_of(OAUTH))
+        with pytest.raises(Panicked):
+            await http.get(BASE, params=AT)
+        provider.failure = None
+        assert (await http.get(BASE, params=AT)).status_code == 200
+        assert (await http.get("/health/live")).status_code == 200
 
 
 @pytest.mark.parametrize("closes", [False, True], ids=["goes on", "closes"])

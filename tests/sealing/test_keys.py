@@ -167,6 +167,9 @@ def test_a_folder_that_cannot_be_synced_is_told_with_the_key_that_is_there(
     with raises(ConfigError, rf"{path} was changed, but its folder cannot be synced \(Input/output error\)"):
         add_key(path, "new")
     assert (list(read_keys(path)), os.listdir(tmp_path)) == (["old", "new"], ["keys.jwks"])
+    for _ in range(2):  # the second has nothing to write
+        with raises(ConfigError, "its folder cannot be synced"):
+            promote_key(path, "new")
 
 
 def test_many_at_a_time_lose_no_key(tmp_path: Path) -> None:
