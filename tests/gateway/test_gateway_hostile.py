@@ -72,6 +72,13 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
         assert "Traceback" not in log, log[-3000:]
 
 
+@pytest.fixture(scope="module")
+def token(served: Running) -> str:
+    """A token, asked for before the garbled attempts, after which asking is slowed down for a while."""
+    access: str = tokens_of(served.url)["access_token"]
+    return access
+
+
 def answers_of(data: bytes) -> list[tuple[int, bytes]]:
     """Status and body of each answer in what a server has sent; it must hold nothing else."""
     found: list[tuple[int, bytes]] = []
@@ -155,9 +162,9 @@ def mutated(requests: list[bytes], choose: random.Random) -> bytes:
 
 
 @pytest.mark.once
-def test_raw_http_is_answered_with_an_envelope_or_not_at_all(served: Running) -> None:
+def test_raw_http_is_answered_with_an_envelope_or_not_at_all(served: Running, token: str) -> None:
     """Truncated, pipelined, doubled, huge and garbled requests: the process lives and tells, or closes."""
-    requests = valid(tokens_of(served.url)["access_token"])
+    requests = valid(token)
     for request in requests:  # control: they are what they should be
         assert answers_of(exchange(served.port, request))[0][0] == 200
     answered = 0
@@ -176,9 +183,8 @@ def test_raw_http_is_answered_with_an_envelope_or_not_at_all(served: Running) ->
 
 
 @pytest.mark.once
-def test_a_slow_head_and_a_slow_body_are_cut_off(served: Running) -> None:
+def test_a_slow_head_and_a_slow_body_are_cut_off(served: Running, token: str) -> None:
     """A head that does not end is closed without an answer, blank lines too; a body that does not end has 408."""
-    token = tokens_of(served.url)["access_token"]
     head = f"PUT {BASE} HTTP/1.1\r\nHost: g\r\nAuthorization: Bearer {token}\r\n".encode()
     assert exchange(served.port) == b""
     assert exchange(served.port, head) == b""
