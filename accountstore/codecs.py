@@ -266,7 +266,8 @@ class Codec:
 def _credentials_in(tree: Any, /) -> Iterator[dict[str, Any]]:
     """The credentials of each account in the tree of a document."""
     many = tree.get("receiveAccounts")
-    for account in (tree, tree.get("sendAccount"), *(many if isinstance(many, list) else ())):
+    several = (tree.get("sendAccount"), *(many if isinstance(many, list) else ()))
+    for account in (tree,) if "host" in tree else several:
         if isinstance(account, dict) and isinstance(credentials := account.get("credentials"), dict):
             yield credentials
 

@@ -470,6 +470,9 @@ def test_a_time_of_other_credentials_is_unknown() -> None:
     """`expiresAt` is known of OAuth credentials alone: that of a password has no like in JSON."""
     with pytest.raises(EncodeError, match=r"^\$\.credentials\.expiresAt: "):
         turn(msgspec.msgpack.encode(ACCOUNT | {"credentials": PASSWORD | {"expiresAt": MOMENT}}), MSGPACK, JSON)
+    unknown = {"sendAccount": {"credentials": OAUTH | {"expiresAt": MOMENT}}}
+    with pytest.raises(EncodeError, match=r"^\$\.sendAccount\.credentials\.expiresAt: "):
+        turn(msgspec.msgpack.encode(ACCOUNT | unknown), MSGPACK, JSON)
 
 
 def test_transcode_carries_the_expiry_as_each_format_writes_it() -> None:

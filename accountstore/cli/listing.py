@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from accountstore import AccountStore, AccountStoreError, Entry, Folder, Location, LocationError, NotFoundError, Skipped
@@ -158,9 +157,14 @@ async def tell_storage_meant(store: AccountStore, onto: Location, /) -> None:
     first, _, rest = onto.folder.partition("/")
     if onto.storage is not None or first not in store.storages:
         return
-    with suppress(AccountStoreError):  # who may write need not be allowed to list
-        async for _ in store.list(first, recursive=True):
+    others: list[Skipped] = []
+    try:
+        async for _ in store.list(first, recursive=True, skipped=others.append):
             return
+    except AccountStoreError:  # who may write need not be allowed to list
+        return
+    if others:
+        return
     folder, storage = f"{first!r} is a new folder of the storage {store.storages[0]!r}", f"{first}:{rest}"
     print_error(f"warning: {folder}; in the storage {first!r} it would be {storage!r}")
 

@@ -375,11 +375,13 @@ async def _client(address: str, /) -> Any:
         from distributed import Client
     except ImportError:
         raise UnsupportedError("--dask needs the package distributed: pip install 'accountstore[dask]'") from None
-    client: Any = Client(address, asynchronous=True)  # type: ignore[no-untyped-call]  # it has no types
+    client: Any = None
     try:
+        client = Client(address, asynchronous=True)  # type: ignore[no-untyped-call]  # it has no types
         return await client
     except (OSError, TypeError, ValueError) as error:
-        await client.close()  # else the collector of garbage does, which warns
+        if client is not None:
+            await client.close()  # else the collector of garbage does, which warns
         raise ConfigError(f"--dask {address}: {error}") from None
 
 

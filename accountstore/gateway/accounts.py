@@ -237,5 +237,7 @@ async def _stored(call: Call, location: Location, /) -> tuple[Version | None, by
         if error.temporary or isinstance(error, KeyDeniedError):
             raise
         told = f"what is stored there cannot be read, and would be lost: {UNREADABLE}"
+        if isinstance(error, EncodeError):
+            told = f"what is stored there {error.message}, and would be lost"
         raise Problem(409, "badStored", told) from None
     return stored.version, stored.document

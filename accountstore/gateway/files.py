@@ -12,6 +12,7 @@ from starlette.responses import Response
 
 from accountstore import (
     ConflictError,
+    EncodeError,
     Entry,
     ExistsError,
     Folder,
@@ -49,7 +50,10 @@ async def download_file(call: Call, /) -> Response:
     """The JSON of a document, whole, as the store has it."""
     location, etags = _file(call), call.service.etags
     asked = await _asked(call, location)
-    stored = await call.store.read_json(location)
+    try:
+        stored = await call.store.read_json(location)
+    except EncodeError as error:
+        raise Problem(502, "badStored", f"what is stored there {error.message}") from None
     if asked not in {None, stored.version}:
         raise precondition()
     tag = {"etag": etags.of(location.path, stored.version)}

@@ -70,24 +70,28 @@ def decide(
         return _without_source(target, known, marks, options)
     if isinstance(target, Missing):
         return _without_target(source, known, marks, options)
+    if equal:
+        return Settled("same")
+    return _with_both(source, target, row, marks, options, compared=equal is not None)
+
+
+def _with_both(
+    source: Version, target: Version, row: Row | None, marks: Marks, options: Options, /, *, compared: bool
+) -> Decision:
+    """What is to be done with two documents that are not known to be equal; those that are compared are not."""
+    known = row if row is not None and row.known else None
     changed = known is None or marks.of("source", source) != known.source
     changed_there = known is None or marks.of("target", target) != known.target
     if changed and changed_there:
-        return READ if equal is None else _changed_at_both(target, known, options, equal=equal)
+        why = "the target has another document" if known is None else "both ends have changed since it was copied"
+        return _unlike(target, options, why) if compared else READ
     if changed:
         return Write(target, "changed")
-    if options.delete_source and equal is None:
-        return READ  # it must be seen at the target before it is removed
+    if not compared and (options.delete_source or (row is not None and row.outcome == "conflict")):
+        return READ  # it must be seen at the target before it is removed, or is the same again
     if changed_there:
         return Settled("newer")
-    return Settled("same") if equal is not False else _unlike(target, options, "both ends are as copied, and differ")
-
-
-def _changed_at_both(target: Version, known: Row | None, options: Options, /, *, equal: bool) -> Decision:
-    if equal:
-        return Settled("same")
-    why = "the target has another document" if known is None else "both ends have changed since it was copied"
-    return _unlike(target, options, why)
+    return _unlike(target, options, "both ends are as copied, and differ") if compared else Settled("same")
 
 
 def _unlike(target: Version, options: Options, why: str, /) -> Decision:

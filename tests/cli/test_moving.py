@@ -197,6 +197,13 @@ def test_a_new_folder_with_a_storages_name_is_told(folder: None, command: str) -
         assert answer(target)[::2] == (0, "")
 
 
+def test_a_folder_with_a_storages_name_that_has_something_is_not_new(folder: None) -> None:
+    """What a listing leaves out counts."""
+    Path("first/Archive").mkdir()
+    Path("first/Archive/l.account").symlink_to("elsewhere")
+    assert run("save", "Archive/x.account", stdin=SINGLE)[::2] == (0, "")
+
+
 @pytest.mark.parametrize("at", [0, 1])
 def test_names_are_checked_before_anything_is_copied(folder: None, at: int) -> None:
     """A target whose names would be too long, or a storage that is not configured, leaves all as it is."""

@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import anyio
+import msgspec
 import pytest
 from doubles import Recording
 from gateways import BASE, MULTI, OAUTH, PASSWORD, STORAGE, configured, request_of, serving, told
@@ -438,6 +439,19 @@ async def test_a_document_that_cannot_be_read_is_not_replaced(tmp_path: Any, con
             assert file.read_bytes() == content
         assert (await http.put(f"{STORAGE}/file/a.account", json=PASSWORD)).status_code == 200
         assert (await http.get(BASE, params={"fileName": "a.account"})).json() == PASSWORD
+
+
+async def test_values_that_json_has_not_stay(tmp_path: Any) -> None:
+    """A document of MessagePack with such is got as far as it is known; neither is it sent whole, nor replaced."""
+    file = tmp_path / "a.account"
+    content = msgspec.msgpack.encode(PASSWORD | {"later": b"\0"})
+    file.write_bytes(content)
+    config = StorageConfig(str(tmp_path), codec="msgpack")
+    async with serving(StoreConfig(storages={"main": config})) as http:
+        assert (await http.get(BASE, params={"fileName": "a.account"})).json() == PASSWORD
+        assert told(await http.get(f"{STORAGE}/file/a.account")) == (502, "badStored")
+        assert told(await http.put(BASE, json=request_of(PASSWORD))) == (409, "badStored")
+        assert file.read_bytes() == content
 
 
 async def test_a_document_whose_key_is_refused_is_not_to_be_deleted() -> None:

@@ -232,6 +232,16 @@ def test_a_scheduler_that_cannot_be_is_one_line(migrate: Any, address: str) -> N
     assert done.stderr.count("\n") == 1
 
 
+def test_a_certificate_for_dask_that_is_not_there_is_told(migrate: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the option, and not as what was given to read."""
+    pytest.importorskip("distributed")
+    monkeypatch.setenv("DASK_DISTRIBUTED__COMM__TLS__CA_FILE", "nowhere.pem")
+    monkeypatch.setenv("DASK_DISTRIBUTED__COMM__TLS__CLIENT__CERT", "nowhere.pem")
+    done = migrate("Old:mail", "New:post", "--dask", "tls://127.0.0.1:1")
+    assert done.returncode == 1
+    assert done.stderr.startswith("accountstore: --dask tls://127.0.0.1:1: ")
+
+
 def test_a_folder_whose_name_is_not_utf_8(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Lines of JSON have it as an escape; processes, which cannot be told such a path, say so, and read a file."""
     show_line(Outcome(outcome="failed", name="a", source="Old:a", target="New:a", reason="w\udcff"))

@@ -40,7 +40,7 @@ from accountstore.migration.work import Worker
 from accountstore.testing import Fault, FaultyBackend, store_over
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncIterator, Callable, Mapping
     from pathlib import Path
 
     from accountstore.testing.faults import Moment, Operation
@@ -902,9 +902,20 @@ async def test_what_is_stored_otherwise_is_found(tmp_path: Path, proof: str, out
         else:
             assert (await verify(store, SOURCE, TARGET, **files(tmp_path))).totals.keys() == {"differs"}
             assert (await once(store, tmp_path, delete_source=True, **options)).totals.keys() == {"conflict"}
+            assert (await once(store, tmp_path, **options)).totals.keys() == {"conflict"}
             options |= {"delete_source": True, "on_conflict": "overwrite"}
             assert (await once(store, tmp_path, **options)).totals.keys() == {"failed"}
         assert await found(store, source(NAMES[0])) == "a"
+
+
+@pytest.mark.parametrize("place", [source, target])
+async def test_what_is_written_again_as_it_was_is_the_same(
+    store: AccountStore, tmp_path: Path, place: Callable[[str], Location]
+) -> None:
+    """What a verification finds equal is `same`, whatever the versions say that the journal knows."""
+    await once(store, tmp_path)
+    await put(store, place(NAMES[0]), await found(store, place(NAMES[0])))
+    assert (await verify(store, SOURCE, TARGET, **files(tmp_path))).totals.keys() == {"same"}
 
 
 # --- broken off -------------------------------------------------------------------------------------------------------
