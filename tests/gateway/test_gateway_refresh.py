@@ -278,7 +278,7 @@ async def test_a_get_does_not_wait_for_an_exchange_beyond_its_time(closes: bool)
     asked = ((BASE, "a.account", OAUTH), (MULTI, "a.multi.account", multi))
     async with (
         anyio.create_task_group() as ending,
-        serving(store, configured(limits=Limits(request_seconds=1)), refresh=hang) as http,
+        serving(store, configured(limits=Limits(request_seconds=3)), refresh=hang) as http,
     ):
 
         async def get(path: str, name: str) -> None:
