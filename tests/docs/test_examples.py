@@ -228,8 +228,10 @@ def test_the_commands_of_an_example_print_what_the_page_says(
     environment = {**on_path(tmp_path), "PYTHONPATH": str(tmp_path)}
     always = "trap 'kill $(jobs -p) 2> /dev/null || true' EXIT\n"
     output = run(["bash", "-ec", always + text.replace(install, "")], tmp_path, **environment)
+    # pymap now and then drops the connection of a login that it refuses, and the task with it.
+    lines = re.sub("(?m)^(mail/wrong.account: ).*$", r"\1", output.replace(": 21", ": 20")).splitlines()
     for line in printed.splitlines():
-        assert line in output.replace(": 21", ": 20").splitlines()
+        assert re.sub("^(mail/wrong.account: ).*$", r"\1", line) in lines
 
 
 @pytest.mark.once
