@@ -222,20 +222,16 @@ def test_the_commands_of_an_example_print_what_the_page_says(
     metadata.mkdir()
     (metadata / "METADATA").write_text("Name: sqlite\nVersion: 1\n")
     (metadata / "entry_points.txt").write_text("[accountstore.backends]\nsqlite = sqlite_backend:open_backend\n")
+    # pymap refers to the tasks of its connections weakly, so that the collector of garbage may take one.
+    Path("sitecustomize.py").write_text("import gc\n\ngc.disable()\n")
     text = re.sub("^(jupyter lab .*)$", "", COMMANDS[number].replace("1143", str(free_port())), flags=re.MULTILINE)
     install = f"pip install {installs.format(ROOT)}\n"
     assert install in text
     environment = {**on_path(tmp_path), "PYTHONPATH": str(tmp_path)}
     always = "trap 'kill $(jobs -p) 2> /dev/null || true' EXIT\n"
     output = run(["bash", "-ec", always + text.replace(install, "")], tmp_path, **environment)
-    # Of each account the beginning of its line: pymap now and then drops a connection, and the task that has it.
-    shown, told = (re.sub("(?m)^(mail/.*?: ).*$", r"\1", text.replace(": 21", ": 20")) for text in (printed, output))
-    assert {*shown.splitlines()} <= {*told.splitlines()}
-
-
-def lines_of(output: str) -> list[str]:
-    """Sorted lines; of a refused login the beginning: pymap now and then drops that connection instead of an answer."""
-    return sorted(re.sub("(?m)^(mail/wrong.account: ).*$", r"\1", output).splitlines())
+    for line in printed.splitlines():
+        assert line in output.replace(": 21", ": 20").splitlines()
 
 
 @pytest.mark.once
@@ -432,17 +428,17 @@ def test_the_poller_prints_what_the_page_says(home: Path) -> None:
                 "wrong": replace(implicit, port=port, security_options=SecurityOptions.NONE, credentials=wrong),
             }.items():
                 store.save(Location(f"{name}.account", folder="mail"), account)
-        expected = lines_of(SHOWN["poller"] + "mail/by-token.account: 2 unseen\n")
+        expected = sorted([*SHOWN["poller"].splitlines(), "mail/by-token.account: 2 unseen"])
         for _ in range(2):
             output = run([*PYTHON, str(EXAMPLES / "imap_poller.py"), endpoint], home, SSL_CERT_FILE=authority)
-            assert lines_of(output) == expected
+            assert sorted(output.splitlines()) == expected
             assert "nary" not in output
         with BlockingAccountStore.open() as store:
             store.save(Location("odd.account", folder="mail"), replace(implicit, host="imap..example.com"))
         output = run([*PYTHON, str(EXAMPLES / "imap_poller.py"), endpoint], home, SSL_CERT_FILE=authority)
         odd = re.search(r"^mail/odd\.account: Unicode\w*Error\n", output, re.MULTILINE)
         assert odd is not None
-        assert lines_of(output.replace(odd[0], "")) == expected
+        assert sorted(output.replace(odd[0], "").splitlines()) == expected
         assert provider.exchanges == 1
 
 
