@@ -111,7 +111,10 @@ class AsyncioBridge:
         from asyncio import new_event_loop
         from threading import Thread
 
-        loop = new_event_loop()
+        try:
+            loop = new_event_loop()
+        except OSError as error:
+            raise UnavailableError(f"no event loop can be made ({error.strerror})", sent=False) from None
         thread = Thread(target=_serve, args=(loop,), name="accountstore asyncio", daemon=True)
         try:
             thread.start()

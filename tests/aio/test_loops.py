@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import gc
 import threading
 from typing import TYPE_CHECKING
@@ -80,6 +81,19 @@ async def test_a_thread_that_cannot_be_started_is_started_later(
     for _ in range(2):
         with pytest.raises(UnavailableError, match="no thread can be started"):
             await client.running()
+    monkeypatch.undo()
+    with anyio.fail_after(HUNG):
+        await client.running()
+
+
+@on_trio
+async def test_a_loop_without_a_descriptor_is_made_later(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the process may open no file for the loop, nothing was sent, and the next call makes it."""
+    full = OSError(errno.EMFILE, "Too many open files")
+    monkeypatch.setattr(asyncio, "new_event_loop", Mock(side_effect=full))
+    with pytest.raises(UnavailableError, match="Too many open files") as caught:
+        await client.running()
+    assert not caught.value.sent
     monkeypatch.undo()
     with anyio.fail_after(HUNG):
         await client.running()
