@@ -47,7 +47,7 @@ from accountstore.backends.object_store import (
     split_url,
 )
 from accountstore.backends.obstore.errors import Answer, OddKeyError, answer_of, error_of
-from accountstore.backends.obstore.opening import open_store
+from accountstore.backends.obstore.opening import open_store, start
 from accountstore.backends.obstore.options import service_of
 from accountstore.errors import AccountStoreError
 
@@ -84,6 +84,7 @@ class ObstoreBackend(Bucket[Any]):
         self._proven = service != "s3"
 
     async def _open(self) -> Any:
+        await self._apart(start)
         return await self._apart(partial(open_store, self._service, self._bucket, self._options, self._connect))
 
     async def _shut(self, client: Any, /) -> None:
