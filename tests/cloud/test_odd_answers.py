@@ -7,9 +7,9 @@ import socket
 from typing import TYPE_CHECKING
 
 import pytest
-from cloudtargets import AT, CALLS, NEW, OLD, Target, by_fsspec, on_asyncio, on_each_target
+from cloudtargets import AT, BUCKET, CALLS, NEW, OLD, Target, by_fsspec, on_asyncio, on_each_target
 
-from accountstore import AccountStore, BackendError, UnavailableError, UncertainError
+from accountstore import AccountStore, BackendError, DeniedError, Folder, Location, UnavailableError, UncertainError
 
 if TYPE_CHECKING:
     from cloudstub import Stub
@@ -157,6 +157,23 @@ async def test_blobs_without_a_tag_or_with_an_encoded_name_are_listed(stub: Stub
         assert await listed(store) == ["a\ufffeb.account", "b.account"]
 
 
+@pytest.mark.parametrize("recursive", [True, False])
+async def test_an_encoded_name_at_the_root_is_listed_as_it_is(stub: Stub, *, recursive: bool) -> None:
+    """Without a prefix, too, obstore's listing of Azure shows encoded names as they are, and folders; and a name that
+    looks encoded and is not.
+    """
+    encoded = '<Name Encoded="true">%s%%EF%%BF%%BE%s</Name>'
+    folder = f"<BlobPrefix>{encoded % ('f', '%2F')}</BlobPrefix>"
+    blobs = blob(encoded % ("a", ".account"), "<Etag>0x1</Etag>"), blob("<Name>b%EF%BF%BE.account</Name>", "")
+    answer = {"kind": "answer", "status": 200, "op": "list", "body": azure_page(*blobs, "" if recursive else folder)}
+    stub.faults([{"nth": 1, "times": 9, **answer, "headers": {"Content-Type": "application/xml"}}])
+    target = Target("azure", "obstore")
+    async with AccountStore.open(target.config_of(f"az://{BUCKET}", target.options(stub.url))) as store:
+        found = store.list(recursive=recursive, folders=True)
+        names = {entry.path if isinstance(entry, Folder) else entry.location.path async for entry in found}
+    assert names == {"a\ufffe.account", "b%EF%BF%BE.account"} | ({"f\ufffe"} if not recursive else set())
+
+
 # --- documents --------------------------------------------------------------------------------------------------------
 
 
@@ -173,3 +190,65 @@ async def test_a_write_whose_answer_names_no_version_is_looked_for(stub: Stub, t
     async with AccountStore.open(target.config(stub.url, attempts=1)) as store:
         with pytest.raises(UncertainError):
             await store.save(AT, NEW)
+
+
+@on_each_target
+@pytest.mark.parametrize("call", ["get", "stat", "exists"])
+async def test_an_answer_that_names_no_version_is_no_document(stub: Stub, target: Target, call: str) -> None:
+    """A login page with status 200, which has no ETag, does not pass for a document that is there."""
+    headers = {"Content-Type": "text/html", "Last-Modified": "Thu, 01 Jan 2026 00:00:00 GMT"}
+    stub.faults([{"nth": 1, "times": 9, "kind": "answer", "status": 200, "headers": headers, "body": PAGE}])
+    async with AccountStore.open(target.config(stub.url, attempts=1)) as store:
+        with pytest.raises(BackendError):
+            await getattr(store, call)(AT)
+
+
+# --- deletes of Azure by obstore, each in a batch ---------------------------------------------------------------------
+
+AZURE = Target("azure", "obstore")
+PART = "--b\r\nContent-Type: application/http\r\nContent-ID: 0\r\n\r\nHTTP/1.1 {}\r\nx: y\r\n\r\n--b--"
+NO_BATCH = {
+    "a page": ("text/html", PAGE),
+    "empty": ("multipart/mixed; boundary=b", ""),
+    "cut off": ("multipart/mixed; boundary=b", PART.format("202 Accepted")[:60]),
+    "no number": ("multipart/mixed; boundary=b", PART.format("202 Accepted").replace("Content-ID: 0\r\n", "")),
+}
+
+
+def batch(body: str, kind: str = "multipart/mixed; boundary=b") -> dict[str, object]:
+    """The answer to a delete."""
+    return {"nth": 1, "kind": "answer", "op": "delete", "status": 202, "headers": {"Content-Type": kind}, "body": body}
+
+
+@pytest.mark.parametrize("case", NO_BATCH)
+async def test_a_delete_whose_answer_cannot_be_read_is_in_doubt(stub: Stub, case: str) -> None:
+    """Such an answer may hide a delete that was done: the document is looked for, and the delete made again."""
+    kind, body = NO_BATCH[case]
+    async with AccountStore.open(AZURE.config(stub.url, attempts=1)) as store:
+        await store.save(AT, OLD)
+        stub.faults([batch(body, kind)])
+        with pytest.raises(UncertainError):
+            await store.delete(AT)
+    async with AccountStore.open(AZURE.config(stub.url)) as store:
+        await store.save(AT, NEW)
+        stub.faults([batch(body, kind)])
+        await store.delete(AT)
+    assert AZURE.found(stub, AT) is None
+
+
+async def test_a_refusal_in_the_answer_to_a_delete_is_understood(stub: Stub) -> None:
+    """The status within the answer counts: a refusal is final, and a delete of a busy storage is made again; whatever
+    the name of the document says.
+    """
+    at = Location("(code 404).account", folder="HTTP error, decoded")
+    async with AccountStore.open(AZURE.config(stub.url)) as store:
+        await store.save(at, OLD)
+        stub.faults([batch(PART.format("403 Not permitted"))])
+        with pytest.raises(DeniedError):
+            await store.delete(at)
+        assert AZURE.found(stub, at) == OLD
+        for busy in ("500 Internal", "503 Busy"):
+            await store.save(at, OLD)
+            stub.faults([batch(PART.format(busy))])
+            await store.delete(at)
+            assert AZURE.found(stub, at) is None

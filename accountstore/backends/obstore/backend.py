@@ -22,7 +22,7 @@ from obstore.store import MemoryStore
 
 from accountstore.aio.loops import on_asyncio
 from accountstore.aio.sending import hold, release
-from accountstore.backends.answers import cut_off, generation, whole_blob
+from accountstore.backends.answers import cut_off, generation, version_of, whole_blob, written
 from accountstore.backends.base import (
     Backend,
     Blob,
@@ -55,6 +55,8 @@ _PAGE = 1000
 _CONNECT = timedelta(seconds=5)
 _WAKES = 5
 _APART = 0.01
+_ENCODED = "%EF%BF%B"
+"""In a name that Azure tells encoded, as XML has no U+FFFE and no U+FFFF; obstore takes it for the name itself."""
 _VERSION = {"s3": "e_tag", "gcs": "version", "azure": "e_tag"}
 
 
@@ -96,14 +98,12 @@ class ObstoreBackend(Bucket[Any]):
             await asyncio.sleep(_APART)
 
     def _stat(self, key: str, meta: Mapping[str, Any], token: str | None = None, /) -> Stat:
-        return Stat(key, int(meta["size"]), self._version(meta), meta["last_modified"], token)
+        return Stat(key, int(meta["size"]), version_of(self._tag(meta)), meta["last_modified"], token)
 
-    def _version(self, meta: Mapping[str, Any], /) -> Version | None:
-        token = meta.get(_VERSION[self._service])
-        if token is None:
-            return None
+    def _tag(self, meta: Mapping[str, Any], /) -> str | None:
+        tag = meta.get(_VERSION[self._service])
         # A listing of Azure's gives tags without their quotes.
-        return Version(str(token) if self._service != "azure" else f'"{token.strip(chr(34))}"')
+        return tag if self._service != "azure" or not tag else f'"{tag.strip(chr(34))}"'
 
     @on_asyncio
     async def read(self, key: str, /, *, limit: int) -> Blob:
@@ -125,7 +125,7 @@ class ObstoreBackend(Bucket[Any]):
             answer = await obstore.put_async(
                 client, self._prefix + key, data, mode=condition, attributes=attributes, use_multipart=False
             )
-        return Stat(key, len(data), self._version(answer), None)
+        return Stat(key, len(data), written(self._tag(answer)), None)
 
     @on_asyncio
     async def stat(self, key: str, /) -> Stat:
@@ -192,7 +192,7 @@ class ObstoreBackend(Bucket[Any]):
             found = await obstore.list_with_delimiter_async(client, listing.where)
             listing.goes_round(cast("Sequence[Mapping[str, Any]]", found["objects"]))
             await self._prove(client, listing)
-        folders = [folder(f"{name[len(self._prefix) :]}/") for name in found["common_prefixes"]]
+        folders = [folder(f"{self._key(path)}/") for path in found["common_prefixes"]]
         return folders + self._stats(cast("Sequence[Mapping[str, Any]]", found["objects"])), None
 
     @on_asyncio
@@ -250,11 +250,16 @@ class ObstoreBackend(Bucket[Any]):
         return None
 
     def _stats(self, found: Sequence[Mapping[str, Any]], /) -> list[Stat]:
-        if any(not meta["path"].startswith(self._prefix) for meta in found):
-            raise OddKeyError(
-                "a key in the bucket is told in a way that obstore does not understand"
-            )  # encoded, by Azure
-        return [self._stat(meta["path"][len(self._prefix) :], meta) for meta in found]
+        return [
+            Stat(self._key(meta["path"]), int(meta["size"]), Version(tag) if tag else None, meta["last_modified"])
+            for meta in found
+            for tag in (self._tag(meta),)
+        ]
+
+    def _key(self, path: str, /) -> str:
+        if not path.startswith(self._prefix) or (self._service == "azure" and _ENCODED in path):
+            raise OddKeyError("a key in the bucket is told in a way that obstore does not understand")
+        return path[len(self._prefix) :]
 
     async def _fsspec(self) -> Backend:
         """The backend of the same storage on fsspec, for what obstore cannot do.

@@ -34,6 +34,9 @@ _TLS = re.compile(
     r"DecryptError|InvalidEncryptedClientHello|PeerSentOversizedRecord|NoApplicationProtocol)\b(?:\(\s*(\w+))?"
 )
 """Errors of rustls, and what is within."""
+_PART = re.compile(r"Generic \w+ error: Bulk delete request failed for key .*\(code: (\d{3})\)", re.DOTALL)
+"""What Azure answers to the one delete in a batch of them, the only way in which obstore deletes there."""
+_NO_PARTS = re.compile(r"Generic \w+ error: (?:Got invalid bulk delete response|Bulk delete request failed due)")
 _LACKING = re.compile("Header missing from response|Invalid last modified")
 _ODD_DATE = re.compile("list response: (?:missing field `Last|input )")
 _UNCONNECTED = re.compile(r"kind: Connect\b|legacy::Error\(\s*Connect\b")
@@ -55,6 +58,8 @@ class Answer(NamedTuple):
 def answer_of(text: str, bucket: str, /) -> Answer | None:
     """The answer that the text of an error tells of, if there was one."""
     text = text.partition("\n\nDebug source:")[0]
+    if part := _PART.fullmatch(text):
+        return Answer(int(part[1]), "", ours=True)
     request = _REQUEST.search(text)
     # What is before the answer, and what is behind it, names the key and the bucket.
     said = text[request.end() :] if request else text
@@ -100,6 +105,8 @@ def error_of(error: Exception, bucket: str, mode: WriteMode | None, /) -> Accoun
 def _by_class(error: Exception, text: str, mode: WriteMode | None, /) -> AccountStoreError:
     if isinstance(error, InvalidPathError):
         return OddKeyError("a key in the bucket is none that obstore can list")
+    if _NO_PARTS.match(text):
+        return UnavailableError("the answer to the delete is not the server's")
     if _LACKING.search(text):
         return UnavailableError("the answer lacks a version (ETag), a length or a date, and may not be the server's")
     if "Got invalid list response" in text:
