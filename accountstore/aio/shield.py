@@ -66,13 +66,14 @@ async def run_shielded(call: Callable[[*Ts], Coroutine[Any, Any, T]], /, *argume
     """The result of `call`, which goes on whatever cancels the caller.
 
     A cancellation of the caller takes effect before the call begins, or when it has ended. On asyncio the call has a
-    task of its own, for `Task.cancel()`, which `asyncio.timeout()` calls, passes through anyio's shields.
+    task of its own, for `Task.cancel()`, which `asyncio.timeout()` calls, passes through anyio's shields. Who cancels
+    all tasks, as `asyncio.run` does at its end, cancels the caller and waits for it, and so for the call.
     """
     loop = asyncio_loop()
     if loop is None:
         return await _in_a_scope(call, *arguments)
     waiter = loop.create_future()
-    task = loop.create_task(_in_a_task(waiter, call, *arguments))
+    task = _unlisted(loop.create_task(_in_a_task(waiter, call, *arguments)))
     task.add_done_callback(partial(_wake, waiter))  # should a stranger cancel it before its first step
     try:
         await waiter
@@ -120,7 +121,7 @@ async def run_to_its_end(call: Callable[[*Ts], Coroutine[Any, Any, T]], /, *argu
     """As `run_shielded`, for what is done also where the caller was cancelled before it begins."""
     loop = asyncio_loop()
     if loop is not None:
-        task = loop.create_task(call(*arguments))
+        task = _unlisted(loop.create_task(call(*arguments)))
         if await _end_of(task):
             raise modules["asyncio"].CancelledError
         return task.result()
@@ -128,6 +129,12 @@ async def run_to_its_end(call: Callable[[*Ts], Coroutine[Any, Any, T]], /, *argu
     with anyio.CancelScope(shield=True):
         result.append(await call(*arguments))
     return result[0]
+
+
+def _unlisted(task: asyncio.Task[T], /) -> asyncio.Task[T]:
+    """The task, no longer in `asyncio.all_tasks()`."""
+    modules["asyncio"]._unregister_task(task)  # noqa: SLF001 -- documented, in "Extending asyncio"
+    return task
 
 
 async def _in_a_task(

@@ -14,7 +14,7 @@ import pytest
 from cancelling import by_scope, by_task, each_way, on_asyncio
 
 from accountstore.aio.deadlines import Deadline
-from accountstore.aio.shield import InFlight, run_shielded
+from accountstore.aio.shield import InFlight, run_shielded, run_to_its_end
 
 if TYPE_CHECKING:
     from selectors import SelectorKey
@@ -82,6 +82,24 @@ async def test_what_has_begun_goes_on_whatever_cancels_the_caller(turns: int) ->
             await anyio.sleep(0)
         group.cancel_scope.cancel()
     assert steps.seen in ([], ["back"], ["begun", "ended", "back"])
+
+
+@pytest.mark.parametrize("run", [run_shielded, run_to_its_end])
+@on_asyncio
+async def test_who_cancels_all_tasks_waits_for_the_call(run: Any) -> None:
+    """As `asyncio.run` does at its end, and services at SIGTERM: the caller is cancelled, and the call is not."""
+    steps = Steps()
+    before = asyncio.all_tasks()
+    caller = asyncio.create_task(run(steps.call))
+    while not steps.seen:
+        await asyncio.sleep(0)
+    others = asyncio.all_tasks() - before
+    assert others == {caller}
+    for other in others:
+        other.cancel()
+    await asyncio.wait(others)
+    assert caller.cancelled()
+    assert steps.seen == ["begun", "ended"]
 
 
 @on_asyncio

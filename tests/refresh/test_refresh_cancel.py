@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+from contextlib import nullcontext
 from datetime import UTC, datetime, timedelta
 from threading import Timer
 from typing import TYPE_CHECKING
@@ -16,13 +17,15 @@ from anyio.lowlevel import checkpoint
 from cancelling import by_scope, by_task, by_timeout, cancelled_after, each_way
 from providers import SmallProvider
 
-from accountstore import Location, OAuthCredentials, Stored, TokenGrant
+from accountstore import AccountStore, Location, OAuthCredentials, StorageConfig, StoreConfig, Stored, TokenGrant
 from accountstore.backends.memory import MemoryBackend
 from accountstore.lease import FIELD, key_of
 from accountstore.secrets import Secret
 from accountstore.testing import store_over
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from cancelling import Way
 
     from accountstore import Account
@@ -166,6 +169,50 @@ async def test_a_task_that_somebody_cancels_in_its_exchange_ends_so() -> None:
     with pytest.raises(asyncio.CancelledError):
         await store.refresh(AT, exchange)
     assert b'"holder"' not in (await store.read_json(AT)).document
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+@pytest.mark.parametrize("how", ["main returns", "ctrl-c", "cancels all tasks"])
+def test_the_end_of_the_event_loop_loses_no_token(how: str, loop: str, tmp_path: Path) -> None:
+    """A background task that has a store of its own exchanges. It ends with `asyncio.run`, or is cancelled with all
+    other tasks by main, as services do at SIGTERM: the exchange goes on, and its tokens are saved.
+    """
+    new_loop = pytest.importorskip(loop).new_event_loop
+    provider, config = SmallProvider(), StoreConfig(storages={"m": StorageConfig(str(tmp_path))})
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    async def background(begun: asyncio.Event) -> None:
+        async def exchange(credentials: OAuthCredentials) -> TokenGrant:
+            grant = provider.spend(credentials)
+            begun.set()
+            await anyio.sleep(0.3)
+            return grant
+
+        async with AccountStore.open(config) as store:
+            await store.save(AT, provider.account())
+            await store.refresh(AT, exchange)
+
+    async def main() -> None:
+        begun = asyncio.Event()
+        task = asyncio.create_task(background(begun))
+        await begun.wait()
+        if how == "ctrl-c":
+            signal.raise_signal(signal.SIGINT)
+            await asyncio.sleep(60)
+        if how == "cancels all tasks":
+            others = asyncio.all_tasks() - {asyncio.current_task()}
+            for other in others:
+                other.cancel()
+            await asyncio.wait(others)
+            assert task.cancelled()
+
+    ends = pytest.raises(KeyboardInterrupt) if how == "ctrl-c" else nullcontext()
+    try:
+        with ends, asyncio.Runner(loop_factory=new_loop) as runner:
+            runner.run(main())
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert b'"refreshToken":"R1"' in (tmp_path / AT.path).read_bytes()
 
 
 @pytest.mark.parametrize("loop", ["asyncio", "trio"])
