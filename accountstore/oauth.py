@@ -7,14 +7,14 @@ Nothing is sent unless a `TokenEndpoint` is called, as `refresh` does with the o
 
 from __future__ import annotations
 
+import json
 import re
 from base64 import b64encode
 from math import isfinite
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import quote_plus, urlencode, urlsplit
 
 import anyio
-import msgspec
 
 try:
     # Here, for httpx2 would import it on the event loop, where it reads files.
@@ -25,7 +25,6 @@ except ImportError:
         "accountstore.oauth needs the package httpx2: pip install 'accountstore[oauth]'", name="httpx2"
     ) from None
 from anyio import to_thread
-from msgspec import Raw, Struct
 
 from accountstore.aio.loops import asyncio_loop
 from accountstore.backends.logs import quiet
@@ -38,8 +37,6 @@ from accountstore.validation import check_seconds
 
 if TYPE_CHECKING:
     import ssl
-
-T = TypeVar("T")
 
 __all__ = ("GOOGLE", "MICROSOFT", "TokenEndpoint", "microsoft")
 
@@ -65,21 +62,6 @@ def microsoft(tenant: str, /) -> str:
     return MICROSOFT.replace("common", tenant)
 
 
-_NULL = Raw(b"null")
-
-
-class _Answer(Struct, frozen=True):
-    """RFC 6749 sections 5.1 and 5.2, as far as it is used. Each member is read by itself: of a grant that is otherwise
-    good none may be lost, such as for a `scope` that is a list.
-    """
-
-    access_token: Raw = _NULL
-    refresh_token: Raw = _NULL
-    expires_in: Raw = _NULL
-    scope: Raw = _NULL
-    error: Raw = _NULL
-
-
 class TokenEndpoint:
     """An exchange that asks a provider's token endpoint for a new access token.
 
@@ -90,7 +72,8 @@ class TokenEndpoint:
     A public client, whose credentials have no secret, sends its id alone. A call takes at most `timeout` seconds and
     reads at most 64 KiB of an answer. No redirect is followed, and no URL but `https` is asked without
     `insecure_http`. Proxies and certificates of the environment (`HTTPS_PROXY`, `SSL_CERT_FILE`) count with
-    `trust_env` alone. A token whose lifetime an answer does not tell is taken to live for `lifetime` seconds.
+    `trust_env` alone. A token whose lifetime an answer does not tell, or tells as nothing above zero, is
+    taken to live for `lifetime` seconds.
 
     Raises:
         ConfigError: the endpoint is no such URL.
@@ -236,7 +219,9 @@ class TokenEndpoint:
         return headers, form
 
     def _read(self, status: int, body: bytes, /) -> TokenGrant | ExchangeError:
-        """What an answer says. A token in it that cannot be one is not taken: it may end up in a protocol's line.
+        """What an answer says, by RFC 6749 sections 5.1 and 5.2. A token in it that cannot be one is not taken: it may
+        end up in a protocol's line. Each member stands by itself: no odd one, such as half of a surrogate pair, takes a
+        grant along.
 
         Beside an access token nothing else counts: the provider has granted it, and may have spent the refresh token.
         """
@@ -246,26 +231,28 @@ class TokenEndpoint:
             return ExchangeError(f"the endpoint answered {status}: a redirect, which is not followed")
         wrong = "it has no access_token, or none that can be one"
         try:
-            answer = msgspec.json.decode(without_mark(body), type=_Answer)
-        except (msgspec.MsgspecError, UnicodeError, RecursionError):
-            answer, wrong = _Answer(), "it is no JSON object"
-        if 200 <= status < 300 and (access_token := _token(answer.access_token)) is not None:
+            answer: Any = json.loads(without_mark(body).decode(errors="replace"), strict=False, parse_int=float)
+        except (ValueError, RecursionError):
+            answer = None
+        if not isinstance(answer, dict):
+            answer, wrong = {}, "it is no JSON object"
+        if 200 <= status < 300 and (access_token := _token(answer.get("access_token"))) is not None:
             return TokenGrant(
                 access_token=access_token,
-                expires_in=self._lifetime_of(answer.expires_in),
-                refresh_token=_token(answer.refresh_token),
-                scope=_value(answer.scope, str),
+                expires_in=self._lifetime_of(answer.get("expires_in")),
+                refresh_token=_token(answer.get("refresh_token")),
+                scope=_text(answer.get("scope")),
             )
-        if error := _value(answer.error, str):
+        if error := _text(answer.get("error")):
             return RefusedError("the provider refused the exchange", code=error)
         if status >= 300:
             return ExchangeError(f"the endpoint answered {status}, with no error of RFC 6749")
         return NoAnswerError(f"the endpoint's answer is no token response: {wrong}")
 
-    def _lifetime_of(self, given: Raw, /) -> float:
+    def _lifetime_of(self, given: object, /) -> float:
         """The lifetime of an access token, which some providers write as a string."""
         try:
-            seconds = float(_value(given, str) or _value(given, float) or 0)
+            seconds = float(given) if isinstance(given, (str, float)) else 0
         except ValueError:
             seconds = 0
         return seconds if isfinite(seconds) and seconds > 0 else self._lifetime
@@ -280,15 +267,11 @@ def _is_same_provider(endpoint: str, request_url: str | None, /) -> bool:
     return len(hosts) == 1 or any(hosts <= known for known in _HOSTS)
 
 
-def _value(given: Raw, kind: type[T], /) -> T | None:
-    """A member of an answer, if it is of this kind."""
-    try:
-        return msgspec.json.decode(given, type=kind)
-    except (msgspec.MsgspecError, UnicodeError, RecursionError):
-        return None
+def _text(given: object, /) -> str | None:
+    """A member of an answer, if it is text."""
+    return given if isinstance(given, str) else None
 
 
-def _token(given: Raw, /) -> Secret | None:
+def _token(given: object, /) -> Secret | None:
     """A token of an answer, if it can be one."""
-    text = _value(given, str)
-    return Secret(text) if text is not None and _IS_TOKEN.fullmatch(text) else None
+    return Secret(given) if isinstance(given, str) and _IS_TOKEN.fullmatch(given) else None

@@ -294,11 +294,11 @@ async def test_a_real_provider_refuses(provider: Provider) -> None:
     ("given", "lifetime"),
     [
         *(("3599", 3599), (10.5, 10.5), (1e300, 1e300)),
-        *((odd, 3600) for odd in (0, -1, 10**400, "9" * 400, None, True, [60], "soon", "nan", "inf", "")),
+        *((odd, 3600) for odd in (0, -1, "0", "-1", 10**400, "9" * 400, None, True, [60], "soon", "nan", "inf", "")),
     ],
 )
 async def test_lifetimes(given: object, lifetime: float) -> None:
-    """A number or a string of one; what says nothing is taken for `lifetime`."""
+    """A number or a string of one; what says nothing, or no time above zero, is taken for `lifetime`."""
     assert (await ask(Endpoint(answer(GOOD | {"expires_in": given})))).expires_in == lifetime
 
 
@@ -312,8 +312,12 @@ async def test_a_provider_that_keeps_the_refresh_token() -> None:
     [
         *(json.dumps(GOOD | {"scope": odd}).encode() for odd in (["mail"], 5, None)),
         *(json.dumps(GOOD | {"error": odd}).encode() for odd in (False, "", None, "invalid_grant", {"code": 1})),
+        json.dumps(GOOD | {"account_name": "\ud83d"}).encode(),
+        json.dumps(GOOD | {"scope": "\ud83d", "error_description": "\ude00"}).encode(),
         json.dumps(GOOD).encode().replace(b"3599", b"1e400"),
+        json.dumps(GOOD).encode().replace(b"3599", b"9" * 5000),
         json.dumps(GOOD).encode().replace(b'"mail"', b'"\xff"'),
+        json.dumps(GOOD).encode().replace(b'"mail"', b'"a\nb"'),
         b"\xef\xbb\xbf" + json.dumps(GOOD).encode(),
     ],
 )
@@ -325,7 +329,7 @@ async def test_nothing_else_in_an_answer_loses_the_tokens(body: bytes) -> None:
     assert (grant.access_token, grant.refresh_token) == (Secret("A1"), Secret("R1"))
 
 
-@pytest.mark.parametrize("odd", ["\n", "", 5, None, ["R1"]])
+@pytest.mark.parametrize("odd", ["\n", "", 5, None, ["R1"], "R1\ud83d"])
 async def test_what_cannot_be_a_refresh_token_is_none(odd: object) -> None:
     """The access token is good all the same."""
     grant = await ask(Endpoint(answer(GOOD | {"refresh_token": odd})))
@@ -346,6 +350,8 @@ def test_times_are_positive_numbers(name: str, number: Any) -> None:
         *(({"error": code}, "400 Bad Request", code) for code in sorted(RefusedError.CODES)),
         ({"error": "invalid_client", "error_description": CANARY}, "401 Unauthorized", "invalid_client"),
         ({"error": f"{CANARY}"}, "400 Bad Request", "other"),
+        ({"error": "invalid_grant", "error_description": f"{CANARY} \ud83d"}, "400 Bad Request", "invalid_grant"),
+        ({"error": "\ud83d"}, "400 Bad Request", "other"),
         ({"error": "invalid_grant"}, "200 OK", "invalid_grant"),
     ],
 )
