@@ -17,7 +17,6 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from copy import copy
 from datetime import datetime, timedelta
-from inspect import iscoroutinefunction
 from typing import Literal, NamedTuple, TypeAlias, TypeVar
 
 import anyio
@@ -46,7 +45,7 @@ from accountstore.sealing.envelope import WrappedKey, assemble, moved
 from accountstore.sealing.sealer import Sealed, Sealer
 from accountstore.storage import Storage
 from accountstore.store import AccountStore
-from accountstore.validation import check_size
+from accountstore.validation import check_plain, check_size
 
 __all__ = ("Rotated", "Sealing", "reseal", "resume_time", "rewrap", "sealing", "verify")
 
@@ -167,8 +166,7 @@ def _rotate(
     if concurrency < 1:
         raise ValueError("concurrency must be at least 1")
     tell = skipped or _ignore
-    if iscoroutinefunction(tell):
-        raise TypeError("skipped must be a plain function, not a coroutine function")
+    check_plain("skipped", tell)
     resolver, log = _parts(store)
     found, prefix = resolver.folder(folder, storage)
     if found.sealer is None:

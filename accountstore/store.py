@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator, Callable, Iterable
-from inspect import iscoroutinefunction
 from types import NoneType
 from typing import TYPE_CHECKING, Literal, Self, cast, overload
 
@@ -21,6 +20,7 @@ from accountstore.location import Location
 from accountstore.model import Document
 from accountstore.scope import Resolver
 from accountstore.storage import Stored
+from accountstore.validation import check_plain
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
@@ -72,8 +72,7 @@ class AccountStore(Documents):
                 configuration is neither a `StoreConfig` nor a path.
             ConfigError: at opening, for whatever is wrong with the configuration.
         """
-        if iscoroutinefunction(observer) or not (observer is None or callable(observer)):
-            raise TypeError("the observer must be a plain function, not a coroutine function")
+        check_plain("the observer", observer)
         if not isinstance(config, (StoreConfig, str, bytes, os.PathLike, NoneType)):
             raise TypeError(
                 f"a store is opened with a StoreConfig or the path of a TOML file, not with {type(config).__name__}:"
@@ -147,8 +146,7 @@ class AccountStore(Documents):
         Raises:
             TypeError: `skipped` is a coroutine function, which nobody would await.
         """
-        if iscoroutinefunction(skipped):
-            raise TypeError("skipped must be a plain function, not a coroutine function")
+        check_plain("skipped", skipped)
         return list_documents(
             self._resolver, self._log, folder, storage, recursive=recursive, folders=folders, skipped=skipped
         )

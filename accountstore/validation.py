@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection
 from contextlib import suppress
+from inspect import iscoroutinefunction
 from math import inf
 from typing import Literal, TypeAlias
 
@@ -143,6 +144,16 @@ def check_seconds(name: str, value: object, /, *, most: float = inf, or_zero: bo
         raise ValueError(f"{name} must be a positive and finite number of seconds")
     if number > most:
         raise ValueError(f"{name} must be at most {most:g} seconds")
+
+
+def check_plain(name: str, function: object, /) -> None:
+    """Raise `TypeError` unless `function` is a plain one, or None. What a coroutine function returns, or an object
+    whose `__call__` is one, would never be awaited.
+    """
+    if function is None:
+        return
+    if not callable(function) or iscoroutinefunction(function) or iscoroutinefunction(type(function).__call__):
+        raise TypeError(f"{name} must be a plain function, not a coroutine function")
 
 
 def check_header(name: str, text: str, /) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import pickle
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 from unittest.mock import Mock
 
@@ -352,13 +353,21 @@ async def test_an_observer_that_stops_the_program_may() -> None:
 
 
 async def test_an_async_observer_is_refused() -> None:
-    """An observer that is a coroutine function would see nothing: opening with one is an error."""
+    """An observer that is a coroutine function, or whose `__call__` is one, would see nothing: opening with it is an
+    error.
+    """
+
+    class Observer:
+        async def __call__(self, event: Event) -> None:
+            raise AssertionError(event)
 
     async def observe(event: Event) -> None:
         raise AssertionError(event)
 
-    with pytest.raises(TypeError, match="observer"):
-        AccountStore.open(StoreConfig(storages={"main": StorageConfig("memory://")}), observer=observe)
+    observers: list[Any] = [observe, Observer(), Observer().__call__, partial(observe)]
+    for observer in observers:
+        with pytest.raises(TypeError, match="observer"):
+            AccountStore.open(StoreConfig(storages={"main": StorageConfig("memory://")}), observer=observer)
 
 
 async def test_without_an_observer_events_are_logged_at_debug(caplog: pytest.LogCaptureFixture) -> None:
