@@ -130,8 +130,9 @@ class Documents:
         Of all callers, in all tasks, processes and machines, one runs `exchange` for an expiry, and the others get its
         token. It takes a lease in the document (three requests in all), and keeps others waiting for at most `lease`
         seconds: the exchange is given up after three quarters of them. A call waits for others for at most `timeout`
-        seconds. A cancelled caller's own exchange is awaited to its end, so that no token is lost. Tokens that last
-        for less than `leeway` are returned as they were granted.
+        seconds. A cancelled caller's own exchange is awaited to its end, so that no token is lost. A token that lasts
+        for less than `leeway` when it is granted is returned all the same, and exchanged by each later call. Where this
+        machine's clock is behind, a token that has ended can be returned until the store's first exchange there.
 
         Raises:
             NoOAuthError: the document has no OAuth credentials.

@@ -103,8 +103,10 @@ class LeaseWatch:
 class StorageClock:
     """The time by the clock that dates a storage's documents, which all who use the storage share.
 
-    It is this machine's own unless the two are found to differ by more than half a minute: then expiries are told by
-    the storage's, so that a machine whose clock is wrong neither takes a dead token for good nor a good one for dead.
+    It is this machine's own until the two are found to differ by more than half a minute: by a lease that this process
+    has written, or by a document that is dated in the future. Then expiries are told by the storage's. So a clock that
+    is ahead takes no good token for dead, as a lease comes before each exchange; one that is behind takes a dead token
+    for good until then.
     """
 
     def __init__(self) -> None:

@@ -13,7 +13,9 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from secrets import token_hex
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
+from unittest.mock import Mock
 
 import anyio
 import pytest
@@ -32,6 +34,7 @@ from accountstore import (
     OAuthCredentials,
     StorageConfig,
     StoreConfig,
+    TokenGrant,
     registry,
     to_json,
 )
@@ -385,6 +388,21 @@ def test_access_token_example_returns_a_valid_one(names: Any) -> None:
     """The example asks nobody for a token that is valid."""
     pytest.importorskip("httpx2")
     assert anyio.run(_refreshed, names("docs/refresh.md")["access_token"]) == "a"
+
+
+@pytest.mark.parametrize(
+    "odd", [{}, {"expires_in": "3600"}, {"expires_in": 0}, {"expires_in": "0"}, {"expires_in": None}, {"scope": ["x"]}]
+)
+@pytest.mark.parametrize("new", ["R1", "", None])
+def test_exchange_example_takes_what_was_granted(odd: dict[str, Any], new: str | None, names: Any) -> None:
+    """An answer without a lifetime, or with one as text, or without a refresh token, loses no token."""
+    httpx2 = pytest.importorskip("httpx2")
+    page = names("docs/refresh.md")
+    answer = httpx2.Response(200, json={"access_token": "A1", "refresh_token": new} | odd)
+    transport = httpx2.MockTransport(Mock(return_value=answer))
+    page["httpx2"] = SimpleNamespace(AsyncClient=partial(httpx2.AsyncClient, transport=transport))
+    grant = anyio.run(page["exchange"], OAuthCredentials(login="me", refresh_token="R0"))
+    assert grant == TokenGrant(access_token="A1", expires_in=3600, refresh_token=new or None)
 
 
 @pytest.mark.anyio
