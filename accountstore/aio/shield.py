@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
+from contextvars import ContextVar
 from functools import partial
 from math import inf
 from sys import modules
@@ -21,6 +22,8 @@ T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
 
+_UNLISTED: ContextVar[bool] = ContextVar("unlisted", default=False)
+"""Whether the tasks of shielded calls are taken out of `asyncio.all_tasks()`."""
 _MOST = 10_000
 """Closing takes each turn."""
 
@@ -66,14 +69,15 @@ async def run_shielded(call: Callable[[*Ts], Coroutine[Any, Any, T]], /, *argume
     """The result of `call`, which goes on whatever cancels the caller.
 
     A cancellation of the caller takes effect before the call begins, or when it has ended. On asyncio the call has a
-    task of its own, for `Task.cancel()`, which `asyncio.timeout()` calls, passes through anyio's shields. Who cancels
-    all tasks, as `asyncio.run` does at its end, cancels the caller and waits for it, and so for the call.
+    task of its own, for `Task.cancel()`, which `asyncio.timeout()` calls, passes through anyio's shields.
     """
     loop = asyncio_loop()
     if loop is None:
         return await _in_a_scope(call, *arguments)
     waiter = loop.create_future()
-    task = _unlisted(loop.create_task(_in_a_task(waiter, call, *arguments)))
+    task = loop.create_task(_in_a_task(waiter, call, *arguments))
+    if _UNLISTED.get():
+        _unlist(task)
     task.add_done_callback(partial(_wake, waiter))  # should a stranger cancel it before its first step
     try:
         await waiter
@@ -86,11 +90,16 @@ async def run_shielded(call: Callable[[*Ts], Coroutine[Any, Any, T]], /, *argume
 async def run_uninterrupted(call: Callable[[*Ts], Coroutine[Any, Any, T]], /, *arguments: *Ts) -> T:
     """As `run_shielded`, for what goes on at Ctrl-C, too, which ends the caller afterwards.
 
-    asyncio cancels the main task then. Trio raises `KeyboardInterrupt` there, wherever it waits: there the call has a
-    task of its own, too.
+    asyncio cancels the main task then, and all others when that has ended, as some do at SIGTERM. So the call's task,
+    and those that it shields, are not in `asyncio.all_tasks()`: who cancels these cancels the caller and waits for it.
+    Trio raises `KeyboardInterrupt` there, wherever it waits: there the call has a task of its own, too.
     """
     if asyncio_loop() is not None:
-        return await run_shielded(call, *arguments)
+        before = _UNLISTED.set(True)
+        try:
+            return await run_shielded(call, *arguments)
+        finally:
+            _UNLISTED.reset(before)
     from trio.lowlevel import enable_ki_protection
 
     outcome: list[T | BaseException] = []
@@ -118,10 +127,11 @@ async def _keep(outcome: list[T | BaseException], call: Callable[[], Coroutine[A
 
 
 async def run_to_its_end(call: Callable[[*Ts], Coroutine[Any, Any, T]], /, *arguments: *Ts) -> T:
-    """As `run_shielded`, for what is done also where the caller was cancelled before it begins."""
+    """As `run_uninterrupted`, for what is done also where the caller was cancelled before it begins."""
     loop = asyncio_loop()
     if loop is not None:
-        task = _unlisted(loop.create_task(call(*arguments)))
+        task = loop.create_task(call(*arguments))
+        _unlist(task)
         if await _end_of(task):
             raise modules["asyncio"].CancelledError
         return task.result()
@@ -131,10 +141,9 @@ async def run_to_its_end(call: Callable[[*Ts], Coroutine[Any, Any, T]], /, *argu
     return result[0]
 
 
-def _unlisted(task: asyncio.Task[T], /) -> asyncio.Task[T]:
-    """The task, no longer in `asyncio.all_tasks()`."""
+def _unlist(task: asyncio.Task[Any], /) -> None:
+    """Take a task out of `asyncio.all_tasks()`."""
     modules["asyncio"]._unregister_task(task)  # noqa: SLF001 -- documented, in "Extending asyncio"
-    return task
 
 
 async def _in_a_task(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import weakref
+from functools import partial
 from selectors import DefaultSelector
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ import pytest
 from cancelling import by_scope, by_task, each_way, on_asyncio
 
 from accountstore.aio.deadlines import Deadline
-from accountstore.aio.shield import InFlight, run_shielded, run_to_its_end
+from accountstore.aio.shield import InFlight, run_shielded, run_to_its_end, run_uninterrupted
 
 if TYPE_CHECKING:
     from selectors import SelectorKey
@@ -84,10 +85,16 @@ async def test_what_has_begun_goes_on_whatever_cancels_the_caller(turns: int) ->
     assert steps.seen in ([], ["back"], ["begun", "ended", "back"])
 
 
-@pytest.mark.parametrize("run", [run_shielded, run_to_its_end])
+async def _shielded_in_another(call: Any) -> Any:
+    return await run_uninterrupted(partial(run_shielded, call))
+
+
+@pytest.mark.parametrize("run", [run_uninterrupted, _shielded_in_another, run_to_its_end])
 @on_asyncio
 async def test_who_cancels_all_tasks_waits_for_the_call(run: Any) -> None:
-    """As `asyncio.run` does at its end, and services at SIGTERM: the caller is cancelled, and the call is not."""
+    """As `asyncio.run` does at its end, and services at SIGTERM: the caller is cancelled, and the call is not, nor what
+    it shields.
+    """
     steps = Steps()
     before = asyncio.all_tasks()
     caller = asyncio.create_task(run(steps.call))
