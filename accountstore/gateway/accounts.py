@@ -29,6 +29,7 @@ from accountstore import (
     SealError,
     Secret,
     Stored,
+    TooLargeError,
     UnsupportedError,
     Version,
 )
@@ -45,14 +46,15 @@ from accountstore.gateway.wire import (
     query_of,
     read_body,
     text_in,
-    value_in,
 )
 from accountstore.lease import FIELD
 
-__all__ = ("get", "get_multi", "reachable", "save", "save_multi")
+__all__ = ("Unreadable", "get", "get_multi", "reachable", "replace", "save", "save_multi")
 
 D = TypeVar("D", Account, MultiAccount)
 Kind: TypeAlias = Literal["account", "multi"]
+Merge: TypeAlias = Callable[[bytes | None], tuple[bytes, bool]]
+"""What to write over the JSON of a document, or where there is none; and whether that has nothing to keep."""
 
 _JSON = msgspec.json.Encoder(enc_hook=Secret.reveal)
 """As `to_json` has a document, which checks first whether it can be: one that was read can."""
@@ -65,6 +67,10 @@ _PLACE = ("fileName", "folderPath", "storage")
 _ATTEMPTS = 64
 _PAUSE = 0.002
 _LONGEST_PAUSE = 0.25
+
+
+class Unreadable(Problem):
+    """What is stored cannot be read: nothing of it could be kept."""
 
 
 async def get(call: Call, /) -> Response:
@@ -147,16 +153,8 @@ async def _save(call: Call, kind: Kind, /) -> Response:
     conditions = conditions_of(call.request)
     known = call.service.plain.take(call.store, location)
     saved = await _save_plain(call, location, kind, new, known) if known is not None and not conditions else None
-    pause = _PAUSE
-    attempts = 0
-    while saved is None:
-        if attempts == _ATTEMPTS:
-            raise ConflictError("the document kept changing", location=location)
-        if attempts:
-            await anyio.sleep(pause * random())  # noqa: S311 -- so that those who have met do not meet again
-            pause = min(2 * pause, _LONGEST_PAUSE)
-        attempts += 1
-        saved = await _save_merged(call, location, kind, new, conditions)
+    if saved is None:
+        saved = await replace(call, location, conditions, lambda old: _merged(kind, new, old))
     return Response(None, 200, {"etag": call.service.etags.of(location.path, saved)})
 
 
@@ -172,18 +170,38 @@ async def _save_plain(call: Call, location: Location, kind: Kind, new: Fields, v
     return saved
 
 
-async def _save_merged(
-    call: Call, location: Location, kind: Kind, new: Fields, conditions: Conditions, /
-) -> Version | None:
-    """Read, merge, and write if it is still what was read. None: others were faster."""
-    version, document = await _stored(call, location)
-    conditions.check(call.service.etags, location, version)
+def _merged(kind: Kind, new: Fields, document: bytes | None, /) -> tuple[bytes, bool]:
+    """What a save writes over the JSON of a document."""
     kept = new
     if document is not None:
         old = READERS[kind](document, "$", str)
         spent = spent_in(old)
         kept = KEEPERS[kind](renewed(new, kind, spent), old, spent)
-    data, plain = msgspec.json.encode(kept), is_plain(kept, kind)
+    return msgspec.json.encode(kept), is_plain(kept, kind)
+
+
+async def replace(call: Call, location: Location, conditions: Conditions, merge: Merge, /) -> Version:
+    """Read a document, merge, and write if it is still what was read; where others were faster, again.
+
+    Raises:
+        Unreadable: the stored document cannot be read: nothing of it could be kept.
+    """
+    pause = _PAUSE
+    attempts = 0
+    while (saved := await _replace(call, location, conditions, merge)) is None:
+        attempts += 1
+        if attempts == _ATTEMPTS:
+            raise ConflictError("the document kept changing", location=location)
+        await anyio.sleep(pause * random())  # noqa: S311 -- so that those who have met do not meet again
+        pause = min(2 * pause, _LONGEST_PAUSE)
+    return saved
+
+
+async def _replace(call: Call, location: Location, conditions: Conditions, merge: Merge, /) -> Version | None:
+    """One attempt. None: others were faster."""
+    version, document = await _stored(call, location)
+    conditions.check(call.service.etags, location, version)
+    data, plain = merge(document)
     try:
         saved = await call.store.save_json(location, data, mode=version or "create")
     except UnsupportedError:
@@ -219,25 +237,24 @@ async def _given(call: Call, kind: Kind, /) -> tuple[Location, Fields]:
         raise Problem(400, "badRequest", f"storageFile: may have {', '.join(_PLACE)} only")
     asked = (text_in(file, name, "storageFile") for name in _PLACE)
     new = READERS[kind](body["value"], "value", lower_first)
-    value_in(new, FIELD, "value")  # which later saves read
+    new.pop(FIELD, None)  # the stored one stands: who has a lease is not for a client to say
     return reachable(call, location_of(*asked)), new
 
 
 async def _stored(call: Call, location: Location, /) -> tuple[Version | None, bytes | None]:
     """Version and JSON of the document that is there.
 
-    Raises `Problem` (409) where it cannot be read, as one of a newer release or one whose key is missing: nothing of it
-    could be kept.
+    Raises `Unreadable` where it cannot be read, as one of a newer release, or one whose key is missing.
     """
     try:
         stored = await call.store.read_json(location)
     except NotFoundError:
         return None, None
-    except (DecodeError, EncodeError, SealError) as error:
+    except (DecodeError, EncodeError, SealError, TooLargeError) as error:
         if error.temporary or isinstance(error, KeyDeniedError):
             raise
         told = f"what is stored there cannot be read, and would be lost: {UNREADABLE}"
         if isinstance(error, EncodeError):
             told = f"what is stored there {error.message}, and would be lost"
-        raise Problem(409, "badStored", told) from None
+        raise Unreadable(409, "badStored", told) from None
     return stored.version, stored.document

@@ -23,8 +23,9 @@ from accountstore import (
     VersionInfo,
     WriteMode,
 )
-from accountstore.gateway.accounts import reachable
+from accountstore.gateway.accounts import Unreadable, reachable, replace
 from accountstore.gateway.conditions import Conditions, conditions_of, precondition
+from accountstore.gateway.merging import with_leases_of
 from accountstore.gateway.problems import Problem, missing
 from accountstore.gateway.service import Call
 from accountstore.gateway.uploads import uploaded
@@ -63,22 +64,32 @@ async def download_file(call: Call, /) -> Response:
 
 
 async def upload_file(call: Call, /) -> Response:
-    """Create or replace a document by its JSON, whole: the first file of a multipart form, or the body itself."""
+    """Create or replace a document by its JSON, whole: the first file of a multipart form, or the body itself.
+
+    The leases in it are the stored document's. One that cannot be read has none.
+    """
     _refuse_version(call)
     location = _file(call)
     content = await uploaded(call.request, call.service.config.limits)
     conditions = conditions_of(call.request)
+    try:
+        version = await replace(call, location, conditions, lambda old: (with_leases_of(old, content), False))
+    except Unreadable:
+        version = await _replace_unread(call, location, conditions, with_leases_of(None, content))
+    tag = {"etag": call.service.etags.of(location.path, version)}
+    return json_response({"uploaded": [location.file_name], "errors": []}, tag)
+
+
+async def _replace_unread(call: Call, location: Location, conditions: Conditions, content: bytes, /) -> Version:
     mode: WriteMode = "overwrite"
     if conditions:
         mode = await _current(call, location, conditions) or "create"
     try:
-        version = await call.store.save_json(location, content, mode=mode)
+        return await call.store.save_json(location, content, mode=mode)
     except (ConflictError, ExistsError, NotFoundError):
         if not conditions:
             raise
         raise precondition() from None
-    tag = {"etag": call.service.etags.of(location.path, version)}
-    return json_response({"uploaded": [location.file_name], "errors": []}, tag)
 
 
 async def delete_file(call: Call, /) -> Response:

@@ -14,7 +14,7 @@ from msgspec import Raw
 
 from accountstore import Secret
 from accountstore.gateway.problems import Problem
-from accountstore.gateway.wire import fields_of, lower_first
+from accountstore.gateway.wire import check_object, fields_of, lower_first
 from accountstore.lease import FIELD, key_of, leases_in
 
 Fields = dict[str, Any]
@@ -74,6 +74,15 @@ def multi_fields(data: bytes | Raw, where: str, rename: Rename, /) -> Fields:
     if _is_set(fields.get("sendAccount")):
         fields["sendAccount"] = account_fields(fields["sendAccount"], f"{where}.sendAccount", rename)
     return fields
+
+
+def with_leases_of(old: bytes | None, new: bytes, /) -> bytes:
+    """The JSON of a document, with the leases of the stored one instead of its own. Raises `Problem`."""
+    fields = fields_of(check_object(new), "$", str)
+    stored = None if old is None else fields_of(old, "$", str).get(FIELD)
+    if fields.pop(FIELD, None) == stored:
+        return new
+    return msgspec.json.encode(fields if stored is None else {**fields, FIELD: stored})
 
 
 def spent_in(old: Fields, /) -> Mapping[str, Fields]:

@@ -214,6 +214,22 @@ async def test_what_is_uploaded_must_be_a_document(store: AccountStore) -> None:
     assert "$.port" in answer.json()["error"]["message"]
 
 
+async def test_a_lease_that_is_taken_meanwhile_stands() -> None:
+    """Whoever begins to exchange the document's token while a file is uploaded keeps the lease."""
+    backend, leases = Recording(), {"key": {"holder": "x", "seconds": 30}}
+    taken = [json.dumps({**PASSWORD, "accountstoreRefresh": leases}).encode()]
+
+    async def rival(operation: str) -> None:
+        if operation == "write" and taken:
+            await backend.put(Location("a.account"), taken.pop(), minutes=0)
+
+    async with serving(store_over({"main": backend})) as http:
+        for _ in range(2):
+            assert (await http.put(f"{STORAGE}/file/a.account", content=RICH)).status_code == 200
+            backend.before = rival
+    assert json.loads(await backend.raw(Location("a.account"))) == {**json.loads(RICH), "accountstoreRefresh": leases}
+
+
 async def test_copy_move_delete_and_exist(store: AccountStore) -> None:
     """Files are copied, moved and removed; what is not there is told, but removing it is no error."""
     async with serving(store) as http:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import pytest
 from doubles import Recording
-from gateways import BASE, MULTI, OAUTH, PASSWORD, configured, request_of, serving, told
+from gateways import BASE, MULTI, OAUTH, PASSWORD, STORAGE, configured, request_of, serving, told
 from sealed import sealed_over
 
 from accountstore import (
@@ -21,6 +21,7 @@ from accountstore import (
     NoAnswerError,
     OAuthCredentials,
     RefusedError,
+    Secret,
     StorageConfig,
     StoreConfig,
     TokenGrant,
@@ -28,6 +29,7 @@ from accountstore import (
 )
 from accountstore.backends.memory import MemoryBackend
 from accountstore.gateway import Limits
+from accountstore.lease import FIELD, key_of
 from accountstore.testing import Fault, store_over
 
 if TYPE_CHECKING:
@@ -185,6 +187,50 @@ async def test_an_access_token_stays_with_its_client_id(store: AccountStore) -> 
         await http.put(BASE, json=request_of(of(OAUTH, clientId="other", accessToken="at")))
     credentials = json.loads((await store.read_json(Location("a.account"))).document)["credentials"]
     assert (credentials["refreshToken"], credentials.get("accessToken")) == ("rt-1", None)
+
+
+@pytest.mark.parametrize("name", ["a.account", "a.multi.account"])
+@pytest.mark.parametrize("form", ["save", "PascalCase", "file"])
+async def test_who_has_a_lease_is_not_for_a_client_to_say(store: AccountStore, form: str, name: str) -> None:
+    """Whatever a body says of leases, those of the stored document stand, and where none are stored, none are: else a
+    client could keep all others waiting, or let two exchange one token.
+    """
+    value, path = (OAUTH, BASE) if name == "a.account" else ({"receiveAccounts": [OAUTH]}, MULTI)
+    key = key_of(Secret("refreshToken"))
+    forged, stored = ({key: {"holder": holder, "seconds": 3600}} for holder in ("x", "y"))
+    async with serving(store) as http:
+
+        async def leases_after(said: dict[str, Any]) -> Any:
+            body: dict[str, Any] = {**value, **said}
+            if form == "PascalCase":
+                body = {key[0].upper() + key[1:]: field for key, field in body.items()}
+            if form == "file":
+                answer = await http.put(f"{STORAGE}/file/{name}", json=body)
+            else:
+                answer = await http.put(path, json=request_of(body, name))
+            assert answer.status_code == 200
+            return json.loads((await store.read_json(Location(name))).document).get(FIELD)
+
+        bodies: list[dict[str, Any]] = [{FIELD: forged}, {FIELD: {}}, {FIELD: None}, {}]
+        for said in bodies:
+            assert await leases_after(said) is None
+        await store.save_json(Location(name), json.dumps({**value, FIELD: stored}).encode())
+        for said in bodies:
+            assert await leases_after(said) == stored
+
+
+async def test_a_file_that_is_saved_around_an_exchange_brings_no_spent_token_back(store: AccountStore) -> None:
+    """A client that has downloaded the file whole saves it twice, after its token was exchanged: the good one stays."""
+    async with serving(store, refresh=Provider()) as http:
+        await http.put(BASE, json=request_of(OAUTH))
+        await http.get(BASE, params=AT)
+        downloaded = (await http.get(f"{STORAGE}/file/a.account")).json()
+        await expire(store)
+        await http.get(BASE, params=AT)
+        for host in ("one", "two"):
+            await http.put(BASE, json=request_of({**downloaded, "host": host}))
+            got = (await http.get(BASE, params=AT)).json()
+            assert (got["host"], got["credentials"]["refreshToken"]) == (host, "rt-2")
 
 
 @pytest.mark.parametrize("error", [UnsupportedError("zQ7k"), DeniedError("zQ7k")], ids=["no conditions", "no writes"])
