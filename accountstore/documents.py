@@ -10,10 +10,10 @@ from accountstore.backends.base import Version, VersionInfo, WriteMode
 from accountstore.errors import NotFoundError
 from accountstore.events import EventLog, Observer, Operation
 from accountstore.grant import Exchange
-from accountstore.leased import Terms
+from accountstore.leased import Terms, is_due
 from accountstore.listing import Entry
 from accountstore.location import Location
-from accountstore.model import Account, MultiAccount
+from accountstore.model import Account, Document, MultiAccount
 from accountstore.scope import Resolver
 from accountstore.secrets import SecretBytes, instead_of
 from accountstore.storage import Stored
@@ -167,6 +167,10 @@ class Documents:
         with Operation(self._log, "refresh_multi", location) as operation:
             ref, terms = self._resolver.ref(location, "multi"), Terms(leeway, lease, timeout)
             return await refreshing.refresh(operation, ref, MultiAccount, exchange, terms)
+
+    def _is_due(self, location: Location, stored: Stored[Document], /) -> bool:
+        """Whether `refresh` would renew a token of what was read: for the gateway, which reads before it asks."""
+        return is_due(self._resolver.storage(location.storage).clock, stored, 60)
 
     # --- either kind --------------------------------------------------------------------------------------------------
 

@@ -19,7 +19,7 @@ from accountstore.errors import AccountStoreError, ConflictError, LeaseError, To
 from accountstore.events import Operation
 from accountstore.lease import FIELD, LONGEST, NO_LEASE, Flight, Lease, StorageClock, field_of, key_of
 from accountstore.model import Account, Document, MultiAccount, OAuthCredentials
-from accountstore.storage import DocumentRef, Opened, Storage
+from accountstore.storage import DocumentRef, Opened, Storage, Stored
 from accountstore.validation import check_seconds
 
 D = TypeVar("D", bound=Account | MultiAccount)
@@ -60,6 +60,19 @@ def _end_of(credentials: OAuthCredentials, /) -> datetime:
     if credentials.access_token is None or credentials.expires_at is None:
         return datetime.min.replace(tzinfo=UTC)
     return credentials.expires_at
+
+
+def remaining(credentials: OAuthCredentials, clock: StorageClock, /) -> float:
+    """How many seconds an access token has left: none, where nobody knows."""
+    if credentials.access_token is None or credentials.expires_at is None:
+        return 0.0
+    return (credentials.expires_at - clock.now()).total_seconds()
+
+
+def is_due(clock: StorageClock, stored: Stored[Document], leeway: float, /) -> bool:
+    """Whether a document that was just read has a token that `refresh` renews."""
+    clock.has_read(stored.modified)
+    return any(remaining(found, clock) <= leeway for found in oauth_in(stored.document))
 
 
 def _accounts(document: Document, /) -> Iterator[Account]:

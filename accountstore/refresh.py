@@ -37,7 +37,7 @@ from accountstore.errors import (
 from accountstore.events import Operation
 from accountstore.grant import Exchange, TokenGrant
 from accountstore.lease import NO_LEASE, Flight, Lease, elapsed, key_of
-from accountstore.leased import FIRST_POLL, Leased, Terms, oauth_in
+from accountstore.leased import FIRST_POLL, Leased, Terms, oauth_in, remaining
 from accountstore.model import Account, Document, MultiAccount, OAuthCredentials
 from accountstore.retry import backoff
 from accountstore.storage import DocumentRef, Opened, Stored
@@ -118,10 +118,8 @@ class _Refresh(Generic[D]):
         return opened.stored
 
     def remaining(self, credentials: OAuthCredentials, /) -> float:
-        """How many seconds an access token has left: none, where nobody knows."""
-        if credentials.access_token is None or credentials.expires_at is None:
-            return 0.0
-        return (credentials.expires_at - self.leased.clock.now()).total_seconds()
+        """How many seconds an access token has left."""
+        return remaining(credentials, self.leased.clock)
 
     def due(self, document: D, /) -> OAuthCredentials | None:
         """The first credentials that must be renewed.

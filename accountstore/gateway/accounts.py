@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from datetime import UTC, datetime, timedelta
 from random import random
 from typing import Literal, TypeAlias, TypeVar
 
@@ -25,7 +24,6 @@ from accountstore import (
     Location,
     MultiAccount,
     NotFoundError,
-    OAuthCredentials,
     SealError,
     Secret,
     Stored,
@@ -58,7 +56,6 @@ Merge: TypeAlias = Callable[[bytes | None], tuple[bytes, bool]]
 
 _JSON = msgspec.json.Encoder(enc_hook=Secret.reveal)
 """As `to_json` has a document, which checks first whether it can be: one that was read can."""
-_LEEWAY = timedelta(seconds=60)
 _WAIT = 0.95
 """The part of its time that a get waits for fresh tokens: the rest is for its answer."""
 _NOT_TAKEN = (UnsupportedError, DeniedError)
@@ -106,22 +103,13 @@ async def _fresh(
     by = anyio.current_time() + _WAIT * call.service.config.limits.request_seconds
     stored = await read(location)
     exchange = call.service.refresh
-    if exchange is not None and call.store.capabilities(location.storage).update and _needs_refresh(stored.document):
-        with suppress(*_NOT_TAKEN):
-            return await call.service.renewals.run(lambda: refresh(location, exchange), by)
+    if exchange is None or not call.store.capabilities(location.storage).update:
+        return stored
+    if not call.store._is_due(location, stored):  # noqa: SLF001  # pyright: ignore[reportPrivateUsage] -- as it judges
+        return stored
+    with suppress(*_NOT_TAKEN):
+        return await call.service.renewals.run(lambda: refresh(location, exchange), by)
     return stored
-
-
-def _needs_refresh(document: Account | MultiAccount, /) -> bool:
-    """Whether a document has OAuth credentials without an access token, or with one that is about to expire."""
-    if isinstance(document, MultiAccount):
-        send = () if document.send_account is None else (document.send_account,)
-        return any(map(_needs_refresh, (*document.receive_accounts, *send)))
-    credentials = document.credentials
-    if not isinstance(credentials, OAuthCredentials):
-        return False
-    soon = datetime.now(UTC) + _LEEWAY
-    return credentials.access_token is None or credentials.expires_at is None or credentials.expires_at < soon
 
 
 def reachable(call: Call, location: Location, /) -> Location:

@@ -10,6 +10,7 @@ import anyio
 import pytest
 from doubles import Recording
 from gateways import BASE, MULTI, OAUTH, PASSWORD, STORAGE, configured, request_of, serving, told
+from msgspec.structs import replace
 from sealed import sealed_over
 
 from accountstore import (
@@ -27,6 +28,7 @@ from accountstore import (
     TokenGrant,
     UnsupportedError,
 )
+from accountstore.backends.base import Blob
 from accountstore.backends.memory import MemoryBackend
 from accountstore.gateway import Limits
 from accountstore.lease import FIELD, key_of
@@ -35,6 +37,8 @@ from accountstore.testing import Fault, store_over
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
+
+    from accountstore.backends.base import Stat, WriteMode
 
 pytestmark = pytest.mark.anyio
 
@@ -243,6 +247,32 @@ async def test_where_new_tokens_are_not_taken_a_get_returns_what_is_stored(error
         assert (await http.get(BASE, params=AT)).json() == OAUTH
         assert (await http.get(MULTI, params={"fileName": "a.multi.account"})).json() == {"receiveAccounts": [OAUTH]}
     assert not provider.calls
+
+
+class Ahead(MemoryBackend):
+    """Dates documents by a clock that is ten minutes ahead of this machine's."""
+
+    async def read(self, key: str, /, *, limit: int) -> Blob:
+        blob = await super().read(key, limit=limit)
+        return Blob(blob.data, _ahead(blob.stat))
+
+    async def write(self, key: str, data: bytes, /, *, mode: WriteMode, write_token: str = "") -> Stat:
+        return _ahead(await super().write(key, data, mode=mode, write_token=write_token))
+
+
+def _ahead(stat: Stat) -> Stat:
+    assert stat.modified is not None
+    return replace(stat, modified=stat.modified + timedelta(minutes=10))
+
+
+@pytest.mark.parametrize(("kind", "token"), [(Ahead, "at-1"), (MemoryBackend, "old")], ids=["ahead", "control"])
+async def test_a_token_has_expired_when_the_storages_clock_says_so(kind: type[MemoryBackend], token: str) -> None:
+    """Of a machine whose clock is behind that of the storage, as `refresh` judges: one with five minutes left there."""
+    soon = (datetime.now(UTC) + timedelta(minutes=5)).isoformat()
+    store = store_over({"main": kind()})
+    await store.save_json(Location("a.account"), json.dumps(of(OAUTH, accessToken="old", expiresAt=soon)).encode())
+    async with serving(store, refresh=Provider()) as http:
+        assert (await http.get(BASE, params=AT)).json()["credentials"]["accessToken"] == token
 
 
 async def test_without_it_nobody_is_asked(store: AccountStore) -> None:
