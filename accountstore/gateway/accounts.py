@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from logging import getLogger
 from random import random
 from typing import Literal, TypeAlias, TypeVar
 
@@ -13,6 +13,7 @@ from starlette.responses import Response
 
 from accountstore import (
     Account,
+    AccountStoreError,
     ConflictError,
     DecodeError,
     DeniedError,
@@ -32,6 +33,7 @@ from accountstore import (
     Version,
 )
 from accountstore.gateway.conditions import Conditions, conditions_of, precondition
+from accountstore.gateway.front import id_of
 from accountstore.gateway.merging import KEEPERS, READERS, Fields, is_plain, renewed, spent_in
 from accountstore.gateway.problems import UNREADABLE, Problem, missing
 from accountstore.gateway.service import Call
@@ -54,12 +56,13 @@ Kind: TypeAlias = Literal["account", "multi"]
 Merge: TypeAlias = Callable[[bytes | None], tuple[bytes, bool]]
 """What to write over the JSON of a document, or where there is none; and whether that has nothing to keep."""
 
+_LOG = getLogger("accountstore.gateway")
 _JSON = msgspec.json.Encoder(enc_hook=Secret.reveal)
 """As `to_json` has a document, which checks first whether it can be: one that was read can."""
 _WAIT = 0.95
 """The part of its time that a get waits for fresh tokens: the rest is for its answer."""
 _NOT_TAKEN = (UnsupportedError, DeniedError)
-"""What says that a storage would not take new tokens: then a get returns what is stored, as from a read-only one."""
+"""What says that a storage would not take new tokens, where that is found out only when it is asked."""
 _PLACE = ("fileName", "folderPath", "storage")
 _ATTEMPTS = 64
 _PAUSE = 0.002
@@ -107,9 +110,14 @@ async def _fresh(
         return stored
     if not call.store._is_due(location, stored):  # noqa: SLF001  # pyright: ignore[reportPrivateUsage] -- as it judges
         return stored
-    with suppress(*_NOT_TAKEN):
+    try:
         return await call.service.renewals.run(lambda: refresh(location, exchange), by)
-    return stored
+    except (AccountStoreError, Problem) as error:
+        told = f"{error.message} ({type(error).__name__})"
+        _LOG.warning("request %s: %s: the tokens were not refreshed: %s", id_of(call.request.scope), location, told)
+        if isinstance(error, _NOT_TAKEN):
+            raise Problem(502, "notRefreshed", "the storage does not take new tokens of the account") from None
+        raise
 
 
 def reachable(call: Call, location: Location, /) -> Location:

@@ -51,8 +51,9 @@ def gateway(
     gateway opens. With `metrics`, or where the configuration has them, `/metrics` is served; of an open store, pass
     `metrics.observe` where it is opened. With `refresh`, no get returns an expired access token: the gateway keeps
     OAuth tokens fresh by this exchange, of which one runs for an expiry (`AccountStore.refresh`). Give one that asks a
-    fixed endpoint: a `requestUrl` is whatever a client wrote. A storage without conditional writes would not take the
-    new tokens: a get returns what it has, and a warning in the log names it at the start.
+    fixed endpoint: a `requestUrl` is whatever a client wrote. A refresh that fails is answered as such, with a warning
+    in the log. A storage that declares no conditional writes would not take the new tokens: a get returns what it has,
+    and a warning names it at the start.
 
     Raises:
         ConfigError: neither clients nor `authorize` are given, or the configuration cannot be used.

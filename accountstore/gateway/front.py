@@ -52,6 +52,12 @@ def note(scope: Scope, /, *, operation: str = "", client: str = "") -> None:
         exchange.client = client or exchange.client
 
 
+def id_of(scope: Scope, /) -> str:
+    """What the access log calls a request."""
+    exchange: _Exchange = scope[_NOTE]
+    return exchange.request_id
+
+
 class Front:
     """Around the whole application, for HTTP."""
 

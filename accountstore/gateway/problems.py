@@ -16,6 +16,7 @@ from accountstore import (
     DeniedError,
     DocumentError,
     EncodeError,
+    ExchangeError,
     ExistsError,
     FullError,
     KeyDeniedError,
@@ -26,6 +27,7 @@ from accountstore import (
     NotFoundError,
     NotRegularError,
     RefreshError,
+    RefusedError,
     SealError,
     TooLargeError,
     UnavailableError,
@@ -73,7 +75,8 @@ _TABLE: tuple[tuple[type[AccountStoreError], int, str, str], ...] = (
     (FullError, 507, "full", "the storage is full; the old document is intact"),
     (NoAnswerError, 504, "notRefreshed", "the provider of the account's tokens did not answer: try again"),
     (LeaseError, 503, "notRefreshed", "the account's tokens are being refreshed by others: try again"),
-    (RefreshError, 502, "notRefreshed", "the provider of the account's tokens refused to refresh them"),
+    (RefusedError, 502, "notRefreshed", "the provider of the account's tokens refused to refresh them"),
+    (RefreshError, 502, "notRefreshed", "the account's tokens were not refreshed"),
     (UncertainError, 504, "uncertain", "the storage did not answer: the document is the old one or the new one"),
     (UnavailableError, 503, "unavailable", "the storage cannot be reached or is busy: try again"),
     (ClosedError, 503, "unavailable", "the gateway is shutting down: try again"),
@@ -83,6 +86,8 @@ _TABLE: tuple[tuple[type[AccountStoreError], int, str, str], ...] = (
 
 def problem_of(error: AccountStoreError, /) -> Problem:
     """The problem that an error of the store is to a client."""
+    if isinstance(error, ExchangeError) and error.in_own_words and not error.temporary:
+        return Problem(502, "notRefreshed", f"the account's tokens were not refreshed: {error.message}")
     for kind, status, code, message in _TABLE:
         if isinstance(error, kind):
             field = error.field if isinstance(error, DocumentError) else "$"

@@ -17,6 +17,7 @@ from accountstore import (
     AccountStore,
     AccountStoreError,
     DeniedError,
+    Exchange,
     ExchangeError,
     Location,
     NoAnswerError,
@@ -238,14 +239,21 @@ async def test_a_file_that_is_saved_around_an_exchange_brings_no_spent_token_bac
 
 
 @pytest.mark.parametrize("error", [UnsupportedError("zQ7k"), DeniedError("zQ7k")], ids=["no conditions", "no writes"])
-async def test_where_new_tokens_are_not_taken_a_get_returns_what_is_stored(error: AccountStoreError) -> None:
-    """As from a read-only storage, where it is found out only when the first write is refused; nobody is asked."""
+async def test_where_new_tokens_are_not_taken_it_is_told(
+    error: AccountStoreError, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where a storage is found to refuse them when the first is written, a get answers that and no expired token, and
+    the log names document and cause; nobody is asked.
+    """
     backend, provider = Recording(None, [Fault("write", number, error=error) for number in (1, 2)]), Provider()
     await backend.put(Location("a.account"), json.dumps(OAUTH).encode())
     await backend.put(Location("a.multi.account"), json.dumps({"receiveAccounts": [OAUTH]}).encode())
     async with serving(store_over({"main": backend}), refresh=provider) as http:
-        assert (await http.get(BASE, params=AT)).json() == OAUTH
-        assert (await http.get(MULTI, params={"fileName": "a.multi.account"})).json() == {"receiveAccounts": [OAUTH]}
+        for path, name in ((BASE, "a.account"), (MULTI, "a.multi.account")):
+            answer = await http.get(path, params={"fileName": name})
+            assert told(answer) == (502, "notRefreshed")
+            assert "zQ7k" not in answer.text
+            assert f"{name}: the tokens were not refreshed: zQ7k ({type(error).__name__})" in caplog.messages[-1]
     assert not provider.calls
 
 
@@ -273,6 +281,34 @@ async def test_a_token_has_expired_when_the_storages_clock_says_so(kind: type[Me
     await store.save_json(Location("a.account"), json.dumps(of(OAUTH, accessToken="old", expiresAt=soon)).encode())
     async with serving(store, refresh=Provider()) as http:
         assert (await http.get(BASE, params=AT)).json()["credentials"]["accessToken"] == token
+
+
+@pytest.fixture
+def endpoint() -> Exchange:
+    """An exchange at a provider's endpoint."""
+    pytest.importorskip("httpx2")
+    from accountstore.oauth import TokenEndpoint
+
+    return TokenEndpoint("https://provider.example/token")
+
+
+async def test_an_account_of_another_provider_is_named(
+    store: AccountStore, endpoint: Exchange, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One whose `requestUrl` is of another host than the gateway's provider is told that, and so is the log: nobody has
+    refused anything. Neither names a host or a token.
+    """
+    other = of(OAUTH, requestUrl="https://zQ7k.example/token")
+    async with serving(store, refresh=endpoint) as http:
+        for path, name, value in ((BASE, "a.account", other), (MULTI, "a.multi.account", {"receiveAccounts": [other]})):
+            await http.put(path, json=request_of(value, name))
+            answer = await http.get(path, params={"fileName": name})
+            assert told(answer) == (502, "notRefreshed")
+            (line,) = [line for line in caplog.messages if f"{name}: the tokens were not refreshed" in line]
+            for text in (answer.text, line):
+                assert "credentials.requestUrl: names another host than the endpoint" in text
+                assert "refused" not in text
+                assert "zQ7k" not in text
 
 
 async def test_without_it_nobody_is_asked(store: AccountStore) -> None:
@@ -307,13 +343,18 @@ async def test_what_cannot_be_saved_is_not_refreshed(tmp_path: Path, caplog: pyt
     [(RefusedError("invalid_grant"), 502), (NoAnswerError("zQ7k"), 504), (ExchangeError("zQ7k"), 502)],
     ids=["refused", "no answer", "other"],
 )
-async def test_a_failed_refresh_is_told(store: AccountStore, failure: Exception, status: int) -> None:
-    """Rather than an expired token, a get answers that it was not refreshed, and nothing of the provider's text."""
+async def test_a_failed_refresh_is_told(
+    store: AccountStore, failure: Exception, status: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Rather than an expired token, a get answers that it was not refreshed, and nothing of the provider's text; the
+    log names the document.
+    """
     async with serving(store, refresh=Provider(failure)) as http:
         await http.put(BASE, json=request_of(OAUTH))
         answer = await http.get(BASE, params=AT)
     assert told(answer) == (status, "notRefreshed")
-    assert "zQ7k" not in answer.text
+    assert "zQ7k" not in answer.text + caplog.text
+    assert "a.account: the tokens were not refreshed: the " in caplog.text
 
 
 class Panicked(BaseException):
