@@ -33,6 +33,8 @@ _PUBLICATION = 2.0
 """How long, in seconds, whoever gives up a write waits for what is just being published: a rename that takes longer
 hangs, as on a file server that does not answer.
 """
+_HANGING = 16
+"""How many calls may hang, at least, before others must wait for them."""
 
 
 class Fence:
@@ -82,18 +84,17 @@ class Fence:
 class ThreadPool:
     """Runs a backend's blocking functions, at most `total` at a time.
 
-    A thread cannot be stopped: a call that was cancelled in its midst goes on. Where all threads are busy and it does
-    not end in a moment, it keeps its thread, and another takes its place; so up to `total` calls may hang, and as many
-    go on. The threads do not keep the process from ending.
+    A thread cannot be stopped: a call that was cancelled in its midst goes on, unless what it stands on can be ended.
+    Where all threads are busy and it does not end in a moment, it keeps its thread, and another takes its place; so up
+    to `total` calls may hang, or 16 if that is more, and as many go on as before. The threads do not keep the process
+    from ending.
 
     The threads are its own: on asyncio a hop costs 29 µs, 10 with 64 tasks at once, against 52 and 42 by
     `anyio.to_thread`, with which a local `get` takes 1.6 times as long.
     """
 
-    def __init__(self, total: int, /, on_lost: Callable[[], object] = bool) -> None:
-        """`on_lost` is called when a call keeps its thread."""
+    def __init__(self, total: int, /) -> None:
         self._total = total
-        self._on_lost = on_lost
         self._started = 0
         self._lost = 0
         self._busy = 0
@@ -102,23 +103,24 @@ class ThreadPool:
         self._close = finalize(self, self._calls.put, None)
         self._close.atexit = False
 
-    async def run(self, function: Callable[[], T], /) -> T:
+    async def run(self, function: Callable[[], T], /, give_up: Callable[[], object] = bool) -> T:
         """The function's result, in a thread. A cancelled caller leaves it behind, or withdraws it before it begins.
+        `give_up` is called on the event loop when it is left behind, or has just ended.
 
         Raises:
             UnavailableError: the system has no thread.
             ClosedError: the pool is closed.
         """
-        return await self._run(_Call(function, None))
+        return await self._run(_Call(function, None, give_up))
 
-    async def run_fenced(self, function: Callable[[Fence], T], /) -> T:
+    async def run_fenced(self, function: Callable[[Fence], T], /, give_up: Callable[[], object] = bool) -> T:
         """As `run`, for a function that publishes something behind a fence. Where it is doing so when the caller is
         cancelled, the result comes all the same, unless that takes more than two seconds. Where it has, or may have,
         the write that the caller makes counts as sent.
         """
         hold()
         fence = Fence(releaser())
-        return await self._run(_Call(partial(function, fence), fence))
+        return await self._run(_Call(partial(function, fence), fence, give_up))
 
     async def _run(self, call: _Call[T], /) -> T:
         await checkpoint_if_cancelled()
@@ -205,6 +207,7 @@ class ThreadPool:
     def _leave(self, call: _Call[Any], /) -> None:
         call.wake = None
         self._left[call] = monotonic()
+        call.give_up()
 
     def _leave_publishing(self, call: _Call[Any], /) -> None:
         """Leave a call behind whose publication hangs."""
@@ -214,7 +217,7 @@ class ThreadPool:
 
     async def _replace(self) -> None:
         """Where all threads are busy, wait a moment for the calls that were left behind, and then replace a thread."""
-        while self._left and self._busy >= self._total > self._lost:
+        while self._left and self._busy >= self._total and self._lost < max(self._total, _HANGING):
             call, since = next(iter(self._left.items()))
             if monotonic() < since + _GRACE:
                 await sleep(_GRACE / 50)
@@ -225,7 +228,6 @@ class ThreadPool:
                 self._lost += 1
                 self._started -= 1
                 self._busy -= 1
-                self._on_lost()
 
     def _end(self, call: _Call[Any], /) -> None:
         self._left.pop(call, None)
@@ -264,12 +266,13 @@ def _set(waiter: Any, /) -> None:
 class _Call(Generic[T]):
     """A call in a thread, which wakes the event loop once."""
 
-    __slots__ = ("_end", "_error", "_functions", "_place", "_result", "fence", "lost", "wake")
+    __slots__ = ("_end", "_error", "_functions", "_place", "_result", "fence", "give_up", "lost", "wake")
 
-    def __init__(self, function: Callable[[], T], fence: Fence | None, /) -> None:
+    def __init__(self, function: Callable[[], T], fence: Fence | None, give_up: Callable[[], object], /) -> None:
         self._functions = [function]  # of the thread that pops it to call it, or of the caller who withdraws it
         self._error: BaseException | None = None
         self.fence = fence
+        self.give_up = give_up
         self._place = [True]
         self.lost = False
 

@@ -6,14 +6,22 @@ import ftplib
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from functools import cache
 from importlib import import_module
 from inspect import signature
-from socket import SHUT_RDWR
+from socket import SHUT_RDWR, socket
 from typing import Any
 
 from fsspec.implementations.ftp import FTPFileSystem
 
-from accountstore.backends.base import BackendError, DeniedError, FullError, UnavailableError, classify_error
+from accountstore.backends.base import (
+    BackendError,
+    DeniedError,
+    FullError,
+    UnavailableError,
+    UnsupportedError,
+    classify_error,
+)
 from accountstore.backends.object_store import finalizers
 
 _UNKNOWN_COMMAND = frozenset({"500", "501", "502", "504"})
@@ -22,6 +30,8 @@ _MISSING_OR_FORBIDDEN = "550"
 _REFUSED = frozenset({"534", "550", "553"})
 """Codes by which a server refuses what is there: that something is missing is found out before."""
 _COLUMNS = 9
+_MOST_LISTED = 256 << 20
+"""Bytes of a folder's listing that are taken into memory."""
 TRIES = 5
 """How often what a server refuses is asked for: others may make and remove it between a request and a look."""
 _DENIED_OR_FULL: Mapping[type[BackendError], str] = {
@@ -40,6 +50,31 @@ _OF_SSH: Mapping[type[BackendError], str] = {
 """What is said of the errors of ftplib, and of those of asyncssh, on which sshfs stands, by the classes of ours."""
 
 
+class _EndlessError(Exception):
+    """A listing has more than `_MOST_LISTED` bytes. Its connection is of no use any more."""
+
+
+class _Cuttable:
+    """Mixed into a client of ftplib: it keeps the connection on which data come and go, to be cut off with its own."""
+
+    data: Any = None
+    is_cut = False
+
+    def ntransfercmd(self, *arguments: Any) -> Any:
+        """As ftplib has it, for all transfers."""
+        found: Any = super().ntransfercmd(*arguments)  # type: ignore[misc]  # pyright: ignore[reportAttributeAccessIssue, reportUnknownVariableType, reportUnknownMemberType]
+        self.data = found[0]
+        if self.is_cut:
+            found[0].close()
+            raise ConnectionError
+        return found
+
+
+@cache
+def _cuttable(kind: Any, /) -> Any:
+    return type("_Client", (_Cuttable, kind), {})
+
+
 class _FtpFileSystem(FTPFileSystem):  # type: ignore[misc]  # fsspec has no types
     """fsspec's own, which takes any refusal, busy servers' too, for an empty folder and a missing file.
 
@@ -48,6 +83,10 @@ class _FtpFileSystem(FTPFileSystem):  # type: ignore[misc]  # fsspec has no type
 
     def __del__(self) -> None:
         close(self)  # also where it could not be made
+
+    def _connect(self) -> None:
+        super()._connect()
+        self.ftp.__class__ = _cuttable(self.ftp.__class__)  # fsspec takes the class for itself
 
     def ls(self, path: str, detail: bool = True, **options: Any) -> list[Any]:
         """The entries of a folder. Raises `FileNotFoundError` where the folder above does not have it, else what the
@@ -83,7 +122,16 @@ class _FtpFileSystem(FTPFileSystem):  # type: ignore[misc]  # fsspec has no type
 
     def _lines(self, command: str, /) -> list[str]:
         pieces: list[bytes] = []
-        ending = self.ftp.retrbinary(command, pieces.append)
+        left = _MOST_LISTED
+
+        def take(piece: bytes) -> None:
+            nonlocal left
+            left -= len(piece)
+            if left < 0:
+                raise _EndlessError
+            pieces.append(piece)
+
+        ending = self.ftp.retrbinary(command, take)
         if "failed to open" in ending:  # vsftpd: "226 Transfer done (but failed to open directory)."
             raise ftplib.error_perm("550")  # noqa: S321 -- the client's own
         text = b"".join(pieces).decode(self.encoding, "surrogateescape")
@@ -171,6 +219,10 @@ def _sftp_entries(fs: Any, path: str, /) -> Iterator[Any]:
 def meaning(error: Exception, /) -> Exception:
     """What an error of a client's own means; itself, where it is none."""
     kind = classify_error(error)
+    if isinstance(error, _EndlessError):
+        return kind(f"the folder's listing has more than {_MOST_LISTED >> 20} MiB")
+    if type(error) is NotImplementedError:
+        return UnsupportedError("the protocol has no such request")
     if isinstance(error, ftplib.Error):
         code = _code(error)
         kind = DeniedError if code in _REFUSED else kind
@@ -195,6 +247,21 @@ def _code(error: ftplib.Error, /) -> str:
     return found[0] if found else "no code"
 
 
+def shut(fs: Any, /) -> None:
+    """Cut off the connections of a blocking filesystem for FTP or SFTP, so that a call under way on them ends, and
+    sends nothing more. It does not block.
+    """
+    client: Any = getattr(fs, "client", None)
+    ftp: Any = getattr(fs, "ftp", None)
+    if isinstance(ftp, _Cuttable):
+        ftp.is_cut = True
+    transport = client.get_transport() if hasattr(client, "get_transport") else None
+    for sock in (getattr(ftp, "sock", None), getattr(ftp, "data", None), getattr(transport, "sock", None)):
+        if isinstance(sock, socket):
+            with suppress(OSError):
+                socket.shutdown(sock, SHUT_RDWR)  # that of TLS would let what is just sent leave as it stands
+
+
 def close(fs: Any, /) -> None:
     """Close what a filesystem, if there is one, holds open: fsspec has no method for that.
 
@@ -205,9 +272,7 @@ def close(fs: Any, /) -> None:
         for finalizer in finalizers(fs):
             finalizer()
         return
-    if isinstance(ftp := getattr(fs, "ftp", None), ftplib.FTP):
-        with suppress(Exception):
-            ftp.sock.shutdown(SHUT_RDWR)  # type: ignore[union-attr]  # its own `close` waits for a call that reads
+    shut(fs)  # ftplib's own `close` waits for a call that reads
     for name in ("client", "ftp"):  # paramiko's connection first: its channel's `close` waits for a call that writes
         end = getattr(getattr(fs, name, None), "close", None)
         if end is not None:

@@ -7,15 +7,16 @@ with such abilities deserves a backend of its own.
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Callable, Generator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
+from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from importlib import import_module
-from typing import Any, TypeAlias, TypeVar, cast
+from inspect import iscoroutinefunction
+from typing import Any, TypeVar, cast
 
 from anyio import to_thread
 
+from accountstore.aio.ending import Standing
 from accountstore.aio.threads import Fence, Lazy, ThreadPool, run_alone
 from accountstore.backends.base import (
     BackendError,
@@ -37,23 +38,20 @@ from accountstore.backends.base import (
     only_version,
     pages_by_cursor,
 )
-from accountstore.backends.file_servers import TRIES, close, entries_of, is_ambiguous, is_lost, meaning
+from accountstore.backends.file_servers import TRIES, close, entries_of, is_ambiguous, is_lost, meaning, shut
 from accountstore.backends.filesystems import filesystem_of
 from accountstore.backends.logs import quiet
-from accountstore.backends.moments import as_utc
+from accountstore.backends.walks import Rest, entries, stat_of, step
 from accountstore.backends.web_pages import is_listing, links_to_a_document
 from accountstore.errors import AccountStoreError
-from accountstore.validation import join
 
 T = TypeVar("T")
-_Folders: TypeAlias = list[str] | None
 
 _THREADS = 16
 _PAGE = 64 << 10  # bytes that tell what a web page is
+_MOST_READ = 64 << 20  # bytes of a document whose size is only known when it is read
 _LOST = frozenset({BackendError, UnavailableError})  # after which the connection may be
 _OF_DOCUMENTS = frozenset({NotFoundError, ExistsError, NotRegularError})
-# The names under which fsspec's filesystems give a modification time.
-_TIMES = ("mtime", "last_modified", "LastModified", "modified", "updated", "modify")
 
 
 class FsspecBackend:
@@ -62,7 +60,8 @@ class FsspecBackend:
     fsspec does not promise that a blocking filesystem may be used by two threads, so it gets one; an asynchronous one
     runs on fsspec's own event loop and takes many. Only methods that do not expand names are called. The next call
     connects anew after an error that means a lost connection, of a blocking one that may mean it, and after a blocking
-    call that hung: that one keeps its thread, and its connection is closed. What was given up sends nothing more.
+    call that was given up: its connection is cut off, as the request of an asynchronous one is cancelled, so that it
+    ends and sends nothing more.
     """
 
     capabilities: Capabilities = Capabilities(create=False, update=False, atomic=False, durable=False, folders=True)
@@ -72,24 +71,33 @@ class FsspecBackend:
         self._connection: Lazy[Any] = Lazy(partial(_connect, connect))
         self._root = root.rstrip("/")
         self._parallel = parallel
-        self._threads = ThreadPool(_THREADS) if parallel else ThreadPool(1, self._renew)
+        self._threads = ThreadPool(_THREADS if parallel else 1)
 
-    def _renew(self) -> None:
-        """Leave the connection to the call that hangs on it, or while it is made, and close it, which may hang too."""
-        left, self._connection = self._connection, Lazy(partial(_connect, self._connect))
-        run_alone(partial(close, left.take()))
+    def _leave(self, connection: Lazy[Any], /) -> Any:
+        """Leave the connection to the call that is on it, or while it is made: the next call makes another. Its
+        filesystem, if it was made.
+        """
+        if connection is self._connection:
+            self._connection = Lazy(partial(_connect, self._connect))
+        return connection.take()
+
+    def _cut(self, connection: Lazy[Any], /) -> None:
+        """End the call that is on the connection."""
+        fs = self._leave(connection)
+        shut(fs)
+        run_alone(partial(close, fs))  # which may hang
 
     @contextmanager
-    def _use(self) -> Generator[Any]:
+    def _use(self, call: Standing, /) -> Generator[Any]:
         """The filesystem, for one call."""
         connection = self._connection
-        with quiet():
+        with quiet(), nullcontext() if self._parallel else call.on(partial(self._cut, connection)):
             fs = connection.get()
             if connection is not self._connection:  # the call was given up while it connected
                 close(fs)
                 raise UnavailableError("it was given up", sent=False)
             try:
-                yield fs
+                yield _Requests(fs, call) if fs.async_impl else fs
             except Exception as error:
                 lost = is_lost(error) if self._parallel else classify_error(error) in _LOST
                 if lost and not isinstance(error, AccountStoreError):
@@ -99,74 +107,86 @@ class FsspecBackend:
                 if told is error:
                     raise
                 raise told from None
+            finally:
+                if connection is not self._connection:  # a client may have connected anew
+                    close(fs)
+
+    async def _run(self, function: Callable[[Standing], T], /) -> T:
+        call = Standing()
+        return await self._threads.run(partial(function, call), call.give_up)
+
+    async def _change(self, function: Callable[[Standing, Fence], T], /) -> T:
+        call = Standing()
+        return await self._threads.run_fenced(partial(function, call), call.give_up)
 
     def _path(self, key: str, /) -> str:
         return f"{self._root}/{key}" if key else self._root or "/"
 
     async def read(self, key: str, /, *, limit: int) -> Blob:
-        return await self._threads.run(partial(self._read, key, limit))
+        return await self._run(partial(self._read, key, limit))
 
-    def _read(self, key: str, limit: int, /) -> Blob:
+    def _read(self, key: str, limit: int, call: Standing, /) -> Blob:
         path = self._path(key)
-        with self._use() as fs:
+        with self._use(call) as fs:
             data = _content(fs, path, limit + 1)
         check_size(len(data), limit)
         return Blob(data, Stat(key, len(data), digest(data), None))
 
     async def write(self, key: str, data: bytes, /, *, mode: WriteMode, write_token: str = "") -> Stat:
-        return await self._threads.run_fenced(partial(self._write, key, data))
+        return await self._change(partial(self._write, key, data))
 
-    def _write(self, key: str, data: bytes, fence: Fence, /) -> Stat:
-        with self._use() as fs:
+    def _write(self, key: str, data: bytes, call: Standing, fence: Fence, /) -> Stat:
+        with self._use(call) as fs:
             _put(fs, self._path(key), data, fence)
         return Stat(key, len(data), digest(data), None)
 
     async def stat(self, key: str, /) -> Stat:
-        return await self._threads.run(partial(self._stat, key))
+        return await self._run(partial(self._stat, key))
 
-    def _stat(self, key: str, /) -> Stat:
-        with self._use() as fs:
-            info = _info(fs, self._path(key))
-        if info["type"] != "file":
-            raise NotRegularError("is not a regular file")
-        return _stat_of(key, info)
+    def _stat(self, key: str, call: Standing, /) -> Stat:
+        with self._use(call) as fs:
+            info = _info(fs, path := self._path(key))
+            if info["type"] != "file":
+                raise NotRegularError("is not a regular file")
+            if info["size"] is None:  # a web server may not tell it, or only that of what is packed
+                info = info | {"size": len(_content(fs, path, _MOST_READ))}
+        return stat_of(key, info)
 
     async def delete(self, key: str, /, *, version: Version | None = None) -> None:
-        await self._threads.run_fenced(partial(self._delete, key))
+        await self._change(partial(self._delete, key))
 
-    def _delete(self, key: str, fence: Fence, /) -> None:
-        with self._use() as fs:
+    def _delete(self, key: str, call: Standing, fence: Fence, /) -> None:
+        with self._use(call) as fs:
             _remove(fs, self._path(key), fence)
 
     def scan(self, prefix: str, /, *, recursive: bool) -> AsyncIterator[Sequence[Stat]]:
         return pages_by_cursor(partial(self._page, prefix, recursive))
 
-    async def _page(self, prefix: str, recursive: bool, folders: _Folders, /) -> tuple[list[Stat], _Folders]:
-        return await self._threads.run(partial(self._last, prefix, recursive, folders or [prefix]))
+    async def _page(self, prefix: str, recursive: bool, rest: Rest | None, /) -> tuple[list[Stat], Rest | None]:
+        return await self._run(partial(self._last, prefix, recursive, rest or Rest([(prefix, ())])))
 
-    def _last(self, prefix: str, recursive: bool, folders: list[str], /) -> tuple[list[Stat], _Folders]:
-        """What is in the last of these folders, and the folders that are left, if there are any."""
-        *rest, folder = folders
+    def _last(self, prefix: str, recursive: bool, rest: Rest, call: Standing, /) -> tuple[list[Stat], Rest | None]:
+        """What is in the last of these folders, and what is left, if anything is."""
+        folder = rest.folders[-1][0]
         path = self._path(folder)
-        entries: Any = ()
-        page: list[Stat] = []
-        with self._use() as fs:
+        infos: Any = ()
+        closed: list[Stat] = []
+        with self._use(call) as fs:
             try:
-                entries = entries_of(fs, path)
-                if not entries and "http" in fs.protocol:
+                infos = entries_of(fs, path)
+                if not infos and "http" in fs.protocol:
                     _check_listing(fs, path)
             except Exception as error:
                 told = _told(fs, meaning(error))
                 if isinstance(told, PermissionError) and folder != prefix:
-                    page.append(Stat(f"{folder}/", 0, None, None, instead="a folder that may not be read"))
+                    closed.append(Stat(f"{folder}/", 0, None, None, instead="a folder that may not be read"))
                 elif not isinstance(told, FileNotFoundError | NotADirectoryError):
                     raise
-        for stat in filter(None, (_found(folder, path, info) for info in entries)):
-            if recursive and stat.key.endswith("/") and not stat.instead:
-                rest.append(stat.key[:-1])
-            else:
-                page.append(stat)
-        return page, rest or None
+        found = entries(folder, path, infos)
+        if not recursive:
+            return [stat for stat, _ in found], None
+        page, left = step(found, rest)
+        return closed + page, left
 
     async def versioned(self) -> bool | None:
         return None
@@ -181,8 +201,25 @@ class FsspecBackend:
         return await self._threads.run(self._connection.get), self._root or "/"
 
     async def aclose(self) -> None:
-        await self._threads.run(lambda: close(self._connection.take()))
         self._threads.close()
+        await ThreadPool(1).run(partial(close, self._leave(self._connection)))  # whatever hangs in the others
+
+
+class _Requests:
+    """An asynchronous filesystem, for one call: what it is asked for is cancelled when the call is given up."""
+
+    def __init__(self, fs: Any, call: Standing, /) -> None:
+        self._fs = fs
+        self._call = call
+
+    def __getattr__(self, name: str, /) -> Any:
+        method = getattr(self._fs, name)
+        if not iscoroutinefunction(getattr(method, "__wrapped__", None)):
+            return method
+        return partial(self.result, getattr(self._fs, f"_{name}"))  # of which fsspec makes the blocking one
+
+    def result(self, request: Callable[..., Coroutine[Any, Any, T]], /, *arguments: Any, **options: Any) -> T:
+        return self._call.result(partial(request, *arguments, **options), self._fs.loop)
 
 
 def _connect(connect: Callable[[], Any], /) -> Any:
@@ -231,7 +268,10 @@ def _put(fs: Any, path: str, data: bytes, fence: Fence, /) -> None:
     for tries in range(1, TRIES + 1):
         try:
             _leave(fence)
-            fs.pipe_file(path, data)
+            # What is cut off may leave a part of a file, so whoever gives up waits a moment for its end. Not on HTTP,
+            # whose requests are whole.
+            with nullcontext() if "http" in fs.protocol else fence:
+                fs.pipe_file(path, data)
         except AccountStoreError:
             raise
         except Exception as error:  # a missing folder has no error in common; any other comes again
@@ -264,13 +304,8 @@ def _first(fs: Any, path: str, size: int, /) -> bytes:
     """The first bytes of a file."""
     if "http" not in fs.protocol:
         return bytes(fs.cat_file(path, start=0, end=size))
-    # The server may send all for a part, and packed, and the client would take it into memory. With a size that file
-    # does not ask for its own.
-    found = bytearray()
-    with fs.open(path, "rb", block_size=0, size=1) as file:
-        while chunk := file.read(size - len(found)):
-            found += chunk
-    return bytes(found)
+    http: Any = import_module("accountstore.backends.http")
+    return bytes(fs.result(http.first_bytes, fs, path, size))
 
 
 def _check_listing(fs: Any, path: str, /) -> None:
@@ -326,40 +361,6 @@ def _make(fs: Any, folder: str, /) -> None:
                 raise
         else:
             return
-
-
-def _found(folder: str, path: str, info: Mapping[str, Any], /) -> Stat | None:
-    """What a listing says of an entry; a folder's key ends in a slash. None: it is the folder itself."""
-    # With one slash at the end at most: more than that is the name of something else.
-    name = info["name"].removesuffix("/").rpartition("/")[2]
-    if not name or info["name"].strip("/") == path.strip("/"):
-        return None
-    key = join(folder, name)
-    if info["type"] == "file" and not info["name"].endswith("/"):
-        return _stat_of(key, info)
-    if info["type"] != "directory":
-        return Stat(key, 0, None, None, instead="a symbolic link" if info["type"] == "link" else "no regular file")
-    odd = re.search("[\ud800-\udfff]", name)  # which cannot be asked for
-    return Stat(f"{key}/", 0, None, None, instead="a folder whose name is not UTF-8" if odd else "")
-
-
-def _stat_of(key: str, info: Mapping[str, Any], /) -> Stat:
-    modified = None
-    with suppress(ValueError, OverflowError, OSError):  # no moment, or one that a calendar does not have
-        modified = next(filter(None, map(_moment, map(info.get, _TIMES))), None)
-    return Stat(key, int(info["size"] or 0), None, modified)
-
-
-def _moment(value: object, /) -> datetime | None:
-    match value:
-        case datetime():
-            return as_utc(value)
-        case float() | int():
-            return datetime.fromtimestamp(value, UTC)
-        case str() if value[:14].isdigit() and len(value) >= 14:  # FTP (RFC 3659 section 2.3)
-            return datetime.strptime(value[:14] + "Z", "%Y%m%d%H%M%S%z")
-        case _:
-            return None
 
 
 async def open_backend(url: str, options: Mapping[str, object], /) -> FsspecBackend:

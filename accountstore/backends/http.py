@@ -10,10 +10,11 @@ from typing import Any
 import aiohttp
 from yarl import URL
 
+from accountstore.backends.base import BackendError
 from accountstore.backends.kinds import FLAG, NUMBER, TABLE, WHOLE, Kinds
 from accountstore.backends.object_store import error_for_status, unanswered
 from accountstore.backends.options import check_kinds, check_names
-from accountstore.backends.sessions import BoundedAnswer
+from accountstore.backends.sessions import BoundedAnswer, read_at_most
 
 _MISSING = frozenset({404, 410})
 _BOTH: Kinds = {
@@ -61,10 +62,20 @@ async def _stay(_session: object, _context: object, redirect: aiohttp.TraceReque
         raise error_for_status(answer.status)
 
 
+async def first_bytes(fs: Any, url: str, size: int, /) -> bytes:
+    """The first bytes of a file. The server may send all for a part, and packed; fsspec would take it into memory."""
+    session = await fs.set_session()
+    async with session.get(fs.encode_url(url), **fs.kwargs) as answer:
+        fs._raise_not_found_for_status(answer, url)  # noqa: SLF001 -- as fsspec's own reads
+        return await read_at_most(answer.content, size - 1)
+
+
 def http_error(error: Exception, /) -> Exception:
     """What an error means. `info` calls a file missing whatever failed; only 404 and 410 say so (RFC 9110)."""
     if isinstance(error, FileNotFoundError) and isinstance(error.__cause__, Exception):
         error = error.__cause__
+    if isinstance(error, aiohttp.TooManyRedirects):
+        return BackendError("the server redirects too often, as where it goes round in a circle")
     status = getattr(error, "status", None)
     if isinstance(status, int):
         return FileNotFoundError(str(status)) if status in _MISSING else error_for_status(status)

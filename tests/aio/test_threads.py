@@ -171,6 +171,28 @@ def test_a_program_ends_although_a_call_hangs(backend: str) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "left\nends\n", "")
 
 
+async def test_as_many_calls_may_hang_as_are_few() -> None:
+    """Sixteen calls that hang keep the only thread of a pool from nobody; whoever gives one up is told to end it."""
+    pool = ThreadPool(1)
+    go_on, told = threading.Event(), list[str]()
+    for _ in range(16):
+        entered = threading.Event()
+
+        def hang(entered: threading.Event = entered) -> None:
+            entered.set()
+            assert go_on.wait(HUNG)
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(partial(pool.run, hang, give_up=lambda: told.append("it")))
+            while not entered.is_set():
+                await anyio.sleep(0.001)
+            tasks.cancel_scope.cancel()
+    assert await pool.run(int, give_up=lambda: told.append("not this")) == 0
+    assert told == ["it"] * 16
+    go_on.set()
+    pool.close()
+
+
 def test_a_lazy_thing_is_made_once_until_it_is_taken() -> None:
     """All threads get the one that the first of them makes; after it was taken out, another one."""
     together = threading.Barrier(TOTAL)

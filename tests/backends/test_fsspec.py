@@ -36,6 +36,7 @@ from accountstore.backends.base import (
     NotRegularError,
     TooLargeError,
     UnavailableError,
+    UnsupportedError,
     classify_error,
 )
 from accountstore.backends.fsspec import FsspecBackend, open_backend
@@ -281,6 +282,20 @@ async def test_an_ftp_folder_is_empty_where_the_server_says_so(
     except Exception as error:
         seen = classify_error(error)
     assert seen == found
+    await backend.aclose()
+
+
+async def test_an_ftp_listing_without_end_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No more of a listing is taken into memory than a folder may have; the next call connects anew."""
+    answers: dict[str, bytes | str] = {"MLSD /m": b"type=file;size=1; a.account\n226 done"}
+    backend = _ftp_over(answers, monkeypatch)
+    monkeypatch.setattr(file_servers, "_MOST_LISTED", 27)
+    before = (await backend.filesystem())[0]
+    assert [stat.key async for page in backend.scan("m", recursive=False) for stat in page] == ["m/a.account"]
+    monkeypatch.setattr(file_servers, "_MOST_LISTED", 26)
+    with pytest.raises(BackendError, match="listing has more than"):
+        await anext(backend.scan("m", recursive=False))
+    assert (await backend.filesystem())[0] is not before
     await backend.aclose()
 
 
@@ -604,6 +619,38 @@ async def test_a_web_server_leads_to_no_other_and_a_write_nowhere() -> None:
             thread.join()
 
 
+class _Circling(BaseHTTPRequestHandler):
+    """A web server that sends everybody to where they are."""
+
+    def do_GET(self) -> None:
+        self.send_response(302)
+        self.send_header("Location", self.path)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    do_HEAD = do_GET  # noqa: N815 -- as above
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 -- the base's name
+        pass
+
+
+async def test_redirects_in_a_circle_are_told_as_such() -> None:
+    """The error of a read says what the server does."""
+    pytest.importorskip("aiohttp")
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Circling) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        backend = await open_backend(f"http://127.0.0.1:{server.server_port}", {})
+        try:
+            for call in (backend.read("a.account", limit=100), backend.stat("a.account")):
+                with pytest.raises(BackendError, match="redirects too often"):
+                    await call
+        finally:
+            await backend.aclose()
+            await to_thread.run_sync(server.shutdown)
+            thread.join()
+
+
 class _Refusing(BaseHTTPRequestHandler):
     """A web server that answers with the status in the path."""
 
@@ -789,6 +836,8 @@ class _Odd(MemoryFileSystem):  # type: ignore[misc]  # fsspec has no types
 
     def rm_file(self, path: str) -> None:
         self.written.append(path)
+        if "kept" in path:
+            raise NotImplementedError
 
     def ls(self, path: str, detail: bool = True, **options: Any) -> list[dict[str, Any]]:
         return self.ENTRIES
@@ -809,6 +858,16 @@ async def test_an_odd_entry_hides_no_other_and_is_told(odd: FsspecBackend) -> No
     assert [stat.key for stat in found] == [entry["name"].removeprefix("/root/") for entry in _Odd.ENTRIES]
     assert [stat.instead for stat in found if stat.instead] == ["a symbolic link", "no regular file"]
     assert [stat.key for stat in found if stat.modified] == ["a.account"]
+    await odd.aclose()
+
+
+async def test_what_a_protocol_does_not_have_is_unsupported(
+    odd: FsspecBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A client that has no request to delete, as that for HTTP, has not failed."""
+    monkeypatch.setattr(_Odd, "info", Mock(return_value={"name": "/root/kept.account", "type": "file", "size": 1}))
+    with pytest.raises(UnsupportedError, match="no such request"):
+        await odd.delete("kept.account")
     await odd.aclose()
 
 
