@@ -49,7 +49,7 @@ T = TypeVar("T")
 
 _THREADS = 16
 _PAGE = 64 << 10  # bytes that tell what a web page is
-_MOST_READ = 64 << 20  # bytes of a document whose size is only known when it is read
+_MOST_READ = 4 << 20  # bytes of a document whose size is only known when it is read; a longer one counts as so long
 _LOST = frozenset({BackendError, UnavailableError})  # after which the connection may be
 _OF_DOCUMENTS = frozenset({NotFoundError, ExistsError, NotRegularError})
 
