@@ -16,7 +16,7 @@ from typing import Any, TypeVar, cast
 
 from anyio import to_thread
 
-from accountstore.aio.ending import Standing
+from accountstore.aio.abort import AbortHandle
 from accountstore.aio.threads import Fence, Lazy, ThreadPool, run_alone
 from accountstore.backends.base import (
     BackendError,
@@ -88,10 +88,10 @@ class FsspecBackend:
         run_alone(partial(close, fs))  # which may hang
 
     @contextmanager
-    def _use(self, call: Standing, /) -> Generator[Any]:
+    def _use(self, call: AbortHandle, /) -> Generator[Any]:
         """The filesystem, for one call."""
         connection = self._connection
-        with quiet(), nullcontext() if self._parallel else call.on(partial(self._cut, connection)):
+        with quiet(), nullcontext() if self._parallel else call.aborted_by(partial(self._cut, connection)):
             fs = connection.get()
             if connection is not self._connection:  # the call was given up while it connected
                 close(fs)
@@ -111,13 +111,13 @@ class FsspecBackend:
                 if connection is not self._connection:  # a client may have connected anew
                     close(fs)
 
-    async def _run(self, function: Callable[[Standing], T], /) -> T:
-        call = Standing()
-        return await self._threads.run(partial(function, call), call.give_up)
+    async def _run(self, function: Callable[[AbortHandle], T], /) -> T:
+        call = AbortHandle()
+        return await self._threads.run(partial(function, call), call.abort)
 
-    async def _change(self, function: Callable[[Standing, Fence], T], /) -> T:
-        call = Standing()
-        return await self._threads.run_fenced(partial(function, call), call.give_up)
+    async def _change(self, function: Callable[[AbortHandle, Fence], T], /) -> T:
+        call = AbortHandle()
+        return await self._threads.run_fenced(partial(function, call), call.abort)
 
     def _path(self, key: str, /) -> str:
         return f"{self._root}/{key}" if key else self._root or "/"
@@ -125,7 +125,7 @@ class FsspecBackend:
     async def read(self, key: str, /, *, limit: int) -> Blob:
         return await self._run(partial(self._read, key, limit))
 
-    def _read(self, key: str, limit: int, call: Standing, /) -> Blob:
+    def _read(self, key: str, limit: int, call: AbortHandle, /) -> Blob:
         path = self._path(key)
         with self._use(call) as fs:
             data = _content(fs, path, limit + 1)
@@ -135,7 +135,7 @@ class FsspecBackend:
     async def write(self, key: str, data: bytes, /, *, mode: WriteMode, write_token: str = "") -> Stat:
         return await self._change(partial(self._write, key, data))
 
-    def _write(self, key: str, data: bytes, call: Standing, fence: Fence, /) -> Stat:
+    def _write(self, key: str, data: bytes, call: AbortHandle, fence: Fence, /) -> Stat:
         with self._use(call) as fs:
             _put(fs, self._path(key), data, fence)
         return Stat(key, len(data), digest(data), None)
@@ -143,7 +143,7 @@ class FsspecBackend:
     async def stat(self, key: str, /) -> Stat:
         return await self._run(partial(self._stat, key))
 
-    def _stat(self, key: str, call: Standing, /) -> Stat:
+    def _stat(self, key: str, call: AbortHandle, /) -> Stat:
         with self._use(call) as fs:
             info = _info(fs, path := self._path(key))
             if info["type"] != "file":
@@ -155,7 +155,7 @@ class FsspecBackend:
     async def delete(self, key: str, /, *, version: Version | None = None) -> None:
         await self._change(partial(self._delete, key))
 
-    def _delete(self, key: str, call: Standing, fence: Fence, /) -> None:
+    def _delete(self, key: str, call: AbortHandle, fence: Fence, /) -> None:
         with self._use(call) as fs:
             _remove(fs, self._path(key), fence)
 
@@ -165,7 +165,7 @@ class FsspecBackend:
     async def _page(self, prefix: str, recursive: bool, rest: Rest | None, /) -> tuple[list[Stat], Rest | None]:
         return await self._run(partial(self._last, prefix, recursive, rest or Rest([(prefix, ())])))
 
-    def _last(self, prefix: str, recursive: bool, rest: Rest, call: Standing, /) -> tuple[list[Stat], Rest | None]:
+    def _last(self, prefix: str, recursive: bool, rest: Rest, call: AbortHandle, /) -> tuple[list[Stat], Rest | None]:
         """What is in the last of these folders, and what is left, if anything is."""
         folder = rest.folders[-1][0]
         path = self._path(folder)
@@ -208,7 +208,7 @@ class FsspecBackend:
 class _Requests:
     """An asynchronous filesystem, for one call: what it is asked for is cancelled when the call is given up."""
 
-    def __init__(self, fs: Any, call: Standing, /) -> None:
+    def __init__(self, fs: Any, call: AbortHandle, /) -> None:
         self._fs = fs
         self._call = call
 

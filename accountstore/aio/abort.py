@@ -1,4 +1,4 @@
-"""What a blocking call stands on, which ends when the call is given up."""
+"""Aborting a blocking call: what it waits on is ended from outside."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from accountstore.errors import UnavailableError
 T = TypeVar("T")
 
 
-class Standing:
-    """What one call stands on: a connection, or the requests that it makes on an event loop in another thread.
+class AbortHandle:
+    """Aborts one call, by ending what it waits on: a connection, or a request on an event loop in another thread.
 
-    What it is asked for raises `UnavailableError` once the call was given up.
+    Whatever the call begins after that raises `UnavailableError`.
     """
 
     def __init__(self) -> None:
         self._turn = Lock()
-        self._given_up = False
+        self._aborted = False
         self._end: Callable[[], object] = bool
 
-    def give_up(self) -> None:
-        """End what the call stands on, so that the call ends and sends nothing more."""
+    def abort(self) -> None:
+        """End what the call waits on, so that the call ends and sends nothing more."""
         with self._turn:
-            self._given_up = True
+            self._aborted = True
             self._end()
 
     @contextmanager
-    def on(self, end: Callable[[], object], /) -> Generator[None]:
-        """A block that `end` ends. It is called on the event loop, so it must not block."""
+    def aborted_by(self, end: Callable[[], object], /) -> Generator[None]:
+        """A block that `end` aborts. It is called on the event loop, so it must not block."""
         with self._turn:
             self._check()
             self._end = end
@@ -52,5 +52,5 @@ class Standing:
         return future.result()
 
     def _check(self) -> None:
-        if self._given_up:
+        if self._aborted:
             raise UnavailableError("it was given up", sent=False)
