@@ -3,8 +3,29 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Awaitable, Callable
+from typing import NamedTuple, TypeVar
 
-from accountstore.backends.base import BackendError, Blob, ConflictError, Stat, UnavailableError, Version
+from accountstore.aio.pages import Paged
+from accountstore.backends.base import (
+    BackendError,
+    Blob,
+    ConflictError,
+    Stat,
+    UnavailableError,
+    Version,
+    pages_by_cursor,
+)
+
+T = TypeVar("T")
+
+
+class _Mark(NamedTuple):
+    """Where a listing goes on, after so many pages; `earlier` is a mark before it, which a circle comes back to."""
+
+    text: str
+    earlier: str
+    pages: int
 
 
 def whole_blob(data: bytes, stat: Stat, /) -> Blob:
@@ -42,6 +63,25 @@ def size_of(length: object, /) -> int:
     if length is None:
         raise BackendError("the server gives no length (Content-Length) of the document")
     return int(str(length))
+
+
+def pages_by_mark(fetch: Callable[[str | None], Awaitable[tuple[T, str | None]]], /) -> Paged[T]:
+    """As `pages_by_cursor`. Raises `BackendError` where a mark is empty, or the marks go round in a circle.
+
+    That is found by Brent's method, in the memory of two marks: each is compared with that of the last page whose
+    number is a power of two.
+    """
+
+    async def page(mark: _Mark | None) -> tuple[T, _Mark | None]:
+        found, text = await fetch(mark.text if mark else None)
+        if text is None:
+            return found, None
+        earlier, pages = (mark.earlier, mark.pages + 1) if mark else ("", 1)
+        if text in {"", earlier}:
+            raise cut_off()
+        return found, _Mark(text, earlier if pages & (pages - 1) else text, pages)
+
+    return pages_by_cursor(page)
 
 
 def cut_off() -> BackendError:

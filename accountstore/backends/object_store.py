@@ -18,7 +18,7 @@ from anyio.lowlevel import checkpoint_if_cancelled
 from accountstore.aio.loops import AsyncioBridge, on_asyncio
 from accountstore.aio.sending import has_left, hold
 from accountstore.aio.threads import Lazy, ThreadPool
-from accountstore.backends.answers import cut_off
+from accountstore.backends.answers import pages_by_mark
 from accountstore.backends.base import (
     BackendError,
     Capabilities,
@@ -34,7 +34,6 @@ from accountstore.backends.base import (
     Usage,
     Version,
     WriteMode,
-    pages_by_cursor,
 )
 from accountstore.backends.kinds import SCHEMES
 from accountstore.backends.logs import quiet, quietly
@@ -270,18 +269,15 @@ class ObjectStore(Bucket[T]):
 
     def scan(self, prefix: str, /, *, recursive: bool) -> AsyncIterator[Sequence[Stat]]:
         start = self._prefix + (f"{prefix}/" if prefix else "")
-        return pages_by_cursor(partial(self._found, start, recursive))
+        return pages_by_mark(partial(self._found, start, recursive))
 
     @on_asyncio
     async def _found(self, start: str, recursive: bool, cursor: str | None, /) -> tuple[list[Stat], str | None]:
         """A page of keys, whatever they are: the store shows those that a location names."""
         try:
-            page, following = await self._page(start, recursive, cursor)
+            return await self._page(start, recursive, cursor)
         except NotFoundError:  # a listing is of the bucket
             raise error_for_status(404, "NoSuchBucket") from None
-        if following is not None and following in {"", cursor}:
-            raise cut_off()
-        return page, following
 
     @abstractmethod
     def _page(

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import socket
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import pytest
 from cloudtargets import AT, BUCKET, CALLS, NEW, OLD, Target, by_fsspec, on_asyncio, on_each_target
 
 from accountstore import AccountStore, BackendError, DeniedError, Folder, Location, UnavailableError, UncertainError
+from accountstore.backends.answers import pages_by_mark
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from cloudstub import Stub
 
 pytestmark = [pytest.mark.anyio, pytest.mark.once, on_asyncio]
@@ -100,6 +104,19 @@ def gcs_page(*names: str, more: str) -> str:
     return json.dumps({"items": items, "nextPageToken": more})
 
 
+def azure_page(*blobs: str, more: str = "") -> str:
+    """A page of a listing of Azure."""
+    rows = f"<Blobs>{''.join(blobs)}</Blobs><NextMarker>{more}</NextMarker>"
+    return f'<?xml version="1.0"?><EnumerationResults>{rows}</EnumerationResults>'
+
+
+def blob(name: str, tag: str) -> str:
+    """A blob in such a page; `name` is its element."""
+    moment = "<Last-Modified>Thu, 01 Jan 2026 00:00:00 GMT</Last-Modified>"
+    about = f"{moment}{tag}<Content-Length>2</Content-Length><Content-Type>x/y</Content-Type>"
+    return f"<Blob>{name}<Properties>{about}<BlobType>BlockBlob</BlobType></Properties></Blob>"
+
+
 OLDER = "<NextMarker>p/f/b.account</NextMarker>"
 SAME = "<NextContinuationToken>x</NextContinuationToken>"
 CUT = {
@@ -126,24 +143,77 @@ async def test_a_listing_that_stops_or_goes_round_is_an_error(stub: Stub, case: 
             _ = [entry async for entry in store.list(AT.folder, recursive=recursive)]
 
 
+def azure_circle(mark: str) -> str:
+    """A page of a listing of Azure that goes on at a mark."""
+    return azure_page(blob("<Name>p/f/a.account</Name>", "<Etag>0x1</Etag>"), more=mark)
+
+
+def s3_circle(mark: str) -> str:
+    """As above, of S3."""
+    return s3_page("a", more=f"<NextContinuationToken>{mark}</NextContinuationToken>")
+
+
+def gcs_circle(mark: str) -> str:
+    """As above, of Google's."""
+    return gcs_page("a", more=mark)
+
+
+ROUNDS: dict[str, Callable[[str], str]] = {"s3": s3_circle, "gcs": gcs_circle, "azure": azure_circle}
+
+
+def go_round(stub: Stub, marks: str, page: Callable[[str], str]) -> None:
+    """Let the stub's listing go on at one mark after another, and at the first again."""
+    answer = {"kind": "answer", "status": 200, "op": "list", "headers": {"Content-Type": "application/xml"}}
+    stub.faults([{"nth": n + 1, **answer, "body": page(marks[n % len(marks)])} for n in range(99)])
+
+
+@pytest.mark.parametrize("service", ROUNDS)
+@pytest.mark.parametrize("marks", ["xy", "vwxyz"])
+@pytest.mark.parametrize("recursive", [True, False])
+async def test_a_listing_that_goes_round_by_several_marks_is_an_error(
+    stub: Stub, service: str, marks: str, recursive: bool
+) -> None:
+    """A circle of any length ends: no more pages are asked for than a few times round it."""
+    go_round(stub, marks, ROUNDS[service])
+    async with AccountStore.open(Target(service, "fsspec").config(stub.url)) as store:  # type: ignore[arg-type]
+        with pytest.raises(BackendError, match="the listing is cut off"):
+            _ = [entry async for entry in store.list(AT.folder, recursive=recursive)]
+    assert stub.count() <= 4 * len(marks)
+
+
+async def test_versions_that_go_round_are_an_error(stub: Stub) -> None:
+    """What is kept of a document is listed by the same marks."""
+    go_round(stub, "xy", gcs_circle)
+    async with AccountStore.open(Target("gcs", "fsspec").config(stub.url)) as store:
+        with pytest.raises(BackendError, match="the listing is cut off"):
+            await store.versions(AT)
+
+
+async def test_a_page_that_is_asked_for_twice_is_no_circle() -> None:
+    """Each page of a long listing that fails, or is lost, the first time comes in its turn."""
+    asked: list[str | None] = []
+
+    async def fetch(mark: str | None) -> tuple[int, str | None]:
+        number = int(mark or "0")
+        asked.append(mark)
+        if asked.count(mark) == 1:
+            raise OSError
+        return number, str(number + 1) if number < 1000 else None
+
+    pages, found = pages_by_mark(fetch), list[int]()
+    while len(found) <= 1000:
+        with suppress(OSError):
+            found.append(await anext(pages))
+    assert found == [*range(1001)]
+    assert await anext(pages, None) is None
+
+
 @on_each_target
 async def test_a_listing_of_no_bucket_is_no_missing_document(stub: Stub, target: Target) -> None:
     """A bare 404, of a proxy or an emulator, says that there is no bucket: a listing is of no document."""
     stub.faults([{"nth": 1, "times": 9, "kind": "answer", "status": 404, "headers": {}, "body": ""}])
     async with AccountStore.open(target.config(stub.url)) as store:
         await refused(store, "the bucket or container does not exist")
-
-
-def azure_page(*blobs: str) -> str:
-    """A page of a listing of Azure."""
-    return f'<?xml version="1.0"?><EnumerationResults><Blobs>{"".join(blobs)}</Blobs><NextMarker/></EnumerationResults>'
-
-
-def blob(name: str, tag: str) -> str:
-    """A blob in such a page; `name` is its element."""
-    moment = "<Last-Modified>Thu, 01 Jan 2026 00:00:00 GMT</Last-Modified>"
-    about = f"{moment}{tag}<Content-Length>2</Content-Length><Content-Type>x/y</Content-Type>"
-    return f"<Blob>{name}<Properties>{about}<BlobType>BlockBlob</BlobType></Properties></Blob>"
 
 
 @pytest.mark.parametrize("engine", ["fsspec", "obstore"])
