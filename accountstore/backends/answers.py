@@ -1,4 +1,6 @@
-"""What the answer of an object store says of a document or a listing, and what it must say to be one."""
+"""What the answer of an object store says of a document or a listing, what it must say to be one, and the errors where
+there is none.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +9,7 @@ from collections.abc import Awaitable, Callable
 from typing import NamedTuple, TypeVar
 
 from accountstore.aio.pages import Paged
+from accountstore.aio.sending import has_left
 from accountstore.backends.base import (
     BackendError,
     Blob,
@@ -18,6 +21,9 @@ from accountstore.backends.base import (
 )
 
 T = TypeVar("T")
+
+_UNCONNECTED = frozenset({"ConnectionRefusedError", "gaierror", "ClientConnectorError", "ConnectTimeoutError"})
+_TLS = frozenset({"ClientSSLError", "SSLError", "CertificateError"})
 
 
 class _Mark(NamedTuple):
@@ -60,9 +66,10 @@ def generation(version: Version, /) -> str:
 
 def size_of(length: object, /) -> int:
     """The size that an answer tells. Raises `BackendError` where it tells none."""
-    if length is None:
-        raise BackendError("the server gives no length (Content-Length) of the document")
-    return int(str(length))
+    try:
+        return int(str(length))
+    except ValueError:
+        raise BackendError("the server gives no length (Content-Length) of the document") from None
 
 
 def pages_by_mark(fetch: Callable[[str | None], Awaitable[tuple[T, str | None]]], /) -> Paged[T]:
@@ -87,3 +94,33 @@ def pages_by_mark(fetch: Callable[[str | None], Awaitable[tuple[T, str | None]]]
 def cut_off() -> BackendError:
     """The error for a listing that has more, but does not say how to go on."""
     return BackendError("the listing is cut off: the server says that there is more, and not how it goes on")
+
+
+def unreadable(error: Exception, /) -> UnavailableError:
+    """The error for an answer in which a client failed: whether it is the server's, and what was done, nobody knows."""
+    return UnavailableError(f"the answer cannot be read ({type(error).__name__})")
+
+
+def unanswered(error: BaseException, /, *, answering: bool = False) -> BackendError:
+    """The error for a request that got no answer; `answering`: it had begun to come."""
+    what, names = type(error).__name__, _names(error)
+    unconnected = bool(names & _UNCONNECTED) and not answering
+    if "EndlessError" in names:
+        return UnavailableError("the answer has no end", sent=has_left())
+    if "FileNotFoundError" in names:
+        return BackendError(f"a file that the options or the environment name is not there ({what})")
+    if not names & _TLS:
+        return UnavailableError(f"the storage cannot be reached ({what})", sent=has_left() and not unconnected)
+    reason = f"TLS failed ({what}): check the server's certificate and its signer, or give http:// where it has no TLS"
+    return BackendError(reason) if unconnected or not has_left() else UnavailableError(reason)
+
+
+def _names(error: BaseException | None, /) -> set[str]:
+    """The names of the classes of an error and of its causes."""
+    names: set[str] = set()
+    for _ in range(10):  # causes, which could go round in a circle
+        if error is None:
+            break
+        names |= {kind.__name__ for kind in type(error).__mro__}
+        error = error.__cause__ or error.__context__
+    return names

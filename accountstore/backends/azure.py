@@ -30,7 +30,7 @@ from azure.storage.blob import BlobServiceClient
 
 from accountstore.aio.loops import on_asyncio
 from accountstore.aio.sending import has_left
-from accountstore.backends.answers import size_of, version_of, whole_blob, written
+from accountstore.backends.answers import size_of, unanswered, version_of, whole_blob, written
 from accountstore.backends.base import (
     Blob,
     ConfigError,
@@ -53,7 +53,6 @@ from accountstore.backends.object_store import (
     folder,
     is_stale,
     split_url,
-    unanswered,
 )
 from accountstore.backends.options import (
     check_options,
@@ -210,18 +209,18 @@ class AzureBackend(ObjectStore[tuple[Any, Any]]):
             )
             pages = listed.by_page(cursor)
             entries = [entry async for entry in await anext(pages)]
-        found = [
-            VersionInfo(
-                entry.version_id,
-                stat.version,
-                stat.size,
-                stat.modified,
-                current=entry.version_id is None or bool(entry.is_current_version),
-            )
-            for entry in entries
-            if entry.name == name
-            for stat in (_stat(key, entry, int(entry.size)),)
-        ]
+            found = [
+                VersionInfo(
+                    entry.version_id,
+                    stat.version,
+                    stat.size,
+                    stat.modified,
+                    current=entry.version_id is None or bool(entry.is_current_version),
+                )
+                for entry in entries
+                if entry.name == name
+                for stat in (_stat(key, entry, int(entry.size)),)
+            ]
         return found, (pages.continuation_token or None) if len(found) == len(entries) else None
 
     @on_asyncio

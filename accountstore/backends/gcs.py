@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from functools import partial
@@ -24,8 +24,9 @@ from msgspec.structs import replace
 from yarl import URL
 
 from accountstore.aio.loops import on_asyncio
-from accountstore.backends.answers import generation, version_of, written
+from accountstore.backends.answers import generation, size_of, unanswered, unreadable, version_of, written
 from accountstore.backends.base import (
+    BackendError,
     Blob,
     Capabilities,
     ConfigError,
@@ -47,7 +48,6 @@ from accountstore.backends.object_store import (
     folder,
     is_stale,
     split_url,
-    unanswered,
 )
 from accountstore.backends.options import (
     check_names,
@@ -59,7 +59,7 @@ from accountstore.backends.options import (
 from accountstore.backends.sessions import MOST_TOLD, prepare, read_at_most, unpacked
 from accountstore.backends.versions import VersionsPage, all_versions
 from accountstore.backends.web_pages import PAGE, is_page, is_page_error, page_error
-from accountstore.errors import AccountStoreError
+from accountstore.errors import AccountStoreError, TooLargeError
 
 _PAGE = "1000"
 _FIELDS = "items(name,size,generation,updated),prefixes,nextPageToken"
@@ -129,12 +129,12 @@ class GCSBackend(ObjectStore[Any]):
         path: str,
         /,
         mode: WriteMode | None = None,
-        limit: int = MOST_TOLD,
+        limit: int | None = None,
         data: bytes | None = None,
         headers: Mapping[str, str] | None = None,
         query: Mapping[str, str] | None = None,
     ) -> tuple[Mapping[str, str], bytes]:
-        """The headers and the body of the answer, which has at most `limit` bytes."""
+        """The headers and the body of the answer: a document of at most `limit` bytes, or what the service says."""
         async with self._client(mode) as fs:
             await self._renew(fs)
             url = URL(f"{fs.base.removesuffix('/storage/v1/')}/{path}", encoded=True)
@@ -150,6 +150,8 @@ class GCSBackend(ObjectStore[Any]):
                 encoding = answer.headers.get("Content-Encoding", "")
                 if answer.status >= 300:
                     raise _refusal(answer.status, await read_at_most(answer.content, _TOLD), encoding)
+                if limit is None:
+                    return answer.headers, _said(await read_at_most(answer.content, MOST_TOLD), encoding)
                 check_size(answer.content_length or 0, limit)
                 return answer.headers, unpacked(await read_at_most(answer.content, limit), encoding, limit)
 
@@ -188,8 +190,8 @@ class GCSBackend(ObjectStore[Any]):
         path = f"upload/storage/v1/{self._at}/o"
         _, answer = await self._request("POST", path, mode=mode, data=body, headers=headers, query=query)
         made = _parsed(answer)
-        written(made.get("generation"))
-        return _stat(key, made)
+        modified = moment_of(made.get("updated"), datetime.fromisoformat)
+        return Stat(key, len(data), written(made.get("generation")), modified)
 
     async def _head(self, key: str, /) -> Stat:
         _, answer = await self._request("GET", f"storage/v1/{self._object(key)}")
@@ -255,11 +257,20 @@ def _condition(mode: WriteMode, /) -> dict[str, str]:
     return {"ifGenerationMatch": "0"} if mode == "create" else {}
 
 
+def _said(body: bytes, encoding: str, /) -> bytes:
+    """What an answer says that is no document. Raises `UnavailableError` where it is packed in no way that is known."""
+    try:
+        return unpacked(body, encoding, MOST_TOLD)
+    except (BackendError, TooLargeError) as error:
+        failure = unreadable(error)
+    raise failure
+
+
 def _parsed(answer: bytes, /) -> Mapping[str, Any]:
     """The object of an answer. Raises `UnavailableError` for what a proxy may have put in its place."""
     try:
         about: object = json.loads(answer)
-    except ValueError:
+    except (ValueError, RecursionError):
         about = None
     if not isinstance(about, dict):
         raise UnavailableError("the answer is not the server's (no JSON object)")
@@ -269,7 +280,11 @@ def _parsed(answer: bytes, /) -> Mapping[str, Any]:
 def _listing(answer: bytes, /) -> Mapping[str, Any]:
     """A page of a listing. Raises `UnavailableError` for any other object, which would pass for an empty one."""
     page = _parsed(answer)
-    if not page.keys() <= {"kind", "items", "prefixes", "nextPageToken"}:
+    items: Any = page.get("items", ())
+    whole = isinstance(items, Sequence) and all(
+        isinstance(item, dict) and {"name", "size"} <= item.keys() for item in items
+    )
+    if not whole or not page.keys() <= {"kind", "items", "prefixes", "nextPageToken"}:
         raise UnavailableError("the answer is not the server's (no listing)")
     return page
 
@@ -277,10 +292,10 @@ def _listing(answer: bytes, /) -> Mapping[str, Any]:
 def _stat(key: str, about: Mapping[str, Any], /) -> Stat:
     return Stat(
         key,
-        int(about["size"]),
+        size_of(about.get("size")),
         version_of(about.get("generation")),
         moment_of(about.get("updated"), datetime.fromisoformat),
-        about.get("metadata", {}).get(WRITE_TOKEN),
+        (about.get("metadata") or {}).get(WRITE_TOKEN),
     )
 
 
@@ -293,7 +308,7 @@ def _refusal(status: int, body: bytes, encoding: str, /) -> _Refused:
     try:
         error = json.loads(body)["error"]
         code, said = str(error["errors"][0]["reason"]), str(error["message"])
-    except (ValueError, LookupError, TypeError):
+    except (ValueError, LookupError, TypeError, RecursionError):
         said = body.decode(errors="replace")
         code = PAGE if is_page(said) else ""
     if status == 404 and "bucket" in said and "not exist" in said and not said.startswith("No such object"):

@@ -8,11 +8,13 @@ from ssl import SSLContext
 from typing import Any
 
 import aiohttp
+from aiohttp.http_exceptions import HttpProcessingError
 from yarl import URL
 
+from accountstore.backends.answers import unanswered, unreadable
 from accountstore.backends.base import BackendError
 from accountstore.backends.kinds import FLAG, NUMBER, TABLE, WHOLE, Kinds
-from accountstore.backends.object_store import error_for_status, unanswered
+from accountstore.backends.object_store import error_for_status
 from accountstore.backends.options import check_kinds, check_names
 from accountstore.backends.sessions import BoundedAnswer, read_at_most
 
@@ -76,6 +78,8 @@ def http_error(error: Exception, /) -> Exception:
         error = error.__cause__
     if isinstance(error, aiohttp.TooManyRedirects):
         return BackendError("the server redirects too often, as where it goes round in a circle")
+    if isinstance(error.__cause__, HttpProcessingError):
+        return unreadable(error.__cause__)  # to which aiohttp gives the status 400
     status = getattr(error, "status", None)
     if isinstance(status, int):
         return FileNotFoundError(str(status)) if status in _MISSING else error_for_status(status)

@@ -22,6 +22,6 @@ def as_utc(moment: datetime | None, /) -> datetime | None:
 
 def moment_of(text: str | None, /, parse: Callable[[str], datetime | None]) -> datetime | None:
     """The moment that a text tells; None where it tells none, or one that a calendar does not have."""
-    with suppress(ValueError, OverflowError):
+    with suppress(ValueError, OverflowError, TypeError):
         return as_utc(parse(text)) if text else None
     return None

@@ -16,9 +16,9 @@ from weakref import finalize, getweakrefs
 from anyio.lowlevel import checkpoint_if_cancelled
 
 from accountstore.aio.loops import AsyncioBridge, on_asyncio
-from accountstore.aio.sending import has_left, hold
+from accountstore.aio.sending import SENDING, Sending, has_left, hold
 from accountstore.aio.threads import Lazy, ThreadPool
-from accountstore.backends.answers import pages_by_mark
+from accountstore.backends.answers import pages_by_mark, unreadable
 from accountstore.backends.base import (
     BackendError,
     Capabilities,
@@ -34,6 +34,7 @@ from accountstore.backends.base import (
     Usage,
     Version,
     WriteMode,
+    classify_error,
 )
 from accountstore.backends.kinds import SCHEMES
 from accountstore.backends.logs import quiet, quietly
@@ -67,8 +68,6 @@ _STALE = frozenset(
 """Credentials that are refused as such: there may be others by now."""
 _FULL = frozenset({"QuotaExceeded", "AccountLimitExceeded", "XMinioStorageFull"})
 _ELSEWHERE = frozenset({"PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException"})
-_UNCONNECTED = frozenset({"ConnectionRefusedError", "gaierror", "ClientConnectorError", "ConnectTimeoutError"})
-_TLS = frozenset({"ClientSSLError", "SSLError", "CertificateError"})
 _BUCKET = "[^:@]+|arn:[^@]*"
 _CONTAINER = "[^:@]*(@[^@]*)?"
 """What may stand before the first slash of a URL, and is no user with a password. Azure's may name the account."""
@@ -157,6 +156,7 @@ class Bucket(ABC, Generic[T]):
     @asynccontextmanager
     async def _client(self, mode: WriteMode | None = None, /) -> AsyncGenerator[T]:
         """The client, for a request with this condition; what it raises within becomes an error of ours."""
+        context = SENDING.set(SENDING.get() or Sending())  # a read has one of its own
         if self._tells_sending:
             hold()
         lent: list[T] = []
@@ -173,11 +173,13 @@ class Bucket(ABC, Generic[T]):
             failure = self._error(error, mode)
             if lent and self._is_stale(error):
                 self._retire(lent[0])
-        except FileNotFoundError as error:
-            if isinstance(error, AccountStoreError):
+        except AccountStoreError:
+            raise
+        except Exception as error:
+            meaning = self._meaning(error)
+            if meaning is None:
                 raise
-            # It would pass for a missing document.
-            failure = DeniedError(f"a file that the credentials or certificates need is not there: {error.filename}")
+            failure = meaning
         else:
             self._answered = True
             return
@@ -185,7 +187,16 @@ class Bucket(ABC, Generic[T]):
             for client in lent:
                 self._lent.remove(client)
             self._shut_retired()
+            SENDING.reset(context)
         raise failure
+
+    def _meaning(self, error: Exception, /) -> AccountStoreError | None:
+        """What an exception means that is none of the client's own; None: what it says by itself."""
+        if isinstance(error, FileNotFoundError):  # it would pass for a missing document
+            return DeniedError(f"a file that the credentials or certificates need is not there: {error.filename}")
+        if self._tells_sending and has_left() and classify_error(error) is BackendError:
+            return unreadable(error)
+        return None
 
     @abstractmethod
     def _error(self, error: Any, mode: WriteMode | None, /) -> AccountStoreError: ...
@@ -368,28 +379,3 @@ def _unsupported(shown: str, mode: WriteMode | None, /) -> AccountStoreError:
 def is_stale(status: int, code: str, /) -> bool:
     """Whether an answer refuses the credentials themselves."""
     return status == 401 or code in _STALE
-
-
-def unanswered(error: BaseException, /, *, answering: bool = False) -> BackendError:
-    """The error for a request that got no answer; `answering`: it had begun to come."""
-    what, names = type(error).__name__, _names(error)
-    unconnected = bool(names & _UNCONNECTED) and not answering
-    if "EndlessError" in names:
-        return UnavailableError("the answer has no end", sent=has_left())
-    if "FileNotFoundError" in names:
-        return BackendError(f"a file that the options or the environment name is not there ({what})")
-    if not names & _TLS:
-        return UnavailableError(f"the storage cannot be reached ({what})", sent=has_left() and not unconnected)
-    reason = f"TLS failed ({what}): check the server's certificate and its signer, or give http:// where it has no TLS"
-    return BackendError(reason) if unconnected or not has_left() else UnavailableError(reason)
-
-
-def _names(error: BaseException | None, /) -> set[str]:
-    """The names of the classes of an error and of its causes."""
-    names: set[str] = set()
-    for _ in range(10):  # causes, which could go round in a circle
-        if error is None:
-            break
-        names |= {kind.__name__ for kind in type(error).__mro__}
-        error = error.__cause__ or error.__context__
-    return names

@@ -37,7 +37,7 @@ from s3fs import S3FileSystem
 from accountstore.aio.loops import on_asyncio
 from accountstore.aio.sending import has_left
 from accountstore.aio.threads import ThreadPool
-from accountstore.backends.answers import cut_off, size_of, version_of, whole_blob, written
+from accountstore.backends.answers import cut_off, size_of, unanswered, version_of, whole_blob, written
 from accountstore.backends.base import (
     BackendError,
     Blob,
@@ -59,7 +59,6 @@ from accountstore.backends.object_store import (
     folder,
     is_stale,
     split_url,
-    unanswered,
 )
 from accountstore.backends.options import checked_apart, table
 from accountstore.backends.s3_options import OPERATIONS, check_s3
@@ -231,16 +230,16 @@ class S3Backend(ObjectStore[tuple[Any, dict[str, dict[str, Any]]]]):
             where["ContinuationToken"] = cursor
         async with self._client() as (client, extra):
             answer = await client.list_objects_v2(**where, **extra["ListObjectsV2"])
-        found = [
-            Stat(
-                entry["Key"][len(self._prefix) :],
-                int(entry["Size"]),
-                Version(entry["ETag"]) if entry.get("ETag") else None,
-                as_utc(entry.get("LastModified")),
-            )
-            for entry in answer.get("Contents", ())
-        ]
-        found += [folder(entry["Prefix"][len(self._prefix) :]) for entry in answer.get("CommonPrefixes", ())]
+            found = [
+                Stat(
+                    entry["Key"][len(self._prefix) :],
+                    int(entry["Size"]),
+                    Version(entry["ETag"]) if entry.get("ETag") else None,
+                    as_utc(entry.get("LastModified")),
+                )
+                for entry in answer.get("Contents", ())
+            ]
+            found += [folder(entry["Prefix"][len(self._prefix) :]) for entry in answer.get("CommonPrefixes", ())]
         # A server that does not know this kind of listing may give the mark of the older one.
         return found, answer.get("NextContinuationToken", "") if answer.get("IsTruncated") else None
 
@@ -255,17 +254,17 @@ class S3Backend(ObjectStore[tuple[Any, dict[str, dict[str, Any]]]]):
             where |= {"KeyMarker": self._prefix + key, "VersionIdMarker": cursor}
         async with self._client() as (client, extra):
             answer = await client.list_object_versions(**where, **extra["ListObjectVersions"])
-        found = [
-            VersionInfo(
-                entry["VersionId"] if entry.get("VersionId", "null") != "null" else None,  # of a bucket without any
-                Version(entry["ETag"]) if entry.get("ETag") else None,
-                int(entry["Size"]),
-                as_utc(entry.get("LastModified")),
-                current=bool(entry["IsLatest"]),
-            )
-            for entry in answer.get("Versions", ())
-            if entry["Key"] == self._prefix + key
-        ]
+            found = [
+                VersionInfo(
+                    entry["VersionId"] if entry.get("VersionId", "null") != "null" else None,  # of a bucket without any
+                    Version(entry["ETag"]) if entry.get("ETag") else None,
+                    int(entry["Size"]),
+                    as_utc(entry.get("LastModified")),
+                    current=bool(entry["IsLatest"]),
+                )
+                for entry in answer.get("Versions", ())
+                if entry["Key"] == self._prefix + key
+            ]
         if not answer.get("IsTruncated"):
             return found, None
         if not answer.get("NextKeyMarker"):

@@ -699,6 +699,38 @@ async def test_only_a_web_server_that_says_so_has_no_document(status: int, kind:
             server.server_close()
 
 
+class _Garbling(_Refusing):
+    """A web server whose answers have a header that is none."""
+
+    def do_GET(self) -> None:
+        self.rfile.read(int(self.headers.get("Content-Length", "0")))
+        self.wfile.write(b"HTTP/1.1 200 OK\r\nBad Header: x\r\nContent-Length: 0\r\n\r\n")
+
+    do_HEAD = do_PUT = do_GET  # noqa: N815 -- as above
+
+
+async def test_an_answer_of_a_web_server_that_cannot_be_read_refuses_nothing() -> None:
+    """The client calls such an answer a 400, which the server never said: what was asked for may be done."""
+    pytest.importorskip("aiohttp")
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Garbling) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        backend = await open_backend(f"http://127.0.0.1:{server.server_port}", {})
+        try:
+            for call in (
+                backend.write("a.account", b"x", mode="overwrite"),
+                backend.read("a.account", limit=100),
+                backend.stat("a.account"),
+            ):
+                with pytest.raises(UnavailableError, match="the answer cannot be read") as caught:
+                    await call
+                assert caught.value.sent
+        finally:
+            await backend.aclose()
+            await to_thread.run_sync(server.shutdown)
+            thread.join()
+
+
 _NGINX = (
     b'<html><head><title>Index of /x/</title></head><body><h1>Index of /x/</h1><hr><pre><a href="../">../</a></pre>'
 )
