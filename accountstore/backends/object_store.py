@@ -67,6 +67,14 @@ _STALE = frozenset(
 )
 """Credentials that are refused as such: there may be others by now."""
 _FULL = frozenset({"QuotaExceeded", "AccountLimitExceeded", "XMinioStorageFull"})
+_BUSY = frozenset(
+    {
+        *("RequestTimeout", "RequestTimeoutException", "PriorRequestNotComplete", "SlowDown", "Throttling"),
+        *("ThrottlingException", "ThrottledException", "RequestThrottled", "RequestThrottledException"),
+        *("TooManyRequestsException", "RequestLimitExceeded", "BandwidthLimitExceeded"),
+    }
+)
+"""What botocore takes for temporary whatever its status, which is 400 of S3's."""
 _ELSEWHERE = frozenset({"PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException"})
 _BUCKET = "[^:@]+|arn:[^@]*"
 _CONTAINER = "[^:@]*(@[^@]*)?"
@@ -363,10 +371,10 @@ def error_for_status(status: int, code: str = "", mode: WriteMode | None = None,
         return ConflictError("the document has changed since it was read")
     if status in {404, 410}:
         return NotFoundError("there is no such document")
+    if code in _BUSY or status in {408, 409, 425, 429} or status >= 500:
+        return UnavailableError(f"the storage is busy{shown}")
     if status in {401, 403} or code in _STALE:
         return DeniedError(f"access is denied{shown}")
-    if status in {408, 409, 425, 429} or status >= 500:
-        return UnavailableError(f"the storage is busy{shown}")
     return BackendError(f"the storage refused the request{shown}")
 
 

@@ -474,6 +474,23 @@ async def test_control_a_server_that_is_busy_is_asked_again(stub: Stub, target: 
         assert stub.count() >= 2
 
 
+@pytest.mark.parametrize("target", [Target("s3", "fsspec"), Target("s3", "obstore")], ids=lambda one: one.engine)
+@on_asyncio
+@pytest.mark.parametrize(("status", "code"), [(400, "RequestTimeout"), (400, "SlowDown"), (403, "RequestThrottled")])
+async def test_a_refusal_that_is_for_now_is_asked_again(stub: Stub, target: Target, status: int, code: str) -> None:
+    """S3 says by a code, whatever the status, that it had no time for a request: a write and a read come again."""
+    fault = {"nth": 1, "kind": "answer", "status": status, "code": code}
+    async with AccountStore.open(target.config(stub.url)) as store:
+        stub.faults([fault])
+        await store.save(AT, OLD)
+        stub.faults([fault])
+        assert await store.get(AT) == OLD
+    async with AccountStore.open(target.config(stub.url, attempts=1)) as store:
+        stub.faults([fault])
+        with pytest.raises(UnavailableError, match=code):
+            await store.get(AT)
+
+
 @by_fsspec
 @on_asyncio
 async def test_a_write_whose_answer_has_no_version_looks_for_it(
