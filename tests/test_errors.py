@@ -326,7 +326,7 @@ def test_every_errno_has_a_class() -> None:
 
 
 MEANINGS: Mapping[type[BackendError], str] = {
-    errors.FullError: "ENOSPC EDQUOT",
+    errors.FullError: "ENOSPC EDQUOT EFBIG",
     errors.DeniedError: "EROFS EACCES EPERM",
     errors.NotRegularError: "ELOOP EISDIR ENOTDIR ENOTEMPTY ENXIO",
     errors.UnavailableError: "ESTALE EAGAIN EMFILE ENFILE EBUSY ETIMEDOUT EPIPE ECONNREFUSED EHOSTUNREACH EHOSTDOWN "

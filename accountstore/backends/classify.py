@@ -18,7 +18,7 @@ from accountstore.errors import (
 __all__ = ("classify_error",)
 
 _BY_ERRNO: Mapping[int, type[BackendError]] = {
-    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), FullError),
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), FullError),  # the last of a limit of the process
     errno.EROFS: DeniedError,
     errno.ENXIO: NotRegularError,  # a socket
     **dict.fromkeys((errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.ENOTEMPTY), NotRegularError),
