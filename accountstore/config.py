@@ -189,7 +189,7 @@ class StoreConfig(Struct, frozen=True, kw_only=True):
             return next(iter(self.storages))
         if self.default not in self.storages:
             hint = did_you_mean(self.default, self.storages)
-            raise ConfigError(f"default: no storage {self.default!r} is configured{hint}")
+            raise ConfigError(f"default: no storage of that name is configured{hint}")
         return self.default
 
 
@@ -264,11 +264,13 @@ def _check_url(where: str, storage: StorageConfig, /) -> None:
 
 
 def check_types(where: str, table: Mapping[str, Any], kind: type[S], /) -> S:
-    """The Struct of a table that has no other keys, whose key is `where`. Refuses a word that is not known, by name."""
+    """The Struct of a table that has no other keys, whose key is `where`. Refuses a word that is not known, and does
+    not show it: it may be a variable's value.
+    """
     for key, known in _WORDS.items():
         word = table.get(key)
         if isinstance(word, str) and word not in known:
-            raise ConfigError(f"{where}.{key}: unknown {key} {word!r}{did_you_mean(word, known)}")
+            raise ConfigError(f"{where}.{key}: unknown {key}{did_you_mean(word, known)}")
     try:
         return msgspec.convert(table, kind)
     except msgspec.ValidationError as error:

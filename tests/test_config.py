@@ -257,7 +257,7 @@ FAULTS: Mapping[str, tuple[str, str, tuple[str, ...]]] = {
     "a name with a dot": (MEMORY % '"a.b"' + "ulr = 1\n", 'storages."a.b": ', ("'ulr'", "'url'")),
     "an inline table": ('[storages]\na = { url = "memory://", ulr = 1 }\n', "storages.a: ", ("'ulr'", "'url'")),
     "dotted keys": ('storages.a.url = "memory://"\nstorages.a.ulr = 1\n', "storages.a: ", ("'ulr'", "'url'")),
-    "a header in a text": (B + HEADER_IN_TEXT + A + 'codec = "xml"\n', "storages.a.codec: ", ("'xml'",)),
+    "a header in a text": (B + HEADER_IN_TEXT + A + 'codec = "xml"\n', "storages.a.codec: ", ("json, msgpack",)),
     "a type of the file": ("default = 5\n" + A, "default: ", ("str", "int")),
     "a type of a limit": ('max_bytes = "5"\n' + A, "max_bytes: ", ("int", "str")),
     "a limit below one": ("max_bytes = 0\n" + A, "max_bytes: ", ()),
@@ -267,10 +267,10 @@ FAULTS: Mapping[str, tuple[str, str, tuple[str, ...]]] = {
     "a storage that is no table": ('[storages]\na = "memory://"\n', "storages.a: ", ("table",)),
     "a list of storages": ('[[storages.a]]\nurl = "memory://"\n', "storages.a: ", ("table",)),
     "no url": ('[storages.a]\ncodec = "json"\n', "storages.a: ", ("url",)),
-    "an unknown codec": (A + 'codec = "jsn"\n', "storages.a.codec: ", ("'jsn'", "'json'")),
-    "a codec like none": (A + 'codec = "yaml"\n', "storages.a.codec: ", ("'yaml'", "json, msgpack")),
+    "an unknown codec": (A + 'codec = "jsn"\n', "storages.a.codec: ", ("'json'",)),
+    "a codec like none": (A + 'codec = "yaml"\n', "storages.a.codec: ", ("json, msgpack",)),
     "a codec's type": (A + "codec = 5\n", "storages.a.codec: ", ("str", "int")),
-    "an unknown engine": (A + 'engine = "obstor"\n', "storages.a.engine: ", ("'obstor'", "'obstore'")),
+    "an unknown engine": (A + 'engine = "obstor"\n', "storages.a.engine: ", ("'obstore'",)),
     "an engine like none": (A + 'engine = "xyzzy"\n', "storages.a.engine: ", ("fsspec, obstore",)),
     "a type of a switch": (A + 'read_only = "yes"\n', "storages.a.read_only: ", ("bool", "str")),
     "no time": (A + "timeout = 0\n", "storages.a.timeout: ", ("more than 0",)),
@@ -280,7 +280,7 @@ FAULTS: Mapping[str, tuple[str, str, tuple[str, ...]]] = {
     "a type of a timeout": (A + 'timeout = "5 s"\n', "storages.a.timeout: ", ("float", "str")),
     "no attempt": (B + A + "attempts = 0\n", "storages.a.attempts: ", ("at least 1",)),
     "half an attempt": (A + "attempts = 1.5\n", "storages.a.attempts: ", ("int", "float")),
-    "unknown conditions": (A + 'conditions = "prob"\n', "storages.a.conditions: ", ("'prob'", "'probe'")),
+    "unknown conditions": (A + 'conditions = "prob"\n', "storages.a.conditions: ", ("'probe'",)),
     "conditions like none": (A + 'conditions = "xyzzy"\n', "storages.a.conditions: ", ("probe, trust",)),
     "no operation at once": (A + "concurrency = 0\n", "storages.a.concurrency: ", ("at least 1",)),
     "an unknown scheme": ('[storages.a]\nurl = "s4://bucket"\n', "storages.a: ", ("'s4'; did you mean 's3'?",)),
@@ -304,7 +304,7 @@ FAULTS: Mapping[str, tuple[str, str, tuple[str, ...]]] = {
     "arrays that are nested too deep": ("x = " + "[" * 5000 + "]" * 5000, "is nested too deep", ()),
     "keys that are nested too deep": ("a." * 5000 + "b = 1", "is nested too deep", ()),
     "a number that is too long": ("max_bytes = " + "9" * 5000, "Exceeds the limit", ()),
-    "an unknown default": ('default = "mian"\n' + MEMORY % "main", "default: ", ("'mian'", "'main'")),
+    "an unknown default": ('default = "mian"\n' + MEMORY % "main", "default: ", ("'main'",)),
 }
 
 
@@ -364,7 +364,7 @@ def test_no_storage_is_an_error(text: str) -> None:
 @pytest.mark.parametrize(
     ("config", "parts"),
     [
-        pytest.param(StoreConfig(default="mian", storages={"main": STORAGE}), ("'mian'", "'main'"), id="default"),
+        pytest.param(StoreConfig(default="mian", storages={"main": STORAGE}), ("default: ", "'main'"), id="default"),
         pytest.param(StoreConfig(storages={"a": STORAGE, "b": STORAGE}), ("default", "a, b"), id="no default"),
         pytest.param(StoreConfig(storages={"a": STORAGE}, max_bytes=-1), ("max_bytes",), id="limit -1"),
         pytest.param(lone(codec="msgpck"), ("storages.a.codec: ", "'msgpack'"), id="codec"),
@@ -576,6 +576,11 @@ SECRET_FAULTS: Mapping[str, str] = {
     "options that the backend refuses": '[storages.a]\nurl = "memory://"\noptions = {{ p = "{0}" }}\n',
     "an unknown scheme": '[storages.a]\nurl = "nonsense://me:{0}@example.org/"\noptions = {{ p = "{0}" }}\n',
     "an unknown codec": '[storages.a]\nurl = "memory://"\ncodec = "x"\noptions = {{ p = "{0}" }}\n',
+    **{
+        f"a secret as {name}": f'[storages.a]\nurl = "memory://"\n{name} = "${{{{SECRET}}}}"\n'
+        for name in ("codec", "engine", "conditions")
+    },
+    "a secret as default": 'default = "${{SECRET}}"\n[storages.a]\nurl = "memory://"\n',
     "no default": '[storages.a]\nurl = "memory://"\noptions = {{ p = "{0}" }}\n[storages.b]\nurl = "memory://"\n',
     "an unknown default": 'default = "c"\n[storages.a]\nurl = "memory://"\noptions = {{ p = "{0}" }}\n',
 }

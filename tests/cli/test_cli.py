@@ -540,7 +540,7 @@ A = '[storages.a]\nurl = "a"\n'
         ('[storages."A b"]\nurl = "a"\nattempts = 0\n', """storages."A b".attempts: must be at least 1"""),
         ("[storages.a\n", "(at line 1, column 12)"),
         ("", "no storage is configured"),
-        ('default = "b"\n' + A, "no storage 'b' is configured"),
+        ('default = "b"\n' + A, "default: no storage of that name is configured; known: a"),
     ],
 )
 def test_a_faulty_configuration_is_reported_in_one_line(

@@ -168,8 +168,8 @@ def test_mode_and_links_of_the_file_stay(tmp_path: Path) -> None:
         (["a:b", "x"], "'a:b': storage: has ':': no separator"),
         (["b", ""], "storages.b.url: the url is empty"),
         (["b", "c:folder"], "storages.b.url: the url must be scheme://... or a folder"),
-        (["b", "x", "--codec", "yaml"], "storages.b.codec: unknown codec 'yaml'"),
-        (["b", "x", "--engine", "rust"], "storages.b.engine: unknown engine 'rust'"),
+        (["b", "x", "--codec", "yaml"], "storages.b.codec: unknown codec; known: json, msgpack"),
+        (["b", "x", "--engine", "rust"], "storages.b.engine: unknown engine; known: fsspec, obstore"),
         (["b", "x", "--timeout", "0"], "storages.b.timeout: must be more than 0 seconds"),
         (["b", "x", "-o", "password=CANARY"], "looks like a secret: give it by --option-env password=NAME"),
         (["b", "x", "-o", "client_kwargs.aws_secret_access_key=CANARY"], "looks like a secret"),
@@ -351,7 +351,7 @@ def test_config_show_of_what_serves_without_a_file() -> None:
     [
         ('[storages.a]\nurl = "a"\noptions = { x = "${NO_SUCH}" }\n', "NO_SUCH is not set"),
         ('[storages.a]\nurl = "a"\nurll = "CANARY"\n', "unknown key 'urll'"),
-        ('default = "b"\n[storages.a]\nurl = "a"\n', "no storage 'b' is configured"),
+        ('default = "b"\n[storages.a]\nurl = "a"\n', "default: no storage of that name is configured"),
     ],
 )
 def test_config_show_says_what_is_wrong(text: str, reason: str) -> None:
