@@ -95,6 +95,12 @@ def list_documents(
     return items_of(next_page)
 
 
+def storage_meant(folder: str, storages: Sequence[str], /) -> str | None:
+    """The storage that was meant where its name stands as a folder's, the colon behind it forgotten."""
+    first = folder.partition("/")[0].casefold()
+    return next((name for name in storages if name.casefold() == first), None)
+
+
 class Listing:
     """Reads the pages of a folder."""
 

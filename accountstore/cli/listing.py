@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 from accountstore import AccountStore, AccountStoreError, Entry, Folder, Location, LocationError, NotFoundError, Skipped
 from accountstore.cli.exits import print_error
 from accountstore.cli.show import Style, console, entry_fields, on_terminal, printable, show_entries, show_line
+from accountstore.listing import storage_meant
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
 __all__ = (
     "check_documents",
@@ -121,27 +122,13 @@ def no_documents(store: AccountStore, within: Location, folder: str, /) -> str:
     return f"no documents in {folder!r}{lead}"
 
 
-async def check_documents(
-    store: AccountStore, within: Location, wanted: Callable[[str], bool] = bool, chosen_by: str = "", /
-) -> None:
-    """Raise `NotFoundError` for a folder without any document, also one that is left out: its name may be misspelt; and
-    where none of their paths below the folder is `wanted`, with what was to choose them.
-    """
-    folder = str(Folder(within.folder, within.storage))
-    start = len(within.folder) + 1 if within.folder else 0
+async def check_documents(store: AccountStore, within: Location, /) -> None:
+    """Raise `NotFoundError` for a folder without any document, also one that is left out: its name may be misspelt."""
     left_out: list[Skipped] = []
-    is_empty = True
-    async for item in store.list(within.folder, storage=within.storage, recursive=True, skipped=left_out.append):
-        if wanted(item.location.path[start:]):
-            return
-        is_empty = False
-    if any(wanted(one.path[start:]) for one in left_out):
+    async for _ in store.list(within.folder, storage=within.storage, recursive=True, skipped=left_out.append):
         return
-    if is_empty and not left_out:
-        raise NotFoundError(no_documents(store, within, folder))
-    raise NotFoundError(
-        f"no document in {folder!r} is chosen by {chosen_by}: patterns are for the path below it, and case counts"
-    )
+    if not left_out:
+        raise NotFoundError(no_documents(store, within, str(Folder(within.folder, within.storage))))
 
 
 def check_target(store: AccountStore, onto: Location, /) -> None:
@@ -188,9 +175,7 @@ def leading_on(error: NotFoundError, store: AccountStore, /) -> NotFoundError:
 
 
 def _storage_meant(location: Location, storages: Sequence[str], /) -> str | None:
-    """The storage that was meant where its name stands as a folder's, the colon behind it forgotten."""
-    first = location.folder.partition("/")[0].casefold()
-    return next((name for name in storages if location.storage is None and name.casefold() == first), None)
+    return None if location.storage is not None else storage_meant(location.folder, storages)
 
 
 def counted(count: int, thing: str, /) -> str:

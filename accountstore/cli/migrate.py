@@ -13,7 +13,7 @@ from accountstore.cli.app import check_lasting, examples, not_a_folder
 from accountstore.cli.completion import complete_folder
 from accountstore.cli.exits import exit_codes, print_error
 from accountstore.cli.help import Command, RunGroup
-from accountstore.cli.listing import check_documents, check_target
+from accountstore.cli.listing import check_target
 from accountstore.cli.names import read_names
 from accountstore.cli.progress import Progress, print_report
 from accountstore.cli.show import show_line
@@ -336,13 +336,10 @@ def _follow(
     if call is migrate:
         check_lasting(context, ends[1].storage, moves=given["options"].delete_source)
     is_new = not os.path.exists(given["journal"])
-    is_first = is_new and given["options"].names is None
 
     async def work() -> int:
         async with AccountStore.open(context.obj) as store:
             check_target(store, ends[1].at("any.account"))
-            if is_first:
-                await _check_source(store, ends[0], given["options"])
             if dask is None:
                 return await _show(call(store, *ends, **given), as_json=as_json)
             async with await _client(dask) as client:
@@ -363,11 +360,6 @@ def _follow(
         code = 1
     if code:
         raise typer.Exit(code)
-
-
-async def _check_source(store: AccountStore, source: Place, options: Options, /) -> None:
-    """Refuse what leaves nothing to do. A later pass may find nothing, as the runs before have moved it."""
-    await check_documents(store, source.at("any.account"), options.matches, _chosen_by(options))
 
 
 async def _client(address: str, /) -> Any:

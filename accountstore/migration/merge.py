@@ -85,6 +85,10 @@ class Merged:
         self._source, self._target, self._rows = source, target, rows
         self._items: list[Item] = []
 
+    async def finds_documents(self) -> bool:
+        """Whether the source has anything that is wanted, before the first item was taken."""
+        return await self._source.head() is not None
+
     async def finds_copies(self) -> bool:
         """Whether the target has anything, before the first item was taken."""
         return await self._target.head() is not None

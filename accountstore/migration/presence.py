@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
-from accountstore.errors import AccountStoreError, LocationError, NotRegularError
+from accountstore.errors import AccountStoreError, LocationError, NotFoundError, NotRegularError
+from accountstore.listing import Folder, Skipped, storage_meant
 from accountstore.location import Location
-from accountstore.migration.model import Options, Place
+from accountstore.migration.model import Options, Place, named
 from accountstore.outcomes import each
 from accountstore.store import AccountStore
 
@@ -25,6 +26,31 @@ async def _exists(store: AccountStore, at: Location, /) -> bool:
         return await store.exists(at)
     except NotRegularError:
         return True
+
+
+async def check_source(store: AccountStore, place: Place, options: Options, /) -> None:
+    """Refuse a source without any document, also one that is left out: its name may be misspelt; and one of which the
+    patterns choose none.
+    """
+    left_out: list[Skipped] = []
+    is_empty = True
+    async for entry in store.list(place.folder, storage=place.storage, recursive=True, skipped=left_out.append):
+        if options.matches(place.name_of(entry.location.path)):
+            return
+        is_empty = False
+    if any(options.matches(place.name_of(one.path)) for one in left_out):
+        return
+    folder = str(Folder(place.folder, place.storage))
+    if is_empty and not left_out:
+        meant = place.storage is None and storage_meant(place.folder, store.storages)
+        raise NotFoundError(
+            f"no documents in {folder!r}" + (f"; the storage {meant!r} is {f'{meant}:'!r}" if meant else "")
+        )
+    patterns = (("include", options.include), ("exclude", options.exclude))
+    chosen_by = ", ".join(f"{named(option)} {pattern!r}" for option, given in patterns for pattern in given)
+    raise NotFoundError(
+        f"no document in {folder!r} is chosen by {chosen_by}: patterns are for the path below it, and case counts"
+    )
 
 
 class Presence:

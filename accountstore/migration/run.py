@@ -29,7 +29,7 @@ from accountstore.migration.marks import Marks, new_marks
 from accountstore.migration.merge import Item, Listed, Merged, Side, Spool, Stream
 from accountstore.migration.model import Outcome, Report, Total
 from accountstore.migration.preconditions import check_apart, check_places
-from accountstore.migration.presence import AT_ONCE, Presence, exist
+from accountstore.migration.presence import AT_ONCE, Presence, check_source, exist
 from accountstore.migration.records import Done, outcome_of, outcome_of_other
 from accountstore.migration.runners import Runner
 from accountstore.migration.work import Job
@@ -51,9 +51,9 @@ class Migration:
     Raises:
         JournalError: the journal cannot be used, or the temporary file in which a listing is sorted.
         LocationError: a storage is not configured; or both places are one, or one lies in the other.
-        NotFoundError: of the documents that are migrated, the source has none with `mirror_deletes`, or has lost all
-            while the run went on; or the target has none, though the journal knows copies there
-            (`on_conflict="overwrite"` copies them again).
+        NotFoundError: of the documents that are migrated, the source has none in the first run or with
+            `mirror_deletes`, or has lost all while the run went on; or the target has none, though the journal knows
+            copies there (`on_conflict="overwrite"` copies them again).
         UnsupportedError: the target has no conditional writes (`writes="blind"` does without).
         UnavailableError: the system has no more threads, processes or descriptors.
         AccountStoreError: a storage cannot be listed, or fails with every document: what was done is in the journal.
@@ -93,6 +93,8 @@ class Migration:
         self._totals: dict[str, Total] = {}
         self._began = time.monotonic()
         self._begun = False
+        self._is_first = True
+        """Whether there is no journal in which a run has begun."""
         self._listed = False
         self._some_gone = False
         """Whether something was listed at the source, and is no longer there, as where it was unmounted."""
@@ -293,6 +295,10 @@ class Migration:
         await to_thread.run_sync(check_places, self._store, job)
         if self._path is not None and self._journal is None:
             await run_shielded(to_thread.run_sync, self._open_journal, self._path)
+        if self._merged is None:
+            self._merged = self._inputs()
+        if self._is_first and isinstance(self._merged, Merged) and not await self._merged.finds_documents():
+            await check_source(self._store, job.source, job.options)
         if job.action == "migrate" and job.options.delete_source:
             await check_apart(self._store, job, self._word)
         if self._runner is None:
@@ -301,8 +307,6 @@ class Migration:
             raise NotFoundError(
                 f"{job.source} has no document of those that are migrated: nothing is removed at {job.target} for that"
             )
-        if self._merged is None:
-            self._merged = self._inputs()
         if isinstance(self._merged, Named) or not await self._merged.finds_copies():
             await self._check_lost()
         if self._journal is not None and job.action == "migrate" and not self._journal.run:
@@ -358,6 +362,7 @@ class Migration:
             self._word = self._marks.of_text("apart", journal.about.id)[:16]
             if job.options.mirror_deletes:
                 journal.check_no_moves()
+            self._is_first = not journal.runs()
             journal.check_storages(self._marks, marks_of_storages(parts_of(self._store)[0], job, self._marks))
         except BaseException:
             if job.action == "migrate":

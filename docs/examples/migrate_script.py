@@ -26,7 +26,7 @@ async def main(source: str, target: str) -> bool:
                 print("problem:", outcome.outcome, outcome.source)
         for word, total in sorted(run.report.totals.items()):
             print(f"{word}: {total.documents}")
-        compared = await verify(store, f"{source}:mail", f"{target}:mail", options=OPTIONS)
+        compared = await verify(store, f"{source}:mail", f"{target}:mail", journal="mail.journal", options=OPTIONS)
         print("both ends are the same" if compared.ok else f"problems: {compared.problems}")
         return run.report.ok and compared.ok
 

@@ -158,7 +158,7 @@ def test_shards_and_processes(migrate: Any, folder: Path) -> None:
         (["Old:mail", "New:../post"], 1, "a segment is '.' or '..'"),
         (["Old:mail", "Nowhere:post"], 1, "not configured"),
         (["Old:mail", "Old:mail"], 1, "one place"),
-        (["New", "Old:mail"], 1, "the storage 'New' is listed by: accountstore ls 'New:'"),
+        (["New", "Old:mail"], 1, "no documents in 'New/'; the storage 'New' is 'New:'"),
         (["Old:mial", "New:post"], 1, "no documents in 'Old:mial/'"),
         (["plan", "Old:mial", "New:post"], 1, "no documents in 'Old:mial/'"),
         (["verify", "Old:mial", "New:post"], 1, "no documents in 'Old:mial/'"),
@@ -175,9 +175,9 @@ def test_shards_and_processes(migrate: Any, folder: Path) -> None:
         (
             ["Old:mail", "New:post", "--include", "mail/*"],
             1,
-            "no document in 'Old:mail/' is chosen by --include 'mail/*': ",
+            "no document in 'Old:mail/' is chosen by include (--include) 'mail/*': ",
         ),
-        (["verify", "Old:mail", "New:post", "--exclude", "*"], 1, "is chosen by --exclude '*': "),
+        (["verify", "Old:mail", "New:post", "--exclude", "*"], 1, "is chosen by exclude (--exclude) '*': "),
         (
             ["Old:mail", "New:post", "--names", "names", "--include", "z*"],
             1,
@@ -399,11 +399,11 @@ def test_interrupted_it_goes_on(migrate: Any, folder: Path) -> None:
 
 
 def test_interrupted_before_its_journal_is_there_it_is_run_again(folder: Path) -> None:
-    """Ctrl-C while the source is looked at names no --resume, which would find no journal to go on with."""
+    """Ctrl-C before there is a journal names no --resume, which would find no journal to go on with."""
     interrupted = """if True:
         from accountstore.cli import main, migrate
-        async def interrupt(*_): raise KeyboardInterrupt
-        migrate._check_source = interrupt
+        def interrupt(*_): raise KeyboardInterrupt
+        migrate.check_target = interrupt
         main()"""
     done = subprocess.run(
         [*PYTHON, "-c", interrupted, "migrate", "Old:mail", "New:post"],

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -13,7 +15,7 @@ from accountstore import AccountStore, LocationError, NotFoundError
 from accountstore.backends.memory import MemoryBackend
 from accountstore.client import StorageClient
 from accountstore.codecs import JSON
-from accountstore.migration import Options, Place, migrate, plan
+from accountstore.migration import Options, Place, migrate, plan, verify
 from accountstore.migration.presence import AT_ONCE
 from accountstore.migration.runners import Here
 from accountstore.scope import Resolver
@@ -23,7 +25,6 @@ from accountstore.testing import store_over
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
     from accountstore import Location
     from accountstore.backends.base import Blob, Stat, Version, WriteMode
@@ -35,6 +36,32 @@ CHOSEN: Mapping[str, dict[str, Any]] = {
     "pattern": {"include": ("f1/*",)},
     "names": {"names": (*NAMES[3:], "odd#.account", "f1/other.txt")},
 }
+
+
+@pytest.mark.parametrize("call", [migrate, plan, verify])
+async def test_a_first_run_whose_source_has_no_document_is_refused(tmp_path: Path, call: Any) -> None:
+    """Its name may be misspelt, the colon of a storage forgotten, or a pattern: no journal stays. A document that a
+    listing leaves out is one, as is one of another shard; and once a run has moved all, an empty source is no fault.
+    """
+    old = MemoryBackend()
+    async with store_over({"Old": old, "New": MemoryBackend()}) as store:
+        with raises(NotFoundError, "no documents in 'Old:mail/'$"):
+            await call(store, SOURCE, TARGET, **files(tmp_path))
+        with raises(NotFoundError, "no documents in 'new/'; the storage 'New' is 'New:'$"):
+            await call(store, "new", TARGET, **files(tmp_path))
+        await old.write("mail/odd#.account", b"{}", mode="create")
+        assert (await call(store, SOURCE, TARGET, options=Options(shard=(1, 9)), **files(tmp_path))).complete
+        (tmp_path / "journal").unlink(missing_ok=True)
+        with raises(NotFoundError, r"no document in 'Old:mail/' is chosen by include \(--include\) 'x/\*': patterns"):
+            await call(store, SOURCE, TARGET, options=Options(include=("x/*",)), **files(tmp_path))
+        assert not [*tmp_path.glob("journal*")]
+        await put(store, source(NAMES[0]), "a")
+        await old.delete("mail/odd#.account")
+        for options in (Options(shard=(1, 9)), Options(shard=(9, 9)), Options(names=("other.account",))):
+            with TemporaryDirectory(dir=tmp_path) as folder:
+                assert (await call(store, SOURCE, TARGET, options=options, **files(Path(folder)))).complete
+        assert (await once(store, tmp_path, delete_source=True)).totals.keys() == {"moved"}
+        assert (await call(store, SOURCE, TARGET, **files(tmp_path))).complete
 
 
 @pytest.mark.parametrize("end", ["source", "target"])

@@ -194,6 +194,7 @@ async def test_a_place_in_itself_is_refused(tmp_path: Path, old: str, new: str) 
     async with AccountStore.open(StoreConfig(storages=storages, default="Old")) as store:
         with raises(LocationError, "are one place, or one lies in the other"):
             await plan(store, old, new)
+        await put(store, Location("x.account", folder="a"), "a")
         assert (await plan(store, "Old:a", "Old:ab")).ok
 
 
@@ -437,7 +438,8 @@ async def test_a_storage_that_does_not_answer_ends_the_run(tmp_path: Path, monke
     """Where it is not known whether a document is gone, as its storage is silent, the run ends with an error."""
     monkeypatch.setattr("accountstore.migration.run._KEEPING", 0.1)
     async with over(Rival("read", source("x.account"), None)) as store:
-        await store.save(source("x.account"), account("a"))
+        for name in ("x.account", "y.account"):
+            await store.save(source(name), account("a"))
         with monkeypatch.context() as patched:
             patched.setattr(AccountStore, "exists", _silent)
             with raises(UnavailableError, "no answer"):
