@@ -15,15 +15,16 @@ from urllib.parse import urlsplit
 import msgspec
 from msgspec import Struct
 
-from accountstore.codecs import JSON, without_mark
+from accountstore.codecs import JSON, refuse_mask, without_mark
 from accountstore.errors import DecodeError, EncodeError, UnknownFieldError
 from accountstore.model import Account, Document, MultiAccount
-from accountstore.secrets import Secret, SecretBytes
+from accountstore.secrets import Secret, SecretBytes, instead_of
 from accountstore.validation import did_you_mean
 
 D = TypeVar("D", bound=Account | MultiAccount)
 
 _MASK = str(Secret(""))
+_NO_DOCUMENT = "an Account or a MultiAccount is wanted: `from_json` makes one of JSON"
 
 
 @overload
@@ -54,7 +55,7 @@ def from_json(data: bytes | str, kind: type[Any] = Account, /, *, unknown: Liter
         document = JSON.decode(data, kind)
         if unknown == "refuse":
             _refuse_unknown(document, msgspec.json.decode(without_mark(data)))
-        _refuse_mask(document, "$")
+        refuse_mask(document)
     except UnknownFieldError as error:
         failure = UnknownFieldError(error.message, field=error.field)
     except (DecodeError, EncodeError) as error:
@@ -69,7 +70,11 @@ def to_json(document: Document, /, *, reveal: bool = False) -> bytes:
 
     Raises:
         EncodeError: with `reveal`, the document is not one that `from_json` would return; `field` says where.
+        TypeError: it is no document, such as a dictionary, whose secrets nothing would mask.
     """
+    if not isinstance(cast("object", document), Account | MultiAccount):
+        document = instead_of(document)
+        raise TypeError(_NO_DOCUMENT)
     return SecretBytes(JSON.encode(document)) if reveal else msgspec.json.encode(masked(document))
 
 
@@ -77,7 +82,13 @@ def masked(document: Document, /) -> dict[str, Any]:
     """A document as dictionaries, lists and JSON's scalars, with a mask for each secret.
 
     A `requestUrl` that is more than an address is masked too: some programs put a token there.
+
+    Raises:
+        TypeError: as `to_json`.
     """
+    if not isinstance(cast("object", document), Account | MultiAccount):
+        document = instead_of(document)
+        raise TypeError(_NO_DOCUMENT)
     tree = cast("dict[str, Any]", msgspec.to_builtins(document, enc_hook=str, str_keys=True))
     if isinstance(document, MultiAccount):
         tree["receiveAccounts"] = [*tree["receiveAccounts"]]
@@ -125,14 +136,3 @@ def unknown_fields(part: object, tree: Any, field: str = "$", /) -> Iterator[tup
 def _refuse_unknown(document: Document, tree: Any, /) -> None:
     for field, hint in unknown_fields(document, tree):
         raise UnknownFieldError(f"is not a field here{hint}", field=field)
-
-
-def _refuse_mask(part: object, field: str, /) -> None:
-    if isinstance(part, Secret) and part.reveal() == _MASK:
-        raise EncodeError("is the mask that stands for a secret: send the secret itself", field=field)
-    if isinstance(part, tuple):
-        for place, item in enumerate(part):
-            _refuse_mask(item, f"{field}[{place}]")
-    elif isinstance(part, Struct):
-        for name, attribute in zip(part.__struct_encode_fields__, part.__struct_fields__, strict=True):
-            _refuse_mask(getattr(part, attribute), f"{field}.{name}")

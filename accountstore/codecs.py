@@ -28,6 +28,7 @@ from accountstore.model import (
     PasswordCredentials,
     ProtocolType,
     SecurityOptions,
+    masks_in,
 )
 from accountstore.secrets import Secret, reveal
 from accountstore.strict import check_json, check_msgpack
@@ -261,6 +262,12 @@ class Codec:
                 if i not in partner and (free := places.get(likeness(i, account))):
                     partner[i] = free.pop()
         return [self._overlay(a, raw[partner[i]]) if i in partner else a for i, a in enumerate(new)]
+
+
+def refuse_mask(document: Document, /) -> None:
+    """Raise `EncodeError` for a document from outside that has the mask of `to_json` in the place of a secret."""
+    for field in masks_in(document):
+        raise EncodeError("is the mask that stands for a secret: send the secret itself", field=field)
 
 
 def _credentials_in(tree: Any, /) -> Iterator[dict[str, Any]]:

@@ -192,7 +192,8 @@ class Documents:
         Fields that this release does not know are kept. Otherwise as `save`.
 
         Raises:
-            EncodeError: it is not the JSON of such a document; the message names the field.
+            EncodeError: it is not the JSON of such a document, or a secret in it is the mask of `to_json`; the message
+                names the field.
         """
         try:
             data = SecretBytes(data)  # so that no traceback with locals shows it

@@ -9,7 +9,7 @@ where a `Secret` is expected and become one.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from enum import StrEnum
 from types import NoneType
@@ -236,3 +236,15 @@ class MultiAccount(_Document, frozen=True, gc=False, kw_only=True, omit_defaults
 
 
 Document: TypeAlias = Account | MultiAccount
+
+
+def masks_in(part: object, field: str = "$", /) -> Iterator[str]:
+    """Where a document has the mask that stands for a secret in the place of one."""
+    if isinstance(part, Secret) and part.reveal() == str(part):
+        yield field
+    elif isinstance(part, tuple):
+        for place, item in enumerate(cast("tuple[object, ...]", part)):
+            yield from masks_in(item, f"{field}[{place}]")
+    elif isinstance(part, Struct):
+        for name, attribute in zip(part.__struct_encode_fields__, part.__struct_fields__, strict=True):
+            yield from masks_in(getattr(part, attribute), f"{field}.{name}")

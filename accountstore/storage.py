@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from accountstore.aio.deadlines import Deadline
 from accountstore.backends.base import Blob, Stat, Version, VersionInfo, WriteMode
 from accountstore.client import StorageClient
-from accountstore.codecs import BYTE_ORDER_MARK, JSON, Codec, is_sealed, without_mark
+from accountstore.codecs import BYTE_ORDER_MARK, JSON, Codec, is_sealed, refuse_mask, without_mark
 from accountstore.errors import (
     AccountStoreError,
     BackendError,
@@ -320,7 +320,7 @@ class DocumentRef(Struct, frozen=True, eq=False):
                 await self.storage.turn(self.by)
             data = without_mark(data)
             try:
-                JSON.decode(data, self.kind)
+                refuse_mask(JSON.decode(data, self.kind))
             except DecodeError as error:
                 raise EncodeError(error.message, field=error.field) from None
             return stored(None, await self._put(self.storage.transcode(data, JSON, self.kind), mode))

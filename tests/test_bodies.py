@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import traceback
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
@@ -118,6 +119,20 @@ def test_what_is_no_json_is_refused_by_its_type(data: Any) -> None:
         from_json(data)
     entries = traceback.TracebackException.from_exception(caught.value, capture_locals=True).stack[1:]
     assert CANARY not in "".join(f"{entry.locals}" for entry in entries)
+
+
+@pytest.mark.parametrize("call", [to_json, masked, partial(to_json, reveal=True)])
+@pytest.mark.parametrize("given", [{"credentials": {"password": CANARY}}, [CANARY], CANARY, 3, None])
+def test_what_is_no_document_is_not_shown(call: Any, given: Any) -> None:
+    """A dictionary, whose secrets nothing would mask, and whatever else is no document is a `TypeError` that says what
+    to give, and shows it in no frame of ours.
+    """
+    with pytest.raises(TypeError, match="an Account or a MultiAccount is wanted") as caught:
+        call(given)
+    entries = traceback.TracebackException.from_exception(caught.value, capture_locals=True).stack
+    ours = [entry for entry in entries if entry.filename.endswith("bodies.py") and "tests" not in entry.filename]
+    assert len(ours) > 0
+    assert CANARY not in "".join(f"{entry.locals}" for entry in ours)
 
 
 def test_no_error_shows_what_a_client_gave() -> None:

@@ -147,6 +147,7 @@ INVALID: dict[str, tuple[bytes, str]] = {
     "a field missing": (b'{"host":"canary"}', "$"),
     "a wrong type": (RICH.replace(b'"port":1', b'"port":"canary"'), "$.port"),
     "a value below the bound": (RICH.replace(b'"port":1', b'"port":0'), "$.port"),
+    "a masked password": (RICH.replace(b'"password":"p"', b'"password":"**********"'), "$.credentials.password"),
     "an empty password": (RICH.replace(b'"password":"p"', b'"password":""'), "$.credentials.password"),
     "a key twice": (RICH.replace(b'"port":1', b'"canary":1,"canary":2,"port":1'), "$"),
 }
@@ -155,7 +156,9 @@ INVALID: dict[str, tuple[bytes, str]] = {
 @both_codecs
 @pytest.mark.parametrize(("data", "field"), INVALID.values(), ids=INVALID)
 async def test_save_json_refuses_what_get_would_refuse(codec: str, data: bytes, field: str) -> None:
-    """Any other JSON is an `EncodeError` with location and field that quotes nothing; the storage is not asked."""
+    """Any other JSON, and the mask of `to_json` for a secret, is an `EncodeError` with location and field that quotes
+    nothing; the storage is not asked.
+    """
     backend = Recording()
     with raises(EncodeError, field=field, location=AT) as caught:
         await store_over({"main": backend}, codec=codec).save_json(AT, data)

@@ -12,6 +12,7 @@ from accountstore.bodies import is_address, unknown_fields
 from accountstore.cli.exits import print_error
 from accountstore.codecs import JSON, without_mark
 from accountstore.location import Located
+from accountstore.model import masks_in
 from accountstore.validation import kind_of
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ def read_given(
         data = data.strip(b" \t\r\n")
         if not data:
             raise DecodeError("is empty")
-        if _has_mask(JSON.decode(data, kind)):
+        if any(masks_in(JSON.decode(data, kind))):
             raise DecodeError("a secret in it is masked: `accountstore get --json --reveal` shows secrets")
     except DocumentError as error:
         raise type(error)(f"{source}: {error}") from None
@@ -75,18 +76,6 @@ def warn_of_near_misses(data: bytes, kind: type[Account | MultiAccount], /) -> N
     for field, hint in unknown_fields(JSON.decode(data, kind), msgspec.json.decode(without_mark(data))):
         if "did you mean" in hint:
             print_error(f"warning: {field}: is not a field here, and is kept{hint}")
-
-
-def _has_mask(part: object, /) -> bool:
-    match part:
-        case Secret():
-            return part.reveal() == _MASK
-        case Struct():
-            return any(_has_mask(getattr(part, name)) for name in part.__struct_fields__)
-        case tuple():
-            return any(map(_has_mask, part))
-        case _:
-            return False
 
 
 def tree_of(data: bytes, kind: type[Account | MultiAccount], /, *, reveal: bool) -> dict[str, Shown]:
