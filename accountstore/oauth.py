@@ -77,7 +77,7 @@ class TokenEndpoint:
 
     Raises:
         ConfigError: the endpoint is no such URL.
-        TypeError, ValueError: `timeout` or `lifetime` is no positive number.
+        TypeError, ValueError: `timeout` or `lifetime` is no positive number; the endpoint is no text.
     """
 
     def __init__(
@@ -101,6 +101,8 @@ class TokenEndpoint:
         self._schemes = {"https", "http"} if insecure_http else {"https"}
         self._trust_env = trust_env
         self._tls: ssl.SSLContext | None = None
+        if not isinstance(endpoint, str | None):
+            raise TypeError("the endpoint must be a URL, as text, or None")
         if endpoint is not None and (wrong := self._what_is_wrong_with(endpoint)):
             raise ConfigError(f"the endpoint {wrong}; accountstore.oauth has GOOGLE, MICROSOFT and microsoft(tenant)")
         self._endpoint = endpoint

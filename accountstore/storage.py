@@ -38,12 +38,10 @@ if TYPE_CHECKING:
 D = TypeVar("D", bound=Account | MultiAccount)
 T_co = TypeVar("T_co", covariant=True)
 T = TypeVar("T")
-_TO_GIVE: Mapping[str, str] = {
-    "NoneType": ": a function that is given to an update returns the new document",
-    "Stored": ": give its `document`",
-    "dict": ": `from_json` makes one of JSON",
-}
+_TO_GIVE: Mapping[str, str] = {"Stored": ": give its `document`", "dict": ": `from_json` makes one of JSON"}
 """What to give instead, by the type of what was given."""
+_TO_RETURN = {**_TO_GIVE, "NoneType": ": a function that is given to an update returns the new document"}
+"""As `_TO_GIVE`, of an update."""
 _PAUSE = 0.02
 _MANY = 500
 """Accounts that are about as large."""
@@ -144,7 +142,8 @@ class Storage(Struct, frozen=True, eq=False):
         """
         if type(document) is not kind:
             wrong = type(document).__name__
-            raise EncodeError(f"is not of type {kind.__name__}, but {wrong}{_TO_GIVE.get(wrong, '')}")
+            instead = (_TO_GIVE if original is None else _TO_RETURN).get(wrong, "")
+            raise EncodeError(f"is not of type {kind.__name__}, but {wrong}{instead}")
         codec = self.codec
         if original is None:
             data = SecretBytes(codec.encode(document))

@@ -241,7 +241,8 @@ class AccountStore(Documents):
         """The same store narrowed to one folder of one storage: for one tenant.
 
         Locations are then relative to the folder, and name no storage, or that one; any other is as unknown as one that
-        is not configured. The narrowed store lives as long as this one, and equals another that is narrowed alike.
+        is not configured. The folder `""` is the whole storage: refuse a tenant's id that is empty. The narrowed store
+        lives as long as this one, and equals another that is narrowed alike.
 
         Raises:
             LocationError: the folder is not allowed, or the storage is not configured.

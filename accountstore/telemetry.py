@@ -39,7 +39,13 @@ def otel_observer(
 
     Without providers, the process's own (`opentelemetry.trace.set_tracer_provider`) are used. `paths` adds
     `accountstore.location` and `accountstore.target` to the spans, never to the metrics.
+
+    Raises:
+        TypeError: a provider is none, or `paths` is no bool.
     """
+    providers = (tracer_provider, TracerProvider), (meter_provider, MeterProvider)
+    if not all(isinstance(given, kind | None) for given, kind in providers) or paths not in {True, False}:
+        raise TypeError("tracer_provider and meter_provider must be OpenTelemetry's, and paths True or False")
     tracer = (tracer_provider or get_tracer_provider()).get_tracer("accountstore")
     meter = (meter_provider or get_meter_provider()).get_meter("accountstore")
     durations = meter.create_histogram(

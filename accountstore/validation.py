@@ -27,6 +27,7 @@ RESERVED_PREFIX = ".accountstore-"
 Kind: TypeAlias = Literal["account", "multi"]
 """Which document a file name promises: `*.account` or `*.multi.account`."""
 
+_EMPTY = "a segment is empty (no slash at its ends, and no two in a row)"
 _SHORT = 4
 _SINGLE = ".account"
 _MULTI = ".multi.account"
@@ -37,6 +38,8 @@ _FORBIDDEN = "[\\\\/:*?\\[\\]{}#\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]"
 
 def check_storage_name(name: str, /) -> None:
     """Raise `LocationError` unless `name` can name a storage."""
+    if str(name).endswith(":"):
+        raise LocationError("storage: has ':' at its end; here give the name without its colon")
     _check_segment(name, "storage")
 
 
@@ -44,6 +47,8 @@ def check_folder(folder: str, /) -> None:
     """Raise `LocationError` unless `folder` is empty (the root) or allowed segments joined by `/`."""
     if not isinstance(folder, str):
         raise TypeError("folder: must be text such as 'mail/team-a'")
+    if folder.startswith("/"):
+        raise LocationError(f"folder: {_EMPTY}; a location is no path of the file system, and begins without a slash")
     if folder:
         for segment in folder.split("/"):
             _check_segment(segment, "folder")
@@ -73,7 +78,7 @@ def _check_segment(text: str, what: str, /) -> None:
     if not isinstance(text, str):
         raise TypeError(f"{what}: must be text")
     if not text:
-        raise LocationError(f"{what}: a segment is empty (no slash at its ends, and no two in a row)")
+        raise LocationError(f"{what}: {_EMPTY}")
     if text in {".", ".."}:
         raise LocationError(f"{what}: a segment is '.' or '..'")
     if what == "file name" and "/" in text:
@@ -152,7 +157,9 @@ def check_plain(name: str, function: object, /) -> None:
     """
     if function is None:
         return
-    if not callable(function) or iscoroutinefunction(function) or iscoroutinefunction(type(function).__call__):
+    if not callable(function):
+        raise TypeError(f"{name} must be a plain function, not {type(function).__name__}")
+    if iscoroutinefunction(function) or iscoroutinefunction(type(function).__call__):
         raise TypeError(f"{name} must be a plain function, not a coroutine function")
 
 
@@ -168,11 +175,13 @@ def sealed_limit(max_bytes: int, /) -> int:
 
 
 def nearest(word: str, known: Collection[str], /) -> str | None:
-    """The word that is most like another, if one is alike."""
+    """The word that is most like another, if one is alike; a short one also in half of it, if it is about as long."""
+    is_short = len(word) <= _SHORT
+    alike = [other for other in known if not is_short or abs(len(other) - len(word)) < _SHORT - 1]
     with suppress(OSError):  # the process may have no descriptor left for the import
         from difflib import get_close_matches
 
-        return next(iter(get_close_matches(word, known, n=1, cutoff=0.5 if len(word) <= _SHORT else 0.6)), None)
+        return next(iter(get_close_matches(word, alike, n=1, cutoff=0.5 if is_short else 0.6)), None)
     return None
 
 

@@ -271,6 +271,7 @@ FAULTS: Mapping[str, tuple[str, str, tuple[str, ...]]] = {
     "a codec like none": (A + 'codec = "yaml"\n', "storages.a.codec: ", ("json, msgpack",)),
     "a codec's type": (A + "codec = 5\n", "storages.a.codec: ", ("str", "int")),
     "an unknown engine": (A + 'engine = "obstor"\n', "storages.a.engine: ", ("'obstore'",)),
+    "an engine half like one": (A + 'engine = "boto"\n', "storages.a.engine: ", ("fsspec, obstore",)),
     "an engine like none": (A + 'engine = "xyzzy"\n', "storages.a.engine: ", ("fsspec, obstore",)),
     "a type of a switch": (A + 'read_only = "yes"\n', "storages.a.read_only: ", ("bool", "str")),
     "no time": (A + "timeout = 0\n", "storages.a.timeout: ", ("more than 0",)),

@@ -106,6 +106,8 @@ async def test_a_hanging_call_ends_when_it_is_cancelled(memory: BatchMemory, ope
         (lambda: Fault("save"), "operation must be one of a backend's: read, "),  # type: ignore[arg-type]
         (lambda: Fault("write", 1, "during"), "moment must be one of a backend's: before, "),  # type: ignore[arg-type]
         (lambda: Fault("write", 0), "nth must be 1 or more"),
+        (lambda: Fault("write", 1, "before", OSError), "error must be an exception that is made"),  # type: ignore[arg-type]
+        (lambda: Fault("write", 1, "before", None), "error must be an exception that is made"),  # type: ignore[arg-type]
         (lambda: store_over(MemoryBackend()), "by their storages' names"),  # type: ignore[arg-type]
         (lambda: store_over({}), "by their storages' names"),
         (lambda: store_over({"main": MemoryBackend()}, codec="yaml"), "codec must be one of json, msgpack"),

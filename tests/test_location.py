@@ -125,7 +125,12 @@ def test_json_is_the_seeds_storage_file_location(text: str, location: Location) 
     [
         (lambda: Location("mail/a.account"), "file name: has a slash: its folder is an argument of its own, `folder`"),
         (lambda: Location("a.account", folder="mail/"), r"folder: .*no slash at its ends"),
-        (lambda: Location("a.account", folder="/mail"), r"folder: .*no slash at its ends"),
+        (lambda: Location("a.account", folder="/mail"), r"folder: .*no slash at its ends.*begins without a slash$"),
+        (lambda: Location.parse("/srv/mail/a.account"), r"folder: .*no path of the file system"),
+        (
+            lambda: Location("a.account", storage="Mail:"),
+            r"storage: has .:. at its end; here give the name without its colon$",
+        ),
         (lambda: Location.parse("Mail:"), r"file name: is missing: a location is \[storage:\]\[folder/\]file"),
         (lambda: Location.parse("mail/"), "file name: is missing"),
         (lambda: Location("a.account", folder="Mail:mail"), "folder: has ':': .* argument of its own, `storage`"),

@@ -255,7 +255,8 @@ MISUSES: Mapping[str, tuple[Callable[[AccountStore], object], str]] = {
     "a named call": (lambda _: cast("Any", AccountStore)(config=None), r"AccountStore\.open\(config\)"),
     "no async": (lambda _: cast("Any", AccountStore.open()).__enter__(), r"async with AccountStore\.open\(config\)"),
     "a class": (lambda store: store.refresh(AT, cast("Any", Recording)), "such as a TokenEndpoint"),
-    "no observer": (lambda _: AccountStore.open(observer=cast("Any", "x")), "plain function"),
+    "no observer": (lambda _: AccountStore.open(observer=cast("Any", "x")), "a plain function, not str$"),
+    "an async observer": (lambda _: AccountStore.open(observer=cast("Any", drained)), "not a coroutine function$"),
 }
 
 

@@ -87,3 +87,10 @@ async def test_paths_are_told_on_request(pauses: list[float]) -> None:
     assert not [
         point for point in metrics["accountstore.operation.duration"] if "accountstore.location" in point.attributes
     ]
+
+
+@pytest.mark.parametrize("given", [{"tracer_provider": 3}, {"meter_provider": "x"}, {"paths": "yes"}])
+def test_what_is_no_provider_is_refused(given: Any) -> None:
+    """At once, by its type; names of files are shown by no other word than True."""
+    with pytest.raises(TypeError, match="tracer_provider and meter_provider must be"):
+        otel_observer(**given)

@@ -122,6 +122,10 @@ async def test_a_change_that_returns_no_account_writes_nothing(store: AccountSto
         await store.update(AT, lambda _: result)
     if type(result) is not Account:
         assert f"is not of type Account, but {type(result).__name__}" in str(caught.value)
+    assert ("a function that is given to an update" in str(caught.value)) is (result is None)
+    with raises(EncodeError, location=AT) as caught:
+        await store.save(AT, result)
+    assert "update" not in str(caught.value)
     assert (await store.stat(AT)).version == version
 
 

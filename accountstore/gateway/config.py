@@ -18,6 +18,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
+from difflib import get_close_matches
 from math import inf
 from typing import Any, Literal, TypeAlias, cast
 
@@ -199,7 +200,10 @@ def config_of(tree: Mapping[str, Any], /) -> GatewayConfig:
     try:
         config = msgspec.convert({**tree, "keys": []}, GatewayConfig)
     except msgspec.ValidationError as error:
-        raise ConfigError(re.sub(_NO_NAME, "an unknown field", str(error))) from None
+        found = re.fullmatch(r"Object contains unknown field `(\w{1,40})`", str(error))
+        near = get_close_matches(found[1], GatewayConfig.__struct_fields__, 1) if found else []
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ConfigError(re.sub(_NO_NAME, "an unknown field", str(error)) + hint) from None
     if given := os.environ.get(_KEYS_VARIABLE):
         keys = [key.strip() for key in given.split(",")]
         if not all(keys):

@@ -62,6 +62,7 @@ class Fault:
 
     Raises:
         ValueError: it would never happen: a backend has no such call, no call is the 0th, or no such moment is known.
+        TypeError: the error is none, such as its class alone.
     """
 
     operation: Operation
@@ -75,6 +76,8 @@ class Fault:
                 raise ValueError(f"{what} must be one of a backend's: {', '.join(known)}")
         if not isinstance(cast("object", self.nth), int) or self.nth < 1:
             raise ValueError("nth must be 1 or more")
+        if not isinstance(cast("object", self.error), BaseException):
+            raise TypeError("error must be an exception that is made, such as TimeoutError()")
 
 
 class FaultyBackend:

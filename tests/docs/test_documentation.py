@@ -65,7 +65,7 @@ RUN = {
     "refresh.md": {"text": 2, "python": 2},
     "service.md": {"python": 3},
     "storages.md": {"toml": 2},
-    "store.md": {"python": 2},
+    "store.md": {"python": 3},
     "testing.md": {"python": 3},
     "tutorial.md": {"toml": 3, "sh": 9, "python": 2, "text": 2},
 }
@@ -144,11 +144,14 @@ def test_update_and_error_examples_do_what_they_say(names: Any, capsys: pytest.C
         other = Location("y.account")
         assert await save_all(store, {location: ACCOUNT, other: ACCOUNT}) == [location]
         await hosts(store, [Location("none.account"), other])
+        await store.save(Location("z.account", folder="mail/team"), ACCOUNT)
+        await page["show"](store)
 
     anyio.run(look)
-    first, second = capsys.readouterr().out.splitlines()
+    first, second, third = capsys.readouterr().out.splitlines()
     assert first.startswith("none.account: there is no such document")
     assert second.startswith(f"y.account {ACCOUNT.host} ")
+    assert re.match(r"mail/team z\.account \d+ \d{4}-.*\+00:00 \S+$", third)
 
 
 def test_body_example_guards_against_a_lost_update(names: Any) -> None:

@@ -182,6 +182,13 @@ async def test_what_is_no_https_url_is_not_asked(url: str) -> None:
     assert CANARY not in str(caught.value)
 
 
+@pytest.mark.parametrize("endpoint", [3, b"https://x/token", OAuthCredentials])
+async def test_an_endpoint_that_is_no_text_is_refused(endpoint: Any) -> None:
+    """At once, and by its type."""
+    with pytest.raises(TypeError, match="the endpoint must be a URL, as text"):
+        TokenEndpoint(endpoint)
+
+
 @pytest.mark.parametrize(
     ("endpoint", "request_url", "is_refused"),
     [
