@@ -18,7 +18,7 @@ from migrating import SOURCE, TARGET, account, config, files, once, outcomes_of,
 from msgspec.structs import replace
 from running import PYTHON
 
-from accountstore import AccountStore, JournalError, PasswordCredentials, StorageConfig
+from accountstore import AccountStore, JournalError, Location, PasswordCredentials, StorageConfig
 from accountstore.backends.memory import MemoryBackend
 from accountstore.client import StorageClient
 from accountstore.codecs import CODECS, JSON
@@ -454,6 +454,7 @@ async def test_other_migrations_are_not_merged(
 ) -> None:
     """Journals that are not of one migration have no common report: the message says in what they differ."""
     await once(store, tmp_path, shard=(1, 2))
+    await put(store, Location("x.account", folder="other"), "a")
     other = tmp_path / "other"
     given: dict[str, Any] = {"shard": (2, 2), **options}
     await migrate(store, *ends, journal=other, options=Options(**given))

@@ -86,6 +86,7 @@ async def test_processes_open_what_the_store_was_opened_from(
     with raises(ConfigError, "the storage of 'Old:mail' is another one where the work is done"):
         await migrate(store, SOURCE, TARGET, processes=2, config=other, **files(tmp_path))
     async with store_over({"Old": MemoryBackend(), "New": MemoryBackend()}) as made:
+        await put(made, source(NAMES[0]), "a")
         with raises(UnsupportedError, "was made of backends"):
             await migrate(made, SOURCE, TARGET, processes=2, journal=tmp_path / "made", key_file=tmp_path / "key")
     memory = {"Old": StorageConfig(f"{tmp_path}/old"), "New": StorageConfig("memory://")}
