@@ -337,6 +337,7 @@ async def test_nothing_secret_travels(
 async def test_on_trio_it_is_refused(tmp_path: Path) -> None:
     """Dask has asyncio alone: on trio `client=` is an UnsupportedError."""
     async with AccountStore.open(config(tmp_path)) as store:
+        await put(store, source(NAMES[0]), "a")
         with raises(UnsupportedError, "asyncio alone"):
             await migrate(store, SOURCE, TARGET, client=object(), **files(tmp_path))
 
