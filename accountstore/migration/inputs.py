@@ -11,9 +11,11 @@ from msgspec.structs import replace
 
 from accountstore.errors import ExtensionError
 from accountstore.listing import Skipped
+from accountstore.migration.decide import Settled
 from accountstore.migration.journal import Journal
 from accountstore.migration.merge import Item
 from accountstore.migration.model import Options, Place
+from accountstore.migration.presence import LEFT
 from accountstore.migration.records import Other, Row
 from accountstore.validation import kind_of
 
@@ -23,11 +25,11 @@ _PAGE = 1000
 class Others:
     """What the listings leave out, and is wanted. It knows nothing of the run, which can be dropped."""
 
-    def __init__(self, wants: Callable[[str], bool], /) -> None:
-        self._wants = wants
+    def __init__(self, options: Options, /) -> None:
+        self._options = options
         self._unread: tuple[str, ...] = ()
-        self.composed: set[str] = set()
-        """The names of documents as the target keeps them in another Unicode form, in that which a location has."""
+        self.composed: dict[str, set[str]] = {"source": set(), "target": set()}
+        """The names of documents that an end has in another Unicode form, in that which a location has."""
         self.found: list[Other] = []
         self._in_place: dict[str, Other] = {}
         """What stands at the target in a document's place, until its name comes, which tells more."""
@@ -37,8 +39,15 @@ class Others:
         find by its name, though it lists another form of that or something else in its place, neither.
         """
         in_place = self._in_place.pop(item.name, None) is not None
-        unseen = in_place or item.name.startswith(self._unread) or item.name in self.composed
+        unseen = in_place or item.name.startswith(self._unread) or item.name in self.composed["target"]
         return replace(item, listed=False) if unseen else item
+
+    def left(self, item: Item, /) -> Settled | None:
+        """What is said of a copy that is not to be removed, as the source has its document by another form of its name;
+        None: this is no such copy.
+        """
+        has_form = item.source is None and item.row is not None and item.name in self.composed["source"]
+        return Settled("gone", LEFT) if has_form and self._options.mirror_deletes else None
 
     def add(self, end: str, place: Place, skipped: Skipped, /) -> None:
         """A listing has left this out."""
@@ -46,9 +55,9 @@ class Others:
         if not name or name.endswith("/"):  # a folder below, or the place itself
             self._unread += (name,)
             self.found.append(Other(end, name, "failed", skipped.reason))
-        elif self._wants(name):
-            if end == "target" and (composed := normalize("NFC", name)) != name:
-                self.composed.add(composed)
+        elif self._options.wants(name):
+            if (composed := normalize("NFC", name)) != name:
+                self.composed[end].add(composed)
             if not _is_document(name.rpartition("/")[2]):
                 self.found.append(Other(end, name, "foreign", skipped.reason))
             elif end == "source":

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from unicodedata import normalize
 
 from accountstore.errors import AccountStoreError, LocationError, NotFoundError, NotRegularError
 from accountstore.listing import Folder, Skipped, storage_meant
 from accountstore.location import Location
 from accountstore.migration.model import Options, Place, named
 from accountstore.outcomes import each
+from accountstore.scope import Resolver
 from accountstore.store import AccountStore
 
 AT_ONCE = 16
 """Questions that are asked together, at most."""
+LEFT = "the source has it under another Unicode form of its name: it is left"
+_EXTENSION = ".account"
 
 
 async def exist(store: AccountStore, locations: Sequence[Location], at_once: int, /) -> list[bool | AccountStoreError]:
@@ -51,6 +55,28 @@ async def check_source(store: AccountStore, place: Place, options: Options, /) -
     raise NotFoundError(
         f"no document in {folder!r} is chosen by {chosen_by}: patterns are for the path below it, and case counts"
     )
+
+
+async def ignores_case(resolver: Resolver, at: Location, /) -> bool:
+    """Whether a document that is there is found by a name that differs from its own in case alone."""
+    return await _is_at(resolver, at, _EXTENSION, _EXTENSION.upper())
+
+
+async def is_decomposed(resolver: Resolver, at: Location, name: str, /) -> bool:
+    """Whether a document of this name below a place is there by the decomposed form of it, as some systems write it."""
+    decomposed = normalize("NFD", name)
+    return decomposed != name and await _is_at(resolver, at, name, decomposed)
+
+
+async def _is_at(resolver: Resolver, at: Location, end: str, other: str, /) -> bool:
+    """Whether something is where this location is, with another end of its key, which no location may have."""
+    ref = resolver.ref(at)
+    client = ref.storage.client
+    try:
+        await client.stat(ref.key.removesuffix(end) + other, client.deadline())
+    except NotFoundError:
+        return False
+    return True
 
 
 class Presence:

@@ -83,7 +83,7 @@ class Migration:
         self._runner: Runner | None = None
         self._merged: Merged | Named | None = None
         self._source = Presence(store, job.source, job.options)
-        self._others = Others(job.options.wants)
+        self._others = Others(job.options)
         self._failures = Failures()
         self._unkept: list[tuple[Done, Item]] = []
         """What was done, and is not in the journal yet."""
@@ -209,7 +209,7 @@ class Migration:
         """Settle what there is nothing to do with, by the versions that the listings have; the rest is left."""
         rest: list[Item] = []
         for item in items:
-            way = decide(*end_of(item), item.row, self._marks, self._job.options)
+            way = self._others.left(item) or decide(*end_of(item), item.row, self._marks, self._job.options)
             if isinstance(way, Settled) and self._job.action != "verify":
                 self._unkept.append((settled(item, way), item))
             else:
@@ -336,7 +336,7 @@ class Migration:
         """Refuse a target that has lost all of its copies, as where it is not mounted: `verify` names each, and others
         would take them for deleted.
         """
-        if self._others.composed:
+        if self._others.composed["target"]:
             return  # it has some, under other forms of their names
         job = self._job
         if self._journal is None or job.action == "verify" or job.options.on_conflict == "overwrite":

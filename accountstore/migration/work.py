@@ -42,14 +42,13 @@ from accountstore.migration.marks import Marks
 from accountstore.migration.merge import Item
 from accountstore.migration.model import Options, Place
 from accountstore.migration.pace import Pace
-from accountstore.migration.presence import Presence, exist
+from accountstore.migration.presence import LEFT, Presence, exist, ignores_case, is_decomposed
 from accountstore.migration.records import Done
 from accountstore.model import Document
 from accountstore.storage import Opened
 from accountstore.store import AccountStore, parts_of
 
 _RACED = (NotFoundError, ExistsError, ConflictError)
-_EXTENSION = ".account"
 _REQUESTS = {"none": 2, "write": 2, "read": 3}
 
 
@@ -112,7 +111,8 @@ class Worker:
         match self._job.action:
             case "migrate":
                 await self._copy([(case, way) for case, way in decided if isinstance(way, Write)])
-                await self._mirror([(case, way) for case, way in decided if isinstance(way, Remove)])
+                removable = await self._removable([(case, way) for case, way in decided if isinstance(way, Remove)])
+                await self._each(self._remove, removable)
                 if self._job.options.delete_source:
                     await self._move(cases)
             case "plan":
@@ -276,7 +276,10 @@ class Worker:
         return changed
 
     async def _plan(self, ways: Sequence[tuple[Case, Decision]], /) -> None:
-        """Say what a run would do; what it would copy is read, and put in the target's codec, as it may be refused."""
+        """Say what a run would do; what it would copy is read, and put in the target's codec, as it may be refused; and
+        what it would remove is asked for.
+        """
+        await self._removable([(case, way) for case, way in ways if isinstance(way, Remove)])
         unread = [case for case, way in ways if isinstance(way, Write) and case.opened is None]
         for case, found in zip(unread, await self._read([case.at for case in unread]), strict=True):
             case.found(found)
@@ -307,46 +310,37 @@ class Worker:
                 await self._pace.wait(1)
                 tasks.start_soon(_in_turn, turns, call, case, way if isinstance(way, Version) else way.version)
 
-    async def _mirror(self, ways: Sequence[tuple[Case, Remove]], /) -> None:
-        """Remove at the target what is gone at the source, which is asked once more; and then whether it has anything,
-        as a source that was unmounted meanwhile has not.
+    async def _removable(self, ways: Sequence[tuple[Case, Remove]], /) -> Sequence[tuple[Case, Remove]]:
+        """Those to remove at the target of what is gone at the source, which is asked once more; and then whether it
+        has anything, as a source that was unmounted meanwhile has not.
         """
         await self._each(self._ask_again, ways)
         ways = [(case, way) for case, way in ways if case.done is None]
         if not ways:
-            return
+            return ()
         try:
             if not await self._source.is_there():
                 raise NotFoundError(f"{self._job.source} has no document any more, and had some: is it still mounted?")
-            ignores_case = await self._ignores_case(ways[0][0].to) and not await self._ignores_case(self._source.seen)
+            there = self._source.seen or ways[0][0].at
+            left = await ignores_case(self._resolver, ways[0][0].to) and not await ignores_case(self._resolver, there)
         except AccountStoreError as error:
             for case, _ in ways:
                 case.fail(error, stop=True)
-            return
-        if ignores_case:
+            return ()
+        if left:
             for case, _ in ways:
                 case.settle("gone", "the target ignores case, so that it may be there under another name: it is left")
-            return
-        await self._each(self._remove, ways)
+            return ()
+        return ways
 
     async def _ask_again(self, case: Case, _: Version, /) -> None:
         try:
             if await self._store.exists(case.at):
                 case.settle("gone", "it is at the source again")
+            elif await is_decomposed(self._resolver, case.at, case.item.name):
+                case.settle("gone", LEFT)
         except AccountStoreError as error:
             case.fail(error)
-
-    async def _ignores_case(self, at: Location | None, /) -> bool:
-        """Whether a document that is there is found by a name that differs from its own in case alone."""
-        if at is None:
-            return False
-        ref = self._resolver.ref(at)
-        client = ref.storage.client
-        try:
-            await client.stat(ref.key.removesuffix(_EXTENSION) + _EXTENSION.upper(), client.deadline())
-        except NotFoundError:
-            return False
-        return True
 
     async def _remove(self, case: Case, version: Version, /) -> None:
         """Remove a document at the target."""

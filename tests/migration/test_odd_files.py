@@ -124,7 +124,7 @@ async def test_links_that_are_followed_are_documents(tmp_path: Path) -> None:
 
 async def test_a_folder_that_became_a_link_loses_no_copy(tmp_path: Path) -> None:
     """What is behind a link is not read, and is not gone, either: with `mirror_deletes` its copies stay, and the run is
-    not all right.
+    not all right, as its plan said.
     """
     async with AccountStore.open(config(tmp_path)) as store:
         for name in ("team/a.account", "z.account"):
@@ -133,9 +133,10 @@ async def test_a_folder_that_became_a_link_loses_no_copy(tmp_path: Path) -> None
         folder = tmp_path / "old" / "mail" / "team"
         folder.rename(tmp_path / "elsewhere")
         folder.symlink_to(tmp_path / "elsewhere")
-        run = migrate(store, SOURCE, TARGET, options=Options(mirror_deletes=True), **files(tmp_path))
-        assert await outcomes_of(run) == {"team": "foreign", "team/a.account": "refused", "z.account": "same"}
-        assert run.report.exit_code == 1
+        for call in (plan, migrate):
+            run = call(store, SOURCE, TARGET, options=Options(mirror_deletes=True), **files(tmp_path))
+            assert await outcomes_of(run) == {"team": "foreign", "team/a.account": "refused", "z.account": "same"}
+            assert run.report.exit_code == 1
         assert await found(store, target("team/a.account")) == "a"
 
 
@@ -219,6 +220,39 @@ async def test_copies_whose_names_the_target_decomposes_are_found(tmp_path: Path
         await store.delete(target(name))
         if others:
             assert (await outcomes_of(migrate(store, SOURCE, TARGET, **files(tmp_path))))[name] == "removed"
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "listed"),
+    [
+        ("caf\u00e9.account", "cafe\u0301.account", True),
+        ("\u0401.account", "\u0415\u0308.account", True),  # it is listed behind the other
+        ("\u00e9/a.account", "e\u0301/a.account", True),
+        ("\u00e9/\u00fc.account", "e\u0301/\u00fc.account", True),
+        ("caf\u00e9.account", "cafe\u0301.account", False),
+    ],
+    ids=["file", "behind", "folder", "folder alone", "named"],
+)
+async def test_copies_whose_names_the_source_decomposes_are_left(
+    tmp_path: Path, before: str, after: str, listed: bool
+) -> None:
+    """With `mirror_deletes`, a document that the source has under another Unicode form of its name keeps its copy, and
+    a plan and a run say why.
+    """
+    options = Options(mirror_deletes=True, names=None if listed else (before, "z.account"))
+    async with AccountStore.open(config(tmp_path)) as store:
+        for name in (before, "z.account"):
+            await store.save(source(name), account("a"))
+        await once(store, tmp_path)
+        place = tmp_path / "old" / "mail"
+        (place / after).parent.mkdir(exist_ok=True)
+        (place / before).rename(place / after)
+        for call in (plan, migrate):
+            run = call(store, SOURCE, TARGET, options=options, **files(tmp_path))
+            told = {outcome.name: outcome async for outcome in run}
+            assert told[before].outcome == "gone"
+            assert "under another Unicode form of its name" in told[before].reason
+        assert await found(store, target(before)) == "a"
 
 
 @pytest.mark.parametrize("how", ["chmod", "fault"])
