@@ -364,17 +364,20 @@ def _follow(
 
 async def _client(address: str, /) -> Any:
     try:
+        from dask import config
+        from dask.utils import parse_timedelta
         from distributed import Client
     except ImportError:
         raise UnsupportedError("--dask needs the package distributed: pip install 'accountstore[dask]'") from None
     client: Any = None
     try:
         client = Client(address, asynchronous=True)  # type: ignore[no-untyped-call]  # it has no types
-        return await client
+        with anyio.fail_after(parse_timedelta(config.get("distributed.comm.timeouts.connect"))):
+            return await client
     except (OSError, TypeError, ValueError) as error:
         if client is not None:
             await client.close()  # else the collector of garbage does, which warns
-        raise ConfigError(f"--dask {address}: {error}") from None
+        raise ConfigError(f"--dask {address}: {str(error) or 'no Dask scheduler answers there'}") from None
 
 
 async def _show(migration: Migration, /, *, as_json: bool) -> int:

@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import select
+import socket
 import subprocess
 import sys
 import time
@@ -227,6 +228,18 @@ def test_a_scheduler_that_cannot_be_is_one_line(migrate: Any, address: str) -> N
     """The error names the address, and Python warns of nothing besides."""
     pytest.importorskip("distributed")
     done = migrate("Old:mail", "New:post", "--dask", address)
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"accountstore: --dask {address}: ")
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_port_that_is_no_scheduler_is_told(migrate: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who listens and never answers is given up after the time that Dask gives a connection."""
+    pytest.importorskip("distributed")
+    monkeypatch.setenv("DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT", "1s")
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"tcp://127.0.0.1:{silent.getsockname()[1]}"
+        done = migrate("Old:mail", "New:post", "--dask", address)
     assert done.returncode == 1
     assert done.stderr.startswith(f"accountstore: --dask {address}: ")
     assert done.stderr.count("\n") == 1
