@@ -7,6 +7,7 @@ import sqlite3
 import stat
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import TypeVar, cast
 
 import msgspec
@@ -25,9 +26,10 @@ ANOTHER = "begin another journal: what is at the target already is compared, not
 class Database:
     """An open file. Whatever is wrong with it, or in it, is a `JournalError` that names it."""
 
-    def __init__(self, path: str, /) -> None:
+    def __init__(self, path: str, /, *, reads: bool = False) -> None:
+        """With `reads`, nothing is made or changed, and the medium may be read-only."""
         self.path = path
-        self._db = _connect(path)
+        self._db = _connect(path, reads)
 
     def select(self, kind: type[T], query: str, /, *given: object) -> list[T]:
         """The rows that a query finds, each as a value of this type."""
@@ -76,8 +78,8 @@ class Translated:
             raise JournalError(f"{self._path}: the journal cannot be read or written ({error})") from None
 
 
-def _connect(path: str, /) -> sqlite3.Connection:
-    """Open the file, or make it, and lock it. Raises `JournalError`."""
+def _connect(path: str, reads: bool, /) -> sqlite3.Connection:
+    """Open the file, or make it, and lock it; one that is only read is not made. Raises `JournalError`."""
     place = os.path.abspath(path)  # a name such as `:memory:` is one to SQLite
     kind = file_system(os.path.dirname(place))
     if kind in _NETWORK or kind.startswith("fuse."):
@@ -85,13 +87,14 @@ def _connect(path: str, /) -> sqlite3.Connection:
     is_new = not os.path.lexists(place)
     try:
         for suffix in _BESIDE:
-            _make_private(place + suffix, make=not suffix)
-        db = sqlite3.connect(place, timeout=0, isolation_level=None, check_same_thread=False)
+            _check_own(place + suffix, make=not suffix and not reads)
+        db = sqlite3.connect(_url(place, reads), uri=True, timeout=0, isolation_level=None, check_same_thread=False)
     except (OSError, sqlite3.Error) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise JournalError(f"{path}: the journal cannot be opened ({reason})") from None
     try:
-        if _lock(db):
+        if _is_ours(db, reads):
+            _take(db, place, reads)
             return db
         reason = "is no journal"
     except sqlite3.OperationalError as error:
@@ -99,39 +102,63 @@ def _connect(path: str, /) -> sqlite3.Connection:
         reason = "another run is using the journal" if is_locked else f"the journal cannot be opened ({error})"
         if is_new and not is_locked:
             _remove_empty(place)
-    except sqlite3.DatabaseError:
+    except (sqlite3.DatabaseError, UnicodeError):
         reason = "is no journal"
+    except OSError as error:
+        reason = f"the journal cannot be made private ({error.strerror})"
     db.close()
     raise JournalError(f"{path}: {reason}")
 
 
-def _lock(db: sqlite3.Connection, /) -> bool:
-    """Lock it, and let what is written be on the disk. False: it is another program's, and left as it is."""
+def _is_ours(db: sqlite3.Connection, reads: bool, /) -> bool:
+    """Whether it is a journal, or empty where one may be begun; another program's is left as it is."""
     db.execute("pragma locking_mode = exclusive")
     tables = {name for (name,) in db.execute("select name from sqlite_master")}
-    if tables and "about" not in tables:
-        return False
-    for statement in ("pragma journal_mode = wal", "pragma synchronous = full", "begin immediate", "commit"):
-        db.execute(statement)
-    return True
+    return "about" in tables or not (tables or reads)
 
 
-def _make_private(path: str, /, *, make: bool) -> None:
-    """Let nobody else read a file that is there, or is made. Raises `OSError` for a link and another user's.
+def _take(db: sqlite3.Connection, place: str, reads: bool, /) -> None:
+    """Lock it, and let what is written be on the disk, and nobody else read it."""
+    if not _is_fixed(place):
+        for statement in ("pragma journal_mode = wal", "pragma synchronous = full", "begin immediate", "commit"):
+            db.execute(statement)
+    for suffix in () if reads else _BESIDE:
+        _make_private(place + suffix)
+
+
+def _url(place: str, reads: bool, /) -> str:
+    """What SQLite is to open. Raises `OSError` where it could not be written, or has a log that would have to be."""
+    if not _is_fixed(place):
+        return f"{Path(place).as_uri()}?mode=rw"
+    if not reads or os.path.exists(f"{place}-wal"):
+        raise OSError(0, "the file system is read-only: copy it, and what is beside it, to another")
+    return f"{Path(place).as_uri()}?immutable=1"
+
+
+def _is_fixed(place: str, /) -> bool:
+    """Whether nothing can be written where a file is."""
+    return bool(os.statvfs(place).f_flag & os.ST_RDONLY)
+
+
+def _check_own(path: str, /, *, make: bool) -> None:
+    """Make a file that nobody else may read, or refuse a link and another user's. Raises `OSError`.
 
     One that is there is not opened: closing it would drop the lock of a run in this process (POSIX, `fcntl`).
     """
     if make:
         with suppress(FileExistsError):
             os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
-    try:
+    with suppress(FileNotFoundError):
         found = os.lstat(path)
-    except FileNotFoundError:
-        return
-    if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid():
-        raise OSError(0, "a link, a folder or another user's file stands there")
-    if found.st_mode & 0o077:
-        os.chmod(path, 0o600)
+        if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid():
+            raise OSError(0, "a link, a folder or another user's file stands there")
+
+
+def _make_private(path: str, /) -> None:
+    """Let nobody else read a file that is there, and is known to be the journal's. Raises `OSError`."""
+    with suppress(FileNotFoundError):
+        if os.lstat(path).st_mode & 0o077:
+            os.chmod(path, 0o600)
 
 
 def _remove_empty(path: str, /) -> None:

@@ -19,7 +19,7 @@ from msgspec.structs import asdict
 
 from accountstore.errors import JournalError
 from accountstore.migration.database import ANOTHER, Database, Translated
-from accountstore.migration.marks import Marks, default_key_file, make_key, read_key
+from accountstore.migration.marks import Marks, default_key_file, make_key, make_private, read_key
 from accountstore.migration.model import PROBLEMS, Place, Report, Total, Word
 from accountstore.migration.records import Done, Other, Row, outcome_of, printable
 
@@ -66,8 +66,9 @@ class Run(Struct, frozen=True, array_like=True):
 class Journal:
     """An open journal. Its calls block; one at a time. They raise `JournalError` alone."""
 
-    def __init__(self, path: str, /) -> None:
-        self._db = Database(path)
+    def __init__(self, path: str, /, *, reads: bool = False) -> None:
+        self._db = Database(path, reads=reads)
+        self._reads = reads
         self.path = path
         self.run: int = 0
         self.totals: dict[str, Total] = {}
@@ -76,13 +77,14 @@ class Journal:
         self._new_key = ""
 
     @classmethod
-    def open(cls, path: str, about: Mapping[str, str], /) -> Journal:
-        """Open a journal, or begin one for a migration that is `about` this: the options that it keeps to.
+    def open(cls, path: str, about: Mapping[str, str], /, *, reads: bool = False) -> Journal:
+        """Open a journal, or begin one for a migration that is `about` this: the options that it keeps to. With
+        `reads`, nothing is written into it, nor into the file of its key.
 
         Raises:
             JournalError: see there.
         """
-        journal = cls(path)
+        journal = cls(path, reads=reads)
         try:
             journal._is_new = not journal._db.select(tuple[str], "select name from sqlite_master")
             if journal._is_new:
@@ -104,7 +106,7 @@ class Journal:
         """Open a journal that is there, to report on it."""
         if not os.path.isfile(path):
             raise JournalError(f"{path}: there is no journal")
-        journal = cls(path)
+        journal = cls(path, reads=True)
         try:
             _ = journal.about
         except BaseException:
@@ -127,7 +129,7 @@ class Journal:
         try:
             marks = Marks(read_key(path))
         except FileNotFoundError:
-            if self._db.select(tuple[int], "select 1 from documents where target is not null limit 1"):
+            if self._reads or self._db.select(tuple[int], "select 1 from documents where target is not null limit 1"):
                 raise JournalError(
                     f"{self.path}: the key of its marks is missing, {path}: bring it from the machine where the journal"
                     " was begun, or begin another journal"
@@ -137,6 +139,8 @@ class Journal:
             self._new_key = path
         if self.about.key not in {"", marks.of_text("key", self.about.id)}:
             raise JournalError(f"{self.path}: {path} is not the key of its marks: --key-file names the one")
+        if not self._reads:
+            make_private(path)
         return marks
 
     def key_path(self, key_file: str | None = None, /) -> str:
@@ -158,7 +162,7 @@ class Journal:
                     f" {place!r}, or the server that the environment names, are others now. Give what it was begun"
                     " with, or another journal: what is at the target already is compared, not copied again"
                 )
-        if not about.key:
+        if not about.key and not self._reads:
             self._db.write(("insert or replace into about values (?, ?)", told.items()))
 
     def check_no_moves(self) -> None:

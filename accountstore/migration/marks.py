@@ -61,9 +61,6 @@ def read_key(path: str, /) -> bytes:
     try:
         with open_file(path) as file:
             key = bytes(read_open(file, limit=_KEY_BYTES))
-            found = os.fstat(file.fileno())
-            if found.st_mode & 0o077 and found.st_uid == os.geteuid():
-                os.fchmod(file.fileno(), 0o600)
     except FileNotFoundError:
         raise
     except FileTooLargeError:
@@ -73,6 +70,16 @@ def read_key(path: str, /) -> bytes:
     if len(key) != _KEY_BYTES:
         raise JournalError(f"{path}: is no key of a journal's marks")
     return key
+
+
+def make_private(path: str, /) -> None:
+    """Let nobody else read the file of a key that is known to be one. Raises `JournalError`."""
+    try:
+        found = os.stat(path)
+        if found.st_mode & 0o077 and found.st_uid == os.geteuid():
+            os.chmod(path, 0o600)
+    except OSError as error:
+        raise JournalError(f"{path}: the key of the marks cannot be made private ({error.strerror})") from None
 
 
 def make_key(path: str, /) -> bytes:

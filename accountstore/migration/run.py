@@ -351,11 +351,12 @@ class Migration:
     def _open_journal(self, path: str, /) -> None:
         """Open the journal. Blocking."""
         job = self._job
-        if job.action != "migrate" and not os.path.exists(path):
+        reads = job.action != "migrate"
+        if reads and not (os.path.exists(path) and os.path.getsize(path)):
             return
         part, parts = job.options.shard
         about = {"source": str(job.source), "target": str(job.target), "shard": f"{part}/{parts}"}
-        journal = Journal.open(path, about)
+        journal = Journal.open(path, about, reads=reads)
         try:
             self._marks = journal.marks(self._key_file)
             self._key_path = journal.key_path(self._key_file)
@@ -365,9 +366,8 @@ class Migration:
             self._is_first = not journal.runs()
             journal.check_storages(self._marks, marks_of_storages(parts_of(self._store)[0], job, self._marks))
         except BaseException:
-            if job.action == "migrate":
-                with suppress(errors.JournalError):
-                    journal.abandon()
+            with suppress(errors.JournalError):
+                journal.abandon()  # a new one, which none is that is only read
             journal.close()
             raise
         self._journal = journal

@@ -7,9 +7,10 @@ import hashlib
 import os
 import sqlite3
 import stat
-from contextlib import closing
+from contextlib import closing, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
+from unittest.mock import Mock
 
 import anyio
 import pytest
@@ -22,7 +23,7 @@ from accountstore import AccountStore, JournalError, Location, PasswordCredentia
 from accountstore.backends.memory import MemoryBackend
 from accountstore.client import StorageClient
 from accountstore.codecs import CODECS, JSON
-from accountstore.migration import Options, Place, migrate, plan, read_report
+from accountstore.migration import Options, Place, migrate, plan, read_report, verify
 from accountstore.migration.database import file_system
 from accountstore.migration.identity import marks_of_storages
 from accountstore.migration.journal import Journal
@@ -316,6 +317,7 @@ DAMAGE: Mapping[str, str] = {
     "an outcome": "update documents set outcome = x'ff'",
     "its last run": "update runs set number = 9223372036854775807",
     "a time": "update documents set source_time = 9e999, outcome = 'failed'",
+    "the name of a table": "create table runz (x)",
     "its pages": "",
 }
 
@@ -329,8 +331,10 @@ async def test_a_damaged_journal_is_refused(store: AccountStore, tmp_path: Path,
     if DAMAGE[damage]:
         with closing(sqlite3.connect(path)) as database, database:
             database.execute(DAMAGE[damage])
-    else:
-        data = path.read_bytes()
+    data = path.read_bytes()
+    if "runz" in DAMAGE[damage]:
+        path.write_bytes(data.replace(b"runz", b"r\xee\xb7z"))
+    elif not DAMAGE[damage]:
         path.write_bytes(data[:4096] + b"\xff" * (len(data) - 4096))
     refused: list[str] = []
     for call in (partial(anyio.to_thread.run_sync, partial(read_report, path)), partial(once, store, tmp_path)):
@@ -352,7 +356,7 @@ def _too_full(*_: object) -> None:
 
 @pytest.mark.parametrize(
     ("at", "fails"),
-    [("marks.os.fsync", _full), ("database._lock", _too_full), ("journal._SCHEMA", ("create",))],
+    [("marks.os.fsync", _full), ("database._take", _too_full), ("journal._SCHEMA", ("create",))],
 )
 async def test_a_disk_that_is_full_leaves_nothing(
     store: AccountStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: str, fails: Any
@@ -387,6 +391,48 @@ async def test_what_is_no_journal_is_refused(store: AccountStore, tmp_path: Path
         await migrate(store, SOURCE, TARGET, journal=tmp_path / "no" / "journal")
     with raises(JournalError, "there is no journal"):
         await anyio.to_thread.run_sync(read_report, tmp_path / "nothing")
+
+
+@pytest.mark.parametrize("contents", [b"", b"notes", b"k" * 32], ids=["empty", "text", "as long as a key"])
+async def test_files_of_others_are_left_as_they_are(store: AccountStore, tmp_path: Path, contents: bytes) -> None:
+    """Neither a report, a plan and a verification nor a run with the wrong key changes a file that is no journal, or no
+    key of this one: neither its mode nor a byte of it.
+    """
+    await once(store, tmp_path)
+    theirs = tmp_path / "theirs"
+    theirs.write_bytes(contents)
+    theirs.chmod(0o664)
+    with raises(JournalError, "theirs: is no journal"):
+        await anyio.to_thread.run_sync(read_report, theirs)
+    for call in (plan, verify):
+        with suppress(JournalError):  # an empty one is none yet
+            await call(store, SOURCE, TARGET, journal=theirs, key_file=tmp_path / "key")
+        with raises(JournalError, "theirs(:| is)"):
+            await call(store, SOURCE, TARGET, journal=tmp_path / "journal", key_file=theirs)
+    with raises(JournalError, "theirs(:| is)"):
+        await migrate(store, SOURCE, TARGET, journal=tmp_path / "journal", key_file=theirs)
+    assert (theirs.read_bytes(), stat.S_IMODE(theirs.stat().st_mode)) == (contents, 0o664)
+
+
+async def test_a_journal_on_a_read_only_medium_is_read(
+    store: AccountStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A report, a plan and a verification read it, and write nothing; a run says what is the matter, and so do all
+    where a run that was broken off has left its log beside it.
+    """
+    await once(store, tmp_path)
+    before = (tmp_path / "journal").read_bytes()
+    monkeypatch.setattr("accountstore.migration.database.os.statvfs", Mock(return_value=Mock(f_flag=os.ST_RDONLY)))
+    assert (await anyio.to_thread.run_sync(read_report, tmp_path / "journal")).documents == 5
+    for call in (plan, verify):
+        assert {*(await call(store, SOURCE, TARGET, **files(tmp_path))).totals} == {"same"}
+    with raises(JournalError, "the file system is read-only"):
+        await once(store, tmp_path)
+    assert [*tmp_path.glob("journal*")] == [tmp_path / "journal"]
+    assert (tmp_path / "journal").read_bytes() == before
+    (tmp_path / "journal-wal").touch()
+    with raises(JournalError, "the file system is read-only"):
+        await anyio.to_thread.run_sync(read_report, tmp_path / "journal")
 
 
 def test_the_file_system_is_told(tmp_path: Path) -> None:
