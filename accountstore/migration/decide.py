@@ -87,8 +87,9 @@ def _with_both(
         return _unlike(target, options, why) if compared else READ
     if changed:
         return Write(target, "changed")
-    if not compared and (options.delete_source or (row is not None and row.outcome == "conflict")):
-        return READ  # it must be seen at the target before it is removed, or is the same again
+    was_conflict = row is not None and row.outcome == "conflict"
+    if not compared and (changed_there or options.delete_source or was_conflict):
+        return READ  # what is there may be no document; one is seen before it is removed, or is the same again
     if changed_there:
         return Settled("newer")
     return _unlike(target, options, "both ends are as copied, and differ") if compared else Settled("same")

@@ -86,3 +86,22 @@ async def test_requests_a_document(stub: Stub, target: Target, tmp_path: Path, v
             assert counts[2] <= counts[1] + requests
         else:
             assert counts[1] <= 2 * DOCUMENTS + PAGES
+
+
+@on_asyncio
+@on_each_target
+async def test_a_copy_that_is_no_document_any_more(stub: Stub, target: Target, tmp_path: Path) -> None:
+    """It is a conflict, pass after pass, though its version tells only that it has changed at the target; so it is
+    read, and no other.
+    """
+    async with AccountStore.open(two_ends(target, stub.url)) as store:
+        for number in range(20):
+            await store.save(Location(f"{number:02}.account", folder="mail", storage="Old"), ACCOUNT)
+        await migrate(store, "Old:mail", "New:mail", **files(tmp_path))
+        stub.put(target.service, "new", "p/mail/07.account", b"no document")
+        for _ in range(2):
+            stub.reset(keep=True)
+            run = migrate(store, "Old:mail", "New:mail", **files(tmp_path))
+            assert [outcome.name async for outcome in run if outcome.outcome == "conflict"] == ["07.account"]
+            assert run.report.exit_code == 3
+            assert stub.count() <= PAGES + (2 if listed_versions(target) else 40)
