@@ -213,10 +213,10 @@ def rm(
 
 
 def _removable(text: str, /) -> Location:
-    """The folder that a text names, unless it is a root that may be meant by nobody: of `rm -r "$UNSET"`."""
+    """The folder that a text names, unless it is a root that nobody may mean: of `"$UNSET"` or `"Mail:$UNSET/"`."""
     within = folder_of(text)
-    if not within.folder and within.storage is None:
-        raise LocationError(f"{text!r}: is a root: to remove all that is in a storage, name it with its colon")
+    if not within.folder and (within.storage is None or text.endswith("/")):
+        raise LocationError(f"{text!r}: is a root: to remove all that is in a storage, name it with its colon only")
     return within
 
 

@@ -286,9 +286,9 @@ def test_rm_of_a_folder_needs_yes_where_nobody_can_be_asked(folder: None) -> Non
         assert below("first/mail") == []
 
 
-@pytest.mark.parametrize("name", ["", "/"])
+@pytest.mark.parametrize("name", ["", "/", "First Storage:/"])
 def test_rm_removes_a_root_only_by_the_storages_name(folder: None, name: str) -> None:
-    """A variable that is not set in a script must not remove everything: `rm -r "$UNSET"`."""
+    """A variable that is not set in a script must not remove everything: `rm -r "$UNSET"` and `"Mail:$UNSET/"`."""
     assert "is a root: to remove all that is in a storage, name it" in run("rm", "-r", "-y", name).refusal
     assert below("first") == ["a.account", "mail/c.account", "mail/team a/d.account"]
     assert run("rm", "-r", "-y", "First Storage:").code == 0
