@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import suppress
 from pathlib import Path
 
 from anyio import move_on_after
 
-from accountstore.errors import AccountStoreError, LocationError, NotFoundError, UnsupportedError
+from accountstore.errors import AccountStoreError, ConfigError, LocationError, NotFoundError, UnsupportedError
 from accountstore.migration.identity import is_folder, server_of, url_of
 from accountstore.migration.model import named
 from accountstore.migration.work import Job
@@ -57,6 +58,15 @@ def _is_in(url: str, other: str, /) -> bool:
         return False
     above = (each for each in (Path(url), *Path(url).parents) if each != each.parent)
     return any(each.exists() and each.samefile(other) for each in above)
+
+
+def check_journal(store: AccountStore, job: Job, path: str, /) -> None:
+    """Refuse a journal among the documents, where a run would list it. Blocking."""
+    resolver, _ = parts_of(store)
+    for place in (job.source, job.target):
+        url = _url(*resolver.folder(place.folder, place.storage))
+        if job.action != "verify" and _is_in(os.path.dirname(os.path.abspath(path)), url):
+            raise ConfigError(f"{path}: the journal is in {place}, among the documents: keep it in another folder")
 
 
 def check_places(store: AccountStore, job: Job, /) -> None:

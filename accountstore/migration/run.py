@@ -28,7 +28,7 @@ from accountstore.migration.journal import Journal
 from accountstore.migration.marks import Marks, new_marks
 from accountstore.migration.merge import Item, Listed, Merged, Side, Spool, Stream
 from accountstore.migration.model import Outcome, Report, Total
-from accountstore.migration.preconditions import check_apart, check_places
+from accountstore.migration.preconditions import check_apart, check_journal, check_places
 from accountstore.migration.presence import AT_ONCE, Presence, check_source, exist
 from accountstore.migration.records import Done, outcome_of, outcome_of_other
 from accountstore.migration.runners import Runner
@@ -50,7 +50,9 @@ class Migration:
 
     Raises:
         JournalError: the journal cannot be used, or the temporary file in which a listing is sorted.
-        LocationError: a storage is not configured; or both places are one, or one lies in the other.
+        ConfigError: the journal is in the source or in the target.
+        LocationError: a storage is not configured; or both places are one, or one lies in the other: by what the
+            configuration tells, and with `delete_source` by a file that is written there, too.
         NotFoundError: of the documents that are migrated, the source has none in the first run or with
             `mirror_deletes`, or has lost all while the run went on; or the target has none, though the journal knows
             copies there (`on_conflict="overwrite"` copies them again).
@@ -351,6 +353,7 @@ class Migration:
     def _open_journal(self, path: str, /) -> None:
         """Open the journal. Blocking."""
         job = self._job
+        check_journal(self._store, job, path)
         reads = job.action != "migrate"
         if reads and not (os.path.exists(path) and os.path.getsize(path)):
             return

@@ -19,7 +19,7 @@ from migrating import SOURCE, TARGET, account, config, files, once, outcomes_of,
 from msgspec.structs import replace
 from running import PYTHON
 
-from accountstore import AccountStore, JournalError, Location, PasswordCredentials, StorageConfig
+from accountstore import AccountStore, ConfigError, JournalError, Location, PasswordCredentials, StorageConfig
 from accountstore.backends.memory import MemoryBackend
 from accountstore.client import StorageClient
 from accountstore.codecs import CODECS, JSON
@@ -391,6 +391,18 @@ async def test_what_is_no_journal_is_refused(store: AccountStore, tmp_path: Path
         await migrate(store, SOURCE, TARGET, journal=tmp_path / "no" / "journal")
     with raises(JournalError, "there is no journal"):
         await anyio.to_thread.run_sync(read_report, tmp_path / "nothing")
+
+
+@pytest.mark.parametrize("place", ["old/mail", "old/mail/team", "new/post/all"])
+async def test_a_journal_among_the_documents_is_refused(store: AccountStore, tmp_path: Path, place: str) -> None:
+    """It is neither to be listed nor to be moved with them; above the two folders it may be."""
+    folder = tmp_path / place
+    folder.mkdir(parents=True, exist_ok=True)
+    for call in (plan, migrate):
+        with raises(ConfigError, "the journal is in (Old:mail|New:post/all)"):
+            await call(store, SOURCE, TARGET, journal=folder / "journal", key_file=tmp_path / "key")
+    assert not (folder / "journal").exists()
+    assert (await migrate(store, SOURCE, TARGET, journal=tmp_path / "old" / "journal", key_file=tmp_path / "key")).ok
 
 
 @pytest.mark.parametrize("contents", [b"", b"notes", b"k" * 32], ids=["empty", "text", "as long as a key"])
