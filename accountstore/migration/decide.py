@@ -105,7 +105,7 @@ def _without_target(source: Version, known: Row | None, marks: Marks, options: O
         return Write("create", "copied")
     if known is not None and marks.of("source", source) == known.source:
         return Settled("removed", "it was deleted at the target since it was copied")
-    return Settled("conflict", "it was deleted at the target since")
+    return Settled("conflict", "it was deleted at the target since, or is listed there under another name")
 
 
 def _without_source(target: Version | Missing, known: Row | None, marks: Marks, options: Options, /) -> Decision:

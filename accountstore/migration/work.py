@@ -253,7 +253,7 @@ class Worker:
             case.opened = case.opened_there = None
         for case, again in await self._decide(raced):
             if not isinstance(again, Settled):
-                case.settle("conflict", "it keeps changing")
+                case.settle("conflict", "it keeps changing, or the target finds it by another name")
 
     async def _is_blind(self, case: Case, /) -> bool:
         """Whether nothing is written on a condition: it is not asked for, and the target honours none."""

@@ -124,6 +124,22 @@ async def test_a_target_that_ignores_case_keeps_its_copies(tmp_path: Path, befor
         assert await found(store, target(f"{after}.account")) == "a"
 
 
+@pytest.mark.parametrize(
+    ("on_conflict", "why"), [("report", "listed there under another name"), ("overwrite", "finds it by another name")]
+)
+async def test_two_names_that_a_target_takes_for_one(tmp_path: Path, on_conflict: Any, why: str) -> None:
+    """The second is a conflict, whose reason says that another name may be the cause."""
+    async with store_over({"Old": MemoryBackend(), "New": Caseless()}) as store:
+        for name in ("Anna.account", "anna.account"):
+            await put(store, source(name), "a")
+            await once(store, tmp_path)
+        await put(store, source("anna.account"), "b")
+        run = migrate(store, SOURCE, TARGET, options=Options(on_conflict=on_conflict), **files(tmp_path))
+        told = {outcome.name: outcome async for outcome in run}
+        assert told["anna.account"].outcome == "conflict"
+        assert why in told["anna.account"].reason
+
+
 async def test_where_both_ends_ignore_case_copies_are_removed(tmp_path: Path) -> None:
     """A source that ignores case, too, would have found the document under its other name."""
     async with store_over({"Old": Caseless(), "New": Caseless()}) as store:
