@@ -80,8 +80,7 @@ class Migration:
         self._journal: Journal | None = None
         self._marks = new_marks()
         self._key_path = ""
-        self._word = ""
-        """What names files of the library's own for this migration alone."""
+        self._word = ""  # what names files of the library's own for this migration alone
         self._runner: Runner | None = None
         self._merged: Merged | Named | None = None
         self._source = Presence(store, job.source, job.options)
@@ -95,8 +94,7 @@ class Migration:
         self._totals: dict[str, Total] = {}
         self._began = time.monotonic()
         self._begun = False
-        self._is_first = True
-        """Whether there is no journal in which a run has begun."""
+        self._is_first = True  # there is no journal in which a run has begun
         self._listed = False
         self._some_gone = False
         """Whether something was listed at the source, and is no longer there, as where it was unmounted."""
