@@ -175,13 +175,13 @@ def sealed_limit(max_bytes: int, /) -> int:
 
 
 def nearest(word: str, known: Collection[str], /) -> str | None:
-    """The word that is most like another, if one is alike; a short one also in half of it, if it is about as long."""
-    is_short = len(word) <= _SHORT
-    alike = [other for other in known if not is_short or abs(len(other) - len(word)) < _SHORT - 1]
+    """The word that is most like another, if one is alike: a short one by half of it, if both begin alike."""
     with suppress(OSError):  # the process may have no descriptor left for the import
         from difflib import get_close_matches
 
-        return next(iter(get_close_matches(word, alike, n=1, cutoff=0.5 if is_short else 0.6)), None)
+        begin_alike = [other for other in known if len(word) <= _SHORT and other[:1] == word[:1]]
+        near = get_close_matches(word, known, n=1) or get_close_matches(word, begin_alike, n=1, cutoff=0.5)
+        return next(iter(near), None)
     return None
 
 
