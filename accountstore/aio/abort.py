@@ -47,10 +47,21 @@ class AbortHandle:
 
         with self._turn:
             self._check()
-            future = run_coroutine_threadsafe(request(), loop)
+            future = run_coroutine_threadsafe(_kept(request), loop)
             self._end = future.cancel
-        return future.result()
+        outcome = future.result()
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
 
     def _check(self) -> None:
         if self._aborted:
             raise UnavailableError("it was given up", sent=False)
+
+
+async def _kept(request: Callable[[], Coroutine[Any, Any, T]], /) -> T | Exception:
+    """The outcome of a request: asyncio logs an error that an aborted call leaves, and what it shows."""
+    try:
+        return await request()
+    except Exception as error:  # noqa: BLE001 -- raised again, if the call still waits for it
+        return error

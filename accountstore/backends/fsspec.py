@@ -60,8 +60,8 @@ class FsspecBackend:
     fsspec does not promise that a blocking filesystem may be used by two threads, so it gets one; an asynchronous one
     runs on fsspec's own event loop and takes many. Only methods that do not expand names are called. The next call
     connects anew after an error that means a lost connection, of a blocking one that may mean it, and after a blocking
-    call that was given up: its connection is cut off, as the request of an asynchronous one is cancelled, so that it
-    ends and sends nothing more.
+    call that was given up: its connection is cut off, on FTP and SFTP, as the request of an asynchronous one is
+    cancelled, so that it ends and sends nothing more.
     """
 
     capabilities: Capabilities = Capabilities(create=False, update=False, atomic=False, durable=False, folders=True)
@@ -148,7 +148,7 @@ class FsspecBackend:
             info = _info(fs, path := self._path(key))
             if info["type"] != "file":
                 raise NotRegularError("is not a regular file")
-            if info["size"] is None:  # a web server may not tell it, or only that of what is packed
+            if info["size"] is None and "http" in fs.protocol:  # a server may tell only that of what is packed
                 info = info | {"size": len(_content(fs, path, _MOST_READ))}
         return stat_of(key, info)
 
@@ -198,7 +198,11 @@ class FsspecBackend:
         return None
 
     async def filesystem(self) -> tuple[object, str]:
-        return await self._threads.run(self._connection.get), self._root or "/"
+        return await self._run(self._opened), self._root or "/"
+
+    def _opened(self, call: AbortHandle, /) -> Any:
+        with self._use(call):
+            return self._connection.get()
 
     async def aclose(self) -> None:
         self._threads.close()

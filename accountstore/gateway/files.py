@@ -12,10 +12,12 @@ from starlette.responses import Response
 
 from accountstore import (
     ConflictError,
+    DeniedError,
     EncodeError,
     Entry,
     ExistsError,
     Folder,
+    KeyDeniedError,
     Location,
     NotFoundError,
     UnsupportedError,
@@ -74,7 +76,7 @@ async def upload_file(call: Call, /) -> Response:
     conditions = conditions_of(call.request)
     try:
         version = await replace(call, location, conditions, lambda old: (with_leases_of(old, content), False))
-    except Unreadable:
+    except (Unreadable, DeniedError, KeyDeniedError):  # one who may write need not be one who may read
         version = await _replace_unread(call, location, conditions, with_leases_of(None, content))
     tag = {"etag": call.service.etags.of(location.path, version)}
     return json_response({"uploaded": [location.file_name], "errors": []}, tag)

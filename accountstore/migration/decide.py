@@ -35,7 +35,9 @@ class Settled(Struct, frozen=True):
 
 
 class Read(Struct, frozen=True):
-    """Both ends have to be read, and compared where the versions alone do not tell."""
+    """Both ends have to be read, and compared where the versions alone do not tell; or the target alone."""
+
+    source: bool = True
 
 
 class Write(Struct, frozen=True):
@@ -52,7 +54,7 @@ class Remove(Struct, frozen=True):
 
 
 Decision: TypeAlias = Settled | Read | Write | Remove
-READ = Read()
+READ, READ_TARGET = Read(), Read(source=False)
 
 
 def decide(
@@ -88,10 +90,10 @@ def _with_both(
     if changed:
         return Write(target, "changed")
     was_conflict = row is not None and row.outcome == "conflict"
-    if not compared and (changed_there or options.delete_source or was_conflict):
-        return READ  # what is there may be no document; one is seen before it is removed, or is the same again
+    if not compared and (options.delete_source or was_conflict):
+        return READ  # it must be seen at the target before it is removed, or is the same again
     if changed_there:
-        return Settled("newer")
+        return Settled("newer") if compared else READ_TARGET  # what is there now may be no document
     return _unlike(target, options, "both ends are as copied, and differ") if compared else Settled("same")
 
 

@@ -46,7 +46,8 @@ class Others:
         """What is said of a copy that is not to be removed, as the source has its document by another form of its name;
         None: this is no such copy.
         """
-        has_form = item.source is None and item.row is not None and item.name in self.composed["source"]
+        is_copy = item.source is None and item.target is not None and item.row is not None
+        has_form = is_copy and item.name in self.composed["source"]
         return Settled("gone", LEFT) if has_form and self._options.mirror_deletes else None
 
     def add(self, end: str, place: Place, skipped: Skipped, /) -> None:

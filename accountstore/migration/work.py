@@ -27,6 +27,8 @@ from accountstore.leased import is_held
 from accountstore.location import Located, Location
 from accountstore.migration.cases import UNREADABLE, Case, compare, end_of, nowhere, tree_of
 from accountstore.migration.decide import (
+    READ,
+    READ_TARGET,
     UNKNOWN,
     Action,
     Decision,
@@ -158,7 +160,8 @@ class Worker:
     def _way(self, case: Case, equal: bool | None, /) -> Decision:
         if case.replaceable and isinstance(case.source, Version) and isinstance(case.target, Version):
             return Write(case.target, "changed")
-        return decide(case.source, case.target, case.item.row, self._marks, self._job.options, equal=equal)
+        way = decide(case.source, case.target, case.item.row, self._marks, self._job.options, equal=equal)
+        return Settled("newer") if way == READ_TARGET and case.opened_there is not None else way
 
     async def _settle(self, case: Case, way: Decision, /) -> None:
         if not isinstance(way, Settled) or way.outcome is None:
@@ -178,10 +181,11 @@ class Worker:
     async def _look(self, cases: Sequence[Case], /) -> None:
         """Read the ends whose versions the listings do not tell; and then the others, where those do not settle it."""
         for known in (Unknown, Version):
-            sources = [c for c in self._unsettled(cases) if isinstance(c.source, known) and c.opened is None]
+            sources = [c for c in self._unsettled(cases, READ) if isinstance(c.source, known) and c.opened is None]
             for case, found in zip(sources, await self._read([case.at for case in sources]), strict=True):
                 case.found(found)
-            targets = [c for c in self._unsettled(cases) if isinstance(c.target, known) and c.opened_there is None]
+            unsettled = self._unsettled(cases, READ, READ_TARGET)
+            targets = [c for c in unsettled if isinstance(c.target, known) and c.opened_there is None]
             for case, found in zip(targets, await self._read([case.to for case in targets]), strict=True):
                 case.found_there(await self._replaceable(case, found) or found)
 
@@ -199,10 +203,12 @@ class Worker:
         [now] = await self._read([case.to])
         return version if isinstance(now, UNREADABLE) else now
 
-    def _unsettled(self, cases: Sequence[Case], /) -> list[Case]:
-        """Those of which it is not known yet what is to be done; all that a verification is to compare."""
+    def _unsettled(self, cases: Sequence[Case], /, *ways: Read) -> list[Case]:
+        """Those of which it is not known yet what is to be done, for one of these reads; all that a verification is to
+        compare.
+        """
         verifies = self._job.action == "verify"
-        return [case for case in cases if case.done is None and (verifies or isinstance(self._way(case, None), Read))]
+        return [case for case in cases if case.done is None and (verifies or self._way(case, None) in ways)]
 
     async def _read(self, at: Sequence[Location], /) -> list[Opened[Document] | AccountStoreError]:
         await self._pace.wait(len(at))

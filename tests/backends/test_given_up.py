@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import socket
 import threading
 import time
@@ -10,10 +11,12 @@ from contextlib import suppress
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
+from unittest.mock import Mock
 
 import pytest
 from anyio import create_task_group, move_on_after, sleep, to_thread
 from fsspec.asyn import AsyncFileSystem
+from fsspec.implementations.memory import MemoryFileSystem
 from running import HUNG
 
 from accountstore.backends.fsspec import FsspecBackend, open_backend
@@ -188,6 +191,8 @@ class _Waiting(AsyncFileSystem):  # type: ignore[misc]  # fsspec has no types
                 await asyncio.sleep(HUNG)
         except asyncio.CancelledError:
             self.cancelled += 1
+            if "lost" in path:
+                raise ConnectionError("Authorization: zQ7k") from None
             raise
         self.done += 1
 
@@ -228,6 +233,49 @@ async def test_a_request_that_was_given_up_is_cancelled(call: str) -> None:
         await _until(lambda: fs.cancelled == given_up)  # noqa: B023 -- called here
     assert (await backend.read("good.account", limit=9)).data == b"x"
     assert fs.done == 1
+    await backend.aclose()
+
+
+async def test_an_error_of_a_request_that_was_given_up_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
+    """A request that fails while it is cancelled leaves nothing to asyncio, which would log the error."""
+    backend = FsspecBackend(_Waiting, "/root", parallel=True)
+    fs: Any = (await backend.filesystem())[0]
+    for given_up in range(1, 4):
+        assert not await _give_up(partial(backend.read, "bad/lost.account", limit=9), fs.begun)
+        await _until(lambda: fs.cancelled == given_up)  # noqa: B023 -- called here
+    await backend.read("good.account", limit=9)  # on the loop of the others
+    gc.collect()
+    await backend.aclose()
+    assert "zQ7k" not in caplog.text
+
+
+async def test_a_connection_that_is_given_up_is_made_anew() -> None:
+    """Who asks for the filesystem while it connects for ever, and gives up, keeps the next call from nothing."""
+    begun, go_on = threading.Event(), threading.Event()
+    made: list[Any] = []
+
+    def connect() -> Any:
+        if not begun.is_set():
+            begun.set()
+            go_on.wait(HUNG)
+        made.append(MemoryFileSystem())
+        return made[-1]
+
+    backend = FsspecBackend(connect, "/root", parallel=False)
+    assert not await _give_up(backend.filesystem, begun)
+    await backend.write("good.account", b"x", mode="overwrite")
+    assert (await backend.filesystem())[0] is made[0]
+    go_on.set()
+    await backend.aclose()
+
+
+async def test_a_size_that_a_file_server_does_not_tell_is_not_read() -> None:
+    """FTP need not tell sizes, and its client cannot read such a document: that it is there is known all the same."""
+    fs = Mock(protocol="ftp", async_impl=False)
+    fs.info.return_value = {"name": "/root/a.account", "type": "file", "size": None}
+    backend = FsspecBackend(lambda: fs, "/root", parallel=False)
+    assert (await backend.stat("a.account")).size == 0
+    assert not fs.cat_file.called
     await backend.aclose()
 
 

@@ -13,7 +13,7 @@ from gateways import BASE, MULTI, OAUTH, PASSWORD, STORAGE, configured, request_
 from msgspec import Raw
 from samples import RICH
 
-from accountstore import AccountStore, KeyDeniedError, Location, StorageConfig, StoreConfig, Version
+from accountstore import AccountStore, DeniedError, KeyDeniedError, Location, StorageConfig, StoreConfig, Version
 from accountstore.gateway import Access, GatewayConfig, merging
 from accountstore.gateway.plain import PlainVersions
 from accountstore.gateway.problems import Problem
@@ -460,6 +460,15 @@ async def test_values_that_json_has_not_stay(tmp_path: Any) -> None:
         assert told(await http.get(f"{STORAGE}/file/a.account")) == (502, "badStored")
         assert told(await http.put(BASE, json=request_of(PASSWORD))) == (409, "badStored")
         assert file.read_bytes() == content
+
+
+@pytest.mark.parametrize("error", [DeniedError("zQ7k"), KeyDeniedError("zQ7k")], ids=["read", "key"])
+async def test_a_whole_file_takes_the_place_of_what_may_not_be_read(error: Exception) -> None:
+    """An upload needs no right to read what it replaces."""
+    backend = Recording(None, [Fault("read", error=error)])
+    async with serving(store_over({"main": backend})) as http:
+        assert (await http.put(f"{STORAGE}/file/a.account", json=PASSWORD)).status_code == 200
+    assert backend.calls["write"] == 1
 
 
 async def test_a_document_whose_key_is_refused_is_not_to_be_deleted() -> None:
